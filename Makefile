@@ -1,0 +1,76 @@
+# make demo    fill holes in photographs with two U-Nets, in some minutes
+# make test    the whole test suite
+# make lint    style and types
+# The virtual environment .venv is built once and rebuilt when pyproject.toml changes.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast test-oldest check-dist lint format clean
+
+VENV := .venv
+OLDEST := .venv-oldest
+PYTHON_NEEDED := 3.12
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: $(VENV)/.complete
+	$(VENV)/bin/python -m experiments.inpainting demo
+
+test: $(VENV)/.complete
+	$(VENV)/bin/python -m pytest
+
+test-fast: $(VENV)/.complete
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+# The operator and the layers on the oldest supported JAX and Flax.
+test-oldest: $(OLDEST)/.complete
+	$(OLDEST)/bin/python -m pytest tests/kernels tests/carafe_jax carafe_jax kernels
+
+# Wheel and sdist, each in an empty environment, run the first example of the README.
+check-dist: $(VENV)/.complete
+	$(VENV)/bin/python tests/check_dist.py
+
+lint: $(VENV)/.complete
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.complete
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(OLDEST) build dist runs
+
+define find_python
+	for candidate in $(PYTHON) python3.12 python3.13 python3.14 python3 python; do \
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
+	    python=$$candidate; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "carafe-jax needs Python $(PYTHON_NEEDED) or newer, and none was found on PATH." >&2; \
+	  echo "Install it (Debian 13, Ubuntu 24.04: apt install python3 python3-venv; elsewhere:" >&2; \
+	  echo "https://www.python.org/downloads, or 'pyenv install $(PYTHON_NEEDED)'), or name one:" >&2; \
+	  echo "    make PYTHON=/path/to/python$(PYTHON_NEEDED) ..." >&2; \
+	  exit 1; \
+	fi
+endef
+
+$(VENV)/.complete: pyproject.toml
+	@$(find_python); set -e; \
+	echo "Building $(VENV) with $$($$python --version)"; \
+	$$python -m venv --clear $(VENV); \
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip; \
+	$(VENV)/bin/python -m pip install --quiet --editable ".[experiments]" --group dev
+	@touch $@
+
+$(OLDEST)/.complete: pyproject.toml
+	@$(find_python); set -e; \
+	echo "Building $(OLDEST) with $$($$python --version)"; \
+	$$python -m venv --clear $(OLDEST); \
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip; \
+	$(OLDEST)/bin/python -m pip install --quiet --editable . --group test \
+	  jax==0.11.2 jaxlib==0.11.2 flax==0.12.10
+	@touch $@

@@ -1,0 +1,84 @@
+"""What the Linen and the NNX layers share: the sizes and initial values of a kernel predictor.
+
+The kernel prediction module of section 3.2 is a 1x1 *channel compressor*, a *content encoder* and
+a *kernel normaliser*. The last belongs to :mod:`carafe_jax.ops`; the first two are convolutions,
+which each Flax API builds from the specification here.
+"""
+
+import dataclasses
+from typing import Literal
+
+from carafe_kernels.geometry import Geometry
+from jax.nn import initializers
+
+CompressedChannels = int | None | Literal["auto"]
+
+COMPRESSOR_INIT = initializers.xavier_uniform()
+# Near-zero logits make near-uniform kernels: training starts close to a box filter.
+ENCODER_INIT = initializers.normal(stddev=0.001)
+BIAS_INIT = initializers.zeros
+
+# Momentum and epsilon of the optional BatchNorm, the usual ones of ResNet training.
+BATCH_NORM_MOMENTUM = 0.9
+BATCH_NORM_EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictorSpec:
+    """Sizes of a kernel predictor.
+
+    Args:
+        geometry: the reassembly whose kernels it predicts.
+        compressed_channels: output channels ``C_m`` of the 1x1 compressor; ``None`` leaves the
+            compressor out (Table 11); ``"auto"`` is 64 for upsampling and 16 for pure
+            downsampling (section 5.1).
+        encoder_size: side of the content encoder's kernel, odd; 3 in the paper.
+        encoder_dilation: spacing of the encoder's taps.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    geometry: Geometry
+    compressed_channels: CompressedChannels = "auto"
+    encoder_size: int = 3
+    encoder_dilation: int = 1
+
+    def __post_init__(self) -> None:
+        if self.compressed_channels == "auto":
+            channels = 64 if self.geometry.up > 1 else 16
+            object.__setattr__(self, "compressed_channels", channels)
+        elif self.compressed_channels is not None and not _is_positive(self.compressed_channels):
+            raise ValueError(
+                "compressed_channels must be None, 'auto' or an integer of at least 1, "
+                f"got {self.compressed_channels!r}"
+            )
+        if not _is_positive(self.encoder_size) or self.encoder_size % 2 == 0:
+            raise ValueError(f"encoder_size must be odd and positive, got {self.encoder_size!r}")
+        if not _is_positive(self.encoder_dilation):
+            raise ValueError(
+                f"encoder_dilation must be an integer of at least 1, got {self.encoder_dilation!r}"
+            )
+
+    @property
+    def encoder_features(self) -> int:
+        """Output channels of the content encoder."""
+        return self.geometry.logit_channels
+
+    @property
+    def encoder_stride(self) -> int:
+        """Stride of the content encoder: one place for every ``down`` sources."""
+        return self.geometry.down
+
+    @property
+    def encoder_padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Symmetric padding that centres place ``q`` on source ``down * q``.
+
+        XLA's ``SAME`` with stride 2 on an even size pads one side less and centres on ``2q + 1``.
+        """
+        reach = self.encoder_dilation * (self.encoder_size // 2)
+        return (reach, reach), (reach, reach)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

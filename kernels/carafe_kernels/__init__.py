@@ -1,0 +1,1 @@
+"""Kernels of content-aware reassembly: geometry, normalisers and implementations."""

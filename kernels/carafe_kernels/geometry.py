@@ -1,0 +1,130 @@
+"""Where each output pixel reads: the only place that maps indices.
+
+An output index ``i'`` is centred on the source index ``floor(i' * down / up)``
+(section 3.1, 0-based), and its taps reach ``kernel_size // 2`` to either side.
+Along one axis this repeats: with ``up`` and ``down`` in lowest terms, ``up``
+outputs belong to every ``down`` sources. We call such a group a *cell*; output
+``up * q + phase`` of cell ``q`` is centred on source ``down * q +
+centre_offset(phase)``. Every implementation loops over cells, so that a tap is
+one shifted view of the whole map.
+"""
+
+import dataclasses
+import math
+import operator
+from typing import NamedTuple
+
+
+class PhaseGroup(NamedTuple):
+    """Consecutive output phases ``start <= phase < stop`` that share one centre offset."""
+
+    centre_offset: int
+    start: int
+    stop: int
+
+
+class Reader(NamedTuple):
+    """A phase and tap through which the outputs of cell ``q + cell_shift`` read a source of ``q``."""
+
+    phase: int
+    tap: int
+    cell_shift: int
+
+
+def _positive_integer(name: str, value: int) -> int:
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        integer = 0
+    if integer < 1 or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    return integer
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Shape of a reassembly: which sources each output reads, on both axes alike.
+
+    Args:
+        kernel_size: side ``k`` of the square neighbourhood, odd.
+        up: numerator of the scale.
+        down: denominator of the scale.
+        groups: number of channel groups that have a kernel each.
+
+    Raises:
+        ValueError: a field is not an integer of at least 1, or ``kernel_size`` is even.
+    """
+
+    kernel_size: int = 5
+    up: int = 1
+    down: int = 1
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _positive_integer(field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, got {self.kernel_size}")
+
+    @property
+    def radius(self) -> int:
+        """``r`` of Eqn. 3: how far a tap reaches from the centre."""
+        return self.kernel_size // 2
+
+    @property
+    def taps(self) -> int:
+        """Number of taps of one kernel, ``k * k``."""
+        return self.kernel_size**2
+
+    @property
+    def weight_channels(self) -> int:
+        """Channels of the weights: ``groups * k * k``, group-major, then row-major taps."""
+        return self.groups * self.taps
+
+    @property
+    def logit_channels(self) -> int:
+        """Channels of the logits: ``((sy * up + sx) * groups + g) * k * k + tap`` in order."""
+        return self.up**2 * self.weight_channels
+
+    @property
+    def lowest_terms(self) -> "Geometry":
+        """The same reassembly with the common divisor of ``up`` and ``down`` removed."""
+        divisor = math.gcd(self.up, self.down)
+        return dataclasses.replace(self, up=self.up // divisor, down=self.down // divisor)
+
+    def output_size(self, size: int) -> int:
+        """Output length of an axis of ``size`` sources, ``ceil(size * up / down)``."""
+        return -(-size * self.up // self.down)
+
+    def cells(self, size: int) -> int:
+        """Number of cells on an axis of ``size`` sources; also the side of the logits."""
+        return -(-size // self.down)
+
+    def centre(self, index: int) -> int:
+        """Source index on which output ``index`` is centred, ``floor(index * down / up)``."""
+        return index * self.down // self.up
+
+    def phase_groups(self) -> tuple[PhaseGroup, ...]:
+        """The output phases of a cell, gathered by the source they are centred on."""
+        groups: list[PhaseGroup] = []
+        for phase in range(self.up):
+            offset = self.centre(phase)
+            if groups and groups[-1].centre_offset == offset:
+                groups[-1] = groups[-1]._replace(stop=phase + 1)
+            else:
+                groups.append(PhaseGroup(offset, phase, phase + 1))
+        return tuple(groups)
+
+    def readers(self, source_phase: int) -> tuple[Reader, ...]:
+        """Everything that reads source ``down * q + source_phase``, by tap and then by phase.
+
+        The transposed view of :meth:`centre`: the gradient of the input gathers along it.
+        """
+        readers = []
+        for tap in range(self.kernel_size):
+            for phase in range(self.up):
+                distance = source_phase + self.radius - tap - self.centre(phase)
+                if distance % self.down == 0:
+                    readers.append(Reader(phase, tap, distance // self.down))
+        return tuple(readers)
