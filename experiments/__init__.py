@@ -1,0 +1,1 @@
+"""Experiments of the paper, run from a checkout: `python -m experiments.<task>`."""
