@@ -1,0 +1,86 @@
+"""Free-form holes: brush strokes as a person would paint them to remove something.
+
+After the description of Yu et al., "Free-Form Image Inpainting with Gated Convolution"
+(reference 45 of the CARAFE++ paper), section 3.2: a mask is several strokes; a stroke is a
+polyline of random vertices whose angle turns back and forth, drawn with a random brush width and
+round joints; the whole is flipped at random.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image, ImageDraw
+
+
+@dataclasses.dataclass(frozen=True)
+class Brush:
+    """Ranges of a stroke, both ends included; lengths in shares of the image's shorter side.
+
+    Attributes:
+        strokes: strokes of a mask.
+        vertices: segments of a stroke.
+        length: of a segment.
+        width: of the brush.
+        mean_angle: about which the direction of a stroke's segments varies, in radians.
+        angle_range: by how much it varies, to either side.
+    """
+
+    strokes: tuple[int, int] = (1, 4)
+    vertices: tuple[int, int] = (2, 6)
+    length: tuple[float, float] = (0.1, 0.4)
+    width: tuple[float, float] = (0.06, 0.18)
+    mean_angle: float = 2 * math.pi / 5
+    angle_range: float = 2 * math.pi / 15
+
+
+def free_form_mask(
+    rng: np.random.Generator, height: int, width: int, brush: Brush | None = None
+) -> Bool[np.ndarray, "height width"]:
+    """Draws a mask; the same generator state gives the same mask.
+
+    Args:
+        rng: source of randomness.
+        height: of the mask in pixels, at least 1.
+        width: of the mask in pixels, at least 1.
+        brush: ranges of the strokes.
+
+    Returns:
+        ``[H, W]``, true in the hole, which is never empty; nor is, above 1x1, what is left.
+    """
+    brush = brush or Brush()
+    while True:
+        image = Image.new("L", (width, height))
+        draw = ImageDraw.Draw(image)
+        for _ in range(rng.integers(*brush.strokes, endpoint=True)):
+            _draw_stroke(draw, rng, height, width, brush)
+        mask = np.asarray(image, dtype=bool)
+        if rng.random() < 0.5:
+            mask = mask[::-1]
+        if rng.random() < 0.5:
+            mask = mask[:, ::-1]
+        if mask.any() and (not mask.all() or mask.size == 1):
+            return np.ascontiguousarray(mask)
+
+
+def _draw_stroke(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, height: int, width: int, brush: Brush
+) -> None:
+    side = min(height, width)
+    thickness = max(1, round(rng.uniform(*brush.width) * side))
+    x, y = rng.uniform(0, width), rng.uniform(0, height)
+    for segment in range(rng.integers(*brush.vertices, endpoint=True)):
+        angle = brush.mean_angle + rng.uniform(-brush.angle_range, brush.angle_range)
+        if segment % 2:
+            angle = 2 * math.pi - angle
+        length = rng.uniform(*brush.length) * side
+        end_x = float(np.clip(x + length * math.sin(angle), 0, width - 1))
+        end_y = float(np.clip(y + length * math.cos(angle), 0, height - 1))
+        draw.line((x, y, end_x, end_y), fill=1, width=thickness)
+        for joint_x, joint_y in ((x, y), (end_x, end_y)):
+            radius = thickness / 2
+            draw.ellipse(
+                (joint_x - radius, joint_y - radius, joint_x + radius, joint_y + radius), fill=1
+            )
+        x, y = end_x, end_y

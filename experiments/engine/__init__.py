@@ -1,0 +1,1 @@
+"""The training system that every task shares."""

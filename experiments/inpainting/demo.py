@@ -1,0 +1,111 @@
+"""Trains two U-Nets that differ in their resamplers alone, and shows what each fills in."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments.data.crops import prepare
+from experiments.engine.files import write_json
+from experiments.engine.metrics import read_metrics
+from experiments.inpainting import figures
+from experiments.inpainting.batches import Batch, validation_examples
+from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.task import (
+    count_parameters,
+    evaluate,
+    fill,
+    make_model,
+    train_run,
+)
+from experiments.models.unet import UNetConfig
+
+_EXAMPLES_SHOWN = 5
+_CAVEAT = (
+    "A run this short ranks nothing: which of the two leads changes with the seed, and CARAFE++ "
+    "has more parameters. It shows that everything works."
+)
+
+
+def demo_configs(base: InpaintingConfig) -> dict[str, InpaintingConfig]:
+    """Baseline and CARAFE++; everything but the resamplers is the same."""
+    widths = base.model.widths
+    return {
+        "baseline": dataclasses.replace(base, model=UNetConfig("strided", "nearest", widths)),
+        "carafe": dataclasses.replace(base, model=UNetConfig("carafe", "carafe", widths)),
+    }
+
+
+def run_demo(output: Path, data_dir: Path, base: InpaintingConfig) -> None:
+    """Trains, evaluates and draws; what an interrupted call has done is not done again.
+
+    Leaves in ``output``: a folder a run with config, metrics and checkpoints, ``results.json``,
+    ``filled.png``, ``kernels.png`` and ``losses.png``.
+
+    Args:
+        output: folder of the results.
+        data_dir: folder of the data sets.
+        base: data and training of both runs, and the widths of the networks.
+    """
+    console = Console()
+    data_folder = prepare(base.data.source, data_dir)
+    examples = validation_examples(data_folder, base.data)
+    shown = _spread(examples, _EXAMPLES_SHOWN)
+    results: dict[str, dict[str, float]] = {}
+    filled: dict[str, list[np.ndarray]] = {}
+    logs = {}
+    for name, config in demo_configs(base).items():
+        console.print(f"[bold]{name}[/]: {config.model.downsampler} down, "
+                      f"{config.model.upsampler} up")  # fmt: skip
+        params = train_run(config, output / name, data_folder)["params"]
+        results[name] = {
+            "parameters": count_parameters(params),
+            **evaluate(config, params, examples),
+        }
+        model = make_model(config)
+        images, masks = (jnp.stack([e[key] for e in shown]) for key in ("image", "mask"))
+        filled[name] = list(
+            np.asarray(jax.jit(fill, static_argnums=0)(model, params, images, masks))
+        )
+        logs[name] = read_metrics(output / name / "metrics.jsonl")
+        if name == "carafe":
+            figures.save_kernels(output / "kernels.png", model, params, shown[0])
+    write_json(
+        output / "results.json",
+        {"steps": base.training.steps, "seed": base.training.seed,
+         "validation_crops": len(examples), "results": results, "caveat": _CAVEAT},
+    )  # fmt: skip
+    figures.save_comparison(output / "filled.png", shown, filled)
+    figures.save_loss_curves(output / "losses.png", logs)
+    console.print(_table(results, base.training.steps, len(examples)))
+    console.print(_CAVEAT)
+    console.print(
+        f"See {output}/filled.png, kernels.png and losses.png. To fill a hole of your own:\n"
+        f"    python -m experiments.inpainting predict IMAGE --mask MASK --run {output}/carafe",
+        soft_wrap=True,
+    )
+
+
+def _spread(examples: list[Batch], count: int) -> list[Batch]:
+    numbers = np.linspace(0, len(examples) - 1, min(count, len(examples))).round().astype(int)
+    return [examples[number] for number in numbers]
+
+
+def _table(results: dict[str, dict[str, float]], steps: int, crops: int) -> Table:
+    table = Table(title=f"{crops} crops of photographs not trained on, after {steps} steps")
+    table.add_column("")
+    for heading in ("parameters", "L1 %", "PSNR image, dB", "PSNR hole, dB"):
+        table.add_column(heading, justify="right")
+    for name, row in results.items():
+        table.add_row(
+            name,
+            f"{row['parameters']:,.0f}",
+            f"{row['l1_percent']:.2f}",
+            f"{row['psnr_image']:.2f}",
+            f"{row['psnr_hole']:.2f}",
+        )
+    return table

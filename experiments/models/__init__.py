@@ -1,0 +1,1 @@
+"""Networks in which every resampler is a choice."""
