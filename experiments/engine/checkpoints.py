@@ -7,6 +7,11 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
+_SHOWN = 3
+
+# What Orbax and TensorStore were seen to raise for files that are cut off, altered or missing.
+_DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError)
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint is missing, damaged, or of another model."""
@@ -54,7 +59,9 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return 0, state
+        path = self._folder / str(step)
         try:
+            _check_same_model(path / "state", state)
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -62,8 +69,8 @@ class Checkpoints:
                     data=grain.checkpoint.CheckpointRestore(data),
                 ),
             )
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            raise _unreadable(self._folder / str(step), error) from error
+        except _DAMAGE as error:
+            raise _damaged(path, error) from error
         return step, restored["state"]
 
     def close(self) -> None:
@@ -80,12 +87,13 @@ def restore_state(folder: Path, state: Any) -> Any:
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
     if not steps:
         raise CheckpointError(f"{folder} holds no checkpoint")
-    path = folder.absolute() / str(steps[-1]) / "state"
+    path = folder.absolute() / str(steps[-1])
     try:
+        _check_same_model(path / "state", state)
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path, _abstract(state))
-    except Exception as error:  # as above
-        raise _unreadable(path.parent, error) from error
+            return checkpointer.restore(path / "state", _abstract(state))
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
 
 
 def _abstract(state: Any) -> Any:
@@ -95,8 +103,34 @@ def _abstract(state: Any) -> Any:
     )
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
+def _check_same_model(path: Path, state: Any) -> None:
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = _arrays(checkpointer.metadata(path).item_metadata)
+    if not found:  # what Orbax makes of metadata that is cut off
+        raise ValueError("its metadata cannot be read")
+    expected = _arrays(state)
+    if found != expected:
+        different = [
+            f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+            for name in sorted(found.keys() | expected.keys())
+            if found.get(name) != expected.get(name)
+        ]
+        shown = "; ".join(different[:_SHOWN]) + ("; ..." if len(different) > _SHOWN else "")
+        raise CheckpointError(
+            f"the checkpoint {path.parent} is of another model, {len(different)} of its arrays "
+            f"differ: {shown}"
+        )
+
+
+def _arrays(tree: Any) -> dict[str, str]:
+    """Shape and dtype of every leaf, by its path in the tree."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return CheckpointError(
-        f"the checkpoint {path} cannot be read: it is damaged, or of another model ({reason})"
-    )
+    return CheckpointError(f"the checkpoint {path} is damaged: {reason}")

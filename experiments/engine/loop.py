@@ -1,8 +1,10 @@
 """The training loop: one for every task."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +63,12 @@ def train(
         NonFiniteLossError: the loss is no longer finite; the last checkpoint is from before.
     """
     _claim(folder, config)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    start, state = checkpoints.restore(state, data)
-    log = MetricsLog(folder / "metrics.jsonl", resume_at=start)
     parallel_step = data_parallel(step)
-    with TrainingProgress(folder.name, start, schedule.steps) as progress:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(closing(Checkpoints(folder / "checkpoints")))
+        start, state = checkpoints.restore(state, data)
+        log = stack.enter_context(closing(MetricsLog(folder / "metrics.jsonl", resume_at=start)))
+        progress = stack.enter_context(TrainingProgress(folder.name, start, schedule.steps))
         for number in range(start + 1, schedule.steps + 1):
             state, metrics = parallel_step(state, next(data))
             saves = number % schedule.checkpoint_every == 0 or number == schedule.steps
@@ -77,8 +80,6 @@ def train(
                 progress.update(number, values["loss"])
             if saves:
                 checkpoints.save(number, state, data)
-    log.close()
-    checkpoints.close()
     return state
 
 

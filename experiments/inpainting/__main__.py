@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from absl import logging
 
 from experiments.data.crops import prepare
 from experiments.data.debian import DEFAULT_CACHE
@@ -74,6 +75,7 @@ def predict(
 
 def main() -> None:
     """Runs a subcommand; what the user can mend is told in a line, with exit code 2."""
+    logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
     try:
         tyro.extras.subcommand_cli_from_dict({"demo": demo, "train": train, "predict": predict})
     except (

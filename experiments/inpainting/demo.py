@@ -26,8 +26,8 @@ from experiments.models.unet import UNetConfig
 
 _EXAMPLES_SHOWN = 5
 _CAVEAT = (
-    "A run this short ranks nothing: which of the two leads changes with the seed, and CARAFE++ "
-    "has more parameters. It shows that everything works."
+    "One short run with one seed ranks nothing, and CARAFE++ has more parameters here: "
+    "this shows that everything works, not which is better."
 )
 
 

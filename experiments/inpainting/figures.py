@@ -104,8 +104,8 @@ def contributions(
 def save_kernels(path: Path, model: UNet, params: Any, example: Batch) -> None:
     """The source pixels that CARAFE++ weighs most for some target pixels, as in Fig. 9.
 
-    Left of each pair the way down: the pixels of the input that reach one pixel of the coarsest
-    map (Fig. 9 b). Right the way up: the pixels of the coarsest map that reach one pixel of the
+    Above the way down: the pixels of the input that reach one pixel of the coarsest
+    map (Fig. 9 b). Below the way up: the pixels of the coarsest map that reach one pixel of the
     finest (Fig. 9 a). Only the reassemblies count, not the convolutions between them.
 
     Args:
@@ -128,27 +128,29 @@ def save_kernels(path: Path, model: UNet, params: Any, example: Batch) -> None:
     coarse = down[-1].shape[1]
     picture = to_bytes(np.where(example["mask"] > 0, 1.0, example["image"]))
 
-    quarters = (coarse // 4, coarse // 2, 3 * coarse // 4)
-    targets = [(row, column) for row in quarters[::2] for column in quarters]
-    figure = Figure(figsize=(9.9, 7.0), layout="constrained")
-    grid = figure.subplots(4, 3)
-    for number, (row, column) in enumerate(targets):
-        pair = grid[number // 3 * 2 : number // 3 * 2 + 2, number % 3]
+    places = (coarse // 4, coarse // 2, 3 * coarse // 4)
+    targets = [(row, column) for row in places[::2] for column in places]
+    figure = Figure(figsize=(1.9 * len(targets), 4.3), layout="constrained")
+    grid = figure.subplots(2, len(targets))
+    for (row, column), (above, below) in zip(targets, grid.T, strict=True):
         reach = contributions(down, [(1, 2)] * len(down), (side, side), (row, column))
-        _draw_target(pair[0], picture, reach, (row * stride, column * stride), "down: input pixels")
-        fine = row * stride + stride // 2, column * stride + stride // 2
-        reach = contributions(up, [(2, 1)] * len(up), (coarse, coarse), fine)
+        target = row * stride, column * stride
+        _draw_target(above, picture, reach, target, "down: input pixels")
+        target = row * stride + stride // 2, column * stride + stride // 2
+        reach = contributions(up, [(2, 1)] * len(up), (coarse, coarse), target)
         reach = np.kron(reach, np.ones((stride, stride)))[:side, :side]
-        _draw_target(pair[1], picture, reach, fine, "up: coarse pixels")
-    figure.suptitle("green: target pixel; red: source pixels by weight, summed over all levels")
+        _draw_target(below, picture, reach, target, "up: coarse pixels")
+    figure.suptitle("green: target pixel; red: source pixels by weight, through all levels")
     _save(figure, path)
 
 
 def _draw_target(
     axes: Axes, picture: np.ndarray, reach: np.ndarray, target: tuple[int, int], title: str
 ) -> None:
-    _show(axes, picture, title)
-    strength = reach / reach.max()
+    grey = picture.mean(axis=-1, keepdims=True) / 255
+    _show(axes, np.repeat(0.3 + 0.7 * grey, 3, axis=-1), title)
+    # A few strong pixels must not hide the others.
+    strength = np.clip(reach / np.percentile(reach[reach > 0], 98), 0, 1)
     overlay = np.zeros((*reach.shape, 4))
     overlay[..., 0] = 1.0
     overlay[..., 3] = 0.85 * strength

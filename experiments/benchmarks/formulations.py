@@ -1,0 +1,209 @@
+"""Formulations that were tried and dropped: `python -m experiments.benchmarks.formulations`.
+
+Each contraction of the operator in several forms, timed side by side at 1x50x50x256, k=5, up=2,
+and 1x100x100x256, k=5, down=2, float32. The first of each list is what
+:mod:`carafe_kernels.xla` does. Results and what follows from them: ``kernels/README.md``.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import tyro
+from carafe_kernels import xla
+from carafe_kernels.geometry import Geometry
+from jax import lax
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks.operator import Case, arrays, through_patches
+from experiments.benchmarks.timing import compare
+
+_K, _R = 5, 2
+_UP = Case(50, up=2)
+_DOWN = Case(100, down=2)
+_H, _C = 50, 256  # cells on a side, channels
+_FLOAT32 = jnp.dtype("float32")
+
+Contraction = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _taps() -> Iterator[tuple[int, int, int]]:
+    for n, m in itertools.product(range(_K), repeat=2):
+        yield n, m, n * _K + m
+
+
+def _padded(x: jax.Array, width: int = _R) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (width, width), (width, width), (0, 0)))
+
+
+def _cells(array: jax.Array) -> jax.Array:
+    """``[b, 2q, 2r, n] -> [b, q, u, r, v, n]``."""
+    batch, height, width, channels = array.shape
+    return array.reshape(batch, height // 2, 2, width // 2, 2, channels)
+
+
+def _joined(array: jax.Array) -> jax.Array:
+    batch, rows, up, columns, _, channels = array.shape
+    return array.reshape(batch, rows * up, columns * up, channels)
+
+
+def banded_matmul(x: jax.Array, w: jax.Array) -> jax.Array:
+    """Forward, up: each row of outputs as a banded matrix times a row of sources, a row a tap."""
+    sources, w = _padded(x), _cells(w)
+    column = jnp.arange(_H)[:, None, None]
+    y = jnp.zeros((1, _H, 2, _H, 2, _C))
+    for n in range(_K):
+        band = sum(
+            jnp.where(jnp.arange(_H + _K - 1) == column + m, w[..., n * _K + m, None], 0)
+            for m in range(_K)
+        )
+        y += jnp.einsum("bqurvl,blqc->bqurvc", band, sources[:, n : n + _H].swapaxes(1, 2))
+    return _joined(y)
+
+
+def row_by_row(x: jax.Array, w: jax.Array) -> jax.Array:
+    """Forward, up: a sequential loop over rows of cells."""
+    sources, w = _padded(x), _cells(w)
+
+    def row(q: jax.Array) -> jax.Array:
+        window = lax.dynamic_slice_in_dim(sources, q, _K, 1)
+        terms = (
+            w[:, q, ..., t, None] * window[:, n, None, m : m + _H, None] for n, m, t in _taps()
+        )
+        return functools.reduce(jnp.add, terms)
+
+    return _joined(jnp.moveaxis(lax.map(row, jnp.arange(_H)), 0, 1))
+
+
+def one_loop_gather(w: jax.Array, y: jax.Array) -> jax.Array:
+    """Input gradient, up: all 100 terms in one loop."""
+    w, y = _cells(_padded(w, 2 * _R)), _cells(_padded(y, 2 * _R))
+    terms = (
+        w[:, a : a + _H, u, b : b + _H, v, t, None] * y[:, a : a + _H, u, b : b + _H, v]
+        for n, m, t in _taps()
+        for u, v in itertools.product(range(2), repeat=2)
+        for a, b in [(_K - 1 - n, _K - 1 - m)]
+    )
+    return functools.reduce(jnp.add, terms)
+
+
+def scatter(w: jax.Array, y: jax.Array) -> jax.Array:
+    """Input gradient, up: per tap the sum over a cell's outputs, then added at its offset."""
+    w, y = _cells(w), _cells(y)
+    x = jnp.zeros((1, _H + _K - 1, _H + _K - 1, _C))
+    for n, m, t in _taps():
+        x = x.at[:, n : n + _H, m : m + _H].add((w[..., t, None] * y).sum((2, 4)))
+    return x[:, _R:-_R, _R:-_R]
+
+
+def a_sum_a_tap(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Weight gradient, up: one reduction a tap."""
+    sources, y = _padded(x), _cells(y)
+    sums = [(y * sources[:, n : n + _H, None, m : m + _H, None]).sum(-1) for n, m, _ in _taps()]
+    return _joined(jnp.stack(sums, -1))
+
+
+def row_matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Weight gradient, up: a row of outputs times a row of sources, of which the band is kept."""
+    sources, y = _padded(x), _cells(y)
+    rows = []
+    for n in range(_K):
+        full = jnp.einsum("bqurvc,bqlc->bqurvl", y, sources[:, n : n + _H])
+        bands = [jnp.diagonal(full[..., m : m + _H], axis1=3, axis2=5) for m in range(_K)]
+        rows.append(jnp.stack(bands, -1))  # [b, q, u, v, r, m]
+    return _joined(jnp.stack(rows, -2).swapaxes(3, 4).reshape(1, _H, 2, _H, 2, _K * _K))
+
+
+def lanes(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Weight gradient, up: sums in 16 lanes, which vectorise, and a last sum over the lanes."""
+    split = (_C // 16, 16)
+    sources = _padded(x).reshape(1, _H + _K - 1, _H + _K - 1, *split)
+    y = _cells(y).reshape(1, _H, 2, _H, 2, *split)
+    sums = [(y * sources[:, n : n + _H, None, m : m + _H, None]).sum(-2) for n, m, _ in _taps()]
+    return _joined(jnp.stack(sums, -2).sum(-1))
+
+
+def strided_slices(x: jax.Array, w: jax.Array) -> jax.Array:
+    """Forward, down: strided slices of the padded map."""
+    sources = jnp.pad(x, ((0, 0), (_R, _R + 1), (_R, _R + 1), (0, 0)))
+    terms = (
+        w[..., t, None] * sources[:, n : n + 2 * _H : 2, m : m + 2 * _H : 2] for n, m, t in _taps()
+    )
+    return functools.reduce(jnp.add, terms)
+
+
+def _gradient(function: Contraction, argument: int, case: Case) -> Contraction:
+    x, w, _ = arrays(case)
+
+    def run(first: jax.Array, second: jax.Array) -> jax.Array:
+        operands = (x, first) if argument == 0 else (first, w)
+        return jax.vjp(function, *operands)[1](second)[argument]
+
+    return run
+
+
+def run(rounds: int = 3) -> None:
+    """Prints the table.
+
+    Args:
+        rounds: turns of five calls that each function gets; the median counts.
+    """
+    up, down = Geometry(_K, up=2), Geometry(_K, down=2)
+    size_up, size_down = (50, 50), (100, 100)
+    suites: dict[tuple[str, Case], dict[str, Contraction]] = {
+        ("forward", _UP): {
+            "shift and add": lambda x, w: xla.forward(x, w, up, _FLOAT32),
+            "row by row": row_by_row,
+            "banded matmul": banded_matmul,
+            "patches and einsum": lambda x, w: through_patches(x, w, _UP),
+        },
+        ("input gradient", _UP): {
+            "gather, a pass for some rows of taps": lambda w, y: xla.input_gradient(
+                w, y, up, size_up, _FLOAT32
+            ),
+            "gather in one loop": one_loop_gather,
+            "scatter a tap": scatter,
+            "autodiff of row by row": _gradient(row_by_row, 0, _UP),
+        },
+        ("weight gradient", _UP): {
+            "one reduction with 25 results": lambda x, y: xla.weight_gradient(x, y, up, _FLOAT32),
+            "row matmul, band kept": row_matmul,
+            "a reduction a tap": a_sum_a_tap,
+            "16 lanes": lanes,
+        },
+        ("forward", _DOWN): {
+            "cells, shift and add": lambda x, w: xla.forward(x, w, down, _FLOAT32),
+            "strided slices": strided_slices,
+            "patches and einsum": lambda x, w: through_patches(x, w, _DOWN),
+        },
+        ("input gradient", _DOWN): {
+            "gather by source phase": lambda w, y: xla.input_gradient(
+                w, y, down, size_down, _FLOAT32
+            ),
+            "autodiff of strided slices": _gradient(strided_slices, 0, _DOWN),
+        },
+        ("weight gradient", _DOWN): {
+            "one reduction with 25 results": lambda x, y: xla.weight_gradient(x, y, down, _FLOAT32),
+            "autodiff of strided slices": _gradient(strided_slices, 1, _DOWN),
+        },
+    }
+    table = Table(title=f"{jax.devices()[0].device_kind}, JAX {jax.__version__}")
+    for heading in ("", "formulation", "ms", "temporary MB"):
+        table.add_column(heading, justify="right" if heading[-2:] in ("ms", "MB") else "left")
+    for (contraction, case), functions in suites.items():
+        x, w, y = arrays(case)
+        operands = {"forward": (x, w), "input gradient": (w, y), "weight gradient": (x, y)}
+        timings = compare(functions, operands[contraction], rounds)
+        for number, (name, timing) in enumerate(timings.items()):
+            label = f"{contraction}, {'up' if case.up > 1 else 'down'} 2" if number == 0 else ""
+            table.add_row(
+                label, name, f"{timing.milliseconds:.2f}", f"{timing.temporary_bytes / 1e6:.1f}"
+            )
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    tyro.cli(run)

@@ -1,0 +1,144 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.data.crops import prepare
+from experiments.engine.parallel import data_parallel
+from experiments.inpainting.batches import (
+    padded_batches,
+    to_bytes,
+    to_unit,
+    training_batches,
+    validation_examples,
+)
+from experiments.inpainting.configs import DataConfig, InpaintingConfig, TrainingConfig
+from experiments.inpainting.metrics import image_metrics
+from experiments.inpainting.task import (
+    compose,
+    evaluate,
+    fill,
+    initial_state,
+    make_model,
+    make_optimizer,
+    train_step,
+)
+from experiments.models.unet import UNetConfig
+
+SMALL = InpaintingConfig(
+    model=UNetConfig("carafe", "carafe", (4, 6)),
+    data=DataConfig(crop_side=16),
+    training=TrainingConfig(steps=40, batch_size=8, warmup_steps=2, learning_rate=1e-2),
+)
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory):
+    return prepare("pypi", tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def batch(data_folder):
+    return next(training_batches(data_folder, SMALL.data, 8, seed=0))
+
+
+def test_bytes_and_the_unit_range_are_inverse():
+    values = np.arange(256, dtype=np.uint8)
+    assert to_unit(values).min() == -1
+    assert to_unit(values).max() == 1
+    np.testing.assert_array_equal(to_bytes(to_unit(values)), values)
+
+
+def test_compose_keeps_what_is_seen():
+    image, prediction = np.zeros((1, 1, 2, 3)), np.ones((1, 1, 2, 3))
+    mask = np.array([0.0, 1.0]).reshape(1, 1, 2, 1)
+    np.testing.assert_array_equal(compose(image, mask, prediction)[0, 0, :, 0], [0, 1])
+
+
+def test_the_content_of_the_hole_has_no_influence(batch):
+    model, params = make_model(SMALL), initial_state(SMALL)["params"]
+    other = np.where(batch["mask"] > 0, 0.5, batch["image"])
+    filled = [fill(model, params, image, batch["mask"]) for image in (batch["image"], other)]
+    np.testing.assert_array_equal(*filled)
+    assert np.abs(filled[0]).max() <= 1
+
+
+def test_batches(data_folder, batch):
+    assert batch["image"].shape == (8, 16, 16, 3)
+    assert batch["mask"].shape == (8, 16, 16, 1)
+    assert batch["image"].dtype == batch["mask"].dtype == np.float32
+    assert set(np.unique(batch["mask"])) == {0, 1}
+    assert np.abs(batch["image"]).max() <= 1
+    again = next(training_batches(data_folder, SMALL.data, 8, seed=0))
+    other = next(training_batches(data_folder, SMALL.data, 8, seed=1))
+    np.testing.assert_array_equal(batch["image"], again["image"])
+    np.testing.assert_array_equal(batch["mask"], again["mask"])
+    assert (batch["image"] != other["image"]).any()
+
+
+def test_a_restored_iterator_gives_the_same_batches(data_folder):
+    iterator = training_batches(data_folder, SMALL.data, 4, seed=0)
+    for _ in range(60):  # past the end of the first epoch
+        next(iterator)
+    state = iterator.get_state()
+    expected = [next(iterator) for _ in range(3)]
+    fresh = training_batches(data_folder, SMALL.data, 4, seed=0)
+    fresh.set_state(state)
+    for batch in expected:
+        jax.tree.map(np.testing.assert_array_equal, next(fresh), batch)
+
+
+def test_the_step_over_four_devices_is_the_step_over_the_whole_batch(batch):
+    model, optimizer = make_model(SMALL), make_optimizer(SMALL.training)
+    state = initial_state(SMALL)
+    step = data_parallel(functools.partial(train_step, model, optimizer))
+    _, metrics = step(state, batch)
+    filled = fill(model, state["params"], batch["image"], batch["mask"])
+    expected = np.abs(filled - batch["image"]).sum() / (3 * batch["mask"].sum())
+    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+    def loss(params):
+        filled = fill(model, params, batch["image"], batch["mask"])
+        return jnp.abs(filled - batch["image"]).sum() / (3 * batch["mask"].sum())
+
+    gradients = jax.grad(loss)(state["params"])
+    moment = step(state, batch)[0]["optimizer"][0].mu
+    share = 1 - SMALL.training.b1
+    jax.tree.map(
+        lambda mu, g: np.testing.assert_allclose(mu, share * g, rtol=1e-3, atol=1e-7),
+        moment,
+        gradients,
+    )
+
+
+def test_the_loss_falls(batch):
+    step = data_parallel(
+        functools.partial(train_step, make_model(SMALL), make_optimizer(SMALL.training))
+    )
+    state, losses = initial_state(SMALL), []
+    for _ in range(40):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_evaluation_counts_every_example_once(data_folder):
+    examples = validation_examples(data_folder, SMALL.data)[:11]  # an uneven last batch
+    assert [b["weight"].sum() for b in padded_batches(examples, 8)] == [8, 3]
+    params = initial_state(SMALL)["params"]
+    metrics = evaluate(SMALL, params, examples)
+    images, masks = (np.stack([e[name] for e in examples]) for name in ("image", "mask"))
+    filled = fill(make_model(SMALL), params, images, masks)
+    for name, values in image_metrics(filled, images, masks).items():
+        assert metrics[name] == pytest.approx(float(values.mean()), rel=1e-5)
+
+
+def test_validation_holes_do_not_depend_on_the_config(data_folder):
+    first = validation_examples(data_folder, SMALL.data)
+    second = validation_examples(data_folder, dataclasses.replace(SMALL.data))
+    assert len(first) == len(second) > 50
+    np.testing.assert_array_equal(first[5]["mask"], second[5]["mask"])
+    assert (first[5]["mask"] != first[6]["mask"]).any()
