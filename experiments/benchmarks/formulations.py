@@ -57,7 +57,9 @@ def banded_matmul(x: jax.Array, w: jax.Array) -> jax.Array:
     y = jnp.zeros((1, _H, 2, _H, 2, _C))
     for n in range(_K):
         band = sum(
-            jnp.where(jnp.arange(_H + _K - 1) == column + m, w[..., n * _K + m, None], 0)
+            jnp.where(
+                jnp.arange(_H + _K - 1)[None, None] == column + m, w[..., n * _K + m, None], 0
+            )
             for m in range(_K)
         )
         y += jnp.einsum("bqurvl,blqc->bqurvc", band, sources[:, n : n + _H].swapaxes(1, 2))
@@ -145,15 +147,11 @@ def _gradient(function: Contraction, argument: int, case: Case) -> Contraction:
     return run
 
 
-def run(rounds: int = 3) -> None:
-    """Prints the table.
-
-    Args:
-        rounds: turns of five calls that each function gets; the median counts.
-    """
+def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
+    """The formulations of each contraction and case, what the operator does first."""
     up, down = Geometry(_K, up=2), Geometry(_K, down=2)
     size_up, size_down = (50, 50), (100, 100)
-    suites: dict[tuple[str, Case], dict[str, Contraction]] = {
+    return {
         ("forward", _UP): {
             "shift and add": lambda x, w: xla.forward(x, w, up, _FLOAT32),
             "row by row": row_by_row,
@@ -190,10 +188,18 @@ def run(rounds: int = 3) -> None:
             "autodiff of strided slices": _gradient(strided_slices, 1, _DOWN),
         },
     }
+
+
+def run(rounds: int = 3) -> None:
+    """Prints the table.
+
+    Args:
+        rounds: turns of five calls that each function gets; the median counts.
+    """
     table = Table(title=f"{jax.devices()[0].device_kind}, JAX {jax.__version__}")
     for heading in ("", "formulation", "ms", "temporary MB"):
         table.add_column(heading, justify="right" if heading[-2:] in ("ms", "MB") else "left")
-    for (contraction, case), functions in suites.items():
+    for (contraction, case), functions in suites().items():
         x, w, y = arrays(case)
         operands = {"forward": (x, w), "input gradient": (w, y), "weight gradient": (x, y)}
         timings = compare(functions, operands[contraction], rounds)

@@ -46,7 +46,14 @@ def compare(
     return {
         name: Timing(
             1e3 * statistics.median(seconds[name]),
-            run.memory_analysis().temp_size_in_bytes,
+            _temporary_bytes(run),
         )
         for name, run in compiled.items()
     }
+
+
+def _temporary_bytes(run: jax.stages.Compiled) -> int:
+    analysis = run.memory_analysis()
+    if analysis is None:
+        raise NotImplementedError(f"the backend {jax.default_backend()} does not analyse memory")
+    return int(analysis.temp_size_in_bytes)

@@ -14,17 +14,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import tyro
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from experiments.data.debian_manifest import PACKAGES, Package
 
 _POLL_SECONDS = 0.2
 _HINTS = {
@@ -33,130 +35,8 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True)
-class Package:
-    """A Debian package and the photographs taken from it.
-
-    Attributes:
-        name: The package.
-        files: Maps the name that a photograph gets in the cache to its path inside the package.
-    """
-
-    name: str
-    files: Mapping[str, str]
-
-
 class FetchError(RuntimeError):
     """The photographs of a package could not be fetched."""
-
-
-def _named_alike(folder: str, *paths: str) -> dict[str, str]:
-    return {PurePosixPath(path).name: f"{folder}/{path}" for path in paths}
-
-
-# Chosen by eye. Left out: drawings, renderings, paintings, other sizes of the same photograph, and
-# second views of the same scene, which would leak from training into validation.
-PACKAGES = (
-    Package(
-        "lomiri-wallpapers-16.04",
-        _named_alike(
-            "usr/share/backgrounds",
-            "Bridge_by_Sander_Klootwijk.jpg",
-            "Dragonfly_by_Bolly.jpg",
-            "Picture_0B_by_freespace.jpg",
-            "Picture_1A_by_freespace.jpg",
-            "Wine_by_Jakkub_Mede.jpg",
-            "aitzgorri_by_Aitzol_Berasategi.jpg",
-            "free_by_Peter_Nerlich.jpg",
-            "friends_by_Aitzol_Berasategi.jpg",
-            "greentock_by_Peter_Nerlich.jpg",
-            "life_by_Aitzol_Berasategi.jpg",
-            "picosdeeuropa_by_Aitzol_Berasategi.jpg",
-            "seeding_by_Clements_Engelhardt.jpg",
-            "sunset_by_Aitzol_Berasategi.jpg",
-        ),
-    ),
-    Package(
-        "lomiri-wallpapers-20.04",
-        _named_alike("usr/share/backgrounds", "Kleiber_by_Lukas_Baubkus.jpg"),
-    ),
-    Package(
-        "lxqt-themes",
-        _named_alike(
-            "usr/share/lxqt/wallpapers",
-            "Butterfly-Kenneth-Wimer.jpg",
-            "Valendas.png",
-            "after-the-rain.jpg",
-            "appleflower.png",
-            "beam.png",
-            "butterfly.png",
-            "cloud.png",
-            "drop.png",
-            "flowers.png",
-            "fog.jpg",
-            "this-is-not-windows.jpg",
-        ),
-    ),
-    Package(
-        "mate-backgrounds",
-        _named_alike(
-            "usr/share/backgrounds/mate/nature",
-            "Aqua.jpg",
-            "Blinds.jpg",
-            "Dune.jpg",
-            "FreshFlower.jpg",
-            "Garden.jpg",
-            "GreenMeadow.jpg",
-            "LadyBird.jpg",
-            "RainDrops.jpg",
-            "Storm.jpg",
-            "TwoWings.jpg",
-            "Wood.jpg",
-            "YellowFlower.jpg",
-        ),
-    ),
-    Package(
-        "plasma-workspace-wallpapers",
-        {
-            f"{title}.jpg": f"usr/share/wallpapers/{title}/contents/images/2560x1600.jpg"
-            for title in (
-                "BytheWater",
-                "ColdRipple",
-                "ColorfulCups",
-                "DarkestHour",
-                "EveningGlow",
-                "FallenLeaf",
-                "Grey",
-                "Kite",
-                "OneStandsOut",
-                "Path",
-                "summer_1am",
-            )
-        },
-    ),
-    Package(
-        "opencv-doc",
-        _named_alike(
-            "usr/share/doc/opencv-doc/examples",
-            "alphamat/input_images/plant.jpg",
-            "data/aloeL.jpg",
-            "data/baboon.jpg",
-            "data/board.jpg",
-            "data/building.jpg",
-            "data/butterfly.jpg",
-            "data/fruits.jpg",
-            "data/graf1.png",
-            "data/home.jpg",
-            "data/leuvenA.jpg",
-            "data/rubberwhale1.png",
-            "data/squirrel_cls.jpg",
-            "text/scenetext01.jpg",
-            "text/scenetext04.jpg",
-            "text/scenetext05.jpg",
-            "text/scenetext06.jpg",
-        ),
-    ),
-)
 
 
 def default_cache() -> Path:

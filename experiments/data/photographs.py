@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from experiments.data.debian import PACKAGES, is_complete
+from experiments.data.debian import is_complete
+from experiments.data.debian_manifest import PACKAGES
 
 
 @dataclass(frozen=True)

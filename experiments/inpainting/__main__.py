@@ -26,6 +26,7 @@ def demo(
     config: InpaintingConfig,
     output: Path = DEFAULT_OUTPUT,
     data_dir: Path = DEFAULT_DATA,
+    photographs: Path = DEFAULT_CACHE,
 ) -> None:
     """Trains a U-Net without and one with CARAFE++, evaluates both, and draws what they fill in.
 
@@ -33,8 +34,9 @@ def demo(
         config: of both runs; the demo sets the resamplers itself.
         output: folder of the results; a started run in it is continued.
         data_dir: folder of the prepared data sets.
+        photographs: folder that `python -m experiments.data.debian` filled, for that source.
     """
-    run_demo(output, data_dir, config)
+    run_demo(output, data_dir, photographs, config)
 
 
 def train(

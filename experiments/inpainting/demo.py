@@ -40,7 +40,9 @@ def demo_configs(base: InpaintingConfig) -> dict[str, InpaintingConfig]:
     }
 
 
-def run_demo(output: Path, data_dir: Path, base: InpaintingConfig) -> None:
+def run_demo(
+    output: Path, data_dir: Path, photographs: Path | None, base: InpaintingConfig
+) -> None:
     """Trains, evaluates and draws; what an interrupted call has done is not done again.
 
     Leaves in ``output``: a folder a run with config, metrics and checkpoints, ``results.json``,
@@ -49,10 +51,11 @@ def run_demo(output: Path, data_dir: Path, base: InpaintingConfig) -> None:
     Args:
         output: folder of the results.
         data_dir: folder of the data sets.
+        photographs: folder that `python -m experiments.data.debian` filled, if ``base`` needs it.
         base: data and training of both runs, and the widths of the networks.
     """
     console = Console()
-    data_folder = prepare(base.data.source, data_dir)
+    data_folder = prepare(base.data.source, data_dir, photographs)
     examples = validation_examples(data_folder, base.data)
     shown = _spread(examples, _EXAMPLES_SHOWN)
     results: dict[str, dict[str, float]] = {}
