@@ -24,7 +24,7 @@ class PhaseGroup(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """A phase and tap through which the outputs of cell ``q + cell_shift`` read a source of ``q``."""
+    """A phase and tap by which outputs of cell ``q + cell_shift`` read a source of cell ``q``."""
 
     phase: int
     tap: int
