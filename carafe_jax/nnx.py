@@ -9,7 +9,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from carafe_jax import predictor
-from carafe_jax.ops import Implementation, Normalizer, carafe, reassembly_kernels
+from carafe_jax.ops import (
+    Implementation,
+    Normalizer,
+    carafe,
+    check_groups,
+    check_normalizer,
+    reassembly_kernels,
+)
 
 
 class PredictorOptions(TypedDict, total=False):
@@ -177,6 +184,8 @@ class CARAFE(nnx.Module):
             rngs=rngs,
             **options,
         )
+        check_groups(groups, in_features)
+        check_normalizer(normalizer)
 
     def __call__(
         self,

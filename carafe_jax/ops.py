@@ -165,8 +165,7 @@ def reassembly_kernels(
         ValueError: an argument has a wrong shape, dtype or value.
     """
     geometry = Geometry(kernel_size, up, down, groups)
-    if normalizer not in NORMALIZERS:
-        raise ValueError(f"normalizer must be one of {sorted(NORMALIZERS)}, got {normalizer!r}")
+    check_normalizer(normalizer)
     x = _checked_map(x, geometry)
     batch, height, width, _ = x.shape
     logits = _checked_array("logits", logits)
@@ -180,6 +179,18 @@ def reassembly_kernels(
         geometry,
     )
     return normalize(logits, geometry, (height, width), normalizer)
+
+
+def check_groups(groups: int, channels: int) -> None:
+    """Raises ``ValueError`` unless ``groups`` divides ``channels``."""
+    if channels % groups:
+        raise ValueError(f"groups must divide the {channels} channels of x, got {groups}")
+
+
+def check_normalizer(normalizer: str) -> None:
+    """Raises ``ValueError`` unless ``normalizer`` is known."""
+    if normalizer not in NORMALIZERS:
+        raise ValueError(f"normalizer must be one of {sorted(NORMALIZERS)}, got {normalizer!r}")
 
 
 def _checked_array(name: str, array: Any) -> jax.Array:
@@ -200,8 +211,7 @@ def _checked_map(x: Any, geometry: Geometry) -> jax.Array:
         raise ValueError(
             f"x must be [B, H, W, C] with H, W and C of at least 1, got shape {x.shape}"
         )
-    if channels % geometry.groups:
-        raise ValueError(f"groups must divide the {channels} channels of x, got {geometry.groups}")
+    check_groups(geometry.groups, channels)
     return x
 
 
@@ -264,14 +274,9 @@ class _Plan:
         return self.weights_dtype if slot == "weights" else self.x_dtype
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _contract(plan: _Plan, result: _Slot, operands: dict[_Slot, jax.Array]) -> jax.Array:
-    """Contracts the trilinear form ``sum(weights * y * gather(x))`` to the slot left out.
-
-    A derivative of a contraction with respect to an operand is the contraction that leaves this
-    operand out, with the cotangent in the slot of the result. So one rule differentiates to any
-    order, and every implementation brings three functions and no rule of its own.
-    """
+# Compiled also when called eagerly: op by op, the taps would not fuse.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compute(plan: _Plan, result: _Slot, operands: dict[_Slot, jax.Array]) -> jax.Array:
     dtype = plan.accumulator
     match result:
         case "y":
@@ -283,6 +288,17 @@ def _contract(plan: _Plan, result: _Slot, operands: dict[_Slot, jax.Array]) -> j
         case "weights":
             out = xla.weight_gradient(operands["x"], operands["y"], plan.geometry, dtype)
     return out.astype(plan.dtype(result))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _contract(plan: _Plan, result: _Slot, operands: dict[_Slot, jax.Array]) -> jax.Array:
+    """Contracts the trilinear form ``sum(weights * y * gather(x))`` to the slot left out.
+
+    A derivative of a contraction with respect to an operand is the contraction that leaves this
+    operand out, with the cotangent in the slot of the result. So one rule differentiates to any
+    order, and every implementation brings three functions and no rule of its own.
+    """
+    return _compute(plan, result, operands)
 
 
 def _contract_fwd(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Geometry
 
 
@@ -22,11 +23,11 @@ NORMALIZERS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def normalize(
-    logits: Float[Array, "*batch height width logit_channels"],
+    logits: Float[Array, "batch height width logit_channels"],
     geometry: Geometry,
     size: tuple[int, int],
     normalizer: str,
-) -> Float[Array, "*batch out_height out_width weight_channels"]:
+) -> Float[Array, "batch out_height out_width weight_channels"]:
     """Turns logits at the resolution of the encoder into one normalised kernel per output pixel.
 
     The normaliser runs over all ``k * k`` taps of a kernel, also over taps that lie outside
@@ -34,20 +35,18 @@ def normalize(
     :attr:`Geometry.logit_channels`.
 
     Args:
-        logits: ``[..., ceil(H / down), ceil(W / down), up * up * groups * k * k]``.
+        logits: ``[B, ceil(H / down), ceil(W / down), up * up * groups * k * k]``.
         geometry: shape of the reassembly, with ``up`` and ``down`` as the predictor had them.
         size: ``(H, W)`` of the map that will be reassembled.
         normalizer: a key of :data:`NORMALIZERS`.
 
     Returns:
-        Weights ``[..., H', W', groups * k * k]`` in float32, or float64 for float64 logits.
+        Weights ``[B, H', W', groups * k * k]`` in float32, or float64 for float64 logits.
     """
-    up, groups = geometry.up, geometry.groups
-    *batch, rows, columns, _ = logits.shape
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    kernels = logits.reshape(*batch, rows, columns, up, up, groups, geometry.taps)
-    weights = NORMALIZERS[normalizer](kernels)
-    weights = jnp.moveaxis(weights, -4, -5)  # [..., rows, up, columns, up, groups, taps]
-    weights = weights.reshape(*batch, rows * up, columns * up, geometry.weight_channels)
+    kernels = split_axis(logits, 3, geometry.up, geometry.up, geometry.groups, geometry.taps)
+    weights = NORMALIZERS[normalizer](kernels)  # [b, rows, columns, up, up, groups, taps]
+    weights = merge_axes(jnp.moveaxis(weights, 3, 2), 5)  # [b, rows, up, columns, up, n]
+    weights = merge_axes(merge_axes(weights, 3), 1)
     height, width = map(geometry.output_size, size)
-    return weights[..., :height, :width, :]
+    return weights[:, :height, :width]

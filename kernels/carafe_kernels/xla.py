@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Geometry, PhaseGroup, Reader
 
 # A loop over memory holds one weight or one sum a term in a vector register, of which AVX-512
@@ -43,7 +44,7 @@ def _split_outputs(
     A last cell that the output fills in part is completed with zeros, and ``margin`` cells of
     zeros are put before and after the map.
     """
-    batch, height, width, channels = array.shape
+    _, height, width, _ = array.shape
     up, (before, after) = geometry.up, margin
     rows, columns = (n + before + after for n in cells)
     array = _pad_axes(
@@ -51,17 +52,14 @@ def _split_outputs(
         (before * up, (rows - before) * up - height),
         (before * up, (columns - before) * up - width),
     )
-    return array.reshape(batch, rows, up, columns, up, channels)
+    return split_axis(split_axis(array, 2, columns, up), 1, rows, up)
 
 
 def _join_outputs(array: jax.Array, size: tuple[int, int], geometry: Geometry) -> jax.Array:
     """Inverse of :func:`_split_outputs`: ``[b, q, u, r, v, ...] -> [b, H', W', n]``."""
-    batch, rows, up, columns, _, *channels = array.shape
+    array = merge_axes(array, 5, array.ndim - 5)
     height, width = map(geometry.output_size, size)
-    flat = 1
-    for n in channels:
-        flat *= n
-    return array.reshape(batch, rows * up, columns * up, flat)[:, :height, :width]
+    return merge_axes(merge_axes(array, 3), 1)[:, :height, :width]
 
 
 def _split_sources(x: jax.Array, geometry: Geometry) -> jax.Array:
@@ -70,7 +68,7 @@ def _split_sources(x: jax.Array, geometry: Geometry) -> jax.Array:
     Tap ``i`` of a phase centred at ``offset`` reads source phase ``(offset + i) % down`` of the
     cell that lies ``(offset + i) // down`` further on, for every cell alike.
     """
-    batch, height, width, channels = x.shape
+    _, height, width, _ = x.shape
     down, radius = geometry.down, geometry.radius
     last_tap = geometry.centre(geometry.up - 1) + geometry.kernel_size - 1
     rows, columns = (geometry.cells(n) + last_tap // down for n in (height, width))
@@ -80,8 +78,13 @@ def _split_sources(x: jax.Array, geometry: Geometry) -> jax.Array:
         (radius, rows * down - height - radius),
         (radius, columns * down - width - radius),
     )
-    groups = geometry.groups
-    return x.reshape(batch, rows, down, columns, down, groups, channels // groups)
+    x = split_axis(split_axis(x, 2, columns, down), 1, rows, down)
+    return _split_groups(x, geometry)
+
+
+def _split_groups(array: jax.Array, geometry: Geometry) -> jax.Array:
+    """``[b, q, u, r, v, n] -> [b, q, u, r, v, g, n / g]``."""
+    return split_axis(array, 5, geometry.groups, array.shape[5] // geometry.groups)
 
 
 def _tap_view(
@@ -130,7 +133,7 @@ def forward(
     cells = geometry.cells(size[0]), geometry.cells(size[1])
     sources = _split_sources(x.astype(dtype), geometry)
     w = _split_outputs(weights.astype(dtype), geometry, cells)
-    w = w.reshape(*w.shape[:5], geometry.groups, geometry.taps)  # [b, q, u, r, v, g, k]
+    w = _split_groups(w, geometry)  # [b, q, u, r, v, g, k]
 
     def block(u: PhaseGroup, v: PhaseGroup) -> jax.Array:
         (row_offset, u_start, u_stop), (column_offset, v_start, v_stop) = u, v
@@ -159,15 +162,15 @@ def input_gradient(
 ) -> Float[Array, "batch height width channels"]:
     """Gathers, for each source pixel, ``weights * y`` from the outputs that read it."""
     geometry = geometry.lowest_terms
-    down, groups = geometry.down, geometry.groups
+    down = geometry.down
     readers = [geometry.readers(phase) for phase in range(down)]
     shifts = [reader.cell_shift for phase in readers for reader in phase]
     before, after = max(0, -min(shifts)), max(0, *shifts)
     rows, columns = cells = geometry.cells(size[0]), geometry.cells(size[1])
     w = _split_outputs(weights.astype(dtype), geometry, cells, (before, after))
-    w = w.reshape(*w.shape[:5], groups, geometry.taps)  # [b, q', u, r', v, g, k]
+    w = _split_groups(w, geometry)  # [b, q', u, r', v, g, k]
     y = _split_outputs(y.astype(dtype), geometry, cells, (before, after))
-    y = y.reshape(*y.shape[:5], groups, y.shape[5] // groups)  # [b, q', u, r', v, g, c]
+    y = _split_groups(y, geometry)  # [b, q', u, r', v, g, c]
 
     def block(s: int, t: int) -> jax.Array:
         def term(row: Reader, column: Reader) -> jax.Array:
@@ -179,11 +182,11 @@ def input_gradient(
         if rows_of_terms and rows_of_terms[0]:
             total = _sum_in_passes(rows_of_terms)
         else:  # a stride longer than the kernel steps over this source
-            total = jnp.zeros((y.shape[0], rows, columns, groups, y.shape[-1]), dtype)
+            total = jnp.zeros_like(y[:, :rows, 0, :columns, 0])
         return total[:, :, None, :, None]  # [b, q, 1, r, 1, g, c]
 
     x = _concatenate_blocks([[block(s, t) for t in range(down)] for s in range(down)])
-    x = x.reshape(x.shape[0], rows * down, columns * down, groups * x.shape[-1])
+    x = merge_axes(merge_axes(merge_axes(x, 5), 3), 1)
     return x[:, : size[0], : size[1]]
 
 
@@ -199,7 +202,7 @@ def weight_gradient(
     cells = geometry.cells(size[0]), geometry.cells(size[1])
     sources = _split_sources(x.astype(dtype), geometry)
     y = _split_outputs(y.astype(dtype), geometry, cells)
-    y = y.reshape(*y.shape[:5], geometry.groups, y.shape[5] // geometry.groups)
+    y = _split_groups(y, geometry)
 
     def block(u: PhaseGroup, v: PhaseGroup) -> jax.Array:
         (row_offset, u_start, u_stop), (column_offset, v_start, v_stop) = u, v
