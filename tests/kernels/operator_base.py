@@ -1,0 +1,432 @@
+"""What every implementation of the operator must do; each subclasses `OperatorTests`."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+import carafe_jax
+from tests.kernels import oracle
+from tests.kernels.cases import Case, cases
+from tests.kernels.sharding import collectives, each_axis_type, over_the_batch
+
+MAIN_CASES = [
+    Case(3, up=2),
+    Case(5, up=2),
+    Case(5, up=2, groups=2, size=(5, 3)),
+    Case(7, up=2, size=(4, 5)),
+    Case(5, up=3),
+    Case(3, up=4, size=(3, 4)),
+    Case(5, down=2),
+    Case(5, down=2, groups=3, size=(7, 9)),
+    Case(7, down=2),
+    Case(5, down=3, size=(8, 7)),
+    Case(5, up=3, down=2, size=(5, 6)),
+    Case(5, up=2, down=3, groups=2),
+    Case(3, up=4, down=2, size=(3, 5)),
+    Case(3, down=5, size=(12, 9)),
+    Case(5, up=2, size=(1, 1)),
+    Case(5, down=2, size=(1, 1)),
+    Case(1, up=2),
+    Case(5),
+    Case(5, up=2, batch=0),
+    Case(5, down=2, batch=0),
+]
+SCALES = [
+    Case(3, up=2, size=(3, 4)),
+    Case(3, down=2, size=(5, 4)),
+    Case(3, up=3, down=2, groups=2, size=(3, 4)),
+]
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+all_scales = pytest.mark.parametrize("case", SCALES, ids=str)
+each_scale = pytest.mark.parametrize(
+    "case", [*SCALES[:2], pytest.param(SCALES[2], marks=pytest.mark.slow)], ids=str
+)
+
+
+def random_finite(shape, dtype, seed=0):
+    """Numbers of every magnitude, subnormal ones included."""
+    size = np.dtype(dtype).itemsize
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 2 ** (8 * size), shape, f"uint{8 * size}").view(dtype)
+    values.flat[::7] = jnp.finfo(dtype).smallest_subnormal
+    return np.where(np.isfinite(values), values, np.ones((), dtype))
+
+
+def times_one(x):
+    """The same numbers, but zero for subnormal ones where the backend flushes them."""
+    return jax.jit(lambda x, one: (x * one).astype(x.dtype))(x, jnp.ones((1,) * x.ndim))
+
+
+def one_hot_centre(case, dtype=np.float32):
+    weights = np.zeros((*case.weights_shape[:3], case.groups, case.kernel_size**2), dtype)
+    weights[..., case.kernel_size**2 // 2] = 1
+    return weights.reshape(case.weights_shape)
+
+
+def split_over_devices(array, devices):
+    return array.reshape(devices, -1, *array.shape[1:])
+
+
+class OperatorTests:
+    """A subclass names an implementation and narrows what it is asked to serve."""
+
+    implementation: str
+    kernel_sizes = (1, 3, 5, 7)
+    factors = (1, 2, 3, 4)
+    group_channels = 2
+    dtypes = FLOATS
+
+    def supports(self, case):
+        return True
+
+    def tolerance(self, dtype):
+        """One rounding to `dtype` of sums in float32 or float64, of terms of order 1."""
+        accumulator = jnp.promote_types(dtype, jnp.float32)
+        return {
+            "rtol": float(jnp.finfo(dtype).eps),
+            "atol": 256 * float(jnp.finfo(accumulator).eps),
+        }
+
+    def require(self, *dtypes):
+        for dtype in dtypes:
+            if dtype not in self.dtypes:
+                pytest.skip(f"{self.implementation} does not serve {dtype}")
+
+    def operator(self, case):
+        if not self.supports(case):
+            pytest.skip(f"{self.implementation} does not serve {case}")
+        return functools.partial(
+            carafe_jax.reassemble, implementation=self.implementation, **case.options
+        )
+
+    def forward_and_gradients(self, case):
+        """`(x, weights, dy) -> (y, dx, dw)`."""
+        operator = self.operator(case)
+
+        def run(x, weights, dy):
+            y, vjp = jax.vjp(operator, x, weights)
+            return y, *vjp(dy)
+
+        return run
+
+    def assert_equals_oracle(self, case, operands):
+        x, weights, dy = operands
+        y, dx, dw = jax.jit(self.forward_and_gradients(case))(*operands)
+        expected = (
+            (y, oracle.reassemble(x, weights, **case.options)),
+            (dx, oracle.input_gradient(weights, dy, case.size, **case.options)),
+            (dw, oracle.weight_gradient(x, dy, **case.options)),
+        )
+        for actual, desired in expected:
+            np.testing.assert_allclose(np.float64(actual), desired, **self.tolerance(actual.dtype))
+
+    def assert_all_close(self, actual, desired, dtype=np.float32):
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, **self.tolerance(dtype)), actual, desired
+        )
+
+    # Values and gradients
+
+    @pytest.mark.parametrize("case", MAIN_CASES, ids=str)
+    def test_equals_the_oracle(self, case):
+        self.assert_equals_oracle(case, case.random_operands())
+
+    @settings(max_examples=40)
+    @given(st.data())
+    def test_equals_the_oracle_for_small_geometries(self, data):
+        kernel_sizes = [k for k in self.kernel_sizes if k < 7]
+        factors = [factor for factor in self.factors if factor < 4]
+        case = data.draw(cases(kernel_sizes, factors, self.group_channels))
+        assume(self.supports(case))
+        self.assert_equals_oracle(case, case.random_operands())
+
+    @pytest.mark.slow
+    @settings(max_examples=60)
+    @given(st.data())
+    def test_equals_the_oracle_for_any_geometry(self, data):
+        case = data.draw(cases(self.kernel_sizes, self.factors, self.group_channels))
+        assume(self.supports(case))
+        self.assert_equals_oracle(case, case.random_operands())
+
+    @all_scales
+    def test_is_linear_in_the_map_and_in_the_weights(self, case):
+        operator = jax.jit(self.operator(case))
+        x, weights, _ = case.random_operands(seed=0)
+        other_x, other_weights, _ = case.random_operands(seed=1)
+        self.assert_all_close(
+            operator(2 * x - other_x, weights),
+            2 * operator(x, weights) - operator(other_x, weights),
+        )
+        self.assert_all_close(
+            operator(x, 2 * weights - other_weights),
+            2 * operator(x, weights) - operator(x, other_weights),
+        )
+
+    # Dtypes
+
+    @pytest.mark.parametrize(("x_dtype", "weights_dtype"), [*itertools.product(FLOATS, repeat=2)])
+    def test_mixed_dtypes_round_once_to_the_dtype_of_each_operand(self, x_dtype, weights_dtype):
+        self.require(x_dtype, weights_dtype)
+        case = Case(3, up=2, size=(3, 4), batch=1)
+        with jax.enable_x64(True):
+            x, weights, dy = case.random_operands(np.float64)
+            operands = jnp.asarray(x, x_dtype), jnp.asarray(weights, weights_dtype)
+            operands = *operands, jnp.asarray(dy, x_dtype)
+            outputs = jax.jit(self.forward_and_gradients(case))(*operands)
+            assert [out.dtype for out in outputs] == [x_dtype, x_dtype, weights_dtype]
+            self.assert_equals_oracle(case, operands)
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    @pytest.mark.parametrize("down", [1, 2])
+    def test_low_precision_sums_are_exact_until_rounded_once(self, dtype, down):
+        """With integers all sums are exact in float32, in any order; in `dtype` they are not."""
+        self.require(dtype)
+        case = Case(5, up=3 - down, down=down, group_channels=16)
+        rng = np.random.default_rng(0)
+        x, weights, dy = case.operands(lambda shape: rng.integers(-30, 30, shape))
+        y, dx, dw = jax.jit(self.forward_and_gradients(case))(
+            jnp.asarray(x, dtype), jnp.asarray(weights, dtype), jnp.asarray(dy, dtype)
+        )
+        expected = (
+            (y, oracle.reassemble(x, weights, **case.options)),
+            (dx, oracle.input_gradient(weights, dy, case.size, **case.options)),
+            (dw, oracle.weight_gradient(x, dy, **case.options)),
+        )
+        for actual, exact in expected:
+            np.testing.assert_array_equal(actual, exact.astype(dtype))
+
+    # Exactness
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+    @pytest.mark.parametrize("up", [2, 3, 4])
+    def test_one_hot_centre_is_exactly_nearest_upsampling(self, up, dtype):
+        self.require(dtype)
+        case = Case(3, up=up)
+        x = random_finite(case.x_shape, jnp.dtype(dtype))
+        y = jax.jit(self.operator(case))(x, one_hot_centre(case))
+        np.testing.assert_array_equal(y, times_one(x).repeat(up, axis=1).repeat(up, axis=2))
+
+    @pytest.mark.parametrize("down", [2, 3])
+    def test_one_hot_centre_is_exactly_strided_slicing(self, down):
+        case = Case(5, down=down, size=(7, 8))
+        x = random_finite(case.x_shape, np.float32)
+        y = jax.jit(self.operator(case))(x, one_hot_centre(case))
+        np.testing.assert_array_equal(y, times_one(x)[:, ::down, ::down])
+
+    @pytest.mark.parametrize("case", [Case(5, up=2), Case(5), Case(5, down=2), Case(3, down=3)])
+    def test_uniform_weights_are_average_pooling(self, case):
+        k, r, down = case.kernel_size, case.kernel_size // 2, case.down
+        x, _, _ = case.random_operands()
+        weights = np.full(case.weights_shape, 1 / k**2, np.float32)
+        sums = jax.lax.reduce_window(
+            x, 0.0, jax.lax.add, (1, k, k, 1), (1, down, down, 1), [(0, 0), (r, r), (r, r), (0, 0)]
+        )
+        pooled = np.repeat(np.repeat(sums / k**2, case.up, axis=1), case.up, axis=2)
+        self.assert_all_close(jax.jit(self.operator(case))(x, weights), pooled)
+
+    # Not-a-number
+
+    @all_scales
+    def test_nan_in_the_map_reaches_only_what_reads_it(self, case):
+        x, weights, dy = case.random_operands()
+        x[0, 1, 2, 0] = np.nan
+        y, dx, dw = jax.jit(self.forward_and_gradients(case))(x, weights, dy)
+        readers = np.zeros(dw.shape[1:3], bool)
+        for row, column in np.ndindex(readers.shape):
+            centre = (oracle.centre(i, case.up, case.down) for i in (row, column))
+            readers[row, column] = all(
+                abs(c - i) <= case.kernel_size // 2 for c, i in zip(centre, (1, 2), strict=True)
+            )
+        assert 0 < readers.sum() < readers.size
+        np.testing.assert_array_equal(np.isnan(y[0, :, :, 0]), readers)
+        assert np.isfinite(y[1:]).all()
+        assert np.isfinite(y[..., 1:]).all()
+        assert np.isfinite(dx).all()
+        np.testing.assert_array_equal(
+            np.isnan(dw), np.isnan(oracle.weight_gradient(x, dy, **case.options))
+        )
+
+    @all_scales
+    def test_nan_in_a_cotangent_reaches_only_what_its_target_read(self, case):
+        x, weights, dy = case.random_operands()
+        target = 0, 1, 1, 0
+        dy[target] = np.nan
+        _, dx, dw = jax.jit(self.forward_and_gradients(case))(x, weights, dy)
+        expected = oracle.input_gradient(weights, dy, case.size, **case.options)
+        assert 0 < np.isnan(expected).sum() < expected.size
+        np.testing.assert_array_equal(np.isnan(dx), np.isnan(expected))
+        assert np.isfinite(np.delete(dw.reshape(-1, dw.shape[-1]), case.out_size[1] + 1, 0)).all()
+
+    # Derivatives of higher order
+
+    @all_scales
+    @pytest.mark.parametrize("order", [2, pytest.param(3, marks=pytest.mark.slow)])
+    def test_higher_derivatives_equal_numerical_ones(self, case, order):
+        self.require("float64")
+        operator = self.operator(case)
+        with jax.enable_x64(True):
+            x, weights, dy = case.random_operands(np.float64)
+            loss = jax.jit(lambda x, weights: jnp.sum(dy * jnp.sin(operator(x, weights))))
+            check_grads(
+                loss,
+                (x, weights),
+                order=order,
+                modes=["rev"],
+                rtol=10.0 ** (order - 6),
+                atol=10.0 ** (order - 6),
+            )
+
+    @all_scales
+    def test_gradient_penalty_equals_the_oracle(self, case):
+        """For `y = Ax`, `u = A'y` the gradient of `|u|^2 / 2` is `A'AA'Ax` and that of `A`."""
+        operator = self.operator(case)
+        x, weights, _ = case.random_operands()
+
+        def penalty(x, weights):
+            u = jax.grad(lambda x: jnp.sum(operator(x, weights) ** 2) / 2)(x)
+            return jnp.sum(u**2) / 2
+
+        def normal_equations(x):
+            y = oracle.reassemble(x, weights, **case.options)
+            return y, oracle.input_gradient(weights, y, case.size, **case.options)
+
+        y, u = normal_equations(x)
+        au, dx = normal_equations(u)
+        dw = oracle.weight_gradient(u, y, **case.options)
+        dw += oracle.weight_gradient(x, au, **case.options)
+        actual = jax.jit(jax.grad(penalty, argnums=(0, 1)))(x, weights)
+        for gradient, desired in zip(actual, (dx, dw), strict=True):
+            np.testing.assert_allclose(gradient, desired, rtol=1e-5, atol=1e-6 * abs(desired).max())
+
+    def test_third_derivative_equals_the_oracle(self):
+        """`<y, y> * <y, d>` is cubic in `x`: its third derivative along x, v, v is constant."""
+        case = SCALES[0]
+        operator = self.operator(case)
+        x, weights, d = case.random_operands()
+        v, _, _ = case.random_operands(seed=1)
+
+        def cubic(x):
+            y = operator(x, weights)
+            return jnp.vdot(y, y) * jnp.vdot(y, d)
+
+        def along(direction, function):
+            return lambda x: jnp.vdot(jax.grad(function)(x), direction)
+
+        third = jax.jit(along(v, along(v, along(v, cubic))))(x)
+        av = oracle.reassemble(v, weights, **case.options)
+        np.testing.assert_allclose(third, 6 * np.vdot(av, av) * np.vdot(av, d), rtol=1e-5)
+
+    # Transformations
+
+    @each_scale
+    def test_checkpointed_gradients_are_the_same(self, case):
+        x, weights, dy = case.random_operands()
+        operator = self.operator(case)
+
+        def gradients(function):
+            def loss(x, weights):
+                return jnp.sum(dy * jnp.sin(function(x, weights)))
+
+            return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, weights)
+
+        self.assert_all_close(gradients(jax.checkpoint(operator)), gradients(operator))
+
+    @each_scale
+    @pytest.mark.parametrize("mapped", [("x",), ("weights",), ("x", "weights")], ids=" ".join)
+    def test_vmap_is_a_loop(self, case, mapped):
+        run = jax.jit(self.forward_and_gradients(case))
+        x, weights, dy = (
+            np.stack(arrays)
+            for arrays in zip(*(case.random_operands(seed=seed) for seed in range(3)), strict=True)
+        )
+        if "x" not in mapped:
+            x = x[0]
+        if "weights" not in mapped:
+            weights = weights[0]
+        in_axes = tuple(0 if name in mapped else None for name in ("x", "weights"))
+        looped = [
+            run(x[i] if "x" in mapped else x, weights[i] if "weights" in mapped else weights, dy[i])
+            for i in range(3)
+        ]
+        looped = jax.tree.map(lambda *leaves: np.stack(leaves), *looped)
+        self.assert_all_close(jax.jit(jax.vmap(run, (*in_axes, 0)))(x, weights, dy), looped)
+
+        y, vjp = jax.vjp(jax.jit(jax.vmap(self.operator(case), in_axes)), x, weights)
+        gradients = vjp(dy)
+        self.assert_all_close(y, looped[0])
+        for gradient, each, axis in zip(gradients, looped[1:], in_axes, strict=True):
+            self.assert_all_close(gradient, each if axis == 0 else each.sum(axis=0))
+
+    @each_scale
+    def test_pmap_equals_one_device(self, case):
+        case = self.one_example_a_device(case)
+        run = self.forward_and_gradients(case)
+        operands = case.random_operands()
+        split = [split_over_devices(a, jax.local_device_count()) for a in operands]
+        mapped = [np.concatenate(out) for out in jax.pmap(run)(*split)]
+        self.assert_all_close(mapped, list(jax.jit(run)(*operands)))
+
+    @each_scale
+    @each_axis_type
+    def test_shard_map_equals_one_device(self, case, axis_type):
+        case = self.one_example_a_device(case)
+        run = self.forward_and_gradients(case)
+        operands = case.random_operands()
+        sharding = over_the_batch(axis_type)
+        mapped = jax.shard_map(
+            run, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec
+        )
+        sharded = jax.device_put(operands, sharding)
+        self.assert_all_close(jax.jit(mapped)(*sharded), jax.jit(run)(*operands))
+
+    @each_scale
+    @each_axis_type
+    def test_a_sharded_batch_stays_sharded_without_communication(self, case, axis_type):
+        case = self.one_example_a_device(case)
+        run = jax.jit(self.forward_and_gradients(case))
+        operands = case.random_operands()
+        sharding = over_the_batch(axis_type)
+        sharded = jax.device_put(operands, sharding)
+        outputs = run(*sharded)
+        for out in outputs:
+            assert out.sharding.is_equivalent_to(sharding, out.ndim)
+        self.assert_all_close(outputs, run(*operands))
+        assert not collectives(jax.jit(self.operator(case)), *sharded[:2])
+        assert not collectives(run, *sharded)
+
+    @each_scale
+    def test_exports_with_a_symbolic_batch_size(self, case):
+        exported = self.exported(case)
+        for batch in (1, 3):
+            operands = dataclasses.replace(case, batch=batch).random_operands()
+            self.assert_all_close(
+                exported.call(*operands[:2]), jax.jit(self.operator(case))(*operands[:2])
+            )
+
+    @each_scale
+    def test_serialized_export_keeps_the_symbolic_batch_size_and_the_gradient(self, case):
+        blob = self.exported(case).serialize(vjp_order=1)
+        restored = jax.export.deserialize(blob)
+        for batch in (1, 3):
+            x, weights, dy = dataclasses.replace(case, batch=batch).random_operands()
+            y, vjp = jax.vjp(restored.call, x, weights)
+            expected = jax.jit(self.forward_and_gradients(case))(x, weights, dy)
+            self.assert_all_close((y, *vjp(dy)), expected)
+
+    def exported(self, case, **options):
+        (b,) = jax.export.symbolic_shape("b")
+        shapes = ((b, *shape[1:]) for shape in (case.x_shape, case.weights_shape))
+        specs = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+        return jax.export.export(jax.jit(self.operator(case)), **options)(*specs)
+
+    def one_example_a_device(self, case):
+        return dataclasses.replace(case, batch=jax.local_device_count())

@@ -1,0 +1,28 @@
+"""Batches sharded over all devices, and what crosses between devices."""
+
+import re
+
+import jax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+each_axis_type = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+
+
+def over_the_batch(axis_type):
+    mesh = jax.make_mesh((jax.local_device_count(),), ("data",), axis_types=(axis_type,))
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(sharding):
+    return NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def collectives(function, *arguments):
+    """Kinds of communication in the compiled function."""
+    text = function.lower(*arguments).compile().as_text()
+    assert f"num_partitions={jax.local_device_count()}" in text
+    kinds = (
+        "all-gather|all-reduce|all-to-all|collective-broadcast|collective-permute|reduce-scatter"
+    )
+    return set(re.findall(kinds, text))

@@ -1,0 +1,41 @@
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.kernels.cases import Case
+from tests.kernels.operator_base import SCALES, OperatorTests
+
+UP = Case(5, up=2, size=(50, 50), batch=1, group_channels=256)
+DOWN = Case(5, down=2, size=(100, 100), batch=1, group_channels=256)
+FLOAT_SIZE = 4
+
+
+class TestXla(OperatorTests):
+    implementation = "xla"
+
+    def compiled(self, case, *, gradient):
+        shapes = case.operands(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32))
+        if gradient:
+            return jax.jit(self.forward_and_gradients(case)).lower(*shapes).compile()
+        return jax.jit(self.operator(case)).lower(*shapes[:2]).compile()
+
+    @pytest.mark.parametrize(
+        ("case", "gradient", "limit"),
+        [(UP, False, 0.5), (UP, True, 2), (DOWN, False, 1), (DOWN, True, 2)],
+        ids=["up", "up-gradient", "down", "down-gradient"],
+    )
+    def test_temporaries_are_small_and_hold_no_patches(self, case, gradient, limit):
+        compiled = self.compiled(case, gradient=gradient)
+        operands = FLOAT_SIZE * sum(case.operands(math.prod))
+        assert compiled.memory_analysis().temp_size_in_bytes <= limit * operands
+        shapes = re.findall(r"f32\[([\d,]+)\]", compiled.as_text())
+        largest = max(math.prod(map(int, shape.split(","))) for shape in shapes)
+        assert largest < case.kernel_size**2 * math.prod(case.x_shape) / 4
+
+    @pytest.mark.parametrize("case", SCALES, ids=str)
+    def test_lowers_for_every_platform(self, case):
+        exported = self.exported(case, platforms=["cpu", "cuda", "rocm", "tpu"])
+        assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")

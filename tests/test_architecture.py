@@ -1,0 +1,90 @@
+"""Arrows go one way, experiments -> carafe_jax -> carafe_kernels, and imports stay light."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CARAFE_JAX = ROOT / "carafe_jax"
+CARAFE_KERNELS = ROOT / "kernels" / "carafe_kernels"
+PACKAGES = [CARAFE_JAX, CARAFE_KERNELS, ROOT / "experiments"]
+EXPERIMENT_MODULES = ("grain", "matplotlib", "optax", "orbax", "tensorflow_datasets", "tyro")
+
+
+def modules(package):
+    return sorted(package.rglob("*.py"))
+
+
+def imported(path):
+    """Full names of everything that a file imports absolutely."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def top_level_imports(package):
+    return {name.partition(".")[0] for path in modules(package) for name in imported(path)}
+
+
+def declared_dependencies():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {re.match(r"[\w-]+", entry)[0].replace("-", "_") for entry in project["dependencies"]}
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_packages_are_where_these_tests_look(package):
+    assert modules(package)
+
+
+def test_kernels_know_nothing_above_them():
+    assert top_level_imports(CARAFE_KERNELS).isdisjoint({"carafe_jax", "experiments", "flax"})
+
+
+def test_the_library_knows_no_experiments():
+    assert "experiments" not in top_level_imports(CARAFE_JAX)
+
+
+@pytest.mark.parametrize("package", [CARAFE_JAX, CARAFE_KERNELS], ids=lambda path: path.name)
+def test_the_library_imports_only_what_it_declares(package):
+    own = {"carafe_jax", "carafe_kernels"}
+    undeclared = top_level_imports(package) - sys.stdlib_module_names - own
+    assert undeclared <= declared_dependencies()
+
+
+def test_importing_the_library_adds_nothing_that_only_experiments_need():
+    program = f"""
+import sys
+import flax.linen, flax.nnx
+before = set(sys.modules)
+import carafe_jax
+added = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(*sorted(added & set({EXPERIMENT_MODULES})))
+"""
+    completed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert completed.stdout.split() == []
+
+
+def test_the_folder_of_the_kernels_is_no_package():
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("folder", ["carafe_jax", "kernels", "experiments", "tests"])
+def test_no_module_is_a_drawer_for_everything(folder):
+    assert not [*(ROOT / folder).rglob("utils.py")]
+
+
+def test_no_kernel_is_written_for_the_retired_backend():
+    for package in PACKAGES:
+        for path in modules(package):
+            assert not any(
+                name.startswith("jax.experimental.pallas.triton") for name in imported(path)
+            )
