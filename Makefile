@@ -1,7 +1,13 @@
-# make demo    fill holes in photographs with two U-Nets, in some minutes
-# make test    the whole test suite
-# make lint    style and types
-# The virtual environment .venv is built once and rebuilt when pyproject.toml changes.
+## make demo         fill holes in photographs with two U-Nets, in some minutes
+## make test         the whole test suite
+## make test-fast    the same without the slow tests
+## make test-oldest  operator and layers on the oldest supported JAX and Flax
+## make check-dist   wheel and sdist, each alone in an empty environment
+## make lint         style and types
+## make format       mend style
+## make clean        remove what make built; runs/ and data/ stay
+##
+## The virtual environment .venv is built once, and brought up to date when pyproject.toml changes.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -12,7 +18,7 @@ OLDEST := .venv-oldest
 PYTHON_NEEDED := 3.12
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^## \{0,1\}//p' Makefile
 
 demo: $(VENV)/.complete
 	$(VENV)/bin/python -m experiments.inpainting demo
@@ -23,11 +29,9 @@ test: $(VENV)/.complete
 test-fast: $(VENV)/.complete
 	$(VENV)/bin/python -m pytest -m "not slow"
 
-# The operator and the layers on the oldest supported JAX and Flax.
 test-oldest: $(OLDEST)/.complete
 	$(OLDEST)/bin/python -m pytest tests/kernels tests/carafe_jax carafe_jax kernels
 
-# Wheel and sdist, each in an empty environment, run the first example of the README.
 check-dist: $(VENV)/.complete
 	$(VENV)/bin/python tests/check_dist.py
 
@@ -41,10 +45,10 @@ format: $(VENV)/.complete
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist runs
+	rm -rf $(VENV) $(OLDEST) build dist
 
 define find_python
-	for candidate in $(PYTHON) python3.12 python3.13 python3.14 python3 python; do \
+	python=; for candidate in $(PYTHON) python3.12 python3.13 python3.14 python3 python; do \
 	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
 	    python=$$candidate; break; \
 	  fi; \
@@ -60,8 +64,8 @@ endef
 
 $(VENV)/.complete: pyproject.toml
 	@$(find_python); set -e; \
-	echo "Building $(VENV) with $$($$python --version)"; \
-	$$python -m venv --clear $(VENV); \
+	echo "Building $(VENV) with $$($$python --version), some minutes"; \
+	[ -e $@ ] || $$python -m venv --clear $(VENV); \
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip; \
 	$(VENV)/bin/python -m pip install --quiet --editable ".[experiments]" --group dev
 	@touch $@
@@ -69,7 +73,7 @@ $(VENV)/.complete: pyproject.toml
 $(OLDEST)/.complete: pyproject.toml
 	@$(find_python); set -e; \
 	echo "Building $(OLDEST) with $$($$python --version)"; \
-	$$python -m venv --clear $(OLDEST); \
+	[ -e $@ ] || $$python -m venv --clear $(OLDEST); \
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip; \
 	$(OLDEST)/bin/python -m pip install --quiet --editable . --group test \
 	  jax==0.11.2 jaxlib==0.11.2 flax==0.12.10

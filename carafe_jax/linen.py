@@ -118,7 +118,7 @@ class CARAFE(_PredictorOptions):
         encoder_size: side of the content encoder's kernel, odd; ``kernel_size - 2`` is the
             paper's rule (Table 13).
         encoder_dilation: spacing of the encoder's taps.
-        batch_norm: BatchNorm and ReLU after the compressor, as in classification backbones
+        batch_norm: BatchNorm and ReLU before the encoder, as in classification backbones
             (section 5.1). Adds the collection ``batch_stats``.
         axis_name: mapped axis over which BatchNorm gathers its statistics.
         use_running_average: for BatchNorm, here or at call time; ``True`` in evaluation.
@@ -126,7 +126,8 @@ class CARAFE(_PredictorOptions):
             the common dtype of input and parameters, and the output has the input's dtype.
         param_dtype: of the parameters.
         compressor_init: of the compressor's kernel.
-        encoder_init: of the encoder's kernel; near zero, so that training starts near a box filter.
+        encoder_init: of the encoder's kernel; near zero, so that training starts near a box
+            filter, with ``"sigmoid"`` one of gain ``kernel_size**2 / 2``.
         bias_init: of both biases.
         normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14).
         implementation: as in :func:`carafe_jax.carafe`.

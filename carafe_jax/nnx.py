@@ -141,18 +141,20 @@ class CARAFE(nnx.Module):
         encoder_size: side of the content encoder's kernel, odd; ``kernel_size - 2`` is the
             paper's rule (Table 13).
         encoder_dilation: spacing of the encoder's taps.
-        batch_norm: BatchNorm and ReLU after the compressor, as in classification backbones
+        batch_norm: BatchNorm and ReLU before the encoder, as in classification backbones
             (section 5.1). ``layer.eval()`` switches it to its running averages.
         axis_name: mapped axis over which BatchNorm gathers its statistics.
         dtype: of the computation; the input is cast to it. By default the predictor computes in
             the common dtype of input and parameters, and the output has the input's dtype.
         param_dtype: of the parameters.
         compressor_init: of the compressor's kernel.
-        encoder_init: of the encoder's kernel; near zero, so that training starts near a box filter.
+        encoder_init: of the encoder's kernel; near zero, so that training starts near a box
+            filter, with ``"sigmoid"`` one of gain ``kernel_size**2 / 2``.
         bias_init: of both biases.
 
     Raises:
-        ValueError: an option is out of range, or ``groups`` does not divide ``in_features``.
+        ValueError: an option is out of range, or ``groups`` does not divide ``in_features``; an
+            unknown ``implementation``, when the layer is first called.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ def reassemble(
         "weights", weights, "[B, H', W', groups * kernel_size**2]", (batch, *expected), x, geometry
     )
     plan = _Plan(geometry, (height, width), x.dtype, weights.dtype, implementation)
-    return _contract(plan, "y", {"x": x, "weights": weights})
+    return _contract(plan, "y", _placed_alike(x, weights))
 
 
 def carafe(
@@ -189,19 +189,18 @@ def check_groups(groups: int, channels: int) -> None:
 
 def check_normalizer(normalizer: str) -> None:
     """Raises ``ValueError`` unless ``normalizer`` is known."""
-    if normalizer not in NORMALIZERS:
+    if not isinstance(normalizer, str) or normalizer not in NORMALIZERS:
         raise ValueError(f"normalizer must be one of {sorted(NORMALIZERS)}, got {normalizer!r}")
 
 
 def _checked_array(name: str, array: Any) -> jax.Array:
     if not isinstance(array, jax.Array | np.ndarray):
         raise ValueError(f"{name} must be a JAX or NumPy array, got {type(array).__name__}")
-    array = jnp.asarray(array)
-    if array.dtype.name not in _DTYPES:
-        raise ValueError(f"{name} must have one of the dtypes {_DTYPES}, got {array.dtype.name}")
+    if array.dtype.name not in _DTYPES or not array.dtype.isnative:
+        raise ValueError(f"{name} must have one of the dtypes {_DTYPES}, got {array.dtype}")
     if array.ndim != 4:
         raise ValueError(f"{name} must have rank 4, channels last, got shape {array.shape}")
-    return array
+    return jnp.asarray(array)
 
 
 def _checked_map(x: Any, geometry: Geometry) -> jax.Array:
@@ -254,6 +253,28 @@ def _choose(implementation: str | None) -> Implementation:
 
 
 _Slot = Literal["x", "weights", "y"]
+
+
+def _placed_alike(x: jax.Array, weights: jax.Array) -> dict[_Slot, jax.Array]:
+    """Spreads an operand that is the same on all devices as the other one is spread.
+
+    Its gradient is then summed over the devices where it is spread; a ``custom_vjp`` by itself
+    would return a part of the sum on each.
+    """
+    operands: dict[_Slot, jax.Array] = {"x": x, "weights": weights}
+    types = [jax.typeof(operand) for operand in operands.values()]
+    varying = frozenset().union(*(t.manual_axis_type.varying for t in types))  # in a shard_map
+    batch_axes = {t.sharding.spec[0] for t in types} - {None}  # under explicit sharding
+    for (slot, operand), operand_type in zip(operands.items(), types, strict=True):
+        if missing := varying - operand_type.manual_axis_type.varying:
+            operand = jax.lax.pcast(operand, tuple(sorted(missing)), to="varying")
+        if len(batch_axes) == 1 and operand_type.sharding.spec[0] is None:
+            _, *others = operand_type.sharding.spec
+            operand = jax.sharding.reshard(
+                operand, jax.sharding.PartitionSpec(*batch_axes, *others)
+            )
+        operands[slot] = operand
+    return operands
 
 
 @dataclasses.dataclass(frozen=True)

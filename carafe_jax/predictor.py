@@ -8,7 +8,7 @@ which each Flax API builds from the specification here.
 import dataclasses
 from typing import Literal
 
-from carafe_kernels.geometry import Geometry
+from carafe_kernels.geometry import Geometry, positive_integer
 from jax.nn import initializers
 
 CompressedChannels = int | None | Literal["auto"]
@@ -46,19 +46,14 @@ class PredictorSpec:
 
     def __post_init__(self) -> None:
         if self.compressed_channels == "auto":
-            channels = 64 if self.geometry.up > 1 else 16
-            object.__setattr__(self, "compressed_channels", channels)
-        elif self.compressed_channels is not None and not _is_positive(self.compressed_channels):
-            raise ValueError(
-                "compressed_channels must be None, 'auto' or an integer of at least 1, "
-                f"got {self.compressed_channels!r}"
-            )
-        if not _is_positive(self.encoder_size) or self.encoder_size % 2 == 0:
-            raise ValueError(f"encoder_size must be odd and positive, got {self.encoder_size!r}")
-        if not _is_positive(self.encoder_dilation):
-            raise ValueError(
-                f"encoder_dilation must be an integer of at least 1, got {self.encoder_dilation!r}"
-            )
+            object.__setattr__(self, "compressed_channels", 64 if self.geometry.up > 1 else 16)
+        names = ["encoder_size", "encoder_dilation"]
+        if self.compressed_channels is not None:
+            names.append("compressed_channels")
+        for name in names:
+            object.__setattr__(self, name, positive_integer(name, getattr(self, name)))
+        if self.encoder_size % 2 == 0:
+            raise ValueError(f"encoder_size must be odd, got {self.encoder_size}")
 
     @property
     def encoder_features(self) -> int:
@@ -78,7 +73,3 @@ class PredictorSpec:
         """
         reach = self.encoder_dilation * (self.encoder_size // 2)
         return (reach, reach), (reach, reach)
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -14,6 +14,9 @@ from PIL import Image
 
 from experiments.data.photographs import Photograph, debian_photographs, pypi_photographs
 
+CROP_SIDE = 96
+PHOTOGRAPH_SIDE = 256
+
 _VALIDATION_SHARE = 0.2
 
 
@@ -28,8 +31,8 @@ class CropsConfig(tfds.core.BuilderConfig):
         minimum_gradient: crops below it are dropped; see :func:`gradient_energy`.
     """
 
-    photograph_side: int = 256
-    crop_side: int = 96
+    photograph_side: int = PHOTOGRAPH_SIDE
+    crop_side: int = CROP_SIDE
     stride: int = 32
     minimum_gradient: float = 0.015
 

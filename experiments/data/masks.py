@@ -34,6 +34,20 @@ class Brush:
     mean_angle: float = 2 * math.pi / 5
     angle_range: float = 2 * math.pi / 15
 
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for ranges that give no hole, or nothing else."""
+        for name, lowest, highest in (
+            ("strokes", 1, 64),
+            ("vertices", 1, 64),
+            ("length", 0, 1),
+            ("width", 0, 0.5),
+        ):
+            low, high = getattr(self, name)
+            if not lowest <= low <= high <= highest:
+                raise ValueError(
+                    f"{name} must be a range within [{lowest}, {highest}], got {(low, high)}"
+                )
+
 
 def free_form_mask(
     rng: np.random.Generator, height: int, width: int, brush: Brush | None = None

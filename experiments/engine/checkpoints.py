@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 _SHOWN = 3
 
 # What Orbax and TensorStore were seen to raise for files that are cut off, altered or missing.
-_DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError)
+_DAMAGE = (ValueError, FileNotFoundError, KeyError)
 
 
 class CheckpointError(RuntimeError):
@@ -70,7 +70,9 @@ class Checkpoints:
                 ),
             )
         except _DAMAGE as error:
-            raise _damaged(path, error) from error
+            others = [other for other in self._manager.all_steps() if other != step]
+            hint = f"; remove it to go on from step {max(others)}" if others else ""
+            raise CheckpointError(f"{_damaged(path, error)}{hint}") from error
         return step, restored["state"]
 
     def close(self) -> None:

@@ -35,7 +35,8 @@ def load[Config](cls: type[Config], path: Path) -> Config:
     """Reads a config that :func:`save` wrote.
 
     Raises:
-        ConfigError: the file is no JSON, or lacks a field, or has one that ``cls`` does not know.
+        ConfigError: the file is no JSON, lacks a field, has one that ``cls`` does not know, or a
+            value that does not fit.
         OSError: the file cannot be read.
     """
     try:
@@ -53,11 +54,31 @@ def _from_dict(cls: Any, values: Any, prefix: str) -> Any:
             f"expected the fields {sorted(hints)} of {prefix or 'the config'}, got "
             f"{sorted(values) if isinstance(values, dict) else values!r}"
         )
-    arguments = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = _from_dict(hints[name], value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            value = tuple(value)
-        arguments[name] = value
-    return cls(**arguments)
+    return cls(**{name: _typed(hints[name], values[name], prefix + name) for name in hints})
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    """Checks a value from JSON against its annotation: a dataclass, Literal, tuple or scalar."""
+    if dataclasses.is_dataclass(hint):
+        return _from_dict(hint, value, f"{name}.")
+    arguments = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        fits = value in arguments
+    elif origin is tuple:
+        fits = isinstance(value, list)
+        if fits:
+            return tuple(_typed(arguments[0], item, name) for item in value)
+    elif hint is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+    else:
+        fits = type(value) is hint
+    if not fits:
+        raise ConfigError(f"{name} must be {hint}, got {value!r}")
+    return value
+
+
+def check(holds: bool, name: str, expected: str, got: object) -> None:
+    """Raises :class:`ConfigError` unless ``holds``: for the checks of a config's fields."""
+    if not holds:
+        raise ConfigError(f"{name} must be {expected}, got {got!r}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import Checkpoints
@@ -60,7 +61,8 @@ def train(
     Raises:
         ConfigError: the folder holds a run with another config.
         CheckpointError: its newest checkpoint cannot be read.
-        NonFiniteLossError: the loss is no longer finite; the last checkpoint is from before.
+        NonFiniteLossError: the loss, or the state that would be saved, is not finite; every
+            checkpoint is from before.
     """
     _claim(folder, config)
     parallel_step = data_parallel(step)
@@ -79,8 +81,15 @@ def train(
                 log.write(number, values)
                 progress.update(number, values["loss"])
             if saves:
+                _check_finite(state, number)
                 checkpoints.save(number, state, data)
     return state
+
+
+def _check_finite(state: Any, number: int) -> None:
+    # The loss is from before the update: a finite one can come with a gradient that is not.
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state))):
+        raise NonFiniteLossError(f"the parameters or the optimiser are not finite at step {number}")
 
 
 def _claim(folder: Path, config: Any) -> None:

@@ -12,18 +12,21 @@ from experiments.data.debian import DEFAULT_CACHE
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.config import ConfigError
 from experiments.engine.loop import NonFiniteLossError
-from experiments.inpainting.configs import InpaintingConfig
-from experiments.inpainting.demo import run_demo
+from experiments.inpainting.configs import DataConfig, InpaintingConfig, TrainingConfig
+from experiments.inpainting.demo import demo_configs, run_demo
 from experiments.inpainting.predict import InputError
 from experiments.inpainting.predict import predict as predict_file
 from experiments.inpainting.task import train_run
+from experiments.models.unet import UNetConfig
 
 DEFAULT_OUTPUT = Path("runs/demo")
 DEFAULT_DATA = Path("data")
 
 
 def demo(
-    config: InpaintingConfig,
+    training: TrainingConfig,
+    data: DataConfig,
+    widths: tuple[int, ...] = UNetConfig().widths,
     output: Path = DEFAULT_OUTPUT,
     data_dir: Path = DEFAULT_DATA,
     photographs: Path = DEFAULT_CACHE,
@@ -31,12 +34,14 @@ def demo(
     """Trains a U-Net without and one with CARAFE++, evaluates both, and draws what they fill in.
 
     Args:
-        config: of both runs; the demo sets the resamplers itself.
+        training: of both models.
+        data: of both models.
+        widths: channels of the levels of both models, from the full resolution downwards.
         output: folder of the results; a started run in it is continued.
         data_dir: folder of the prepared data sets.
         photographs: folder that `python -m experiments.data.debian` filled, for that source.
     """
-    run_demo(output, data_dir, photographs, config)
+    run_demo(output, data_dir, photographs, demo_configs(training, data, widths))
 
 
 def train(
@@ -80,13 +85,10 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
     try:
         tyro.extras.subcommand_cli_from_dict({"demo": demo, "train": train, "predict": predict})
-    except (
-        InputError,
-        CheckpointError,
-        ConfigError,
-        NonFiniteLossError,
-        FileNotFoundError,
-    ) as error:
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except (InputError, CheckpointError, ConfigError, NonFiniteLossError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -61,8 +61,9 @@ def training_batches(
     """
     source = _source(data_folder, "train")
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    dataset = dataset[jax.process_index() :: jax.process_count()]
     dataset = dataset.random_map(_RandomCropFlipAndHole(config.crop_side))
+    # Sharded only now: before, every process would draw the same holes.
+    dataset = dataset[jax.process_index() :: jax.process_count()]
     dataset = dataset.batch(batch_size // jax.process_count(), drop_remainder=True)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
 
@@ -70,7 +71,7 @@ def training_batches(
 def validation_examples(data_folder: Path, config: DataConfig) -> list[Batch]:
     """The central crops of the validation photographs, each with a hole of its own.
 
-    The hole depends on the record's number alone, so every model gets the same.
+    The hole depends on the record's number and the crop's side alone, so every model gets the same.
     """
     examples = []
     for number, record in enumerate(_source(data_folder, "validation")):

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from experiments.data.crops import CROP_SIDE
+from experiments.engine.config import check
 from experiments.models.unet import UNetConfig
 
 
@@ -18,6 +20,10 @@ class DataConfig:
 
     source: Literal["pypi", "debian"] = "pypi"
     crop_side: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for a side that no crop has."""
+        check(1 <= self.crop_side <= CROP_SIDE, "crop_side", f"in 1..{CROP_SIDE}", self.crop_side)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,17 @@ class TrainingConfig:
     b2: float = 0.9
     seed: int = 0
     checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for what cannot be trained with."""
+        for name in ("steps", "batch_size", "checkpoint_every"):
+            check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        warmup = self.warmup_steps
+        check(
+            0 <= warmup < self.steps, "warmup_steps", f"in 0..{self.steps - 1} (steps - 1)", warmup
+        )
+        for name in ("b1", "b2"):
+            check(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True)

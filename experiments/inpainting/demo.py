@@ -1,6 +1,5 @@
 """Trains two U-Nets that differ in their resamplers alone, and shows what each fills in."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -14,7 +13,7 @@ from experiments.engine.files import write_json
 from experiments.engine.metrics import read_metrics
 from experiments.inpainting import figures
 from experiments.inpainting.batches import Batch, validation_examples
-from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.configs import DataConfig, InpaintingConfig, TrainingConfig
 from experiments.inpainting.task import (
     count_parameters,
     evaluate,
@@ -31,17 +30,19 @@ _CAVEAT = (
 )
 
 
-def demo_configs(base: InpaintingConfig) -> dict[str, InpaintingConfig]:
+def demo_configs(
+    training: TrainingConfig, data: DataConfig, widths: tuple[int, ...]
+) -> dict[str, InpaintingConfig]:
     """Baseline and CARAFE++; everything but the resamplers is the same."""
-    widths = base.model.widths
-    return {
-        "baseline": dataclasses.replace(base, model=UNetConfig("strided", "nearest", widths)),
-        "carafe": dataclasses.replace(base, model=UNetConfig("carafe", "carafe", widths)),
+    models = {
+        "baseline": UNetConfig("strided", "nearest", widths),
+        "carafe": UNetConfig("carafe", "carafe", widths),
     }
+    return {name: InpaintingConfig(model, data, training) for name, model in models.items()}
 
 
 def run_demo(
-    output: Path, data_dir: Path, photographs: Path | None, base: InpaintingConfig
+    output: Path, data_dir: Path, photographs: Path, run_configs: dict[str, InpaintingConfig]
 ) -> None:
     """Trains, evaluates and draws; what an interrupted call has done is not done again.
 
@@ -51,17 +52,18 @@ def run_demo(
     Args:
         output: folder of the results.
         data_dir: folder of the data sets.
-        photographs: folder that `python -m experiments.data.debian` filled, if ``base`` needs it.
-        base: data and training of both runs, and the widths of the networks.
+        photographs: folder that `python -m experiments.data.debian` filled; used for its source.
+        run_configs: what :func:`demo_configs` gives.
     """
     console = Console()
+    base = run_configs["baseline"]
     data_folder = prepare(base.data.source, data_dir, photographs)
     examples = validation_examples(data_folder, base.data)
     shown = _spread(examples, _EXAMPLES_SHOWN)
     results: dict[str, dict[str, float]] = {}
     filled: dict[str, list[np.ndarray]] = {}
     logs = {}
-    for name, config in demo_configs(base).items():
+    for name, config in run_configs.items():
         console.print(f"[bold]{name}[/]: {config.model.downsampler} down, "
                       f"{config.model.upsampler} up")  # fmt: skip
         params = train_run(config, output / name, data_folder)["params"]

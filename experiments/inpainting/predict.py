@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
-from experiments.data.crops import CropsConfig
+from experiments.data.crops import PHOTOGRAPH_SIDE
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CheckpointError, restore_state
 from experiments.engine.files import write_atomically
@@ -20,9 +20,6 @@ from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.task import fill, initial_state, make_model
 
 FillFunction = Callable[[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]], np.ndarray]
-
-# What a network learned at one scale it can apply at that scale only.
-_WORKING_SIDE = CropsConfig(name="").photograph_side
 
 
 class InputError(ValueError):
@@ -49,15 +46,24 @@ def load_run(folder: Path) -> tuple[InpaintingConfig, Any]:
 def fill_function(config: InpaintingConfig, params: Any) -> FillFunction:
     """A jit-compiled function from image and hole to the filled image, for any size.
 
-    It is compiled anew for each size. Images whose shorter side is over 256 pixels, the scale of
-    the training photographs, are filled at that scale, and the fill is scaled back into the hole:
-    everything outside the hole stays as it was, to the bit.
+    It is compiled anew for each size. What a network learned at one scale it can apply at that
+    scale only: images whose shorter side is over 256 pixels, the size of the training photographs,
+    are filled at that size, and the fill is scaled back into the hole. Everything outside the hole
+    stays as it was, to the bit.
+
+    The function raises :class:`InputError` for arrays that are no image with a hole.
     """
     jitted = jax.jit(functools.partial(fill, make_model(config)))
 
     def apply(
         image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
     ) -> UInt8[np.ndarray, "h w 3"]:
+        if image.dtype != np.uint8 or mask.dtype != bool or image.shape != (*mask.shape, 3):
+            raise InputError(
+                "expected an image of bytes [H, W, 3] and a mask of booleans [H, W], got "
+                f"{image.dtype} {image.shape} and {mask.dtype} {mask.shape}"
+            )
+        _check_hole(mask, "the mask")
         small_image, small_mask = _working_size(image, mask)
         filled = jitted(
             params,
@@ -74,33 +80,45 @@ def fill_function(config: InpaintingConfig, params: Any) -> FillFunction:
 
 
 def _working_size(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales down to the size of the training photographs; a smaller image stays as it is.
+
+    A pixel of the small image is the mean of what is seen of its area, so nothing of the hole
+    bleeds into it. It belongs to the hole if nothing of it is seen.
+    """
     height, width = mask.shape
-    scale = _WORKING_SIDE / min(height, width)
+    scale = PHOTOGRAPH_SIDE / min(height, width)
     if scale >= 1:
         return image, mask
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    # A pixel that the hole touches is a hole; the box filter leaves no gap between pixels.
-    coverage = Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)
-    # Nothing of the hole may bleed into what is seen.
-    seen = np.where(mask[..., None], _mean_colour(image, mask), image).astype(np.uint8)
-    small = Image.fromarray(seen).resize(size, Image.Resampling.BOX)
-    return np.asarray(small), np.asarray(coverage) > 0
+    size = round(width * scale), round(height * scale)
+
+    def area_mean(values: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX))
+
+    seen = (~mask).astype(np.float32)
+    share = area_mean(seen)
+    small_mask = share < 1e-6
+    channels = [area_mean(image[..., c] * seen) / np.maximum(share, 1e-6) for c in range(3)]
+    small = np.where(small_mask[..., None], 0, np.stack(channels, axis=-1))
+    return np.clip(np.round(small), 0, 255).astype(np.uint8), small_mask
 
 
-def _mean_colour(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return image[~mask].mean(axis=0)
+def _check_hole(mask: np.ndarray, name: str) -> None:
+    if not mask.any():
+        raise InputError(f"{name} has no hole: nothing in it is white")
+    if mask.all():
+        raise InputError(f"{name} is all hole: nothing of the image is left to fill from")
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an image as RGB, turned as its EXIF orientation says.
 
     Raises:
-        InputError: the file is missing, no image, truncated, too large, or of a mode that has no
-            plain conversion to 8 bits a channel.
+        InputError: the file is missing, no image, truncated or too large, has more than 8 bits a
+            channel, or has transparent pixels, for which there is no colour.
     """
     image = _open(path, "image")
-    if image.mode.startswith(("I", "F")):
-        raise InputError(f"image {path} must have 8 bits a channel, got mode {image.mode}")
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise InputError(f"image {path} must be opaque, got transparent pixels: flatten it first")
     return np.asarray(image.convert("RGB"))
 
 
@@ -108,22 +126,23 @@ def read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """Reads a mask: white (over half of the range) is the hole.
 
     Args:
-        path: an image file of any 8-bit mode; colours become grey.
+        path: an image file of any 8-bit mode; colours become grey, transparent pixels black.
         size: height and width of the image that it belongs to.
 
     Raises:
         InputError: it cannot be read, has another size, or has no hole or nothing else.
     """
-    mask = np.asarray(_open(path, "mask").convert("L")) > 127
+    opened = _open(path, "mask")
+    if opened.has_transparency_data:
+        black = Image.new("RGBA", opened.size, "black")
+        opened = Image.alpha_composite(black, opened.convert("RGBA"))
+    mask = np.asarray(opened.convert("L")) > 127
     if mask.shape != size:
         raise InputError(
             f"mask {path} must have the size of the image, {size[1]}x{size[0]}, got "
             f"{mask.shape[1]}x{mask.shape[0]}"
         )
-    if not mask.any():
-        raise InputError(f"mask {path} has no hole: nothing in it is white")
-    if mask.all():
-        raise InputError(f"mask {path} is all hole: nothing of the image is left to fill from")
+    _check_hole(mask, f"mask {path}")
     return mask
 
 
@@ -131,9 +150,12 @@ def _open(path: Path, role: str) -> Image.Image:
     try:
         with Image.open(path) as opened:
             opened.load()
-            return ImageOps.exif_transpose(opened)
+            image = ImageOps.exif_transpose(opened)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{role} {path} cannot be read: {error}") from error
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{role} {path} must have 8 bits a channel, got mode {image.mode}")
+    return image
 
 
 def predict(run: Path, image_path: Path, mask_path: Path, output: Path) -> None:

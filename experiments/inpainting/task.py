@@ -123,6 +123,7 @@ def evaluate(config: InpaintingConfig, params: Any, examples: list[Batch]) -> di
     def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         filled = fill(model, params, batch["image"], batch["mask"])
         metrics = image_metrics(filled, batch["image"], batch["mask"])
+        metrics["count"] = jnp.ones_like(batch["weight"])
         sums = {name: (values * batch["weight"]).sum() for name, values in metrics.items()}
         return jax.lax.psum(sums, AXIS)
 
@@ -131,4 +132,5 @@ def evaluate(config: InpaintingConfig, params: Any, examples: list[Batch]) -> di
     for batch in padded_batches(examples, config.training.batch_size):
         for name, value in parallel_step(params, batch).items():
             totals[name] = totals.get(name, 0.0) + float(np.asarray(value))
-    return {name: total / len(examples) for name, total in totals.items()}
+    count = totals.pop("count")
+    return {name: total / count for name, total in totals.items()}

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from experiments.engine.config import check
 from experiments.resamplers import Downsample, Downsampler, Upsample, Upsampler
 
 
@@ -22,6 +23,11 @@ class UNetConfig:
     downsampler: Downsampler = "carafe"
     upsampler: Upsampler = "carafe"
     widths: tuple[int, ...] = (16, 32, 48, 64)
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for widths that make no U-Net."""
+        fits = len(self.widths) >= 2 and min(self.widths) >= 1
+        check(fits, "widths", "two or more integers of at least 1", self.widths)
 
 
 class UNet(nn.Module):

@@ -31,7 +31,8 @@ class Reader(NamedTuple):
     cell_shift: int
 
 
-def _positive_integer(name: str, value: int) -> int:
+def positive_integer(name: str, value: int) -> int:
+    """Returns ``value`` as an ``int``, or raises ``ValueError`` unless it is at least 1."""
     try:
         integer = operator.index(value)
     except TypeError:
@@ -62,7 +63,7 @@ class Geometry:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _positive_integer(field.name, getattr(self, field.name))
+            value = positive_integer(field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {self.kernel_size}")

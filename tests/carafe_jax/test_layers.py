@@ -382,8 +382,8 @@ def test_a_sharded_batch_stays_sharded_and_only_gradients_are_reduced(scale, axi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compressed_channels": 0}, "compressed_channels must be None, 'auto' or an integer"),
-        ({"encoder_size": 2}, "encoder_size must be odd and positive, got 2"),
+        ({"compressed_channels": 0}, "compressed_channels must be an integer of at least 1, got 0"),
+        ({"encoder_size": 2}, "encoder_size must be odd, got 2"),
         ({"encoder_dilation": 0}, "encoder_dilation must be an integer of at least 1, got 0"),
         ({"groups": 4}, r"groups must divide .* got 4"),
         ({"kernel_size": 4}, "kernel_size must be odd, got 4"),

@@ -34,6 +34,9 @@ def test_differences_name_each_field():
         ("{", "not valid JSON"),
         ("[]", r"expected the fields \['inner', 'rate'\]"),
         (json.dumps({"rate": 1}), r"expected the fields .* got \['rate'\]"),
+        (json.dumps({"rate": "1", "inner": {"widths": [3]}}), r"rate must be .*float.*, got '1'"),
+        (json.dumps({"rate": 1, "inner": {"widths": 3}}), r"inner\.widths must be tuple.*, got 3"),
+        (json.dumps({"rate": 1, "inner": {"widths": ["3"]}}), r"inner\.widths must be .*, got '3'"),
         (json.dumps({"rate": 1, "inner": {"width": 3}}), r"\['widths'\] of inner\., got"),
     ],
 )

@@ -66,6 +66,16 @@ def test_a_non_finite_loss_stops_the_run(tmp_path):
         run(tmp_path, 5, step=diverge)
 
 
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    def diverge(state, batch):
+        return {"sum": state["sum"] / 0}, {"loss": jnp.ones(())}
+
+    with pytest.raises(NonFiniteLossError, match="not finite at step 5"):
+        run(tmp_path, 9, step=diverge)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        restore_state(tmp_path / "checkpoints", START)
+
+
 @pytest.mark.parametrize("which", ["*", "d/*", "_METADATA", "manifest.ocdbt"])
 def test_a_truncated_checkpoint_is_reported(tmp_path, which):
     run(tmp_path, 5)
@@ -75,7 +85,7 @@ def test_a_truncated_checkpoint_is_reported(tmp_path, which):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match=r"checkpoints/5 is damaged"):
         restore_state(tmp_path / "checkpoints", START)
-    with pytest.raises(CheckpointError, match=r"checkpoints/5 is damaged"):
+    with pytest.raises(CheckpointError, match=r"checkpoints/5 is damaged: "):
         Checkpoints(tmp_path / "checkpoints").restore(START, batches())
 
 

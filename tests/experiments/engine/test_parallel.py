@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.engine.config import ConfigError
 from experiments.engine.parallel import AXIS, data_parallel, split
 
 
@@ -20,5 +21,5 @@ def test_batches_are_split_over_all_devices_and_state_is_not_replicated():
 
 
 def test_an_indivisible_batch_is_refused_with_the_nearest_that_fit():
-    with pytest.raises(ValueError, match=r"multiple of the 4 local devices, got 6.*\[4, 8\]"):
+    with pytest.raises(ConfigError, match=r"multiple of the 4 local devices, got 6.*\[4, 8\]"):
         split({"x": np.zeros((6, 2))})

@@ -11,12 +11,12 @@ from PIL import Image
 from experiments.inpainting.figures import contributions
 
 OPTIONS = [
-    "--config.training.steps=12",
-    "--config.training.checkpoint-every=3",
-    "--config.training.batch-size=4",
-    "--config.training.warmup-steps=2",
-    "--config.data.crop-side=32",
-    *("--config.model.widths", "4", "6"),
+    "--training.steps=12",
+    "--training.checkpoint-every=3",
+    "--training.batch-size=4",
+    "--training.warmup-steps=2",
+    "--data.crop-side=32",
+    *("--widths", "4", "6"),
 ]
 
 
@@ -66,8 +66,9 @@ def test_the_demo_leaves_table_figures_and_runs(whole):
 
 
 @pytest.mark.slow
-def test_killed_twice_and_resumed_it_gives_the_same_numbers(whole, tmp_path):
+def test_killed_again_and_again_and_resumed_it_gives_the_same_numbers(whole, tmp_path):
     folder = tmp_path / "demo"
+    kill_when_there(start(folder, tmp_path / "data"), folder / "baseline/config.json")
     kill_when_there(start(folder, tmp_path / "data"), folder / "baseline/checkpoints/6")
     kill_when_there(start(folder, tmp_path / "data"), folder / "carafe/checkpoints/3")
     finish(start(folder, tmp_path / "data"))

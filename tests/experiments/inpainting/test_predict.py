@@ -77,6 +77,50 @@ def test_what_is_in_the_hole_has_no_influence(run):
     np.testing.assert_array_equal(function(image, mask)[mask], function(other, mask)[mask])
 
 
+def test_a_hole_with_one_seen_pixel_in_a_large_image(run):
+    image = np.full((600, 600, 3), 200, np.uint8)
+    mask = np.ones((600, 600), bool)
+    mask[300, 300] = False
+    assert fill_function(*load_run(run))(image, mask).shape == image.shape
+
+
+def test_a_scratch_thinner_than_a_working_pixel_is_filled_from_its_sides(run):
+    image = np.full((600, 600, 3), 200, np.uint8)
+    mask = np.zeros((600, 600), bool)
+    mask[:, 300] = True
+    image[mask] = 0
+    np.testing.assert_allclose(fill_function(*load_run(run))(image, mask)[mask], 200, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask", "message"),
+    [
+        ((4, 4, 4), np.eye(4, dtype=bool), r"got uint8 \(4, 4, 4\) and bool \(4, 4\)"),
+        ((4, 5, 3), np.eye(4, dtype=bool), r"got uint8 \(4, 5, 3\)"),
+        ((4, 4, 3), np.eye(4), "and float64"),
+        ((4, 4, 3), np.ones((4, 4), bool), "the mask is all hole"),
+    ],
+)
+def test_arrays_that_are_no_image_with_a_hole(run, shape, mask, message):
+    with pytest.raises(InputError, match=message):
+        fill_function(*load_run(run))(np.zeros(shape, np.uint8), mask)
+
+
+def test_a_mask_painted_on_transparent_ground(tmp_path):
+    mask = np.full((4, 5, 4), 255, np.uint8)
+    mask[1:, :, 3] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    found = read_mask(tmp_path / "mask.png", (4, 5))
+    assert found[0].all()
+    assert not found[1:].any()
+
+
+def test_a_transparent_image_is_refused(tmp_path):
+    Image.new("RGBA", (4, 4), (255, 0, 0, 128)).save(tmp_path / "image.png")
+    with pytest.raises(InputError, match="must be opaque, got transparent pixels"):
+        read_image(tmp_path / "image.png")
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA"])
 def test_modes_become_rgb(tmp_path, mode):
     path = tmp_path / "image.tiff"
@@ -153,8 +197,18 @@ def test_a_checkpoint_of_another_model(run, tmp_path):
         load_run(tmp_path / "run")
 
 
-def test_a_run_of_another_task(run, tmp_path):
-    (tmp_path / "config.json").write_text('{"backbone": "resnet50"}')
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "classification"},
+        {"backbone": "resnet50"},
+        {"model": {"downsampler": "zzz", "upsampler": "carafe", "widths": [4, 6]}},
+        {"model": {"downsampler": "carafe", "upsampler": "carafe", "widths": 16}},
+    ],
+)
+def test_a_run_of_another_task(run, tmp_path, changes):
+    config = json.loads((run / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="is no run of the inpainting task"):
         load_run(tmp_path)
 

@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 
 import jax
@@ -7,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.data.crops import prepare
+from experiments.engine.config import ConfigError
 from experiments.engine.parallel import data_parallel
 from experiments.inpainting.batches import (
     padded_batches,
@@ -136,9 +136,33 @@ def test_evaluation_counts_every_example_once(data_folder):
         assert metrics[name] == pytest.approx(float(values.mean()), rel=1e-5)
 
 
-def test_validation_holes_do_not_depend_on_the_config(data_folder):
-    first = validation_examples(data_folder, SMALL.data)
-    second = validation_examples(data_folder, dataclasses.replace(SMALL.data))
+def test_validation_holes_are_the_same_for_every_model(data_folder):
+    first, second = (validation_examples(data_folder, SMALL.data) for _ in range(2))
     assert len(first) == len(second) > 50
     np.testing.assert_array_equal(first[5]["mask"], second[5]["mask"])
     assert (first[5]["mask"] != first[6]["mask"]).any()
+
+
+def test_processes_share_a_batch_and_draw_holes_of_their_own(data_folder, monkeypatch):
+    whole = next(training_batches(data_folder, SMALL.data, 8, seed=0))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for process in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        share = next(training_batches(data_folder, SMALL.data, 8, seed=0))
+        for name, array in share.items():
+            np.testing.assert_array_equal(array, whole[name][process::2])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingConfig(steps=20), r"warmup_steps must be in 0\.\.19 .*, got 30"),
+        (lambda: TrainingConfig(batch_size=0), "batch_size must be at least 1, got 0"),
+        (lambda: TrainingConfig(checkpoint_every=0), "checkpoint_every must be at least 1, got 0"),
+        (lambda: TrainingConfig(b1=1.0), r"b1 must be in \[0, 1\), got 1\.0"),
+        (lambda: DataConfig(crop_side=128), r"crop_side must be in 1\.\.96, got 128"),
+    ],
+)
+def test_configs_that_cannot_be_trained(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
