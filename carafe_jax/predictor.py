@@ -47,11 +47,11 @@ class PredictorSpec:
     def __post_init__(self) -> None:
         if self.compressed_channels == "auto":
             object.__setattr__(self, "compressed_channels", 64 if self.geometry.up > 1 else 16)
-        names = ["encoder_size", "encoder_dilation"]
+        labels = {"encoder_size": "encoder_size", "encoder_dilation": "encoder_dilation"}
         if self.compressed_channels is not None:
-            names.append("compressed_channels")
-        for name in names:
-            object.__setattr__(self, name, positive_integer(name, getattr(self, name)))
+            labels["compressed_channels"] = "compressed_channels, unless None or 'auto',"
+        for name, label in labels.items():
+            object.__setattr__(self, name, positive_integer(label, getattr(self, name)))
         if self.encoder_size % 2 == 0:
             raise ValueError(f"encoder_size must be odd, got {self.encoder_size}")
 

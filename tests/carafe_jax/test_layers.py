@@ -382,7 +382,10 @@ def test_a_sharded_batch_stays_sharded_and_only_gradients_are_reduced(scale, axi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compressed_channels": 0}, "compressed_channels must be an integer of at least 1, got 0"),
+        (
+            {"compressed_channels": 0},
+            "compressed_channels, unless None or 'auto', must be an integer of at least 1, got 0",
+        ),
         ({"encoder_size": 2}, "encoder_size must be odd, got 2"),
         ({"encoder_dilation": 0}, "encoder_dilation must be an integer of at least 1, got 0"),
         ({"groups": 4}, r"groups must divide .* got 4"),
