@@ -13,7 +13,7 @@ from carafe_jax import predictor
 from carafe_jax.ops import Implementation, Normalizer, carafe, reassembly_kernels
 
 
-class _PredictorOptions(nn.Module):
+class _PredictorOptions(nn.Module, kw_only=True):  # type: ignore[call-arg]
     """Fields that :class:`CARAFE` hands on to its :class:`KernelPredictor`."""
 
     up: int = 1
@@ -33,7 +33,7 @@ class _PredictorOptions(nn.Module):
     bias_init: jax.nn.initializers.Initializer = predictor.BIAS_INIT
 
 
-class KernelPredictor(_PredictorOptions):
+class KernelPredictor(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     """Predicts the logits of the reassembly kernels from the features (section 3.2).
 
     A 1x1 convolution ``channel_compressor``, optionally BatchNorm and ReLU, and a convolution
@@ -95,7 +95,7 @@ class KernelPredictor(_PredictorOptions):
         return logits
 
 
-class CARAFE(_PredictorOptions):
+class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     """Rescales a feature map by ``up / down`` with kernels predicted from its content.
 
     >>> import jax, jax.numpy as jnp
@@ -164,7 +164,10 @@ class CARAFE(_PredictorOptions):
         x: Float[Array, "batch height width channels"],
         use_running_average: bool | None = None,
     ) -> Float[Array, "batch out_height out_width weight_channels"]:
-        """The kernels that the layer applies to ``x``, ``[B, H', W', groups * k * k]``."""
+        """The kernels that the layer applies to ``x``, ``[B, H', W', groups * k * k]``.
+
+        Call it by ``layer.apply(variables, x, method="reassembly_kernels")``.
+        """
         if self.dtype is not None:
             x = x.astype(self.dtype)
         logits = self.kernel_predictor(x, use_running_average)

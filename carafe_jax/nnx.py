@@ -67,7 +67,7 @@ class KernelPredictor(nnx.Module):
             encoder_size,
             encoder_dilation,
         )
-        features = in_features
+        self.in_features = features = in_features
         self.channel_compressor: nnx.Conv | None = nnx.data(None)
         if isinstance(spec.compressed_channels, int):
             features = spec.compressed_channels
@@ -112,6 +112,8 @@ class KernelPredictor(nnx.Module):
         use_running_average: bool | None = None,
     ) -> Float[Array, "batch cell_rows cell_columns logit_channels"]:
         """Maps features ``[B, H, W, C]`` to logits for :func:`carafe_jax.carafe`."""
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"x must have {self.in_features} channels, got shape {x.shape}")
         features = x if self.channel_compressor is None else self.channel_compressor(x)
         if self.norm is not None:
             features = nnx.relu(self.norm(features, use_running_average=use_running_average))
@@ -205,7 +207,10 @@ class CARAFE(nnx.Module):
         x: Float[Array, "batch height width channels"],
         use_running_average: bool | None = None,
     ) -> Float[Array, "batch out_height out_width weight_channels"]:
-        """The kernels that the layer applies to ``x``, ``[B, H', W', groups * k * k]``."""
+        """The kernels that the layer applies to ``x``, ``[B, H', W', groups * k * k]``.
+
+        In training, BatchNorm updates its statistics here as in a call; ``layer.eval()`` first.
+        """
         if self.dtype is not None:
             x = x.astype(self.dtype)
         logits = self.kernel_predictor(x, use_running_average)

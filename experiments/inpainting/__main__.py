@@ -71,7 +71,7 @@ def predict(
 
     Args:
         image: the image file; any size.
-        mask: an image file of the same size, white in the hole.
+        mask: an image file of the same size, white (over 127 of 255) in the hole.
         run: folder of a trained run.
         output: the PNG to write; by default IMAGE-filled.png beside the image.
     """
@@ -84,7 +84,10 @@ def main() -> None:
     """Runs a subcommand; what the user can mend is told in a line, with exit code 2."""
     logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
     try:
-        tyro.extras.subcommand_cli_from_dict({"demo": demo, "train": train, "predict": predict})
+        tyro.extras.subcommand_cli_from_dict(
+            {"demo": demo, "train": train, "predict": predict},
+            prog="python -m experiments.inpainting",
+        )
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -34,7 +34,10 @@ def load_run(folder: Path) -> tuple[InpaintingConfig, Any]:
     """
     path = folder / "config.json"
     if not path.exists():
-        raise CheckpointError(f"{folder} holds no run: {path.name} is missing")
+        raise CheckpointError(
+            f"{folder} holds no run: {path.name} is missing; `make demo` leaves one in "
+            "runs/demo/carafe of the checkout"
+        )
     try:
         config = configs.load(InpaintingConfig, path)
     except configs.ConfigError as error:
@@ -168,9 +171,11 @@ def predict(run: Path, image_path: Path, mask_path: Path, output: Path) -> None:
         output: the PNG to write, atomically.
 
     Raises:
-        InputError: the image or the mask cannot be used.
+        InputError: the image or the mask cannot be used, or ``output`` does not name a PNG.
         CheckpointError: the run cannot be read.
     """
+    if output.suffix.lower() != ".png" or output.is_dir():
+        raise InputError(f"output must be a file that ends in .png, got {output}")
     image = read_image(image_path)
     mask = read_mask(mask_path, image.shape[:2])
     filled = fill_function(*load_run(run))(image, mask)

@@ -411,6 +411,16 @@ def test_the_implementation_is_chosen_when_called():
         linen.clone(implementation="mosaic_gpu").init(jax.random.key(0), X)
 
 
+def test_linen_options_are_keywords():
+    with pytest.raises(TypeError, match="positional"):
+        carafe_jax.linen.CARAFE(16)
+
+
+def test_nnx_names_a_map_with_other_channels():
+    with pytest.raises(ValueError, match=rf"x must have {CHANNELS} channels, got shape \(.*, 3\)"):
+        twins(up=2, **SMALL).nnx(X[..., :3])
+
+
 def test_layers_name_a_map_of_wrong_rank():
     with pytest.raises(ValueError, match="x must have rank 4"):
         carafe_jax.linen.CARAFE(up=2).init(jax.random.key(0), X[0])

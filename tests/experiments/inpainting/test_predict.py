@@ -172,6 +172,13 @@ def test_masks_that_cannot_be_used(tmp_path, values, message):
         read_mask(tmp_path / "mask.png", (21, 30))
 
 
+@pytest.mark.parametrize("name", ["out.jpg", "folder.png"])
+def test_an_output_that_is_no_png_is_refused(run, files, tmp_path, name):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InputError, match=r"output must be a file that ends in \.png, got"):
+        predict(run, *files, tmp_path / name)
+
+
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no run: config\.json is missing"):
         load_run(tmp_path)
