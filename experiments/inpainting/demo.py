@@ -1,5 +1,6 @@
 """Trains two U-Nets that differ in their resamplers alone, and shows what each fills in."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -64,8 +65,8 @@ def run_demo(
     filled: dict[str, list[np.ndarray]] = {}
     logs = {}
     for name, config in run_configs.items():
-        console.print(f"[bold]{name}[/]: {config.model.downsampler} down, "
-                      f"{config.model.upsampler} up")  # fmt: skip
+        resamplers = f"{config.model.downsampler} down, {config.model.upsampler} up"
+        console.print(f"[bold]{name}[/]: {resamplers}")
         params = train_run(config, output / name, data_folder)["params"]
         results[name] = {
             "parameters": count_parameters(params),
@@ -79,18 +80,21 @@ def run_demo(
         logs[name] = read_metrics(output / name / "metrics.jsonl")
         if name == "carafe":
             figures.save_kernels(output / "kernels.png", model, params, shown[0])
-    write_json(
-        output / "results.json",
-        {"steps": base.training.steps, "seed": base.training.seed,
-         "validation_crops": len(examples), "results": results, "caveat": _CAVEAT},
-    )  # fmt: skip
+    summary = {
+        "steps": base.training.steps,
+        "seed": base.training.seed,
+        "validation_crops": len(examples),
+        "results": results,
+        "caveat": _CAVEAT,
+    }
+    write_json(output / "results.json", summary)
     figures.save_comparison(output / "filled.png", shown, filled)
     figures.save_loss_curves(output / "losses.png", logs)
     console.print(_table(results, base.training.steps, len(examples)))
     console.print(_CAVEAT)
     console.print(
         f"See {output}/filled.png, kernels.png and losses.png. To fill a hole of your own:\n"
-        f"    python -m experiments.inpainting predict IMAGE --mask MASK --run {output}/carafe",
+        f"    {sys.executable} -m experiments.inpainting predict IMAGE --mask MASK --run {output}/carafe",
         soft_wrap=True,
     )
 
