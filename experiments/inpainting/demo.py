@@ -92,11 +92,11 @@ def run_demo(
     figures.save_loss_curves(output / "losses.png", logs)
     console.print(_table(results, base.training.steps, len(examples)))
     console.print(_CAVEAT)
+    predict = f"{sys.executable} -m experiments.inpainting predict"
     console.print(
-        f"See {output}/filled.png, kernels.png and losses.png. To fill a hole of your own:\n"
-        f"    {sys.executable} -m experiments.inpainting predict IMAGE --mask MASK --run {output}/carafe",
-        soft_wrap=True,
+        f"See {output}/filled.png, kernels.png and losses.png. To fill a hole of your own:"
     )
+    console.print(f"    {predict} IMAGE --mask MASK --run {output}/carafe", soft_wrap=True)
 
 
 def _spread(examples: list[Batch], count: int) -> list[Batch]:
