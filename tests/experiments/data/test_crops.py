@@ -13,11 +13,6 @@ from experiments.data.crops import (
 from experiments.data.photographs import Photograph, pypi_photographs
 
 
-@pytest.fixture(scope="module")
-def data_folder(tmp_path_factory):
-    return prepare("pypi", tmp_path_factory.mktemp("data"))
-
-
 def test_splits_share_no_photograph(data_folder):
     builder = tfds.builder_from_directory(data_folder)
     names = {

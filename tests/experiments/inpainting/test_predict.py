@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data.crops import prepare
 from experiments.engine.checkpoints import CheckpointError
 from experiments.inpainting.configs import DataConfig, InpaintingConfig, TrainingConfig
 from experiments.inpainting.predict import (
@@ -30,9 +29,9 @@ CONFIG = InpaintingConfig(
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, data_folder):
     folder = tmp_path_factory.mktemp("run")
-    train_run(CONFIG, folder, prepare("pypi", tmp_path_factory.mktemp("data")))
+    train_run(CONFIG, folder, data_folder)
     return folder
 
 

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data.crops import prepare
 from experiments.engine.config import ConfigError
 from experiments.engine.parallel import data_parallel
 from experiments.inpainting.batches import (
@@ -33,11 +32,6 @@ SMALL = InpaintingConfig(
     data=DataConfig(crop_side=16),
     training=TrainingConfig(steps=40, batch_size=8, warmup_steps=2, learning_rate=1e-2),
 )
-
-
-@pytest.fixture(scope="module")
-def data_folder(tmp_path_factory):
-    return prepare("pypi", tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
