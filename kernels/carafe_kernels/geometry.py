@@ -23,6 +23,13 @@ class PhaseGroup(NamedTuple):
     stop: int
 
 
+class Read(NamedTuple):
+    """The source that an output of cell ``q`` reads: phase ``source_phase`` of ``q + cell_shift``."""
+
+    cell_shift: int
+    source_phase: int
+
+
 class Reader(NamedTuple):
     """A phase and tap by which outputs of cell ``q + cell_shift`` read a source of cell ``q``."""
 
@@ -116,6 +123,17 @@ class Geometry:
             else:
                 groups.append(PhaseGroup(offset, phase, phase + 1))
         return tuple(groups)
+
+    def read(self, phase: int, tap: int) -> Read:
+        """The source under ``tap`` of output ``phase``, on one axis."""
+        return Read(*divmod(self.centre(phase) + tap - self.radius, self.down))
+
+    @property
+    def halo(self) -> tuple[int, int]:
+        """How many cells before and after its own the outputs of a cell read from."""
+        first = self.read(0, 0).cell_shift
+        last = self.read(self.up - 1, self.kernel_size - 1).cell_shift
+        return -first, last
 
     def readers(self, source_phase: int) -> tuple[Reader, ...]:
         """Everything that reads source ``down * q + source_phase``, by tap and then by phase.

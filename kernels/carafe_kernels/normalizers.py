@@ -1,6 +1,11 @@
-"""Kernel normalisers (section 3.2, Table 14): from predicted logits to reassembly weights."""
+"""Kernel normalisers (section 3.2, Table 14): from predicted logits to reassembly weights.
 
-from collections.abc import Callable
+They stand here twice: along an axis, for XLA, which also differentiates them; and over a sequence
+with one array a tap, for kernels that hold the taps of a pixel in registers, with the gradient.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -50,3 +55,54 @@ def normalize(
     weights = merge_axes(merge_axes(weights, 3), 1)
     height, width = map(geometry.output_size, size)
     return weights[:, :height, :width]
+
+
+def _log_sigmoid(logit: jax.Array) -> jax.Array:
+    # Without log1p, which Pallas lowers for no GPU: what it would add is below float32's epsilon.
+    return jnp.minimum(logit, 0) - jnp.log(1 + jnp.exp(-jnp.abs(logit)))
+
+
+def _sigmoid(logit: jax.Array) -> jax.Array:
+    return 1 / (1 + jnp.exp(-logit))
+
+
+def _softmax(logits: Sequence[jax.Array]) -> list[jax.Array]:
+    maximum = functools.reduce(jnp.maximum, logits)
+    exponentials = [jnp.exp(logit - maximum) for logit in logits]
+    reciprocal = 1 / functools.reduce(jnp.add, exponentials)
+    return [exponential * reciprocal for exponential in exponentials]
+
+
+def tap_weights(logits: Sequence[jax.Array], normalizer: str) -> list[jax.Array]:
+    """The weights of one kernel from its logits, an array a tap.
+
+    Args:
+        logits: one array for each of the ``k * k`` taps, all of one shape, float32.
+        normalizer: a key of :data:`NORMALIZERS`.
+    """
+    match normalizer:
+        case "softmax":
+            return _softmax(logits)
+        case "sigmoid":
+            return [_sigmoid(logit) for logit in logits]
+        case "sigmoid_normalized":
+            return _softmax([_log_sigmoid(logit) for logit in logits])
+    raise ValueError(f"normalizer must be one of {sorted(NORMALIZERS)}, got {normalizer!r}")
+
+
+def tap_logit_gradients(
+    logits: Sequence[jax.Array], weight_gradients: Sequence[jax.Array], normalizer: str
+) -> list[jax.Array]:
+    """The gradient by the logits of one kernel from that by its weights, an array a tap.
+
+    The weights are computed again, which is cheaper than to read them.
+    """
+    weights = tap_weights(logits, normalizer)
+    if normalizer == "sigmoid":
+        return [g * w * (1 - w) for g, w in zip(weight_gradients, weights, strict=True)]
+    products = [g * w for g, w in zip(weight_gradients, weights, strict=True)]
+    mean = functools.reduce(jnp.add, products)
+    gradients = [w * (g - mean) for g, w in zip(weight_gradients, weights, strict=True)]
+    if normalizer == "sigmoid_normalized":
+        return [g * _sigmoid(-l) for g, l in zip(gradients, logits, strict=True)]
+    return gradients

@@ -1,0 +1,134 @@
+"""The reassembly `y` of a map and kernels, which may come as logits (Eqn. 3, section 3.2)."""
+
+import collections
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from carafe_kernels.mosaic_gpu import blocks
+from carafe_kernels.mosaic_gpu.arrays import crop_channels, cut_rows, join_rows, pad_channels
+from carafe_kernels.mosaic_gpu.tiling import Problem, channel_layout, forward_tile
+
+
+def reassemble(
+    x: jax.Array, cells: jax.Array, problem: Problem, interpret: plgpu.InterpretGPUParams | None
+) -> jax.Array:
+    """Reassembles ``x`` with the kernels of its cells.
+
+    Args:
+        x: ``[B, H, W, C]``.
+        cells: ``[B, q, r, n]``, weights or logits; see :mod:`carafe_kernels.mosaic_gpu.arrays`.
+        problem: what the arrays are.
+        interpret: how to run on a CPU; ``None`` compiles for the GPU.
+
+    Returns:
+        ``[B, H', W', C]`` in the dtype of ``x``.
+    """
+    geometry, groups = problem.geometry, problem.geometry.groups
+    tile = forward_tile(problem)
+    before, after = geometry.halo
+    up, down = geometry.up, geometry.down
+    rows, columns = problem.cells
+    _, width = problem.output_size
+    grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
+    layout, row_layout = channel_layout(tile)
+    weights = blocks.Weights(problem, tile, row_layout)
+    chunks = groups * tile.chunks
+    # What one row of sources is for: every output row phase and row of taps that reads it.
+    uses = collections.defaultdict(list)
+    for u in range(up):
+        for n in range(geometry.kernel_size):
+            uses[geometry.read(u, n)].append((u, n))
+
+    def carafe_forward(x, cells, y, x_tile, y_tile, x_barrier, cell_scratch):
+        b, row, column = grid.position()
+        shift = before if interpret else 0  # the interpreter has no negative starts
+
+        def fetch(chunk, slot):
+            plgpu.copy_gmem_to_smem(
+                x.at[
+                    b,
+                    pl.ds(row - before + shift, tile.rows + before + after),
+                    :,
+                    pl.ds(
+                        (column - before + shift) * down, (tile.columns + before + after) * down
+                    ),
+                    pl.ds(chunk * tile.channels, tile.channels),
+                ],
+                x_tile.at[slot],
+                x_barrier.at[slot],
+                oob_mode=plgpu.OOBFillMode.ZEROS,
+            )
+
+        def compute(chunk, slot):
+            group = blocks.group(chunk, tile, groups)
+            sums = {}
+            for (row_shift, s), row_uses in uses.items():
+
+                @functools.cache
+                def source(place, row_shift=row_shift, s=s):
+                    start = before + row_shift
+                    ref = x_tile.at[slot, pl.ds(start, tile.rows), s, place]
+                    return plgpu.load(ref, layout=layout, optimized=False).astype(jnp.float32)
+
+                for u, n in row_uses:
+                    for q in range(tile.columns):
+                        for v in range(up):
+                            for m in range(geometry.kernel_size):
+                                column_shift, t = geometry.read(v, m)
+                                place = (q + before + column_shift) * down + t
+                                tap = n * geometry.kernel_size + m
+                                weight = weights.load(cell_scratch, 0, q, (u, v, group, tap))
+                                term = blocks.spread(weight, tile, layout) * source(place)
+                                sums[q, u, v] = sums[q, u, v] + term if (q, u, v) in sums else term
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            for (q, u, v), total in sums.items():
+                y_tile[:, u, q * up + v, :] = total.astype(problem.dtype)
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(
+                y_tile,
+                y.at[
+                    b,
+                    pl.ds(row, tile.rows),
+                    :,
+                    pl.ds(column * up, tile.columns * up),
+                    pl.ds(chunk * tile.channels, tile.channels),
+                ],
+            )
+
+        weights.fetch(cells, cell_scratch, b, row, column)
+        blocks.pipeline(chunks, tile.slots, fetch, x_barrier, compute, ready=lambda: weights.wait(cell_scratch))
+        plgpu.wait_smem_to_gmem(0)
+
+    padded = groups * tile.group_channels
+    kernel = plgpu.kernel(
+        carafe_forward,
+        out_type=jax.ShapeDtypeStruct((problem.batch, rows, up, width, padded), problem.dtype),
+        grid=grid.shape,
+        grid_names=grid.names,
+        scratch_types=(
+            plgpu.SMEM(
+                (
+                    tile.slots,
+                    tile.rows + before + after,
+                    down,
+                    (tile.columns + before + after) * down,
+                    tile.channels,
+                ),
+                problem.dtype,
+            ),
+            plgpu.SMEM((tile.rows, up, tile.columns * up, tile.channels), problem.dtype),
+            plgpu.Barrier(num_barriers=tile.slots),
+            weights.scratch,
+        ),
+        compiler_params=blocks.COMPILER_PARAMS,
+        interpret=interpret or False,
+    )
+    x = cut_rows(pad_channels(x, groups, tile.group_channels), down)
+    if interpret:
+        x = jnp.pad(x, ((0, 0), (before, 0), (0, 0), (before * down, 0), (0, 0)))
+    y = join_rows(kernel(x, cells), problem.output_size[0])
+    return crop_channels(y, groups, problem.group_channels)

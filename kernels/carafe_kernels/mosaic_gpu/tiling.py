@@ -1,0 +1,395 @@
+"""Which part of a problem a block computes, and how its threads share the work.
+
+A block is one warpgroup of 128 threads with a tile of cells. In the forward pass and the input
+gradient a thread holds `vector` channels of one row of the tile for all of its columns, so that
+what it loads serves several columns. In the weight gradient a thread holds one cell and all of its
+taps, and reads channel after channel.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.mosaic import gpu as mgpu
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, aligned, round_up
+
+THREADS = 128
+WARPS = 4
+LANES = 32
+SHARED_MEMORY = 232_448 - 1024  # bytes a block on compute capability 9.0 and 10.0, less barriers
+MAX_BOX = 256  # elements of an axis that one copy moves
+MAX_SUMS = 72  # sums a thread keeps in registers beside what it loads
+MAX_WEIGHT_SUMS = 110  # the same in the weight gradient, which loads less
+_SHARED_MEMORY_ALIGNMENT = 128  # bytes; where a copy may start
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a kernel is compiled for.
+
+    Args:
+        geometry: in lowest terms.
+        batch: number of maps.
+        size: ``(H, W)`` of the source map.
+        channels: of all groups together.
+        dtype: of the maps.
+        cells_dtype: of the weights or logits.
+        normalizer: what turns logits into weights; ``None`` where weights are given.
+    """
+
+    geometry: Geometry
+    batch: int
+    size: tuple[int, int]
+    channels: int
+    dtype: np.dtype
+    cells_dtype: np.dtype
+    normalizer: str | None = None
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        height, width = map(self.geometry.cells, self.size)
+        return height, width
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        height, width = map(self.geometry.output_size, self.size)
+        return height, width
+
+    @property
+    def group_channels(self) -> int:
+        return self.channels // self.geometry.groups
+
+
+@dataclasses.dataclass(frozen=True)
+class CellTile:
+    """Weights or logits of a tile of cells in shared memory.
+
+    Entry ``((u * up + v) * groups + g) * taps + tap`` of a cell lies in box ``entry // box``. The
+    boxes of a column are rows of their own: rows at odd multiples of 16 bytes keep threads that
+    read different rows out of each other's memory banks.
+    """
+
+    rows: int
+    columns: int
+    entries: int
+    dtype: np.dtype
+
+    @property
+    def boxes(self) -> int:
+        return -(-aligned(self.entries, self.dtype) // MAX_BOX)
+
+    @property
+    def box(self) -> int:
+        return aligned(-(-self.entries // self.boxes), self.dtype)
+
+    @property
+    def padded_rows(self) -> int:
+        row_bytes = self.box * self.dtype.itemsize
+        return round_up(
+            self.rows, _SHARED_MEMORY_ALIGNMENT // math.gcd(row_bytes, _SHARED_MEMORY_ALIGNMENT)
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """Of the buffer; the axis of one is that of the column in the array."""
+        return self.boxes, self.columns, self.padded_rows, 1, self.box
+
+    @property
+    def copies(self) -> int:
+        return self.boxes * self.columns
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def astype(self, dtype: np.dtype) -> "CellTile":
+        """Room for the same cells, rows that copies fill up included, in another dtype."""
+        if dtype == self.dtype:
+            return self
+        return dataclasses.replace(self, rows=self.padded_rows, dtype=np.dtype(dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Of the forward pass or the input gradient.
+
+    Args:
+        rows: cells, spread over the threads.
+        columns: cells, all in each thread.
+        vector: channels of a thread.
+        slots: buffers for maps; with two, the next channels come while these are computed.
+        passes: parts of the kernels' rows of phases that come into shared memory in turn.
+        group_channels: channels of a group after padding.
+        cells: the weights or logits that are in shared memory at a time.
+        nbytes: shared memory.
+    """
+
+    rows: int
+    columns: int
+    vector: int
+    slots: int
+    passes: int
+    group_channels: int
+    cells: CellTile
+    nbytes: int
+
+    @property
+    def channels(self) -> int:
+        """Channels of a block at a time."""
+        return THREADS * self.vector // self.rows
+
+    @property
+    def chunks(self) -> int:
+        """Steps over the channels of a group."""
+        return -(-self.group_channels // self.channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightTile:
+    """Of the weight gradient.
+
+    Args:
+        rows: cells; ``rows * columns`` is the number of threads.
+        columns: cells.
+        channels: at a time.
+        row_phases: rows of output phases of a block.
+        column_phases: columns of output phases of a block.
+        group_channels: channels of a group after padding.
+        cells: the gradients of the block.
+        nbytes: shared memory.
+    """
+
+    rows: int
+    columns: int
+    channels: int
+    row_phases: int
+    column_phases: int
+    group_channels: int
+    cells: CellTile
+    nbytes: int
+
+    def pitch(self, dtype: np.dtype) -> int:
+        """Channels from one place of a map in shared memory to the next.
+
+        An odd multiple of 16 bytes, so that threads which read 16 bytes at neighbouring places
+        use different memory banks.
+        """
+        return self.channels + TMA_ALIGNMENT // np.dtype(dtype).itemsize
+
+
+def _layout(tiles: tuple[tuple[int, ...], ...], shared_by: int = 1) -> mgpu.TiledLayout:
+    """Tiles of two axes: of a block, of its warps and of their threads' vectors.
+
+    `shared_by` lanes of a warp hold the same elements.
+    """
+    replicated = (plgpu.Replicated(shared_by),) if shared_by > 1 else ()
+    return mgpu.TiledLayout(
+        plgpu.Tiling(tiles), (-6, -5), (-4, -3, *replicated), -1, _check_canonical=False
+    ).canonicalize()
+
+
+def _parameters(layout: mgpu.TiledLayout) -> plgpu.Layout:
+    return plgpu.Layout.TILED(
+        layout.tiling, layout.warp_dims, layout.lane_dims, layout.vector_dim
+    )
+
+
+def channel_layout(tile: Tile) -> tuple[plgpu.Layout, plgpu.Layout]:
+    """Layouts of ``[rows, channels]`` and, the same in all channels, of ``[rows]``."""
+    layout = _layout(
+        ((tile.rows, tile.channels), (tile.rows // WARPS, tile.channels), (1, tile.vector))
+    )
+    return _parameters(layout), _parameters(layout.reduce((1,)))
+
+
+def cell_layout(columns: int, rows: int) -> plgpu.Layout:
+    """Layout of ``[columns, rows]`` with cells of their own for each warp.
+
+    Where there are fewer cells than threads, lanes of one warp share a cell, never two warps: a
+    warp that is behind would read what another has overwritten.
+    """
+    block_rows = min(rows & -rows, THREADS)
+    block_columns = min(columns & -columns, THREADS // block_rows)
+    warp_rows = min(WARPS, block_rows)
+    warp = block_columns * warp_rows // WARPS, block_rows // warp_rows
+    shared_by = THREADS // (block_columns * block_rows)
+    return _parameters(_layout(((block_columns, block_rows), warp, (1, 1)), shared_by))
+
+
+# (rows, columns, channels a thread) by bytes of an element, best first. Channels of a block are
+# THREADS * vector / rows: 64 where the map has as many. Wider columns save loads, until registers
+# or shared memory run out.
+_FORWARD_TILES = {
+    4: [(rows, columns, 4) for columns in (8, 4, 2, 1) for rows in (8, 16, 32)],
+    2: [
+        (rows, columns, vector)
+        for vector in (8, 4)
+        for columns in (8, 4, 2, 1)
+        for rows in (2 * vector, 4 * vector, 32)
+    ],
+}
+_INPUT_GRADIENT_TILES = {
+    4: [
+        (rows, columns, vector)
+        for columns in (4, 2, 1)
+        for rows, vector in ((8, 4), (16, 4), (8, 2), (16, 2), (32, 4), (32, 2))
+    ],
+    2: [
+        (rows, columns, vector)
+        for columns in (4, 2, 1)
+        for rows, vector in ((16, 8), (32, 8), (8, 4), (16, 4), (32, 4))
+    ],
+}
+_WEIGHT_GRADIENT_TILES = [(8, 16), (16, 8)]  # (rows, columns)
+_WEIGHT_GRADIENT_CHANNELS = (32, 16, 8)
+
+
+def _group_channels(problem: Problem, channels: int) -> int:
+    """Channels of a group after padding, for blocks of ``channels`` at a time.
+
+    A step that reached into the next group would store its results there.
+    """
+    multiple = TMA_ALIGNMENT // problem.dtype.itemsize if problem.geometry.groups == 1 else channels
+    return round_up(problem.group_channels, multiple)
+
+
+def _overflows(problem: Problem, phases: int, columns: int, channels: int) -> bool:
+    """Whether a tile stored at once could run on into the rows of the next map.
+
+    A box that is contiguous in the array is copied as one piece, clipped at the end of the array
+    only. This box is, if it has all columns and all channels.
+    """
+    padded = problem.geometry.groups * _group_channels(problem, channels)
+    width = problem.size[1] if phases == problem.geometry.down else problem.output_size[1]
+    return padded == channels and width == phases * columns
+
+
+def _channels_fit(problem: Problem, channels: int) -> bool:
+    """Whether no smaller block would hold all channels."""
+    return channels <= max(16, 2 * (problem.group_channels - 1))
+
+
+def _first_that_fits(tiles: Iterator[Tile]) -> Tile | None:
+    """The first tile of which two blocks share a multiprocessor: one computes, one waits."""
+    alone = None
+    for tile in tiles:
+        if 2 * tile.nbytes <= SHARED_MEMORY:
+            return tile
+        if alone is None and tile.nbytes <= SHARED_MEMORY:
+            alone = tile
+    return alone
+
+
+@functools.cache
+def forward_tile(problem: Problem) -> Tile | None:
+    """The tile for the forward pass; ``None`` if none fits into shared memory."""
+    return _first_that_fits(_forward_tiles(problem))
+
+
+def _forward_tiles(problem: Problem) -> Iterator[Tile]:
+    geometry, itemsize = problem.geometry, problem.dtype.itemsize
+    halo = sum(geometry.halo)
+    for rows, columns, vector in _FORWARD_TILES[itemsize]:
+        channels = THREADS * vector // rows
+        sums = columns * geometry.up**2 * vector
+        if (
+            sums > MAX_SUMS
+            or not _channels_fit(problem, channels)
+            or _overflows(problem, geometry.up, columns, channels)
+        ):
+            continue
+        cells = CellTile(rows, columns, geometry.logit_channels, problem.cells_dtype)
+        x = geometry.down**2 * (rows + halo) * (columns + halo) * channels * itemsize
+        y = geometry.up**2 * rows * columns * channels * itemsize
+        for slots in (2, 1):
+            yield Tile(
+                rows,
+                columns,
+                vector,
+                slots,
+                1,
+                _group_channels(problem, channels),
+                cells,
+                _weights_bytes(cells, problem.normalizer) + slots * x + y,
+            )
+
+
+def _weights_bytes(cells: CellTile, normalizer: str | None) -> int:
+    separate = normalizer is not None and cells.dtype != jnp.float32
+    return cells.nbytes + (cells.astype(np.dtype(np.float32)).nbytes if separate else 0)
+
+
+@functools.cache
+def input_gradient_tile(problem: Problem) -> Tile | None:
+    """The tile for the input gradient; ``None`` if none fits into shared memory."""
+    return _first_that_fits(_input_gradient_tiles(problem))
+
+
+def _input_gradient_tiles(problem: Problem) -> Iterator[Tile]:
+    geometry, itemsize = problem.geometry, problem.dtype.itemsize
+    halo = sum(geometry.halo)
+    for passes in sorted({1, geometry.up}):
+        for rows, columns, vector in _INPUT_GRADIENT_TILES[itemsize]:
+            channels = THREADS * vector // rows
+            sums = columns * geometry.down**2 * vector
+            if (
+                sums > MAX_SUMS
+                or not _channels_fit(problem, channels)
+                or _overflows(problem, geometry.down, columns, channels)
+            ):
+                continue
+            entries = geometry.logit_channels // passes
+            cells = CellTile(rows + halo, columns + halo, entries, problem.cells_dtype)
+            y = geometry.up**2 * (rows + halo) * (columns + halo) * channels * itemsize
+            x = geometry.down**2 * rows * columns * channels * itemsize
+            for slots in (2, 1):
+                yield Tile(
+                    rows,
+                    columns,
+                    vector,
+                    slots,
+                    passes,
+                    _group_channels(problem, channels),
+                    cells,
+                    _weights_bytes(cells, problem.normalizer) + slots * y + x,
+                )
+
+
+@functools.cache
+def weight_gradient_tile(problem: Problem) -> WeightTile | None:
+    """The tile for the weight gradient; ``None`` if none fits into shared memory."""
+    geometry, itemsize = problem.geometry, problem.dtype.itemsize
+    halo = sum(geometry.halo)
+    row_phases, column_phases = _phases_of_a_block(geometry)
+    entries = row_phases * column_phases * geometry.weight_channels
+    group_channels = aligned(problem.group_channels, problem.dtype)
+    for channels in _WEIGHT_GRADIENT_CHANNELS:
+        for rows, columns in _WEIGHT_GRADIENT_TILES:
+            cells = CellTile(rows, columns, entries, problem.cells_dtype)
+            runs_on = cells.boxes == 1 and problem.cells[1] == columns
+            if runs_on or (channels > 8 and channels >= 2 * group_channels):
+                continue
+            tile = WeightTile(
+                rows, columns, channels, row_phases, column_phases, group_channels, cells, 0
+            )
+            x = geometry.down**2 * (rows + halo) * (columns + halo)
+            y = row_phases * column_phases * rows * columns
+            nbytes = cells.nbytes + (x + y) * tile.pitch(problem.dtype) * itemsize
+            if 2 * nbytes <= SHARED_MEMORY or (channels == 8 and nbytes <= SHARED_MEMORY):
+                return dataclasses.replace(tile, nbytes=nbytes)
+    return None
+
+
+def _phases_of_a_block(geometry: Geometry) -> tuple[int, int]:
+    """As many output phases as a thread has registers for: all, or one row, or part of it."""
+    up, taps = geometry.up, geometry.taps
+    if up * up * taps <= MAX_WEIGHT_SUMS:
+        return up, up
+    columns = max(n for n in range(1, up + 1) if up % n == 0 and (n == 1 or n * taps <= MAX_WEIGHT_SUMS))
+    return 1, columns
