@@ -9,14 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from carafe_jax import predictor
-from carafe_jax.ops import (
-    Implementation,
-    Normalizer,
-    carafe,
-    check_groups,
-    check_normalizer,
-    reassembly_kernels,
-)
+from carafe_jax.checks import check_groups, check_normalizer
+from carafe_jax.ops import Implementation, Normalizer, carafe, reassembly_kernels
 
 
 class PredictorOptions(TypedDict, total=False):

@@ -8,20 +8,24 @@ All take channels-last maps and rescale by any ``up / down``.
 import dataclasses
 import functools
 import logging
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from carafe_kernels import xla
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.normalizers import NORMALIZERS, normalize
+from carafe_kernels.normalizers import normalize
 from jaxtyping import Array, Float
 
-Implementation = Literal["xla", "mosaic_gpu"]
-Normalizer = Literal["softmax", "sigmoid", "sigmoid_normalized"]
+from carafe_jax.checks import check_shape, checked_array, checked_logits, checked_map
+from carafe_jax.differentiation import (
+    Implementation,
+    Normalizer,
+    Plan,
+    contract,
+    kernels,
+    placed_alike,
+    reassemble_logits,
+)
 
-_DTYPES = ("float16", "bfloat16", "float32", "float64")
 _logger = logging.getLogger("carafe_jax")
 
 
@@ -75,16 +79,16 @@ def reassemble(
         NotImplementedError: the named implementation cannot serve this call.
     """
     geometry = Geometry(kernel_size, up, down, groups)
-    implementation = _choose(implementation)
-    x = _checked_map(x, geometry)
+    x = checked_map(x, geometry)
     batch, height, width, _ = x.shape
-    weights = _checked_array("weights", weights)
+    weights = checked_array("weights", weights)
     expected = (*map(geometry.output_size, (height, width)), geometry.weight_channels)
-    _check_shape(
+    check_shape(
         "weights", weights, "[B, H', W', groups * kernel_size**2]", (batch, *expected), x, geometry
     )
-    plan = _Plan(geometry, (height, width), x.dtype, weights.dtype, implementation)
-    return _contract(plan, "y", _placed_alike(x, weights))
+    chosen = _choose(implementation, geometry, x, weights)
+    plan = _plan(geometry, x, weights, chosen, automatic=implementation is None)
+    return contract(plan, "y", placed_alike(x, weights))
 
 
 def carafe(
@@ -131,8 +135,12 @@ def carafe(
         NotImplementedError: the named implementation cannot serve this call.
     """
     geometry = Geometry(kernel_size, up, down, groups)
-    x = _checked_map(x, geometry)
-    weights = reassembly_kernels(x, logits, normalizer=normalizer, **dataclasses.asdict(geometry))
+    x, logits = checked_logits(x, logits, geometry, normalizer)
+    if _fuses(implementation, geometry, x, logits, normalizer):
+        operands = placed_alike(x, logits)
+        plan = _plan(geometry, x, logits, "mosaic_gpu", automatic=implementation is None)
+        return reassemble_logits(plan, normalizer, operands["x"], operands["weights"])
+    weights = normalize(logits, geometry, x.shape[1:3], normalizer)
     return reassemble(x, weights, implementation=implementation, **dataclasses.asdict(geometry))
 
 
@@ -165,68 +173,8 @@ def reassembly_kernels(
         ValueError: an argument has a wrong shape, dtype or value.
     """
     geometry = Geometry(kernel_size, up, down, groups)
-    check_normalizer(normalizer)
-    x = _checked_map(x, geometry)
-    batch, height, width, _ = x.shape
-    logits = _checked_array("logits", logits)
-    expected = (*map(geometry.cells, (height, width)), geometry.logit_channels)
-    _check_shape(
-        "logits",
-        logits,
-        "[B, ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2]",
-        (batch, *expected),
-        x,
-        geometry,
-    )
-    return normalize(logits, geometry, (height, width), normalizer)
-
-
-def check_groups(groups: int, channels: int) -> None:
-    """Raises ``ValueError`` unless ``groups`` divides ``channels``."""
-    if channels % groups:
-        raise ValueError(f"groups must divide the {channels} channels of x, got {groups}")
-
-
-def check_normalizer(normalizer: str) -> None:
-    """Raises ``ValueError`` unless ``normalizer`` is known."""
-    if not isinstance(normalizer, str) or normalizer not in NORMALIZERS:
-        raise ValueError(f"normalizer must be one of {sorted(NORMALIZERS)}, got {normalizer!r}")
-
-
-def _checked_array(name: str, array: Any) -> jax.Array:
-    if not isinstance(array, jax.Array | np.ndarray):
-        raise ValueError(f"{name} must be a JAX or NumPy array, got {type(array).__name__}")
-    if array.dtype.name not in _DTYPES or not array.dtype.isnative:
-        raise ValueError(f"{name} must have one of the dtypes {_DTYPES}, got {array.dtype}")
-    if array.ndim != 4:
-        raise ValueError(f"{name} must have rank 4, channels last, got shape {array.shape}")
-    return jnp.asarray(array)
-
-
-def _checked_map(x: Any, geometry: Geometry) -> jax.Array:
-    x = _checked_array("x", x)
-    _, height, width, channels = x.shape
-    if min(height, width, channels) < 1:
-        raise ValueError(
-            f"x must be [B, H, W, C] with H, W and C of at least 1, got shape {x.shape}"
-        )
-    check_groups(geometry.groups, channels)
-    return x
-
-
-def _check_shape(
-    name: str,
-    array: jax.Array,
-    layout: str,
-    expected: tuple[int, ...],
-    x: jax.Array,
-    geometry: Geometry,
-) -> None:
-    if array.shape != expected:
-        raise ValueError(
-            f"{name} must be {layout} = {expected} for x of shape {x.shape} and {geometry}, "
-            f"got shape {array.shape}"
-        )
+    x, logits = checked_logits(x, logits, geometry, normalizer)
+    return normalize(logits, geometry, x.shape[1:3], normalizer)
 
 
 @functools.cache
@@ -234,110 +182,89 @@ def _log_once(message: str) -> None:
     _logger.debug(message)
 
 
-def _choose(implementation: str | None) -> Implementation:
-    missing = "the mosaic_gpu kernels are not part of this version of carafe-jax"
-    match implementation:
-        case None:
-            _log_once(f"{missing}: implementation=None runs 'xla'")
-            return "xla"
-        case "xla":
-            return "xla"
-        case "mosaic_gpu":
-            raise NotImplementedError(
-                f"implementation 'mosaic_gpu' cannot run: {missing}; "
-                "implementation='xla' or None runs on this device"
-            )
-    raise ValueError(
-        f"implementation must be None or one of {get_args(Implementation)}, got {implementation!r}"
+# What implementation=None tries, in order. The kernels of "mosaic_gpu" come in here, in front, when
+# a GPU has shown them right and faster; so far they run when they are asked for by name.
+_AUTOMATIC: tuple[Implementation, ...] = ("xla",)
+
+
+def _reason(
+    implementation: Implementation,
+    geometry: Geometry,
+    x: jax.Array,
+    weights: jax.Array,
+    device: jax.Device | None,
+    normalizer: str | None = None,
+) -> str | None:
+    """Why an implementation cannot serve a call; ``None`` if it can."""
+    return kernels(implementation).supports(
+        geometry, x.dtype, x.shape, device, weights_dtype=weights.dtype, normalizer=normalizer
     )
 
 
-_Slot = Literal["x", "weights", "y"]
+def _default_device() -> jax.Device:
+    return jax.config.jax_default_device or jax.local_devices()[0]
 
 
-def _placed_alike(x: jax.Array, weights: jax.Array) -> dict[_Slot, jax.Array]:
-    """Spreads an operand that is the same on all devices as the other one is spread.
-
-    Its gradient is then summed over the devices where it is spread; a ``custom_vjp`` by itself
-    would return a part of the sum on each.
-    """
-    operands: dict[_Slot, jax.Array] = {"x": x, "weights": weights}
-    types = [jax.typeof(operand) for operand in operands.values()]
-    varying = frozenset().union(*(t.manual_axis_type.varying for t in types))  # in a shard_map
-    batch_axes = {t.sharding.spec[0] for t in types} - {None}  # under explicit sharding
-    for (slot, operand), operand_type in zip(operands.items(), types, strict=True):
-        if missing := varying - operand_type.manual_axis_type.varying:
-            operand = jax.lax.pcast(operand, tuple(sorted(missing)), to="varying")
-        if len(batch_axes) == 1 and operand_type.sharding.spec[0] is None:
-            _, *others = operand_type.sharding.spec
-            operand = jax.sharding.reshard(
-                operand, jax.sharding.PartitionSpec(*batch_axes, *others)
-            )
-        operands[slot] = operand
-    return operands
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What stays fixed through all derivatives of one reassembly."""
-
-    geometry: Geometry
-    size: tuple[int, int]  # (H, W) of x
-    x_dtype: np.dtype
-    weights_dtype: np.dtype
-    implementation: Implementation
-
-    @property
-    def accumulator(self) -> np.dtype:
-        return jnp.promote_types(jnp.promote_types(self.x_dtype, self.weights_dtype), jnp.float32)
-
-    def dtype(self, slot: _Slot) -> np.dtype:
-        return self.weights_dtype if slot == "weights" else self.x_dtype
-
-
-# Compiled also when called eagerly: op by op, the taps would not fuse.
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _compute(plan: _Plan, result: _Slot, operands: dict[_Slot, jax.Array]) -> jax.Array:
-    dtype = plan.accumulator
-    match result:
-        case "y":
-            out = xla.forward(operands["x"], operands["weights"], plan.geometry, dtype)
-        case "x":
-            out = xla.input_gradient(
-                operands["weights"], operands["y"], plan.geometry, plan.size, dtype
-            )
-        case "weights":
-            out = xla.weight_gradient(operands["x"], operands["y"], plan.geometry, dtype)
-    return out.astype(plan.dtype(result))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _contract(plan: _Plan, result: _Slot, operands: dict[_Slot, jax.Array]) -> jax.Array:
-    """Contracts the trilinear form ``sum(weights * y * gather(x))`` to the slot left out.
-
-    A derivative of a contraction with respect to an operand is the contraction that leaves this
-    operand out, with the cotangent in the slot of the result. So one rule differentiates to any
-    order, and every implementation brings three functions and no rule of its own.
-    """
-    return _compute(plan, result, operands)
-
-
-def _contract_fwd(
-    plan: _Plan, result: _Slot, operands: dict[_Slot, jax.Array]
-) -> tuple[jax.Array, dict[_Slot, jax.Array]]:
-    return _contract(plan, result, operands), operands
-
-
-def _contract_bwd(
-    plan: _Plan, result: _Slot, operands: dict[_Slot, jax.Array], cotangent: jax.Array
-) -> tuple[dict[_Slot, jax.Array]]:
-    first, second = operands
-    return (
-        {
-            first: _contract(plan, first, {result: cotangent, second: operands[second]}),
-            second: _contract(plan, second, {result: cotangent, first: operands[first]}),
-        },
+def _choose(
+    implementation: Implementation | None, geometry: Geometry, x: jax.Array, weights: jax.Array
+) -> Implementation:
+    if implementation is None:
+        for candidate in _AUTOMATIC:
+            reason = _reason(candidate, geometry, x, weights, _default_device())
+            if reason is None:
+                return candidate
+            _log_once(f"implementation=None does not run {candidate!r}: {reason}")
+    if implementation not in get_args(Implementation):
+        raise ValueError(
+            f"implementation must be None or one of {get_args(Implementation)}, "
+            f"got {implementation!r}"
+        )
+    # What is traced here may be lowered for another platform, which then says what it lacks; a
+    # GPU of this process is what it will run on.
+    device = _default_device()
+    reason = _reason(
+        implementation, geometry, x, weights, device if device.platform == "gpu" else None
     )
+    if reason is not None:
+        raise NotImplementedError(
+            f"implementation {implementation!r} cannot serve this call: {reason}; "
+            "implementation='xla' or None can"
+        )
+    return implementation
 
 
-_contract.defvjp(_contract_fwd, _contract_bwd)
+def _fuses(
+    implementation: Implementation | None,
+    geometry: Geometry,
+    x: jax.Array,
+    logits: jax.Array,
+    normalizer: str,
+) -> bool:
+    """Whether a kernel that normalises by itself serves a call."""
+    chosen = _choose(implementation, geometry, x, logits)
+    if chosen != "mosaic_gpu":
+        return False
+    reason = _reason(chosen, geometry, x, logits, None, normalizer)
+    if reason is not None:
+        _log_once(f"logits are normalised apart: {reason}")
+    return reason is None
+
+
+def _plan(
+    geometry: Geometry,
+    x: jax.Array,
+    weights: jax.Array,
+    implementation: Implementation,
+    *,
+    automatic: bool,
+) -> Plan:
+    _, height, width, _ = x.shape
+    return Plan(
+        geometry,
+        (height, width),
+        x.dtype,
+        weights.dtype,
+        implementation,
+        automatic,
+        kernels(implementation).interpret_params() if implementation == "mosaic_gpu" else None,
+    )

@@ -24,7 +24,7 @@ class PhaseGroup(NamedTuple):
 
 
 class Read(NamedTuple):
-    """The source that an output of cell ``q`` reads: phase ``source_phase`` of ``q + cell_shift``."""
+    """A source that outputs of cell ``q`` read: ``source_phase`` of cell ``q + cell_shift``."""
 
     cell_shift: int
     source_phase: int

@@ -104,5 +104,5 @@ def tap_logit_gradients(
     mean = functools.reduce(jnp.add, products)
     gradients = [w * (g - mean) for g, w in zip(weight_gradients, weights, strict=True)]
     if normalizer == "sigmoid_normalized":
-        return [g * _sigmoid(-l) for g, l in zip(gradients, logits, strict=True)]
+        return [g * _sigmoid(-logit) for g, logit in zip(gradients, logits, strict=True)]
     return gradients

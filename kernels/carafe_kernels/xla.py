@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -119,6 +120,23 @@ def _concatenate_blocks(blocks: Sequence[Sequence[jax.Array]]) -> jax.Array:
     """Joins blocks ``[b, q, u, r, v, ...]`` along both phase axes; a single one is not copied."""
     rows = [lax.concatenate(list(row), 4) if len(row) > 1 else row[0] for row in blocks]
     return lax.concatenate(rows, 2) if len(rows) > 1 else rows[0]
+
+
+def supports(
+    geometry: Geometry,
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    device: jax.Device | None = None,
+    *,
+    weights_dtype: np.dtype | None = None,
+    normalizer: str | None = None,
+) -> str | None:
+    """Why a reassembly cannot be served: always ``None``, it can.
+
+    The logits of :func:`carafe_jax.carafe` are normalised apart; see there for the arguments.
+    """
+    del geometry, dtype, shape, device, weights_dtype, normalizer
+    return None
 
 
 def forward(

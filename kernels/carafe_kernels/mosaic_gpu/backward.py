@@ -215,7 +215,7 @@ def cells_gradient(
             x, y, gradient, x_tile, y_tile, cell_tile, barrier, cell_barrier = refs
         else:
             x, y, logits, gradient, x_tile, y_tile, cell_tile, barrier, cell_barrier = refs
-        block = lax.axis_index(*grid.names)
+        block = lax.axis_index(grid.names)
         part = lax.rem(block, np.int32(parts))
         b, row, column = grid.position(lax.div(block, np.int32(parts)))
         u = lax.div(part, np.int32(blocks_of_columns)) * tile.row_phases
@@ -284,9 +284,7 @@ def cells_gradient(
         def add_channels(index, sums):
             channels = [index * quad + i for i in range(quad)]
             sums = dict(zip(itertools.product(phases, reach, reach), sums, strict=True))
-            outputs = {
-                phase: [output(*phase, channel) for channel in channels] for phase in phases
-            }
+            outputs = {phase: [output(*phase, channel) for channel in channels] for phase in phases}
             # Blocks of up > 1 hold phases of one centre each, so a phase may stand for any other.
             reads = collections.defaultdict(list)
             for (row_phase, column_phase), n, m in sums:
@@ -309,9 +307,7 @@ def cells_gradient(
             return sums
 
         def add_group(group, _):
-            zeros = plgpu.layout_cast(
-                jnp.zeros((tile.rows, tile.columns), jnp.float32), layout
-            )
+            zeros = plgpu.layout_cast(jnp.zeros((tile.rows, tile.columns), jnp.float32), layout)
             sums = lax.fori_loop(
                 0, chunks, functools.partial(add_chunk, group), (zeros,) * (kernels * taps)
             )
@@ -320,13 +316,7 @@ def cells_gradient(
 
         def store_kernel(kernel, gradients):
             entries = [kernel * taps + tap for tap in range(taps)]
-            if isinstance(kernel, int):
-                places = [divmod(entry, box) for entry in entries]
-            else:
-                places = [
-                    (lax.div(entry, np.int32(box)), lax.rem(entry, np.int32(box)))
-                    for entry in entries
-                ]
+            places = [blocks.split(entry, box) for entry in entries]
             if problem.normalizer is not None:
                 values = [
                     plgpu.load(cell_tile.at[index, :, :, place], layout=layout, optimized=False)
@@ -345,7 +335,9 @@ def cells_gradient(
             lax.fori_loop(0, groups, add_group, None)
         plgpu.commit_smem()
         for index in range(tile.cells.boxes):
-            plgpu.copy_smem_to_gmem(cell_tile.at[index], cells_of(gradient, part * stride + index * box))
+            plgpu.copy_smem_to_gmem(
+                cell_tile.at[index], cells_of(gradient, part * stride + index * box)
+            )
         plgpu.wait_smem_to_gmem(0)
 
     entries = aligned(geometry.logit_channels, problem.cells_dtype)

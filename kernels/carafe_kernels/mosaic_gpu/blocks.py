@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ class Grid:
     columns: int
     tile_rows: int
     tile_columns: int
-    names: tuple[str, ...] = ("block",)
+    names: ClassVar[tuple[str, ...]] = ("block",)
 
     @property
     def _tiles(self) -> tuple[int, int]:
@@ -43,16 +44,31 @@ class Grid:
     def position(self, block: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The map of this block, and the first row and column of its cells."""
         if block is None:
-            block = lax.axis_index(*self.names)
+            block = lax.axis_index(self.names)
         rows, columns = (np.int32(n) for n in self._tiles)
         column = lax.rem(block, columns) * self.tile_columns
         row = lax.rem(lax.div(block, columns), rows) * self.tile_rows
         return lax.div(block, rows * columns), row, column
 
 
+def unknown_zero() -> jax.Array:
+    """Where a slice starts at zero, but may reach over the end of its array.
+
+    The copy fills or clips what lies there; of a start that is known, JAX refuses that.
+    """
+    return lax.axis_index(Grid.names) * 0
+
+
 def group(chunk: jax.Array, tile: Tile, groups: int) -> jax.Array | int:
     """The group of channels that a step belongs to."""
     return lax.div(chunk, np.int32(tile.chunks)) if groups > 1 else 0
+
+
+def split(entry: jax.Array | int, box: int) -> tuple[jax.Array | int, jax.Array | int]:
+    """The box of an entry of a cell, and the place in it; known now unless groups are looped."""
+    if isinstance(entry, int):
+        return divmod(entry, box)
+    return lax.div(entry, np.int32(box)), lax.rem(entry, np.int32(box))
 
 
 def spread(weights: jax.Array, tile: Tile, layout: plgpu.Layout) -> jax.Array:
@@ -91,7 +107,7 @@ def pipeline(
             def _():
                 fetch(index + 1, slot)
 
-    fetch(0, 0)
+    fetch(unknown_zero(), 0)
     ready()
     lax.fori_loop(0, steps, step, None)
 
@@ -117,16 +133,21 @@ class Weights:
     @property
     def scratch(self) -> tuple:
         copied = self._copied
-        buffers = [plgpu.SMEM(copied.shape, copied.dtype), plgpu.Barrier(num_arrivals=copied.copies)]
+        buffers = [
+            plgpu.SMEM(copied.shape, copied.dtype),
+            plgpu.Barrier(num_arrivals=copied.copies),
+        ]
         if self._weights != copied:
             buffers.append(plgpu.SMEM(self._weights.shape, self._weights.dtype))
         return tuple(buffers)
 
+    def _buffer(self, scratch):
+        return scratch[0] if self._weights == self._copied else scratch[2]
+
     def fetch(self, cells, scratch, b, row, column, part: int = 0) -> None:
         """Starts to copy a part of the entries of the cells from ``row`` and ``column`` on."""
         copied, (buffer, barrier, *_) = self._copied, scratch
-        # Traced, so that a last box may reach over the end of the array, where zeros are.
-        first = row * 0 + part * copied.entries
+        first = unknown_zero() + part * copied.entries
         for box in range(copied.boxes):
             for q in range(copied.columns):
                 plgpu.copy_gmem_to_smem(
@@ -147,7 +168,7 @@ class Weights:
         plgpu.barrier_wait(barrier)
         if self.problem.normalizer is None:
             return
-        copied, weights, target = self._copied, self._weights, scratch[-1] if len(scratch) > 2 else buffer
+        copied, weights, target = self._copied, self._weights, self._buffer(scratch)
         taps = self.problem.geometry.taps
         layout = cell_layout(copied.columns, copied.padded_rows)
         for first in range(0, copied.entries, taps):
@@ -169,10 +190,6 @@ class Weights:
         u, v, group, tap = index
         geometry, weights = self.problem.geometry, self._weights
         entry = ((u * geometry.up + v) * geometry.groups + group) * geometry.taps + tap
-        if isinstance(entry, int):
-            box, place = divmod(entry, weights.box)
-        else:
-            box, place = lax.div(entry, np.int32(weights.box)), lax.rem(entry, np.int32(weights.box))
-        buffer = scratch[-1] if len(scratch) > 2 else scratch[0]
-        ref = buffer.at[box, column, pl.ds(row, self.tile.rows), 0, place]
+        box, place = split(entry, weights.box)
+        ref = self._buffer(scratch).at[box, column, pl.ds(row, self.tile.rows), 0, place]
         return plgpu.load(ref, layout=self.layout, optimized=False).astype(jnp.float32)

@@ -36,7 +36,6 @@ def reassemble(
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout, row_layout = channel_layout(tile)
     weights = blocks.Weights(problem, tile, row_layout)
-    chunks = groups * tile.chunks
     # What one row of sources is for: every output row phase and row of taps that reads it.
     uses = collections.defaultdict(list)
     for u in range(up):
@@ -53,9 +52,7 @@ def reassemble(
                     b,
                     pl.ds(row - before + shift, tile.rows + before + after),
                     :,
-                    pl.ds(
-                        (column - before + shift) * down, (tile.columns + before + after) * down
-                    ),
+                    pl.ds((column - before + shift) * down, (tile.columns + before + after) * down),
                     pl.ds(chunk * tile.channels, tile.channels),
                 ],
                 x_tile.at[slot],
@@ -100,7 +97,14 @@ def reassemble(
             )
 
         weights.fetch(cells, cell_scratch, b, row, column)
-        blocks.pipeline(chunks, tile.slots, fetch, x_barrier, compute, ready=lambda: weights.wait(cell_scratch))
+        blocks.pipeline(
+            groups * tile.chunks,
+            tile.slots,
+            fetch,
+            x_barrier,
+            compute,
+            ready=lambda: weights.wait(cell_scratch),
+        )
         plgpu.wait_smem_to_gmem(0)
 
     padded = groups * tile.group_channels

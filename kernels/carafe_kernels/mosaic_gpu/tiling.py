@@ -195,9 +195,7 @@ def _layout(tiles: tuple[tuple[int, ...], ...], shared_by: int = 1) -> mgpu.Tile
 
 
 def _parameters(layout: mgpu.TiledLayout) -> plgpu.Layout:
-    return plgpu.Layout.TILED(
-        layout.tiling, layout.warp_dims, layout.lane_dims, layout.vector_dim
-    )
+    return plgpu.Layout.TILED(layout.tiling, layout.warp_dims, layout.lane_dims, layout.vector_dim)
 
 
 def channel_layout(tile: Tile) -> tuple[plgpu.Layout, plgpu.Layout]:
@@ -391,5 +389,5 @@ def _phases_of_a_block(geometry: Geometry) -> tuple[int, int]:
     up, taps = geometry.up, geometry.taps
     if up * up * taps <= MAX_WEIGHT_SUMS:
         return up, up
-    columns = max(n for n in range(1, up + 1) if up % n == 0 and (n == 1 or n * taps <= MAX_WEIGHT_SUMS))
-    return 1, columns
+    columns = [n for n in range(1, up + 1) if up % n == 0 and n * taps <= MAX_WEIGHT_SUMS]
+    return 1, max(columns, default=1)

@@ -1,0 +1,245 @@
+"""The derivatives of reassembly, of any order, and the implementations that compute them."""
+
+import dataclasses
+import functools
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from carafe_kernels import xla
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.normalizers import normalize
+
+if TYPE_CHECKING:
+    from jax.experimental.pallas.mosaic_gpu import InterpretGPUParams
+
+Implementation = Literal["xla", "mosaic_gpu"]
+Normalizer = Literal["softmax", "sigmoid", "sigmoid_normalized"]
+
+
+def kernels(implementation: Implementation) -> ModuleType:
+    """The module of an implementation.
+
+    That of the GPU kernels takes as long to import as JAX itself, and is not asked for on a CPU.
+    """
+    return importlib.import_module(f"carafe_kernels.{implementation}")
+
+
+Slot = Literal["x", "weights", "y"]
+
+
+def placed_alike(x: jax.Array, weights: jax.Array) -> dict[Slot, jax.Array]:
+    """Spreads an operand that is the same on all devices as the other one is spread.
+
+    Its gradient is then summed over the devices where it is spread; a ``custom_vjp`` by itself
+    would return a part of the sum on each.
+    """
+    operands: dict[Slot, jax.Array] = {"x": x, "weights": weights}
+    types = [jax.typeof(operand) for operand in operands.values()]
+    varying = frozenset().union(*(t.manual_axis_type.varying for t in types))  # in a shard_map
+    batch_axes = {t.sharding.spec[0] for t in types} - {None}  # under explicit sharding
+    for (slot, operand), operand_type in zip(operands.items(), types, strict=True):
+        if missing := varying - operand_type.manual_axis_type.varying:
+            operand = jax.lax.pcast(operand, tuple(sorted(missing)), to="varying")
+        if len(batch_axes) == 1 and operand_type.sharding.spec[0] is None:
+            _, *others = operand_type.sharding.spec
+            operand = jax.sharding.reshard(
+                operand, jax.sharding.PartitionSpec(*batch_axes, *others)
+            )
+        operands[slot] = operand
+    return operands
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What stays fixed through all derivatives of one reassembly.
+
+    Args:
+        geometry: shape of the reassembly.
+        size: ``(H, W)`` of the map.
+        x_dtype: of the map and of the result.
+        weights_dtype: of the weights, or of the logits.
+        implementation: what computes.
+        automatic: whether ``"xla"`` computes where a program is lowered for a platform that the
+            implementation does not serve; else that is an error.
+        interpret: how kernels run without a GPU.
+    """
+
+    geometry: Geometry
+    size: tuple[int, int]
+    x_dtype: np.dtype
+    weights_dtype: np.dtype
+    implementation: Implementation
+    automatic: bool
+    interpret: "InterpretGPUParams | None" = None
+
+    @property
+    def accumulator(self) -> np.dtype:
+        return jnp.promote_types(jnp.promote_types(self.x_dtype, self.weights_dtype), jnp.float32)
+
+    def dtype(self, slot: Slot) -> np.dtype:
+        return self.weights_dtype if slot == "weights" else self.x_dtype
+
+
+# Compiled also when called eagerly: op by op, the taps would not fuse.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compute(plan: Plan, result: Slot, operands: dict[Slot, jax.Array]) -> jax.Array:
+    if plan.implementation == "xla":
+        return _by_xla(plan, result, operands)
+    by_kernel = functools.partial(_by_mosaic_gpu, plan, result)
+    if not plan.automatic:
+        return by_kernel(operands)
+    by_xla = functools.partial(_by_xla, plan, result)
+    return jax.lax.platform_dependent(operands, cuda=by_kernel, default=by_xla)
+
+
+def _by_xla(plan: Plan, result: Slot, operands: dict[Slot, jax.Array]) -> jax.Array:
+    dtype = plan.accumulator
+    match result:
+        case "y":
+            out = xla.forward(operands["x"], operands["weights"], plan.geometry, dtype)
+        case "x":
+            out = xla.input_gradient(
+                operands["weights"], operands["y"], plan.geometry, plan.size, dtype
+            )
+        case "weights":
+            out = xla.weight_gradient(operands["x"], operands["y"], plan.geometry, dtype)
+    return out.astype(plan.dtype(result))
+
+
+def _by_mosaic_gpu(plan: Plan, result: Slot, operands: dict[Slot, jax.Array]) -> jax.Array:
+    mosaic_gpu = kernels("mosaic_gpu")
+    match result:
+        case "y":
+            return mosaic_gpu.forward(operands["x"], operands["weights"], plan.geometry)
+        case "x":
+            return mosaic_gpu.input_gradient(
+                operands["weights"], operands["y"], plan.geometry, plan.size
+            )
+        case "weights":
+            return mosaic_gpu.weight_gradient(
+                operands["x"], operands["y"], plan.geometry, plan.weights_dtype
+            )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def contract(plan: Plan, result: Slot, operands: dict[Slot, jax.Array]) -> jax.Array:
+    """Contracts the trilinear form ``sum(weights * y * gather(x))`` to the slot left out.
+
+    A derivative of a contraction with respect to an operand is the contraction that leaves this
+    operand out, with the cotangent in the slot of the result. So one rule differentiates to any
+    order, and every implementation brings three functions and no rule of its own.
+    """
+    return _compute(plan, result, operands)
+
+
+def _contract_fwd(
+    plan: Plan, result: Slot, operands: dict[Slot, jax.Array]
+) -> tuple[jax.Array, dict[Slot, jax.Array]]:
+    return contract(plan, result, operands), operands
+
+
+def _contract_bwd(
+    plan: Plan, result: Slot, operands: dict[Slot, jax.Array], cotangent: jax.Array
+) -> tuple[dict[Slot, jax.Array]]:
+    first, second = operands
+    return (
+        {
+            first: contract(plan, first, {result: cotangent, second: operands[second]}),
+            second: contract(plan, second, {result: cotangent, first: operands[first]}),
+        },
+    )
+
+
+contract.defvjp(_contract_fwd, _contract_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def reassemble_logits(
+    plan: Plan, normalizer: Normalizer, x: jax.Array, logits: jax.Array
+) -> jax.Array:
+    """Normalises and reassembles in one kernel; its gradient normalises again."""
+    return _compute_from_logits(plan, normalizer, "y", x, logits, None)
+
+
+def _reassemble_logits_fwd(plan, normalizer, x, logits):
+    return reassemble_logits(plan, normalizer, x, logits), (x, logits)
+
+
+def _reassemble_logits_bwd(plan, normalizer, operands, cotangent):
+    return _logit_gradients(plan, normalizer, *operands, cotangent)
+
+
+reassemble_logits.defvjp(_reassemble_logits_fwd, _reassemble_logits_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _logit_gradients(
+    plan: Plan, normalizer: Normalizer, x: jax.Array, logits: jax.Array, y: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of :func:`reassemble_logits` by ``x`` and by ``logits``."""
+    return (
+        _compute_from_logits(plan, normalizer, "x", x, logits, y),
+        _compute_from_logits(plan, normalizer, "weights", x, logits, y),
+    )
+
+
+def _logit_gradients_fwd(plan, normalizer, *operands):
+    return _logit_gradients(plan, normalizer, *operands), operands
+
+
+def _logit_gradients_bwd(plan, normalizer, operands, cotangents):
+    # Second derivatives are rare: they take the two steps apart, each of which has all orders.
+    def apart(x, logits):
+        weights = normalize(logits, plan.geometry, plan.size, normalizer)
+        two_steps = dataclasses.replace(plan, weights_dtype=weights.dtype)
+        return contract(two_steps, "y", {"x": x, "weights": weights})
+
+    def gradients(x, logits, y):
+        return jax.vjp(apart, x, logits)[1](y)
+
+    return jax.vjp(gradients, *operands)[1](cotangents)
+
+
+_logit_gradients.defvjp(_logit_gradients_fwd, _logit_gradients_bwd)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _compute_from_logits(
+    plan: Plan,
+    normalizer: Normalizer,
+    result: Slot,
+    x: jax.Array,
+    logits: jax.Array,
+    y: jax.Array | None,
+) -> jax.Array:
+    mosaic_gpu = kernels("mosaic_gpu")
+
+    def by_kernel(x, logits, y):
+        match result:
+            case "y":
+                return mosaic_gpu.forward_from_logits(x, logits, plan.geometry, normalizer)
+            case "x":
+                return mosaic_gpu.input_gradient_from_logits(
+                    logits, y, plan.geometry, plan.size, normalizer
+                )
+            case "weights":
+                return mosaic_gpu.logit_gradient(x, logits, y, plan.geometry, normalizer)
+
+    def by_xla(x, logits, y):
+        def apart(x, logits):
+            weights = normalize(logits, plan.geometry, plan.size, normalizer)
+            two_steps = dataclasses.replace(plan, weights_dtype=weights.dtype, implementation="xla")
+            return contract(two_steps, "y", {"x": x, "weights": weights})
+
+        if result == "y":
+            return apart(x, logits)
+        dx, dlogits = jax.vjp(apart, x, logits)[1](y)
+        return dx if result == "x" else dlogits
+
+    if not plan.automatic:
+        return by_kernel(x, logits, y)
+    return jax.lax.platform_dependent(x, logits, y, cuda=by_kernel, default=by_xla)

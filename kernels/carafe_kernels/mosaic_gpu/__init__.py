@@ -1,0 +1,240 @@
+"""Reassembly in Pallas kernels for NVIDIA GPUs (Mosaic GPU), forward and backward.
+
+The three contractions of :mod:`carafe_kernels.xla`, and the same with logits that are normalised
+in the kernel. All sums are in float32. Layouts, tiles and what was measured:
+``kernels/README.md``.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu import backward
+from carafe_kernels.mosaic_gpu import forward as forward_kernel
+from carafe_kernels.mosaic_gpu.arrays import align_cells, cells_from_weights, weights_from_cells
+from carafe_kernels.mosaic_gpu.batching import along_the_batch
+from carafe_kernels.mosaic_gpu.device import (
+    device_reason,
+    interpret_params,
+    interpreted,
+    on_cuda,
+)
+from carafe_kernels.mosaic_gpu.tiling import (
+    Problem,
+    forward_tile,
+    input_gradient_tile,
+    weight_gradient_tile,
+)
+
+__all__ = [
+    "forward",
+    "forward_from_logits",
+    "input_gradient",
+    "input_gradient_from_logits",
+    "interpret_params",
+    "interpreted",
+    "logit_gradient",
+    "supports",
+    "weight_gradient",
+]
+
+KERNEL_SIZES = (1, 3, 5, 7)
+UPS = (1, 2, 3, 4)
+DOWNS = (1, 2, 3)
+_DTYPES = ("float16", "bfloat16", "float32")
+_MAX_ELEMENTS = 2**31 - 1  # indices are 32-bit
+
+
+def supports(
+    geometry: Geometry,
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    device: jax.Device | None = None,
+    *,
+    weights_dtype: np.dtype | None = None,
+    normalizer: str | None = None,
+) -> str | None:
+    """Why the kernels cannot serve a reassembly and its gradients; ``None`` if they can.
+
+    Args:
+        geometry: shape of the reassembly.
+        dtype: of the map.
+        shape: of the map, ``[B, H, W, C]``.
+        device: where it is to run, or ``None`` if that is not known yet.
+        weights_dtype: of the weights or logits; that of the map by default.
+        normalizer: for logits, what turns them into weights in the kernel.
+    """
+    dtypes = np.dtype(dtype), np.dtype(dtype if weights_dtype is None else weights_dtype)
+    if reason := device_reason(device):
+        return reason
+    reduced = geometry.lowest_terms
+    if reduced.up > 1 and reduced.down > 1:
+        return f"they rescale by up or by down, not by {reduced.up} / {reduced.down}"
+    if (
+        reduced.kernel_size not in KERNEL_SIZES
+        or reduced.up not in UPS
+        or reduced.down not in DOWNS
+    ):
+        return (
+            f"they serve kernel_size in {KERNEL_SIZES}, up in {UPS} and down in {DOWNS}, "
+            f"not {geometry}"
+        )
+    if normalizer is not None and geometry != reduced:
+        return f"they normalise logits of up and down in lowest terms, not of {geometry}"
+    for name in {d.name for d in dtypes} - set(_DTYPES):
+        return f"they compute in float32, from {', '.join(_DTYPES)}, not from {name}"
+    if not all(isinstance(size, int) for size in shape):
+        return f"they need a static shape, not {shape}"
+    problem = _problem(reduced, shape, *dtypes, normalizer)
+    sizes = {
+        "x": math.prod(shape),
+        "y": shape[0] * math.prod(problem.output_size) * shape[3],
+        "weights": shape[0] * math.prod(problem.cells) * reduced.logit_channels,
+    }
+    for name, size in sizes.items():
+        if size > _MAX_ELEMENTS:
+            return f"{name} has {size:,} elements, and their indices end at {_MAX_ELEMENTS:,}"
+    tiles = (forward_tile, input_gradient_tile, weight_gradient_tile)
+    if shape[0] and None in [tile(problem) for tile in tiles]:
+        return f"{geometry} needs more shared memory than a block has"
+    return None
+
+
+def forward(
+    x: Float[Array, "batch height width channels"],
+    weights: Float[Array, "batch out_height out_width weight_channels"],
+    geometry: Geometry,
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Reassembles ``x`` with ``weights`` (Eqn. 3), in the dtype of ``x``."""
+
+    def call(x, weights, geometry, interpret):
+        problem = _problem(geometry, x.shape, x.dtype, weights.dtype)
+        cells = align_cells(cells_from_weights(weights, geometry))
+        return forward_kernel.reassemble(x, cells, problem, interpret)
+
+    return _call(call, geometry, _shape_of_y(x, geometry), x.dtype, x, weights)
+
+
+def forward_from_logits(
+    x: Float[Array, "batch height width channels"],
+    logits: Float[Array, "batch rows columns logit_channels"],
+    geometry: Geometry,
+    normalizer: str,
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Reassembles ``x`` with normalised ``logits`` (section 3.2), in the dtype of ``x``."""
+
+    def call(x, logits, geometry, interpret):
+        problem = _problem(geometry, x.shape, x.dtype, logits.dtype, normalizer)
+        return forward_kernel.reassemble(x, align_cells(logits), problem, interpret)
+
+    return _call(call, geometry, _shape_of_y(x, geometry), x.dtype, x, logits)
+
+
+def input_gradient(
+    weights: Float[Array, "batch out_height out_width weight_channels"],
+    y: Float[Array, "batch out_height out_width channels"],
+    geometry: Geometry,
+    size: tuple[int, int],
+) -> Float[Array, "batch height width channels"]:
+    """Gathers, for each source pixel, ``weights * y`` from its readers, in the dtype of ``y``."""
+
+    def call(weights, y, geometry, interpret):
+        shape = (y.shape[0], *size, y.shape[3])
+        problem = _problem(geometry, shape, y.dtype, weights.dtype)
+        cells = align_cells(cells_from_weights(weights, geometry))
+        return backward.input_gradient(cells, y, problem, interpret)
+
+    return _call(call, geometry, (*size, y.shape[3]), y.dtype, weights, y)
+
+
+def input_gradient_from_logits(
+    logits: Float[Array, "batch rows columns logit_channels"],
+    y: Float[Array, "batch out_height out_width channels"],
+    geometry: Geometry,
+    size: tuple[int, int],
+    normalizer: str,
+) -> Float[Array, "batch height width channels"]:
+    """As :func:`input_gradient`, with weights that are normalised again from ``logits``."""
+
+    def call(logits, y, geometry, interpret):
+        shape = (y.shape[0], *size, y.shape[3])
+        problem = _problem(geometry, shape, y.dtype, logits.dtype, normalizer)
+        return backward.input_gradient(align_cells(logits), y, problem, interpret)
+
+    return _call(call, geometry, (*size, y.shape[3]), y.dtype, logits, y)
+
+
+def weight_gradient(
+    x: Float[Array, "batch height width channels"],
+    y: Float[Array, "batch out_height out_width channels"],
+    geometry: Geometry,
+    dtype: np.dtype,
+) -> Float[Array, "batch out_height out_width weight_channels"]:
+    """Correlates each output pixel of ``y`` with the sources that its taps read, in ``dtype``."""
+
+    def call(x, y, geometry, interpret):
+        problem = _problem(geometry, x.shape, x.dtype, dtype)
+        cells = backward.cells_gradient(x, y, None, problem, interpret)
+        return weights_from_cells(cells, geometry)
+
+    return _call(call, geometry, (*y.shape[1:3], geometry.weight_channels), dtype, x, y)
+
+
+def logit_gradient(
+    x: Float[Array, "batch height width channels"],
+    logits: Float[Array, "batch rows columns logit_channels"],
+    y: Float[Array, "batch out_height out_width channels"],
+    geometry: Geometry,
+    normalizer: str,
+) -> Float[Array, "batch rows columns logit_channels"]:
+    """The gradient by ``logits``, in their dtype, from that by the output, ``y``."""
+
+    def call(x, logits, y, geometry, interpret):
+        problem = _problem(geometry, x.shape, x.dtype, logits.dtype, normalizer)
+        cells = backward.cells_gradient(x, y, align_cells(logits), problem, interpret)
+        return cells[..., : geometry.logit_channels]
+
+    return _call(call, geometry, logits.shape[1:], logits.dtype, x, logits, y)
+
+
+def _problem(
+    geometry: Geometry,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    cells_dtype: np.dtype,
+    normalizer: str | None = None,
+) -> Problem:
+    batch, height, width, channels = shape
+    dtypes = np.dtype(dtype), np.dtype(cells_dtype)
+    return Problem(geometry, batch, (height, width), channels, *dtypes, normalizer)
+
+
+def _shape_of_y(x: jax.Array, geometry: Geometry) -> tuple[int, ...]:
+    _, height, width, channels = x.shape
+    return geometry.output_size(height), geometry.output_size(width), channels
+
+
+def _call(
+    call: Callable[..., jax.Array],
+    geometry: Geometry,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    *arrays: jax.Array,
+) -> jax.Array:
+    """Runs ``call(*arrays, geometry, interpret)`` on every device's part of the batch."""
+    interpret = interpret_params()
+
+    def on_a_part(*arrays: jax.Array) -> jax.Array:
+        batch = arrays[0].shape[0]
+        if batch == 0:
+            return jnp.zeros((0, *shape), dtype)
+        return call(*arrays, geometry.lowest_terms, interpret)
+
+    run = along_the_batch(on_a_part, effects=interpret is not None)
+    first, *others = arrays
+    return run(on_cuda(first), *others)

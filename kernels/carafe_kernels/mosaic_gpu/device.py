@@ -1,0 +1,75 @@
+"""Which devices run the kernels, and how to run them without one."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import jax
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+# Shared memory of 227 KiB a block and TMA: Hopper and datacenter Blackwell.
+SUPPORTED_MAJORS = (9, 10)
+NEEDS = "an NVIDIA GPU of compute capability 9.0 or 10.x, Hopper or datacenter Blackwell"
+
+_interpret: contextvars.ContextVar[plgpu.InterpretGPUParams | None] = contextvars.ContextVar(
+    "interpret", default=None
+)
+
+
+@contextlib.contextmanager
+def interpreted(*, detect_races: bool = False) -> Iterator[None]:
+    """Has kernels that are traced inside run on the CPU, step by step, for tests.
+
+    Args:
+        detect_races: whether to look for accesses that no barrier orders.
+    """
+    token = _interpret.set(plgpu.InterpretGPUParams(detect_races=detect_races))
+    try:
+        yield
+    finally:
+        _interpret.reset(token)
+
+
+def interpret_params() -> plgpu.InterpretGPUParams | None:
+    """What :func:`interpreted` has set."""
+    return _interpret.get()
+
+
+def device_reason(device: jax.Device | None) -> str | None:
+    """Why ``device`` cannot run the kernels; ``None`` if it can, or is not known."""
+    if device is None or interpret_params() is not None:
+        return None
+    if device.platform != "gpu":
+        return f"this device is a {device.platform.upper()}, and they need {NEEDS}"
+    capability = str(device.compute_capability)
+    major = capability.partition(".")[0]
+    if not major.isdigit() or int(major) not in SUPPORTED_MAJORS:
+        return f"{device.device_kind} has compute capability {capability}, and they need {NEEDS}"
+    return None
+
+
+# Where a function runs is known when it is lowered, not when it is traced: with jax.export it may
+# be another platform than any device of this process.
+_on_cuda_p = Primitive("carafe_on_cuda")
+_on_cuda_p.def_abstract_eval(lambda array: array)
+
+
+def _refuse(context: mlir.LoweringRuleContext, array):
+    del array
+    platforms = context.module_context.platforms
+    raise NotImplementedError(
+        f"implementation 'mosaic_gpu' cannot run on {' or '.join(platforms)}: it needs {NEEDS}; "
+        "implementation='xla' or None runs on this device"
+    )
+
+
+mlir.register_lowering(_on_cuda_p, _refuse)
+mlir.register_lowering(_on_cuda_p, lambda context, array: [array], platform="cuda")
+batching.defvectorized(_on_cuda_p)
+
+
+def on_cuda(array: jax.Array) -> jax.Array:
+    """Returns ``array``; raises ``NotImplementedError`` when lowered for another platform."""
+    return array if interpret_params() is not None else _on_cuda_p.bind(array)
