@@ -16,6 +16,7 @@ group; ``k`` taps. What was tried and how fast it is stands in ``kernels/README.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +126,7 @@ def _concatenate_blocks(blocks: Sequence[Sequence[jax.Array]]) -> jax.Array:
 def supports(
     geometry: Geometry,
     dtype: np.dtype,
-    shape: tuple[int, ...],
+    shape: tuple[Any, ...],
     device: jax.Device | None = None,
     *,
     weights_dtype: np.dtype | None = None,

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 import carafe_jax
@@ -84,6 +83,8 @@ class OperatorTests:
     factors = (1, 2, 3, 4)
     group_channels = 2
     dtypes = FLOATS
+    small_examples = 40
+    examples = 60
 
     def supports(self, case):
         return True
@@ -140,22 +141,23 @@ class OperatorTests:
     def test_equals_the_oracle(self, case):
         self.assert_equals_oracle(case, case.random_operands())
 
-    @settings(max_examples=40)
-    @given(st.data())
-    def test_equals_the_oracle_for_small_geometries(self, data):
+    def test_equals_the_oracle_for_small_geometries(self):
         kernel_sizes = [k for k in self.kernel_sizes if k < 7]
         factors = [factor for factor in self.factors if factor < 4]
-        case = data.draw(cases(kernel_sizes, factors, self.group_channels))
-        assume(self.supports(case))
-        self.assert_equals_oracle(case, case.random_operands())
+        self.assert_equals_oracle_for_any(kernel_sizes, factors, self.small_examples)
 
     @pytest.mark.slow
-    @settings(max_examples=60)
-    @given(st.data())
-    def test_equals_the_oracle_for_any_geometry(self, data):
-        case = data.draw(cases(self.kernel_sizes, self.factors, self.group_channels))
-        assume(self.supports(case))
-        self.assert_equals_oracle(case, case.random_operands())
+    def test_equals_the_oracle_for_any_geometry(self):
+        self.assert_equals_oracle_for_any(self.kernel_sizes, self.factors, self.examples)
+
+    def assert_equals_oracle_for_any(self, kernel_sizes, factors, examples):
+        @settings(max_examples=examples)
+        @given(cases(kernel_sizes, factors, self.group_channels))
+        def check(case):
+            assume(self.supports(case))
+            self.assert_equals_oracle(case, case.random_operands())
+
+        check()
 
     @all_scales
     def test_is_linear_in_the_map_and_in_the_weights(self, case):
@@ -365,6 +367,10 @@ class OperatorTests:
         self.assert_all_close(y, looped[0])
         for gradient, each, axis in zip(gradients, looped[1:], in_axes, strict=True):
             self.assert_all_close(gradient, each if axis == 0 else each.sum(axis=0))
+
+
+class PlacementTests(OperatorTests):
+    """For implementations that run on several devices, and in exported programs, as they are."""
 
     @each_scale
     def test_pmap_equals_one_device(self, case):

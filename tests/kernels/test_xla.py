@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import pytest
 
 from tests.kernels.cases import Case
-from tests.kernels.operator_base import SCALES, OperatorTests
+from tests.kernels.operator_base import SCALES, PlacementTests
 
 UP = Case(5, up=2, size=(50, 50), batch=1, group_channels=256)
 DOWN = Case(5, down=2, size=(100, 100), batch=1, group_channels=256)
 FLOAT_SIZE = 4
 
 
-class TestXla(OperatorTests):
+class TestXla(PlacementTests):
     implementation = "xla"
 
     def compiled(self, case, *, gradient):

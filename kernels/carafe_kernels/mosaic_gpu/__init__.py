@@ -7,6 +7,7 @@ in the kernel. All sums are in float32. Layouts, tiles and what was measured:
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.mosaic_gpu import backward
-from carafe_kernels.mosaic_gpu import forward as forward_kernel
+from carafe_kernels.mosaic_gpu import backward_kernels, forward_kernel
 from carafe_kernels.mosaic_gpu.arrays import align_cells, cells_from_weights, weights_from_cells
 from carafe_kernels.mosaic_gpu.batching import along_the_batch
 from carafe_kernels.mosaic_gpu.device import (
@@ -53,7 +53,7 @@ _MAX_ELEMENTS = 2**31 - 1  # indices are 32-bit
 def supports(
     geometry: Geometry,
     dtype: np.dtype,
-    shape: tuple[int, ...],
+    shape: tuple[Any, ...],
     device: jax.Device | None = None,
     *,
     weights_dtype: np.dtype | None = None,
@@ -64,7 +64,7 @@ def supports(
     Args:
         geometry: shape of the reassembly.
         dtype: of the map.
-        shape: of the map, ``[B, H, W, C]``.
+        shape: of the map, ``[B, H, W, C]``; sizes may be symbolic.
         device: where it is to run, or ``None`` if that is not known yet.
         weights_dtype: of the weights or logits; that of the map by default.
         normalizer: for logits, what turns them into weights in the kernel.
@@ -147,7 +147,7 @@ def input_gradient(
         shape = (y.shape[0], *size, y.shape[3])
         problem = _problem(geometry, shape, y.dtype, weights.dtype)
         cells = align_cells(cells_from_weights(weights, geometry))
-        return backward.input_gradient(cells, y, problem, interpret)
+        return backward_kernels.input_gradient(cells, y, problem, interpret)
 
     return _call(call, geometry, (*size, y.shape[3]), y.dtype, weights, y)
 
@@ -164,7 +164,7 @@ def input_gradient_from_logits(
     def call(logits, y, geometry, interpret):
         shape = (y.shape[0], *size, y.shape[3])
         problem = _problem(geometry, shape, y.dtype, logits.dtype, normalizer)
-        return backward.input_gradient(align_cells(logits), y, problem, interpret)
+        return backward_kernels.input_gradient(align_cells(logits), y, problem, interpret)
 
     return _call(call, geometry, (*size, y.shape[3]), y.dtype, logits, y)
 
@@ -179,7 +179,7 @@ def weight_gradient(
 
     def call(x, y, geometry, interpret):
         problem = _problem(geometry, x.shape, x.dtype, dtype)
-        cells = backward.cells_gradient(x, y, None, problem, interpret)
+        cells = backward_kernels.cells_gradient(x, y, None, problem, interpret)
         return weights_from_cells(cells, geometry)
 
     return _call(call, geometry, (*y.shape[1:3], geometry.weight_channels), dtype, x, y)
@@ -196,7 +196,7 @@ def logit_gradient(
 
     def call(x, logits, y, geometry, interpret):
         problem = _problem(geometry, x.shape, x.dtype, logits.dtype, normalizer)
-        cells = backward.cells_gradient(x, y, align_cells(logits), problem, interpret)
+        cells = backward_kernels.cells_gradient(x, y, align_cells(logits), problem, interpret)
         return cells[..., : geometry.logit_channels]
 
     return _call(call, geometry, logits.shape[1:], logits.dtype, x, logits, y)

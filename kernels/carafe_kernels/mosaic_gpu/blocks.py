@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from carafe_kernels.mosaic_gpu.tiling import CellTile, Problem, Tile, cell_layout
+from carafe_kernels.mosaic_gpu.tiling import CellTile, Layout, Problem, Tile, cell_layout
 from carafe_kernels.normalizers import tap_weights
+
+type Ref = Any  # Pallas exports no name for references and their slices
 
 # Lane semantics take layouts that are written out, also of slices that start anywhere. Barriers
 # are ours: no buffer is both read and written between two of them.
@@ -64,6 +66,20 @@ def group(chunk: jax.Array, tile: Tile, groups: int) -> jax.Array | int:
     return lax.div(chunk, np.int32(tile.chunks)) if groups > 1 else 0
 
 
+def load(ref: Ref, layout: Layout) -> jax.Array:
+    """Loads in float32, in whatever order of memory banks the layout comes to."""
+    return plgpu.load(ref, layout=layout, optimized=False).astype(jnp.float32)
+
+
+def store(ref: Ref, value: jax.Array) -> None:
+    """Stores in the dtype of ``ref``, as :func:`load` loads."""
+    value = value.astype(ref.dtype)
+    if hasattr(plgpu, "store"):
+        plgpu.store(ref, value, optimized=False)
+    else:  # before JAX 0.12 there is one kind of store, which takes any layout
+        ref[...] = value
+
+
 def split(entry: jax.Array | int, box: int) -> tuple[jax.Array | int, jax.Array | int]:
     """The box of an entry of a cell, and the place in it; known now unless groups are looped."""
     if isinstance(entry, int):
@@ -71,7 +87,7 @@ def split(entry: jax.Array | int, box: int) -> tuple[jax.Array | int, jax.Array 
     return lax.div(entry, np.int32(box)), lax.rem(entry, np.int32(box))
 
 
-def spread(weights: jax.Array, tile: Tile, layout: plgpu.Layout) -> jax.Array:
+def spread(weights: jax.Array, tile: Tile, layout: Layout) -> jax.Array:
     """``[rows] -> [rows, channels]``."""
     shape = (tile.rows, tile.channels)
     return plgpu.layout_cast(lax.broadcast_in_dim(weights, shape, (0,)), layout)
@@ -81,7 +97,7 @@ def pipeline(
     steps: int,
     slots: int,
     fetch: Callable[[jax.Array, jax.Array], None],
-    barrier: jax.Ref,
+    barrier: Ref,
     compute: Callable[[jax.Array, jax.Array], None],
     ready: Callable[[], None],
 ) -> None:
@@ -118,7 +134,7 @@ class Weights:
 
     problem: Problem
     tile: Tile
-    layout: plgpu.Layout
+    layout: Layout
 
     @property
     def _copied(self) -> CellTile:
@@ -173,16 +189,12 @@ class Weights:
         layout = cell_layout(copied.columns, copied.padded_rows)
         for first in range(0, copied.entries, taps):
             logits = [
-                plgpu.load(
-                    buffer.at[entry // copied.box, :, :, 0, entry % copied.box],
-                    layout=layout,
-                    optimized=False,
-                ).astype(jnp.float32)
+                load(buffer.at[entry // copied.box, :, :, 0, entry % copied.box], layout)
                 for entry in range(first, first + taps)
             ]
             for entry, weight in enumerate(tap_weights(logits, self.problem.normalizer), first):
                 box, place = divmod(entry, weights.box)
-                target[box, :, : copied.padded_rows, 0, place] = weight
+                store(target.at[box, :, pl.ds(0, copied.padded_rows), 0, place], weight)
         plgpu.commit_smem()
 
     def load(self, scratch, row: int, column: int, index: tuple) -> jax.Array:
@@ -192,4 +204,4 @@ class Weights:
         entry = ((u * geometry.up + v) * geometry.groups + group) * geometry.taps + tap
         box, place = split(entry, weights.box)
         ref = self._buffer(scratch).at[box, column, pl.ds(row, self.tile.rows), 0, place]
-        return plgpu.load(ref, layout=self.layout, optimized=False).astype(jnp.float32)
+        return load(ref, self.layout)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, aligned, round_up
 
+type Layout = Any  # Pallas exports no name for what plgpu.Layout.TILED(...) returns
+
 THREADS = 128
 WARPS = 4
 LANES = 32
@@ -26,7 +29,7 @@ SHARED_MEMORY = 232_448 - 1024  # bytes a block on compute capability 9.0 and 10
 MAX_BOX = 256  # elements of an axis that one copy moves
 MAX_SUMS = 72  # sums a thread keeps in registers beside what it loads
 MAX_WEIGHT_SUMS = 110  # the same in the weight gradient, which loads less
-_SHARED_MEMORY_ALIGNMENT = 128  # bytes; where a copy may start
+_COPY_ALIGNMENT = 128  # bytes; what a copy into shared memory starts at and moves multiples of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,11 @@ class Problem:
         return self.channels // self.geometry.groups
 
 
+def copied_rows(rows: int, row_bytes: int) -> int:
+    """``rows``, and as many more as a copy into shared memory must take along."""
+    return round_up(rows, _COPY_ALIGNMENT // math.gcd(row_bytes, _COPY_ALIGNMENT))
+
+
 @dataclasses.dataclass(frozen=True)
 class CellTile:
     """Weights or logits of a tile of cells in shared memory.
@@ -90,10 +98,8 @@ class CellTile:
 
     @property
     def padded_rows(self) -> int:
-        row_bytes = self.box * self.dtype.itemsize
-        return round_up(
-            self.rows, _SHARED_MEMORY_ALIGNMENT // math.gcd(row_bytes, _SHARED_MEMORY_ALIGNMENT)
-        )
+        rows = copied_rows(self.rows, self.box * self.dtype.itemsize)
+        return round_up(rows, 2 * WARPS)  # so that warps can share them out
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -124,7 +130,7 @@ class Tile:
         columns: cells, all in each thread.
         vector: channels of a thread.
         slots: buffers for maps; with two, the next channels come while these are computed.
-        passes: parts of the kernels' rows of phases that come into shared memory in turn.
+        passes: parts that come into shared memory in turn, each some rows of output phases.
         group_channels: channels of a group after padding.
         cells: the weights or logits that are in shared memory at a time.
         nbytes: shared memory.
@@ -182,6 +188,12 @@ class WeightTile:
         """
         return self.channels + TMA_ALIGNMENT // np.dtype(dtype).itemsize
 
+    def source_rows(self, geometry: Geometry, dtype: np.dtype) -> int:
+        """Rows of cells of the source map in shared memory."""
+        columns = geometry.down * (self.columns + sum(geometry.halo))
+        row_bytes = columns * self.pitch(dtype) * np.dtype(dtype).itemsize
+        return copied_rows(self.rows + sum(geometry.halo), row_bytes)
+
 
 def _layout(tiles: tuple[tuple[int, ...], ...], shared_by: int = 1) -> mgpu.TiledLayout:
     """Tiles of two axes: of a block, of its warps and of their threads' vectors.
@@ -194,11 +206,11 @@ def _layout(tiles: tuple[tuple[int, ...], ...], shared_by: int = 1) -> mgpu.Tile
     ).canonicalize()
 
 
-def _parameters(layout: mgpu.TiledLayout) -> plgpu.Layout:
+def _parameters(layout: mgpu.TiledLayout) -> Layout:
     return plgpu.Layout.TILED(layout.tiling, layout.warp_dims, layout.lane_dims, layout.vector_dim)
 
 
-def channel_layout(tile: Tile) -> tuple[plgpu.Layout, plgpu.Layout]:
+def channel_layout(tile: Tile) -> tuple[Layout, Layout]:
     """Layouts of ``[rows, channels]`` and, the same in all channels, of ``[rows]``."""
     layout = _layout(
         ((tile.rows, tile.channels), (tile.rows // WARPS, tile.channels), (1, tile.vector))
@@ -206,7 +218,7 @@ def channel_layout(tile: Tile) -> tuple[plgpu.Layout, plgpu.Layout]:
     return _parameters(layout), _parameters(layout.reduce((1,)))
 
 
-def cell_layout(columns: int, rows: int) -> plgpu.Layout:
+def cell_layout(columns: int, rows: int) -> Layout:
     """Layout of ``[columns, rows]`` with cells of their own for each warp.
 
     Where there are fewer cells than threads, lanes of one warp share a cell, never two warps: a
@@ -342,11 +354,16 @@ def _input_gradient_tiles(problem: Problem) -> Iterator[Tile]:
                 or _overflows(problem, geometry.down, columns, channels)
             ):
                 continue
-            entries = geometry.logit_channels // passes
-            cells = CellTile(rows + halo, columns + halo, entries, problem.cells_dtype)
-            y = geometry.up**2 * (rows + halo) * (columns + halo) * channels * itemsize
+            phases = geometry.up // passes * geometry.up
+            cells = CellTile(
+                rows + halo,
+                columns + halo,
+                phases * geometry.weight_channels,
+                problem.cells_dtype,
+            )
+            y = phases * (rows + halo) * (columns + halo) * channels * itemsize
             x = geometry.down**2 * rows * columns * channels * itemsize
-            for slots in (2, 1):
+            for slots in (2, 1) if passes == 1 else (1,):
                 yield Tile(
                     rows,
                     columns,
@@ -376,7 +393,8 @@ def weight_gradient_tile(problem: Problem) -> WeightTile | None:
             tile = WeightTile(
                 rows, columns, channels, row_phases, column_phases, group_channels, cells, 0
             )
-            x = geometry.down**2 * (rows + halo) * (columns + halo)
+            x = geometry.down * tile.source_rows(geometry, problem.dtype)
+            x *= geometry.down * (columns + halo)
             y = row_phases * column_phases * rows * columns
             nbytes = cells.nbytes + (x + y) * tile.pitch(problem.dtype) * itemsize
             if 2 * nbytes <= SHARED_MEMORY or (channels == 8 and nbytes <= SHARED_MEMORY):

@@ -71,12 +71,12 @@ def input_gradient(
         b, row, column = grid.position()
         first_row, first_column = row - before + shift[0], column - before + shift[1]
 
-        def fetch(chunk, slot):
+        def fetch(chunk, slot, part=0):
             plgpu.copy_gmem_to_smem(
                 y.at[
                     b,
                     pl.ds(first_row, tile.rows + halo),
-                    :,
+                    pl.ds(part * rows_of_a_pass, rows_of_a_pass),
                     pl.ds(first_column * up, (tile.columns + halo) * up),
                     pl.ds(chunk * tile.channels, tile.channels),
                 ],
@@ -85,28 +85,32 @@ def input_gradient(
                 oob_mode=plgpu.OOBFillMode.ZEROS,
             )
 
-        def fetch_weights(part):
+        def fetch_weights(part=0):
             weights.fetch(cells, cell_scratch, b, first_row, first_column, part)
 
         def compute(chunk, slot):
-            group = blocks.group(chunk, tile, groups)
+            sums = {}
+            add_rows(sums, chunk, slot, 0)
+            finish(sums, chunk)
+
+        def compute_in_passes(chunk, _):
             sums = {}
             for part in range(tile.passes):
-                if tile.passes > 1:
-                    fetch_weights(part)
-                    weights.wait(cell_scratch)
-                for (row_shift, u), row_uses in uses.items():
-                    if u // rows_of_a_pass == part:
-                        add_row(sums, slot, group, row_shift, u, row_uses)
-                if tile.passes > 1:
-                    plgpu.commit_smem()
+                fetch_weights(part)
+                fetch(chunk, 0, part)
+                weights.wait(cell_scratch)
+                plgpu.barrier_wait(y_barrier.at[0])
+                add_rows(sums, chunk, 0, part)
+                plgpu.commit_smem()  # all threads have read: the tiles are free
+            finish(sums, chunk)
+
+        def finish(sums, chunk):
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             for s, q, t in itertools.product(range(down), range(tile.columns), range(down)):
                 shape = (tile.rows, tile.channels)
                 total = sums.get((s, q, t), jnp.zeros((), jnp.float32))
-                x_tile[:, s, q * down + t, :] = lax.broadcast_in_dim(
-                    total, shape, tuple(range(total.ndim))
-                ).astype(problem.dtype)
+                total = lax.broadcast_in_dim(total, shape, tuple(range(total.ndim)))
+                blocks.store(x_tile.at[:, s, q * down + t, :], total)
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(
                 x_tile,
@@ -119,30 +123,42 @@ def input_gradient(
                 ],
             )
 
+        def add_rows(sums, chunk, slot, part):
+            group = blocks.group(chunk, tile, groups)
+            for (row_shift, u), row_uses in uses.items():
+                if u // rows_of_a_pass == part:
+                    add_row(sums, slot, group, row_shift, u % rows_of_a_pass, row_uses)
+
         def add_row(sums, slot, group, row_shift, u, row_uses):
             start = before + row_shift
 
             @functools.cache
             def output(place):
                 ref = y_tile.at[slot, pl.ds(start, tile.rows), u, place]
-                return plgpu.load(ref, layout=layout, optimized=False).astype(jnp.float32)
+                return blocks.load(ref, layout)
 
             for (s, n), q, t in itertools.product(row_uses, range(tile.columns), range(down)):
                 for reader in geometry.readers(t):
                     cell = q + before + reader.cell_shift
                     tap = n * geometry.kernel_size + reader.tap
-                    index = (u % rows_of_a_pass, reader.phase, group, tap)
+                    index = (u, reader.phase, group, tap)
                     weight = weights.load(cell_scratch, start, cell, index)
                     term = blocks.spread(weight, tile, layout) * output(cell * up + reader.phase)
                     sums[s, q, t] = sums[s, q, t] + term if (s, q, t) in sums else term
 
-        def ready():
-            if tile.passes == 1:
-                weights.wait(cell_scratch)
-
+        chunks = groups * tile.chunks
         if tile.passes == 1:
-            fetch_weights(0)
-        blocks.pipeline(groups * tile.chunks, tile.slots, fetch, y_barrier, compute, ready)
+            fetch_weights()
+            blocks.pipeline(
+                chunks,
+                tile.slots,
+                fetch,
+                y_barrier,
+                compute,
+                ready=lambda: weights.wait(cell_scratch),
+            )
+        else:
+            lax.fori_loop(0, chunks, compute_in_passes, None)
         plgpu.wait_smem_to_gmem(0)
 
     padded = groups * tile.group_channels
@@ -153,7 +169,13 @@ def input_gradient(
         grid_names=grid.names,
         scratch_types=(
             plgpu.SMEM(
-                (tile.slots, tile.rows + halo, up, (tile.columns + halo) * up, tile.channels),
+                (
+                    tile.slots,
+                    tile.rows + halo,
+                    rows_of_a_pass,
+                    (tile.columns + halo) * up,
+                    tile.channels,
+                ),
                 problem.dtype,
             ),
             plgpu.SMEM((tile.rows, down, tile.columns * down, tile.channels), problem.dtype),
@@ -200,6 +222,7 @@ def cells_gradient(
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout = cell_layout(tile.rows, tile.columns)
     pitch = tile.pitch(problem.dtype)
+    source_rows = tile.source_rows(geometry, problem.dtype)
     padded = groups * tile.group_channels
     kernels = tile.row_phases * tile.column_phases
     box = tile.cells.box
@@ -241,7 +264,7 @@ def cells_gradient(
                 plgpu.copy_gmem_to_smem(
                     x.at[
                         b,
-                        pl.ds(row - before + shift, tile.rows + before + after),
+                        pl.ds(row - before + shift, source_rows),
                         :,
                         pl.ds(column - before + shift, tile.columns + before + after),
                         pl.ds(t * padded + first_channel, pitch),
@@ -272,11 +295,11 @@ def cells_gradient(
                 pl.ds(before + column_read.cell_shift, tile.columns),
                 channel,
             ]
-            return plgpu.load(ref, layout=layout, optimized=False).astype(jnp.float32)
+            return blocks.load(ref, layout)
 
         def output(row_phase, column_phase, channel):
             ref = y_tile.at[column_phase, :, row_phase, :, channel]
-            return plgpu.load(ref, layout=layout, optimized=False).astype(jnp.float32)
+            return blocks.load(ref, layout)
 
         phases = list(itertools.product(range(tile.row_phases), range(tile.column_phases)))
         reach = range(geometry.kernel_size)
@@ -319,13 +342,11 @@ def cells_gradient(
             places = [blocks.split(entry, box) for entry in entries]
             if problem.normalizer is not None:
                 values = [
-                    plgpu.load(cell_tile.at[index, :, :, place], layout=layout, optimized=False)
-                    for index, place in places
+                    blocks.load(cell_tile.at[index, :, :, place], layout) for index, place in places
                 ]
-                values = [value.astype(jnp.float32) for value in values]
                 gradients = tap_logit_gradients(values, gradients, problem.normalizer)
             for (index, place), value in zip(places, gradients, strict=True):
-                cell_tile[index, :, :, place] = value.astype(problem.cells_dtype)
+                blocks.store(cell_tile.at[index, :, :, place], value)
 
         if problem.normalizer is not None:
             plgpu.barrier_wait(cell_barrier)
@@ -353,7 +374,7 @@ def cells_gradient(
             plgpu.SMEM(
                 (
                     down,
-                    tile.rows + before + after,
+                    source_rows,
                     down,
                     tile.columns + before + after,
                     pitch,

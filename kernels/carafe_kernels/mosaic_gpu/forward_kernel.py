@@ -69,7 +69,7 @@ def reassemble(
                 def source(place, row_shift=row_shift, s=s):
                     start = before + row_shift
                     ref = x_tile.at[slot, pl.ds(start, tile.rows), s, place]
-                    return plgpu.load(ref, layout=layout, optimized=False).astype(jnp.float32)
+                    return blocks.load(ref, layout)
 
                 for u, n in row_uses:
                     for q in range(tile.columns):
@@ -83,7 +83,7 @@ def reassemble(
                                 sums[q, u, v] = sums[q, u, v] + term if (q, u, v) in sums else term
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             for (q, u, v), total in sums.items():
-                y_tile[:, u, q * up + v, :] = total.astype(problem.dtype)
+                blocks.store(y_tile.at[:, u, q * up + v, :], total)
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(
                 y_tile,
