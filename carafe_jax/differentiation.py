@@ -157,19 +157,26 @@ def _contract_bwd(
 contract.defvjp(_contract_fwd, _contract_bwd)
 
 
+type _Operands = tuple[jax.Array, ...]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def reassemble_logits(
     plan: Plan, normalizer: Normalizer, x: jax.Array, logits: jax.Array
 ) -> jax.Array:
-    """Normalises and reassembles in one kernel; its gradient normalises again."""
-    return _compute_from_logits(plan, normalizer, "y", x, logits, None)
+    """Normalises ``logits`` and reassembles ``x`` in one kernel; its gradient normalises again."""
+    return _compute_from_logits(plan, normalizer, "y", (x, logits))
 
 
-def _reassemble_logits_fwd(plan, normalizer, x, logits):
+def _reassemble_logits_fwd(
+    plan: Plan, normalizer: Normalizer, x: jax.Array, logits: jax.Array
+) -> tuple[jax.Array, _Operands]:
     return reassemble_logits(plan, normalizer, x, logits), (x, logits)
 
 
-def _reassemble_logits_bwd(plan, normalizer, operands, cotangent):
+def _reassemble_logits_bwd(
+    plan: Plan, normalizer: Normalizer, operands: _Operands, cotangent: jax.Array
+) -> _Operands:
     return _logit_gradients(plan, normalizer, *operands, cotangent)
 
 
@@ -177,69 +184,69 @@ reassemble_logits.defvjp(_reassemble_logits_fwd, _reassemble_logits_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _logit_gradients(
-    plan: Plan, normalizer: Normalizer, x: jax.Array, logits: jax.Array, y: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The gradients of :func:`reassemble_logits` by ``x`` and by ``logits``."""
+def _logit_gradients(plan: Plan, normalizer: Normalizer, *operands: jax.Array) -> _Operands:
+    """The gradients of :func:`reassemble_logits`, from its operands and the gradient by ``y``."""
     return (
-        _compute_from_logits(plan, normalizer, "x", x, logits, y),
-        _compute_from_logits(plan, normalizer, "weights", x, logits, y),
+        _compute_from_logits(plan, normalizer, "x", operands),
+        _compute_from_logits(plan, normalizer, "weights", operands),
     )
 
 
-def _logit_gradients_fwd(plan, normalizer, *operands):
+def _logit_gradients_fwd(
+    plan: Plan, normalizer: Normalizer, *operands: jax.Array
+) -> tuple[_Operands, _Operands]:
     return _logit_gradients(plan, normalizer, *operands), operands
 
 
-def _logit_gradients_bwd(plan, normalizer, operands, cotangents):
-    # Second derivatives are rare: they take the two steps apart, each of which has all orders.
-    def apart(x, logits):
-        weights = normalize(logits, plan.geometry, plan.size, normalizer)
-        two_steps = dataclasses.replace(plan, weights_dtype=weights.dtype)
-        return contract(two_steps, "y", {"x": x, "weights": weights})
-
-    def gradients(x, logits, y):
-        return jax.vjp(apart, x, logits)[1](y)
-
-    return jax.vjp(gradients, *operands)[1](cotangents)
+def _logit_gradients_bwd(
+    plan: Plan, normalizer: Normalizer, operands: _Operands, cotangents: _Operands
+) -> _Operands:
+    # Second derivatives are rare: they take two steps, each of which has derivatives of any order.
+    gradients = functools.partial(_gradients_in_two_steps, plan, normalizer)
+    return tuple(jax.vjp(gradients, *operands)[1](cotangents))
 
 
 _logit_gradients.defvjp(_logit_gradients_fwd, _logit_gradients_bwd)
 
 
+def _in_two_steps(plan: Plan, normalizer: Normalizer, x: jax.Array, logits: jax.Array) -> jax.Array:
+    """:func:`reassemble_logits`, with the weights in memory between normalising and reassembly."""
+    weights = normalize(logits, plan.geometry, plan.size, normalizer)
+    plan = dataclasses.replace(plan, weights_dtype=weights.dtype)
+    return contract(plan, "y", {"x": x, "weights": weights})
+
+
+def _gradients_in_two_steps(
+    plan: Plan, normalizer: Normalizer, x: jax.Array, logits: jax.Array, y: jax.Array
+) -> _Operands:
+    _, pullback = jax.vjp(functools.partial(_in_two_steps, plan, normalizer), x, logits)
+    return tuple(pullback(y))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _compute_from_logits(
-    plan: Plan,
-    normalizer: Normalizer,
-    result: Slot,
-    x: jax.Array,
-    logits: jax.Array,
-    y: jax.Array | None,
+    plan: Plan, normalizer: Normalizer, result: Slot, operands: _Operands
 ) -> jax.Array:
     mosaic_gpu = kernels("mosaic_gpu")
 
-    def by_kernel(x, logits, y):
+    def by_kernel(x: jax.Array, logits: jax.Array, *y: jax.Array) -> jax.Array:
         match result:
             case "y":
                 return mosaic_gpu.forward_from_logits(x, logits, plan.geometry, normalizer)
             case "x":
                 return mosaic_gpu.input_gradient_from_logits(
-                    logits, y, plan.geometry, plan.size, normalizer
+                    logits, *y, plan.geometry, plan.size, normalizer
                 )
             case "weights":
-                return mosaic_gpu.logit_gradient(x, logits, y, plan.geometry, normalizer)
+                return mosaic_gpu.logit_gradient(x, logits, *y, plan.geometry, normalizer)
 
-    def by_xla(x, logits, y):
-        def apart(x, logits):
-            weights = normalize(logits, plan.geometry, plan.size, normalizer)
-            two_steps = dataclasses.replace(plan, weights_dtype=weights.dtype, implementation="xla")
-            return contract(two_steps, "y", {"x": x, "weights": weights})
-
+    def by_xla(*operands: jax.Array) -> jax.Array:
+        by_xla = dataclasses.replace(plan, implementation="xla")
         if result == "y":
-            return apart(x, logits)
-        dx, dlogits = jax.vjp(apart, x, logits)[1](y)
+            return _in_two_steps(by_xla, normalizer, *operands)
+        dx, dlogits = _gradients_in_two_steps(by_xla, normalizer, *operands)
         return dx if result == "x" else dlogits
 
     if not plan.automatic:
-        return by_kernel(x, logits, y)
-    return jax.lax.platform_dependent(x, logits, y, cuda=by_kernel, default=by_xla)
+        return by_kernel(*operands)
+    return jax.lax.platform_dependent(*operands, cuda=by_kernel, default=by_xla)

@@ -140,7 +140,7 @@ def carafe(
         operands = placed_alike(x, logits)
         plan = _plan(geometry, x, logits, "mosaic_gpu", automatic=implementation is None)
         return reassemble_logits(plan, normalizer, operands["x"], operands["weights"])
-    weights = normalize(logits, geometry, x.shape[1:3], normalizer)
+    weights = normalize(logits, geometry, (x.shape[1], x.shape[2]), normalizer)
     return reassemble(x, weights, implementation=implementation, **dataclasses.asdict(geometry))
 
 
@@ -174,7 +174,7 @@ def reassembly_kernels(
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
-    return normalize(logits, geometry, x.shape[1:3], normalizer)
+    return normalize(logits, geometry, (x.shape[1], x.shape[2]), normalizer)
 
 
 @functools.cache
@@ -182,9 +182,9 @@ def _log_once(message: str) -> None:
     _logger.debug(message)
 
 
-# What implementation=None tries, in order. The kernels of "mosaic_gpu" come in here, in front, when
-# a GPU has shown them right and faster; so far they run when they are asked for by name.
-_AUTOMATIC: tuple[Implementation, ...] = ("xla",)
+# What implementation=None tries before "xla". The kernels of "mosaic_gpu" come in here when a GPU
+# has shown them right and faster; so far they run where they are asked for by name.
+_PREFERRED: tuple[Implementation, ...] = ()
 
 
 def _reason(
@@ -202,18 +202,26 @@ def _reason(
 
 
 def _default_device() -> jax.Device:
-    return jax.config.jax_default_device or jax.local_devices()[0]
+    default = jax.config.jax_default_device
+    if isinstance(default, jax.Device):
+        return default
+    return jax.local_devices(backend=default)[0]
+
+
+def _automatic(geometry: Geometry, x: jax.Array, weights: jax.Array) -> Implementation:
+    for candidate in _PREFERRED:
+        reason = _reason(candidate, geometry, x, weights, _default_device())
+        if reason is None:
+            return candidate
+        _log_once(f"implementation=None does not run {candidate!r}: {reason}")
+    return "xla"
 
 
 def _choose(
     implementation: Implementation | None, geometry: Geometry, x: jax.Array, weights: jax.Array
 ) -> Implementation:
     if implementation is None:
-        for candidate in _AUTOMATIC:
-            reason = _reason(candidate, geometry, x, weights, _default_device())
-            if reason is None:
-                return candidate
-            _log_once(f"implementation=None does not run {candidate!r}: {reason}")
+        return _automatic(geometry, x, weights)
     if implementation not in get_args(Implementation):
         raise ValueError(
             f"implementation must be None or one of {get_args(Implementation)}, "

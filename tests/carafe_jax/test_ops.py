@@ -142,7 +142,7 @@ RTX_5090 = gpu("NVIDIA GeForce RTX 5090", "12.0")
 
 @pytest.fixture
 def kernels_first(monkeypatch):
-    monkeypatch.setattr(ops, "_AUTOMATIC", ("mosaic_gpu", "xla"))
+    monkeypatch.setattr(ops, "_PREFERRED", ("mosaic_gpu",))
 
 
 def test_no_implementation_named_logs_its_fallback_once_for_debugging(caplog, kernels_first):

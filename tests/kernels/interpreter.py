@@ -34,6 +34,5 @@ def interpreted():
             yield
         if any(state.races_found for state in states):
             raise RaceError("the interpreter found a race, and described it in the output")
-        assert states, "no kernel was interpreted"
     finally:
         gpu_callbacks.reset_gpu_interpret_mode_state()

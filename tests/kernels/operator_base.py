@@ -330,19 +330,6 @@ class OperatorTests:
     # Transformations
 
     @each_scale
-    def test_checkpointed_gradients_are_the_same(self, case):
-        x, weights, dy = case.random_operands()
-        operator = self.operator(case)
-
-        def gradients(function):
-            def loss(x, weights):
-                return jnp.sum(dy * jnp.sin(function(x, weights)))
-
-            return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, weights)
-
-        self.assert_all_close(gradients(jax.checkpoint(operator)), gradients(operator))
-
-    @each_scale
     @pytest.mark.parametrize("mapped", [("x",), ("weights",), ("x", "weights")], ids=" ".join)
     def test_vmap_is_a_loop(self, case, mapped):
         run = jax.jit(self.forward_and_gradients(case))
@@ -370,7 +357,20 @@ class OperatorTests:
 
 
 class PlacementTests(OperatorTests):
-    """For implementations that run on several devices, and in exported programs, as they are."""
+    """For what an interpreter cannot do: several devices, exported programs, rematerialisation."""
+
+    @each_scale
+    def test_checkpointed_gradients_are_the_same(self, case):
+        x, weights, dy = case.random_operands()
+        operator = self.operator(case)
+
+        def gradients(function):
+            def loss(x, weights):
+                return jnp.sum(dy * jnp.sin(function(x, weights)))
+
+            return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, weights)
+
+        self.assert_all_close(gradients(jax.checkpoint(operator)), gradients(operator))
 
     @each_scale
     def test_pmap_equals_one_device(self, case):

@@ -15,7 +15,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.mosaic_gpu import backward_kernels, forward_kernel
+from carafe_kernels.mosaic_gpu import (
+    forward_kernel,
+    input_gradient_kernel,
+    weight_gradient_kernel,
+)
 from carafe_kernels.mosaic_gpu.arrays import align_cells, cells_from_weights, weights_from_cells
 from carafe_kernels.mosaic_gpu.batching import along_the_batch
 from carafe_kernels.mosaic_gpu.device import (
@@ -26,6 +30,7 @@ from carafe_kernels.mosaic_gpu.device import (
 )
 from carafe_kernels.mosaic_gpu.tiling import (
     Problem,
+    TooLargeError,
     forward_tile,
     input_gradient_tile,
     weight_gradient_tile,
@@ -99,8 +104,10 @@ def supports(
     for name, size in sizes.items():
         if size > _MAX_ELEMENTS:
             return f"{name} has {size:,} elements, and their indices end at {_MAX_ELEMENTS:,}"
-    tiles = (forward_tile, input_gradient_tile, weight_gradient_tile)
-    if shape[0] and None in [tile(problem) for tile in tiles]:
+    try:
+        for tile in (forward_tile, input_gradient_tile, weight_gradient_tile):
+            tile(problem)
+    except TooLargeError:
         return f"{geometry} needs more shared memory than a block has"
     return None
 
@@ -147,7 +154,7 @@ def input_gradient(
         shape = (y.shape[0], *size, y.shape[3])
         problem = _problem(geometry, shape, y.dtype, weights.dtype)
         cells = align_cells(cells_from_weights(weights, geometry))
-        return backward_kernels.input_gradient(cells, y, problem, interpret)
+        return input_gradient_kernel.gather(cells, y, problem, interpret)
 
     return _call(call, geometry, (*size, y.shape[3]), y.dtype, weights, y)
 
@@ -164,7 +171,7 @@ def input_gradient_from_logits(
     def call(logits, y, geometry, interpret):
         shape = (y.shape[0], *size, y.shape[3])
         problem = _problem(geometry, shape, y.dtype, logits.dtype, normalizer)
-        return backward_kernels.input_gradient(align_cells(logits), y, problem, interpret)
+        return input_gradient_kernel.gather(align_cells(logits), y, problem, interpret)
 
     return _call(call, geometry, (*size, y.shape[3]), y.dtype, logits, y)
 
@@ -179,7 +186,7 @@ def weight_gradient(
 
     def call(x, y, geometry, interpret):
         problem = _problem(geometry, x.shape, x.dtype, dtype)
-        cells = backward_kernels.cells_gradient(x, y, None, problem, interpret)
+        cells = weight_gradient_kernel.correlate(x, y, None, problem, interpret)
         return weights_from_cells(cells, geometry)
 
     return _call(call, geometry, (*y.shape[1:3], geometry.weight_channels), dtype, x, y)
@@ -196,7 +203,7 @@ def logit_gradient(
 
     def call(x, logits, y, geometry, interpret):
         problem = _problem(geometry, x.shape, x.dtype, logits.dtype, normalizer)
-        cells = backward_kernels.cells_gradient(x, y, align_cells(logits), problem, interpret)
+        cells = weight_gradient_kernel.correlate(x, y, align_cells(logits), problem, interpret)
         return cells[..., : geometry.logit_channels]
 
     return _call(call, geometry, logits.shape[1:], logits.dtype, x, logits, y)

@@ -12,7 +12,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from carafe_kernels.mosaic_gpu.tiling import CellTile, Layout, Problem, Tile, cell_layout
+from carafe_kernels.mosaic_gpu.tiling import (
+    CellTile,
+    Layout,
+    Problem,
+    Tile,
+    cell_block,
+    cell_layout,
+)
 from carafe_kernels.normalizers import tap_weights
 
 type Ref = Any  # Pallas exports no name for references and their slices
@@ -47,10 +54,25 @@ class Grid:
         """The map of this block, and the first row and column of its cells."""
         if block is None:
             block = lax.axis_index(self.names)
-        rows, columns = (np.int32(n) for n in self._tiles)
-        column = lax.rem(block, columns) * self.tile_columns
-        row = lax.rem(lax.div(block, columns), rows) * self.tile_rows
-        return lax.div(block, rows * columns), row, column
+        rows, columns = self._tiles
+        column = rem(block, columns) * self.tile_columns
+        row = rem(div(block, columns), rows) * self.tile_rows
+        return div(block, rows * columns), row, column
+
+
+def div(index: jax.Array, by: int) -> jax.Array:
+    """Quotient of an index that is not negative; in 32 bits also where JAX counts in 64."""
+    return lax.div(index, jnp.asarray(by, index.dtype))
+
+
+def rem(index: jax.Array, by: int) -> jax.Array:
+    """Remainder of an index that is not negative."""
+    return lax.rem(index, jnp.asarray(by, index.dtype))
+
+
+def loop(steps: jax.Array | int, step: Callable[[jax.Array, Any], Any], state: Any = None) -> Any:
+    """Runs ``state = step(index, state)`` for so many steps."""
+    return lax.fori_loop(jnp.int32(0), jnp.asarray(steps, jnp.int32), step, state)
 
 
 def unknown_zero() -> jax.Array:
@@ -63,12 +85,24 @@ def unknown_zero() -> jax.Array:
 
 def group(chunk: jax.Array, tile: Tile, groups: int) -> jax.Array | int:
     """The group of channels that a step belongs to."""
-    return lax.div(chunk, np.int32(tile.chunks)) if groups > 1 else 0
+    return div(chunk, tile.chunks) if groups > 1 else 0
 
 
 def load(ref: Ref, layout: Layout) -> jax.Array:
     """Loads in float32, in whatever order of memory banks the layout comes to."""
     return plgpu.load(ref, layout=layout, optimized=False).astype(jnp.float32)
+
+
+def load_word(ref: Ref, layout: Layout, dtype: np.dtype) -> list[jax.Array]:
+    """The one or two channels of a word, of maps of ``dtype``, in float32."""
+    if dtype.itemsize == 4:
+        return [load(ref, layout)]
+    word = plgpu.load(ref, layout=layout, optimized=False)
+    if dtype == jnp.bfloat16:  # the upper half of a float32
+        halves = word << 16, word & jnp.uint32(0xFFFF0000)
+        return [lax.bitcast_convert_type(half, jnp.float32) for half in halves]
+    halves = (word & jnp.uint32(0xFFFF)).astype(jnp.uint16), (word >> 16).astype(jnp.uint16)
+    return [lax.bitcast_convert_type(half, dtype).astype(jnp.float32) for half in halves]
 
 
 def store(ref: Ref, value: jax.Array) -> None:
@@ -80,11 +114,13 @@ def store(ref: Ref, value: jax.Array) -> None:
         ref[...] = value
 
 
-def split(entry: jax.Array | int, box: int) -> tuple[jax.Array | int, jax.Array | int]:
-    """The box of an entry of a cell, and the place in it; known now unless groups are looped."""
+def split(entry: jax.Array | int, tile: CellTile) -> tuple[jax.Array | int, jax.Array | int]:
+    """The box of an entry of a cell, and the place in it."""
+    if tile.boxes == 1:
+        return 0, entry
     if isinstance(entry, int):
-        return divmod(entry, box)
-    return lax.div(entry, np.int32(box)), lax.rem(entry, np.int32(box))
+        return divmod(entry, tile.box)
+    return div(entry, tile.box), rem(entry, tile.box)
 
 
 def spread(weights: jax.Array, tile: Tile, layout: Layout) -> jax.Array:
@@ -108,7 +144,7 @@ def pipeline(
     """
 
     def step(index, _):
-        slot = lax.rem(index, np.int32(slots))
+        slot = rem(index, slots)
         if slots > 1:
 
             @pl.when(index + 1 < steps)
@@ -123,9 +159,9 @@ def pipeline(
             def _():
                 fetch(index + 1, slot)
 
-    fetch(unknown_zero(), 0)
+    fetch(unknown_zero(), jnp.int32(0))
     ready()
-    lax.fori_loop(0, steps, step, None)
+    loop(steps, step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +183,7 @@ class Weights:
         return self._copied.astype(np.dtype(np.float32))
 
     @property
-    def scratch(self) -> tuple:
+    def scratch(self) -> tuple[Any, ...]:
         copied = self._copied
         buffers = [
             plgpu.SMEM(copied.shape, copied.dtype),
@@ -182,26 +218,39 @@ class Weights:
         """Waits for the copies, and normalises."""
         buffer, barrier, *_ = scratch
         plgpu.barrier_wait(barrier)
-        if self.problem.normalizer is None:
+        normalizer = self.problem.normalizer
+        if normalizer is None:
             return
         copied, weights, target = self._copied, self._weights, self._buffer(scratch)
         taps = self.problem.geometry.taps
-        layout = cell_layout(copied.columns, copied.padded_rows)
-        for first in range(0, copied.entries, taps):
-            logits = [
-                load(buffer.at[entry // copied.box, :, :, 0, entry % copied.box], layout)
-                for entry in range(first, first + taps)
-            ]
-            for entry, weight in enumerate(tap_weights(logits, self.problem.normalizer), first):
-                box, place = divmod(entry, weights.box)
-                store(target.at[box, :, pl.ds(0, copied.padded_rows), 0, place], weight)
+        size = cell_block(copied.columns, copied.padded_rows)
+        layout = cell_layout(*size)
+        blocks_of_rows = copied.padded_rows // size[1]
+
+        kernels = copied.entries // taps
+
+        # One kernel of one cell at a time: the compiler would load those of several, and spill.
+        def normalize(index, _):
+            block, first = div(index, kernels), rem(index, kernels) * taps
+            column = div(block, blocks_of_rows) * size[0]
+            row = rem(block, blocks_of_rows) * size[1]
+            cells = pl.ds(column, size[0]), pl.ds(row, size[1]), 0
+            entries = [first + tap for tap in range(taps)]
+            places = [split(entry, copied) for entry in entries]
+            logits = [load(buffer.at[box, *cells, place], layout) for box, place in places]
+            places = [split(entry, weights) for entry in entries]
+            values = tap_weights(logits, normalizer)
+            for (box, place), value in zip(places, values, strict=True):
+                store(target.at[box, *cells, place], value)
+
+        loop(copied.columns // size[0] * blocks_of_rows * kernels, normalize)
         plgpu.commit_smem()
 
-    def load(self, scratch, row: int, column: int, index: tuple) -> jax.Array:
+    def load(self, scratch, row: int, column: int, index: tuple[Any, ...]) -> jax.Array:
         """``[rows]`` in float32 from ``row`` of the tile on: index ``(u, v, group, tap)``."""
         u, v, group, tap = index
         geometry, weights = self.problem.geometry, self._weights
         entry = ((u * geometry.up + v) * geometry.groups + group) * geometry.taps + tap
-        box, place = split(entry, weights.box)
+        box, place = split(entry, weights)
         ref = self._buffer(scratch).at[box, column, pl.ds(row, self.tile.rows), 0, place]
         return load(ref, self.layout)

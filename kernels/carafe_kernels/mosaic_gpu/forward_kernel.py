@@ -50,7 +50,7 @@ def reassemble(
             plgpu.copy_gmem_to_smem(
                 x.at[
                     b,
-                    pl.ds(row - before + shift, tile.rows + before + after),
+                    pl.ds(row - before + shift, tile.map_rows),
                     :,
                     pl.ds((column - before + shift) * down, (tile.columns + before + after) * down),
                     pl.ds(chunk * tile.channels, tile.channels),
@@ -62,7 +62,7 @@ def reassemble(
 
         def compute(chunk, slot):
             group = blocks.group(chunk, tile, groups)
-            sums = {}
+            sums: dict[tuple[int, int, int], jax.Array] = {}
             for (row_shift, s), row_uses in uses.items():
 
                 @functools.cache
@@ -117,7 +117,7 @@ def reassemble(
             plgpu.SMEM(
                 (
                     tile.slots,
-                    tile.rows + before + after,
+                    tile.map_rows,
                     down,
                     (tile.columns + before + after) * down,
                     tile.channels,

@@ -23,6 +23,7 @@ from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, aligned, round_up
 type Layout = Any  # Pallas exports no name for what plgpu.Layout.TILED(...) returns
 
 THREADS = 128
+WORD = 4  # bytes
 WARPS = 4
 LANES = 32
 SHARED_MEMORY = 232_448 - 1024  # bytes a block on compute capability 9.0 and 10.0, less barriers
@@ -129,7 +130,8 @@ class Tile:
         rows: cells, spread over the threads.
         columns: cells, all in each thread.
         vector: channels of a thread.
-        slots: buffers for maps; with two, the next channels come while these are computed.
+        map_rows: cells of the map that is read, in the halo and as many as a copy must take along.
+        slots: buffers for this map; with two, the next channels come while these are computed.
         passes: parts that come into shared memory in turn, each some rows of output phases.
         group_channels: channels of a group after padding.
         cells: the weights or logits that are in shared memory at a time.
@@ -139,6 +141,7 @@ class Tile:
     rows: int
     columns: int
     vector: int
+    map_rows: int
     slots: int
     passes: int
     group_channels: int
@@ -180,18 +183,23 @@ class WeightTile:
     cells: CellTile
     nbytes: int
 
+    def words(self, dtype: np.dtype) -> int:
+        """Words of 32 bits that the channels fill."""
+        return self.channels * dtype.itemsize // WORD
+
     def pitch(self, dtype: np.dtype) -> int:
-        """Channels from one place of a map in shared memory to the next.
+        """Words from one place of a map in shared memory to the next.
 
         An odd multiple of 16 bytes, so that threads which read 16 bytes at neighbouring places
         use different memory banks.
         """
-        return self.channels + TMA_ALIGNMENT // np.dtype(dtype).itemsize
+        unit = TMA_ALIGNMENT // WORD
+        return unit * (self.words(dtype) // unit | 1)
 
     def source_rows(self, geometry: Geometry, dtype: np.dtype) -> int:
         """Rows of cells of the source map in shared memory."""
         columns = geometry.down * (self.columns + sum(geometry.halo))
-        row_bytes = columns * self.pitch(dtype) * np.dtype(dtype).itemsize
+        row_bytes = columns * self.pitch(dtype) * WORD
         return copied_rows(self.rows + sum(geometry.halo), row_bytes)
 
 
@@ -218,18 +226,21 @@ def channel_layout(tile: Tile) -> tuple[Layout, Layout]:
     return _parameters(layout), _parameters(layout.reduce((1,)))
 
 
+def cell_block(columns: int, rows: int) -> tuple[int, int]:
+    """The largest part of ``[columns, rows]`` that divides it and has a thread for each cell."""
+    block_rows = min(rows & -rows, THREADS)
+    return min(columns & -columns, THREADS // block_rows), block_rows
+
+
 def cell_layout(columns: int, rows: int) -> Layout:
-    """Layout of ``[columns, rows]`` with cells of their own for each warp.
+    """Layout of a :func:`cell_block`, with cells of their own for each warp.
 
     Where there are fewer cells than threads, lanes of one warp share a cell, never two warps: a
     warp that is behind would read what another has overwritten.
     """
-    block_rows = min(rows & -rows, THREADS)
-    block_columns = min(columns & -columns, THREADS // block_rows)
-    warp_rows = min(WARPS, block_rows)
-    warp = block_columns * warp_rows // WARPS, block_rows // warp_rows
-    shared_by = THREADS // (block_columns * block_rows)
-    return _parameters(_layout(((block_columns, block_rows), warp, (1, 1)), shared_by))
+    warp_rows = min(WARPS, rows)
+    warp = columns * warp_rows // WARPS, rows // warp_rows
+    return _parameters(_layout(((columns, rows), warp, (1, 1)), THREADS // (columns * rows)))
 
 
 # (rows, columns, channels a thread) by bytes of an element, best first. Channels of a block are
@@ -257,7 +268,7 @@ _INPUT_GRADIENT_TILES = {
     ],
 }
 _WEIGHT_GRADIENT_TILES = [(8, 16), (16, 8)]  # (rows, columns)
-_WEIGHT_GRADIENT_CHANNELS = (32, 16, 8)
+_WEIGHT_GRADIENT_CHANNELS = (64, 32, 16, 8)
 
 
 def _group_channels(problem: Problem, channels: int) -> int:
@@ -285,7 +296,11 @@ def _channels_fit(problem: Problem, channels: int) -> bool:
     return channels <= max(16, 2 * (problem.group_channels - 1))
 
 
-def _first_that_fits(tiles: Iterator[Tile]) -> Tile | None:
+class TooLargeError(ValueError):
+    """No tile of a problem fits into the shared memory of a block."""
+
+
+def _first_that_fits(tiles: Iterator[Tile]) -> Tile:
     """The first tile of which two blocks share a multiprocessor: one computes, one waits."""
     alone = None
     for tile in tiles:
@@ -293,12 +308,14 @@ def _first_that_fits(tiles: Iterator[Tile]) -> Tile | None:
             return tile
         if alone is None and tile.nbytes <= SHARED_MEMORY:
             alone = tile
+    if alone is None:
+        raise TooLargeError
     return alone
 
 
 @functools.cache
-def forward_tile(problem: Problem) -> Tile | None:
-    """The tile for the forward pass; ``None`` if none fits into shared memory."""
+def forward_tile(problem: Problem) -> Tile:
+    """The tile for the forward pass; raises :class:`TooLargeError` if there is none."""
     return _first_that_fits(_forward_tiles(problem))
 
 
@@ -315,18 +332,20 @@ def _forward_tiles(problem: Problem) -> Iterator[Tile]:
         ):
             continue
         cells = CellTile(rows, columns, geometry.logit_channels, problem.cells_dtype)
-        x = geometry.down**2 * (rows + halo) * (columns + halo) * channels * itemsize
+        row_bytes = geometry.down**2 * (columns + halo) * channels * itemsize
+        map_rows = copied_rows(rows + halo, row_bytes)
         y = geometry.up**2 * rows * columns * channels * itemsize
         for slots in (2, 1):
             yield Tile(
                 rows,
                 columns,
                 vector,
+                map_rows,
                 slots,
                 1,
                 _group_channels(problem, channels),
                 cells,
-                _weights_bytes(cells, problem.normalizer) + slots * x + y,
+                _weights_bytes(cells, problem.normalizer) + slots * map_rows * row_bytes + y,
             )
 
 
@@ -336,8 +355,8 @@ def _weights_bytes(cells: CellTile, normalizer: str | None) -> int:
 
 
 @functools.cache
-def input_gradient_tile(problem: Problem) -> Tile | None:
-    """The tile for the input gradient; ``None`` if none fits into shared memory."""
+def input_gradient_tile(problem: Problem) -> Tile:
+    """The tile for the input gradient; raises :class:`TooLargeError` if there is none."""
     return _first_that_fits(_input_gradient_tiles(problem))
 
 
@@ -361,25 +380,27 @@ def _input_gradient_tiles(problem: Problem) -> Iterator[Tile]:
                 phases * geometry.weight_channels,
                 problem.cells_dtype,
             )
-            y = phases * (rows + halo) * (columns + halo) * channels * itemsize
+            row_bytes = phases * (columns + halo) * channels * itemsize
+            map_rows = copied_rows(rows + halo, row_bytes)
             x = geometry.down**2 * rows * columns * channels * itemsize
             for slots in (2, 1) if passes == 1 else (1,):
                 yield Tile(
                     rows,
                     columns,
                     vector,
+                    map_rows,
                     slots,
                     passes,
                     _group_channels(problem, channels),
                     cells,
-                    _weights_bytes(cells, problem.normalizer) + slots * y + x,
+                    _weights_bytes(cells, problem.normalizer) + slots * map_rows * row_bytes + x,
                 )
 
 
 @functools.cache
-def weight_gradient_tile(problem: Problem) -> WeightTile | None:
-    """The tile for the weight gradient; ``None`` if none fits into shared memory."""
-    geometry, itemsize = problem.geometry, problem.dtype.itemsize
+def weight_gradient_tile(problem: Problem) -> WeightTile:
+    """The tile for the weight gradient; raises :class:`TooLargeError` if there is none."""
+    geometry = problem.geometry
     halo = sum(geometry.halo)
     row_phases, column_phases = _phases_of_a_block(geometry)
     entries = row_phases * column_phases * geometry.weight_channels
@@ -396,10 +417,10 @@ def weight_gradient_tile(problem: Problem) -> WeightTile | None:
             x = geometry.down * tile.source_rows(geometry, problem.dtype)
             x *= geometry.down * (columns + halo)
             y = row_phases * column_phases * rows * columns
-            nbytes = cells.nbytes + (x + y) * tile.pitch(problem.dtype) * itemsize
+            nbytes = cells.nbytes + (x + y) * tile.pitch(problem.dtype) * WORD
             if 2 * nbytes <= SHARED_MEMORY or (channels == 8 and nbytes <= SHARED_MEMORY):
                 return dataclasses.replace(tile, nbytes=nbytes)
-    return None
+    raise TooLargeError
 
 
 def _phases_of_a_block(geometry: Geometry) -> tuple[int, int]:

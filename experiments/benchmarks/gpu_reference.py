@@ -1,0 +1,157 @@
+"""One call of the operator, and what it computes, in float64 numpy.
+
+A sum over output phases and taps of strided views, fast enough for real shapes. It shares no code
+with the package that it judges.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
+Slices = tuple[slice, slice, slice]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A map ``[batch, height, width, channels]`` and how it is rescaled."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    kernel_size: int = 5
+    up: int = 1
+    down: int = 1
+    groups: int = 1
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        """A row's label, without the dtype."""
+        factors = {"up": self.up, "down": self.down}
+        scale = "".join(f" {name} {factor}" for name, factor in factors.items() if factor > 1)
+        groups = f" g={self.groups}" if self.groups > 1 else ""
+        sizes = "x".join(map(str, self.x_shape))
+        return f"{sizes} k={self.kernel_size}{scale}{groups}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keywords of the operator."""
+        return {name: getattr(self, name) for name in ("kernel_size", "up", "down", "groups")}
+
+    @property
+    def taps(self) -> int:
+        return self.kernel_size**2
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        return -(-self.height * self.up // self.down), -(-self.width * self.up // self.down)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return self.batch, self.height, self.width, self.channels
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return self.batch, *self.out_size, self.channels
+
+    @property
+    def weights_shape(self) -> tuple[int, ...]:
+        return self.batch, *self.out_size, self.groups * self.taps
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        places = -(-self.height // self.down), -(-self.width // self.down)
+        return self.batch, *places, self.up**2 * self.groups * self.taps
+
+
+def _reads(case: Case) -> Iterator[tuple[Slices, Slices, int]]:
+    """Views of the outputs and of the padded sources that they read through a tap.
+
+    Outputs ``p``, ``p + up``, ... are centred on sources ``down`` apart, from
+    ``floor(p * down / up)`` on.
+    """
+
+    def views(phase: int, tap: int, out_size: int) -> tuple[slice, slice]:
+        count = len(range(phase, out_size, case.up))
+        first = phase * case.down // case.up + tap
+        return slice(phase, None, case.up), slice(first, first + count * case.down, case.down)
+
+    everything = slice(None)
+    phases, taps = range(case.up), range(case.kernel_size)
+    for u, v, n, m in itertools.product(phases, phases, taps, taps):
+        if u < case.out_size[0] and v < case.out_size[1]:
+            target_rows, source_rows = views(u, n, case.out_size[0])
+            target_columns, source_columns = views(v, m, case.out_size[1])
+            yield (
+                (everything, target_rows, target_columns),
+                (everything, source_rows, source_columns),
+                n * case.kernel_size + m,
+            )
+
+
+def _grouped(case: Case, array: npt.NDArray[Any]) -> Float64:
+    """``[b, h, w, groups * n] -> [b, h, w, groups, n]``."""
+    return array.astype(np.float64).reshape(*array.shape[:3], case.groups, -1)
+
+
+def _padded(case: Case, x: npt.NDArray[Any]) -> Float64:
+    radius = case.kernel_size // 2
+    return np.pad(_grouped(case, x), ((0, 0), (radius, radius), (radius, radius), (0, 0), (0, 0)))
+
+
+def forward(case: Case, x: npt.NDArray[Any], weights: npt.NDArray[Any]) -> Float64:
+    """The reassembled map."""
+    sources, kernels = _padded(case, x), _grouped(case, weights)
+    y = np.zeros((*case.y_shape[:3], case.groups, case.channels // case.groups))
+    for targets, reads, tap in _reads(case):
+        y[targets] += kernels[targets][..., tap, None] * sources[reads]
+    return y.reshape(case.y_shape)
+
+
+def input_gradient(case: Case, weights: npt.NDArray[Any], dy: npt.NDArray[Any]) -> Float64:
+    """The gradient by the map."""
+    kernels, cotangent = _grouped(case, weights), _grouped(case, dy)
+    dx = _padded(case, np.zeros(case.x_shape))
+    for targets, reads, tap in _reads(case):
+        dx[reads] += kernels[targets][..., tap, None] * cotangent[targets]
+    radius = case.kernel_size // 2
+    inside = dx[:, radius : radius + case.height, radius : radius + case.width]
+    return inside.reshape(case.x_shape)
+
+
+def weight_gradient(case: Case, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> Float64:
+    """The gradient by the weights."""
+    sources, cotangent = _padded(case, x), _grouped(case, dy)
+    dw = np.zeros((*case.weights_shape[:3], case.groups, case.taps))
+    for targets, reads, tap in _reads(case):
+        dw[targets][..., tap] = np.einsum("bhwgc,bhwgc->bhwg", cotangent[targets], sources[reads])
+    return dw.reshape(case.weights_shape)
+
+
+def softmax_weights(case: Case, logits: npt.NDArray[Any]) -> Float64:
+    """Weights from logits, which hold all kernels of a place in their channels."""
+    _, rows, columns, _ = logits.shape
+    shape = case.batch, rows, columns, case.up, case.up, case.groups, case.taps
+    exponentials = logits.astype(np.float64).reshape(shape)
+    exponentials = np.exp(exponentials - exponentials.max(-1, keepdims=True))
+    weights = exponentials / exponentials.sum(-1, keepdims=True)
+    weights = weights.swapaxes(2, 3).reshape(case.batch, rows * case.up, columns * case.up, -1)
+    height, width = case.out_size
+    return weights[:, :height, :width]
+
+
+def softmax_gradient(case: Case, weights: Float64, dw: Float64) -> Float64:
+    """The gradient by the logits of :func:`softmax_weights`, from that by its weights."""
+    kernels, cotangent = _grouped(case, weights), _grouped(case, dw)
+    gradient = kernels * (cotangent - (kernels * cotangent).sum(-1, keepdims=True))
+    _, rows, columns, _ = case.logits_shape
+    whole = np.zeros((case.batch, rows * case.up, columns * case.up, case.groups * case.taps))
+    height, width = case.out_size
+    whole[:, :height, :width] = gradient.reshape(case.weights_shape)
+    whole = whole.reshape(case.batch, rows, case.up, columns, case.up, -1).swapaxes(2, 3)
+    return whole.reshape(case.logits_shape)

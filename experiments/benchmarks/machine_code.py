@@ -1,0 +1,204 @@
+"""Registers, spills and shared memory of the GPU kernels, compiled without a GPU.
+
+Needs the CUDA plugin and disassembler, some 4 GB, so best an environment of its own::
+
+    python -m venv /tmp/cuda
+    /tmp/cuda/bin/pip install "jax[cuda13]" nvidia-cuda-nvdisasm jaxtyping
+    export JAX_PLATFORMS=cpu PYTHONPATH=.:kernels
+    /tmp/cuda/bin/python -m experiments.benchmarks.machine_code
+
+Prints a Markdown table, and exits with 1 if any kernel spills.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from carafe_kernels import mosaic_gpu
+from carafe_kernels.geometry import Geometry
+from jax.experimental import topologies
+
+# What the compiler asks of an H100 SXM: NVIDIA's data sheet, and the CUDA programming guide's
+# table of compute capability 9.0.
+H100 = """
+gpu_device_info {
+  name: "NVIDIA H100 80GB HBM3"
+  device_vendor: "NVIDIA Corporation"
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  device_memory_size: 84942979072
+  device_address_bits: 64
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  threads_per_core_limit: 2048
+  thread_dim_limit_x: 1024
+  thread_dim_limit_y: 1024
+  thread_dim_limit_z: 64
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  driver_version: "13.0.0"
+  runtime_version: "13.0.0"
+  compile_time_toolkit_version: "13.0.0"
+  dnn_version: "9.10.0"
+  cub_version: "3.1.2"
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 12 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Kernels for maps of one kind.
+
+    Attributes:
+        geometry: shape of the reassembly.
+        dtype: of the map.
+        weights_dtype: of the weights or logits.
+        normalizer: what logits become weights by, or ``None`` for weights.
+        channels: of the map.
+    """
+
+    geometry: Geometry
+    dtype: str = "float32"
+    weights_dtype: str = "float32"
+    normalizer: str | None = None
+    channels: int = 256
+
+    def __str__(self) -> str:
+        """A row's label."""
+        g = self.geometry
+        scale = f"up {g.up}" if g.up > 1 else f"down {g.down}"
+        groups = f", {g.groups} groups" if g.groups > 1 else ""
+        source = f"{self.normalizer} of" if self.normalizer else "weights in"
+        return (
+            f"{scale}, k={g.kernel_size}{groups}, C={self.channels}, {self.dtype}, "
+            f"{source} {self.weights_dtype}"
+        )
+
+
+CASES = (
+    *(
+        Case(Geometry(5, up, down), dtype, "float32")
+        for up, down in ((2, 1), (1, 2))
+        for dtype in ("float32", "bfloat16")
+    ),
+    *(
+        Case(Geometry(5, up, down), dtype, dtype, "softmax")
+        for up, down in ((2, 1), (1, 2))
+        for dtype in ("float32", "bfloat16", "float16")
+    ),
+    Case(Geometry(5, 2), normalizer="sigmoid_normalized"),
+    Case(Geometry(3, 2), normalizer="softmax"),
+    Case(Geometry(7, 2), normalizer="softmax"),
+    Case(Geometry(5, 3), normalizer="softmax"),
+    Case(Geometry(5, 4)),
+    Case(Geometry(7, 4)),
+    Case(Geometry(5, 1, 3), normalizer="softmax"),
+    Case(Geometry(7, 1, 2), normalizer="softmax"),
+    Case(Geometry(5, 2, groups=2), "bfloat16", "bfloat16", "softmax"),
+    Case(Geometry(5, 1, 2), normalizer="softmax", channels=16),
+)
+BATCH, SIZE = 2, (48, 64)
+
+type _Shapes = tuple[jax.ShapeDtypeStruct, ...]
+
+
+def kernels(
+    case: Case, shape: Callable[..., jax.ShapeDtypeStruct]
+) -> Iterator[tuple[str, Callable[..., jax.Array], _Shapes]]:
+    """Name, function and argument shapes of the three kernels of a case."""
+    geometry, normalizer = case.geometry, case.normalizer
+    out_size = tuple(map(geometry.output_size, SIZE))
+    x = shape((BATCH, *SIZE, case.channels), case.dtype)
+    y = shape((BATCH, *out_size, case.channels), case.dtype)
+    if normalizer is None:
+        weights = shape((BATCH, *out_size, geometry.weight_channels), case.weights_dtype)
+        dtype = jnp.dtype(case.weights_dtype)
+        yield "forward", lambda x, w: mosaic_gpu.forward(x, w, geometry), (x, weights)
+        yield (
+            "dx",
+            lambda w, y: mosaic_gpu.input_gradient(w, y, geometry, SIZE),
+            (weights, y),
+        )
+        yield "dw", lambda x, y: mosaic_gpu.weight_gradient(x, y, geometry, dtype), (x, y)
+    else:
+        cells = tuple(map(geometry.cells, SIZE))
+        logits = shape((BATCH, *cells, geometry.logit_channels), case.weights_dtype)
+        yield (
+            "forward",
+            lambda x, w: mosaic_gpu.forward_from_logits(x, w, geometry, normalizer),
+            (x, logits),
+        )
+        yield (
+            "dx",
+            lambda w, y: mosaic_gpu.input_gradient_from_logits(w, y, geometry, SIZE, normalizer),
+            (logits, y),
+        )
+        yield (
+            "dlogits",
+            lambda x, w, y: mosaic_gpu.logit_gradient(x, w, y, geometry, normalizer),
+            (x, logits, y),
+        )
+
+
+def report(function: Callable[..., jax.Array], arguments: _Shapes) -> dict[str, int]:
+    """Compiles, and reads what the compiler says about the one kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MOSAIC_GPU_DUMP_TO"] = folder
+        jax.jit(function).lower(*arguments).compile()
+        (ptxas,) = Path(folder).glob("*.ptxas")
+        (resources,) = Path(folder).glob("*.resources.txt")
+        (sass,) = Path(folder).glob("*.sass_ctrl")
+        text = ptxas.read_text()
+        code = sass.read_text()
+        return {
+            "registers": sum(map(int, re.findall(r"Used (\d+) registers", text))),
+            "spilled": sum(map(int, re.findall(r"(\d+) bytes spill", text))),
+            "shared": sum(map(int, re.findall(r"smem_scratch_bytes=(\d+)", resources.read_text()))),
+            "ffma": len(re.findall(r"\bFFMA\b", code)),
+            "lds": len(re.findall(r"\bLDS\b", code)),
+        }
+
+
+def main() -> None:
+    """Prints the table."""
+    for kind in ("PTXAS", "SASS"):
+        os.environ[f"MOSAIC_GPU_DUMP_{kind}"] = "1"
+    topology = topologies.get_topology_desc(
+        "h100", platform="cuda", target_config=H100, topology="1x1x1"
+    )
+    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    shape = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
+    print("| | kernel | registers | spilled, B | shared memory, B | FFMA | LDS |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    spilled = False
+    for case in CASES:
+        for name, function, arguments in kernels(case, shape):
+            row = report(function, arguments)
+            spilled |= row["spilled"] > 0
+            label = case if name == "forward" else ""
+            print(f"| {label} | {name} |", " | ".join(map(str, row.values())), "|", flush=True)
+    sys.exit(1 if spilled else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The gradient of the reassembly by the map.
+
+It gathers: a block owns what it writes, nothing is added atomically, and two runs agree to the
+last bit.
+"""
+
+import collections
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from carafe_kernels.mosaic_gpu import blocks
+from carafe_kernels.mosaic_gpu.arrays import crop_channels, cut_rows, join_rows, pad_channels
+from carafe_kernels.mosaic_gpu.tiling import Problem, channel_layout, input_gradient_tile
+
+
+def gather(
+    cells: jax.Array, y: jax.Array, problem: Problem, interpret: plgpu.InterpretGPUParams | None
+) -> jax.Array:
+    """Gathers, for each source pixel, ``weights * y`` from the outputs that read it.
+
+    Args:
+        cells: ``[B, q, r, n]``, weights or logits.
+        y: gradient by the output, ``[B, H', W', C]``.
+        problem: what the arrays are.
+        interpret: how to run on a CPU; ``None`` compiles for the GPU.
+
+    Returns:
+        ``[B, H, W, C]`` in the dtype of ``y``.
+    """
+    geometry, groups = problem.geometry, problem.geometry.groups
+    tile = input_gradient_tile(problem)
+    after, before = geometry.halo  # a source is read by the cells that a cell does not reach
+    halo = before + after
+    up, down = geometry.up, geometry.down
+    rows, columns = problem.cells
+    height, width = problem.size
+    grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
+    layout, row_layout = channel_layout(tile)
+    weights = blocks.Weights(problem, tile, row_layout)
+    shift = (before, before) if interpret else (0, 0)
+    rows_of_a_pass = up // tile.passes
+    # What one row of outputs is for: every row phase of sources, and the tap that reads it.
+    uses = collections.defaultdict(list)
+    for s in range(down):
+        for reader in geometry.readers(s):
+            uses[reader.cell_shift, reader.phase].append((s, reader.tap))
+
+    def carafe_input_gradient(cells, y, x, y_tile, x_tile, y_barrier, cell_scratch):
+        b, row, column = grid.position()
+        first_row, first_column = row - before + shift[0], column - before + shift[1]
+
+        def fetch(chunk, slot, part=0):
+            plgpu.copy_gmem_to_smem(
+                y.at[
+                    b,
+                    pl.ds(first_row, tile.map_rows),
+                    pl.ds(part * rows_of_a_pass, rows_of_a_pass),
+                    pl.ds(first_column * up, (tile.columns + halo) * up),
+                    pl.ds(chunk * tile.channels, tile.channels),
+                ],
+                y_tile.at[slot],
+                y_barrier.at[slot],
+                oob_mode=plgpu.OOBFillMode.ZEROS,
+            )
+
+        def fetch_weights(part=0):
+            weights.fetch(cells, cell_scratch, b, first_row, first_column, part)
+
+        def compute(chunk, slot):
+            sums: dict[tuple[int, int, int], jax.Array] = {}
+            add_rows(sums, chunk, slot, 0)
+            finish(sums, chunk)
+
+        def compute_in_passes(chunk, _):
+            sums: dict[tuple[int, int, int], jax.Array] = {}
+            for part in range(tile.passes):
+                fetch_weights(part)
+                fetch(chunk, 0, part)
+                weights.wait(cell_scratch)
+                plgpu.barrier_wait(y_barrier.at[0])
+                add_rows(sums, chunk, 0, part)
+                plgpu.commit_smem()  # all threads have read: the tiles are free
+            finish(sums, chunk)
+
+        def finish(sums, chunk):
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            for s, q, t in itertools.product(range(down), range(tile.columns), range(down)):
+                shape = (tile.rows, tile.channels)
+                total = sums.get((s, q, t), jnp.zeros((), jnp.float32))
+                total = lax.broadcast_in_dim(total, shape, tuple(range(total.ndim)))
+                blocks.store(x_tile.at[:, s, q * down + t, :], total)
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(
+                x_tile,
+                x.at[
+                    b,
+                    pl.ds(row, tile.rows),
+                    :,
+                    pl.ds(column * down, tile.columns * down),
+                    pl.ds(chunk * tile.channels, tile.channels),
+                ],
+            )
+
+        def add_rows(sums, chunk, slot, part):
+            group = blocks.group(chunk, tile, groups)
+            for (row_shift, u), row_uses in uses.items():
+                if u // rows_of_a_pass == part:
+                    add_row(sums, slot, group, row_shift, u % rows_of_a_pass, row_uses)
+
+        def add_row(sums, slot, group, row_shift, u, row_uses):
+            start = before + row_shift
+
+            @functools.cache
+            def output(place):
+                ref = y_tile.at[slot, pl.ds(start, tile.rows), u, place]
+                return blocks.load(ref, layout)
+
+            for (s, n), q, t in itertools.product(row_uses, range(tile.columns), range(down)):
+                for reader in geometry.readers(t):
+                    cell = q + before + reader.cell_shift
+                    tap = n * geometry.kernel_size + reader.tap
+                    index = (u, reader.phase, group, tap)
+                    weight = weights.load(cell_scratch, start, cell, index)
+                    term = blocks.spread(weight, tile, layout) * output(cell * up + reader.phase)
+                    sums[s, q, t] = sums[s, q, t] + term if (s, q, t) in sums else term
+
+        chunks = groups * tile.chunks
+        if tile.passes == 1:
+            fetch_weights()
+            blocks.pipeline(
+                chunks,
+                tile.slots,
+                fetch,
+                y_barrier,
+                compute,
+                ready=lambda: weights.wait(cell_scratch),
+            )
+        else:
+            blocks.loop(chunks, compute_in_passes)
+        plgpu.wait_smem_to_gmem(0)
+
+    padded = groups * tile.group_channels
+    kernel = plgpu.kernel(
+        carafe_input_gradient,
+        out_type=jax.ShapeDtypeStruct((problem.batch, rows, down, width, padded), problem.dtype),
+        grid=grid.shape,
+        grid_names=grid.names,
+        scratch_types=(
+            plgpu.SMEM(
+                (
+                    tile.slots,
+                    tile.map_rows,
+                    rows_of_a_pass,
+                    (tile.columns + halo) * up,
+                    tile.channels,
+                ),
+                problem.dtype,
+            ),
+            plgpu.SMEM((tile.rows, down, tile.columns * down, tile.channels), problem.dtype),
+            plgpu.Barrier(num_barriers=tile.slots),
+            weights.scratch,
+        ),
+        compiler_params=blocks.COMPILER_PARAMS,
+        interpret=interpret or False,
+    )
+    y = cut_rows(pad_channels(y, groups, tile.group_channels), up)
+    if interpret:
+        y = jnp.pad(y, ((0, 0), (before, 0), (0, 0), (before * up, 0), (0, 0)))
+        cells = jnp.pad(cells, ((0, 0), (before, 0), (before, 0), (0, 0)))
+    x = join_rows(kernel(cells, y), height)
+    return crop_channels(x, groups, problem.group_channels)
