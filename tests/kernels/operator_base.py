@@ -327,7 +327,9 @@ class OperatorTests:
         av = oracle.reassemble(v, weights, **case.options)
         np.testing.assert_allclose(third, 6 * np.vdot(av, av) * np.vdot(av, d), rtol=1e-5)
 
-    # Transformations
+
+class PlacementTests(OperatorTests):
+    """For what an interpreter cannot do, or takes minutes for."""
 
     @each_scale
     @pytest.mark.parametrize("mapped", [("x",), ("weights",), ("x", "weights")], ids=" ".join)
@@ -354,10 +356,6 @@ class OperatorTests:
         self.assert_all_close(y, looped[0])
         for gradient, each, axis in zip(gradients, looped[1:], in_axes, strict=True):
             self.assert_all_close(gradient, each if axis == 0 else each.sum(axis=0))
-
-
-class PlacementTests(OperatorTests):
-    """For what an interpreter cannot do: several devices, exported programs, rematerialisation."""
 
     @each_scale
     def test_checkpointed_gradients_are_the_same(self, case):

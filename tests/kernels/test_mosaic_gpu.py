@@ -31,6 +31,8 @@ from tests.kernels.interpreter import RaceError, interpreted
 from tests.kernels.mosaic_gpu_lowering import lowered, tensor_sizes
 from tests.kernels.operator_base import OperatorTests
 
+pytestmark = pytest.mark.interpreted
+
 # The 2**31 - 1 elements that indices reach, and shapes around it.
 LARGE = (1, 2**15, 2**14, 4)
 
@@ -127,6 +129,19 @@ def test_second_derivatives_by_logits_equal_those_of_xla():
 
 
 @pytest.mark.slow
+def test_vmap_is_a_loop():
+    case = Case(1, down=2, size=(5, 4), batch=1)
+    x, logits, dy = random_map_logits_and_cotangent(case, "float32")
+    several = [jnp.stack([array, 2 * array, -array]) for array in (x, dy)]
+    run = carafe_and_gradients(case, "softmax", "mosaic_gpu")
+    with interpreted():
+        mapped = jax.jit(jax.vmap(run, (0, None, 0)))(several[0], logits, several[1])
+        looped = [jax.jit(run)(x, logits, dy) for x, dy in zip(*several, strict=True)]
+    for value, *others in zip(mapped, *looped, strict=True):
+        np.testing.assert_allclose(value, np.stack(others), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_gradients_are_deterministic_to_the_last_bit():
     case = Case(3, up=2, size=(4, 5), group_channels=24)
     operands = random_map_logits_and_cotangent(case, "float32")
@@ -207,9 +222,9 @@ def test_real_sizes_lower_to_each_kernel_once_and_to_no_patches(case, capability
     run = carafe_and_gradients(case, "softmax", "mosaic_gpu")
     text = lowered(run, *shapes(case, dtype), capability=capability)
     assert sorted(named_kernels(text)) == [
-        "carafe_weight_gradient",
         "carafe_forward",
         "carafe_input_gradient",
+        "carafe_weight_gradient",
     ]
     largest = max(math.prod(shape) for shape in (case.x_shape, case.y_shape))
     assert max(tensor_sizes(text)) == largest

@@ -10,7 +10,6 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -45,11 +44,14 @@ def gather(
     weights = blocks.Weights(problem, tile, row_layout)
     shift = (before, before) if interpret else (0, 0)
     rows_of_a_pass = up // tile.passes
-    # What one row of outputs is for: every row phase of sources, and the tap that reads it.
+    # What one row of outputs is for: every row phase of sources, and the tap that reads it. With
+    # down = 1 it is the same for all row phases of outputs, so those of any pass are the first.
     uses = collections.defaultdict(list)
     for s in range(down):
         for reader in geometry.readers(s):
-            uses[reader.cell_shift, reader.phase].append((s, reader.tap))
+            if reader.phase < rows_of_a_pass:
+                uses[reader.cell_shift, reader.phase].append((s, reader.tap))
+    sources = list(itertools.product(range(down), range(tile.columns), range(down)))
 
     def carafe_input_gradient(cells, y, x, y_tile, x_tile, y_barrier, cell_scratch):
         b, row, column = grid.position()
@@ -72,28 +74,28 @@ def gather(
         def fetch_weights(part=0):
             weights.fetch(cells, cell_scratch, b, first_row, first_column, part)
 
+        zeros = plgpu.layout_cast(jnp.zeros((tile.rows, tile.channels), jnp.float32), layout)
+        no_sums = (zeros,) * len(sources)
+
         def compute(chunk, slot):
-            sums: dict[tuple[int, int, int], jax.Array] = {}
-            add_rows(sums, chunk, slot, 0)
-            finish(sums, chunk)
+            finish(add_rows(no_sums, chunk, slot), chunk)
 
         def compute_in_passes(chunk, _):
-            sums: dict[tuple[int, int, int], jax.Array] = {}
-            for part in range(tile.passes):
+            # A loop, because unrolled the compiler would load for all passes before it adds.
+            def add_pass(part, sums):
                 fetch_weights(part)
                 fetch(chunk, 0, part)
                 weights.wait(cell_scratch)
                 plgpu.barrier_wait(y_barrier.at[0])
-                add_rows(sums, chunk, 0, part)
+                sums = add_rows(sums, chunk, 0)
                 plgpu.commit_smem()  # all threads have read: the tiles are free
-            finish(sums, chunk)
+                return sums
+
+            finish(blocks.loop(tile.passes, add_pass, no_sums), chunk)
 
         def finish(sums, chunk):
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            for s, q, t in itertools.product(range(down), range(tile.columns), range(down)):
-                shape = (tile.rows, tile.channels)
-                total = sums.get((s, q, t), jnp.zeros((), jnp.float32))
-                total = lax.broadcast_in_dim(total, shape, tuple(range(total.ndim)))
+            for (s, q, t), total in zip(sources, sums, strict=True):
                 blocks.store(x_tile.at[:, s, q * down + t, :], total)
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(
@@ -107,11 +109,12 @@ def gather(
                 ],
             )
 
-        def add_rows(sums, chunk, slot, part):
+        def add_rows(sums, chunk, slot):
+            sums = dict(zip(sources, sums, strict=True))
             group = blocks.group(chunk, tile, groups)
             for (row_shift, u), row_uses in uses.items():
-                if u // rows_of_a_pass == part:
-                    add_row(sums, slot, group, row_shift, u % rows_of_a_pass, row_uses)
+                add_row(sums, slot, group, row_shift, u, row_uses)
+            return tuple(sums.values())
 
         def add_row(sums, slot, group, row_shift, u, row_uses):
             start = before + row_shift
@@ -128,7 +131,7 @@ def gather(
                     index = (u, reader.phase, group, tap)
                     weight = weights.load(cell_scratch, start, cell, index)
                     term = blocks.spread(weight, tile, layout) * output(cell * up + reader.phase)
-                    sums[s, q, t] = sums[s, q, t] + term if (s, q, t) in sums else term
+                    sums[s, q, t] = sums[s, q, t] + term
 
         chunks = groups * tile.chunks
         if tile.passes == 1:

@@ -11,8 +11,9 @@ from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
 
 from carafe_jax.linen import CARAFE, KernelPredictor
-from experiments.benchmarks import gpu, gpu_reference, gpu_timing
-from experiments.benchmarks.gpu_checks import (
+from experiments.benchmarks.gpu import __main__ as gpu
+from experiments.benchmarks.gpu import reference, timing
+from experiments.benchmarks.gpu.checks import (
     CHECKS,
     Check,
     expected_results,
@@ -22,7 +23,7 @@ from experiments.benchmarks.gpu_checks import (
     relative_error,
     run_check,
 )
-from experiments.benchmarks.gpu_reference import Case
+from experiments.benchmarks.gpu.reference import Case
 from tests.kernels import oracle
 
 SMALL = (
@@ -44,17 +45,17 @@ def test_the_reference_agrees_with_the_oracle(case):
     x, weights, dy, logits = map(rng.standard_normal, shapes)
     size = case.height, case.width
     pairs = (
-        (gpu_reference.forward(case, x, weights), oracle.reassemble(x, weights, **case.options)),
+        (reference.forward(case, x, weights), oracle.reassemble(x, weights, **case.options)),
         (
-            gpu_reference.input_gradient(case, weights, dy),
+            reference.input_gradient(case, weights, dy),
             oracle.input_gradient(weights, dy, size, **case.options),
         ),
         (
-            gpu_reference.weight_gradient(case, x, dy),
+            reference.weight_gradient(case, x, dy),
             oracle.weight_gradient(x, dy, **case.options),
         ),
         (
-            gpu_reference.softmax_weights(case, logits),
+            reference.softmax_weights(case, logits),
             oracle.kernels(logits, size, "softmax", **case.options),
         ),
     )
@@ -67,10 +68,10 @@ def test_the_gradient_of_softmax_agrees_with_differences(case):
     rng = np.random.default_rng(0)
     shapes = case.logits_shape, case.weights_shape, case.logits_shape
     logits, dw, direction = map(rng.standard_normal, shapes)
-    weights = gpu_reference.softmax_weights(case, logits)
-    gradient = gpu_reference.softmax_gradient(case, weights, dw)
+    weights = reference.softmax_weights(case, logits)
+    gradient = reference.softmax_gradient(case, weights, dw)
     ahead, behind = (
-        (gpu_reference.softmax_weights(case, logits + step * direction) * dw).sum()
+        (reference.softmax_weights(case, logits + step * direction) * dw).sum()
         for step in (1e-5, -1e-5)
     )
     np.testing.assert_allclose((gradient * direction).sum(), (ahead - behind) / 2e-5, rtol=1e-6)
@@ -149,14 +150,14 @@ def test_tables():
 
 
 def test_operands_rotate_through_more_than_the_cache():
-    assert gpu_timing.set_count(10**9) == 2
-    assert gpu_timing.set_count(30 * 10**6) == 7
-    assert gpu_timing.set_count(10**5) == 16
+    assert timing.set_count(10**9) == 2
+    assert timing.set_count(30 * 10**6) == 7
+    assert timing.set_count(10**5) == 16
 
 
 def test_calls_in_one_program_stay_apart():
     sets = [(jnp.full(3, float(number)),) for number in range(3)]
-    results = jax.jit(gpu_timing.chained(lambda x: 2 * x))(*sets)
+    results = jax.jit(timing.chained(lambda x: 2 * x))(*sets)
     np.testing.assert_array_equal(results, [[0.0] * 3, [2.0] * 3, [4.0] * 3])
 
 
@@ -176,7 +177,7 @@ def in_small(monkeypatch):
         del implementation
         return operator(case, fused, "xla")
 
-    monkeypatch.setattr("experiments.benchmarks.gpu_checks.operator", by_xla)
+    monkeypatch.setattr("experiments.benchmarks.gpu.checks.operator", by_xla)
     monkeypatch.setattr(gpu, "operator", by_xla)
 
     def layer_by_xla(implementation, **options):
@@ -191,8 +192,8 @@ def in_small(monkeypatch):
     monkeypatch.setattr(gpu, "CALLS_TOGETHER", 2)
     monkeypatch.setattr(gpu, "copy_bandwidth", lambda: 1e12)
     monkeypatch.setattr(gpu, "dispatch_microseconds", lambda: 1.0)
-    monkeypatch.setattr(gpu_timing, "BATCH_SECONDS", 1e-3)
-    monkeypatch.setattr(gpu_timing, "MAX_SETS", 4)
+    monkeypatch.setattr(timing, "BATCH_SECONDS", 1e-3)
+    monkeypatch.setattr(timing, "MAX_SETS", 4)
 
 
 def run_in_small(path=None, budget=300):
@@ -226,7 +227,7 @@ def test_a_failure_stops_no_other_row(monkeypatch, tmp_path, capsys):
     def fails(*_):
         raise ValueError("no room")
 
-    monkeypatch.setattr("experiments.benchmarks.gpu_checks.operator", fails)
+    monkeypatch.setattr("experiments.benchmarks.gpu.checks.operator", fails)
     monkeypatch.setattr(gpu, "operator", lambda *_: fails)
     monkeypatch.setattr(gpu, "LAYER_CASES", ())
     report = run_in_small(tmp_path / "numbers.json")

@@ -32,8 +32,8 @@ from carafe_kernels.mosaic_gpu.device import device_reason
 
 from carafe_jax.differentiation import Implementation
 from carafe_jax.linen import CARAFE, KernelPredictor
-from experiments.benchmarks import gpu_torch
-from experiments.benchmarks.gpu_checks import (
+from experiments.benchmarks.gpu import torch_baselines
+from experiments.benchmarks.gpu.checks import (
     CHECKS,
     RESULTS,
     Arrays,
@@ -45,8 +45,8 @@ from experiments.benchmarks.gpu_checks import (
     random_operands,
     run_check,
 )
-from experiments.benchmarks.gpu_reference import Case
-from experiments.benchmarks.gpu_timing import (
+from experiments.benchmarks.gpu.reference import Case
+from experiments.benchmarks.gpu.timing import (
     copy_bandwidth,
     dispatch_microseconds,
     set_count,
@@ -511,12 +511,12 @@ def _time_layer(report: Report, case: Case, bandwidth: float) -> dict[str, dict[
 def run_torch(report: Report, clock: Clock, cases: Sequence[Case], bandwidth: float) -> list[Case]:
     """Prints the rows that there is time for; returns the other cases."""
     try:
-        torch = gpu_torch.load()
+        torch = torch_baselines.load()
     except ImportError as error:
         say(f"\nNo times of PyTorch: {one_line(error)}")
         return []
-    wrong = attempt(report.skip, "PyTorch", functools.partial(gpu_torch.largest_error, torch))
-    if wrong is None or not wrong < gpu_torch.TOLERANCE:
+    wrong = attempt(report.skip, "PyTorch", functools.partial(torch_baselines.largest_error, torch))
+    if wrong is None or not wrong < torch_baselines.TOLERANCE:
         say(f"\nNo times of PyTorch: its results are wrong by {wrong}")
         return list(cases)
     headings = ("mosaic_gpu", "unfold", "unfold / mosaic_gpu", "tap loop", "tap loop / mosaic_gpu")
@@ -539,7 +539,7 @@ def run_torch(report: Report, clock: Clock, cases: Sequence[Case], bandwidth: fl
             found = attempt(
                 report.skip,
                 f"{case} {case.dtype} PyTorch {name}",
-                functools.partial(gpu_torch.measure, torch, case, name, count),
+                functools.partial(torch_baselines.measure, torch, case, name, count),
             )
             times[name] = found or (None, None)
         report.add("torch", case=dataclasses.asdict(case), **times)

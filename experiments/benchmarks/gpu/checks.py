@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from carafe_jax import carafe, reassemble
 from carafe_jax.differentiation import Implementation
-from experiments.benchmarks import gpu_reference as reference
-from experiments.benchmarks.gpu_reference import Case
+from experiments.benchmarks.gpu import reference
+from experiments.benchmarks.gpu.reference import Case
 
 Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks import gpu_reference as reference
-from experiments.benchmarks.gpu_reference import Case
-from experiments.benchmarks.gpu_timing import BATCH_SECONDS, BATCHES
+from experiments.benchmarks.gpu import reference
+from experiments.benchmarks.gpu.reference import Case
+from experiments.benchmarks.gpu.timing import BATCH_SECONDS, BATCHES
 
 Operator = Callable[[Any, Any], Any]
 

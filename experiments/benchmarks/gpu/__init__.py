@@ -1,0 +1,1 @@
+"""The GPU kernels, right and how fast: ``python -m experiments.benchmarks.gpu``."""
