@@ -40,15 +40,16 @@ def placed_alike(x: jax.Array, weights: jax.Array) -> dict[Slot, jax.Array]:
     operands: dict[Slot, jax.Array] = {"x": x, "weights": weights}
     types = [jax.typeof(operand) for operand in operands.values()]
     varying = frozenset().union(*(t.manual_axis_type.varying for t in types))  # in a shard_map
-    batch_axes = {t.sharding.spec[0] for t in types} - {None}  # under explicit sharding
+    # Under explicit sharding; the meshes by the axes of the batch.
+    meshes = {t.sharding.spec[0]: t.sharding.mesh for t in types if t.sharding.spec[0] is not None}
     for (slot, operand), operand_type in zip(operands.items(), types, strict=True):
         if missing := varying - operand_type.manual_axis_type.varying:
             operand = jax.lax.pcast(operand, tuple(sorted(missing)), to="varying")
-        if len(batch_axes) == 1 and operand_type.sharding.spec[0] is None:
+        if len(meshes) == 1 and operand_type.sharding.spec[0] is None:
+            ((axes, mesh),) = meshes.items()
             _, *others = operand_type.sharding.spec
-            operand = jax.sharding.reshard(
-                operand, jax.sharding.PartitionSpec(*batch_axes, *others)
-            )
+            spec = jax.sharding.PartitionSpec(axes, *others)
+            operand = jax.sharding.reshard(operand, jax.sharding.NamedSharding(mesh, spec))
         operands[slot] = operand
     return operands
 
@@ -114,14 +115,20 @@ def _by_mosaic_gpu(plan: Plan, result: Slot, operands: dict[Slot, jax.Array]) ->
     mosaic_gpu = kernels("mosaic_gpu")
     match result:
         case "y":
-            return mosaic_gpu.forward(operands["x"], operands["weights"], plan.geometry)
+            return mosaic_gpu.forward(
+                operands["x"], operands["weights"], plan.geometry, plan.interpret
+            )
         case "x":
             return mosaic_gpu.input_gradient(
-                operands["weights"], operands["y"], plan.geometry, plan.size
+                operands["weights"], operands["y"], plan.geometry, plan.size, plan.interpret
             )
         case "weights":
             return mosaic_gpu.weight_gradient(
-                operands["x"], operands["y"], plan.geometry, plan.weights_dtype
+                operands["x"],
+                operands["y"],
+                plan.geometry,
+                plan.weights_dtype,
+                plan.interpret,
             )
 
 
@@ -230,15 +237,16 @@ def _compute_from_logits(
     mosaic_gpu = kernels("mosaic_gpu")
 
     def by_kernel(x: jax.Array, logits: jax.Array, *y: jax.Array) -> jax.Array:
+        fixed = normalizer, plan.interpret
         match result:
             case "y":
-                return mosaic_gpu.forward_from_logits(x, logits, plan.geometry, normalizer)
+                return mosaic_gpu.forward_from_logits(x, logits, plan.geometry, *fixed)
             case "x":
                 return mosaic_gpu.input_gradient_from_logits(
-                    logits, *y, plan.geometry, plan.size, normalizer
+                    logits, *y, plan.geometry, plan.size, *fixed
                 )
             case "weights":
-                return mosaic_gpu.logit_gradient(x, logits, *y, plan.geometry, normalizer)
+                return mosaic_gpu.logit_gradient(x, logits, *y, plan.geometry, *fixed)
 
     def by_xla(*operands: jax.Array) -> jax.Array:
         by_xla = dataclasses.replace(plan, implementation="xla")

@@ -28,10 +28,15 @@ def assert_expected(gradients):
 
 
 @pytest.fixture(params=[AxisType.Auto, AxisType.Explicit])
-def mesh(request):
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(request.param,))
-    with jax.sharding.set_mesh(mesh):
-        yield mesh
+def mesh_of_arrays(request):
+    """A mesh that arrays have, and the context has not."""
+    return jax.make_mesh((4,), ("data",), axis_types=(request.param,))
+
+
+@pytest.fixture
+def mesh(mesh_of_arrays):
+    with jax.sharding.set_mesh(mesh_of_arrays):
+        yield mesh_of_arrays
 
 
 def place(mesh, array, spec):
@@ -49,6 +54,15 @@ def test_a_replicated_map_under_jit(mesh):
     weights = place(mesh, np.repeat(WEIGHTS, 4, axis=0), P("data"))
     dx, dweights = jax.jit(gradient)(x, weights)
     assert_expected((dx, dweights.sum(0, keepdims=True)))
+
+
+def test_a_replicated_map_without_a_mesh_in_the_context(mesh_of_arrays):
+    x = place(mesh_of_arrays, X, P())
+    weights = place(mesh_of_arrays, np.repeat(WEIGHTS, 4, axis=0), P("data"))
+    y = jax.jit(lambda x, weights: reassemble(x, weights, kernel_size=3, up=2))(x, weights)
+    np.testing.assert_allclose(
+        y, reassemble(X, np.repeat(WEIGHTS, 4, axis=0), kernel_size=3, up=2), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_gradient_inside_shard_map(mesh):

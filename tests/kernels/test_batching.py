@@ -1,3 +1,5 @@
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 from carafe_kernels import xla
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu.batching import along_the_batch
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tests.kernels.cases import Case
 from tests.kernels.sharding import collectives, each_axis_type, over_the_batch, replicated
@@ -75,6 +78,29 @@ def test_shard_map_calls_it_on_each_part(opaque, calls, operands, expected, axis
     )
     assert_equal(jax.jit(mapped)(*jax.device_put(operands, sharding)), expected)
     assert calls[-1] == CASE.batch // jax.local_device_count()
+
+
+@each_axis_type
+@pytest.mark.parametrize("in_context", [True, False])
+@pytest.mark.parametrize("specs", [("a", "a"), ("a", None), (None, "a"), ("a", "b"), (None, None)])
+def test_operands_are_brought_to_one_batch_on_a_mesh_of_two_axes(
+    opaque, operands, expected, axis_type, in_context, specs
+):
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(axis_type,) * 2)
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, PartitionSpec(spec)))
+        for array, spec in zip(operands, specs, strict=True)
+    ]
+    with jax.sharding.set_mesh(mesh) if in_context else contextlib.nullcontext():
+        assert_equal(jax.jit(opaque)(*placed), expected)
+
+
+def test_a_shard_map_over_one_of_two_axes_calls_it_on_each_part(opaque, operands, expected):
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    spec = PartitionSpec("a")
+    mapped = jax.shard_map(opaque, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={"a"})
+    placed = jax.device_put(operands, NamedSharding(mesh, spec))
+    assert_equal(jax.jit(mapped)(*placed), expected)
 
 
 def test_pmap_calls_it_on_each_part(opaque, calls, operands, expected):

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.pallas.mosaic_gpu import InterpretGPUParams
 from jaxtyping import Array, Float
 
 from carafe_kernels.geometry import Geometry
@@ -96,14 +97,8 @@ def supports(
     if not all(isinstance(size, int) for size in shape):
         return f"they need a static shape, not {shape}"
     problem = _problem(reduced, shape, *dtypes, normalizer)
-    sizes = {
-        "x": math.prod(shape),
-        "y": shape[0] * math.prod(problem.output_size) * shape[3],
-        "weights": shape[0] * math.prod(problem.cells) * reduced.logit_channels,
-    }
-    for name, size in sizes.items():
-        if size > _MAX_ELEMENTS:
-            return f"{name} has {size:,} elements, and their indices end at {_MAX_ELEMENTS:,}"
+    if reason := _size_reason(problem):
+        return reason
     try:
         for tile in (forward_tile, input_gradient_tile, weight_gradient_tile):
             tile(problem)
@@ -112,19 +107,30 @@ def supports(
     return None
 
 
+def _size_reason(problem: Problem) -> str | None:
+    maps = {"x": problem.size, "y": problem.output_size}
+    sizes = {name: math.prod(size) * problem.channels for name, size in maps.items()}
+    sizes["weights"] = math.prod(problem.cells) * problem.geometry.logit_channels
+    for name, size in sizes.items():
+        if (elements := problem.batch * size) > _MAX_ELEMENTS:
+            return f"{name} has {elements:,} elements, and their indices end at {_MAX_ELEMENTS:,}"
+    return None
+
+
 def forward(
     x: Float[Array, "batch height width channels"],
     weights: Float[Array, "batch out_height out_width weight_channels"],
     geometry: Geometry,
+    interpret: InterpretGPUParams | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Reassembles ``x`` with ``weights`` (Eqn. 3), in the dtype of ``x``."""
 
     def call(x, weights, geometry, interpret):
-        problem = _problem(geometry, x.shape, x.dtype, weights.dtype)
+        problem = _served(geometry, x.shape, x.dtype, weights.dtype)
         cells = align_cells(cells_from_weights(weights, geometry))
         return forward_kernel.reassemble(x, cells, problem, interpret)
 
-    return _call(call, geometry, _shape_of_y(x, geometry), x.dtype, x, weights)
+    return _call(call, interpret, geometry, _shape_of_y(x, geometry), x.dtype, x, weights)
 
 
 def forward_from_logits(
@@ -132,14 +138,15 @@ def forward_from_logits(
     logits: Float[Array, "batch rows columns logit_channels"],
     geometry: Geometry,
     normalizer: str,
+    interpret: InterpretGPUParams | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Reassembles ``x`` with normalised ``logits`` (section 3.2), in the dtype of ``x``."""
 
     def call(x, logits, geometry, interpret):
-        problem = _problem(geometry, x.shape, x.dtype, logits.dtype, normalizer)
+        problem = _served(geometry, x.shape, x.dtype, logits.dtype, normalizer)
         return forward_kernel.reassemble(x, align_cells(logits), problem, interpret)
 
-    return _call(call, geometry, _shape_of_y(x, geometry), x.dtype, x, logits)
+    return _call(call, interpret, geometry, _shape_of_y(x, geometry), x.dtype, x, logits)
 
 
 def input_gradient(
@@ -147,16 +154,17 @@ def input_gradient(
     y: Float[Array, "batch out_height out_width channels"],
     geometry: Geometry,
     size: tuple[int, int],
+    interpret: InterpretGPUParams | None = None,
 ) -> Float[Array, "batch height width channels"]:
     """Gathers, for each source pixel, ``weights * y`` from its readers, in the dtype of ``y``."""
 
     def call(weights, y, geometry, interpret):
         shape = (y.shape[0], *size, y.shape[3])
-        problem = _problem(geometry, shape, y.dtype, weights.dtype)
+        problem = _served(geometry, shape, y.dtype, weights.dtype)
         cells = align_cells(cells_from_weights(weights, geometry))
         return input_gradient_kernel.gather(cells, y, problem, interpret)
 
-    return _call(call, geometry, (*size, y.shape[3]), y.dtype, weights, y)
+    return _call(call, interpret, geometry, (*size, y.shape[3]), y.dtype, weights, y)
 
 
 def input_gradient_from_logits(
@@ -165,15 +173,16 @@ def input_gradient_from_logits(
     geometry: Geometry,
     size: tuple[int, int],
     normalizer: str,
+    interpret: InterpretGPUParams | None = None,
 ) -> Float[Array, "batch height width channels"]:
     """As :func:`input_gradient`, with weights that are normalised again from ``logits``."""
 
     def call(logits, y, geometry, interpret):
         shape = (y.shape[0], *size, y.shape[3])
-        problem = _problem(geometry, shape, y.dtype, logits.dtype, normalizer)
+        problem = _served(geometry, shape, y.dtype, logits.dtype, normalizer)
         return input_gradient_kernel.gather(align_cells(logits), y, problem, interpret)
 
-    return _call(call, geometry, (*size, y.shape[3]), y.dtype, logits, y)
+    return _call(call, interpret, geometry, (*size, y.shape[3]), y.dtype, logits, y)
 
 
 def weight_gradient(
@@ -181,15 +190,16 @@ def weight_gradient(
     y: Float[Array, "batch out_height out_width channels"],
     geometry: Geometry,
     dtype: np.dtype,
+    interpret: InterpretGPUParams | None = None,
 ) -> Float[Array, "batch out_height out_width weight_channels"]:
     """Correlates each output pixel of ``y`` with the sources that its taps read, in ``dtype``."""
 
     def call(x, y, geometry, interpret):
-        problem = _problem(geometry, x.shape, x.dtype, dtype)
+        problem = _served(geometry, x.shape, x.dtype, dtype)
         cells = weight_gradient_kernel.correlate(x, y, None, problem, interpret)
         return weights_from_cells(cells, geometry)
 
-    return _call(call, geometry, (*y.shape[1:3], geometry.weight_channels), dtype, x, y)
+    return _call(call, interpret, geometry, (*y.shape[1:3], geometry.weight_channels), dtype, x, y)
 
 
 def logit_gradient(
@@ -198,15 +208,16 @@ def logit_gradient(
     y: Float[Array, "batch out_height out_width channels"],
     geometry: Geometry,
     normalizer: str,
+    interpret: InterpretGPUParams | None = None,
 ) -> Float[Array, "batch rows columns logit_channels"]:
     """The gradient by ``logits``, in their dtype, from that by the output, ``y``."""
 
     def call(x, logits, y, geometry, interpret):
-        problem = _problem(geometry, x.shape, x.dtype, logits.dtype, normalizer)
+        problem = _served(geometry, x.shape, x.dtype, logits.dtype, normalizer)
         cells = weight_gradient_kernel.correlate(x, y, align_cells(logits), problem, interpret)
         return cells[..., : geometry.logit_channels]
 
-    return _call(call, geometry, logits.shape[1:], logits.dtype, x, logits, y)
+    return _call(call, interpret, geometry, logits.shape[1:], logits.dtype, x, logits, y)
 
 
 def _problem(
@@ -221,6 +232,14 @@ def _problem(
     return Problem(geometry, batch, (height, width), channels, *dtypes, normalizer)
 
 
+def _served(*arguments: Any) -> Problem:
+    """The problem of a part of a batch; ``vmap`` may have folded more than ``supports`` saw."""
+    problem = _problem(*arguments)
+    if reason := _size_reason(problem):
+        raise NotImplementedError(f"implementation 'mosaic_gpu' cannot serve this call: {reason}")
+    return problem
+
+
 def _shape_of_y(x: jax.Array, geometry: Geometry) -> tuple[int, ...]:
     _, height, width, channels = x.shape
     return geometry.output_size(height), geometry.output_size(width), channels
@@ -228,13 +247,13 @@ def _shape_of_y(x: jax.Array, geometry: Geometry) -> tuple[int, ...]:
 
 def _call(
     call: Callable[..., jax.Array],
+    interpret: InterpretGPUParams | None,
     geometry: Geometry,
     shape: tuple[int, ...],
     dtype: np.dtype,
     *arrays: jax.Array,
 ) -> jax.Array:
     """Runs ``call(*arrays, geometry, interpret)`` on every device's part of the batch."""
-    interpret = interpret_params()
 
     def on_a_part(*arrays: jax.Array) -> jax.Array:
         batch = arrays[0].shape[0]
@@ -243,5 +262,7 @@ def _call(
         return call(*arrays, geometry.lowest_terms, interpret)
 
     run = along_the_batch(on_a_part, effects=interpret is not None)
+    if interpret is not None:
+        return run(*arrays)
     first, *others = arrays
     return run(on_cuda(first), *others)

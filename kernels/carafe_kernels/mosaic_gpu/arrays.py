@@ -89,7 +89,11 @@ def join_rows(array: jax.Array, height: int) -> jax.Array:
 
 
 def align_cells(cells: jax.Array) -> jax.Array:
-    """``[b, q, r, n]`` with ``n`` padded to what TMA can address."""
+    """``[b, q, r, n]`` with ``n`` padded to what TMA can address.
+
+    Two columns at least: copies drop an axis of one, and would find no zeros beside it.
+    """
+    cells = _pad(cells, 2, 0, max(0, 2 - cells.shape[2]))
     return _pad(cells, 3, 0, aligned(cells.shape[3], cells.dtype) - cells.shape[3])
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 _Function = Callable[..., jax.Array]
 
@@ -17,13 +17,14 @@ def along_the_batch(function: _Function, *, effects: bool = False) -> _Function:
 
     ``vmap`` folds its axis into the batch. Under ``jit`` over a sharded batch every device calls
     the function on the part that it has, and nothing is gathered, be the sharding automatic or
-    explicit; in ``pmap`` and ``shard_map`` there are only parts anyway.
+    explicit; in ``pmap`` and ``shard_map`` there are only parts anyway. Operands that lie
+    elsewhere than the batch of the first are moved to it, and axes other than the batch gathered.
 
     Args:
         function: sees the batch size of its part only.
         effects: whether the function has effects, which have no automatic sharding.
     """
-    return _folding(_explicitly_sharded(function if effects else _partitioned(function)))
+    return _folding(_mapped(function, function if effects else _partitioned(function)))
 
 
 def _folding(function: _Function) -> _Function:
@@ -42,23 +43,30 @@ def _folding(function: _Function) -> _Function:
     return folded
 
 
-def _explicitly_sharded(function: _Function) -> _Function:
-    def call(*arrays):
-        first = jax.typeof(arrays[0])
-        axes = first.sharding.spec[0] if len(first.sharding.spec) else None
-        if axes is None:
-            return function(*arrays)
-        spec = PartitionSpec(axes)
-        names = axes if isinstance(axes, tuple) else (axes,)
-        mapped = jax.shard_map(
+def _mapped(function: _Function, partitioned: _Function) -> _Function:
+    """Calls ``function`` on parts where JAX knows the mesh, else leaves them to the partitioner."""
+
+    def call(*arrays: jax.Array) -> jax.Array:
+        sharding = jax.typeof(arrays[0]).sharding
+        kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
+        free = {axis for axis, kind in kinds.items() if kind != AxisType.Manual}
+        if not free or all(kind == AxisType.Auto for kind in kinds.values()):
+            return partitioned(*arrays)
+        spec = PartitionSpec(sharding.spec[0])
+        arrays = tuple(
+            reshard(array, NamedSharding(sharding.mesh, spec))
+            if any(kind == AxisType.Explicit for kind in kinds.values())
+            else array
+            for array in arrays
+        )
+        return jax.shard_map(
             function,
-            mesh=first.sharding.mesh,
+            mesh=sharding.mesh,
             in_specs=spec,
             out_specs=spec,
-            axis_names=set(names),
+            axis_names=free,
             check_vma=False,
-        )
-        return mapped(*arrays)
+        )(*arrays)
 
     return call
 
@@ -67,10 +75,11 @@ def _partitioned(function: _Function) -> _Function:
     partitioned = custom_partitioning(function)
 
     def partition(mesh, arguments, result):
-        def over_the_batch(shape):
-            return NamedSharding(shape.sharding.mesh, PartitionSpec(*shape.sharding.spec[:1]))
-
-        return mesh, function, over_the_batch(result), tuple(map(over_the_batch, arguments))
+        del mesh
+        shardings = [shape.sharding for shape in (result, *arguments)]
+        batch = next((sharding.spec[:1] for sharding in shardings if any(sharding.spec[:1])), ())
+        one = NamedSharding(shardings[0].mesh, PartitionSpec(*batch))
+        return one.mesh, function, one, (one,) * len(arguments)
 
     def rule(mesh, operand_types, result_types):
         del mesh

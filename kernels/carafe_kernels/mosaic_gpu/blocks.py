@@ -173,32 +173,27 @@ class Weights:
     layout: Layout
 
     @property
-    def _copied(self) -> CellTile:
-        return self.tile.cells
-
-    @property
     def _weights(self) -> CellTile:
-        if self.problem.normalizer is None:
-            return self._copied
-        return self._copied.astype(np.dtype(np.float32))
+        return self.tile.weights or self.tile.cells
 
     @property
     def scratch(self) -> tuple[Any, ...]:
-        copied = self._copied
+        """Buffers that hold logits or weights, their barrier, and room for normalised weights."""
+        copied = self.tile.cells
         buffers = [
             plgpu.SMEM(copied.shape, copied.dtype),
             plgpu.Barrier(num_arrivals=copied.copies),
         ]
-        if self._weights != copied:
-            buffers.append(plgpu.SMEM(self._weights.shape, self._weights.dtype))
+        if self.tile.weights:
+            buffers.append(plgpu.SMEM(self.tile.weights.shape, self.tile.weights.dtype))
         return tuple(buffers)
 
     def _buffer(self, scratch):
-        return scratch[0] if self._weights == self._copied else scratch[2]
+        return scratch[2] if self.tile.weights else scratch[0]
 
-    def fetch(self, cells, scratch, b, row, column, part: int = 0) -> None:
+    def fetch(self, cells, scratch, b, row, column, part: jax.Array | int = 0) -> None:
         """Starts to copy a part of the entries of the cells from ``row`` and ``column`` on."""
-        copied, (buffer, barrier, *_) = self._copied, scratch
+        copied, (buffer, barrier, *_) = self.tile.cells, scratch
         first = unknown_zero() + part * copied.entries
         for box in range(copied.boxes):
             for q in range(copied.columns):
@@ -221,7 +216,7 @@ class Weights:
         normalizer = self.problem.normalizer
         if normalizer is None:
             return
-        copied, weights, target = self._copied, self._weights, self._buffer(scratch)
+        copied, weights, target = self.tile.cells, self._weights, self._buffer(scratch)
         taps = self.problem.geometry.taps
         size = cell_block(copied.columns, copied.padded_rows)
         layout = cell_layout(*size)

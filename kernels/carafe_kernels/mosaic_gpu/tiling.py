@@ -26,7 +26,10 @@ THREADS = 128
 WORD = 4  # bytes
 WARPS = 4
 LANES = 32
-SHARED_MEMORY = 232_448 - 1024  # bytes a block on compute capability 9.0 and 10.0, less barriers
+# Bytes of shared memory on compute capability 9.0 and 10.0.
+SHARED_MEMORY = 232_448  # that one block may have
+_MULTIPROCESSOR_MEMORY = 233_472  # for all blocks of a multiprocessor
+_RESERVED = 1024  # of each block, for the system
 MAX_BOX = 256  # elements of an axis that one copy moves
 MAX_SUMS = 72  # sums a thread keeps in registers beside what it loads
 MAX_WEIGHT_SUMS = 110  # the same in the weight gradient, which loads less
@@ -68,6 +71,14 @@ class Problem:
     @property
     def group_channels(self) -> int:
         return self.channels // self.geometry.groups
+
+
+_BUFFER_ALIGNMENT = 1024  # bytes; each buffer takes whole multiples
+
+
+def shared_memory(*buffers: int) -> int:
+    """Bytes that buffers take, and barriers with them."""
+    return sum(round_up(nbytes, _BUFFER_ALIGNMENT) for nbytes in (*buffers, _BUFFER_ALIGNMENT))
 
 
 def copied_rows(rows: int, row_bytes: int) -> int:
@@ -115,11 +126,9 @@ class CellTile:
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def astype(self, dtype: np.dtype) -> "CellTile":
-        """Room for the same cells, rows that copies fill up included, in another dtype."""
-        if dtype == self.dtype:
-            return self
-        return dataclasses.replace(self, rows=self.padded_rows, dtype=np.dtype(dtype))
+    def normalized(self) -> "CellTile":
+        """Room for the weights of the same cells, rows that copies fill up included."""
+        return dataclasses.replace(self, rows=self.padded_rows, dtype=np.dtype(np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +143,8 @@ class Tile:
         slots: buffers for this map; with two, the next channels come while these are computed.
         passes: parts that come into shared memory in turn, each some rows of output phases.
         group_channels: channels of a group after padding.
-        cells: the weights or logits that are in shared memory at a time.
+        cells: the weights or logits that are copied into shared memory at a time.
+        weights: where logits are normalised to; ``None`` if in place, or if they are weights.
         nbytes: shared memory.
     """
 
@@ -146,6 +156,7 @@ class Tile:
     passes: int
     group_channels: int
     cells: CellTile
+    weights: CellTile | None
     nbytes: int
 
     @property
@@ -280,15 +291,27 @@ def _group_channels(problem: Problem, channels: int) -> int:
     return round_up(problem.group_channels, multiple)
 
 
-def _overflows(problem: Problem, phases: int, columns: int, channels: int) -> bool:
-    """Whether a tile stored at once could run on into the rows of the next map.
+def is_one_piece(box: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether ``box`` is contiguous in an array of ``shape``; an axis of one place never matters.
 
-    A box that is contiguous in the array is copied as one piece, clipped at the end of the array
-    only. This box is, if it has all columns and all channels.
+    Such a box is copied as one piece, clipped at the end of the array only: where a tile reaches
+    over the end of an axis, it would overwrite what comes next.
     """
+    expected = stride = 1
+    for size, length in zip(reversed(box), reversed(shape), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected, stride = expected * size, stride * length
+    return True
+
+
+def _stores_one_piece(
+    problem: Problem, phases: int, width: int, rows: int, columns: int, channels: int
+) -> bool:
     padded = problem.geometry.groups * _group_channels(problem, channels)
-    width = problem.size[1] if phases == problem.geometry.down else problem.output_size[1]
-    return padded == channels and width == phases * columns
+    return is_one_piece(
+        (rows, phases, columns * phases, channels), (problem.cells[0], phases, width, padded)
+    )
 
 
 def _channels_fit(problem: Problem, channels: int) -> bool:
@@ -304,7 +327,7 @@ def _first_that_fits(tiles: Iterator[Tile]) -> Tile:
     """The first tile of which two blocks share a multiprocessor: one computes, one waits."""
     alone = None
     for tile in tiles:
-        if 2 * tile.nbytes <= SHARED_MEMORY:
+        if 2 * (tile.nbytes + _RESERVED) <= _MULTIPROCESSOR_MEMORY:
             return tile
         if alone is None and tile.nbytes <= SHARED_MEMORY:
             alone = tile
@@ -328,13 +351,16 @@ def _forward_tiles(problem: Problem) -> Iterator[Tile]:
         if (
             sums > MAX_SUMS
             or not _channels_fit(problem, channels)
-            or _overflows(problem, geometry.up, columns, channels)
+            or _stores_one_piece(
+                problem, geometry.up, problem.output_size[1], rows, columns, channels
+            )
         ):
             continue
         cells = CellTile(rows, columns, geometry.logit_channels, problem.cells_dtype)
         row_bytes = geometry.down**2 * (columns + halo) * channels * itemsize
         map_rows = copied_rows(rows + halo, row_bytes)
         y = geometry.up**2 * rows * columns * channels * itemsize
+        weights = _weights_apart(cells, problem.normalizer)
         for slots in (2, 1):
             yield Tile(
                 rows,
@@ -345,13 +371,27 @@ def _forward_tiles(problem: Problem) -> Iterator[Tile]:
                 1,
                 _group_channels(problem, channels),
                 cells,
-                _weights_bytes(cells, problem.normalizer) + slots * map_rows * row_bytes + y,
+                weights,
+                shared_memory(
+                    cells.nbytes,
+                    weights.nbytes if weights else 0,
+                    slots * map_rows * row_bytes,
+                    y,
+                ),
             )
 
 
-def _weights_bytes(cells: CellTile, normalizer: str | None) -> int:
-    separate = normalizer is not None and cells.dtype != jnp.float32
-    return cells.nbytes + (cells.astype(np.dtype(np.float32)).nbytes if separate else 0)
+def _weights_apart(cells: CellTile, normalizer: str | None) -> CellTile | None:
+    """Where normalised weights lie, if not in place.
+
+    In place they need the room of the logits, and a thread for each cell of a block: of two that
+    normalise the same cell, one could read what the other has overwritten.
+    """
+    if normalizer is None:
+        return None
+    columns, rows = cell_block(cells.columns, cells.padded_rows)
+    in_place = cells.dtype == jnp.float32 and columns * rows == THREADS
+    return None if in_place else cells.normalized()
 
 
 @functools.cache
@@ -370,7 +410,9 @@ def _input_gradient_tiles(problem: Problem) -> Iterator[Tile]:
             if (
                 sums > MAX_SUMS
                 or not _channels_fit(problem, channels)
-                or _overflows(problem, geometry.down, columns, channels)
+                or _stores_one_piece(
+                    problem, geometry.down, problem.size[1], rows, columns, channels
+                )
             ):
                 continue
             phases = geometry.up // passes * geometry.up
@@ -383,6 +425,7 @@ def _input_gradient_tiles(problem: Problem) -> Iterator[Tile]:
             row_bytes = phases * (columns + halo) * channels * itemsize
             map_rows = copied_rows(rows + halo, row_bytes)
             x = geometry.down**2 * rows * columns * channels * itemsize
+            weights = _weights_apart(cells, problem.normalizer)
             for slots in (2, 1) if passes == 1 else (1,):
                 yield Tile(
                     rows,
@@ -393,7 +436,13 @@ def _input_gradient_tiles(problem: Problem) -> Iterator[Tile]:
                     passes,
                     _group_channels(problem, channels),
                     cells,
-                    _weights_bytes(cells, problem.normalizer) + slots * map_rows * row_bytes + x,
+                    weights,
+                    shared_memory(
+                        cells.nbytes,
+                        weights.nbytes if weights else 0,
+                        slots * map_rows * row_bytes,
+                        x,
+                    ),
                 )
 
 
@@ -408,8 +457,10 @@ def weight_gradient_tile(problem: Problem) -> WeightTile:
     for channels in _WEIGHT_GRADIENT_CHANNELS:
         for rows, columns in _WEIGHT_GRADIENT_TILES:
             cells = CellTile(rows, columns, entries, problem.cells_dtype)
-            runs_on = cells.boxes == 1 and problem.cells[1] == columns
-            if runs_on or (channels > 8 and channels >= 2 * group_channels):
+            parts = geometry.up**2 // (row_phases * column_phases)
+            gradient = (*problem.cells, parts * cells.boxes * cells.box)
+            one_piece = is_one_piece((rows, columns, cells.box), gradient)
+            if one_piece or (channels > 8 and channels >= 2 * group_channels):
                 continue
             tile = WeightTile(
                 rows, columns, channels, row_phases, column_phases, group_channels, cells, 0
@@ -417,8 +468,10 @@ def weight_gradient_tile(problem: Problem) -> WeightTile:
             x = geometry.down * tile.source_rows(geometry, problem.dtype)
             x *= geometry.down * (columns + halo)
             y = row_phases * column_phases * rows * columns
-            nbytes = cells.nbytes + (x + y) * tile.pitch(problem.dtype) * WORD
-            if 2 * nbytes <= SHARED_MEMORY or (channels == 8 and nbytes <= SHARED_MEMORY):
+            place = tile.pitch(problem.dtype) * WORD
+            nbytes = shared_memory(cells.nbytes, x * place, y * place)
+            two_fit = 2 * (nbytes + _RESERVED) <= _MULTIPROCESSOR_MEMORY
+            if two_fit or (channels == 8 and nbytes <= SHARED_MEMORY):
                 return dataclasses.replace(tile, nbytes=nbytes)
     raise TooLargeError
 
