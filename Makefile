@@ -16,8 +16,8 @@ SHELL := /bin/bash
 VENV := .venv
 OLDEST := .venv-oldest
 PYTHON_NEEDED := 3.12
-# Each worker compiles on a core of its own; tests of a class or module may share what they built.
-PARALLEL := --numprocesses auto --dist loadscope
+# Each worker compiles on a core of its own.
+PARALLEL := --numprocesses auto --dist worksteal
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
