@@ -496,11 +496,16 @@ def test_tiles_are_what_copies_can_move(problem):
         assert tile.nbytes <= SHARED_MEMORY
         assert tile.rows * tile.channels == THREADS * tile.vector
         assert tile.group_channels % tile.channels == 0 or geometry.groups == 1
-        phases = read // tile.passes
-        moved = tile.map_rows * phases * read * (tile.columns + halo) * tile.channels * itemsize
-        assert moved % 128 == 0
+        assert tile.map_shape[1] >= tile.rows + halo
+        assert tile.map_shape[2:] == (
+            read // tile.passes,
+            (tile.columns + halo) * read,
+            tile.channels,
+        )
+        assert math.prod(tile.map_shape[1:]) * itemsize % 128 == 0
         assert tile.cells.padded_rows * tile.cells.box * tile.cells.dtype.itemsize % 128 == 0
         box = (tile.rows, written, tile.columns * written, tile.channels)
+        assert tile.out_shape == box
         assert math.prod(box) * itemsize % 128 == 0
         array = (rows, written, out_width, geometry.groups * tile.group_channels)
         assert not is_one_piece(box, array)

@@ -188,6 +188,16 @@ class Weights:
             buffers.append(plgpu.SMEM(self.tile.weights.shape, self.tile.weights.dtype))
         return tuple(buffers)
 
+    @property
+    def scratch_of_kernel(self) -> tuple[Any, ...]:
+        """The map that comes in, the one that goes out, a barrier a slot; and :attr:`scratch`."""
+        return (
+            plgpu.SMEM(self.tile.map_shape, self.problem.dtype),
+            plgpu.SMEM(self.tile.out_shape, self.problem.dtype),
+            plgpu.Barrier(num_barriers=self.tile.slots),
+            self.scratch,
+        )
+
     def _buffer(self, scratch):
         return scratch[2] if self.tile.weights else scratch[0]
 

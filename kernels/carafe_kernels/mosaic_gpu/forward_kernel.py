@@ -29,7 +29,7 @@ def reassemble(
     """
     geometry, groups = problem.geometry, problem.geometry.groups
     tile = forward_tile(problem)
-    before, after = geometry.halo
+    before, _ = geometry.halo
     up, down = geometry.up, geometry.down
     rows, columns = problem.cells
     _, width = problem.output_size
@@ -50,9 +50,9 @@ def reassemble(
             plgpu.copy_gmem_to_smem(
                 x.at[
                     b,
-                    pl.ds(row - before + shift, tile.map_rows),
+                    pl.ds(row - before + shift, tile.map_shape[1]),
                     :,
-                    pl.ds((column - before + shift) * down, (tile.columns + before + after) * down),
+                    pl.ds((column - before + shift) * down, tile.map_shape[3]),
                     pl.ds(chunk * tile.channels, tile.channels),
                 ],
                 x_tile.at[slot],
@@ -91,7 +91,7 @@ def reassemble(
                     b,
                     pl.ds(row, tile.rows),
                     :,
-                    pl.ds(column * up, tile.columns * up),
+                    pl.ds(column * up, tile.out_shape[2]),
                     pl.ds(chunk * tile.channels, tile.channels),
                 ],
             )
@@ -113,21 +113,7 @@ def reassemble(
         out_type=jax.ShapeDtypeStruct((problem.batch, rows, up, width, padded), problem.dtype),
         grid=grid.shape,
         grid_names=grid.names,
-        scratch_types=(
-            plgpu.SMEM(
-                (
-                    tile.slots,
-                    tile.map_rows,
-                    down,
-                    (tile.columns + before + after) * down,
-                    tile.channels,
-                ),
-                problem.dtype,
-            ),
-            plgpu.SMEM((tile.rows, up, tile.columns * up, tile.channels), problem.dtype),
-            plgpu.Barrier(num_barriers=tile.slots),
-            weights.scratch,
-        ),
+        scratch_types=weights.scratch_of_kernel,
         compiler_params=blocks.COMPILER_PARAMS,
         interpret=interpret or False,
     )

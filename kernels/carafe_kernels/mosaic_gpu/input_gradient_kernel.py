@@ -34,8 +34,7 @@ def gather(
     """
     geometry, groups = problem.geometry, problem.geometry.groups
     tile = input_gradient_tile(problem)
-    after, before = geometry.halo  # a source is read by the cells that a cell does not reach
-    halo = before + after
+    _, before = geometry.halo  # a source is read by the cells that a cell does not reach
     up, down = geometry.up, geometry.down
     rows, columns = problem.cells
     height, width = problem.size
@@ -61,9 +60,9 @@ def gather(
             plgpu.copy_gmem_to_smem(
                 y.at[
                     b,
-                    pl.ds(first_row, tile.map_rows),
+                    pl.ds(first_row, tile.map_shape[1]),
                     pl.ds(part * rows_of_a_pass, rows_of_a_pass),
-                    pl.ds(first_column * up, (tile.columns + halo) * up),
+                    pl.ds(first_column * up, tile.map_shape[3]),
                     pl.ds(chunk * tile.channels, tile.channels),
                 ],
                 y_tile.at[slot],
@@ -104,7 +103,7 @@ def gather(
                     b,
                     pl.ds(row, tile.rows),
                     :,
-                    pl.ds(column * down, tile.columns * down),
+                    pl.ds(column * down, tile.out_shape[2]),
                     pl.ds(chunk * tile.channels, tile.channels),
                 ],
             )
@@ -154,21 +153,7 @@ def gather(
         out_type=jax.ShapeDtypeStruct((problem.batch, rows, down, width, padded), problem.dtype),
         grid=grid.shape,
         grid_names=grid.names,
-        scratch_types=(
-            plgpu.SMEM(
-                (
-                    tile.slots,
-                    tile.map_rows,
-                    rows_of_a_pass,
-                    (tile.columns + halo) * up,
-                    tile.channels,
-                ),
-                problem.dtype,
-            ),
-            plgpu.SMEM((tile.rows, down, tile.columns * down, tile.channels), problem.dtype),
-            plgpu.Barrier(num_barriers=tile.slots),
-            weights.scratch,
-        ),
+        scratch_types=weights.scratch_of_kernel,
         compiler_params=blocks.COMPILER_PARAMS,
         interpret=interpret or False,
     )

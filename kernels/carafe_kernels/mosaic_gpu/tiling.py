@@ -8,8 +8,9 @@ taps, and reads channel after channel.
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -139,8 +140,11 @@ class Tile:
         rows: cells, spread over the threads.
         columns: cells, all in each thread.
         vector: channels of a thread.
-        map_rows: cells of the map that is read, in the halo and as many as a copy must take along.
-        slots: buffers for this map; with two, the next channels come while these are computed.
+        map_shape: buffers for the map that comes in, ``[slots, rows, row phases, columns * phases,
+            channels]``, with the halo and the rows that a copy must take along. With two slots the
+            next channels come while these are computed.
+        out_shape: buffer for the map that goes out, ``[rows, row phases, columns * phases,
+            channels]``.
         passes: parts that come into shared memory in turn, each some rows of output phases.
         group_channels: channels of a group after padding.
         cells: the weights or logits that are copied into shared memory at a time.
@@ -151,8 +155,8 @@ class Tile:
     rows: int
     columns: int
     vector: int
-    map_rows: int
-    slots: int
+    map_shape: tuple[int, int, int, int, int]
+    out_shape: tuple[int, int, int, int]
     passes: int
     group_channels: int
     cells: CellTile
@@ -160,9 +164,14 @@ class Tile:
     nbytes: int
 
     @property
+    def slots(self) -> int:
+        """Buffers for the map that comes in."""
+        return self.map_shape[0]
+
+    @property
     def channels(self) -> int:
         """Channels of a block at a time."""
-        return THREADS * self.vector // self.rows
+        return self.out_shape[3]
 
     @property
     def chunks(self) -> int:
@@ -305,15 +314,6 @@ def is_one_piece(box: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _stores_one_piece(
-    problem: Problem, phases: int, width: int, rows: int, columns: int, channels: int
-) -> bool:
-    padded = problem.geometry.groups * _group_channels(problem, channels)
-    return is_one_piece(
-        (rows, phases, columns * phases, channels), (problem.cells[0], phases, width, padded)
-    )
-
-
 def _channels_fit(problem: Problem, channels: int) -> bool:
     """Whether no smaller block would hold all channels."""
     return channels <= max(16, 2 * (problem.group_channels - 1))
@@ -339,44 +339,92 @@ def _first_that_fits(tiles: Iterator[Tile]) -> Tile:
 @functools.cache
 def forward_tile(problem: Problem) -> Tile:
     """The tile for the forward pass; raises :class:`TooLargeError` if there is none."""
-    return _first_that_fits(_forward_tiles(problem))
+    geometry = problem.geometry
+    tiles = _tiles(
+        problem,
+        _FORWARD_TILES[problem.dtype.itemsize],
+        read=geometry.down,
+        written=geometry.up,
+        width=problem.output_size[1],
+        halo_of_cells=0,
+        passes=1,
+    )
+    return _first_that_fits(tiles)
 
 
-def _forward_tiles(problem: Problem) -> Iterator[Tile]:
+@functools.cache
+def input_gradient_tile(problem: Problem) -> Tile:
+    """The tile for the input gradient; raises :class:`TooLargeError` if there is none."""
+    geometry = problem.geometry
+    tiles = (
+        _tiles(
+            problem,
+            _INPUT_GRADIENT_TILES[problem.dtype.itemsize],
+            read=geometry.up,
+            written=geometry.down,
+            width=problem.size[1],
+            halo_of_cells=sum(geometry.halo),
+            passes=passes,
+        )
+        for passes in sorted({1, geometry.up})
+    )
+    return _first_that_fits(itertools.chain.from_iterable(tiles))
+
+
+def _tiles(
+    problem: Problem,
+    choices: Sequence[tuple[int, int, int]],
+    *,
+    read: int,
+    written: int,
+    width: int,
+    halo_of_cells: int,
+    passes: int,
+) -> Iterator[Tile]:
+    """Tiles that compute right, in the order of ``choices``.
+
+    ``read`` and ``written`` are the phases of a cell in the map that comes in and in the one that
+    goes out, which is ``width`` pixels wide.
+    """
     geometry, itemsize = problem.geometry, problem.dtype.itemsize
     halo = sum(geometry.halo)
-    for rows, columns, vector in _FORWARD_TILES[itemsize]:
+    for rows, columns, vector in choices:
         channels = THREADS * vector // rows
-        sums = columns * geometry.up**2 * vector
+        group_channels = _group_channels(problem, channels)
+        out_shape = (rows, written, columns * written, channels)
+        out_array = (problem.cells[0], written, width, geometry.groups * group_channels)
         if (
-            sums > MAX_SUMS
+            columns * written**2 * vector > MAX_SUMS
             or not _channels_fit(problem, channels)
-            or _stores_one_piece(
-                problem, geometry.up, problem.output_size[1], rows, columns, channels
-            )
+            or is_one_piece(out_shape, out_array)
         ):
             continue
-        cells = CellTile(rows, columns, geometry.logit_channels, problem.cells_dtype)
-        row_bytes = geometry.down**2 * (columns + halo) * channels * itemsize
-        map_rows = copied_rows(rows + halo, row_bytes)
-        y = geometry.up**2 * rows * columns * channels * itemsize
+        cells = CellTile(
+            rows + halo_of_cells,
+            columns + halo_of_cells,
+            geometry.logit_channels // passes,
+            problem.cells_dtype,
+        )
         weights = _weights_apart(cells, problem.normalizer)
-        for slots in (2, 1):
+        row_shape = (read // passes, (columns + halo) * read, channels)
+        row_bytes = math.prod(row_shape) * itemsize
+        map_rows = copied_rows(rows + halo, row_bytes)
+        for slots in (2, 1) if passes == 1 else (1,):
             yield Tile(
                 rows,
                 columns,
                 vector,
-                map_rows,
-                slots,
-                1,
-                _group_channels(problem, channels),
+                (slots, map_rows, *row_shape),
+                out_shape,
+                passes,
+                group_channels,
                 cells,
                 weights,
                 shared_memory(
                     cells.nbytes,
                     weights.nbytes if weights else 0,
                     slots * map_rows * row_bytes,
-                    y,
+                    math.prod(out_shape) * itemsize,
                 ),
             )
 
@@ -392,58 +440,6 @@ def _weights_apart(cells: CellTile, normalizer: str | None) -> CellTile | None:
     columns, rows = cell_block(cells.columns, cells.padded_rows)
     in_place = cells.dtype == jnp.float32 and columns * rows == THREADS
     return None if in_place else cells.normalized()
-
-
-@functools.cache
-def input_gradient_tile(problem: Problem) -> Tile:
-    """The tile for the input gradient; raises :class:`TooLargeError` if there is none."""
-    return _first_that_fits(_input_gradient_tiles(problem))
-
-
-def _input_gradient_tiles(problem: Problem) -> Iterator[Tile]:
-    geometry, itemsize = problem.geometry, problem.dtype.itemsize
-    halo = sum(geometry.halo)
-    for passes in sorted({1, geometry.up}):
-        for rows, columns, vector in _INPUT_GRADIENT_TILES[itemsize]:
-            channels = THREADS * vector // rows
-            sums = columns * geometry.down**2 * vector
-            if (
-                sums > MAX_SUMS
-                or not _channels_fit(problem, channels)
-                or _stores_one_piece(
-                    problem, geometry.down, problem.size[1], rows, columns, channels
-                )
-            ):
-                continue
-            phases = geometry.up // passes * geometry.up
-            cells = CellTile(
-                rows + halo,
-                columns + halo,
-                phases * geometry.weight_channels,
-                problem.cells_dtype,
-            )
-            row_bytes = phases * (columns + halo) * channels * itemsize
-            map_rows = copied_rows(rows + halo, row_bytes)
-            x = geometry.down**2 * rows * columns * channels * itemsize
-            weights = _weights_apart(cells, problem.normalizer)
-            for slots in (2, 1) if passes == 1 else (1,):
-                yield Tile(
-                    rows,
-                    columns,
-                    vector,
-                    map_rows,
-                    slots,
-                    passes,
-                    _group_channels(problem, channels),
-                    cells,
-                    weights,
-                    shared_memory(
-                        cells.nbytes,
-                        weights.nbytes if weights else 0,
-                        slots * map_rows * row_bytes,
-                        x,
-                    ),
-                )
 
 
 @functools.cache
