@@ -84,7 +84,7 @@ def test_shard_map_calls_it_on_each_part(opaque, calls, operands, expected, axis
 @pytest.mark.parametrize("in_context", [True, False])
 @pytest.mark.parametrize("specs", [("a", "a"), ("a", None), (None, "a"), ("a", "b"), (None, None)])
 def test_operands_are_brought_to_one_batch_on_a_mesh_of_two_axes(
-    opaque, operands, expected, axis_type, in_context, specs
+    opaque, calls, operands, expected, axis_type, in_context, specs
 ):
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(axis_type,) * 2)
     placed = [
@@ -93,6 +93,8 @@ def test_operands_are_brought_to_one_batch_on_a_mesh_of_two_axes(
     ]
     with jax.sharding.set_mesh(mesh) if in_context else contextlib.nullcontext():
         assert_equal(jax.jit(opaque)(*placed), expected)
+    spread = any(specs) if axis_type == AxisType.Auto else specs[0]
+    assert calls[-1] == (CASE.batch // 2 if spread else CASE.batch)
 
 
 def test_a_shard_map_over_one_of_two_axes_calls_it_on_each_part(opaque, operands, expected):
