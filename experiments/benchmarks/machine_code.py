@@ -1,17 +1,21 @@
-"""Registers, spills and shared memory of the GPU kernels, compiled without a GPU.
+"""Registers, spills and memory of the GPU kernels, compiled without a GPU.
 
 Needs the CUDA plugin and disassembler, some 4 GB, so best an environment of its own::
 
     python -m venv /tmp/cuda
-    /tmp/cuda/bin/pip install "jax[cuda13]" nvidia-cuda-nvdisasm jaxtyping
+    /tmp/cuda/bin/pip install "jax[cuda13]" flax nvidia-cuda-nvdisasm jaxtyping
     export JAX_PLATFORMS=cpu PYTHONPATH=.:kernels
     /tmp/cuda/bin/python -m experiments.benchmarks.machine_code
 
-Prints a Markdown table, and exits with 1 if any kernel spills.
+Prints two Markdown tables, of the kernels and of what whole operators allocate, and exits with 1 if
+any kernel spills.
 """
 
+import contextlib
 import dataclasses
 import functools
+import itertools
+import math
 import os
 import re
 import sys
@@ -24,6 +28,8 @@ import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
 from jax.experimental import topologies
+
+import carafe_jax
 
 # What the compiler asks of an H100 SXM: NVIDIA's data sheet, and the CUDA programming guide's
 # table of compute capability 9.0.
@@ -119,12 +125,17 @@ CASES = (
 )
 BATCH, SIZE = 2, (48, 64)
 
+MEMORY_CASES = tuple(
+    Case(Geometry(5, up, down), dtype, channels=channels)
+    for up, down, channels in ((2, 1, 256), (1, 2, 64))
+    for dtype in ("float32", "bfloat16")
+)
+
+type _Shape = Callable[..., jax.ShapeDtypeStruct]
 type _Shapes = tuple[jax.ShapeDtypeStruct, ...]
 
 
-def kernels(
-    case: Case, shape: Callable[..., jax.ShapeDtypeStruct]
-) -> Iterator[tuple[str, Callable[..., jax.Array], _Shapes]]:
+def kernels(case: Case, shape: _Shape) -> Iterator[tuple[str, Callable[..., jax.Array], _Shapes]]:
     """Name, function and argument shapes of the three kernels of a case."""
     geometry, normalizer = case.geometry, case.normalizer
     out_size = tuple(map(geometry.output_size, SIZE))
@@ -160,11 +171,23 @@ def kernels(
         )
 
 
+@contextlib.contextmanager
+def _dumps_in(folder: str) -> Iterator[None]:
+    variables = {"DUMP_TO": folder, "DUMP_PTXAS": "1", "DUMP_SASS": "1"}
+    variables = {f"MOSAIC_GPU_{name}": value for name, value in variables.items()}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+
+
 def report(function: Callable[..., jax.Array], arguments: _Shapes) -> dict[str, int]:
     """Compiles, and reads what the compiler says about the one kernel."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["MOSAIC_GPU_DUMP_TO"] = folder
-        jax.jit(function).lower(*arguments).compile()
+        with _dumps_in(folder):
+            jax.jit(function).lower(*arguments).compile()
         (ptxas,) = Path(folder).glob("*.ptxas")
         (resources,) = Path(folder).glob("*.resources.txt")
         (sass,) = Path(folder).glob("*.sass_ctrl")
@@ -179,15 +202,37 @@ def report(function: Callable[..., jax.Array], arguments: _Shapes) -> dict[str, 
         }
 
 
-def main() -> None:
-    """Prints the table."""
-    for kind in ("PTXAS", "SASS"):
-        os.environ[f"MOSAIC_GPU_DUMP_{kind}"] = "1"
-    topology = topologies.get_topology_desc(
-        "h100", platform="cuda", target_config=H100, topology="1x1x1"
+def temporaries(form: str, implementation: str, case: Case, shape: _Shape) -> float:
+    """What an operator with its gradients allocates, in units of x, weights and y together."""
+    geometry = case.geometry
+    operator = functools.partial(
+        getattr(carafe_jax, form),
+        kernel_size=geometry.kernel_size,
+        up=geometry.up,
+        down=geometry.down,
+        implementation=implementation,
     )
-    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
-    shape = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
+
+    def run(x: jax.Array, weights: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
+        y, pullback = jax.vjp(operator, x, weights)
+        return y, *pullback(dy)
+
+    out_size = tuple(map(geometry.output_size, SIZE))
+    if form == "carafe":
+        cells = tuple(map(geometry.cells, SIZE))
+        weights = shape((BATCH, *cells, geometry.logit_channels), case.dtype)
+    else:
+        weights = shape((BATCH, *out_size, geometry.weight_channels), "float32")
+    x = shape((BATCH, *SIZE, case.channels), case.dtype)
+    dy = shape((BATCH, *out_size, case.channels), case.dtype)
+    analysis = jax.jit(run).lower(x, weights, dy).compile().memory_analysis()
+    assert analysis is not None, "the CUDA compiler analyses memory"
+    own = sum(math.prod(a.shape) * a.dtype.itemsize for a in (x, weights, dy))
+    return analysis.temp_size_in_bytes / own
+
+
+def print_kernels(shape: _Shape) -> bool:
+    """Prints the table of kernels; returns whether any spilled."""
     print("| | kernel | registers | spilled, B | shared memory, B | FFMA | LDS |")
     print("|---|---|---:|---:|---:|---:|---:|")
     spilled = False
@@ -197,6 +242,27 @@ def main() -> None:
             spilled |= row["spilled"] > 0
             label = case if name == "forward" else ""
             print(f"| {label} | {name} |", " | ".join(map(str, row.values())), "|", flush=True)
+    return spilled
+
+
+def print_temporaries(shape: _Shape) -> None:
+    """Prints the table of what operators with their gradients allocate."""
+    print("\n| temporaries / (x+w+y) | `mosaic_gpu` | `xla` |\n|---|---:|---:|")
+    for case, form in itertools.product(MEMORY_CASES, ("carafe", "reassemble")):
+        shares = (f"{temporaries(form, name, case, shape):.2f}" for name in ("mosaic_gpu", "xla"))
+        scale = f"up {case.geometry.up}" if case.geometry.up > 1 else f"down {case.geometry.down}"
+        print(f"| `{form}`, {scale}, C={case.channels}, {case.dtype} |", " | ".join(shares), "|")
+
+
+def main() -> None:
+    """Prints the tables."""
+    topology = topologies.get_topology_desc(
+        "h100", platform="cuda", target_config=H100, topology="1x1x1"
+    )
+    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    shape = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
+    spilled = print_kernels(shape)
+    print_temporaries(shape)
     sys.exit(1 if spilled else 0)
 
 
