@@ -23,4 +23,6 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 
-pytest.register_assert_rewrite("tests.kernels.operator_base", "tests.carafe_jax.twins")
+pytest.register_assert_rewrite(
+    "tests.kernels.operator_base", "tests.kernels.placement_base", "tests.carafe_jax.twins"
+)

@@ -2,10 +2,10 @@
 
 Needs the CUDA plugin and disassembler, some 4 GB, so best an environment of its own::
 
-    python -m venv /tmp/cuda
-    /tmp/cuda/bin/pip install "jax[cuda13]" flax nvidia-cuda-nvdisasm jaxtyping
+    python -m venv .venv-cuda
+    .venv-cuda/bin/pip install "jax[cuda13]" flax nvidia-cuda-nvdisasm jaxtyping
     export JAX_PLATFORMS=cpu PYTHONPATH=.:kernels
-    /tmp/cuda/bin/python -m experiments.benchmarks.machine_code
+    .venv-cuda/bin/python -m experiments.benchmarks.machine_code
 
 Prints two Markdown tables, of the kernels and of what whole operators allocate, and exits with 1 if
 any kernel spills.

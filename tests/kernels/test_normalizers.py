@@ -3,7 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.normalizers import NORMALIZERS, normalize
+from carafe_kernels.normalizers import (
+    NORMALIZERS,
+    normalize,
+    tap_logit_gradients,
+    tap_weights,
+)
 
 from tests.kernels import oracle
 from tests.kernels.cases import Case
@@ -83,3 +88,18 @@ def test_float64_logits_keep_their_precision(normalizer):
         assert weights.dtype == jnp.float64
         expected = oracle.kernels(logits, case.size, normalizer, **case.options)
         np.testing.assert_allclose(weights, expected, rtol=1e-12)
+
+
+# Over separate taps
+
+
+@every_normalizer
+def test_normalisers_of_taps_equal_those_along_an_axis(normalizer):
+    rng = np.random.default_rng(0)
+    logits = jnp.float32(rng.standard_normal((7, 9)) * np.geomspace(1e-3, 1e3, 7)[:, None])
+    cotangents = jnp.float32(rng.standard_normal(logits.shape))
+    desired, vjp = jax.vjp(NORMALIZERS[normalizer], logits)
+    weights = np.stack(tap_weights(list(logits.T), normalizer), -1)
+    np.testing.assert_allclose(weights, desired, rtol=1e-5, atol=1e-7)
+    gradients = tap_logit_gradients(list(logits.T), list(cotangents.T), normalizer)
+    np.testing.assert_allclose(np.stack(gradients, -1), vjp(cotangents)[0], rtol=1e-4, atol=1e-6)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from tests.kernels.cases import Case
-from tests.kernels.operator_base import SCALES, PlacementTests
+from tests.kernels.operator_base import SCALES
+from tests.kernels.placement_base import PlacementTests
 
 UP = Case(5, up=2, size=(50, 50), batch=1, group_channels=256)
 DOWN = Case(5, down=2, size=(100, 100), batch=1, group_channels=256)

@@ -12,14 +12,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from carafe_kernels.mosaic_gpu.tiling import (
-    CellTile,
-    Layout,
-    Problem,
-    Tile,
-    cell_block,
-    cell_layout,
-)
+from carafe_kernels.mosaic_gpu.layouts import Layout, cell_block, cell_layout
+from carafe_kernels.mosaic_gpu.tiling import CellTile, Problem, Tile
 from carafe_kernels.normalizers import tap_weights
 
 type Ref = Any  # Pallas exports no name for references and their slices

@@ -10,7 +10,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.mosaic_gpu import blocks
 from carafe_kernels.mosaic_gpu.arrays import crop_channels, cut_rows, join_rows, pad_channels
-from carafe_kernels.mosaic_gpu.tiling import Problem, channel_layout, forward_tile
+from carafe_kernels.mosaic_gpu.layouts import channel_layout
+from carafe_kernels.mosaic_gpu.tiling import Problem, forward_tile
 
 
 def reassemble(
@@ -34,7 +35,7 @@ def reassemble(
     rows, columns = problem.cells
     _, width = problem.output_size
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
-    layout, row_layout = channel_layout(tile)
+    layout, row_layout = channel_layout(tile.rows, tile.channels, tile.vector)
     weights = blocks.Weights(problem, tile, row_layout)
     # What one row of sources is for: every output row phase and row of taps that reads it.
     uses = collections.defaultdict(list)

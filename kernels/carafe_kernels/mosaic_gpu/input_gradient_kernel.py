@@ -15,7 +15,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.mosaic_gpu import blocks
 from carafe_kernels.mosaic_gpu.arrays import crop_channels, cut_rows, join_rows, pad_channels
-from carafe_kernels.mosaic_gpu.tiling import Problem, channel_layout, input_gradient_tile
+from carafe_kernels.mosaic_gpu.layouts import channel_layout
+from carafe_kernels.mosaic_gpu.tiling import Problem, input_gradient_tile
 
 
 def gather(
@@ -39,7 +40,7 @@ def gather(
     rows, columns = problem.cells
     height, width = problem.size
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
-    layout, row_layout = channel_layout(tile)
+    layout, row_layout = channel_layout(tile.rows, tile.channels, tile.vector)
     weights = blocks.Weights(problem, tile, row_layout)
     shift = (before, before) if interpret else (0, 0)
     rows_of_a_pass = up // tile.passes

@@ -1,4 +1,4 @@
-"""Which part of a problem a block computes, and how its threads share the work.
+"""Which part of a problem a block computes.
 
 A block is one warpgroup of 128 threads with a tile of cells. In the forward pass and the input
 gradient a thread holds `vector` channels of one row of the tile for all of its columns, so that
@@ -11,22 +11,15 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.mosaic import gpu as mgpu
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, aligned, round_up
+from carafe_kernels.mosaic_gpu.layouts import THREADS, WARPS, cell_block
 
-type Layout = Any  # Pallas exports no name for what plgpu.Layout.TILED(...) returns
-
-THREADS = 128
 WORD = 4  # bytes
-WARPS = 4
-LANES = 32
 # Bytes of shared memory on compute capability 9.0 and 10.0.
 SHARED_MEMORY = 232_448  # that one block may have
 _MULTIPROCESSOR_MEMORY = 233_472  # for all blocks of a multiprocessor
@@ -221,46 +214,6 @@ class WeightTile:
         columns = geometry.down * (self.columns + sum(geometry.halo))
         row_bytes = columns * self.pitch(dtype) * WORD
         return copied_rows(self.rows + sum(geometry.halo), row_bytes)
-
-
-def _layout(tiles: tuple[tuple[int, ...], ...], shared_by: int = 1) -> mgpu.TiledLayout:
-    """Tiles of two axes: of a block, of its warps and of their threads' vectors.
-
-    `shared_by` lanes of a warp hold the same elements.
-    """
-    replicated = (plgpu.Replicated(shared_by),) if shared_by > 1 else ()
-    return mgpu.TiledLayout(
-        plgpu.Tiling(tiles), (-6, -5), (-4, -3, *replicated), -1, _check_canonical=False
-    ).canonicalize()
-
-
-def _parameters(layout: mgpu.TiledLayout) -> Layout:
-    return plgpu.Layout.TILED(layout.tiling, layout.warp_dims, layout.lane_dims, layout.vector_dim)
-
-
-def channel_layout(tile: Tile) -> tuple[Layout, Layout]:
-    """Layouts of ``[rows, channels]`` and, the same in all channels, of ``[rows]``."""
-    layout = _layout(
-        ((tile.rows, tile.channels), (tile.rows // WARPS, tile.channels), (1, tile.vector))
-    )
-    return _parameters(layout), _parameters(layout.reduce((1,)))
-
-
-def cell_block(columns: int, rows: int) -> tuple[int, int]:
-    """The largest part of ``[columns, rows]`` that divides it and has a thread for each cell."""
-    block_rows = min(rows & -rows, THREADS)
-    return min(columns & -columns, THREADS // block_rows), block_rows
-
-
-def cell_layout(columns: int, rows: int) -> Layout:
-    """Layout of a :func:`cell_block`, with cells of their own for each warp.
-
-    Where there are fewer cells than threads, lanes of one warp share a cell, never two warps: a
-    warp that is behind would read what another has overwritten.
-    """
-    warp_rows = min(WARPS, rows)
-    warp = columns * warp_rows // WARPS, rows // warp_rows
-    return _parameters(_layout(((columns, rows), warp, (1, 1)), THREADS // (columns * rows)))
 
 
 # (rows, columns, channels a thread) by bytes of an element, best first. Channels of a block are

@@ -23,7 +23,8 @@ from carafe_kernels.mosaic_gpu.arrays import (
     cut_rows_and_columns,
     pad_channels,
 )
-from carafe_kernels.mosaic_gpu.tiling import WORD, Problem, cell_layout, weight_gradient_tile
+from carafe_kernels.mosaic_gpu.layouts import cell_layout
+from carafe_kernels.mosaic_gpu.tiling import WORD, Problem, weight_gradient_tile
 from carafe_kernels.normalizers import tap_logit_gradients
 
 

@@ -13,6 +13,7 @@ from carafe_kernels.geometry import Geometry
 from carafe_jax.linen import CARAFE, KernelPredictor
 from experiments.benchmarks.gpu import __main__ as gpu
 from experiments.benchmarks.gpu import reference, timing
+from experiments.benchmarks.gpu import report as tables
 from experiments.benchmarks.gpu.checks import (
     CHECKS,
     Check,
@@ -138,15 +139,15 @@ def test_bytes_that_move_once():
 
 
 def test_tables():
-    columns = [gpu.Column("shape", number=False), gpu.Column("us")]
-    assert gpu.table_head(columns) == "| shape | us |\n|---|---:|"
-    assert gpu.table_row(["a|b", gpu.microseconds(12.34)]) == "| a/b | 12.3 |"
-    assert list(map(gpu.microseconds, (1.234, 123.4, None))) == ["1.23", "123", "-"]
-    assert gpu.ratio(3.0, 2.0) == "1.50"
-    assert gpu.ratio(None, 2.0) == gpu.ratio(3.0, None) == "-"
-    assert gpu.total(1.0, 2.0) == 3.0
-    assert gpu.total(1.0, None) is None
-    assert gpu.one_line(ValueError("first\nsecond")) == "ValueError: first"
+    columns = [tables.Column("shape", number=False), tables.Column("us")]
+    assert tables.table_head(columns) == "| shape | us |\n|---|---:|"
+    assert tables.table_row(["a|b", tables.microseconds(12.34)]) == "| a/b | 12.3 |"
+    assert list(map(tables.microseconds, (1.234, 123.4, None))) == ["1.23", "123", "-"]
+    assert tables.ratio(3.0, 2.0) == "1.50"
+    assert tables.ratio(None, 2.0) == tables.ratio(3.0, None) == "-"
+    assert tables.total(1.0, 2.0) == 3.0
+    assert tables.total(1.0, None) is None
+    assert tables.one_line(ValueError("first\nsecond")) == "ValueError: first"
 
 
 def test_operands_rotate_through_more_than_the_cache():
@@ -197,7 +198,7 @@ def in_small(monkeypatch):
 
 
 def run_in_small(path=None, budget=300):
-    report = gpu.Report(path)
+    report = tables.Report(path)
     clock = gpu.Clock(time.monotonic(), budget)
     gpu.run_sections(report, clock, gpu.SECTIONS, torch_rows=0)
     return report

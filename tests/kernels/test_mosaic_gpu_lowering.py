@@ -1,0 +1,139 @@
+import dataclasses
+import functools
+import math
+
+import jax
+import pytest
+from carafe_kernels.geometry import Geometry
+from jax.sharding import AxisType
+
+import carafe_jax
+from tests.kernels.cases import Case
+from tests.kernels.from_logits import carafe_and_gradients
+from tests.kernels.mosaic_gpu_lowering import lowered, tensor_sizes
+from tests.kernels.sharding import each_axis_type, over_the_batch
+
+
+def shapes(case, dtype, of_weights=False):
+    kernels = case.weights_shape if of_weights else case.logits_shape
+    return [jax.ShapeDtypeStruct(s, dtype) for s in (case.x_shape, kernels, case.y_shape)]
+
+
+def named_kernels(text):
+    """Names of the kernels called, a name for each call."""
+    calls = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
+    names = ("carafe_forward", "carafe_input_gradient", "carafe_weight_gradient")
+    return [name for line in calls for name in names if name in line]
+
+
+REAL = [
+    (Case(5, up=2, size=(200, 336), batch=8, group_channels=256), "9.0", "float32"),
+    (Case(5, up=2, size=(200, 336), batch=8, group_channels=256), "10.0", "bfloat16"),
+    (Case(5, down=2, size=(200, 336), batch=8, group_channels=2048), "9.0", "bfloat16"),
+    (Case(5, down=2, size=(200, 336), batch=8, group_channels=2048), "10.0", "float32"),
+]
+
+
+@pytest.mark.parametrize(("case", "capability", "dtype"), REAL, ids=str)
+def test_real_sizes_lower_to_each_kernel_once_and_to_no_patches(case, capability, dtype):
+    run = carafe_and_gradients(case, "softmax", "mosaic_gpu")
+    text = lowered(run, *shapes(case, dtype), capability=capability)
+    assert sorted(named_kernels(text)) == [
+        "carafe_forward",
+        "carafe_input_gradient",
+        "carafe_weight_gradient",
+    ]
+    largest = max(math.prod(shape) for shape in (case.x_shape, case.y_shape))
+    assert max(tensor_sizes(text)) == largest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("geometry", "dtype"),
+    [
+        (Geometry(3, up=2, groups=2), "float32"),
+        (Geometry(5, up=2), "float16"),
+        (Geometry(7, up=2), "bfloat16"),
+        (Geometry(5, up=3), "float32"),
+        (Geometry(3, up=4), "bfloat16"),
+        (Geometry(3, down=2), "float32"),
+        (Geometry(5, down=2, groups=2), "bfloat16"),
+        (Geometry(7, down=2), "float32"),
+        (Geometry(5, down=3), "bfloat16"),
+    ],
+    ids=str,
+)
+def test_geometries_lower_with_logits(geometry, dtype):
+    case = Case(**dataclasses.asdict(geometry), size=(25, 42), group_channels=100)
+    run = carafe_and_gradients(case, "sigmoid", "mosaic_gpu")
+    assert len(named_kernels(lowered(run, *shapes(case, dtype)))) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "geometry",
+    [Geometry(5, up=2), Geometry(3, up=3, groups=2), Geometry(5, up=4), Geometry(7, down=3)],
+    ids=str,
+)
+def test_geometries_lower_with_weights(geometry):
+    case = Case(**dataclasses.asdict(geometry), size=(25, 42), group_channels=64)
+    operator = functools.partial(carafe_jax.reassemble, implementation="mosaic_gpu", **case.options)
+
+    def run(x, weights, dy):
+        y, vjp = jax.vjp(operator, x, weights)
+        return y, *vjp(dy)
+
+    assert len(named_kernels(lowered(run, *shapes(case, "float32", of_weights=True)))) == 3
+
+
+def test_exports_for_cuda_without_one():
+    case = Case(5, up=2, group_channels=64)
+    operator = functools.partial(carafe_jax.carafe, implementation="mosaic_gpu", **case.options)
+    exported = jax.export.export(jax.jit(operator), platforms=["cuda"])(
+        *shapes(case, "float32")[:2]
+    )
+    restored = jax.export.deserialize(exported.serialize())
+    assert restored.platforms == ("cuda",)
+    assert restored.out_avals[0].shape == case.y_shape
+    assert "mosaic_gpu" in restored.mlir_module()
+
+
+@pytest.mark.parametrize("transform", ["pmap", "shard_map"])
+def test_each_device_runs_the_kernel_on_its_part(transform):
+    devices = jax.local_device_count()
+    case = Case(5, up=2, batch=devices, group_channels=64)
+    operator = functools.partial(carafe_jax.carafe, implementation="mosaic_gpu", **case.options)
+    operands = shapes(case, "float32")[:2]
+    if transform == "pmap":
+        split = [jax.ShapeDtypeStruct((devices, 1, *s.shape[1:]), s.dtype) for s in operands]
+        traced = jax.jit(jax.pmap(operator)).trace(*split)
+    else:
+        mesh = jax.make_mesh((devices,), ("data",))
+        spec = jax.sharding.PartitionSpec("data")
+        mapped = jax.shard_map(operator, mesh=mesh, in_specs=spec, out_specs=spec)
+        sharding = jax.sharding.NamedSharding(mesh, spec)
+        split = [jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding) for s in operands]
+        traced = jax.jit(mapped).trace(*split)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    (call,) = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
+    assert "tensor<1x6x1x7x64xf32>" in call
+
+
+@each_axis_type
+def test_kernels_follow_a_sharded_batch(axis_type):
+    """Automatic shardings are cut after lowering: see `test_batching.py` for what then happens."""
+    devices = jax.local_device_count()
+    case = Case(5, up=2, batch=devices, group_channels=64)
+    sharding = over_the_batch(axis_type)
+    operands = [
+        jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding) for s in shapes(case, "float32")
+    ]
+    run = jax.jit(carafe_and_gradients(case, "softmax", "mosaic_gpu"))
+    text = run.trace(*operands).lower(lowering_platforms=("cuda",)).as_text()
+    cut_later = text.count("@CustomSPMDPartitioning")
+    calls = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
+    if axis_type == AxisType.Auto:
+        assert (len(calls), cut_later) == (0, 3)
+    else:
+        assert (len(calls), cut_later) == (3, 0)
+        assert all("tensor<1x6x1x7x64xf32>" in call for call in calls)

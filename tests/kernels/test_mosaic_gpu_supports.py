@@ -1,0 +1,72 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from carafe_kernels import mosaic_gpu
+from carafe_kernels.geometry import Geometry
+
+import carafe_jax
+from tests.kernels.cases import Case
+from tests.kernels.from_logits import carafe_and_gradients, random_map_logits_and_cotangent
+
+# The 2**31 - 1 elements that indices reach, and shapes around it.
+LARGE = (1, 2**15, 2**14, 4)
+
+
+def test_other_scales_kernels_dtypes_and_shapes_are_refused_with_a_reason():
+    float32, float64 = np.dtype(np.float32), np.dtype(np.float64)
+    supports = functools.partial(mosaic_gpu.supports, dtype=float32, shape=(2, 8, 8, 64))
+    assert supports(Geometry(5, 2)) is None
+    assert supports(Geometry(5, 4, 2)) is None
+    assert supports(Geometry(5, 3, 2)) == "they rescale by up or by down, not by 3 / 2"
+    assert supports(Geometry(9, 2)).startswith("they serve kernel_size in (1, 3, 5, 7)")
+    assert supports(Geometry(5, 1, 4)).startswith("they serve kernel_size in (1, 3, 5, 7)")
+    assert "not from float64" in supports(Geometry(5, 2), dtype=float64)
+    assert "not from float64" in supports(Geometry(5, 2), weights_dtype=float64)
+    assert "lowest terms" in supports(Geometry(5, 4, 2), normalizer="softmax")
+    reason = supports(Geometry(7, 4, groups=32))
+    assert reason == f"{Geometry(7, 4, groups=32)} needs more shared memory than a block has"
+    (batch,) = jax.export.symbolic_shape("b")
+    assert supports(Geometry(5, 2), shape=(batch, 8, 8, 64)).startswith("they need a static shape")
+
+
+def test_sizes_past_32_bit_indices_are_refused():
+    supports = functools.partial(mosaic_gpu.supports, dtype=jnp.dtype(jnp.bfloat16))
+    assert math.prod(LARGE) == 2**31
+    assert supports(Geometry(5, 1, 2), shape=LARGE) == (
+        "x has 2,147,483,648 elements, and their indices end at 2,147,483,647"
+    )
+    quarter = (1, 2**15, 2**12, 4)
+    assert supports(Geometry(3, 2), shape=quarter).startswith("y has 2,147,483,648 elements")
+    thin = (1, 2**14, 2**13, 1)
+    assert supports(Geometry(3, 2), shape=thin).startswith("weights has 4,831,838,208 elements")
+
+
+def test_vmap_past_32_bit_indices_is_refused():
+    x = jax.ShapeDtypeStruct((2**9, 1, 2**10, 2**6, 2**6), jnp.bfloat16)
+    logits = jax.ShapeDtypeStruct((2**9, 1, 2**9, 2**5, 9), jnp.bfloat16)
+    operator = functools.partial(
+        carafe_jax.carafe, kernel_size=3, down=2, implementation="mosaic_gpu"
+    )
+    assert math.prod(x.shape) == 2**31
+    with pytest.raises(NotImplementedError, match="x has 2,147,483,648 elements"):
+        jax.eval_shape(jax.vmap(operator), x, logits)
+
+
+def test_a_named_implementation_says_what_it_cannot_serve():
+    x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 6, 6, 9))
+    message = "'mosaic_gpu' cannot serve this call: they rescale by up or by down, not by 3 / 2"
+    with pytest.raises(NotImplementedError, match=message):
+        carafe_jax.reassemble(x, weights, kernel_size=3, up=3, down=2, implementation="mosaic_gpu")
+
+
+@pytest.mark.parametrize("scale", [{"up": 2}, {"down": 2}])
+def test_an_empty_batch_gives_an_empty_result(scale):
+    case = Case(3, **scale, batch=0)
+    operands = random_map_logits_and_cotangent(case, "float32")
+    with mosaic_gpu.interpreted():
+        outputs = carafe_and_gradients(case, "softmax", "mosaic_gpu")(*operands)
+    assert [out.shape for out in outputs] == [case.y_shape, case.x_shape, case.logits_shape]
