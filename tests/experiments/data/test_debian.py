@@ -17,6 +17,8 @@ from PIL import Image
 from experiments.data import debian
 from experiments.data.debian import PACKAGES, Package, build_debian, default_cache, is_complete
 from experiments.data.photographs import debian_photographs, pypi_photographs
+from experiments.data.stamps import kept_stamps
+from experiments.data.stamps_manifest import STAMPS
 
 DPKG_DEB = shutil.which("dpkg-deb")
 NAMES = [package.name for package in PACKAGES]
@@ -287,6 +289,26 @@ def test_a_killed_build_goes_on_where_it_stopped(
     assert build_debian(cache, PACKAGES[:3]) == {}
     assert downloads(repository) == expected
     assert leftovers(cache) == set()
+
+
+def test_stamps_are_fetched_if_asked_for(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As some stamps of the package are, and convert("RGB") warns about.
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    palette.info["transparency"] = b"\x40\x80"
+    pack(repository, STAMPS.name, dict.fromkeys(STAMPS.files.values(), palette.save))
+    cache = tmp_path / "cache"
+    debian.main(cache)
+    assert STAMPS.name not in downloads(repository)
+    assert "64 photographs in" in capsys.readouterr().out
+    debian.main(cache, stamps=True)
+    assert downloads(repository) == [*NAMES, STAMPS.name]
+    assert "64 photographs and 237 cut-outs in" in capsys.readouterr().out
+    stamps = kept_stamps(cache)
+    assert len({stamp.path for stamp in stamps}) == 237
+    assert all(stamp.path.is_file() for stamp in stamps)
 
 
 def test_two_builds_in_one_cache_are_refused(

@@ -1,0 +1,1 @@
+"""Classification: ResNets with CARAFE++ downsampling."""

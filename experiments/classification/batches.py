@@ -1,0 +1,169 @@
+"""Batches of images to classify, by tfds and grain.
+
+A batch is a dict of ``image``, uint8 ``[B, S, S, 3]``, ``label``, int32 ``[B]``, and what
+:mod:`experiments.data.records` adds. Bytes go to the device, which normalises them: a quarter of
+the traffic.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Array, Float, UInt8
+
+from experiments.classification.data_config import DataConfig
+from experiments.classification.images import decode_image, evaluation_crop, training_crop
+from experiments.data import digits, imagenet, stamps
+from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.records import PaddedRecords, ReadableRecords, Source
+
+# Of ImageNet's training images, in [0, 1], as every published ResNet has it.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationData:
+    """A data set on disk.
+
+    Attributes:
+        train: records with ``image``, still encoded, and ``label``.
+        validation: likewise.
+        class_names: by label.
+    """
+
+    train: Source
+    validation: Source
+    class_names: tuple[str, ...]
+
+
+def open_data(
+    config: DataConfig, data_dir: Path, cache: Path = DEFAULT_CACHE
+) -> ClassificationData:
+    """Opens a data set, and builds the small ones if need be.
+
+    Args:
+        config: of the run.
+        data_dir: folder of the tfds data sets.
+        cache: folder that `python -m experiments.data.debian --stamps` filled; used for stamps.
+
+    Raises:
+        DataError: ImageNet is not there, or not as it must be.
+        FileNotFoundError: stamps or photographs are missing in ``cache``.
+    """
+    if config.source == "imagenet2012":
+        folder = imagenet.imagenet_folder(data_dir)
+    elif config.source == "digits":
+        folder = digits.prepare(data_dir)
+    else:
+        folder = stamps.prepare(
+            data_dir, cache, stamps.StampsConfig(photographs=config.photographs)
+        )
+    return open_folder(folder)
+
+
+def open_folder(folder: Path) -> ClassificationData:
+    """Opens a prepared tfds data set that has ``image``, ``label``, training and validation.
+
+    Args:
+        folder: of one version, such as ``data/imagenet2012/5.1.0``.
+    """
+    builder = tfds.builder_from_directory(folder)
+    train, validation = (
+        builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        for split in ("train", "validation")
+    )
+    return ClassificationData(train, validation, tuple(builder.info.features["label"].names))
+
+
+def training_batches(
+    data: ClassificationData, config: DataConfig, batch_size: int, seed: int
+) -> grain.MapDataset:
+    """Endless batches of random crops, each epoch in another order; this process's share of them.
+
+    Args:
+        data: what :func:`open_data` gives.
+        config: of the run.
+        batch_size: over all processes; they share a batch, whose examples do not depend on their
+            number.
+        seed: of order and crops.
+
+    Returns:
+        Batches with ``image``, ``label``, ``record``, int64 ``[B]``, and ``corrupt``, int64
+        ``[B, 4]``; see :class:`experiments.data.records.ReadableRecords`.
+
+    Raises:
+        ValueError: ``batch_size`` is no multiple of the number of processes.
+    """
+    share = _share(batch_size)
+    records = ReadableRecords(data.train, _decoded)
+    dataset = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
+    dataset = dataset.random_map(_TrainingCrop(config))
+    # Sharded only now: before, every process would draw the same crops.
+    dataset = dataset[jax.process_index() :: jax.process_count()]
+    return dataset.batch(share, drop_remainder=True)
+
+
+def evaluation_batches(
+    data: ClassificationData, config: DataConfig, batch_size: int
+) -> grain.MapDataset:
+    """Batches of central crops of all validation images; this process's share of them.
+
+    Args:
+        data: what :func:`open_data` gives.
+        config: of the run.
+        batch_size: over all processes.
+
+    Returns:
+        Batches with ``image``, ``label``, ``weight``, float32 ``[B]``, ``record``, int64 ``[B]``,
+        and ``corrupt``, int64 ``[B, 1]``; see :class:`experiments.data.records.PaddedRecords`.
+
+    Raises:
+        ValueError: ``batch_size`` is no multiple of the number of processes.
+    """
+    share = _share(batch_size)
+    side = config.image_side
+    blank = {"image": np.zeros((side, side, 3), np.uint8), "label": np.int32(0)}
+    decode = functools.partial(_evaluation_example, config=config)
+    records = PaddedRecords(data.validation, decode, batch_size, blank)
+    dataset = grain.MapDataset.source(records)[jax.process_index() :: jax.process_count()]
+    return dataset.batch(share, drop_remainder=True)
+
+
+def normalize(image: UInt8[Array, "*batch side side 3"]) -> Float[Array, "*batch side side 3"]:
+    """Scales bytes to mean 0 and standard deviation 1, channel by channel over ImageNet."""
+    shape = (1,) * (image.ndim - 1) + (3,)
+    mean, std = (255 * jnp.asarray(values, jnp.float32).reshape(shape) for values in (MEAN, STD))
+    return (image.astype(jnp.float32) - mean) / std
+
+
+def _share(batch_size: int) -> int:
+    processes = jax.process_count()
+    if batch_size < 1 or batch_size % processes:
+        raise ValueError(
+            f"batch_size must be a multiple of the {processes} processes, got {batch_size}"
+        )
+    return batch_size // processes
+
+
+def _decoded(record: dict[str, Any]) -> dict[str, Any]:
+    return {"image": decode_image(record["image"]), "label": np.int32(record["label"])}
+
+
+def _evaluation_example(record: dict[str, Any], config: DataConfig) -> dict[str, Any]:
+    example = _decoded(record)
+    return {**example, "image": evaluation_crop(example["image"], config)}
+
+
+class _TrainingCrop(grain.transforms.RandomMap):
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+
+    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return {**element, "image": training_crop(element["image"], rng, self._config)}

@@ -1,0 +1,151 @@
+"""What stands between a random-access source of records and the pipeline that batches them.
+
+A few records of a large data set may not decode. Dropping them would make batches uneven, and
+different with another number of workers or processes. So each index always gives one example: in
+training the next record that can be read, in evaluation one of weight 0. Both say which records
+they could not read.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+Decode = Callable[[Any], Mapping[str, Any]]
+
+
+class CorruptRecordError(ValueError):
+    """A record cannot be decoded."""
+
+
+class Source(Protocol):
+    """Random access to undecoded records, such as a tfds data source."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class ReadableRecords:
+    """Decoded records; for one that cannot be read, the next one that can.
+
+    Args:
+        source: of the records. A record whose checksum is wrong counts as unreadable; a missing
+            or truncated file does not, and ends the run.
+        decode: makes an example of a record, or raises :class:`CorruptRecordError`.
+        attempts: records that are tried in a row, in 1..len(source).
+    """
+
+    def __init__(self, source: Source, decode: Decode, attempts: int = 4) -> None:
+        if not 1 <= attempts <= len(source):
+            raise ValueError(f"attempts must be in 1..{len(source)} (records), got {attempts}")
+        self._source = source
+        self._decode = decode
+        self._attempts = attempts
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Gives an example.
+
+        Args:
+            index: of the record that is tried first, in 0..len - 1.
+
+        Returns:
+            What ``decode`` gives; ``record``, int64, the index of the record that it is of; and
+            ``corrupt``, int64 ``[attempts]``, the indices of those tried before, else -1.
+
+        Raises:
+            CorruptRecordError: none of ``attempts`` records can be read.
+        """
+        corrupt = np.full(self._attempts, -1, np.int64)
+        for attempt in range(self._attempts):
+            record = (index + attempt) % len(self._source)
+            try:
+                example = _example(self._source, self._decode, record)
+            except CorruptRecordError as error:
+                corrupt[attempt] = record
+                last_error = error
+            else:
+                return {**example, "record": np.int64(record), "corrupt": corrupt}
+        raise CorruptRecordError(
+            f"expected at least one readable record of {self._attempts} in a row, got none: "
+            f"{corrupt.tolist()} of {self._source!r}"
+        ) from last_error
+
+
+class PaddedRecords:
+    """Decoded records, each once, padded so that batches are even over processes.
+
+    Args:
+        source: see :class:`ReadableRecords`.
+        decode: likewise.
+        multiple: of which the length is made one, by padding at the end.
+        blank: stands for padding and for records that cannot be read; the fields, shapes and
+            dtypes that ``decode`` gives.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        decode: Decode,
+        multiple: int,
+        blank: Mapping[str, Any],
+    ) -> None:
+        if multiple < 1:
+            raise ValueError(f"multiple must be at least 1, got {multiple}")
+        self._source = source
+        self._decode = decode
+        self._multiple = multiple
+        self._blank = blank
+
+    def __len__(self) -> int:
+        return -(-len(self._source) // self._multiple) * self._multiple
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Gives an example.
+
+        Args:
+            index: of the record, in 0..len - 1.
+
+        Returns:
+            What ``decode`` gives, or ``blank``; ``weight``, float32, 1 or for ``blank`` 0;
+            ``record``, int64, the index, or -1 for padding; and ``corrupt``, int64 ``[1]``, the
+            index of a record that cannot be read, else -1.
+        """
+        corrupt = np.full(1, -1, np.int64)
+        if index >= len(self._source):
+            return self._padding(-1, corrupt)
+        try:
+            example = _example(self._source, self._decode, index)
+        except CorruptRecordError:
+            corrupt[0] = index
+            return self._padding(index, corrupt)
+        return {
+            **example,
+            "weight": np.float32(1),
+            "record": np.int64(index),
+            "corrupt": corrupt,
+        }
+
+    def _padding(self, record: int, corrupt: np.ndarray) -> dict[str, Any]:
+        return {
+            **self._blank,
+            "weight": np.float32(0),
+            "record": np.int64(record),
+            "corrupt": corrupt,
+        }
+
+
+def _example(source: Source, decode: Decode, index: int) -> Mapping[str, Any]:
+    try:
+        record = source[index]
+    except RuntimeError as error:
+        # array_record has one type of error for all. Only wrong checksums are about single records:
+        # a missing file, or one that is cut off and so lacks its postscript, is a whole shard lost.
+        if "Corrupted" in str(error) and "Postscript" not in str(error):
+            raise CorruptRecordError(f"record {index} of {source!r}: {error}") from error
+        error.add_note(f"This is record {index} of {source!r}.")
+        raise
+    return decode(record)
