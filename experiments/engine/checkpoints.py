@@ -1,116 +1,241 @@
-"""Checkpoints of model, optimiser, step and data iterator, by Orbax."""
+"""Checkpoints of a run, by Orbax: written whole or not at all, kept by age and by score.
 
+A checkpoint holds ``state`` (what the loop carries: model, optimiser, step, random key), ``data``
+(the position of each process's iterator), ``progress`` (time spent) and, after an evaluation, its
+``metrics``. States are read and written as NumPy arrays, so neither depends on the devices.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-_SHOWN = 3
+from experiments.engine.checksums import verify_checksums, write_checksums
+from experiments.engine.distributed import all_agree, barrier, is_primary
+
+_SHOWN = 6
 
 # What Orbax and TensorStore were seen to raise for files that are cut off, altered or missing.
-_DAMAGE = (ValueError, FileNotFoundError, KeyError)
+_DAMAGE = (ValueError, OSError, KeyError)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is missing, damaged, or of another model."""
+    """A checkpoint is missing, damaged, of another model, or could not be written."""
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held.
+
+    Attributes:
+        step: after which it was written.
+        state: a pytree of NumPy arrays.
+        progress: what was saved as such.
+        damaged: newer checkpoints that cannot be read, each with the reason.
+    """
+
+    step: int
+    state: Any
+    progress: dict[str, float]
+    damaged: tuple[str, ...] = ()
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest last.
+    """Writes the checkpoints of one run.
 
     Args:
         folder: is created; an absolute or a relative path.
-        keep: how many of the newest stay.
+        keep_last: how many of the newest stay.
+        keep_best: how many of those with the highest metric stay too.
+        best: name of that metric; None keeps by age alone.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(
+        self, folder: Path, keep_last: int = 2, keep_best: int = 0, best: str | None = None
+    ) -> None:
         self._folder = folder.absolute()
+        policies: list[Any] = [preservation_policy.LatestN(keep_last)]
+        if best is not None and keep_best:
+            policies.append(
+                preservation_policy.BestN(
+                    get_metric_fn=lambda metrics: metrics[best],
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=False
+                preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+                best_fn=(lambda metrics: metrics[best]) if best is not None else None,
+                create=True,
+                enable_async_checkpointing=False,
             ),
         )
 
-    def save(self, step: int, state: Any, data: grain.DatasetIterator) -> None:
-        """Saves ``state`` and the position of ``data``; whole, or not at all."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(data)
-            ),
-        )
-
-    def restore(self, state: Any, data: grain.DatasetIterator) -> tuple[int, Any]:
-        """Restores the newest checkpoint, and moves ``data`` to where it was then.
+    def save(
+        self,
+        step: int,
+        state: Any,
+        data: grain.DatasetIterator,
+        progress: Mapping[str, float],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Saves a checkpoint; every process of the run calls this.
 
         Args:
-            state: gives structure, shapes and dtypes.
-            data: an iterator over the data that the checkpoint was written with.
-
-        Returns:
-            The step and the state; step 0 and ``state`` itself if there is no checkpoint.
+            step: after which it is.
+            state: a pytree of arrays.
+            data: this process's iterator, whose position is saved.
+            progress: numbers to go on counting from.
+            metrics: what an evaluation of this state found.
 
         Raises:
-            CheckpointError: the checkpoint is damaged or of another model.
+            CheckpointError: it could not be written; older ones are untouched.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return 0, state
-        path = self._folder / str(step)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(_numpy(state)),
+            data=grain.checkpoint.CheckpointSave(data),
+            progress=ocp.args.JsonSave(dict(progress)),
+        )
         try:
-            _check_same_model(path / "state", state)
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_abstract(state)),
-                    data=grain.checkpoint.CheckpointRestore(data),
-                ),
-            )
-        except _DAMAGE as error:
-            others = [other for other in self._manager.all_steps() if other != step]
-            hint = f"; remove it to go on from step {max(others)}" if others else ""
-            raise CheckpointError(f"{_damaged(path, error)}{hint}") from error
-        return step, restored["state"]
+            self._manager.save(step, args=items, metrics=metrics and dict(metrics), force=True)
+        except (ValueError, OSError, RuntimeError) as error:
+            older = [other for other in steps_in(self._folder) if other != step]
+            kept = f"the newest whole one is of step {older[-1]}" if older else "there is none"
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be written to {self._folder}: "
+                f"{_first_line(error)}; {kept}"
+            ) from error
+        if is_primary():
+            write_checksums(self._folder / str(step))
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Frees what Orbax holds."""
         self._manager.close()
 
 
-def restore_state(folder: Path, state: Any) -> Any:
-    """Restores the state of a run's newest checkpoint, without its data iterator.
+def restore(folder: Path, state: Any, data: grain.DatasetIterator) -> Restored | None:
+    """Restores the newest checkpoint that can be read, and moves ``data`` to where it was then.
+
+    Newer ones that cannot be read are moved to the folder ``damaged`` beside ``folder``. Every
+    process of the run calls this, and all take the same checkpoint.
+
+    Args:
+        folder: of the checkpoints; may be missing.
+        state: gives structure, shapes and dtypes.
+        data: this process's iterator, over the data that the checkpoint was written with.
+
+    Returns:
+        None if there is no checkpoint.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it is of another model.
+        CheckpointError: there are some, but none can be read, or one is of another model.
     """
-    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
-    if not steps:
-        raise CheckpointError(f"{folder} holds no checkpoint")
-    path = folder.absolute() / str(steps[-1])
-    try:
-        _check_same_model(path / "state", state)
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path / "state", _abstract(state))
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
+    damaged: list[tuple[Path, str]] = []
+    for path in _newest_first(folder):
+        restored: tuple[Any, Any] | None = None
+        reason = "another process cannot read it"
+        try:
+            restored = _read_state(path, state), _read_json(path / "progress" / "metadata")
+            grain.checkpoint.CheckpointHandler().restore(path / "data", item=data)
+        except _DAMAGE as error:
+            restored, reason = None, _first_line(error)
+        if all_agree(restored is not None) and restored is not None:
+            barrier("checkpoint chosen")
+            messages = tuple(_set_aside(damaged_path, why) for damaged_path, why in damaged)
+            return Restored(int(path.name), *restored, messages)
+        damaged.append((path, reason))
+    if damaged:
+        raise _all_damaged(damaged)
+    return None
 
 
-def _abstract(state: Any) -> Any:
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state
+def restore_state(folder: Path, state: Any, step: int | None = None) -> Restored:
+    """Restores the state of a checkpoint, without its data iterator.
+
+    Args:
+        folder: of the checkpoints.
+        state: gives structure, shapes and dtypes.
+        step: of the checkpoint; by default the newest that can be read.
+
+    Raises:
+        CheckpointError: there is none, none can be read, or it is of another model.
+    """
+    paths = [path for path in _newest_first(folder) if step in (None, int(path.name))]
+    if not paths:
+        wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        raise CheckpointError(f"{folder} holds {wanted}, but those of {steps_in(folder)}")
+    damaged: list[tuple[Path, str]] = []
+    for path in paths:
+        try:
+            restored = _read_state(path, state), _read_json(path / "progress" / "metadata")
+        except _DAMAGE as error:
+            damaged.append((path, _first_line(error)))
+            continue
+        messages = tuple(f"{damaged_path}: {why}" for damaged_path, why in damaged)
+        return Restored(int(path.name), *restored, messages)
+    raise _all_damaged(damaged)
+
+
+def best_step(folder: Path, metric: str) -> int | None:
+    """The step whose evaluation found the highest ``metric``; None if none was evaluated."""
+    scores = {}
+    for path in _newest_first(folder):
+        try:
+            scores[int(path.name)] = _read_json(path / "metrics" / "metrics")[metric]
+        except _DAMAGE:
+            continue  # not evaluated, or damaged: then it is no candidate either
+    return max(scores, key=lambda step: (scores[step], step)) if scores else None
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps of which ``folder`` holds a checkpoint, ascending."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
+def save_state(path: Path, state: Any) -> None:
+    """Writes a state by itself, outside any run's checkpoints; the primary process alone calls it.
+
+    Args:
+        path: a folder that does not exist yet.
+        state: a pytree of arrays.
+    """
+    with _alone(ocp.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save(path.absolute(), args=ocp.args.StandardSave(_numpy(state)))
+
+
+def _newest_first(folder: Path) -> Iterator[Path]:
+    return (folder.absolute() / str(step) for step in reversed(steps_in(folder)))
+
+
+def _alone(handler: Any) -> ocp.Checkpointer:
+    """A checkpointer that waits for no other process: one that fails must not block the rest."""
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"process_{jax.process_index()}",
     )
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
-def _check_same_model(path: Path, state: Any) -> None:
-    with ocp.StandardCheckpointer() as checkpointer:
-        found = _arrays(checkpointer.metadata(path).item_metadata)
-    if not found:  # what Orbax makes of metadata that is cut off
-        raise ValueError("its metadata cannot be read")
-    expected = _arrays(state)
+def _read_state(path: Path, state: Any) -> Any:
+    verify_checksums(path)
+    with _alone(ocp.StandardCheckpointHandler()) as checkpointer:
+        found = _arrays(checkpointer.metadata(path / "state").item_metadata)
+        if not found:  # what Orbax makes of metadata that is cut off
+            raise ValueError("its metadata cannot be read")
+        _check_same_model(path, _arrays(state), found)
+        template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), state)
+        return checkpointer.restore(path / "state", args=ocp.args.StandardRestore(template))
+
+
+def _check_same_model(path: Path, expected: dict[str, str], found: dict[str, str]) -> None:
     if found != expected:
         different = [
             f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
@@ -119,7 +244,7 @@ def _check_same_model(path: Path, state: Any) -> None:
         ]
         shown = "; ".join(different[:_SHOWN]) + ("; ..." if len(different) > _SHOWN else "")
         raise CheckpointError(
-            f"the checkpoint {path.parent} is of another model, {len(different)} of its arrays "
+            f"the checkpoint {path} is of another model, {len(different)} of its arrays "
             f"differ: {shown}"
         )
 
@@ -133,6 +258,33 @@ def _arrays(tree: Any) -> dict[str, str]:
     }
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return CheckpointError(f"the checkpoint {path} is damaged: {reason}")
+def _numpy(state: Any) -> Any:
+    return jax.tree.map(np.asarray, jax.device_get(state))
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _set_aside(path: Path, reason: str) -> str:
+    """Moves a damaged checkpoint out of the way: a later one will be of the same step."""
+    target = path.parent.parent / "damaged" / path.name
+    if is_primary():
+        target.parent.mkdir(exist_ok=True)
+        number = 1
+        while target.exists():
+            number += 1
+            target = target.with_name(f"{path.name}-{number}")
+        path.rename(target)
+    barrier(f"set aside {path.name}")
+    return f"the checkpoint {path} is damaged ({reason}), and now in {target.parent}"
+
+
+def _all_damaged(damaged: list[tuple[Path, str]]) -> CheckpointError:
+    reasons = "; ".join(f"the checkpoint {path} is damaged: {why}" for path, why in damaged)
+    return CheckpointError(f"{reasons}; there is no other: remove the run's folder to start anew")
+
+
+def _first_line(error: Exception) -> str:
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 import typing
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,16 @@ def _from_dict(cls: Any, values: Any, prefix: str) -> Any:
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:
-    """Checks a value from JSON against its annotation: a dataclass, Literal, tuple or scalar."""
+    """Checks a value against its annotation: a dataclass, Literal, tuple, scalar or None."""
     if dataclasses.is_dataclass(hint):
         return _from_dict(hint, value, f"{name}.")
     arguments = typing.get_args(hint)
     origin = typing.get_origin(hint)
+    if origin is types.UnionType and value is None and type(None) in arguments:
+        return None
+    if origin is types.UnionType:
+        (something,) = (argument for argument in arguments if argument is not type(None))
+        return _typed(something, value, name)
     if origin is typing.Literal:
         fits = value in arguments
     elif origin is tuple:
@@ -76,6 +82,13 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
     if not fits:
         raise ConfigError(f"{name} must be {hint}, got {value!r}")
     return value
+
+
+def check_at_least(config: Any, **lowest: float) -> None:
+    """Raises :class:`ConfigError` for each named field of ``config`` that is below its bound."""
+    for name, bound in lowest.items():
+        value = getattr(config, name)
+        check(value >= bound, name, f"at least {bound}", value)
 
 
 def check(holds: bool, name: str, expected: str, got: object) -> None:

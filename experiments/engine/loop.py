@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-import math
+import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,84 +13,295 @@ import grain
 import jax
 import numpy as np
 
+from experiments.engine import checkpoints
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import Checkpoints
-from experiments.engine.metrics import MetricsLog
-from experiments.engine.parallel import data_parallel
+from experiments.engine.distributed import is_primary
+from experiments.engine.environment import append_environment
+from experiments.engine.files import write_json
+from experiments.engine.guard import Carry, TaskStep, first_carry, guarded
+from experiments.engine.input import CORRUPT, RECORD, Input
+from experiments.engine.interruption import Interrupted, Interruption
+from experiments.engine.logs import METRICS, RunLogs
+from experiments.engine.metrics import read_metrics
+from experiments.engine.parallel import check_batch_size, data_parallel
+from experiments.engine.plots import save_curves
 from experiments.engine.progress import TrainingProgress
+from experiments.engine.settings import Operation, TrainingConfig
 
-_LOG_EVERY = 10
+CHECKPOINTS = "checkpoints"
+
+# Steps that may be under way on the devices before the host looks at the metrics of the first.
+_STEPS_AHEAD = 2
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite."""
+    """The loss, a gradient or a parameter became NaN or infinite."""
+
+
+class UnreadableRecordsError(RuntimeError):
+    """More records of the data set could not be read than is allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """How long to train, and how often to save."""
+class Task:
+    """What there is to train.
 
+    Attributes:
+        state: initial state, a pytree of arrays; the same on every process.
+        step: see :func:`experiments.engine.guard.guarded`.
+        dataset: endless batches of this process; see :class:`experiments.engine.input.Input`.
+        steps: number of steps in all.
+        evaluate: from a state to metrics; every process calls it and gets the same.
+        best: the metric of ``evaluate`` by which the best checkpoint is known, larger is better.
+    """
+
+    state: Any
+    step: TaskStep
+    dataset: grain.MapDataset
     steps: int
-    checkpoint_every: int
+    evaluate: Callable[[Any], dict[str, float]] | None = None
+    best: str | None = None
 
 
 def train(
-    folder: Path,
-    config: Any,
-    schedule: Schedule,
-    state: Any,
-    step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
-    data: grain.DatasetIterator,
+    folder: Path, config: Any, training: TrainingConfig, task: Task, operation: Operation
 ) -> Any:
-    """Trains until ``schedule.steps``, from the newest checkpoint in ``folder`` if there is one.
+    """Trains a task to its last step, from the newest checkpoint in ``folder`` if there is one.
 
-    The folder then holds ``config.json``, ``metrics.jsonl`` and ``checkpoints/``. Killed at any
-    moment and started again, it goes on with the same batches and gives the same numbers.
+    Killed at any moment and started again, a run goes on with the same batches and gives the same
+    numbers, to the bit on a CPU. SIGTERM ends it after a checkpoint. For what is in the folder then
+    see ``experiments/README.md``.
 
     Args:
-        folder: of the run.
+        folder: of the run; with several processes, one that all of them see.
         config: of the run; a frozen dataclass. It must equal the one in the folder.
-        schedule: number of steps in all, and between checkpoints.
-        state: initial state, a pytree of arrays.
-        step: maps a state and one device's share of a batch to the next state and to metrics,
-            among them ``loss``, already reduced over the devices.
-        data: endless iterator of batches.
+        training: the part of ``config`` that the loop itself needs.
+        task: what to train.
+        operation: how to look after the run.
 
     Returns:
         The final state.
 
     Raises:
-        ConfigError: the folder holds a run with another config.
-        CheckpointError: its newest checkpoint cannot be read.
-        NonFiniteLossError: the loss, or the state that would be saved, is not finite; every
-            checkpoint is from before.
+        ConfigError: the batch cannot be shared by the devices, or the folder holds a run with
+            another config.
+        CheckpointError: no checkpoint can be read, or one cannot be written.
+        NonFiniteLossError: too many steps were not finite. The state before the last of them and
+            the numbers of its records are saved in ``failure-<step>``.
+        UnreadableRecordsError: too many records could not be read.
+        Interrupted: SIGTERM came; the run is saved.
     """
+    check_batch_size(training.batch_size, training.accumulation)
     _claim(folder, config)
-    parallel_step = data_parallel(step)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(closing(Checkpoints(folder / "checkpoints")))
-        start, state = checkpoints.restore(state, data)
-        log = stack.enter_context(closing(MetricsLog(folder / "metrics.jsonl", resume_at=start)))
-        progress = stack.enter_context(TrainingProgress(folder.name, start, schedule.steps))
-        for number in range(start + 1, schedule.steps + 1):
-            state, metrics = parallel_step(state, next(data))
-            saves = number % schedule.checkpoint_every == 0 or number == schedule.steps
-            if saves or number % _LOG_EVERY == 0 or number == 1:
-                values = {name: float(value) for name, value in metrics.items()}
-                if not math.isfinite(values["loss"]):
-                    raise NonFiniteLossError(f"the loss is {values['loss']} at step {number}")
-                log.write(number, values)
-                progress.update(number, values["loss"])
-            if saves:
-                _check_finite(state, number)
-                checkpoints.save(number, state, data)
+        data = stack.enter_context(closing(Input(task.dataset, training.workers)))
+        carry: Carry = jax.device_get(first_carry(task.state, training.seed))
+        restored = checkpoints.restore(folder / CHECKPOINTS, carry, data.iterator)
+        start = restored.step if restored else 0
+        if restored:
+            _check_limit(restored.state, operation)
+        store = Checkpoints(
+            folder / CHECKPOINTS, operation.keep_last, operation.keep_best, task.best
+        )
+        loop = _Loop(
+            folder=folder,
+            batch_size=training.batch_size,
+            task=task,
+            operation=operation,
+            data=data,
+            carry=restored.state if restored else carry,
+            start=start,
+            store=stack.enter_context(closing(store)),
+            logs=stack.enter_context(closing(RunLogs(folder, start))),
+            progress=stack.enter_context(
+                TrainingProgress(folder.name, start, task.steps, visible=is_primary())
+            ),
+            interruption=stack.enter_context(Interruption()),
+            totals=restored.progress if restored else {},
+        )
+        if is_primary():
+            operated = dataclasses.asdict(operation)
+            append_environment(folder / "environment.jsonl", step=start, operation=operated)
+        for message in restored.damaged if restored else ():
+            loop.report(start, "damaged checkpoint", message)
+        state = loop.run()
+    if is_primary():
+        save_curves(folder / "curves.png", read_metrics(folder / METRICS))
     return state
 
 
-def _check_finite(state: Any, number: int) -> None:
-    # The loss is from before the update: a finite one can come with a gradient that is not.
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state))):
-        raise NonFiniteLossError(f"the parameters or the optimiser are not finite at step {number}")
+class _Loop:
+    """One process's part in a run, from its start or resume on."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        batch_size: int,
+        task: Task,
+        operation: Operation,
+        data: Input,
+        carry: Carry,
+        start: int,
+        store: Checkpoints,
+        logs: RunLogs,
+        progress: TrainingProgress,
+        interruption: Interruption,
+        totals: dict[str, float],
+    ) -> None:
+        self._folder, self._batch_size = folder, batch_size
+        self._task, self._operation = task, operation
+        self._data, self._carry, self._start = data, carry, start
+        self._store, self._logs, self._progress = store, logs, progress
+        self._interruption = interruption
+        self._step = data_parallel(guarded(task.step, operation.max_skipped_steps), True)
+        self._under_way: deque[tuple[int, dict[str, jax.Array], dict[str, np.ndarray]]] = deque()
+        self._counted = {name: int(carry[name]) for name in ("skipped", "unreadable")}
+        self._totals = {"seconds": 0.0, "seconds_waiting": 0.0, **totals}
+        self._clock = _Clock(data, start)
+
+    def run(self) -> Any:
+        """Steps until the end; returns the final state."""
+        operation, last = self._operation, self._task.steps
+        for number in range(self._start + 1, last + 1):
+            if number == operation.profile_at:
+                self._settle()
+                jax.profiler.start_trace(str(self._folder / "profile"))
+            batch, host = next(self._data)
+            self._carry, metrics = self._step(self._carry, batch)
+            self._under_way.append((number, metrics, host))
+            self._settle(leave=_STEPS_AHEAD)
+            if operation.profile_at and number == min(
+                last, operation.profile_at + operation.profile_steps - 1
+            ):
+                self._settle()
+                jax.profiler.stop_trace()
+            stops = self._interruption.requested(number)
+            evaluates = number == last or _every(number, operation.evaluate_every)
+            if stops or evaluates or _every(number, operation.checkpoint_every):
+                self._settle()
+                self._save(number, self._evaluate(number) if evaluates and not stops else None)
+            if stops:
+                raise Interrupted(
+                    f"SIGTERM after step {number} of {last}: saved; the same command goes on"
+                )
+        return self._carry["state"]
+
+    def report(self, step: int, kind: str, message: str, **details: Any) -> None:
+        """Tells of an incident, on the terminal and in the log."""
+        self._logs.incident(step, kind, message=message, **details)
+        self._progress.say(f"{kind}: {message}")
+
+    def _settle(self, leave: int = 0) -> None:
+        """Looks at the metrics of all steps under way but the last ``leave``."""
+        while len(self._under_way) > leave:
+            number, arrays, host = self._under_way.popleft()
+            metrics = {name: value.item() for name, value in jax.device_get(arrays).items()}
+            self._check_records(number, metrics, host)
+            self._check_finite(number, metrics, host)
+            if number == self._start + 1:
+                self._clock.restart(number)  # the first step compiles
+            every = self._operation.log_every
+            if _every(number, every) or number in (1, self._task.steps):
+                self._logs.metrics(number, metrics)
+                if timing := self._clock.read(number, self._batch_size):
+                    self._logs.timing(number, timing)
+                    self._progress.update(number, metrics["loss"], timing)
+                    self._clock.restart(number)
+
+    def _check_records(
+        self, number: int, metrics: dict[str, Any], host: dict[str, np.ndarray]
+    ) -> None:
+        if metrics["unreadable"] == self._counted["unreadable"]:
+            return
+        self._counted["unreadable"] = metrics["unreadable"]
+        if CORRUPT in host and (numbers := host[CORRUPT][host[CORRUPT] >= 0].tolist()):
+            message = f"cannot be read, and others were taken: {numbers}"
+            self.report(number, "unreadable records", message, records=numbers)
+        limit = self._operation.max_unreadable_records
+        if metrics["unreadable"] > limit:
+            raise UnreadableRecordsError(
+                f"{metrics['unreadable']} records could not be read up to step {number}, and "
+                f"max_unreadable_records allows {limit}; {self._folder}/incidents.jsonl lists them"
+            )
+
+    def _check_finite(
+        self, number: int, metrics: dict[str, Any], host: dict[str, np.ndarray]
+    ) -> None:
+        if metrics["skipped"] == self._counted["skipped"]:
+            return
+        self._counted["skipped"] = metrics["skipped"]
+        numbers = host[RECORD].tolist() if RECORD in host else None
+        what = "the loss" if not np.isfinite(metrics["loss"]) else "the new state"
+        message = f"{what} is not finite (loss {metrics['loss']})"
+        self.report(number, "skipped step", message, records=numbers)
+        if metrics["skipped"] > self._operation.max_skipped_steps:
+            folder = self._folder / f"failure-{number}"
+            failed = {"step": number, "reason": message, "records": numbers}
+            write_json(folder / f"batch-{jax.process_index()}.json", failed)
+            # The devices have left the state as it was before this step.
+            if is_primary() and not (folder / "state").exists():
+                checkpoints.save_state(folder / "state", self._carry["state"])
+            raise NonFiniteLossError(
+                f"{message} at step {number}, and max_skipped_steps allows "
+                f"{self._operation.max_skipped_steps}; the state before it and the numbers of its "
+                f"records are in {folder}"
+            )
+
+    def _evaluate(self, number: int) -> dict[str, float] | None:
+        if self._task.evaluate is None:
+            return None
+        metrics = self._task.evaluate(self._carry["state"])
+        self._logs.metrics(number, {f"eval/{name}": value for name, value in metrics.items()})
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self._progress.say(f"evaluation after step {number}: {shown}")
+        return metrics
+
+    def _save(self, number: int, metrics: dict[str, float] | None) -> None:
+        passed = self._clock.since_start()
+        progress = {name: self._totals[name] + passed[name] for name in passed}
+        self._store.save(number, self._carry, self._data.iterator, progress, metrics)
+        self._clock.restart(number)
+
+
+class _Clock:
+    """Measures the speed of training, without evaluations and checkpoints."""
+
+    def __init__(self, data: Input, step: int) -> None:
+        self._data = data
+        self._start = time.monotonic()
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        self._step, self._began = step, time.monotonic()
+        self._waited = self._data.seconds_waited
+
+    def read(self, step: int, batch_size: int) -> dict[str, float]:
+        """Speed since the last restart; nothing if there was no step since."""
+        seconds = time.monotonic() - self._began
+        if step == self._step or not seconds:
+            return {}
+        return {
+            "images_per_second": (step - self._step) * batch_size / seconds,
+            "data_wait": (self._data.seconds_waited - self._waited) / seconds,
+        }
+
+    def since_start(self) -> dict[str, float]:
+        seconds = time.monotonic() - self._start
+        return {"seconds": seconds, "seconds_waiting": self._data.seconds_waited}
+
+
+def _every(number: int, interval: int) -> bool:
+    return interval > 0 and number % interval == 0
+
+
+def _check_limit(carry: Carry, operation: Operation) -> None:
+    # Past the limit every step would leave the state as it is, and say nothing.
+    skipped, limit = int(carry["skipped"]), operation.max_skipped_steps
+    configs.check(
+        skipped <= limit, "max_skipped_steps", f"at least the {skipped} steps skipped so far", limit
+    )
 
 
 def _claim(folder: Path, config: Any) -> None:
@@ -100,5 +312,5 @@ def _claim(folder: Path, config: Any) -> None:
                 f"{folder} holds a run with another config ({'; '.join(changed)}): "
                 "name another folder, or remove this one"
             )
-    else:
+    elif is_primary():
         configs.save(config, path)

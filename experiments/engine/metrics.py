@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from experiments.engine.files import write_atomically
 
@@ -22,16 +23,21 @@ class MetricsLog:
         write_atomically(path, lambda file: file.write(text.encode()))
         self._file = path.open("a", buffering=1)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends the values of one step."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends the values of one step; NaN and infinity become null."""
+        finite = {name: value if _is_finite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or abs(value) < float("inf")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Reads a log; a last line cut off by a crash is left out. An absent file is an empty log."""
     if not path.exists():
         return []

@@ -1,54 +1,84 @@
 """Data parallelism: the only place that knows how a step is spread over devices.
 
-Steps run through ``pmap`` on all devices, also when there is one. State goes in and comes out
-unreplicated; a process splits its batches along their leading axis over its local devices.
+Steps run through ``pmap`` on all devices of all processes, also when there is one. State goes in
+and comes out unreplicated; a process splits its share of a batch over its local devices.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.engine.config import ConfigError
 
 AXIS = "devices"
 
 
-def data_parallel(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def data_parallel(step: Callable[..., Any], donate_state: bool = False) -> Callable[..., Any]:
     """Maps ``step(state, batch)`` over the devices.
 
     Args:
         step: sees one device's share of the batch; its results must be the same on all devices,
             so it reduces them over the mapped axis :data:`AXIS`.
+        donate_state: the memory of the state that goes in is used for the one that comes out.
 
     Returns:
-        A function of the unreplicated state and this process's batch, a pytree of arrays with one
-        leading batch axis, that returns unreplicated results.
+        A function of the unreplicated state and a batch that :func:`split` has spread over the
+        devices, that returns unreplicated results.
     """
-    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
-
-    def run(state: Any, batch: Any) -> Any:
-        return mapped(state, split(batch))
-
-    return run
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        donate_argnums=(0,) if donate_state else (),
+    )
 
 
 def split(batch: Any) -> Any:
-    """Splits the leading axis of every array: ``[b, ...] -> [devices, b / devices, ...]``.
+    """Spreads this process's share of a batch: ``[b, ...] -> [devices, b / devices, ...]``.
+
+    Args:
+        batch: a pytree of arrays with one leading batch axis.
+
+    Returns:
+        The same, each array's first axis laid over the local devices.
 
     Raises:
         ConfigError: the batch size is not a multiple of the number of local devices.
     """
-    devices = jax.local_device_count()
+    devices = jax.local_devices()
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
     def split_array(array: Any) -> Any:
-        if array.shape[0] % devices:
-            low = array.shape[0] // devices * devices
-            nearest = [size for size in (low, low + devices) if size]
-            raise ConfigError(
-                f"the batch size must be a multiple of the {devices} local devices, got "
-                f"{array.shape[0]}; the nearest that fit are {nearest}"
-            )
-        return array.reshape(devices, array.shape[0] // devices, *array.shape[1:])
+        _check_multiple("the batch size", array.shape[0], len(devices), "the local devices")
+        return array.reshape(len(devices), array.shape[0] // len(devices), *array.shape[1:])
 
-    return jax.tree.map(split_array, batch)
+    return jax.device_put(jax.tree.map(split_array, batch), sharding)
+
+
+def check_batch_size(batch_size: int, accumulation: int = 1) -> None:
+    """Checks that a global batch can be shared equally.
+
+    Args:
+        batch_size: examples of a step, over all processes and devices.
+        accumulation: parts in which a device works through its share.
+
+    Raises:
+        ConfigError: it cannot; the message names the nearest sizes that can.
+    """
+    devices = jax.device_count()
+    what = f"the {devices} devices" + (f" x accumulation {accumulation}" * (accumulation > 1))
+    _check_multiple("batch_size", batch_size, devices * accumulation, what)
+
+
+def _check_multiple(name: str, size: int, unit: int, what: str) -> None:
+    if size % unit:
+        low = size // unit * unit
+        nearest = [fitting for fitting in (low, low + unit) if fitting]
+        raise ConfigError(
+            f"{name} must be a multiple of {unit} ({what}), got {size}; the nearest that fit are "
+            f"{nearest}"
+        )

@@ -1,54 +1,41 @@
 """How far training is: a bar on a terminal, a line now and then elsewhere."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 20.0
 
 
-class _StepsPerSecond(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:.1f} steps/s")
-
-
 class TrainingProgress:
-    """Shows step, steps/s, time left and the latest loss.
+    """Shows step, images/s, time left, time spent waiting for data, and the latest loss.
 
     Args:
         title: names the run.
         start: the step to begin at, after a resume.
         total: the number of steps.
+        visible: False shows nothing, for all processes but one.
     """
 
-    def __init__(self, title: str, start: int, total: int) -> None:
-        self._console = Console()
+    def __init__(self, title: str, start: int, total: int, visible: bool = True) -> None:
+        self._console = Console(quiet=not visible)
         self._title, self._start, self._total = title, start, total
         self._began = self._last_line = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            _StepsPerSecond(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[state]}"),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_terminal or not visible,
         )
-        self._task = self._bar.add_task(title, total=total, completed=start, loss=float("nan"))
+        self._task = self._bar.add_task(title, total=total, completed=start, state="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -62,15 +49,26 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
-    def update(self, step: int, loss: float) -> None:
-        """Reports that ``step`` steps are done."""
-        self._bar.update(self._task, completed=step, loss=loss)
+    def say(self, message: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(f"{self._title}: {message}", soft_wrap=True)
+
+    def update(self, step: int, loss: float, timing: Mapping[str, float]) -> None:
+        """Reports that ``step`` steps are done.
+
+        Args:
+            step: so many, from the start of the run.
+            loss: of the last of them.
+            timing: ``images_per_second``, and ``data_wait``, the share of time spent waiting.
+        """
+        state = (
+            f"{timing['images_per_second']:.4g} images/s, {timing['data_wait']:.1%} waiting for "
+            f"data, loss {loss:.4f}"
+        )
+        self._bar.update(self._task, completed=step, state=state)
         now = time.monotonic()
         due = now - self._last_line > _SECONDS_BETWEEN_LINES or step == self._total
         if due and not self._console.is_terminal:
-            speed = (step - self._start) / (now - self._began)
-            self._console.print(
-                f"{self._title}: step {step}/{self._total}, {speed:.1f} steps/s, "
-                f"ETA {(self._total - step) / speed:.0f} s, loss {loss:.4f}"
-            )
+            left = (self._total - step) * (now - self._began) / (step - self._start)
+            self.say(f"step {step}/{self._total}, ETA {left:.0f} s, {state}")
             self._last_line = now

@@ -1,18 +1,16 @@
 """Command line: `python -m experiments.inpainting --help`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from absl import logging
 
 from experiments.data.crops import prepare
 from experiments.data.debian import DEFAULT_CACHE
-from experiments.engine.checkpoints import CheckpointError
-from experiments.engine.config import ConfigError
-from experiments.engine.loop import NonFiniteLossError
-from experiments.inpainting.configs import DataConfig, InpaintingConfig, TrainingConfig
+from experiments.engine.command_line import run_command
+from experiments.engine.distributed import Distributed, start
+from experiments.engine.settings import Operation, TrainingConfig
+from experiments.inpainting.configs import TRAINING, DataConfig, InpaintingConfig
 from experiments.inpainting.demo import demo_configs, run_demo
 from experiments.inpainting.predict import InputError
 from experiments.inpainting.predict import predict as predict_file
@@ -20,16 +18,20 @@ from experiments.inpainting.task import train_run
 from experiments.models.unet import UNetConfig
 
 DEFAULT_OUTPUT = Path("runs/demo")
-DEFAULT_DATA = Path("data")
+DEFAULT_DATA_DIR = Path("data")
+DEFAULT_DATA = DataConfig()
+DEFAULT_OPERATION = Operation(checkpoint_every=100)
+ALONE = Distributed()
 
 
 def demo(
-    training: TrainingConfig,
-    data: DataConfig,
+    training: TrainingConfig = TRAINING,
+    data: DataConfig = DEFAULT_DATA,
     widths: tuple[int, ...] = UNetConfig().widths,
     output: Path = DEFAULT_OUTPUT,
-    data_dir: Path = DEFAULT_DATA,
+    data_dir: Path = DEFAULT_DATA_DIR,
     photographs: Path = DEFAULT_CACHE,
+    operation: Operation = DEFAULT_OPERATION,
 ) -> None:
     """Trains a U-Net without and one with CARAFE++, evaluates both, and draws what they fill in.
 
@@ -40,15 +42,18 @@ def demo(
         output: folder of the results; a started run in it is continued.
         data_dir: folder of the prepared data sets.
         photographs: folder that `python -m experiments.data.debian` filled, for that source.
+        operation: of both runs.
     """
-    run_demo(output, data_dir, photographs, demo_configs(training, data, widths))
+    run_demo(output, data_dir, photographs, demo_configs(training, data, widths), operation)
 
 
 def train(
     output: Path,
     config: InpaintingConfig,
-    data_dir: Path = DEFAULT_DATA,
+    data_dir: Path = DEFAULT_DATA_DIR,
     photographs: Path = DEFAULT_CACHE,
+    operation: Operation = DEFAULT_OPERATION,
+    distributed: Distributed = ALONE,
 ) -> None:
     """Trains one model.
 
@@ -57,8 +62,11 @@ def train(
         config: of the run.
         data_dir: folder of the prepared data sets.
         photographs: folder that `python -m experiments.data.debian` filled.
+        operation: of the run.
+        distributed: the other processes of the run, if any.
     """
-    train_run(config, output, prepare(config.data.source, data_dir, photographs))
+    start(distributed)
+    train_run(config, output, prepare(config.data.source, data_dir, photographs), operation)
 
 
 def predict(
@@ -80,21 +88,5 @@ def predict(
     print(output)
 
 
-def main() -> None:
-    """Runs a subcommand; what the user can mend is told in a line, with exit code 2."""
-    logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"demo": demo, "train": train, "predict": predict},
-            prog="python -m experiments.inpainting",
-        )
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
-    except (InputError, CheckpointError, ConfigError, NonFiniteLossError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_command("inpainting", {"demo": demo, "train": train, "predict": predict}, InputError)

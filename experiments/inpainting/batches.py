@@ -4,7 +4,6 @@ A batch is a dict of ``image`` ``[B, S, S, 3]``, float32 in [-1, 1], and ``mask`
 float32, 1 in the hole.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 
 from experiments.data.masks import free_form_mask
+from experiments.data.records import PaddedRecords
 from experiments.inpainting.configs import DataConfig
 
 Batch = dict[str, np.ndarray]
@@ -54,18 +54,14 @@ def _source(data_folder: Path, split: str) -> Any:
 
 def training_batches(
     data_folder: Path, config: DataConfig, batch_size: int, seed: int
-) -> grain.DatasetIterator:
-    """Endless shuffled batches of random crops with random holes; this process's share of them.
-
-    The iterator can be saved and restored by Orbax, augmentation included.
-    """
+) -> grain.MapDataset:
+    """Endless shuffled batches of random crops with random holes; this process's share of them."""
     source = _source(data_folder, "train")
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(_RandomCropFlipAndHole(config.crop_side))
     # Sharded only now: before, every process would draw the same holes.
     dataset = dataset[jax.process_index() :: jax.process_count()]
-    dataset = dataset.batch(batch_size // jax.process_count(), drop_remainder=True)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
+    return dataset.batch(batch_size // jax.process_count(), drop_remainder=True)
 
 
 def validation_examples(data_folder: Path, config: DataConfig) -> list[Batch]:
@@ -82,14 +78,12 @@ def validation_examples(data_folder: Path, config: DataConfig) -> list[Batch]:
     return examples
 
 
-def padded_batches(examples: list[Batch], batch_size: int) -> Iterator[Batch]:
-    """Batches of equal size; the last is completed by examples of ``weight`` 0, others have 1."""
-    for start in range(0, len(examples), batch_size):
-        chunk = examples[start : start + batch_size]
-        padding = batch_size - len(chunk)
-        batch = {
-            name: np.stack([example[name] for example in chunk + chunk[:1] * padding])
-            for name in chunk[0]
-        }
-        weight = np.array([1.0] * len(chunk) + [0.0] * padding, np.float32)
-        yield {**batch, "weight": weight}
+def evaluation_batches(examples: list[Batch], batch_size: int) -> grain.MapDataset:
+    """This process's share of batches that hold every example once.
+
+    They have a field ``weight``, 1 for examples and 0 for what fills up the last batch.
+    """
+    blank = {name: np.zeros_like(array) for name, array in examples[0].items()}
+    records = PaddedRecords(examples, lambda example: example, batch_size, blank)
+    dataset = grain.MapDataset.source(records)[jax.process_index() :: jax.process_count()]
+    return dataset.batch(batch_size // jax.process_count())

@@ -12,9 +12,10 @@ from rich.table import Table
 from experiments.data.crops import prepare
 from experiments.engine.files import write_json
 from experiments.engine.metrics import read_metrics
+from experiments.engine.settings import Operation, TrainingConfig
 from experiments.inpainting import figures
 from experiments.inpainting.batches import Batch, validation_examples
-from experiments.inpainting.configs import DataConfig, InpaintingConfig, TrainingConfig
+from experiments.inpainting.configs import DataConfig, InpaintingConfig
 from experiments.inpainting.task import (
     count_parameters,
     evaluate,
@@ -43,7 +44,11 @@ def demo_configs(
 
 
 def run_demo(
-    output: Path, data_dir: Path, photographs: Path, run_configs: dict[str, InpaintingConfig]
+    output: Path,
+    data_dir: Path,
+    photographs: Path,
+    run_configs: dict[str, InpaintingConfig],
+    operation: Operation,
 ) -> None:
     """Trains, evaluates and draws; what an interrupted call has done is not done again.
 
@@ -55,9 +60,11 @@ def run_demo(
         data_dir: folder of the data sets.
         photographs: folder that `python -m experiments.data.debian` filled; used for its source.
         run_configs: what :func:`demo_configs` gives.
+        operation: of each run.
     """
     console = Console()
     base = run_configs["baseline"]
+    steps = round(base.training.schedule.length)
     data_folder = prepare(base.data.source, data_dir, photographs)
     examples = validation_examples(data_folder, base.data)
     shown = _spread(examples, _EXAMPLES_SHOWN)
@@ -67,7 +74,7 @@ def run_demo(
     for name, config in run_configs.items():
         resamplers = f"{config.model.downsampler} down, {config.model.upsampler} up"
         console.print(f"[bold]{name}[/]: {resamplers}")
-        params = train_run(config, output / name, data_folder)["params"]
+        params = train_run(config, output / name, data_folder, operation)["params"]
         results[name] = {
             "parameters": count_parameters(params),
             **evaluate(config, params, examples),
@@ -81,7 +88,7 @@ def run_demo(
         if name == "carafe":
             figures.save_kernels(output / "kernels.png", model, params, shown[0])
     summary = {
-        "steps": base.training.steps,
+        "steps": steps,
         "seed": base.training.seed,
         "validation_crops": len(examples),
         "results": results,
@@ -90,7 +97,7 @@ def run_demo(
     write_json(output / "results.json", summary)
     figures.save_comparison(output / "filled.png", shown, filled)
     figures.save_loss_curves(output / "losses.png", logs)
-    console.print(_table(results, base.training.steps, len(examples)))
+    console.print(_table(results, steps, len(examples)))
     console.print(_CAVEAT)
     predict = f"{sys.executable} -m experiments.inpainting predict"
     console.print(

@@ -9,19 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from carafe_jax import reassemble
-from experiments.engine.files import write_atomically
+from experiments.engine.plots import save_figure
 from experiments.inpainting.batches import Batch, to_bytes
 from experiments.inpainting.task import fill
 from experiments.models.unet import UNet
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def _show(axes: Axes, image: np.ndarray, title: str = "") -> None:
@@ -50,7 +44,7 @@ def save_comparison(
         images = [hole, *(outputs[row] for outputs in filled.values()), example["image"]]
         for axes, image, title in zip(grid[row], images, columns, strict=True):
             _show(axes, to_bytes(image), title if row == 0 else "")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_loss_curves(path: Path, logs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
@@ -68,7 +62,7 @@ def save_loss_curves(path: Path, logs: Mapping[str, Sequence[Mapping[str, float]
     axes.set_ylabel("training loss: L1 in the hole, range [-1, 1]")
     axes.set_ylim(bottom=0)
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def contributions(
@@ -141,7 +135,7 @@ def save_kernels(path: Path, model: UNet, params: Any, example: Batch) -> None:
         reach = np.kron(reach, np.ones((stride, stride)))[:side, :side]
         _draw_target(below, picture, reach, target, "up: coarse pixels")
     figure.suptitle("green: target pixel; red: source pixels by weight, through all levels")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_target(

@@ -1,6 +1,7 @@
 """Fills holes in a user's own image with a trained run."""
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
 from experiments.data.crops import PHOTOGRAPH_SIDE
-from experiments.engine import config as configs
-from experiments.engine.checkpoints import CheckpointError, restore_state
+from experiments.engine import runs
 from experiments.engine.files import write_atomically
 from experiments.inpainting.batches import to_bytes, to_unit
 from experiments.inpainting.configs import InpaintingConfig
@@ -32,18 +32,10 @@ def load_run(folder: Path) -> tuple[InpaintingConfig, Any]:
     Raises:
         CheckpointError: there is no run of this task in ``folder``, or it is damaged.
     """
-    path = folder / "config.json"
-    if not path.exists():
-        raise CheckpointError(
-            f"{folder} holds no run: {path.name} is missing; `make demo` leaves one in "
-            "runs/demo/carafe of the checkout"
-        )
-    try:
-        config = configs.load(InpaintingConfig, path)
-    except configs.ConfigError as error:
-        raise CheckpointError(f"{folder} is no run of the inpainting task: {error}") from error
-    abstract = jax.eval_shape(functools.partial(initial_state, config))
-    return config, restore_state(folder / "checkpoints", abstract)["params"]
+    run = runs.load_run(folder, InpaintingConfig, initial_state, "inpainting")
+    for message in run.damaged:
+        print(f"{message}; the checkpoint of step {run.step} is used", file=sys.stderr)
+    return run.config, run.state["params"]
 
 
 def fill_function(config: InpaintingConfig, params: Any) -> FillFunction:

@@ -6,14 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from experiments.engine.loop import Schedule, train
-from experiments.engine.parallel import AXIS, data_parallel
-from experiments.inpainting.batches import Batch, padded_batches, training_batches
-from experiments.inpainting.configs import InpaintingConfig, TrainingConfig
+from experiments.engine import optimization, steps
+from experiments.engine.evaluation import COUNT, Evaluator
+from experiments.engine.guard import TaskStep
+from experiments.engine.loop import Task, train
+from experiments.engine.optimization import learning_rate
+from experiments.engine.parallel import check_batch_size
+from experiments.engine.settings import Operation, TrainingConfig
+from experiments.engine.steps import Sums, supervised_step
+from experiments.inpainting.batches import Batch, evaluation_batches, training_batches
+from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.metrics import image_metrics
 from experiments.models.unet import UNet
 
@@ -61,12 +66,10 @@ def make_model(config: InpaintingConfig) -> UNet:
     return UNet(config.model, features=3)
 
 
-def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
-    """Adam with linear warm-up and cosine decay."""
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, config.warmup_steps, config.steps
-    )
-    return optax.adam(rate, b1=config.b1, b2=config.b2)
+def make_optimizer(config: TrainingConfig) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser of a config, and its learning rate."""
+    rate = learning_rate(config.optimizer, config.schedule, config.batch_size, steps_per_epoch=1)
+    return optimization.make_optimizer(config.optimizer, rate), rate
 
 
 def initial_state(config: InpaintingConfig) -> State:
@@ -74,7 +77,7 @@ def initial_state(config: InpaintingConfig) -> State:
     side = config.data.crop_side
     key = jax.random.key(config.training.seed)
     params = make_model(config).init(key, jnp.zeros((1, side, side, 4)))["params"]
-    return {"params": params, "optimizer": make_optimizer(config.training).init(params)}
+    return steps.initial_state(params, {}, make_optimizer(config.training)[0])
 
 
 def count_parameters(params: Any) -> int:
@@ -82,55 +85,48 @@ def count_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def train_step(
-    model: UNet, optimizer: optax.GradientTransformation, state: State, batch: dict[str, jax.Array]
-) -> tuple[State, dict[str, jax.Array]]:
-    """One step on one device's share of a batch, under a mapped axis :data:`AXIS`.
-
-    The loss is the mean absolute error over the pixels of all holes of the whole batch.
-    """
-    hole = jax.lax.psum(3 * batch["mask"].sum(), AXIS)
-
-    def loss_of_share(params: Any) -> jax.Array:
-        filled = fill(model, params, batch["image"], batch["mask"])
-        return jnp.abs(filled - batch["image"]).sum() / hole
-
-    loss, gradients = jax.value_and_grad(loss_of_share)(state["params"])
-    loss, gradients = jax.lax.psum((loss, gradients), AXIS)
-    updates, optimizer_state = optimizer.update(gradients, state["optimizer"])
-    params = optax.apply_updates(state["params"], updates)
-    return {"params": params, "optimizer": optimizer_state}, {"loss": loss}
+def loss_function(
+    model: UNet, params: Any, model_state: Any, batch: dict[str, jax.Array], key: jax.Array
+) -> Sums:
+    """The absolute error over the pixels of all holes, and their number."""
+    del key
+    filled = fill(model, params, batch["image"], batch["mask"])
+    error = jnp.abs(filled - batch["image"]).sum()  # nothing outside the holes differs
+    return Sums(error, 3 * batch["mask"].sum(), {}, model_state)
 
 
-def train_run(config: InpaintingConfig, folder: Path, data_folder: Path) -> State:
+def train_step(config: InpaintingConfig) -> TaskStep:
+    """The training step of a config; see :func:`experiments.engine.steps.supervised_step`."""
+    optimizer, rate = make_optimizer(config.training)
+    loss = functools.partial(loss_function, make_model(config))
+    return supervised_step(loss, optimizer, rate, config.training.accumulation)
+
+
+def train_run(
+    config: InpaintingConfig, folder: Path, data_folder: Path, operation: Operation
+) -> State:
     """Trains a run in ``folder``, or goes on with it; see :func:`experiments.engine.loop.train`."""
     training = config.training
-    step = functools.partial(train_step, make_model(config), make_optimizer(training))
-    return train(
-        folder,
-        config,
-        Schedule(training.steps, training.checkpoint_every),
-        initial_state(config),
-        step,
-        training_batches(data_folder, config.data, training.batch_size, training.seed),
+    check_batch_size(training.batch_size, training.accumulation)
+    task = Task(
+        state=initial_state(config),
+        step=train_step(config),
+        dataset=training_batches(data_folder, config.data, training.batch_size, training.seed),
+        steps=training.schedule.steps(training.schedule.length, steps_per_epoch=1),
     )
+    return train(folder, config, training, task, operation)
 
 
 def evaluate(config: InpaintingConfig, params: Any, examples: list[Batch]) -> dict[str, float]:
     """Mean of each of :func:`image_metrics` over the examples, every one counted once."""
     model = make_model(config)
 
-    def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def sums(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         filled = fill(model, params, batch["image"], batch["mask"])
-        metrics = image_metrics(filled, batch["image"], batch["mask"])
-        metrics["count"] = jnp.ones_like(batch["weight"])
-        sums = {name: (values * batch["weight"]).sum() for name, values in metrics.items()}
-        return jax.lax.psum(sums, AXIS)
+        # A blank image that fills up a batch has no hole, and so no PSNR there.
+        mask = jnp.where(batch["weight"][:, None, None, None] > 0, batch["mask"], 1.0)
+        metrics = image_metrics(filled, batch["image"], mask)
+        weighted = {name: (values * batch["weight"]).sum() for name, values in metrics.items()}
+        return {**weighted, COUNT: batch["weight"].sum()}
 
-    parallel_step = data_parallel(step)
-    totals: dict[str, float] = {}
-    for batch in padded_batches(examples, config.training.batch_size):
-        for name, value in parallel_step(params, batch).items():
-            totals[name] = totals.get(name, 0.0) + float(np.asarray(value))
-    count = totals.pop("count")
-    return {name: total / count for name, total in totals.items()}
+    return Evaluator(sums, evaluation_batches(examples, config.training.batch_size))(params)

@@ -1,51 +1,55 @@
 import dataclasses
+import json
 
-import grain
+import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from experiments.engine.checkpoints import CheckpointError, Checkpoints, restore_state
+from experiments.engine.checkpoints import best_step, restore_state, steps_in
 from experiments.engine.config import ConfigError
-from experiments.engine.loop import NonFiniteLossError, Schedule, train
+from experiments.engine.guard import first_carry
+from experiments.engine.loop import NonFiniteLossError, Task, UnreadableRecordsError, train
 from experiments.engine.metrics import read_metrics
+from experiments.engine.settings import Operation
+from tests.experiments.engine import toy
+from tests.experiments.engine.toy import Config, poisoned_at, run
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    seed: int = 0
+def lines(folder, name="metrics.jsonl"):
+    return read_metrics(folder / name)
 
 
-def batches(seed=0):
-    dataset = grain.MapDataset.source(np.arange(100.0)).seed(seed).shuffle().repeat().batch(4)
-    return iter(dataset.to_iter_dataset())
+def carry():
+    return first_carry(toy.START, 0)
 
 
-def step(state, batch):
-    state = {"sum": state["sum"] + batch.mean()}
-    return state, {"loss": state["sum"]}
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder, 23)
 
 
-START = {"sum": jnp.zeros(())}
-
-
-def run(folder, steps, config=None, step=step):
-    return train(folder, config or Config(), Schedule(steps, 5), START, step, batches())
-
-
-def test_a_stopped_run_goes_on_with_the_same_numbers(tmp_path):
-    whole = run(tmp_path / "whole", 23)
-    run(tmp_path / "parts", 12)
-    parts = run(tmp_path / "parts", 23)
-    assert float(parts["sum"]) == float(whole["sum"])
-    first, second = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
-    assert [line for line in second if line["step"] != 12] == first
+def test_a_stopped_run_goes_on_with_the_same_numbers(whole, tmp_path):
+    folder, state = whole
+    run(tmp_path, 12)
+    parts = run(tmp_path, 23)
+    assert float(parts["sum"]) == float(state["sum"])
+    assert lines(tmp_path) == lines(folder)
+    assert lines(tmp_path, "timing.jsonl")[-1].keys() == {
+        "step",
+        "images_per_second",
+        "data_wait",
+    }
 
 
 def test_a_finished_run_is_not_trained_further(tmp_path):
     first = run(tmp_path, 10)
 
-    def forbidden(state, batch):
+    def forbidden(state, batch, key, number):
         raise AssertionError("trained again")
 
     again = run(tmp_path, 10, step=forbidden)
@@ -54,50 +58,135 @@ def test_a_finished_run_is_not_trained_further(tmp_path):
 
 def test_another_config_is_refused_by_field(tmp_path):
     run(tmp_path, 5)
-    with pytest.raises(ConfigError, match="seed: 0 -> 1"):
-        run(tmp_path, 5, Config(seed=1))
+    training = dataclasses.replace(Config().training, seed=1)
+    with pytest.raises(ConfigError, match=r"training\.seed: 0 -> 1"):
+        run(tmp_path, 5, config=Config(training=training))
 
 
-def test_a_non_finite_loss_stops_the_run(tmp_path):
-    def diverge(state, batch):
-        return state, {"loss": state["sum"] / 0}
-
-    with pytest.raises(NonFiniteLossError, match="nan at step 1"):
-        run(tmp_path, 5, step=diverge)
-
-
-def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
-    def diverge(state, batch):
-        return {"sum": state["sum"] / 0}, {"loss": jnp.ones(())}
-
-    with pytest.raises(NonFiniteLossError, match="not finite at step 5"):
-        run(tmp_path, 9, step=diverge)
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        restore_state(tmp_path / "checkpoints", START)
-
-
-@pytest.mark.parametrize("which", ["*", "d/*", "_METADATA", "manifest.ocdbt"])
-def test_a_truncated_checkpoint_is_reported(tmp_path, which):
+def test_how_a_run_is_looked_after_may_change(tmp_path):
     run(tmp_path, 5)
-    files = [p for p in (tmp_path / "checkpoints/5/state").rglob(which) if p.is_file()]
-    assert files
-    for path in files:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=r"checkpoints/5 is damaged"):
-        restore_state(tmp_path / "checkpoints", START)
-    with pytest.raises(CheckpointError, match=r"checkpoints/5 is damaged: "):
-        Checkpoints(tmp_path / "checkpoints").restore(START, batches())
+    run(tmp_path, 8, checkpoint_every=2)
+    environment = lines(tmp_path, "environment.jsonl")
+    assert [entry["operation"]["checkpoint_every"] for entry in environment] == [5, 2]
+    assert [entry["step"] for entry in environment] == [0, 5]
+    assert environment[0]["versions"]["jax"]
+    assert len(environment[0]["devices"]) == 4
 
 
-@pytest.mark.parametrize(
-    "other", [{"sum": jnp.zeros(3)}, {"product": jnp.zeros(())}, {**START, "more": jnp.zeros(2)}]
-)
-def test_a_checkpoint_of_another_model_is_refused(tmp_path, other):
+def test_a_batch_that_the_devices_cannot_share_is_refused_before_anything_is_written(tmp_path):
+    training = dataclasses.replace(Config().training, batch_size=6)
+    with pytest.raises(ConfigError, match=r"batch_size must be a multiple of 4 .*\[4, 8\]"):
+        run(tmp_path / "run", 5, config=Config(training=training))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_what_shows_why(tmp_path):
+    with pytest.raises(NonFiniteLossError, match=r"loss is not finite \(loss nan\) at step 1"):
+        run(tmp_path, 5, step=lambda state, *_: (state, {"loss": state["sum"] / 0}))
+
+
+def test_a_state_that_is_not_finite_stops_the_run_with_the_state_before_it(whole, tmp_path):
+    with pytest.raises(NonFiniteLossError, match=r"new state is not finite .* at step 7"):
+        run(tmp_path, 23, step=poisoned_at(7))
+    failed = json.loads((tmp_path / "failure-7/batch-0.json").read_text())
+    expected = toy.batches()[6]["record"].tolist()
+    assert failed["records"] == expected
+    assert failed["step"] == 7
+    assert steps_in(tmp_path / "checkpoints") == [5]
+    before = [line["loss"] for line in lines(whole[0])][5]
+    kept = restore_failed_state(tmp_path / "failure-7/state")
+    assert kept["sum"] == np.float32(before)
+
+
+def restore_failed_state(path):
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path, toy.START)
+
+
+def test_steps_may_be_skipped_up_to_a_limit(tmp_path):
+    state = run(tmp_path, 9, step=poisoned_at(4), max_skipped_steps=1)
+    assert np.isfinite(state["sum"])
+    assert [line["skipped"] for line in lines(tmp_path)] == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+    (incident,) = lines(tmp_path, "incidents.jsonl")
+    assert incident["step"] == 4
+    assert incident["incident"] == "skipped step"
+    assert incident["records"] == toy.batches()[3]["record"].tolist()
+    # Another limit, below what has been used up, would leave every further step without effect.
+    with pytest.raises(ConfigError, match="max_skipped_steps must be at least the 1 steps"):
+        run(tmp_path, 12, step=poisoned_at(4))
+
+
+def test_unreadable_records_are_counted_named_and_bounded(tmp_path):
+    dataset = toy.batches(unreadable=lambda number: number % 10 == 3)
+    run(tmp_path / "few", 4, dataset=dataset)
+    bad = [[n - 1 for n in dataset[i]["record"].tolist() if n % 10 == 3] for i in range(4)]
+    counts = np.cumsum([len(numbers) for numbers in bad]).tolist()
+    assert counts[-1] > 2
+    assert [line["unreadable"] for line in lines(tmp_path / "few")] == counts
+    incidents = lines(tmp_path / "few", "incidents.jsonl")
+    expected = [(step, numbers) for step, numbers in enumerate(bad, start=1) if numbers]
+    assert [(line["step"], line["records"]) for line in incidents] == expected
+    with pytest.raises(UnreadableRecordsError, match=r"records .* max_unreadable_records allows 2"):
+        run(tmp_path / "many", 20, dataset=dataset, max_unreadable_records=2)
+
+
+def test_metrics_can_be_read_by_tensorboard(whole):
+    folder, _ = whole
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    points = [(event.step, np.float32(event.value)) for event in events.Scalars("loss")]
+    assert points == [(line["step"], np.float32(line["loss"])) for line in lines(folder)]
+    assert "images_per_second" in events.Tags()["scalars"]
+
+
+def test_curves_are_drawn(whole):
+    with Image.open(whole[0] / "curves.png") as image:
+        assert min(image.size) > 200
+        assert np.asarray(image).std() > 10
+
+
+def test_chosen_steps_are_profiled(tmp_path):
+    run(tmp_path, 6, profile_at=3, profile_steps=2)
+    traces = [*(tmp_path / "profile").rglob("*.xplane.pb")]
+    assert len(traces) == 1
+    assert traces[0].stat().st_size > 1000
+
+
+def test_the_best_checkpoint_stays(tmp_path):
+    scores = iter([0.1, 0.9, 0.2, 0.3, 0.4])
+    task = Task(
+        toy.START, toy.step, toy.batches(), 10, lambda state: {"score": next(scores)}, "score"
+    )
+    config = Config()
+    train(
+        tmp_path, config, config.training, task, Operation(checkpoint_every=100, evaluate_every=2)
+    )
+    assert steps_in(tmp_path / "checkpoints") == [4, 8, 10]
+    assert best_step(tmp_path / "checkpoints", "score") == 4
+    assert best_step(tmp_path / "checkpoints", "other") is None
+    assert [line["eval/score"] for line in lines(tmp_path) if "eval/score" in line] == [
+        0.1,
+        0.9,
+        0.2,
+        0.3,
+        0.4,
+    ]
+
+
+def test_time_is_added_up_over_restarts(tmp_path):
     run(tmp_path, 5)
-    with pytest.raises(CheckpointError, match="of another model"):
-        restore_state(tmp_path / "checkpoints", other)
+    first = restore_state(tmp_path / "checkpoints", carry()).progress
+    run(tmp_path, 10)
+    second = restore_state(tmp_path / "checkpoints", carry()).progress
+    assert second["seconds"] > first["seconds"] > 0
+    assert second["seconds_waiting"] >= first["seconds_waiting"]
 
 
-def test_no_checkpoint_is_said(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        restore_state(tmp_path, START)
+def test_randomness_differs_by_step_and_device(tmp_path):
+    def draw(state, batch, key, number):
+        keys = jax.lax.all_gather(jax.random.key_data(key), "devices")
+        return state, {"loss": jnp.float32(0), "draws": keys.astype(jnp.float32).sum()}
+
+    run(tmp_path, 4, step=draw)
+    seen = [line["draws"] for line in lines(tmp_path)]
+    assert len(set(seen)) == 4

@@ -11,10 +11,10 @@ from PIL import Image
 from experiments.inpainting.figures import contributions
 
 OPTIONS = [
-    "--training.steps=12",
-    "--training.checkpoint-every=3",
+    "--training.schedule.length=12",
+    "--training.schedule.warmup=2",
     "--training.batch-size=4",
-    "--training.warmup-steps=2",
+    "--operation.checkpoint-every=3",
     "--data.crop-side=32",
     *("--widths", "4", "6"),
 ]

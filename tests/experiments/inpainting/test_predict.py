@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import shutil
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 
 from experiments.engine.checkpoints import CheckpointError
-from experiments.inpainting.configs import DataConfig, InpaintingConfig, TrainingConfig
+from experiments.engine.optimization import ScheduleConfig
+from experiments.engine.settings import Operation
+from experiments.inpainting.configs import TRAINING, DataConfig, InpaintingConfig
 from experiments.inpainting.predict import (
     InputError,
     fill_function,
@@ -24,14 +27,16 @@ from experiments.models.unet import UNetConfig
 CONFIG = InpaintingConfig(
     model=UNetConfig("carafe", "carafe", (4, 6)),
     data=DataConfig(crop_side=16),
-    training=TrainingConfig(steps=2, batch_size=4, warmup_steps=1, checkpoint_every=1),
+    training=dataclasses.replace(
+        TRAINING, batch_size=4, schedule=ScheduleConfig(length=2, warmup=1)
+    ),
 )
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, data_folder):
     folder = tmp_path_factory.mktemp("run")
-    train_run(CONFIG, folder, data_folder)
+    train_run(CONFIG, folder, data_folder, Operation())
     return folder
 
 

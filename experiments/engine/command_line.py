@@ -1,0 +1,58 @@
+"""What the command lines of all tasks share."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+from absl import logging
+
+from experiments.engine.checkpoints import CheckpointError
+from experiments.engine.config import ConfigError
+from experiments.engine.evaluation import UnreadableEvaluationError
+from experiments.engine.interruption import Interrupted
+from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
+
+# What a shell reports of a program that a signal ended.
+_AFTER_SIGINT, _AFTER_SIGTERM = 130, 143
+
+_MENDABLE: tuple[type[Exception], ...] = (
+    CheckpointError,
+    ConfigError,
+    NonFiniteLossError,
+    OSError,
+    UnreadableEvaluationError,
+    UnreadableRecordsError,
+)
+
+
+def run_command(
+    task: str, commands: dict[str, Callable[..., Any]], *mendable: type[Exception]
+) -> None:
+    """Runs the subcommand that the command line names.
+
+    What the user can mend is told in a line, with exit code 2; SIGTERM gives 143, and ctrl-C 130.
+
+    Args:
+        task: the name of its package in ``experiments``.
+        commands: by the name of the subcommand, what tyro calls.
+        mendable: further errors that the user can mend.
+    """
+    logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog=f"python -m experiments.{task}",
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.ConsolidateSubcommandArgs),
+        )
+    except KeyboardInterrupt:
+        _leave("interrupted; the same command goes on from the last checkpoint", _AFTER_SIGINT)
+    except Interrupted as interrupted:
+        _leave(str(interrupted), _AFTER_SIGTERM)
+    except (*_MENDABLE, *mendable) as error:
+        _leave(f"error: {error}", 2)
+
+
+def _leave(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)

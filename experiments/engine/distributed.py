@@ -1,0 +1,76 @@
+"""Several processes that train together: how they start, and how they agree."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from experiments.engine.config import check
+
+
+@dataclasses.dataclass(frozen=True)
+class Distributed:
+    """How this process finds the others; by default it is alone.
+
+    Attributes:
+        auto: the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU) says where the others are.
+        coordinator: ``host:port`` of process 0, in place of ``auto``.
+        processes: number of processes, with ``coordinator``.
+        process: number of this one, 0 to ``processes - 1``, with ``coordinator``.
+        devices: local devices that this process uses; all by default. On a CPU, one that it is
+            split into.
+    """
+
+    auto: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    devices: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for flags that do not belong together."""
+        explicit = (self.coordinator, self.processes, self.process)
+        given = sum(value is not None for value in explicit)
+        check(
+            given in (0, 3),
+            "coordinator, processes and process",
+            "given together, or not at all",
+            explicit,
+        )
+        check(not (self.auto and given), "auto", "False beside a coordinator", self.auto)
+        if self.processes is not None and self.process is not None:
+            highest = self.processes - 1
+            check(0 <= self.process <= highest, "process", f"in 0..{highest}", self.process)
+
+
+def start(config: Distributed) -> None:
+    """Joins the processes named by ``config``; before anything else touches a device.
+
+    Raises:
+        RuntimeError: the others were not found in time.
+    """
+    if config.devices is not None:
+        jax.config.update("jax_num_cpu_devices", config.devices)
+    if config.auto:
+        jax.distributed.initialize()
+    elif config.coordinator is not None:
+        jax.distributed.initialize(config.coordinator, config.processes, config.process)
+
+
+def is_primary() -> bool:
+    """Whether this process writes what only one may write, and talks to the terminal."""
+    return jax.process_index() == 0
+
+
+def all_agree(holds: bool) -> bool:
+    """Whether ``holds`` on every process; each must call it."""
+    if jax.process_count() == 1:
+        return holds
+    return bool(np.all(multihost_utils.process_allgather(np.array(holds))))
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,69 @@
+"""Evaluation: sums over all records, each counted once, on however many devices and processes."""
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import grain
+import jax
+
+from experiments.engine.guard import UNREADABLE
+from experiments.engine.input import Input
+from experiments.engine.parallel import AXIS, data_parallel
+
+Sums = dict[str, jax.Array]
+
+# The name of the sum by which all others are divided.
+COUNT = "count"
+
+
+class UnreadableEvaluationError(RuntimeError):
+    """More records of an evaluation could not be read than is allowed."""
+
+
+class Evaluator:
+    """Means over a data set, compiled once.
+
+    Args:
+        sums: from a state and one device's share of a batch to sums over its examples, ``count``
+            among them. Examples that only fill up a batch have to weigh nothing.
+        dataset: finite batches of this process, as many on every process.
+        workers: see :class:`experiments.engine.input.Input`.
+        max_unreadable: so many records may be left out of the means; one more is an error.
+    """
+
+    def __init__(
+        self,
+        sums: Callable[[Any, Any], Sums],
+        dataset: grain.MapDataset,
+        workers: int = 0,
+        max_unreadable: int = 0,
+    ) -> None:
+        def total(state: Any, batch: Any) -> Sums:
+            batch = dict(batch)
+            unreadable = batch.pop(UNREADABLE).sum() if UNREADABLE in batch else 0
+            return jax.lax.psum({**sums(state, batch), UNREADABLE: unreadable}, AXIS)
+
+        self._step = data_parallel(total)
+        self._dataset, self._workers = dataset, workers
+        self._max_unreadable = max_unreadable
+
+    def __call__(self, state: Any) -> dict[str, float]:
+        """The mean of each sum, and ``unreadable``, the number of records left out, if any.
+
+        Raises:
+            UnreadableEvaluationError: that number is too large.
+        """
+        totals: dict[str, float] = {}
+        with closing(Input(self._dataset, self._workers)) as data:
+            for batch, _ in data:
+                for name, value in jax.device_get(self._step(state, batch)).items():
+                    totals[name] = totals.get(name, 0.0) + float(value)
+        count, unreadable = totals.pop(COUNT), totals.pop(UNREADABLE)
+        if unreadable > self._max_unreadable:
+            raise UnreadableEvaluationError(
+                f"{unreadable:.0f} records could not be read in an evaluation, and "
+                f"{self._max_unreadable} are allowed"
+            )
+        means = {name: total / count for name, total in totals.items()}
+        return {**means, UNREADABLE: unreadable} if unreadable else means

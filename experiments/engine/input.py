@@ -1,0 +1,85 @@
+"""Batches on their way to the devices: read ahead, counted, and resumed where they were."""
+
+import multiprocessing
+import os
+import threading
+import time
+from typing import Any, Self
+
+import absl.flags
+import grain
+import numpy as np
+
+from experiments.engine.guard import UNREADABLE
+from experiments.engine.parallel import split
+
+# Fields that no device needs: which records a batch is of, and which could not be read for it.
+RECORD = "record"
+CORRUPT = "corrupt"
+
+_BATCHES_AHEAD = 2
+
+
+class Input:
+    """An endless iterator of batches that lie on the devices.
+
+    Args:
+        dataset: endless, of this process's batches: dicts of arrays with one leading batch axis.
+            Two fields stay on the host: ``record``, int64 ``[b]``, the number of each example's
+            record, and ``corrupt``, int64 ``[b, n]``, the numbers of the records that could not be
+            read in its place, else -1.
+        workers: processes that prepare batches; 0 for threads of this one. The batches are the
+            same.
+    """
+
+    def __init__(self, dataset: grain.MapDataset, workers: int) -> None:
+        batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+        if workers:
+            if not absl.flags.FLAGS.is_parsed():  # grain reads flags, and this is no absl program
+                absl.flags.FLAGS.mark_as_parsed()
+            batches = batches.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_end_with_parent
+            )
+        batches = grain.experimental.ThreadPrefetchIterDataset(
+            batches.map(_to_devices), prefetch_buffer_size=_BATCHES_AHEAD
+        )
+        self.iterator: grain.DatasetIterator = iter(batches)
+        self.seconds_waited = 0.0
+
+    def __iter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __next__(self) -> tuple[Any, dict[str, np.ndarray]]:
+        """The next batch on the devices, and its fields that stay on the host."""
+        began = time.perf_counter()
+        batch = next(self.iterator)
+        self.seconds_waited += time.perf_counter() - began
+        return batch
+
+    def close(self) -> None:
+        """Ends the threads and processes."""
+        self.iterator.close()
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Runs in a worker: one whose parent was killed would wait for ever to hand over a batch."""
+    del worker, workers
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _to_devices(batch: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    if not isinstance(batch, dict):
+        return split(batch), {}
+    host = {name: batch[name] for name in (RECORD, CORRUPT) if name in batch}
+    sent = {name: array for name, array in batch.items() if name not in host}
+    if CORRUPT in host:
+        sent[UNREADABLE] = (host[CORRUPT] >= 0).sum(axis=-1, dtype=np.int32)
+    return split(sent), host

@@ -1,0 +1,140 @@
+"""Optimisers and learning rates, by Optax."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import optax
+
+from experiments.engine.config import check, check_at_least
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """How long to train, and how the learning rate goes: linear warm-up, then a decay.
+
+    Attributes:
+        length: of the training, in ``unit``.
+        unit: of every length here: steps, or epochs (passes over the training set).
+        warmup: length of the linear warm-up; 0 for none.
+        warmup_from: learning rate at its beginning; not scaled.
+        decay: after the warm-up. ``"constant"``; ``"step"``: times ``factor`` at each of
+            ``milestones``; ``"cosine"``: half a period, down to 0; ``"poly"``:
+            ``(1 - progress) ** power``.
+        milestones: of ``"step"``, counted from the start of the training.
+        factor: of ``"step"``.
+        power: of ``"poly"``.
+    """
+
+    length: float = 1000
+    unit: Literal["step", "epoch"] = "step"
+    warmup: float = 0
+    warmup_from: float = 0.0
+    decay: Literal["constant", "step", "cosine", "poly"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+    power: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for what makes no schedule."""
+        check(self.length > 0, "length", "positive", self.length)
+        inside = f"in 0..{self.length} (below the length)"
+        check(0 <= self.warmup < self.length, "warmup", inside, self.warmup)
+        ordered = list(self.milestones) == sorted({*self.milestones})
+        fits = ordered and all(self.warmup <= m < self.length for m in self.milestones)
+        check(
+            fits,
+            "milestones",
+            f"ascending, in {self.warmup}..{self.length} (warmup to length)",
+            self.milestones,
+        )
+        check((self.decay == "step") == bool(self.milestones), "milestones",
+              "given with decay 'step', and with no other", self.milestones)  # fmt: skip
+        check_at_least(self, warmup_from=0, factor=0, power=0)
+
+    def steps(self, length: float, steps_per_epoch: int) -> int:
+        """A length of this schedule in steps, rounded; 1 epoch is ``steps_per_epoch``."""
+        return round(length * (steps_per_epoch if self.unit == "epoch" else 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """What makes steps of gradients.
+
+    Attributes:
+        name: ``"sgd"``: with momentum, weight decay added to the gradient. ``"adam"``: with
+            decoupled weight decay, if any.
+        learning_rate: the highest, for batches of ``reference_batch_size``.
+        reference_batch_size: the linear scaling rule of Goyal et al. (reference 11): the rate is
+            multiplied by ``batch_size / reference_batch_size``; None takes it as it is.
+        momentum: of SGD.
+        nesterov: of SGD.
+        b1: Adam's decay of the first moment.
+        b2: Adam's decay of the second moment.
+        weight_decay: factor; 0 for none.
+        decay_all: decays biases and the scales of norms too, and not the kernels alone.
+    """
+
+    name: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 0.1
+    reference_batch_size: int | None = None
+    momentum: float = 0.9
+    nesterov: bool = False
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 0.0
+    decay_all: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for what cannot be trained with."""
+        check(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
+        for name in ("momentum", "b1", "b2"):
+            check(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+        check_at_least(self, weight_decay=0)
+        if self.reference_batch_size is not None:
+            check_at_least(self, reference_batch_size=1)
+
+
+def learning_rate(
+    optimizer: OptimizerConfig, schedule: ScheduleConfig, batch_size: int, steps_per_epoch: int
+) -> optax.Schedule:
+    """The learning rate of each step, counted from 0."""
+    scale = batch_size / (optimizer.reference_batch_size or batch_size)
+    peak = optimizer.learning_rate * scale
+    warmup, total = (
+        schedule.steps(length, steps_per_epoch) for length in (schedule.warmup, schedule.length)
+    )
+    rest = max(1, total - warmup)
+    match schedule.decay:
+        case "constant":
+            main = optax.constant_schedule(peak)
+        case "step":
+            milestones = (schedule.steps(m, steps_per_epoch) for m in schedule.milestones)
+            factors = {milestone - warmup: schedule.factor for milestone in milestones}
+            main = optax.piecewise_constant_schedule(peak, factors)
+        case "cosine":
+            main = optax.cosine_decay_schedule(peak, rest)
+        case "poly":
+            main = optax.polynomial_schedule(peak, 0.0, schedule.power, rest)
+    if not warmup:
+        return main
+    ramp = optax.linear_schedule(schedule.warmup_from, peak, warmup)
+    return optax.join_schedules([ramp, main], [warmup])
+
+
+def make_optimizer(
+    config: OptimizerConfig, rate: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+    """The Optax transformation of a config, at the learning rate ``rate``."""
+    mask = None if config.decay_all else _kernels
+    if config.name == "adam":
+        return optax.adamw(
+            rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=mask
+        )
+    sgd = optax.sgd(rate, momentum=config.momentum, nesterov=config.nesterov)
+    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask=mask), sgd)
+
+
+def _kernels(params: Any) -> Any:
+    """Marks the leaves of more than one axis: neither biases nor the scales of norms."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -1,0 +1,75 @@
+"""The settings of a run that are the same for every task."""
+
+import dataclasses
+
+from experiments.engine.config import check_at_least
+from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained.
+
+    Attributes:
+        batch_size: examples of a step, over all processes and devices.
+        accumulation: parts in which each device works through its share, to save memory.
+        seed: of the initial parameters, the order of the data, and all that is random in them.
+        workers: processes that prepare data, beside each process that trains; 0 for threads.
+        optimizer: what makes steps of gradients.
+        schedule: length and learning rate.
+    """
+
+    batch_size: int = 256
+    accumulation: int = 1
+    seed: int = 0
+    workers: int = 0
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for what cannot be trained with."""
+        check_at_least(self, batch_size=1, accumulation=1, seed=0, workers=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """How a run is looked after. Nothing here changes its numbers, so all may differ on resume.
+
+    Attributes:
+        checkpoint_every: steps between checkpoints.
+        keep_last: how many of the newest checkpoints stay.
+        keep_best: how many of those with the best evaluation stay too.
+        evaluate_every: steps between evaluations, each with a checkpoint; 0: at the end alone.
+        log_every: steps between lines of the logs.
+        max_skipped_steps: steps that are not finite and may be skipped, in the whole run; one more
+            stops it.
+        max_unreadable_records: records that could not be read and may be replaced by others, in
+            the whole run; one more stops it.
+        profile_at: the first step to trace with ``jax.profiler``; 0 for none.
+        profile_steps: how many steps are traced.
+    """
+
+    checkpoint_every: int = 1000
+    keep_last: int = 2
+    keep_best: int = 1
+    evaluate_every: int = 0
+    log_every: int = 10
+    max_skipped_steps: int = 0
+    max_unreadable_records: int = 100
+    profile_at: int = 0
+    profile_steps: int = 5
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for what is out of range."""
+        check_at_least(
+            self,
+            checkpoint_every=1,
+            keep_last=1,
+            keep_best=0,
+            evaluate_every=0,
+            log_every=1,
+            max_skipped_steps=0,
+            max_unreadable_records=0,
+            profile_at=0,
+            profile_steps=1,
+        )

@@ -1,0 +1,149 @@
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from experiments.engine import checkpoints
+from experiments.engine.checkpoints import CheckpointError, restore, restore_state
+from experiments.engine.guard import first_carry
+from experiments.engine.input import Input
+from experiments.engine.metrics import read_metrics
+from tests.experiments.engine import toy
+from tests.experiments.engine.toy import run
+
+ROOT = Path(__file__).parents[3]
+
+
+def carry(state=toy.START):
+    return first_carry(state, 0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    run(folder, 10)
+    return folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def truncate(folder, pattern):
+    files = [path for path in folder.rglob(pattern) if path.is_file()]
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*", "state/d/*", "state/_METADATA", "state/manifest.ocdbt", "data/*", "progress/*"]
+)
+def test_a_truncated_newest_checkpoint_is_reported_and_the_one_before_it_serves(
+    trained, copied, pattern, capsys
+):
+    truncate(copied / "checkpoints/10", pattern)
+    run(copied, 10)
+    assert read_metrics(copied / "metrics.jsonl") == read_metrics(trained / "metrics.jsonl")
+    (incident,) = read_metrics(copied / "incidents.jsonl")
+    assert incident["incident"] == "damaged checkpoint"
+    assert "checkpoints/10 is damaged" in incident["message"]
+    assert "checkpoints/10 is damaged" in capsys.readouterr().out
+    assert (copied / "damaged/10").is_dir()
+    assert checkpoints.steps_in(copied / "checkpoints") == [5, 10]
+
+
+def test_a_truncated_checkpoint_is_passed_over_for_prediction(trained, copied):
+    truncate(copied / "checkpoints/10", "state/d/*")
+    restored = restore_state(copied / "checkpoints", carry())
+    assert restored.step == 5
+    assert "checkpoints/10" in restored.damaged[0]
+    with pytest.raises(CheckpointError, match=r"checkpoints/10 is damaged: "):
+        restore_state(copied / "checkpoints", carry(), step=10)
+
+
+def test_without_a_whole_checkpoint_a_run_does_not_start_anew(copied):
+    truncate(copied / "checkpoints", "manifest.ocdbt")
+    with pytest.raises(CheckpointError, match=r"10 is damaged: .*5 is damaged.* there is no other"):
+        run(copied, 10)
+    assert checkpoints.steps_in(copied / "checkpoints") == [5, 10]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"sum": jnp.zeros(3)}, r"state/sum: expected float32\[3\], found float32\[\]"),
+        ({"product": jnp.zeros(())}, r"state/product: expected float32\[\], found nothing"),
+        ({**toy.START, "more": jnp.zeros(2)}, r"state/more: expected float32\[2\], found nothing"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused_field_by_field(trained, other, message):
+    with pytest.raises(CheckpointError, match=f"of another model.*{message}"):
+        restore_state(trained / "checkpoints", carry(other))
+    data = Input(toy.batches(), workers=0)
+    with pytest.raises(CheckpointError, match=f"of another model.*{message}"):
+        restore(trained / "checkpoints", carry(other), data.iterator)
+    data.close()
+
+
+def test_no_checkpoint_is_said(trained, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        restore_state(tmp_path, carry())
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 7, but those of \[5, 10\]"):
+        restore_state(trained / "checkpoints", carry(), step=7)
+
+
+# Trains five steps, then five more with less room than a checkpoint takes.
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from tests.experiments.engine import toy
+from experiments.engine.checkpoints import CheckpointError
+
+folder, kind = Path(sys.argv[1]), sys.argv[2]
+big = {**toy.START, "big": np.random.default_rng(0).random(300_000).astype(np.float32)}
+def step(state, batch, key, number):
+    new, metrics = toy.step(state, batch, key, number)
+    return {**new, "big": state["big"]}, metrics
+
+toy.run(folder / "run", 5, state=big, step=step)
+if kind == "no space left":
+    (folder / "filler").write_bytes(bytes(2_500_000))
+else:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    toy.run(folder / "run", 10, state=big, step=step)
+except CheckpointError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["no space left", "file too large"])
+def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(tmp_path, kind):
+    program = [sys.executable, "-c", FULL_DISK, str(tmp_path), kind]
+    if kind == "no space left":
+        small_disk = f"mount -t tmpfs -o size=4m tmpfs {tmp_path}"
+        inside = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+        if subprocess.run([*inside, small_disk], capture_output=True).returncode:
+            pytest.skip("this machine does not let tests mount a file system")
+        check = f"{shlex.join(program)} && find {tmp_path}/run/checkpoints -maxdepth 1"
+        program = [*inside, f"{small_disk} && {check}"]
+    else:
+        program = [
+            "sh",
+            "-c",
+            f"{shlex.join(program)} && find {tmp_path}/run/checkpoints -maxdepth 1",
+        ]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    assert "refused: the checkpoint of step 10 could not be written" in done.stdout, done.stderr
+    assert kind in done.stdout.lower()
+    assert "the newest whole one is of step 5" in done.stdout
+    left = [line.rpartition("/")[2] for line in done.stdout.splitlines() if line.startswith("/")]
+    assert [name for name in left if name.isdigit()] == ["5"]

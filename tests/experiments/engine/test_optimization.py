@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.engine.config import ConfigError
+from experiments.engine.optimization import (
+    OptimizerConfig,
+    ScheduleConfig,
+    learning_rate,
+    make_optimizer,
+)
+
+
+def rates(optimizer, schedule, steps, batch_size=256, steps_per_epoch=1):
+    rate = learning_rate(optimizer, schedule, batch_size, steps_per_epoch)
+    return [float(rate(step)) for step in steps]
+
+
+def test_the_recipe_of_goyal_et_al():
+    """Reference 11: 0.1 per 256 images, 5 epochs of warm-up from 0.1, a tenth at 30, 60, 80."""
+    optimizer = OptimizerConfig(learning_rate=0.1, reference_batch_size=256)
+    schedule = ScheduleConfig(
+        90, "epoch", warmup=5, warmup_from=0.1, decay="step", milestones=(30, 60, 80)
+    )
+    epochs = [0, 2.5, 5, 29.9, 30, 59.9, 60, 80, 89.9]
+    found = rates(optimizer, schedule, [round(1000 * e) for e in epochs], 1024, 1000)
+    expected = [0.1, 0.25, 0.4, 0.4, 0.04, 0.04, 0.004, 0.0004, 0.0004]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_cosine_poly_and_constant():
+    optimizer = OptimizerConfig(learning_rate=2.0)
+    steps = [0, 5, 10, 55, 100]
+    cosine = rates(optimizer, ScheduleConfig(100, warmup=10, decay="cosine"), steps)
+    np.testing.assert_allclose(cosine, [0, 1, 2, 1, 0], atol=1e-6)
+    poly = rates(optimizer, ScheduleConfig(100, decay="poly", power=0.9), [0, 50, 75])
+    np.testing.assert_allclose(poly, [2, 2 * 0.5**0.9, 2 * 0.25**0.9], rtol=1e-6)
+    assert rates(optimizer, ScheduleConfig(100, decay="constant"), [0, 99]) == [2, 2]
+
+
+def test_weight_decay_leaves_biases_and_norms_alone():
+    params = {"kernel": jnp.full((2, 2), 3.0), "scale": jnp.full(2, 3.0)}
+    gradients = jax.tree.map(jnp.zeros_like, params)
+    for config in (
+        OptimizerConfig("sgd", weight_decay=0.1, momentum=0.0),
+        OptimizerConfig("adam", weight_decay=0.1),
+    ):
+        optimizer = make_optimizer(config, lambda step: 0.5)
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        np.testing.assert_allclose(updates["kernel"], -0.5 * 0.1 * 3, rtol=1e-6)
+        np.testing.assert_array_equal(updates["scale"], 0)
+    everything = OptimizerConfig("sgd", weight_decay=0.1, momentum=0.0, decay_all=True)
+    optimizer = make_optimizer(everything, lambda step: 0.5)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["scale"], -0.5 * 0.1 * 3, rtol=1e-6)
+
+
+def test_momentum_is_that_of_goyal_et_al():
+    """Equations 9 and 10: the rate multiplies the whole momentum, not what goes into it."""
+    params, gradient = jnp.zeros(()), jnp.ones(())
+    rate = [1.0, 0.1]
+    optimizer = make_optimizer(
+        OptimizerConfig("sgd", momentum=0.9), lambda step: jnp.array(rate)[step]
+    )
+    state, found = optimizer.init(params), []
+    for _ in range(2):
+        updates, state = optimizer.update(gradient, state, params)
+        found.append(float(updates))
+    np.testing.assert_allclose(found, [-1.0, -0.1 * 1.9], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ScheduleConfig(length=0), "length must be positive, got 0"),
+        (lambda: ScheduleConfig(length=20, warmup=30), r"warmup must be in 0\.\.20 .*, got 30"),
+        (lambda: ScheduleConfig(decay="step"), r"milestones must be given with decay 'step'"),
+        (lambda: ScheduleConfig(milestones=(5.0,)), r"milestones must be given with decay 'step'"),
+        (
+            lambda: ScheduleConfig(decay="step", milestones=(9.0, 5.0)),
+            r"milestones must be ascending, .* got \(9\.0, 5\.0\)",
+        ),
+        (lambda: OptimizerConfig(learning_rate=0), "learning_rate must be positive, got 0"),
+        (lambda: OptimizerConfig(b1=1.0), r"b1 must be in \[0, 1\), got 1\.0"),
+        (lambda: OptimizerConfig(weight_decay=-1), "weight_decay must be at least 0, got -1"),
+        (lambda: OptimizerConfig(reference_batch_size=0), "reference_batch_size must be at least"),
+    ],
+)
+def test_configs_that_cannot_be_trained(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

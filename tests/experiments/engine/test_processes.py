@@ -1,0 +1,118 @@
+"""Runs of one and of two processes: killed, asked to stop, and resumed."""
+
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.engine.checkpoints import steps_in
+from experiments.engine.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+FOREVER = 100_000
+SETTINGS = [(1, 0), (1, 2), (2, 0), (2, 2)]  # processes, grain workers
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Run:
+    """All processes of one start of the toy program, in one process group."""
+
+    def __init__(self, folder, steps, processes, workers, checkpoint_every=2):
+        port = free_port()
+        self.processes = []
+        for process in range(processes):
+            arguments = (folder, steps, checkpoint_every, workers, process, processes, port)
+            command = [sys.executable, "-m", "tests.experiments.engine.toy_program"]
+            self.processes.append(
+                subprocess.Popen(
+                    [*command, *map(str, arguments)],
+                    cwd=ROOT,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+
+    def finish(self, code=0):
+        outputs = [process.communicate(timeout=300)[0] for process in self.processes]
+        for process, output in zip(self.processes, outputs, strict=True):
+            assert process.returncode == code, output
+        return outputs
+
+    def wait_for(self, condition):
+        deadline = time.monotonic() + 300
+        while not condition():
+            for process in self.processes:
+                assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def kill(self):
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.communicate(timeout=60)  # ends when its workers have ended too
+
+
+def latest(folder):
+    return max(steps_in(folder / "checkpoints"), default=0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """By the number of processes, the losses of more steps than any test needs."""
+    losses = {}
+    for processes in (1, 2):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        Run(folder, 400, processes, workers=0, checkpoint_every=FOREVER).finish()
+        losses[processes] = [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
+    np.testing.assert_allclose(losses[1], losses[2], rtol=1e-5)  # sums in another order
+    return losses
+
+
+@pytest.mark.parametrize(("processes", "workers"), SETTINGS)
+def test_killed_at_random_moments_and_resumed_the_losses_are_the_same(
+    undisturbed, tmp_path, processes, workers
+):
+    moments = random.Random(10 * processes + workers)
+    for _ in range(10 if (processes, workers) == (1, 0) else 2):
+        before = latest(tmp_path)
+        run = Run(tmp_path, FOREVER, processes, workers)
+        run.wait_for(lambda before=before: latest(tmp_path) > before)
+        time.sleep(moments.uniform(0, 0.4))
+        run.kill()
+        assert latest(tmp_path) > before
+    steps = latest(tmp_path) + 5
+    Run(tmp_path, steps, processes, workers).finish()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, steps + 1))
+    assert [line["loss"] for line in lines] == undisturbed[processes][:steps]
+    assert not (tmp_path / "incidents.jsonl").read_text()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_and_ends(undisturbed, tmp_path, processes):
+    run = Run(tmp_path, FOREVER, processes, workers=0)
+    run.wait_for(lambda: latest(tmp_path) > 0)
+    run.processes[-1].send_signal(signal.SIGTERM)  # one process is told, and all end
+    outputs = run.finish(code=143)
+    stopped = latest(tmp_path)
+    assert f"SIGTERM after step {stopped} of" in outputs[0]
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, stopped + 1))
+    Run(tmp_path, stopped + 3, processes, workers=0).finish()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["loss"] for line in lines] == undisturbed[processes][: stopped + 3]

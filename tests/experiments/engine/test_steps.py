@@ -1,0 +1,90 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.engine.guard import first_carry, guarded
+from experiments.engine.parallel import data_parallel, split
+from experiments.engine.steps import Sums, initial_state, supervised_step
+
+RATE = optax.constant_schedule(0.5)
+PARAMS = {"w": np.linspace(-1, 1, 3, dtype=np.float32)}
+
+
+def loss_function(params, model_state, batch, key):
+    """Weighted squared error, with weights that differ from device to device."""
+    del key
+    error = (batch["x"] @ params["w"] - batch["y"]) ** 2
+    seen = model_state["seen"] + batch["x"].mean()
+    correct = (error < 1).astype(jnp.float32)
+    metrics = {"close": (batch["weight"] * correct).sum()}
+    return Sums((batch["weight"] * error).sum(), batch["weight"].sum(), metrics, {"seen": seen})
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "x": rng.normal(size=(16, 3)).astype(np.float32),
+        "y": rng.normal(size=16).astype(np.float32),
+        "weight": rng.uniform(size=16).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_loss_and_step_are_those_of_the_whole_batch_however_it_is_shared(batch, accumulation):
+    optimizer = optax.sgd(RATE)
+    step = data_parallel(guarded(supervised_step(loss_function, optimizer, RATE, accumulation), 0))
+    state = initial_state(PARAMS, {"seen": jnp.zeros(())}, optimizer)
+    carry, metrics = step(first_carry(state, 0), split(batch))
+
+    x, y, weight, w = (
+        np.float64(a) for a in (batch["x"], batch["y"], batch["weight"], PARAMS["w"])
+    )
+    error = x @ w - y
+    loss = (weight * error**2).sum() / weight.sum()
+    gradient = 2 * (weight * error) @ x / weight.sum()
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["close"], (weight * (error**2 < 1)).sum() / weight.sum(), rtol=1e-5
+    )
+    np.testing.assert_allclose(metrics["learning_rate"], 0.5)
+    np.testing.assert_allclose(carry["state"]["params"]["w"], w - 0.5 * gradient, rtol=1e-5)
+    # Each device adds up what its parts saw; the state is their mean.
+    seen = x.reshape(4, accumulation, -1).mean(-1).sum(1).mean()
+    np.testing.assert_allclose(carry["state"]["model_state"]["seen"], seen, rtol=1e-5, atol=1e-7)
+
+
+def test_keys_differ_between_the_parts_of_a_batch():
+    def draw(params, model_state, batch, key):
+        value = jax.random.uniform(key)
+        return Sums(value + 0 * params["w"].sum(), jnp.float32(1), {"square": value**2}, {})
+
+    optimizer = optax.sgd(RATE)
+    step = data_parallel(guarded(supervised_step(draw, optimizer, RATE, accumulation=2), 0))
+    state = initial_state(PARAMS, {}, optimizer)
+    _, metrics = step(first_carry(state, 0), split({"x": np.zeros(8, np.float32)}))
+    variance = float(metrics["square"]) - float(metrics["loss"]) ** 2
+    assert variance > 1e-3  # of eight draws; with one for all it is 0
+
+
+def test_bfloat16_models_keep_float32_parameters_and_sums():
+    """Four losses of 1 + 2**-8 add up without loss, which bfloat16 would not do."""
+
+    def loss_in_bfloat16(params, model_state, batch, key):
+        del key, batch
+        prediction = params["w"].astype(jnp.bfloat16).sum()
+        loss = prediction.astype(jnp.float32) * 0 + 1 + 2.0**-8
+        return Sums(loss, jnp.float32(1), {}, model_state)
+
+    optimizer = optax.sgd(RATE)
+    step = functools.partial(supervised_step, loss_in_bfloat16, optimizer, RATE)
+    state = initial_state(PARAMS, {}, optimizer)
+    carry, metrics = data_parallel(guarded(step(), 0))(
+        first_carry(state, 0), split({"x": np.zeros(4, np.float32)})
+    )
+    assert carry["state"]["params"]["w"].dtype == jnp.float32
+    assert float(metrics["loss"]) == 1 + 2.0**-8

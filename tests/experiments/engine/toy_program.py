@@ -1,0 +1,40 @@
+"""Trains the toy task; to be started, killed and started again by tests."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from experiments.engine import distributed
+from experiments.engine.interruption import Interrupted
+from tests.experiments.engine import toy
+
+
+def main() -> None:
+    folder, steps, checkpoint_every, workers, process, processes, port = sys.argv[1:]
+    alone = processes == "1"
+    distributed.start(
+        distributed.Distributed(
+            coordinator=None if alone else f"127.0.0.1:{port}",
+            processes=None if alone else int(processes),
+            process=None if alone else int(process),
+            devices=4 // int(processes),
+        )
+    )
+    training = dataclasses.replace(toy.Config().training, workers=int(workers))
+    dataset = toy.batches(process=int(process), processes=int(processes))
+    try:
+        toy.run(
+            Path(folder),
+            int(steps),
+            config=toy.Config(training=training),
+            dataset=dataset,
+            checkpoint_every=int(checkpoint_every),
+            log_every=1,
+        )
+    except Interrupted as interrupted:
+        print(interrupted)
+        sys.exit(143)
+
+
+if __name__ == "__main__":
+    main()
