@@ -2,6 +2,7 @@
 ## make test         the whole test suite
 ## make test-fast    the same without the slow tests
 ## make test-oldest  operator and layers on the oldest supported JAX and Flax
+## make test-torch   PyTorch's ResNets against ours; takes 6.5 GB for .venv-torch
 ## make check-dist   wheel and sdist, each alone in an empty environment
 ## make lint         style and types
 ## make format       mend style
@@ -11,10 +12,11 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-oldest check-dist lint format clean
+.PHONY: help demo test test-fast test-oldest test-torch check-dist lint format clean
 
 VENV := .venv
 OLDEST := .venv-oldest
+TORCH := .venv-torch
 PYTHON_NEEDED := 3.12
 # Each worker compiles on a core of its own.
 PARALLEL := --numprocesses auto --dist worksteal
@@ -26,14 +28,17 @@ demo: $(VENV)/.complete
 	$(VENV)/bin/python -m experiments.inpainting demo
 
 test: $(VENV)/.complete
-	$(VENV)/bin/python -m pytest $(PARALLEL)
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not torch"
 
 test-fast: $(VENV)/.complete
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow"
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torch"
 
 test-oldest: $(OLDEST)/.complete
 	$(OLDEST)/bin/python -m pytest $(PARALLEL) -m "not (slow and interpreted)" \
 	  tests/kernels tests/carafe_jax carafe_jax kernels
+
+test-torch: $(TORCH)/.complete
+	$(TORCH)/bin/python -m pytest -m torch tests/experiments/models
 
 check-dist: $(VENV)/.complete
 	$(VENV)/bin/python tests/check_dist.py
@@ -48,7 +53,7 @@ format: $(VENV)/.complete
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist
+	rm -rf $(VENV) $(OLDEST) $(TORCH) build dist
 
 define find_python
 	python=; for candidate in $(PYTHON) python3.12 python3.13 python3.14 python3 python; do \
@@ -80,4 +85,13 @@ $(OLDEST)/.complete: pyproject.toml
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip; \
 	$(OLDEST)/bin/python -m pip install --quiet --editable . --group test \
 	  jax==0.11.2 jaxlib==0.11.2 flax==0.12.10
+	@touch $@
+
+# On Linux PyPI's PyTorch is the one for CUDA, and loads those libraries also where there is no GPU.
+$(TORCH)/.complete: pyproject.toml
+	@$(find_python); set -e; \
+	echo "Building $(TORCH) with $$($$python --version), some minutes and 6.5 GB"; \
+	[ -e $@ ] || $$python -m venv --clear $(TORCH); \
+	$(TORCH)/bin/python -m pip install --quiet --upgrade pip; \
+	$(TORCH)/bin/python -m pip install --quiet --editable ".[experiments]" --group test --group torch
 	@touch $@
