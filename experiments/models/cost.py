@@ -1,0 +1,106 @@
+"""What a model costs: its parameters and its floating-point operations, without running it."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr, jaxprs_in_params
+
+# One operation for each element of the result.
+_ARITHMETIC = {"add", "add_any", "sub", "mul", "div", "neg", "abs", "max", "min", "square"}
+_POWERS = {"integer_pow", "pow", "sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log1p"}
+_ELEMENTWISE = _ARITHMETIC | _POWERS | {"logistic", "tanh", "erf", "sin", "cos"}
+# One operation for each element that goes in.
+_REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "cumsum", "cumprod"}
+# One operation for each element of each window.
+_WINDOW_REDUCTIONS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one call of a module costs.
+
+    Attributes:
+        parameters: scalars in the collection ``params``.
+        flops: floating-point operations of the whole batch; see :func:`cost`.
+    """
+
+    parameters: int
+    flops: int
+
+
+def cost(module: nn.Module, *inputs: Any, **options: Any) -> Cost:
+    """Counts parameters and operations of ``module`` on inputs of given shapes.
+
+    Operations are counted in the program as it is written, so by one rule for every layer and
+    every device:
+
+    - 2 for a multiply-add of a convolution or a matrix product, at the border as everywhere;
+    - 1 for each element of an elementwise result, a power or an exponential included;
+    - 1 for each term of a sum or maximum, over an axis or a window;
+    - 0 for what moves, compares or converts data.
+
+    A reassembly is written as ``k * k`` products and their sum, ``2 * k * k - 1`` for each channel
+    of an output pixel; bilinear interpolation as products with matrices, which are counted though
+    most of their elements are zero, because they are computed. XLA's own cost analysis counts
+    another program on each backend, and at the border only the taps that lie in the map.
+
+    >>> cost(nn.Dense(5, use_bias=False), jax.ShapeDtypeStruct((2, 3), jnp.float32))
+    Cost(parameters=15, flops=60)
+
+    Args:
+        module: a Linen module.
+        inputs: its inputs, as arrays or as ``jax.ShapeDtypeStruct``.
+        options: static arguments of the call, such as ``train`` or ``method``.
+
+    Raises:
+        NotImplementedError: the program has a loop of unknown length or a kernel of its own.
+    """
+    # For a GPU CARAFE++ may be a kernel, which cannot be looked into.
+    with jax.default_device("cpu"):
+        variables = jax.eval_shape(
+            lambda key, *arrays: module.init(key, *arrays, **options), jax.random.key(0), *inputs
+        )
+        call = functools.partial(module.apply, mutable=["batch_stats"], **options)
+        jaxpr = jax.make_jaxpr(call)(variables, *inputs).jaxpr
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables.get("params", {})))
+    return Cost(parameters, _flops(jaxpr))
+
+
+def _flops(jaxpr: Jaxpr) -> int:
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+
+
+def _equation_flops(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name in ("while", "pallas_call"):
+        raise NotImplementedError(
+            f"cost counts programs of known length in XLA's operations, got a {name!r}"
+        )
+    counts = [_flops(body) for body in jaxprs_in_params(params)]
+    if counts:  # a call, branches, or a loop
+        if name == "scan":
+            return params["length"] * sum(counts)
+        return max(counts) if name == "cond" else sum(counts)
+    shapes = [variable.aval.shape for variable in equation.invars]
+    result = equation.outvars[0].aval
+    if not jnp.issubdtype(result.dtype, jnp.floating):
+        return 0
+    size = math.prod(result.shape)
+    if name == "conv_general_dilated":
+        features = params["dimension_numbers"].rhs_spec[0]
+        taps = math.prod(shapes[1]) // shapes[1][features]
+        # A transposed convolution has zeros between its sources, which are no products.
+        return 2 * size * taps // math.prod(params["lhs_dilation"])
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        return 2 * size * math.prod(shapes[0][axis] for axis in contracted)
+    if name in _WINDOW_REDUCTIONS:
+        return size * math.prod(params["window_dimensions"])
+    if name in _REDUCTIONS:
+        return math.prod(shapes[0])
+    return size if name in _ELEMENTWISE else 0

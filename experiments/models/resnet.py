@@ -1,0 +1,342 @@
+"""ResNet (reference 13), in which the downsampler is a choice."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from carafe_jax.linen import CARAFE
+from experiments.engine.config import check
+from experiments.resamplers.downsamplers import MakeModule, downsampling_convolution, pool
+from experiments.resamplers.lip import ImportanceHead, ImportanceTrunk
+from experiments.resamplers.methods import Downsampler
+
+Depth = Literal[18, 34, 50, 101, 152]
+Norm = Literal["batch", "sync_batch", "frozen"]
+OutputStride = Literal[32, 16, 8]
+
+# Blocks in Res-2 to Res-5.
+_BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+_HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """Sizes and choices of a :class:`ResNet`.
+
+    Attributes:
+        depth: layers with weights; 18 and 34 have basic blocks, the others bottlenecks.
+        downsampler: at the seven sites of section 4.1; see :class:`ResNet`.
+        compressed_channels: ``C_m`` of CARAFE++, 16 in the paper (Table 12).
+        norm: ``"batch"``: BatchNorm. ``"sync_batch"``: with the statistics of all devices.
+            ``"frozen"``: running averages in training too, and no gradient into scale and bias.
+        output_stride: of C5; 16 and 8 dilate Res-5, or Res-4 and Res-5, in place of their stride.
+        width: channels of the stem; 64 in all standard networks.
+    """
+
+    depth: Depth = 50
+    downsampler: Downsampler = "strided"
+    compressed_channels: int = 16
+    norm: Norm = "batch"
+    output_stride: OutputStride = 32
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for a field out of range."""
+        choices = {
+            "depth": Depth,
+            "downsampler": Downsampler,
+            "norm": Norm,
+            "output_stride": OutputStride,
+        }
+        for name, choice in choices.items():
+            value = getattr(self, name)
+            check(value in get_args(choice), name, f"one of {get_args(choice)}", value)
+        for name in ("compressed_channels", "width"):
+            value = getattr(self, name)
+            check(value >= 1, name, "at least 1", value)
+
+
+class _Block(nn.Module):
+    """What both kinds of residual blocks share: their fields and the layers they are made of.
+
+    Args:
+        config: of the network.
+        features: channels of the 3x3 convolutions.
+        downsamples: whether the block halves the map.
+        dilations: of the convolution that has the stride in the first block of a stage, and of
+            those after it; they differ in the first block of a stage that dilates instead.
+        train: whether BatchNorm takes the statistics of the batch.
+        dtype: of the computation.
+        axis_name: mapped axis of ``"sync_batch"``.
+    """
+
+    config: ResNetConfig
+    features: int
+    downsamples: bool
+    dilations: tuple[int, int]
+    train: bool
+    dtype: jax.typing.DTypeLike | None
+    axis_name: str | None
+
+    def conv(self, features: int, size: int, name: str, dilation: int = 1) -> MakeModule:
+        return functools.partial(
+            nn.Conv,
+            features,
+            (size, size),
+            # Never "SAME", which is off centre where a stride meets an even size.
+            padding=dilation * (size // 2),
+            kernel_dilation=dilation,
+            use_bias=False,
+            kernel_init=_HE_NORMAL,
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def norm(self, name: str, **options: Any) -> nn.Module:
+        make = _batch_norm(self, self.train)
+        return make(dtype=self.dtype, name=name, **options)
+
+    def downsampling(self, x: jax.Array, convolution: MakeModule, name: str) -> jax.Array:
+        """A convolution that halves the map in a block that downsamples; a plain one in others."""
+        if not self.downsamples:
+            return convolution(strides=1)(x)
+        carafe = _carafe(self, self.train)
+        return downsampling_convolution(
+            x, self.config.downsampler, convolution, name=name, carafe=carafe, dtype=self.dtype
+        )
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions beside a shortcut; the first of them downsamples."""
+
+    expansion = 1
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width features"]:
+        """Maps ``[B, H, W, C]`` to ``[B, H', W', features]``, of half the size or the same."""
+        first, second = self.dilations
+        shortcut = x
+        if self.downsamples or x.shape[-1] != self.features:
+            convolution = self.conv(self.features, 1, "downsample_conv")
+            shortcut = self.downsampling(x, convolution, "downsample_resample")
+            shortcut = self.norm("downsample_bn")(shortcut)
+        y = self.downsampling(x, self.conv(self.features, 3, "conv1", first), "resample")
+        y = nn.relu(self.norm("bn1")(y))
+        y = self.conv(self.features, 3, "conv2", second)()(y)
+        y = self.norm("bn2", scale_init=nn.initializers.zeros)(y)
+        return nn.relu(y + shortcut)
+
+
+class Bottleneck(_Block):
+    """Convolutions of 1x1, 3x3 and 1x1 beside a shortcut; the 3x3 downsamples.
+
+    With LIP one trunk on the input of the block serves both sites, and a 1x1 convolution takes
+    the place of the 3x3, as in LIP-ResNet.
+    """
+
+    expansion = 4
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width out_channels"]:
+        """Maps ``[B, H, W, C]`` to ``[B, H', W', 4 * features]``, of half the size or the same."""
+        out_channels = self.expansion * self.features
+        convolution = self.conv(out_channels, 1, "downsample_conv")
+        y = nn.relu(self.norm("bn1")(self.conv(self.features, 1, "conv1")()(x)))
+        shortcut = x
+        if self.downsamples and self.config.downsampler == "lip":
+            trunk = ImportanceTrunk(dtype=self.dtype, name="resample_trunk")(x)
+            y = ImportanceHead(dtype=self.dtype, name="resample")(y, trunk)
+            y = self.conv(self.features, 1, "conv2")()(y)
+            pooled = ImportanceHead(dtype=self.dtype, name="downsample_resample")(x, trunk)
+            shortcut = self.norm("downsample_bn")(convolution()(pooled))
+        else:
+            spatial = self.conv(self.features, 3, "conv2", self.dilations[0])
+            y = self.downsampling(y, spatial, "resample")
+            if self.downsamples or x.shape[-1] != out_channels:
+                shortcut = self.downsampling(x, convolution, "downsample_resample")
+                shortcut = self.norm("downsample_bn")(shortcut)
+        y = nn.relu(self.norm("bn2")(y))
+        y = self.conv(out_channels, 1, "conv3")()(y)
+        y = self.norm("bn3", scale_init=nn.initializers.zeros)(y)
+        return nn.relu(y + shortcut)
+
+
+class ResNet(nn.Module):
+    """Residual network with a stride on the 3x3 convolution of a bottleneck ("V1.5").
+
+    Names of submodules are torchvision's, with ``layer1.0.downsample.0`` as
+    ``layer1_0/downsample_conv`` and ``.1`` as ``downsample_bn``. Convolutions have no bias and
+    are initialised by He et al. for their fan-out; the scale of each block's last norm starts at
+    zero and the classifier at N(0, 0.01) (Goyal et al., 2017). Unlike torchvision's, the running
+    variance is the biased one, as Flax has it.
+
+    Downsampling has seven sites (section 4.1): ``pool`` in the stem (Res-1), in place of max
+    pooling; and in the first block of Res-3, Res-4 and Res-5 ``resample`` before the 3x3
+    convolution and ``downsample_resample`` before the 1x1 convolution of the shortcut, which both
+    lose their stride. In basic blocks the first 3x3 convolution is the one. ``"strided"`` is the
+    standard network, max pooling in the stem included.
+
+    What downsamplers add to the parameters, with ``C`` the channels at a site: for ResNet-50, 64
+    in the stem, 128 and 256 in Res-3, 256 and 512 in Res-4, 512 and 1024 in Res-5, 2752 in all:
+
+    - ``"max_pool"``, ``"avg_pool"``: none. ``"dpp"``: ``2 * C``, so 5,504.
+    - ``"carafe"``: a predictor with BatchNorm and ReLU (section 5.1): a compressor
+      ``16 * C + 16``, BatchNorm ``2 * 16`` and an encoder ``9 * 16 * 25 + 25``, so
+      ``16 * 2752 + 7 * 3673 = 69,743``.
+    - ``"lip"``, as in LIP-ResNet: in the stem a 3x3 convolution and its norm,
+      ``9 * 64**2 + 2 * 64``; in a first bottleneck, which has ``2 * F`` channels at its input and
+      ``F`` in its 3x3 convolution, a trunk ``128 * 2 * F + 9 * 128**2 + 4 * 128``, two heads
+      ``130 * (F + 2 * F)``, and ``-8 * F**2`` as the 3x3 becomes a 1x1. With F of 128, 256 and
+      512 that is -1,692,800 in all. LIP defines no basic block: there the simplified network of
+      the stem, ``9 * C**2 + 2 * C``, stands at every site.
+
+    Args:
+        config: sizes and choices.
+        num_classes: outputs of the classifier ``fc``; ``None`` for a backbone without one.
+        dtype: of the computation, float32 or bfloat16; by default that of input and parameters.
+            Parameters, statistics and logits are float32.
+        axis_name: mapped axis over which ``"sync_batch"`` gathers statistics.
+
+    Raises:
+        ValueError: ``norm`` is ``"sync_batch"`` and there is no ``axis_name``, or logits are
+            asked of a network without classes.
+    """
+
+    config: ResNetConfig
+    num_classes: int | None
+    dtype: jax.typing.DTypeLike | None = None
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        if self.num_classes is not None:
+            self.fc = nn.Dense(
+                self.num_classes, kernel_init=nn.initializers.normal(0.01), dtype=jnp.float32
+            )
+
+    def __call__(
+        self, x: Float[Array, "batch height width 3"], train: bool = False
+    ) -> Float[Array, "batch num_classes"]:
+        """Maps images to logits ``[B, num_classes]`` in float32.
+
+        Args:
+            x: ``[B, H, W, 3]``, of any size.
+            train: whether BatchNorm takes the statistics of the batch and updates the running
+                averages, collection ``batch_stats``.
+        """
+        if self.num_classes is None:
+            raise ValueError("num_classes must be an integer for logits, got None; see features()")
+        c5 = self.features(x, train)[-1]
+        return self.fc(c5.mean(axis=(1, 2), dtype=jnp.float32))
+
+    @nn.compact
+    def features(
+        self, x: Float[Array, "batch height width 3"], train: bool = False
+    ) -> tuple[Float[Array, "batch rows columns channels"], ...]:
+        """Maps images to C2, C3, C4 and C5, the outputs of Res-2 to Res-5.
+
+        Args:
+            x: ``[B, H, W, 3]``, of any size.
+            train: as in :meth:`__call__`.
+
+        Returns:
+            Four maps ``[B, ceil(H / s), ceil(W / s), C]`` in the dtype of the computation, with
+            strides ``s`` of 4, 8, 16 and 32, or ``output_stride`` where that is less.
+        """
+        config = self.config
+        if config.norm == "sync_batch" and self.axis_name is None:
+            raise ValueError("axis_name must name a mapped axis for norm 'sync_batch', got None")
+        x = self._stem(x, train)
+        block = BasicBlock if config.depth < 50 else Bottleneck
+        maps = []
+        dilation, stride = 1, 4
+        for stage, blocks in enumerate(_BLOCKS[config.depth]):
+            entry_dilation = dilation
+            downsamples = stage > 0 and stride < config.output_stride
+            if downsamples:
+                stride *= 2
+            elif stage > 0:
+                dilation *= 2
+            for index in range(blocks):
+                first = index == 0
+                x = block(
+                    config,
+                    config.width * 2**stage,
+                    downsamples=first and downsamples,
+                    dilations=(entry_dilation if first else dilation, dilation),
+                    train=train,
+                    dtype=self.dtype,
+                    axis_name=self.axis_name,
+                    name=f"layer{stage + 1}_{index}",
+                )(x)
+            maps.append(x)
+        return tuple(maps)
+
+    def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+        config = self.config
+        x = nn.Conv(
+            config.width,
+            (7, 7),
+            strides=2,
+            padding=3,
+            use_bias=False,
+            kernel_init=_HE_NORMAL,
+            dtype=self.dtype,
+            name="conv1",
+        )(x)
+        norm = _batch_norm(self, train)(dtype=self.dtype, name="bn1")
+        method = "max_pool" if config.downsampler == "strided" else config.downsampler
+        carafe = _carafe(self, train)
+        return pool(nn.relu(norm(x)), method, name="pool", carafe=carafe, dtype=self.dtype)
+
+
+def _batch_norm(parent: "_Block | ResNet", train: bool) -> MakeModule:
+    return _normalizing(nn.BatchNorm, parent, train, momentum=0.9, epsilon=1e-5)
+
+
+def _carafe(parent: "_Block | ResNet", train: bool) -> MakeModule:
+    channels = parent.config.compressed_channels
+    return _normalizing(
+        CARAFE, parent, train, down=2, compressed_channels=channels, batch_norm=True
+    )
+
+
+def _normalizing(
+    module: MakeModule, parent: "_Block | ResNet", train: bool, **options: Any
+) -> MakeModule:
+    """Makes a module that is or has a BatchNorm, which follows ``norm`` of the config."""
+    norm = parent.config.norm
+    if norm == "frozen":
+        # Without `init` there would be no parameters, and with it only new ones.
+        module = nn.map_variables(module, "params", _stop_at_norms, init=parent.is_initializing())
+    return functools.partial(
+        module,
+        use_running_average=norm == "frozen" or not train,
+        axis_name=parent.axis_name if norm == "sync_batch" else None,
+        **options,
+    )
+
+
+def _stop_at_norms(params: Mapping[str, Any]) -> Any:
+    """Makes scales and biases of norms constant."""
+    if "scale" in params:  # of all layers here only norms have one
+        return jax.lax.stop_gradient(params)
+    return {
+        name: _stop_at_norms(value) if isinstance(value, Mapping) else value
+        for name, value in params.items()
+    }

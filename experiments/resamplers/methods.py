@@ -1,0 +1,11 @@
+"""The names of all down- and upsamplers."""
+
+from typing import Literal, get_args
+
+Downsampler = Literal["strided", "max_pool", "avg_pool", "dpp", "lip", "carafe"]
+Upsampler = Literal["nearest", "bilinear", "deconvolution", "pixel_shuffle", "carafe"]
+
+
+def unknown_method(method: str, methods: object) -> ValueError:
+    """The error for a ``method`` that is none of a ``Literal`` of methods."""
+    return ValueError(f"method must be one of {get_args(methods)}, got {method!r}")

@@ -1,0 +1,82 @@
+"""Slow and obvious float64 versions of what the resamplers compute, on maps [B, H, W, C]."""
+
+import itertools
+
+import jax
+import numpy as np
+
+
+def windows(size, window, before):
+    """The pixels of each output's window that lie in the map; output i starts at 2i - before."""
+    return [
+        [p for p in range(2 * i - before, 2 * i - before + window) if 0 <= p < size]
+        for i in range(-(-size // 2))
+    ]
+
+
+def pooled(x, window, before, reduce):
+    """Reduces the pixels [n, C] of each window, whose indices ``reduce`` gets too."""
+    x = np.asarray(x, np.float64)
+    batch, height, width, channels = x.shape
+    rows, columns = windows(height, window, before), windows(width, window, before)
+    y = np.zeros((batch, len(rows), len(columns), channels))
+    for b, i, j in itertools.product(range(batch), range(len(rows)), range(len(columns))):
+        places = list(itertools.product(rows[i], columns[j]))
+        y[b, i, j] = reduce(np.array([x[b, p, q] for p, q in places]), b, places)
+    return y
+
+
+def detail_preserving_pool(x, alpha, lam):
+    def reduce(pixels, _b, _places):
+        deviation = (pixels - pixels.mean(axis=0)) ** 2 + 1e-3
+        weights = np.exp(alpha) + (deviation / deviation.mean(axis=0)) ** np.exp(lam)
+        return (weights * pixels).sum(axis=0) / weights.sum(axis=0)
+
+    return pooled(x, 2, 0, reduce)
+
+
+def local_importance_pool(x, logits):
+    def reduce(pixels, b, places):
+        weights = np.exp([np.asarray(logits, np.float64)[b, p, q] for p, q in places])
+        return (weights * pixels).sum(axis=0) / weights.sum(axis=0)
+
+    return pooled(x, 3, 1, reduce)
+
+
+def convolve(x, kernel):
+    """Convolution of stride 1, with zeros around the map; kernel HWIO."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    size = len(kernel)
+    border = size // 2
+    padded = np.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
+    y = np.zeros((*x.shape[:3], kernel.shape[3]))
+    for i, j in itertools.product(range(x.shape[1]), range(x.shape[2])):
+        y[:, i, j] = np.tensordot(padded[:, i : i + size, j : j + size], kernel, 3)
+    return y
+
+
+def instance_norm(x, parameters):
+    mean, variance = x.mean(axis=(1, 2), keepdims=True), x.var(axis=(1, 2), keepdims=True)
+    normal = (x - mean) / np.sqrt(variance + 1e-5)
+    return normal * np.asarray(parameters["scale"]) + np.asarray(parameters["bias"])
+
+
+def gate(x):
+    return 12 / (1 + np.exp(-x))
+
+
+def check_gradients(function, slow, *arguments):
+    """Compares gradients with central differences of the slow float64 version."""
+    rng = np.random.default_rng(3)
+    weights = rng.normal(size=slow(*arguments).shape)
+    numbers = tuple(range(len(arguments)))
+    gradients = jax.grad(lambda *a: (function(*a) * weights).sum(), numbers)(*arguments)
+    for number, gradient in zip(numbers, gradients, strict=True):
+        step = 1e-5 * rng.normal(size=gradient.shape)
+        ends = []
+        for sign in (1, -1):
+            moved = [np.asarray(argument, np.float64) for argument in arguments]
+            moved[number] = moved[number] + sign * step
+            ends.append((slow(*moved) * weights).sum())
+        slope = (ends[0] - ends[1]) / 2
+        np.testing.assert_allclose((np.asarray(gradient) * step).sum(), slope, rtol=1e-3)
