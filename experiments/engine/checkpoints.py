@@ -82,7 +82,7 @@ class Checkpoints:
         self,
         step: int,
         state: Any,
-        data: grain.DatasetIterator,
+        data: grain.DatasetIterator | None,
         progress: Mapping[str, float],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
@@ -91,20 +91,27 @@ class Checkpoints:
         Args:
             step: after which it is.
             state: a pytree of arrays.
-            data: this process's iterator, whose position is saved.
+            data: this process's iterator, whose position is saved; None at step 0, where it has
+                not moved yet.
             progress: numbers to go on counting from.
             metrics: what an evaluation of this state found.
 
         Raises:
             CheckpointError: it could not be written; older ones are untouched.
         """
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_numpy(state)),
-            data=grain.checkpoint.CheckpointSave(data),
-            progress=ocp.args.JsonSave(dict(progress)),
-        )
+        items: dict[str, Any] = {
+            "state": ocp.args.StandardSave(_numpy(state)),
+            "progress": ocp.args.JsonSave(dict(progress)),
+        }
+        if data is not None:
+            items["data"] = grain.checkpoint.CheckpointSave(data)
         try:
-            self._manager.save(step, args=items, metrics=metrics and dict(metrics), force=True)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**items),
+                metrics=metrics and dict(metrics),
+                force=True,
+            )
         except (ValueError, OSError, RuntimeError) as error:
             older = [other for other in steps_in(self._folder) if other != step]
             kept = f"the newest whole one is of step {older[-1]}" if older else "there is none"
@@ -143,7 +150,8 @@ def restore(folder: Path, state: Any, data: grain.DatasetIterator) -> Restored |
         reason = "another process cannot read it"
         try:
             restored = _read_state(path, state), _read_json(path / "progress" / "metadata")
-            grain.checkpoint.CheckpointHandler().restore(path / "data", item=data)
+            if path.name != "0":
+                grain.checkpoint.CheckpointHandler().restore(path / "data", item=data)
         except _DAMAGE as error:
             restored, reason = None, _first_line(error)
         if all_agree(restored is not None) and restored is not None:

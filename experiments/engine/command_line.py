@@ -43,7 +43,7 @@ def run_command(
         tyro.extras.subcommand_cli_from_dict(
             commands,
             prog=f"python -m experiments.{task}",
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.ConsolidateSubcommandArgs),
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs),
         )
     except KeyboardInterrupt:
         _leave("interrupted; the same command goes on from the last checkpoint", _AFTER_SIGINT)

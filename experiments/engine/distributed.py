@@ -1,6 +1,7 @@
 """Several processes that train together: how they start, and how they agree."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -74,3 +75,18 @@ def barrier(name: str) -> None:
     """Waits until every process is here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def primary_first[Result](make: Callable[[], Result]) -> Result:
+    """What ``make`` gives, called by the first process before the others.
+
+    For what only one process may build, such as a data set, and all of them then open.
+    """
+    if is_primary():
+        try:
+            result = make()
+        finally:
+            barrier("primary first")
+        return result
+    barrier("primary first")
+    return make()

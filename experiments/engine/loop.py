@@ -282,8 +282,10 @@ class _Clock:
         seconds = time.monotonic() - self._began
         if step == self._step or not seconds:
             return {}
+        steps_per_second = (step - self._step) / seconds
         return {
-            "images_per_second": (step - self._step) * batch_size / seconds,
+            "steps_per_second": steps_per_second,
+            "images_per_second": batch_size * steps_per_second,
             "data_wait": (self._data.seconds_waited - self._waited) / seconds,
         }
 

@@ -30,7 +30,8 @@ class Preset[Config]:
     def describe(self, task: str) -> str:
         """What ``--help`` tells of it: its command, runtime, the paper's score and ours."""
         return (
-            f"{self.row}. Command: python -m experiments.{task} train {self.name}. "
+            f"{self.row}. Command: python -m experiments.{task} train {self.name} "
+            f"--output runs/{self.name}. "
             f"Runtime: {self.runtime or 'not measured'}. Paper: {self.paper}. "
             f"Measured: {self.measured or 'not run yet'}."
         )

@@ -23,8 +23,8 @@ class TrainingProgress:
 
     def __init__(self, title: str, start: int, total: int, visible: bool = True) -> None:
         self._console = Console(quiet=not visible)
-        self._title, self._start, self._total = title, start, total
-        self._began = self._last_line = time.monotonic()
+        self._title, self._total = title, total
+        self._last_line = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -59,7 +59,8 @@ class TrainingProgress:
         Args:
             step: so many, from the start of the run.
             loss: of the last of them.
-            timing: ``images_per_second``, and ``data_wait``, the share of time spent waiting.
+            timing: ``images_per_second``, ``steps_per_second``, and ``data_wait``, the share of
+                time spent waiting.
         """
         state = (
             f"{timing['images_per_second']:.4g} images/s, {timing['data_wait']:.1%} waiting for "
@@ -69,6 +70,6 @@ class TrainingProgress:
         now = time.monotonic()
         due = now - self._last_line > _SECONDS_BETWEEN_LINES or step == self._total
         if due and not self._console.is_terminal:
-            left = (self._total - step) * (now - self._began) / (step - self._start)
+            left = (self._total - step) / timing["steps_per_second"]
             self.say(f"step {step}/{self._total}, ETA {left:.0f} s, {state}")
             self._last_line = now

@@ -41,6 +41,7 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(whole, tmp_path):
     assert lines(tmp_path) == lines(folder)
     assert lines(tmp_path, "timing.jsonl")[-1].keys() == {
         "step",
+        "steps_per_second",
         "images_per_second",
         "data_wait",
     }

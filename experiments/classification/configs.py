@@ -1,0 +1,50 @@
+"""Configs of the classification task."""
+
+import dataclasses
+from typing import Literal
+
+from experiments.classification.data_config import DataConfig
+from experiments.engine.config import check
+from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.settings import TrainingConfig
+from experiments.models.resnet import ResNetConfig
+
+# Goyal et al. (reference 11), as section 5.1 has it: 1,024 images a step, 90 epochs.
+IMAGENET_TRAINING = TrainingConfig(
+    batch_size=1024,
+    workers=8,
+    optimizer=OptimizerConfig(
+        name="sgd",
+        learning_rate=0.1,
+        reference_batch_size=256,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=1e-4,
+    ),
+    schedule=ScheduleConfig(
+        length=90, unit="epoch", warmup=5, warmup_from=0.1, decay="step", milestones=(30, 60, 80)
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationConfig:
+    """One run.
+
+    Attributes:
+        model: the network.
+        data: what is classified.
+        training: how it is trained.
+        dtype: of the computation; parameters, statistics and sums are float32 in any case.
+    """
+
+    model: ResNetConfig = dataclasses.field(default_factory=ResNetConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    training: TrainingConfig = IMAGENET_TRAINING
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    task: Literal["classification"] = "classification"
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for an image that is smaller than the network's stride."""
+        side, stride = self.data.image_side, self.model.output_stride
+        check(side >= stride, "image_side", f"at least the output stride {stride}", side)

@@ -1,0 +1,48 @@
+"""Makes a run of weights that were trained in PyTorch."""
+
+from pathlib import Path
+
+import jax
+import tensorflow_datasets as tfds
+
+from experiments.classification.configs import ClassificationConfig
+from experiments.classification.task import CLASSES, initial_variables, training_state
+from experiments.engine import config as configs
+from experiments.engine.checkpoints import Checkpoints, steps_in
+from experiments.engine.files import write_json
+from experiments.engine.guard import first_carry
+from experiments.engine.loop import CHECKPOINTS
+from experiments.models.torch_weights import load_torch_resnet
+
+
+def convert(
+    config: ClassificationConfig, weights: Path, output: Path, keep: tuple[str, ...] = ()
+) -> None:
+    """Writes a run whose checkpoint of step 0 holds weights from a file.
+
+    It can be evaluated and asked for predictions as it is, and trained on.
+
+    Args:
+        config: of an ImageNet run.
+        weights: see :func:`experiments.models.torch_weights.load_torch_resnet`.
+        output: folder of the run; must not hold one.
+        keep: parts of the network that start from their own initial values instead.
+
+    Raises:
+        ConfigError: the config is of another data set, or ``output`` holds a run.
+        WeightsError: the file does not fit the network.
+    """
+    configs.check(
+        config.data.source == "imagenet2012", "data.source", "'imagenet2012'", config.data.source
+    )
+    taken = (output / "config.json").exists() or steps_in(output / CHECKPOINTS)
+    configs.check(not taken, "output", "a folder without a run", str(output))
+    variables = load_torch_resnet(weights, initial_variables(config), keep)
+    carry = first_carry(training_state(config, variables), config.training.seed)
+    configs.save(config, output / "config.json")
+    names = tfds.builder("imagenet2012", data_dir=output).info.features["label"].names
+    write_json(output / CLASSES, names)
+    checkpoints = Checkpoints(output / CHECKPOINTS)
+    time_spent = {"seconds": 0.0, "seconds_waiting": 0.0}
+    checkpoints.save(0, jax.device_get(carry), None, time_spent)
+    checkpoints.close()

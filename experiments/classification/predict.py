@@ -1,0 +1,93 @@
+"""Classifies a user's own images with a trained run."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image, ImageOps
+
+from experiments.classification.configs import ClassificationConfig
+from experiments.classification.images import evaluation_crop, to_rgb
+from experiments.classification.task import BEST, CLASSES, classify, initial_state, make_model
+from experiments.engine.checkpoints import CheckpointError
+from experiments.engine.runs import LoadedRun, load_run
+
+_SHOWN = 5
+
+
+class InputError(ValueError):
+    """An image that cannot be used."""
+
+
+class Guess(NamedTuple):
+    """A class that an image may be of, with its probability."""
+
+    name: str
+    probability: float
+
+
+def load_classifier(folder: Path) -> tuple[LoadedRun[ClassificationConfig], tuple[str, ...]]:
+    """Reads the best checkpoint of a run, and the names of its classes.
+
+    Raises:
+        CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
+    """
+    run = load_run(folder, ClassificationConfig, initial_state, "classification", BEST)
+    try:
+        names = tuple(json.loads((folder / CLASSES).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / CLASSES} cannot be read: {error}") from error
+    return run, names
+
+
+def classifier(
+    run: LoadedRun[ClassificationConfig], class_names: Sequence[str]
+) -> Callable[[Image.Image], list[Guess]]:
+    """A function from an image to its five likeliest classes, compiled once for all images."""
+    model, config = make_model(run.config), run.config
+
+    @jax.jit
+    def probabilities(image: jax.Array) -> jax.Array:
+        return jax.nn.softmax(classify(model, run.state, image[None])[0])
+
+    def guess(image: Image.Image) -> list[Guess]:
+        found = np.asarray(probabilities(evaluation_crop(to_rgb(image), config.data)))
+        order = np.argsort(-found, kind="stable")[:_SHOWN]
+        return [Guess(class_names[index], float(found[index])) for index in order]
+
+    return guess
+
+
+def read_image(path: Path) -> Image.Image:
+    """Reads an image file, upright as its EXIF orientation says.
+
+    Raises:
+        InputError: the file is missing, no image, truncated or too large.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            return ImageOps.exif_transpose(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {path} cannot be read: {error}") from error
+
+
+def predict(folder: Path, paths: Sequence[Path]) -> Iterator[tuple[Path, list[Guess] | InputError]]:
+    """Classifies image files, one after the other.
+
+    Args:
+        folder: of the run.
+        paths: of the images; one that cannot be read does not stop the others.
+
+    Yields:
+        Each path with its five likeliest classes, or with what is wrong with it.
+    """
+    guess = classifier(*load_classifier(folder))
+    for path in paths:
+        try:
+            yield path, guess(read_image(path))
+        except InputError as error:
+            yield path, error

@@ -1,0 +1,170 @@
+"""Model, loss, training and evaluation of the classification task (section 5.1)."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, UInt8
+
+from experiments.classification.batches import (
+    ClassificationData,
+    evaluation_batches,
+    normalize,
+    open_data,
+    training_batches,
+)
+from experiments.classification.configs import ClassificationConfig
+from experiments.data.debian import DEFAULT_CACHE
+from experiments.engine import optimization, steps
+from experiments.engine.distributed import is_primary, primary_first
+from experiments.engine.evaluation import COUNT, Evaluator
+from experiments.engine.files import write_json
+from experiments.engine.guard import TaskStep
+from experiments.engine.loop import Task, train
+from experiments.engine.parallel import AXIS, check_batch_size
+from experiments.engine.settings import Operation
+from experiments.engine.steps import State, Sums, supervised_step
+from experiments.models.resnet import ResNet
+
+# The metric by which a run's best checkpoint is known.
+BEST = "top1"
+CLASSES = "classes.json"
+
+
+def num_classes(config: ClassificationConfig) -> int:
+    """Number of classes of a config's data set."""
+    return {"imagenet2012": 1000, "digits": 10, "stamps": 12}[config.data.source]
+
+
+def make_model(config: ClassificationConfig) -> ResNet:
+    """The network of a config; BatchNorm that is synchronised is so over the mapped axis."""
+    return ResNet(
+        config.model,
+        num_classes=num_classes(config),
+        dtype=jnp.dtype(config.dtype),
+        axis_name=AXIS if config.model.norm == "sync_batch" else None,
+    )
+
+
+def initial_variables(config: ClassificationConfig) -> Any:
+    """Parameters and batch statistics at step 0; depends on the config alone."""
+    side = config.data.image_side
+    key = jax.random.key(config.training.seed)
+    return jax.jit(make_model(config).init)(key, jnp.zeros((1, side, side, 3)))
+
+
+def training_state(config: ClassificationConfig, variables: Any) -> State:
+    """The state of a run that starts from ``variables``.
+
+    ``model_state`` holds the batch statistics, for evaluation and prediction too.
+    """
+    # The learning rate is no part of the state, and so the number of steps does not matter here.
+    optimizer, _ = make_optimizer(config, steps_per_epoch=1000)
+    return steps.initial_state(variables["params"], variables["batch_stats"], optimizer)
+
+
+def initial_state(config: ClassificationConfig) -> State:
+    """The state of a run at step 0."""
+    return training_state(config, initial_variables(config))
+
+
+def make_optimizer(
+    config: ClassificationConfig, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser of a config, and its learning rate."""
+    training = config.training
+    rate = optimization.learning_rate(
+        training.optimizer, training.schedule, training.batch_size, steps_per_epoch
+    )
+    return optimization.make_optimizer(training.optimizer, rate), rate
+
+
+def classify(
+    model: ResNet, state: State, image: UInt8[Array, "batch side side 3"]
+) -> Float[Array, "batch classes"]:
+    """Logits of images as bytes, with running averages."""
+    variables = {"params": state["params"], "batch_stats": state["model_state"]}
+    return model.apply(variables, normalize(image))
+
+
+def loss_function(
+    model: ResNet, params: Any, model_state: Any, batch: dict[str, jax.Array], key: jax.Array
+) -> Sums:
+    """Cross-entropy, in nats; the metric ``top1`` is of the training batch."""
+    del key
+    logits, collections = model.apply(
+        {"params": params, "batch_stats": model_state},
+        normalize(batch["image"]),
+        train=True,
+        mutable=["batch_stats"],
+    )
+    label = batch["label"]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).sum()
+    correct = (logits.argmax(-1) == label).sum().astype(jnp.float32)
+    return Sums(loss, jnp.float32(label.size), {"top1": correct}, collections["batch_stats"])
+
+
+def train_step(config: ClassificationConfig, steps_per_epoch: int) -> TaskStep:
+    """The training step of a config; see :func:`experiments.engine.steps.supervised_step`."""
+    optimizer, rate = make_optimizer(config, steps_per_epoch)
+    loss = functools.partial(loss_function, make_model(config))
+    return supervised_step(loss, optimizer, rate, config.training.accumulation)
+
+
+def make_evaluator(
+    config: ClassificationConfig, data: ClassificationData, max_unreadable: int
+) -> Evaluator:
+    """Top-1 and top-5 accuracy, in [0, 1], and loss over all validation images, each once."""
+    model = make_model(config)
+
+    def sums(state: State, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits, label = classify(model, state, batch["image"]), batch["label"]
+        _, five = jax.lax.top_k(logits, 5)  # [B, 5]
+        right = five == label[:, None]
+        found = {
+            "top1": right[:, 0],
+            "top5": right.any(axis=1),
+            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, label),
+            COUNT: jnp.ones_like(batch["weight"]),
+        }
+        return {name: (value * batch["weight"]).sum() for name, value in found.items()}
+
+    training = config.training
+    batches = evaluation_batches(data, config.data, training.batch_size)
+    return Evaluator(sums, batches, training.workers, max_unreadable)
+
+
+def train_run(
+    config: ClassificationConfig,
+    folder: Path,
+    data_dir: Path,
+    operation: Operation,
+    cache: Path = DEFAULT_CACHE,
+) -> State:
+    """Trains a run in ``folder``, or goes on with it; see :func:`experiments.engine.loop.train`.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        data_dir: folder of the tfds data sets.
+        operation: how to look after the run.
+        cache: folder that `python -m experiments.data.debian --stamps` filled; used for stamps.
+    """
+    training = config.training
+    check_batch_size(training.batch_size, training.accumulation)
+    data = primary_first(lambda: open_data(config.data, data_dir, cache))
+    steps_per_epoch = max(1, len(data.train) // training.batch_size)
+    task = Task(
+        state=initial_state(config),
+        step=train_step(config, steps_per_epoch),
+        dataset=training_batches(data, config.data, training.batch_size, training.seed),
+        steps=training.schedule.steps(training.schedule.length, steps_per_epoch),
+        evaluate=make_evaluator(config, data, operation.max_unreadable_records),
+        best=BEST,
+    )
+    if is_primary() and not (folder / CLASSES).exists():
+        write_json(folder / CLASSES, list(data.class_names))
+    return train(folder, config, training, task, operation)
