@@ -21,8 +21,10 @@ from experiments.classification.tables import run_table
 from experiments.classification.task import BEST, initial_state, make_evaluator, train_run
 from experiments.data.debian import DEFAULT_CACHE
 from experiments.data.imagenet import DataError
+from experiments.data.records import CorruptRecordError
 from experiments.engine.command_line import run_command
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
+from experiments.engine.parallel import check_batch_size
 from experiments.engine.presets import subcommands
 from experiments.engine.runs import load_run
 from experiments.engine.settings import Operation
@@ -66,7 +68,8 @@ def evaluate(
     data_dir: Path = DEFAULT_DATA_DIR,
     cache: Path = DEFAULT_CACHE,
     checkpoint: Literal["best", "newest"] = "best",
-    max_unreadable_records: int = 0,
+    batch_size: int = 64,
+    max_unreadable_records: int = 100,
     distributed: Distributed = ALONE,
 ) -> None:
     """Prints top-1 and top-5 accuracy of a run on its validation images.
@@ -76,14 +79,20 @@ def evaluate(
         data_dir: folder of the tfds data sets.
         cache: folder that `python -m experiments.data.debian --stamps` filled.
         checkpoint: the one with the highest top-1 accuracy so far, or the newest.
+        batch_size: images at a time, over all processes and devices.
         max_unreadable_records: images that may be left out; one more is an error.
         distributed: the other processes, if any.
     """
     start(distributed)
     best = BEST if checkpoint == "best" else None
     loaded = load_run(run, ClassificationConfig, initial_state, TASK, best)
-    data = primary_first(lambda: open_data(loaded.config.data, data_dir, cache))
-    metrics = make_evaluator(loaded.config, data, max_unreadable_records)(loaded.state)
+    check_batch_size(batch_size)
+    config = dataclasses.replace(
+        loaded.config, training=dataclasses.replace(loaded.config.training, batch_size=batch_size)
+    )
+    data = primary_first(lambda: open_data(config.data, data_dir, cache))
+    state = {name: loaded.state[name] for name in ("params", "model_state")}
+    metrics = make_evaluator(config, data, max_unreadable_records)(state)
     if is_primary():
         for message in loaded.damaged:
             print(message, file=sys.stderr)
@@ -174,7 +183,7 @@ def main() -> None:
     }
     for name in TABLES:
         commands[name] = functools.partial(_table, name)
-    run_command(TASK, commands, DataError, InputError, WeightsError)
+    run_command(TASK, commands, CorruptRecordError, DataError, InputError, WeightsError)
 
 
 if __name__ == "__main__":

@@ -48,3 +48,6 @@ class ClassificationConfig:
         """Raises ``ConfigError`` for an image that is smaller than the network's stride."""
         side, stride = self.data.image_side, self.model.output_stride
         check(side >= stride, "image_side", f"at least the output stride {stride}", side)
+        if self.model.norm == "frozen":
+            decays = self.training.optimizer.decay_all
+            check(not decays, "decay_all", "False for frozen norms, which it would move", decays)

@@ -39,10 +39,10 @@ def convert(
     configs.check(not taken, "output", "a folder without a run", str(output))
     variables = load_torch_resnet(weights, initial_variables(config), keep)
     carry = first_carry(training_state(config, variables), config.training.seed)
-    configs.save(config, output / "config.json")
     names = tfds.builder("imagenet2012", data_dir=output).info.features["label"].names
     write_json(output / CLASSES, names)
     checkpoints = Checkpoints(output / CHECKPOINTS)
     time_spent = {"seconds": 0.0, "seconds_waiting": 0.0}
     checkpoints.save(0, jax.device_get(carry), None, time_spent)
     checkpoints.close()
+    configs.save(config, output / "config.json")  # last: without it this is no run

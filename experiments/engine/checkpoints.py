@@ -6,6 +6,7 @@ A checkpoint holds ``state`` (what the loop carries: model, optimiser, step, ran
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +21,10 @@ from experiments.engine.checksums import verify_checksums, write_checksums
 from experiments.engine.distributed import all_agree, barrier, is_primary
 
 _SHOWN = 6
+_PROCESSES = "processes"
 
 # What Orbax and TensorStore were seen to raise for files that are cut off, altered or missing.
-_DAMAGE = (ValueError, OSError, KeyError)
+_DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError)
 
 
 class CheckpointError(RuntimeError):
@@ -36,12 +38,14 @@ class Restored(NamedTuple):
         step: after which it was written.
         state: a pytree of NumPy arrays.
         progress: what was saved as such.
-        damaged: newer checkpoints that cannot be read, each with the reason.
+        metrics: what an evaluation of the state found; None if there was none.
+        damaged: checkpoints that came first and cannot be read, each with the reason.
     """
 
     step: int
     state: Any
     progress: dict[str, float]
+    metrics: dict[str, float] | None
     damaged: tuple[str, ...] = ()
 
 
@@ -101,7 +105,7 @@ class Checkpoints:
         """
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(_numpy(state)),
-            "progress": ocp.args.JsonSave(dict(progress)),
+            "progress": ocp.args.JsonSave({**progress, _PROCESSES: jax.process_count()}),
         }
         if data is not None:
             items["data"] = grain.checkpoint.CheckpointSave(data)
@@ -146,10 +150,11 @@ def restore(folder: Path, state: Any, data: grain.DatasetIterator) -> Restored |
     """
     damaged: list[tuple[Path, str]] = []
     for path in _newest_first(folder):
-        restored: tuple[Any, Any] | None = None
+        restored: tuple[Any, Any, Any] | None = None
         reason = "another process cannot read it"
         try:
-            restored = _read_state(path, state), _read_json(path / "progress" / "metadata")
+            restored = _read(path, state)
+            _check_processes(path, restored[1])
             if path.name != "0":
                 grain.checkpoint.CheckpointHandler().restore(path / "data", item=data)
         except _DAMAGE as error:
@@ -164,42 +169,33 @@ def restore(folder: Path, state: Any, data: grain.DatasetIterator) -> Restored |
     return None
 
 
-def restore_state(folder: Path, state: Any, step: int | None = None) -> Restored:
-    """Restores the state of a checkpoint, without its data iterator.
+def restore_state(folder: Path, state: Any, best: str | None = None) -> Restored:
+    """Restores the state of the first checkpoint that can be read, without its data iterator.
 
     Args:
         folder: of the checkpoints.
         state: gives structure, shapes and dtypes.
-        step: of the checkpoint; by default the newest that can be read.
+        best: those with the highest metric of this name come first, and then those without it;
+            by default the newest comes first.
 
     Raises:
         CheckpointError: there is none, none can be read, or it is of another model.
     """
-    paths = [path for path in _newest_first(folder) if step in (None, int(path.name))]
+    paths = list(_newest_first(folder))
     if not paths:
-        wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        raise CheckpointError(f"{folder} holds {wanted}, but those of {steps_in(folder)}")
+        raise CheckpointError(f"{folder} holds no checkpoint")
+    if best is not None:
+        paths.sort(key=lambda path: _score(path, best), reverse=True)
     damaged: list[tuple[Path, str]] = []
     for path in paths:
         try:
-            restored = _read_state(path, state), _read_json(path / "progress" / "metadata")
+            restored = _read(path, state)
         except _DAMAGE as error:
             damaged.append((path, _first_line(error)))
             continue
         messages = tuple(f"{damaged_path}: {why}" for damaged_path, why in damaged)
         return Restored(int(path.name), *restored, messages)
     raise _all_damaged(damaged)
-
-
-def best_step(folder: Path, metric: str) -> int | None:
-    """The step whose evaluation found the highest ``metric``; None if none was evaluated."""
-    scores = {}
-    for path in _newest_first(folder):
-        try:
-            scores[int(path.name)] = _read_json(path / "metrics" / "metrics")[metric]
-        except _DAMAGE:
-            continue  # not evaluated, or damaged: then it is no candidate either
-    return max(scores, key=lambda step: (scores[step], step)) if scores else None
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -233,7 +229,6 @@ def _alone(handler: Any) -> ocp.Checkpointer:
 
 
 def _read_state(path: Path, state: Any) -> Any:
-    verify_checksums(path)
     with _alone(ocp.StandardCheckpointHandler()) as checkpointer:
         found = _arrays(checkpointer.metadata(path / "state").item_metadata)
         if not found:  # what Orbax makes of metadata that is cut off
@@ -241,6 +236,33 @@ def _read_state(path: Path, state: Any) -> Any:
         _check_same_model(path, _arrays(state), found)
         template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), state)
         return checkpointer.restore(path / "state", args=ocp.args.StandardRestore(template))
+
+
+def _read(path: Path, state: Any) -> tuple[Any, dict[str, float], dict[str, float] | None]:
+    """State, progress and metrics of a checkpoint."""
+    verify_checksums(path)
+    metrics = path / "metrics" / "metrics"
+    return (
+        _read_state(path, state),
+        _read_json(path / "progress" / "metadata"),
+        _read_json(metrics) if metrics.exists() else None,
+    )
+
+
+def _score(path: Path, metric: str) -> float:
+    try:
+        return float(_read_json(path / "metrics" / "metrics")[metric])
+    except _DAMAGE:
+        return -math.inf
+
+
+def _check_processes(path: Path, progress: dict[str, float]) -> None:
+    written, found = int(progress[_PROCESSES]), jax.process_count()
+    if int(path.name) and written != found:
+        raise CheckpointError(
+            f"the checkpoint {path} is of a run of {written} processes, each with a place of its "
+            f"own in the data, and this one has {found}"
+        )
 
 
 def _check_same_model(path: Path, expected: dict[str, str], found: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """What the command lines of all tasks share."""
 
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from absl import logging
 
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.config import ConfigError
+from experiments.engine.distributed import abort
 from experiments.engine.evaluation import UnreadableEvaluationError
 from experiments.engine.interruption import Interrupted
 from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
@@ -46,11 +48,20 @@ def run_command(
             config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs),
         )
     except KeyboardInterrupt:
-        _leave("interrupted; the same command goes on from the last checkpoint", _AFTER_SIGINT)
+        _leave(
+            "interrupted; a run goes on from its last checkpoint",
+            _AFTER_SIGINT,
+        )
     except Interrupted as interrupted:
         _leave(str(interrupted), _AFTER_SIGTERM)
     except (*_MENDABLE, *mendable) as error:
-        _leave(f"error: {error}", 2)
+        print(f"error: {error}", file=sys.stderr)
+        abort(2)
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        abort(1)
+        sys.exit(1)
 
 
 def _leave(message: str, code: int) -> None:

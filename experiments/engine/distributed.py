@@ -1,6 +1,8 @@
 """Several processes that train together: how they start, and how they agree."""
 
 import dataclasses
+import os
+import sys
 from collections.abc import Callable
 
 import jax
@@ -19,15 +21,17 @@ class Distributed:
         coordinator: ``host:port`` of process 0, in place of ``auto``.
         processes: number of processes, with ``coordinator``.
         process: number of this one, 0 to ``processes - 1``, with ``coordinator``.
-        devices: local devices that this process uses; all by default. On a CPU, one that it is
-            split into.
+        local_devices: numbers of the host's accelerators that are this process's, where several
+            processes share a host; all by default.
+        cpu_devices: so many devices are made of a CPU; 1 by default.
     """
 
     auto: bool = False
     coordinator: str | None = None
     processes: int | None = None
     process: int | None = None
-    devices: int | None = None
+    local_devices: tuple[int, ...] = ()
+    cpu_devices: int | None = None
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for flags that do not belong together."""
@@ -51,12 +55,13 @@ def start(config: Distributed) -> None:
     Raises:
         RuntimeError: the others were not found in time.
     """
-    if config.devices is not None:
-        jax.config.update("jax_num_cpu_devices", config.devices)
+    if config.cpu_devices is not None:
+        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+    local = config.local_devices or None
     if config.auto:
-        jax.distributed.initialize()
+        jax.distributed.initialize(local_device_ids=local)
     elif config.coordinator is not None:
-        jax.distributed.initialize(config.coordinator, config.processes, config.process)
+        jax.distributed.initialize(config.coordinator, config.processes, config.process, local)
 
 
 def is_primary() -> bool:
@@ -90,3 +95,14 @@ def primary_first[Result](make: Callable[[], Result]) -> Result:
         return result
     barrier("primary first")
     return make()
+
+
+def abort(code: int) -> None:
+    """Ends this process at once, if there are others; they notice, and end too.
+
+    At its usual end JAX waits minutes for the others, which wait for this one.
+    """
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

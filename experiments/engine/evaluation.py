@@ -8,8 +8,8 @@ import grain
 import jax
 
 from experiments.engine.guard import UNREADABLE
-from experiments.engine.input import Input
-from experiments.engine.parallel import AXIS, data_parallel
+from experiments.engine.input import CORRUPT, Input
+from experiments.engine.parallel import AXIS, data_parallel, replicate
 
 Sums = dict[str, jax.Array]
 
@@ -54,16 +54,22 @@ class Evaluator:
         Raises:
             UnreadableEvaluationError: that number is too large.
         """
+        state = replicate(state)
         totals: dict[str, float] = {}
+        left_out: list[int] = []
         with closing(Input(self._dataset, self._workers)) as data:
-            for batch, _ in data:
+            for batch, host in data:
+                if CORRUPT in host:
+                    left_out += host[CORRUPT][host[CORRUPT] >= 0].tolist()
                 for name, value in jax.device_get(self._step(state, batch)).items():
                     totals[name] = totals.get(name, 0.0) + float(value)
         count, unreadable = totals.pop(COUNT), totals.pop(UNREADABLE)
+        if left_out:
+            print(f"an evaluation leaves out records that cannot be read: {left_out}")
         if unreadable > self._max_unreadable:
             raise UnreadableEvaluationError(
                 f"{unreadable:.0f} records could not be read in an evaluation, and "
-                f"{self._max_unreadable} are allowed"
+                f"{self._max_unreadable} are allowed; of this process: {left_out}"
             )
         means = {name: total / count for name, total in totals.items()}
         return {**means, UNREADABLE: unreadable} if unreadable else means

@@ -1,5 +1,6 @@
 """What a run writes down as it goes."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,7 @@ class RunLogs:
         self._logs: dict[str, MetricsLog] = {}
         if is_primary():
             self._logs = {name: MetricsLog(folder / name, resume_at) for name in (METRICS, TIMING)}
-            self._events = SummaryWriter(
-                str(folder / "tensorboard"), purge_step=resume_at + 1 if resume_at else None
-            )
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1)
         process = jax.process_index()
         incidents = folder / (f"incidents-{process}.jsonl" if process else "incidents.jsonl")
         self._incidents = MetricsLog(incidents, resume_at=_ALL)
@@ -61,7 +60,8 @@ class RunLogs:
         if self._logs:
             self._logs[name].write(step, values)
             for tag, value in values.items():
-                self._events.add_scalar(tag, value, step)
+                if math.isfinite(value):
+                    self._events.add_scalar(tag, value, step)
 
 
 _ALL = 2**63

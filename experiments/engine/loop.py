@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from experiments.engine import checkpoints
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import Checkpoints
-from experiments.engine.distributed import is_primary
+from experiments.engine.distributed import all_agree, barrier, is_primary
 from experiments.engine.environment import append_environment
 from experiments.engine.files import write_json
 from experiments.engine.guard import Carry, TaskStep, first_carry, guarded
@@ -54,6 +54,7 @@ class Task:
         steps: number of steps in all.
         evaluate: from a state to metrics; every process calls it and gets the same.
         best: the metric of ``evaluate`` by which the best checkpoint is known, larger is better.
+        files: what is saved as JSON in the run's folder, by the name of the file.
     """
 
     state: Any
@@ -62,6 +63,7 @@ class Task:
     steps: int
     evaluate: Callable[[Any], dict[str, float]] | None = None
     best: str | None = None
+    files: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def train(
@@ -93,7 +95,8 @@ def train(
         Interrupted: SIGTERM came; the run is saved.
     """
     check_batch_size(training.batch_size, training.accumulation)
-    _claim(folder, config)
+    configs.check(task.steps >= 1, "length", "at least one step", task.steps)
+    _claim(folder, config, task.files)
     with contextlib.ExitStack() as stack:
         data = stack.enter_context(closing(Input(task.dataset, training.workers)))
         carry: Carry = jax.device_get(first_carry(task.state, training.seed))
@@ -125,7 +128,7 @@ def train(
             append_environment(folder / "environment.jsonl", step=start, operation=operated)
         for message in restored.damaged if restored else ():
             loop.report(start, "damaged checkpoint", message)
-        state = loop.run()
+        state = loop.run(evaluated=restored is None or restored.metrics is not None)
     if is_primary():
         save_curves(folder / "curves.png", read_metrics(folder / METRICS))
     return state
@@ -160,25 +163,39 @@ class _Loop:
         self._counted = {name: int(carry[name]) for name in ("skipped", "unreadable")}
         self._totals = {"seconds": 0.0, "seconds_waiting": 0.0, **totals}
         self._clock = _Clock(data, start)
+        self._traced_until: int | None = None
 
-    def run(self) -> Any:
-        """Steps until the end; returns the final state."""
+    def run(self, evaluated: bool) -> Any:
+        """Steps until the end; returns the final state.
+
+        Args:
+            evaluated: whether the state at the start needs no evaluation any more. One that was
+                saved in haste, on SIGTERM, may have missed it.
+        """
+        if not evaluated and self._evaluates(self._start):
+            self._evaluate(self._start)
+        try:
+            self._step_to_the_end()
+        finally:
+            self._stop_trace()
+        return self._carry["state"]
+
+    def _step_to_the_end(self) -> None:
         operation, last = self._operation, self._task.steps
         for number in range(self._start + 1, last + 1):
             if number == operation.profile_at:
                 self._settle()
                 jax.profiler.start_trace(str(self._folder / "profile"))
+                self._traced_until = number + operation.profile_steps - 1
             batch, host = next(self._data)
             self._carry, metrics = self._step(self._carry, batch)
             self._under_way.append((number, metrics, host))
             self._settle(leave=_STEPS_AHEAD)
-            if operation.profile_at and number == min(
-                last, operation.profile_at + operation.profile_steps - 1
-            ):
+            if number == self._traced_until:
                 self._settle()
-                jax.profiler.stop_trace()
+                self._stop_trace()
             stops = self._interruption.requested(number)
-            evaluates = number == last or _every(number, operation.evaluate_every)
+            evaluates = self._evaluates(number)
             if stops or evaluates or _every(number, operation.checkpoint_every):
                 self._settle()
                 self._save(number, self._evaluate(number) if evaluates and not stops else None)
@@ -186,7 +203,14 @@ class _Loop:
                 raise Interrupted(
                     f"SIGTERM after step {number} of {last}: saved; the same command goes on"
                 )
-        return self._carry["state"]
+
+    def _evaluates(self, number: int) -> bool:
+        return number == self._task.steps or _every(number, self._operation.evaluate_every)
+
+    def _stop_trace(self) -> None:
+        if self._traced_until is not None:
+            self._traced_until = None
+            jax.profiler.stop_trace()
 
     def report(self, step: int, kind: str, message: str, **details: Any) -> None:
         """Tells of an incident, on the terminal and in the log."""
@@ -223,7 +247,7 @@ class _Loop:
         if metrics["unreadable"] > limit:
             raise UnreadableRecordsError(
                 f"{metrics['unreadable']} records could not be read up to step {number}, and "
-                f"max_unreadable_records allows {limit}; {self._folder}/incidents.jsonl lists them"
+                f"max_unreadable_records allows {limit}; {self._folder}/incidents*.jsonl list them"
             )
 
     def _check_finite(
@@ -233,8 +257,8 @@ class _Loop:
             return
         self._counted["skipped"] = metrics["skipped"]
         numbers = host[RECORD].tolist() if RECORD in host else None
-        what = "the loss" if not np.isfinite(metrics["loss"]) else "the new state"
-        message = f"{what} is not finite (loss {metrics['loss']})"
+        bad = {name: value for name, value in metrics.items() if not np.isfinite(value)}
+        message = f"not finite: {', '.join(f'{name} {value}' for name, value in bad.items())}"
         self.report(number, "skipped step", message, records=numbers)
         if metrics["skipped"] > self._operation.max_skipped_steps:
             folder = self._folder / f"failure-{number}"
@@ -245,8 +269,8 @@ class _Loop:
                 checkpoints.save_state(folder / "state", self._carry["state"])
             raise NonFiniteLossError(
                 f"{message} at step {number}, and max_skipped_steps allows "
-                f"{self._operation.max_skipped_steps}; the state before it and the numbers of its "
-                f"records are in {folder}"
+                f"{self._operation.max_skipped_steps}; the state before it and what is known "
+                f"of its records are in {folder}"
             )
 
     def _evaluate(self, number: int) -> dict[str, float] | None:
@@ -306,13 +330,23 @@ def _check_limit(carry: Carry, operation: Operation) -> None:
     )
 
 
-def _claim(folder: Path, config: Any) -> None:
+def _claim(folder: Path, config: Any, files: Mapping[str, Any]) -> None:
     path = folder / "config.json"
-    if path.exists():
-        if changed := configs.differences(configs.load(type(config), path), config):
-            raise configs.ConfigError(
-                f"{folder} holds a run with another config ({'; '.join(changed)}): "
-                "name another folder, or remove this one"
-            )
-    elif is_primary():
+    if is_primary() and not path.exists():
+        orphaned = checkpoints.steps_in(folder / CHECKPOINTS)
+        configs.check(not orphaned, "the folder", "without checkpoints of no config", str(folder))
         configs.save(config, path)
+    barrier("config saved")
+    configs.check(path.exists(), "the folder", "one that all processes see", str(folder))
+    changed = configs.differences(configs.load(type(config), path), config)
+    agreed = all_agree(not changed)
+    if changed:
+        raise configs.ConfigError(
+            f"{folder} holds a run with another config ({'; '.join(changed)}): "
+            "name another folder, or remove this one"
+        )
+    if not agreed:
+        raise configs.ConfigError(f"another process was started with another config than {path}")
+    if is_primary():
+        for name, content in files.items():
+            write_json(folder / name, content)

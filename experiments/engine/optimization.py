@@ -1,6 +1,7 @@
 """Optimisers and learning rates, by Optax."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -87,7 +88,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for what cannot be trained with."""
-        check(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
+        check(
+            0 < self.learning_rate < math.inf,
+            "learning_rate",
+            "positive and finite",
+            self.learning_rate,
+        )
         for name in ("momentum", "b1", "b2"):
             check(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
         check_at_least(self, weight_decay=0)
@@ -98,7 +104,11 @@ class OptimizerConfig:
 def learning_rate(
     optimizer: OptimizerConfig, schedule: ScheduleConfig, batch_size: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """The learning rate of each step, counted from 0."""
+    """The learning rate of each step, counted from 0.
+
+    Raises:
+        ConfigError: the warm-up would go down.
+    """
     scale = batch_size / (optimizer.reference_batch_size or batch_size)
     peak = optimizer.learning_rate * scale
     warmup, total = (
@@ -109,8 +119,10 @@ def learning_rate(
         case "constant":
             main = optax.constant_schedule(peak)
         case "step":
-            milestones = (schedule.steps(m, steps_per_epoch) for m in schedule.milestones)
-            factors = {milestone - warmup: schedule.factor for milestone in milestones}
+            factors: dict[int, float] = {}
+            for milestone in schedule.milestones:
+                step = schedule.steps(milestone, steps_per_epoch) - warmup
+                factors[step] = factors.get(step, 1.0) * schedule.factor  # two may share a step
             main = optax.piecewise_constant_schedule(peak, factors)
         case "cosine":
             main = optax.cosine_decay_schedule(peak, rest)
@@ -118,6 +130,12 @@ def learning_rate(
             main = optax.polynomial_schedule(peak, 0.0, schedule.power, rest)
     if not warmup:
         return main
+    check(
+        schedule.warmup_from <= peak,
+        "warmup_from",
+        f"at most the peak of the learning rate, {peak:g} for batches of {batch_size}",
+        schedule.warmup_from,
+    )
     ramp = optax.linear_schedule(schedule.warmup_from, peak, warmup)
     return optax.join_schedules([ramp, main], [warmup])
 

@@ -59,6 +59,12 @@ def split(batch: Any) -> Any:
     return jax.device_put(jax.tree.map(split_array, batch), sharding)
 
 
+def replicate(state: Any) -> Any:
+    """Copies a state to the local devices, so that steps do not do so each time."""
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
 def check_batch_size(batch_size: int, accumulation: int = 1) -> None:
     """Checks that a global batch can be shared equally.
 

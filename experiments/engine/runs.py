@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.engine import checkpoints
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CheckpointError, restore_state
 from experiments.engine.guard import first_carry
@@ -57,6 +56,5 @@ def load_run[Config](
     except configs.ConfigError as error:
         raise CheckpointError(f"{folder} is no run of the {task} task: {error}") from error
     carry = jax.eval_shape(lambda: first_carry(initial_state(config), 0))
-    step = checkpoints.best_step(folder / CHECKPOINTS, best) if best else None
-    restored = restore_state(folder / CHECKPOINTS, carry, step)
+    restored = restore_state(folder / CHECKPOINTS, carry, best)
     return LoadedRun(config, restored.state["state"], restored.step, restored.damaged)

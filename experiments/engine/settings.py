@@ -43,8 +43,8 @@ class Operation:
         log_every: steps between lines of the logs.
         max_skipped_steps: steps that are not finite and may be skipped, in the whole run; one more
             stops it.
-        max_unreadable_records: records that could not be read and may be replaced by others, in
-            the whole run; one more stops it.
+        max_unreadable_records: how often a record may be unreadable and replaced by another, in
+            the whole run, where a bad one counts once an epoch; one more stops it.
         profile_at: the first step to trace with ``jax.profiler``; 0 for none.
         profile_steps: how many steps are traced.
     """

@@ -62,7 +62,7 @@ def supervised_step(
 
     Returns:
         ``step(state, batch, key, number)``, where ``number`` counts from 0; it returns the next
-        state and ``loss``, ``learning_rate`` and the metrics.
+        state and ``loss``, ``gradient_norm``, ``learning_rate`` and the metrics.
     """
 
     def scalar_loss(params: Any, *rest: Any) -> tuple[jax.Array, Sums]:
@@ -103,6 +103,11 @@ def supervised_step(
             "model_state": jax.lax.pmean(model_state, AXIS),
             "optimizer": optimizer_state,
         }
-        return new_state, {"loss": loss, "learning_rate": rate(number), **metrics}
+        found = {
+            "loss": loss,
+            "gradient_norm": optax.tree.norm(gradients),
+            "learning_rate": rate(number),
+        }
+        return new_state, {**found, **metrics}
 
     return step

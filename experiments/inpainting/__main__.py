@@ -8,7 +8,7 @@ import tyro
 from experiments.data.crops import prepare
 from experiments.data.debian import DEFAULT_CACHE
 from experiments.engine.command_line import run_command
-from experiments.engine.distributed import Distributed, start
+from experiments.engine.distributed import Distributed, primary_first, start
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.inpainting.configs import TRAINING, DataConfig, InpaintingConfig
 from experiments.inpainting.demo import demo_configs, run_demo
@@ -66,7 +66,8 @@ def train(
         distributed: the other processes of the run, if any.
     """
     start(distributed)
-    train_run(config, output, prepare(config.data.source, data_dir, photographs), operation)
+    folder = primary_first(lambda: prepare(config.data.source, data_dir, photographs))
+    train_run(config, output, folder, operation)
 
 
 def predict(

@@ -1,7 +1,7 @@
 """Batches of images with holes, by tfds and grain.
 
-A batch is a dict of ``image`` ``[B, S, S, 3]``, float32 in [-1, 1], and ``mask`` ``[B, S, S, 1]``,
-float32, 1 in the hole.
+A batch is a dict of ``image`` ``[B, S, S, 3]``, float32 in [-1, 1], ``mask`` ``[B, S, S, 1]``,
+float32, 1 in the hole, and what :mod:`experiments.data.records` adds.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 
 from experiments.data.masks import free_form_mask
-from experiments.data.records import PaddedRecords
+from experiments.data.records import PaddedRecords, ReadableRecords
 from experiments.inpainting.configs import DataConfig
 
 Batch = dict[str, np.ndarray]
@@ -45,7 +45,8 @@ class _RandomCropFlipAndHole(grain.transforms.RandomMap):
         crop = image[top : top + self._side, left : left + self._side]
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
-        return _example(crop, rng)
+        told = {name: element[name] for name in ("record", "corrupt")}
+        return {**_example(crop, rng), **told}
 
 
 def _source(data_folder: Path, split: str) -> Any:
@@ -56,7 +57,7 @@ def training_batches(
     data_folder: Path, config: DataConfig, batch_size: int, seed: int
 ) -> grain.MapDataset:
     """Endless shuffled batches of random crops with random holes; this process's share of them."""
-    source = _source(data_folder, "train")
+    source = ReadableRecords(_source(data_folder, "train"), lambda record: record)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(_RandomCropFlipAndHole(config.crop_side))
     # Sharded only now: before, every process would draw the same holes.

@@ -64,8 +64,6 @@ def test_a_truncated_checkpoint_is_passed_over_for_prediction(trained, copied):
     restored = restore_state(copied / "checkpoints", carry())
     assert restored.step == 5
     assert "checkpoints/10" in restored.damaged[0]
-    with pytest.raises(CheckpointError, match=r"checkpoints/10 is damaged: "):
-        restore_state(copied / "checkpoints", carry(), step=10)
 
 
 def test_without_a_whole_checkpoint_a_run_does_not_start_anew(copied):
@@ -95,8 +93,6 @@ def test_a_checkpoint_of_another_model_is_refused_field_by_field(trained, other,
 def test_no_checkpoint_is_said(trained, tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         restore_state(tmp_path, carry())
-    with pytest.raises(CheckpointError, match=r"no checkpoint of step 7, but those of \[5, 10\]"):
-        restore_state(trained / "checkpoints", carry(), step=7)
 
 
 # Trains five steps, then five more with less room than a checkpoint takes.

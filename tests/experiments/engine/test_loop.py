@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from experiments.engine.checkpoints import best_step, restore_state, steps_in
+from experiments.engine.checkpoints import restore_state, steps_in
 from experiments.engine.config import ConfigError
 from experiments.engine.guard import first_carry
-from experiments.engine.loop import NonFiniteLossError, Task, UnreadableRecordsError, train
+from experiments.engine.interruption import Interrupted, Interruption
+from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
 from experiments.engine.metrics import read_metrics
-from experiments.engine.settings import Operation
 from tests.experiments.engine import toy
 from tests.experiments.engine.toy import Config, poisoned_at, run
 
@@ -82,12 +82,12 @@ def test_a_batch_that_the_devices_cannot_share_is_refused_before_anything_is_wri
 
 
 def test_a_non_finite_loss_stops_the_run_and_keeps_what_shows_why(tmp_path):
-    with pytest.raises(NonFiniteLossError, match=r"loss is not finite \(loss nan\) at step 1"):
+    with pytest.raises(NonFiniteLossError, match=r"not finite: loss nan at step 1"):
         run(tmp_path, 5, step=lambda state, *_: (state, {"loss": state["sum"] / 0}))
 
 
 def test_a_state_that_is_not_finite_stops_the_run_with_the_state_before_it(whole, tmp_path):
-    with pytest.raises(NonFiniteLossError, match=r"new state is not finite .* at step 7"):
+    with pytest.raises(NonFiniteLossError, match=r"not finite: gradient_norm nan at step 7"):
         run(tmp_path, 23, step=poisoned_at(7))
     failed = json.loads((tmp_path / "failure-7/batch-0.json").read_text())
     expected = toy.batches()[6]["record"].tolist()
@@ -153,18 +153,73 @@ def test_chosen_steps_are_profiled(tmp_path):
     assert traces[0].stat().st_size > 1000
 
 
+def test_a_profile_past_the_end_or_across_a_resume_does_no_harm(tmp_path):
+    run(tmp_path / "past", 4, profile_at=9)
+    run(tmp_path / "across", 5, profile_at=4, profile_steps=4)  # ends within the trace
+    run(tmp_path / "across", 9, profile_at=4, profile_steps=4)
+    assert len(lines(tmp_path / "across")) == 9
+
+
+@pytest.mark.parametrize("stop", [4, 6])
+def test_an_evaluation_that_sigterm_kept_from_happening_is_made_up_for(tmp_path, stop):
+    evaluated = []
+
+    def evaluate(state):
+        evaluated.append(float(state["sum"]))
+        return {"score": 1.0}
+
+    options = {"evaluate": evaluate, "best": "score", "evaluate_every": 4}
+    run(tmp_path / "whole", 6, **options)
+    expected, evaluated[:] = list(evaluated), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Interruption, "requested", lambda self, step: step == stop)
+        with pytest.raises(Interrupted, match=f"SIGTERM after step {stop} of 6"):
+            run(tmp_path / "stopped", 6, **options)
+    run(tmp_path / "stopped", 6, **options)
+    assert evaluated == expected
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")
+
+
+def test_a_skipped_step_counts_for_no_schedule(tmp_path):
+    def count(state, batch, key, number):
+        new, metrics = poisoned_once(state, batch, key, number)
+        return new, {**metrics, "number": number}
+
+    def poisoned_once(state, batch, key, number):
+        new, metrics = toy.step(state, batch, key, number)
+        first = new["sum"] < 60  # the first batch alone has so small a sum
+        return new, {**metrics, "gradient_norm": jnp.where(first, jnp.inf, 1.0)}
+
+    run(tmp_path, 4, step=count, max_skipped_steps=4)
+    found = lines(tmp_path)
+    skipped = [line["skipped"] for line in found]
+    assert [line["number"] for line in found[1:]] == [
+        index - so_far for index, so_far in enumerate(skipped[:-1], start=1)
+    ]
+
+
+def test_a_run_of_no_steps_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="length must be at least one step, got 0"):
+        run(tmp_path, 0)
+
+
 def test_the_best_checkpoint_stays(tmp_path):
     scores = iter([0.1, 0.9, 0.2, 0.3, 0.4])
-    task = Task(
-        toy.START, toy.step, toy.batches(), 10, lambda state: {"score": next(scores)}, "score"
-    )
-    config = Config()
-    train(
-        tmp_path, config, config.training, task, Operation(checkpoint_every=100, evaluate_every=2)
+    run(
+        tmp_path,
+        10,
+        evaluate=lambda state: {"score": next(scores)},
+        best="score",
+        checkpoint_every=100,
+        evaluate_every=2,
     )
     assert steps_in(tmp_path / "checkpoints") == [4, 8, 10]
-    assert best_step(tmp_path / "checkpoints", "score") == 4
-    assert best_step(tmp_path / "checkpoints", "other") is None
+    assert restore_state(tmp_path / "checkpoints", carry(), best="score").step == 4
+    assert restore_state(tmp_path / "checkpoints", carry(), best="other").step == 10
+    (tmp_path / "checkpoints/4/state/_METADATA").write_text("{")
+    next_best = restore_state(tmp_path / "checkpoints", carry(), best="score")
+    assert next_best.step == 10
+    assert "checkpoints/4" in next_best.damaged[0]
     assert [line["eval/score"] for line in lines(tmp_path) if "eval/score" in line] == [
         0.1,
         0.9,

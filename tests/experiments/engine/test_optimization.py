@@ -39,6 +39,19 @@ def test_cosine_poly_and_constant():
     assert rates(optimizer, ScheduleConfig(100, decay="constant"), [0, 99]) == [2, 2]
 
 
+def test_milestones_that_share_a_step_both_count():
+    schedule = ScheduleConfig(4, "epoch", decay="step", milestones=(1.1, 1.2))
+    found = rates(OptimizerConfig(learning_rate=1.0), schedule, [1, 3], steps_per_epoch=2)
+    np.testing.assert_allclose(found, [1, 0.01], rtol=1e-6)
+
+
+def test_a_warm_up_that_goes_down_is_refused():
+    schedule = ScheduleConfig(100, warmup=10, warmup_from=0.1)
+    optimizer = OptimizerConfig(learning_rate=0.1, reference_batch_size=256)
+    with pytest.raises(ConfigError, match=r"warmup_from must be at most .* 0\.0125 for .* 32, got"):
+        learning_rate(optimizer, schedule, batch_size=32, steps_per_epoch=1)
+
+
 def test_weight_decay_leaves_biases_and_norms_alone():
     params = {"kernel": jnp.full((2, 2), 3.0), "scale": jnp.full(2, 3.0)}
     gradients = jax.tree.map(jnp.zeros_like, params)
@@ -81,7 +94,10 @@ def test_momentum_is_that_of_goyal_et_al():
             lambda: ScheduleConfig(decay="step", milestones=(9.0, 5.0)),
             r"milestones must be ascending, .* got \(9\.0, 5\.0\)",
         ),
-        (lambda: OptimizerConfig(learning_rate=0), "learning_rate must be positive, got 0"),
+        (
+            lambda: OptimizerConfig(learning_rate=0),
+            "learning_rate must be positive and finite, got 0",
+        ),
         (lambda: OptimizerConfig(b1=1.0), r"b1 must be in \[0, 1\), got 1\.0"),
         (lambda: OptimizerConfig(weight_decay=-1), "weight_decay must be at least 0, got -1"),
         (lambda: OptimizerConfig(reference_batch_size=0), "reference_batch_size must be at least"),

@@ -30,11 +30,14 @@ def free_port():
 class Run:
     """All processes of one start of the toy program, in one process group."""
 
-    def __init__(self, folder, steps, processes, workers, checkpoint_every=2):
+    def __init__(self, folder, steps, processes, workers, checkpoint_every=2, note=""):
         port = free_port()
         self.processes = []
         for process in range(processes):
-            arguments = (folder, steps, checkpoint_every, workers, process, processes, port)
+            arguments = (
+                *(folder, steps, checkpoint_every, workers),
+                *(process, processes, port, note),
+            )
             command = [sys.executable, "-m", "tests.experiments.engine.toy_program"]
             self.processes.append(
                 subprocess.Popen(
@@ -116,3 +119,27 @@ def test_sigterm_saves_and_ends(undisturbed, tmp_path, processes):
     Run(tmp_path, stopped + 3, processes, workers=0).finish()
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["loss"] for line in lines] == undisturbed[processes][: stopped + 3]
+
+
+def test_a_process_that_fails_takes_the_others_with_it(tmp_path):
+    began = time.monotonic()
+    run = Run(tmp_path, FOREVER, 2, workers=0, note="fails")
+    outputs = [process.communicate(timeout=200)[0] for process in run.processes]
+    assert "cannot read" in outputs[1]
+    assert all(process.returncode for process in run.processes)
+    assert time.monotonic() - began < 100  # JAX by itself would wait for five minutes
+
+
+def test_processes_with_different_configs_do_not_train(tmp_path):
+    run = Run(tmp_path, FOREVER, 2, workers=0, note="other")
+    outputs = [process.communicate(timeout=200)[0] for process in run.processes]
+    assert "note: '' -> 'other'" in outputs[1]
+    assert "another process was started with another config" in outputs[0]
+    assert not latest(tmp_path)
+
+
+def test_another_number_of_processes_is_refused_and_nothing_is_set_aside(tmp_path):
+    Run(tmp_path, 4, 2, workers=0).finish()
+    (output,) = Run(tmp_path, 8, 1, workers=0).finish(code=2)
+    assert "is of a run of 2 processes" in output
+    assert steps_in(tmp_path / "checkpoints") == [2, 4]

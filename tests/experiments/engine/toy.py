@@ -10,7 +10,6 @@ import numpy as np
 from experiments.engine.loop import Task, train
 from experiments.engine.settings import Operation, TrainingConfig
 
-
 TRAINING = TrainingConfig(batch_size=8)
 
 
@@ -52,19 +51,32 @@ def step(state, batch, key, number):
     return {"sum": total}, {"loss": total}
 
 
-def run(folder, steps, *, config=None, step=step, state=START, dataset=None, **operation):
+def run(
+    folder,
+    steps,
+    *,
+    config=None,
+    step=step,
+    state=START,
+    dataset=None,
+    evaluate=None,
+    best=None,
+    **operation,
+):
     options = {"checkpoint_every": 5, "log_every": 1, **operation}
-    task = Task(state=state, step=step, dataset=dataset or batches(), steps=steps)
+    task = Task(state, step, dataset or batches(), steps, evaluate, best)
     config = config or Config()
     return train(folder, config, config.training, task, Operation(**options))
 
 
 def poisoned_at(number_to_poison):
-    """A step whose gradient is not finite once."""
+    """A step whose gradient is not finite for the batch of that number, from 1."""
+    mean = batches()[number_to_poison - 1]["x"].mean()
 
     def poisoned(state, batch, key, number):
         new, metrics = step(state, batch, key, number)
-        bad = number == number_to_poison - 1
-        return {"sum": jnp.where(bad, jnp.nan, new["sum"])}, metrics
+        distance = jnp.abs(jax.lax.pmean(batch["x"].mean(), "devices") - mean)
+        gradient = jnp.where(distance < 1e-3, jnp.nan, 0.0)
+        return {"sum": new["sum"] + gradient}, {**metrics, "gradient_norm": gradient}
 
     return poisoned

@@ -1,0 +1,11 @@
+import pytest
+
+from experiments.data import digits
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+    """A folder of tfds data sets that holds the digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    digits.prepare(folder)
+    return folder

@@ -1,0 +1,93 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.classification.configs import ClassificationConfig
+from experiments.classification.presets import PRESETS, SMALL, TABLE_2, TABLE_3, TABLE_12
+from experiments.classification.task import (
+    initial_state,
+    make_model,
+    make_optimizer,
+    num_classes,
+    train_step,
+)
+from experiments.engine import config as configs
+from experiments.engine.config import ConfigError
+from experiments.engine.guard import first_carry, guarded
+from experiments.engine.parallel import data_parallel, split
+from experiments.models.resnet import ResNetConfig
+
+
+def test_names_are_unique_and_every_row_has_a_preset():
+    assert len({preset.name for preset in PRESETS}) == len(PRESETS)
+    assert [len(table) for table in (TABLE_2, TABLE_3, TABLE_12)] == [4, 6, 5]
+    assert {preset.config.model.downsampler for preset in TABLE_3} == {
+        preset.config.model.downsampler for preset in SMALL
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_a_preset_survives_a_file_and_says_its_command(preset, tmp_path):
+    configs.save(preset.config, tmp_path / "config.json")
+    assert configs.load(ClassificationConfig, tmp_path / "config.json") == preset.config
+    text = preset.describe("classification")
+    assert f"experiments.classification train {preset.name} --output" in text
+    assert "Paper: " in text
+    assert "not run yet" in text
+
+
+def test_the_learning_rate_of_imagenet_is_that_of_goyal_et_al():
+    _, rate = make_optimizer(TABLE_2[0].config, steps_per_epoch=1251)
+    epochs = {0: 0.1, 5: 0.4, 29.9: 0.4, 30: 0.04, 60: 0.004, 80: 0.0004}
+    for epoch, expected in epochs.items():
+        assert float(rate(round(epoch * 1251))) == pytest.approx(expected, rel=1e-3)
+
+
+def reduced(config):
+    """The preset with fewer and thinner layers, and images of 32 pixels."""
+    model = config.model
+    depth = 18 if model.depth < 50 else 50
+    data = dataclasses.replace(config.data, image_side=32, eval_resize=32)
+    training = dataclasses.replace(config.training, batch_size=8)
+    model = dataclasses.replace(model, width=8, depth=depth)
+    return dataclasses.replace(config, model=model, data=data, training=training)
+
+
+# Presets that are the same when reduced are trained once.
+REDUCED = {reduced(preset.config): preset.name for preset in PRESETS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", REDUCED, ids=REDUCED.values())
+def test_one_training_step_of_every_preset(config):
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (8, 32, 32, 3), np.uint8),
+        "label": rng.integers(0, num_classes(config), 8).astype(np.int32),
+    }
+    # No warm-up: the first learning rate of some presets is zero.
+    schedule = dataclasses.replace(config.training.schedule, warmup=0)
+    config = dataclasses.replace(
+        config, training=dataclasses.replace(config.training, schedule=schedule)
+    )
+    before = jax.device_get(initial_state(config))
+    step = data_parallel(guarded(train_step(config, steps_per_epoch=10), 0))
+    carry, metrics = step(first_carry(before, 0), split(batch))
+    assert float(metrics["loss"]) == pytest.approx(np.log(num_classes(config)), rel=0.1)
+    assert int(metrics["skipped"]) == 0
+    after = carry["state"]["params"]["fc"]["kernel"]
+    assert (np.asarray(after) != before["params"]["fc"]["kernel"]).any()
+
+
+def test_synchronised_norm_is_over_the_mapped_axis():
+    config = ClassificationConfig(model=ResNetConfig(norm="sync_batch"))
+    assert make_model(config).axis_name is not None
+    assert make_model(ClassificationConfig()).axis_name is None
+
+
+def test_an_image_smaller_than_the_stride_is_refused():
+    data = dataclasses.replace(SMALL[0].config.data, image_side=16)
+    with pytest.raises(ConfigError, match="image_side must be at least the output stride 32"):
+        ClassificationConfig(data=data)

@@ -1,0 +1,163 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from safetensors.numpy import save_file
+
+from experiments.classification import convert as conversion
+from experiments.classification.batches import ClassificationData, open_data
+from experiments.classification.configs import ClassificationConfig
+from experiments.classification.convert import convert
+from experiments.classification.data_config import DataConfig
+from experiments.classification.predict import (
+    InputError,
+    classifier,
+    load_classifier,
+    predict,
+    read_image,
+)
+from experiments.classification.presets import SMALL
+from experiments.classification.task import (
+    classify,
+    initial_state,
+    initial_variables,
+    make_evaluator,
+    make_model,
+    train_run,
+)
+from experiments.engine.checkpoints import CheckpointError, steps_in
+from experiments.engine.config import ConfigError
+from experiments.engine.metrics import read_metrics
+from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.settings import Operation, TrainingConfig
+from experiments.models.resnet import ResNetConfig
+
+CONFIG = ClassificationConfig(
+    model=ResNetConfig(depth=18, width=8),
+    data=DataConfig("digits", 32, 32, "pad_crop", flip=False),
+    training=TrainingConfig(
+        batch_size=32,
+        optimizer=OptimizerConfig(learning_rate=0.05),
+        schedule=ScheduleConfig(length=60, warmup=5),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, digits_dir):
+    folder = tmp_path_factory.mktemp("run") / "digits"
+    train_run(CONFIG, folder, digits_dir, Operation(evaluate_every=30, log_every=1))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_loss_falls_and_accuracy_rises(run):
+    lines = read_metrics(run / "metrics.jsonl")
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    accuracies = [line["eval/top1"] for line in lines if "eval/top1" in line]
+    assert accuracies[-1] > 0.3  # three times what guessing reaches
+
+
+@pytest.mark.slow
+def test_prediction_prints_the_classes_of_the_data_set(run, digits_dir, tmp_path):
+    source = tfds.builder_from_directory(digits_dir / "digits/1.0.0").as_data_source("validation")
+    paths = []
+    for index in range(40):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(source[index]["image"]).resize((90, 70)).save(paths[-1])
+    paths[20].write_bytes(paths[20].read_bytes()[:100])
+    results = dict(predict(run, paths))
+    assert isinstance(results.pop(paths[20]), InputError)
+    assert len(results) == 39  # a file that cannot be read does not keep the others
+    right = sum(results[p][0].name == str(source[int(p.stem)]["label"]) for p in results)
+    assert right > 0.3 * len(results)
+    for guesses in results.values():
+        assert len({guess.name for guess in guesses}) == 5
+        chances = [guess.probability for guess in guesses]
+        assert chances == sorted(chances, reverse=True)
+
+
+@pytest.mark.slow
+def test_a_run_without_class_names_is_told(run, tmp_path):
+    names = json.loads((run / "classes.json").read_text())
+    assert names == [str(digit) for digit in range(10)]
+    (run / "classes.json").write_text("[")
+    try:
+        with pytest.raises(CheckpointError, match=r"classes\.json cannot be read"):
+            load_classifier(run)
+    finally:
+        (run / "classes.json").write_text(json.dumps(names))
+
+
+def test_evaluation_is_exact_over_an_uneven_last_batch(digits_dir):
+    data = open_data(CONFIG.data, digits_dir)
+    few = ClassificationData(data.train, [data.validation[i] for i in range(45)], data.class_names)
+    state = initial_state(CONFIG)
+    metrics = make_evaluator(CONFIG, few, max_unreadable=0)(state)
+    evaluation = make_evaluator(dataclasses.replace(CONFIG), few, 0)._dataset
+    image = np.concatenate([batch["image"] for batch in evaluation])[:45]
+    label = np.concatenate([batch["label"] for batch in evaluation])[:45]
+    logits = np.asarray(classify(make_model(CONFIG), state, image), np.float64)
+    order = np.argsort(-logits, axis=1)
+    assert metrics["top1"] == pytest.approx((order[:, 0] == label).mean())
+    assert metrics["top5"] == pytest.approx((order[:, :5] == label[:, None]).any(1).mean())
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_no_image_and_a_directory_are_told(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.png cannot be read"):
+        read_image(tmp_path / "nothing.png")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_image(tmp_path)
+
+
+def torch_names(variables):
+    """A state_dict in PyTorch's names and axes, of a model's variables."""
+    entries = {}
+    for collection in variables.values():
+        for path, leaf in jax.tree_util.tree_flatten_with_path(collection)[0]:
+            *modules, kind = [key.key for key in path]
+            name = ".".join(modules).replace("_0", ".0").replace("_1", ".1")
+            name = name.replace("downsample_conv", "downsample.0").replace(
+                "downsample_bn", "downsample.1"
+            )
+            kind = {"mean": "running_mean", "var": "running_var", "bias": "bias"}.get(
+                kind, "weight"
+            )
+            axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(leaf.ndim, (0,))
+            entries[f"{name}.{kind}"] = np.ascontiguousarray(np.transpose(leaf, axes))
+    return entries
+
+
+@pytest.mark.slow
+def test_converted_weights_make_a_run_that_predicts(tmp_path):
+    config = ClassificationConfig(
+        model=ResNetConfig(depth=18, width=8), data=DataConfig(image_side=32, eval_resize=32)
+    )
+    variables = jax.device_get(initial_variables(config))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), variables
+    )
+    save_file(torch_names(variables), tmp_path / "weights.safetensors")
+    convert(config, tmp_path / "weights.safetensors", tmp_path / "run")
+    assert steps_in(tmp_path / "run/checkpoints") == [0]
+    loaded, names = load_classifier(tmp_path / "run")
+    assert len(names) == 1000
+    jax.tree.map(np.testing.assert_array_equal, loaded.state["params"], variables["params"])
+    jax.tree.map(
+        np.testing.assert_array_equal, loaded.state["model_state"], variables["batch_stats"]
+    )
+    image = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    assert len(classifier(loaded, names)(image)) == 5
+    with pytest.raises(ConfigError, match="output must be a folder without a run"):
+        convert(config, tmp_path / "weights.safetensors", tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"data\.source must be 'imagenet2012', got 'digits'"):
+        conversion.convert(SMALL[0].config, tmp_path / "weights.safetensors", tmp_path / "other")
