@@ -162,15 +162,17 @@ def _table(
         data_dir: folder of the tfds data sets.
         operation: how the runs are looked after.
     """
+    # A file has no width: there a row stays on a line.
+    console = Console() if sys.stdout.isatty() else Console(width=150)
     if dry_run:
         rows = tuple(
             dataclasses.replace(row, config=dataclasses.replace(row.config, dtype=dtype))
             for row in TABLES[name]
         )
-        dry_run_table(Console(), name, rows, batch_size)
+        dry_run_table(console, name, rows, batch_size)
     else:
         output = output or Path("runs") / name
-        run_table(Console(), name, TABLES[name], output, data_dir, operation)
+        run_table(console, name, TABLES[name], output, data_dir, operation)
 
 
 def main() -> None:
