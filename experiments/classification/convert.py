@@ -8,10 +8,9 @@ import tensorflow_datasets as tfds
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.task import CLASSES, initial_variables, training_state
 from experiments.engine import config as configs
-from experiments.engine.checkpoints import Checkpoints, steps_in
+from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints, steps_in
 from experiments.engine.files import write_json
 from experiments.engine.guard import first_carry
-from experiments.engine.loop import CHECKPOINTS
 from experiments.models.torch_weights import load_torch_resnet
 
 

@@ -22,9 +22,10 @@ from experiments.engine import optimization, steps
 from experiments.engine.distributed import primary_first
 from experiments.engine.evaluation import COUNT, Evaluator
 from experiments.engine.guard import TaskStep
-from experiments.engine.loop import Task, train
+from experiments.engine.loop import train
 from experiments.engine.parallel import AXIS, check_batch_size
 from experiments.engine.settings import Operation
+from experiments.engine.stepping import Task
 from experiments.engine.steps import State, Sums, supervised_step
 from experiments.models.resnet import ResNet
 

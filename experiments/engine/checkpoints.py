@@ -20,6 +20,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from experiments.engine.checksums import verify_checksums, write_checksums
 from experiments.engine.distributed import all_agree, barrier, is_primary
 
+# The folder of the checkpoints in a run's.
+CHECKPOINTS = "checkpoints"
+
 _SHOWN = 6
 _PROCESSES = "processes"
 

@@ -13,7 +13,7 @@ from experiments.engine.config import ConfigError
 from experiments.engine.distributed import abort
 from experiments.engine.evaluation import UnreadableEvaluationError
 from experiments.engine.interruption import Interrupted
-from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
+from experiments.engine.stepping import NonFiniteLossError, UnreadableRecordsError
 
 # What a shell reports of a program that a signal ended.
 _AFTER_SIGINT, _AFTER_SIGTERM = 130, 143

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.engine import config as configs
-from experiments.engine.checkpoints import CheckpointError, restore_state
+from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, restore_state
 from experiments.engine.guard import first_carry
-from experiments.engine.loop import CHECKPOINTS
 
 
 class LoadedRun[Config](NamedTuple):

@@ -12,10 +12,11 @@ from jaxtyping import Array, Float
 from experiments.engine import optimization, steps
 from experiments.engine.evaluation import COUNT, Evaluator
 from experiments.engine.guard import TaskStep
-from experiments.engine.loop import Task, train
+from experiments.engine.loop import train
 from experiments.engine.optimization import learning_rate
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import Operation, TrainingConfig
+from experiments.engine.stepping import Task
 from experiments.engine.steps import Sums, supervised_step
 from experiments.inpainting.batches import Batch, evaluation_batches, training_batches
 from experiments.inpainting.configs import InpaintingConfig

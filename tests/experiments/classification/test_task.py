@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from experiments.classification import convert as conversion
+from experiments.classification import task
 from experiments.classification.batches import ClassificationData, open_data
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.convert import convert
@@ -35,6 +36,7 @@ from experiments.engine.config import ConfigError
 from experiments.engine.metrics import read_metrics
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import Operation, TrainingConfig
+from experiments.engine.stepping import UnreadableRecordsError
 from experiments.models.resnet import ResNetConfig
 
 CONFIG = ClassificationConfig(
@@ -109,6 +111,27 @@ def test_evaluation_is_exact_over_an_uneven_last_batch(digits_dir):
     assert metrics["top5"] == pytest.approx((order[:, :5] == label[:, None]).any(1).mean())
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_corrupt_image_is_named_replaced_and_bounded(digits_dir, tmp_path, monkeypatch):
+    whole = open_data(CONFIG.data, digits_dir)
+    records = [dict(whole.train[index]) for index in range(48)]
+    records[17]["image"] = records[17]["image"][:80]
+    data = ClassificationData(records, records[:20], whole.class_names)
+    monkeypatch.setattr(task, "open_data", lambda *_: data)
+    schedule = ScheduleConfig(length=4, decay="constant")
+    config = dataclasses.replace(
+        CONFIG, training=dataclasses.replace(CONFIG.training, batch_size=16, schedule=schedule)
+    )
+    train_run(config, tmp_path / "run", tmp_path, Operation(log_every=1))
+    lines = read_metrics(tmp_path / "run/metrics.jsonl")
+    found = read_metrics(tmp_path / "run/incidents.jsonl")
+    assert [line["records"] for line in found] == [[17]] * len(found)
+    assert lines[3]["unreadable"] == len(found) >= 1
+    assert lines[-1]["eval/unreadable"] == 1  # the evaluation leaves it out
+    with pytest.raises(UnreadableRecordsError, match="max_unreadable_records allows 0"):
+        train_run(config, tmp_path / "strict", tmp_path, Operation(max_unreadable_records=0))
 
 
 def test_no_image_and_a_directory_are_told(tmp_path):

@@ -13,8 +13,8 @@ from experiments.engine.checkpoints import restore_state, steps_in
 from experiments.engine.config import ConfigError
 from experiments.engine.guard import first_carry
 from experiments.engine.interruption import Interrupted, Interruption
-from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
 from experiments.engine.metrics import read_metrics
+from experiments.engine.stepping import NonFiniteLossError, UnreadableRecordsError
 from tests.experiments.engine import toy
 from tests.experiments.engine.toy import Config, poisoned_at, run
 
