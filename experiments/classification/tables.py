@@ -59,7 +59,7 @@ def dry_run(
         table.add_row(
             preset.row,
             f"{found.parameters:,}",
-            f"{found.flops / 1e9:.2f}",
+            f"{found.flops / 1e9:.4g}",
             f"{1e3 * training:.0f}",
             f"{batch_size / training:.3g}",
             f"{1e3 * inference:.0f}",
