@@ -20,7 +20,7 @@ from experiments.engine.input import Input
 from experiments.engine.interruption import Interruption
 from experiments.engine.logs import METRICS, RunLogs
 from experiments.engine.metrics import read_metrics
-from experiments.engine.parallel import check_batch_size
+from experiments.engine.parallel import check_batch_size, replicate
 from experiments.engine.plots import save_curves
 from experiments.engine.progress import TrainingProgress
 from experiments.engine.settings import Operation, TrainingConfig
@@ -74,7 +74,8 @@ def train(
             task=task,
             operation=operation,
             data=data,
-            carry=restored.state if restored else carry,
+            # As the step returns it, for another placement would be compiled for once more.
+            carry=replicate(restored.state if restored else carry),
             start=start,
             store=stack.enter_context(closing(store)),
             logs=stack.enter_context(closing(RunLogs(folder, start))),

@@ -60,7 +60,7 @@ def split(batch: Any) -> Any:
 
 
 def replicate(state: Any) -> Any:
-    """Copies a state to the local devices, so that steps do not do so each time."""
+    """Copies a state to the local devices, placed as mapped steps return theirs."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
     return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 

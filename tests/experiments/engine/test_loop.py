@@ -57,6 +57,13 @@ def test_a_finished_run_is_not_trained_further(tmp_path):
     assert float(again["sum"]) == float(first["sum"])
 
 
+def test_the_step_is_compiled_once(tmp_path, caplog):
+    with jax.log_compiles():
+        run(tmp_path, 3)
+    finished = [m for m in caplog.messages if m.startswith("Finished XLA compilation of jit(_fun)")]
+    assert len(finished) == 1  # `pmap` calls what it compiles _fun
+
+
 def test_another_config_is_refused_by_field(tmp_path):
     run(tmp_path, 5)
     training = dataclasses.replace(Config().training, seed=1)
