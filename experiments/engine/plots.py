@@ -20,13 +20,18 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def save_curves(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
-    """One panel a metric, over steps.
+    """One panel a metric, over steps; those that are parts of another's have none.
 
     Args:
         path: of the PNG.
         log: lines of a metrics log; a metric need not be in each, and a value may be None.
     """
-    names = list(dict.fromkeys(name for line in log for name in line if name not in _NOT_PLOTTED))
+    logged = dict.fromkeys(name for line in log for name in line)
+    names = [
+        name
+        for name in logged
+        if name not in _NOT_PLOTTED and "/" not in name.removeprefix("eval/")
+    ]
     columns = min(_COLUMNS, max(1, len(names)))
     rows = -(-max(1, len(names)) // columns)
     figure = Figure(figsize=(4 * columns, 2.8 * rows), layout="constrained")

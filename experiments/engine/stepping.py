@@ -43,7 +43,8 @@ class Task:
         step: see :func:`experiments.engine.guard.guarded`.
         dataset: endless batches of this process; see :class:`experiments.engine.input.Input`.
         steps: number of steps in all.
-        evaluate: from a state to metrics; every process calls it and gets the same.
+        evaluate: from a state to metrics; every process calls it and gets the same. Those with a
+            ``/`` in their name are parts of others: they are logged, but not printed or drawn.
         best: the metric of ``evaluate`` by which the best checkpoint is known, larger is better.
         files: what is saved as JSON in the run's folder, by the name of the file.
     """
@@ -201,7 +202,8 @@ class Loop:
             return None
         metrics = self._task.evaluate(self._carry["state"])
         self._logs.metrics(number, {f"eval/{name}": value for name, value in metrics.items()})
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        whole = {name: value for name, value in metrics.items() if "/" not in name}
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in whole.items())
         self._progress.say(f"evaluation after step {number}: {shown}")
         return metrics
 
