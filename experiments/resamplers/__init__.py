@@ -6,9 +6,10 @@ a module each for the pools that are more than a call; ``upsamplers`` has what d
 
 from experiments.resamplers.downsamplers import Downsample, downsampling_convolution, pool
 from experiments.resamplers.methods import Downsampler, Upsampler
-from experiments.resamplers.upsamplers import Upsample, depth_to_space
+from experiments.resamplers.upsamplers import CONVOLUTIONS, Upsample, depth_to_space, upsample
 
 __all__ = [
+    "CONVOLUTIONS",
     "Downsample",
     "Downsampler",
     "Upsample",
@@ -16,4 +17,5 @@ __all__ = [
     "depth_to_space",
     "downsampling_convolution",
     "pool",
+    "upsample",
 ]

@@ -14,6 +14,43 @@ from experiments.resamplers.methods import Upsampler, unknown_method
 
 _SAME_3X3 = ((1, 1), (1, 1))
 
+# What rescales by the convolution itself.
+CONVOLUTIONS: frozenset[Upsampler] = frozenset({"deconvolution", "pixel_shuffle"})
+
+
+def upsample(
+    x: Float[Array, "batch height width channels"],
+    method: Upsampler,
+    *,
+    name: str,
+    dtype: jax.typing.DTypeLike | None = None,
+) -> Float[Array, "batch double_height double_width channels"]:
+    """Doubles a map with the named method, inside a compact method of a Linen module.
+
+    Args:
+        x: ``[B, H, W, C]``.
+        method: ``"nearest"``, ``"bilinear"`` or ``"carafe"``: CARAFE++. The others lie in a
+            convolution.
+        name: of the submodule, if the method has parameters.
+        dtype: of the convolutions that predict kernels; by default the common dtype of input and
+            parameters.
+
+    Returns:
+        ``[B, 2 * H, 2 * W, C]``, in the dtype of ``x``.
+
+    Raises:
+        ValueError: ``method`` is unknown, or lies in a convolution.
+    """
+    match method:
+        case "nearest" | "bilinear":
+            batch, height, width, channels = x.shape
+            return jax.image.resize(x, (batch, 2 * height, 2 * width, channels), method)
+        case "carafe":
+            return CARAFE(up=2, dtype=dtype, name=name)(x)
+        case "deconvolution" | "pixel_shuffle":
+            raise ValueError(f"method {method!r} rescales by a convolution: take Upsample")
+    raise unknown_method(method, Upsampler)
+
 
 class Upsample(nn.Module):
     """Doubles a map with the named method, and convolves it 3x3.
@@ -23,6 +60,7 @@ class Upsample(nn.Module):
             the convolution too; ``"pixel_shuffle"``: the convolution yields ``4 * features``
             channels, which become space (reference 38); ``"carafe"``: CARAFE++.
         features: output channels.
+        dtype: of the convolutions; by default the common dtype of input and parameters.
 
     Raises:
         ValueError: ``method`` is unknown.
@@ -30,6 +68,7 @@ class Upsample(nn.Module):
 
     method: Upsampler
     features: int
+    dtype: jax.typing.DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -37,20 +76,13 @@ class Upsample(nn.Module):
     ) -> Float[Array, "batch double_height double_width features"]:
         """Maps ``[B, H, W, C]`` to ``[B, 2 * H, 2 * W, features]``."""
         match self.method:
-            case "nearest" | "bilinear":
-                batch, height, width, channels = x.shape
-                shape = (batch, 2 * height, 2 * width, channels)
-                x = jax.image.resize(x, shape, self.method)
             case "deconvolution":
-                return nn.ConvTranspose(self.features, (4, 4), strides=(2, 2))(x)
+                return nn.ConvTranspose(self.features, (4, 4), strides=(2, 2), dtype=self.dtype)(x)
             case "pixel_shuffle":
-                x = nn.Conv(4 * self.features, (3, 3), padding=_SAME_3X3)(x)
+                x = nn.Conv(4 * self.features, (3, 3), padding=_SAME_3X3, dtype=self.dtype)(x)
                 return depth_to_space(x, 2)
-            case "carafe":
-                x = CARAFE(up=2, name="resample")(x)
-            case _:
-                raise unknown_method(self.method, Upsampler)
-        return nn.Conv(self.features, (3, 3), padding=_SAME_3X3)(x)
+        x = upsample(x, self.method, name="resample", dtype=self.dtype)
+        return nn.Conv(self.features, (3, 3), padding=_SAME_3X3, dtype=self.dtype)(x)
 
 
 def depth_to_space(

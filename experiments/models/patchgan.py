@@ -1,0 +1,105 @@
+"""PatchGAN, the discriminator that judges an image patch by patch (reference 20, section 3.2.2)."""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from experiments.engine.config import check_at_least
+
+_SLOPE = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchGANConfig:
+    """Sizes of a :class:`PatchGAN`.
+
+    Attributes:
+        width: channels of the first convolution; they double with each, up to eight times as many.
+        layers: convolutions with stride 2. Three of them, and the two of stride 1 that follow, see
+            patches of 70x70 pixels.
+        norm: after all convolutions but the first and the last. ``"instance"``, over each map: what
+            reference 20 has at its batch size of 1, and what lets an image's patches depend on no
+            other image, however the batch is shared by devices.
+        spectral: divides each kernel by its largest singular value (Miyato et al., "Spectral
+            Normalization for Generative Adversarial Networks"), found by one step of power
+            iteration an update.
+    """
+
+    width: int = 64
+    layers: int = 3
+    norm: Literal["instance", "none"] = "instance"
+    spectral: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for what makes no network."""
+        check_at_least(self, width=1, layers=1)
+
+
+class PatchGAN(nn.Module):
+    """Convolutions of 4x4 down to a map with one logit a patch.
+
+    Args:
+        config: sizes.
+        dtype: of the computation; logits are float32.
+    """
+
+    config: PatchGANConfig
+    dtype: jax.typing.DTypeLike | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], update: bool = False
+    ) -> Float[Array, "batch rows columns"]:
+        """Judges images.
+
+        Args:
+            x: ``[B, H, W, C]``.
+            update: takes a step of the power iterations, whose vectors are in the collection
+                ``batch_stats``.
+
+        Returns:
+            Logits ``[B, ceil(H / 2**layers), ceil(W / 2**layers)]``, high for what looks real.
+        """
+        config = self.config
+
+        def convolution(
+            x: jax.Array,
+            features: int,
+            strides: int,
+            name: str,
+            *,
+            bias: bool = True,
+            padding: tuple[int, int] = (1, 2),
+        ) -> jax.Array:
+            layer: nn.Module = nn.Conv(
+                features,
+                (4, 4),
+                strides=strides,
+                padding=(padding, padding),
+                use_bias=bias,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.normal(0.02),
+                name=name,
+            )
+            if config.spectral:
+                spectral = nn.SpectralNorm(layer, name=f"{name}_spectral")
+                return spectral(x, update_stats=update)
+            return layer(x)
+
+        normalizes = config.norm == "instance"
+        for layer in range(config.layers + 1):
+            features = config.width * min(2**layer, 8)
+            strides = 2 if layer < config.layers else 1
+            normalized = normalizes and layer > 0
+            x = convolution(x, features, strides, f"conv_{layer}", bias=not normalized)
+            if normalized:
+                x = nn.InstanceNorm(dtype=self.dtype, name=f"norm_{layer}")(x)
+            x = nn.leaky_relu(x, _SLOPE)
+        # A kernel of 4x4 with stride 2 is centred on its cell. With stride 1 it is half a cell off,
+        # which the other padding of the second one takes back.
+        logits = convolution(x, 1, 1, "head", padding=(2, 1))  # [B, rows, columns, 1]
+        return logits[..., 0].astype(jnp.float32)
