@@ -20,7 +20,7 @@ from experiments.classification.tables import dry_run as dry_run_table
 from experiments.classification.tables import run_table
 from experiments.classification.task import BEST, initial_state, make_evaluator, train_run
 from experiments.data.debian import DEFAULT_CACHE
-from experiments.data.imagenet import DataError
+from experiments.data.prepared import DataError
 from experiments.data.records import CorruptRecordError
 from experiments.engine.command_line import run_command
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start

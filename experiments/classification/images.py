@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from experiments.classification.data_config import DataConfig
+from experiments.data.pictures import to_rgb
 from experiments.data.records import CorruptRecordError
 
 Box = tuple[float, float, float, float]
@@ -36,15 +37,6 @@ def decode_image(encoded: bytes) -> Image.Image:
         raise CorruptRecordError(
             f"expected a whole JPEG or PNG, got {len(encoded)} bytes: {error}"
         ) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts to RGB; what is transparent shows the colour that lies under it."""
-    if image.mode == "RGB":
-        return image
-    if image.has_transparency_data:
-        image = image.convert("RGBA")  # at once, Pillow warns about palettes with transparency
-    return image.convert("RGB")
 
 
 def evaluation_crop(image: Image.Image, config: DataConfig) -> UInt8[np.ndarray, "side side 3"]:

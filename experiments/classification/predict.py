@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from experiments.classification.configs import ClassificationConfig
-from experiments.classification.images import evaluation_crop, to_rgb
+from experiments.classification.images import evaluation_crop
 from experiments.classification.task import BEST, CLASSES, classify, initial_state, make_model
+from experiments.data.pictures import PictureError, open_picture, to_rgb
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.runs import LoadedRun, load_run
 
@@ -65,14 +66,13 @@ def read_image(path: Path) -> Image.Image:
     """Reads an image file, upright as its EXIF orientation says.
 
     Raises:
-        InputError: the file is missing, no image, truncated or too large.
+        InputError: the file is missing, no image, truncated, animated or too large, or has more
+            than 8 bits a channel.
     """
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            return ImageOps.exif_transpose(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {path} cannot be read: {error}") from error
+        return open_picture(path, f"image {path}")
+    except PictureError as error:
+        raise InputError(str(error)) from error
 
 
 def predict(folder: Path, paths: Sequence[Path]) -> Iterator[tuple[Path, list[Guess] | InputError]]:

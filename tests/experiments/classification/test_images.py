@@ -10,7 +10,6 @@ from experiments.classification.images import (
     decode_image,
     evaluation_crop,
     random_resized_box,
-    to_rgb,
     training_crop,
 )
 from experiments.data.photographs import pypi_photographs
@@ -65,13 +64,6 @@ def test_truncated_images_are_corrupt_records(photograph, format_, length):
 def test_other_formats_are_corrupt_records(photograph):
     with pytest.raises(CorruptRecordError):
         decode_image(encode(photograph, format="bmp"))
-
-
-def test_a_palette_with_transparency_converts_without_a_warning():
-    image = Image.new("P", (2, 2), 1)
-    image.putpalette([0, 0, 0, 9, 8, 7])
-    image.info["transparency"] = b"\0\xff"
-    assert to_rgb(image).getpixel((0, 0)) == (9, 8, 7)
 
 
 @pytest.mark.parametrize(

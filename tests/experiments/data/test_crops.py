@@ -7,7 +7,9 @@ from experiments.data.crops import (
     CropsConfig,
     crops,
     gradient_energy,
+    photograph_side,
     prepare,
+    scaled_size,
     split_by_photograph,
 )
 from experiments.data.photographs import Photograph, pypi_photographs
@@ -54,6 +56,41 @@ def test_crops_tile_the_scaled_photograph_and_drop_what_is_smooth(tmp_path):
     found = dict(crops(tmp_path / "half.png", config))
     assert set(found) == {(top, left) for top in (0, 32, 64) for left in (0, 32, 64, 96)}
     np.testing.assert_array_equal(found[32, 64], pixels[32:96, 64:128])
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((2000, 1000), (1024, 512)),  # scaled down
+        ((300, 451), (300, 451)),  # large enough, and not enlarged
+        ((100, 250), (288, 720)),  # no crop would fit
+        ((1, 3), (288, 864)),
+    ],
+)
+def test_photographs_are_enlarged_only_where_no_crop_would_fit(size, expected):
+    assert scaled_size(size, crop_side=288, photograph_side=512) == expected
+
+
+def test_a_small_photograph_is_cut_as_it_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (70, 100, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+    config = CropsConfig(name="x", photograph_side=128, crop_side=64, stride=32)
+    found = dict(crops(tmp_path / "small.png", config))
+    assert set(found) == {(0, 0), (0, 32)}
+    np.testing.assert_array_equal(found[0, 32], pixels[:64, 32:96])
+
+
+def test_large_crops_are_a_data_set_of_their_own(tmp_path):
+    folder = prepare("pypi", tmp_path, crop_side=97)
+    assert folder.parts[-2:] == ("pypi-large", "1.0.0")
+    builder = tfds.builder_from_directory(folder)
+    sources = [builder.as_data_source(split) for split in ("train", "validation")]
+    assert sum(map(len, sources)) == 107
+    assert min(map(len, sources)) > 20
+    assert sources[1][0]["image"].shape == (288, 288, 3)
+    assert (photograph_side(96), photograph_side(97)) == (256, 512)
+    with pytest.raises(ValueError, match=r"crop_side must be at most 288 \(pixels\), got 289"):
+        prepare("pypi", tmp_path, crop_side=289)
 
 
 def test_the_larger_set_splits_57_to_14():

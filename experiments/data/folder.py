@@ -1,0 +1,81 @@
+"""A folder of images as a source of records, split to train and to validate."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from experiments.data.prepared import DataError
+
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".mpo", ".webp", ".tif", ".tiff", ".gif", ".bmp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k"),
+)
+
+_VALIDATION_SHARE = 0.1
+
+
+class ImageFiles:
+    """Random access to image files, which stay on disk until they are decoded.
+
+    Args:
+        folder: in which they lie.
+        names: their paths, relative to ``folder``.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder = folder
+        self.names = tuple(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, Path]:
+        """Gives a record: ``image``, the path of the file."""
+        return {"image": self._folder / self.names[index]}
+
+    def __repr__(self) -> str:
+        return f"{len(self.names)} images of {self._folder}"
+
+
+def open_images(folder: Path) -> tuple[ImageFiles, ImageFiles]:
+    """Finds the images of a folder and its subfolders, hidden ones and linked subfolders aside.
+
+    One in ten is to validate, and at least one. Which depends on their paths within the folder
+    alone: all machines have the same, and an image stays where it is when others are added.
+
+    Args:
+        folder: of files, of which those with one of :data:`SUFFIXES` are taken, in either case.
+
+    Returns:
+        The images to train and to validate, each in the order of their names.
+
+    Raises:
+        DataError: there is no such folder, or not two images in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"images must be a folder, got {folder}")
+    names = sorted(_names(folder))
+    if len(names) < 2:
+        raise DataError(
+            f"images must hold two images, to train and to validate, got {len(names)} in {folder} "
+            f"and its subfolders; a name ends in one of {' '.join(SUFFIXES)}"
+        )
+    ranked = sorted(names, key=_rank)
+    share = sum(_rank(name) < _VALIDATION_SHARE for name in names)
+    count = min(max(share, 1), len(names) - 1)
+    return ImageFiles(folder, sorted(ranked[count:])), ImageFiles(folder, sorted(ranked[:count]))
+
+
+def _names(folder: Path) -> Iterator[str]:
+    for inside, folders, files in folder.walk():
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield (inside / name).relative_to(folder).as_posix()
+
+
+def _rank(name: str) -> float:
+    """A number in [0, 1) that looks random."""
+    digest = hashlib.sha256(os.fsencode(name)).digest()
+    return int.from_bytes(digest[:6]) / 2**48

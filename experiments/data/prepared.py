@@ -1,0 +1,81 @@
+"""Data sets that tfds prepared: found, and seen to be whole, before a run begins."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+_SPLITS = ("train", "validation")
+
+
+class DataError(ValueError):
+    """A data set is missing, unfinished, or not as it must be to be read."""
+
+
+def prepared_folder(data_dir: Path, name: str, versions: Sequence[str], how: str) -> Path:
+    """Finds a prepared data set, and sees that all its files are there.
+
+    Args:
+        data_dir: the folder of the tfds data sets.
+        name: of the data set, such as ``imagenet2012``.
+        versions: any of which will do, the best first.
+        how: to prepare the data set; ends the messages, and begins with "To prepare it".
+
+    Returns:
+        The folder to read the data set from, such as ``data_dir/imagenet2012/5.1.0``.
+
+    Raises:
+        DataError: it is not there, unfinished, of another version or format, or lacks a split or
+            a file.
+    """
+    try:
+        return _checked(_version_folder(data_dir, name, versions))
+    except DataError as error:
+        raise DataError(f"{error}. {how}") from None
+
+
+def check_can_prepare() -> None:
+    """Raises ``DataError`` where TensorFlow is missing, which tfds needs to read archives."""
+    if find_spec("tensorflow") is None:
+        raise DataError("preparing needs TensorFlow, and reading does not: pip install tensorflow")
+
+
+def _version_folder(data_dir: Path, name: str, versions: Sequence[str]) -> Path:
+    dataset = data_dir / name
+    if not dataset.is_dir():
+        raise DataError(f"data_dir must hold {name}, got {data_dir}")
+    found = sorted(path.name for path in dataset.iterdir() if path.is_dir())
+    version = next((version for version in versions if version in found), None)
+    if version is None:
+        unfinished = any(name.startswith("incomplete.") for name in found)
+        raise DataError(
+            f"{dataset} must hold version {' or '.join(versions)}, got {found or 'nothing'}"
+            f"{' (its preparation did not end)' if unfinished else ''}"
+        )
+    return dataset / version
+
+
+def _checked(folder: Path) -> Path:
+    for name in ("dataset_info.json", "features.json"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder} lacks {name}: its preparation did not end")
+    info = tfds.builder_from_directory(folder).info
+    if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise DataError(
+            f"{folder} must be prepared as array_record, which can be read in any order, got "
+            f"{info.file_format.value}"
+        )
+    for split in _SPLITS:
+        if split not in info.splits:
+            raise DataError(
+                f"{folder} must have the split {split!r}, got {sorted(info.splits)}: was its "
+                "archive there when it was prepared?"
+            )
+        missing = [path.name for path in info.splits[split].filepaths if not path.exists()]
+        if missing:
+            raise DataError(
+                f"{folder} lacks {len(missing)} of the {len(info.splits[split].filepaths)} files "
+                f"of the split {split!r}, the first is {missing[0]}"
+            )
+    return folder
