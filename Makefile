@@ -3,6 +3,7 @@
 ## make test-fast    the same without the slow tests
 ## make test-oldest  operator and layers on the oldest supported JAX and Flax
 ## make test-torch   PyTorch's ResNets against ours; takes 6.5 GB for .venv-torch
+## make test-web     the web page in a headless browser: Chromium, which root installs by apt
 ## make check-dist   wheel and sdist, each alone in an empty environment
 ## make lint         style and types
 ## make format       mend style
@@ -12,11 +13,12 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-oldest test-torch check-dist lint format clean
+.PHONY: help demo test test-fast test-oldest test-torch test-web check-dist lint format clean
 
 VENV := .venv
 OLDEST := .venv-oldest
 TORCH := .venv-torch
+WEB := .venv-web
 PYTHON_NEEDED := 3.12
 # Each worker compiles on a core of its own.
 PARALLEL := --numprocesses auto --dist worksteal
@@ -28,10 +30,10 @@ demo: $(VENV)/.complete
 	$(VENV)/bin/python -m experiments.inpainting demo
 
 test: $(VENV)/.complete
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not torch"
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not torch and not web"
 
 test-fast: $(VENV)/.complete
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torch"
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torch and not web"
 
 test-oldest: $(OLDEST)/.complete
 	$(OLDEST)/bin/python -m pytest $(PARALLEL) -m "not (slow and interpreted)" \
@@ -39,6 +41,12 @@ test-oldest: $(OLDEST)/.complete
 
 test-torch: $(TORCH)/.complete
 	$(TORCH)/bin/python -m pytest -m torch tests/experiments/models
+
+test-web: $(WEB)/.complete
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update --quiet && \
+	  apt-get install --quiet --yes --no-install-recommends chromium; } || \
+	  { echo "The web page's tests need Chromium: apt install chromium" >&2; exit 1; }
+	$(WEB)/bin/python -m pytest -m web tests/experiments/inpainting
 
 check-dist: $(VENV)/.complete
 	$(VENV)/bin/python tests/check_dist.py
@@ -53,7 +61,7 @@ format: $(VENV)/.complete
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(TORCH) build dist
+	rm -rf $(VENV) $(OLDEST) $(TORCH) $(WEB) build dist
 
 define find_python
 	python=; for candidate in $(PYTHON) python3.12 python3.13 python3.14 python3 python; do \
@@ -94,4 +102,12 @@ $(TORCH)/.complete: pyproject.toml
 	[ -e $@ ] || $$python -m venv --clear $(TORCH); \
 	$(TORCH)/bin/python -m pip install --quiet --upgrade pip; \
 	$(TORCH)/bin/python -m pip install --quiet --editable ".[experiments]" --group test --group torch
+	@touch $@
+
+$(WEB)/.complete: pyproject.toml
+	@$(find_python); set -e; \
+	echo "Building $(WEB) with $$($$python --version), some minutes and 1.6 GB"; \
+	[ -e $@ ] || $$python -m venv --clear $(WEB); \
+	$(WEB)/bin/python -m pip install --quiet --upgrade pip; \
+	$(WEB)/bin/python -m pip install --quiet --editable ".[experiments,web]" --group test --group web
 	@touch $@

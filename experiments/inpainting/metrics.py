@@ -1,8 +1,11 @@
-"""L1 error and PSNR of filled images (section 5.1), over the image and over the hole."""
+"""L1 error, PSNR and structural similarity of filled images, over the image and over the hole."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from experiments.inpainting.ssim import RADIUS, similarity_map
+
+METRICS = ("l1_image", "l1_hole", "psnr_image", "psnr_hole", "ssim_image", "ssim_hole")
 
 # PSNR of an exact match would be infinite, and with it the mean over the images.
 _HIGHEST_PSNR = 100.0
@@ -13,27 +16,47 @@ def image_metrics(
     original: Float[Array, "batch height width channels"],
     mask: Float[Array, "batch height width 1"],
 ) -> dict[str, Float[Array, " batch"]]:
-    """Metrics of each image of a batch.
+    """Metrics of each image of a batch; section 5.1 reports L1 and PSNR.
 
     Args:
-        filled: composed output, in [-1, 1].
-        original: in [-1, 1].
-        mask: 1 in the hole, which is not empty.
+        filled: in [-1, 1], at least 11x11.
+        original: likewise.
+        mask: 1 in the hole, 0 elsewhere.
 
     Returns:
-        ``l1_percent``: mean absolute error in percent of the value range, over the image.
-        ``psnr_image`` and ``psnr_hole``: in dB, over the image and over the hole, at most 100.
+        Those of :data:`METRICS`, float32, each over the image and over its hole:
+
+        - ``l1``: mean absolute error, in percent of the value range.
+        - ``psnr``: ``10 log10(range^2 / mean squared error)``, in dB, at most 100.
+        - ``ssim``: mean of :func:`experiments.inpainting.ssim.similarity_map`, at most 1. Over the
+          image without a border of 5 pixels, where the window meets the mirrored image, as
+          scikit-image has it; over the hole with all its pixels.
+
+        Over a hole that is not there: 0 %, 100 dB and 1.
+
+    Raises:
+        ValueError: the images are smaller than 11x11.
     """
     error = (filled - original) / 2  # the value range becomes 1
-    squared = jnp.square(error)
-    channels = original.shape[-1]
-    hole_squared = (squared * mask).sum((1, 2, 3)) / (mask.sum((1, 2, 3)) * channels)
+    absolute, squared = (x.mean(-1) for x in (jnp.abs(error), jnp.square(error)))  # [B, H, W]
+    unlikeness = 1 - similarity_map(filled, original)
+    inner = unlikeness[:, RADIUS:-RADIUS, RADIUS:-RADIUS]
+    hole = mask[..., 0]
     return {
-        "l1_percent": 100 * jnp.abs(error).mean((1, 2, 3)),
-        "psnr_image": _psnr(squared.mean((1, 2, 3))),
-        "psnr_hole": _psnr(hole_squared),
+        "l1_image": 100 * absolute.mean((1, 2)),
+        "l1_hole": 100 * _hole_mean(absolute, hole),
+        "psnr_image": _psnr(squared.mean((1, 2))),
+        "psnr_hole": _psnr(_hole_mean(squared, hole)),
+        "ssim_image": 1 - inner.mean((1, 2)),
+        "ssim_hole": 1 - _hole_mean(unlikeness, hole),
     }
 
 
-def _psnr(mean_squared_error: jax.Array) -> jax.Array:
+def _hole_mean(
+    values: Float[Array, "batch height width"], hole: Float[Array, "batch height width"]
+) -> Float[Array, " batch"]:
+    return (values * hole).sum((1, 2)) / jnp.maximum(hole.sum((1, 2)), 1)
+
+
+def _psnr(mean_squared_error: Float[Array, " batch"]) -> Float[Array, " batch"]:
     return -10 * jnp.log10(jnp.maximum(mean_squared_error, 10 ** (-_HIGHEST_PSNR / 10)))

@@ -1,174 +1,241 @@
-"""Fills holes in a user's own image with a trained run."""
+"""Fills holes in a user's own pictures, files or folders of them, with a trained run."""
 
-import functools
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps
+import tyro
+from jaxtyping import UInt8
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.data.crops import PHOTOGRAPH_SIDE
-from experiments.engine import runs
+from experiments.data.pictures import PictureError, open_picture, to_rgb, visible_files
 from experiments.engine.files import write_atomically
-from experiments.inpainting.batches import to_bytes, to_unit
-from experiments.inpainting.configs import InpaintingConfig
-from experiments.inpainting.task import fill, initial_state, make_model
+from experiments.inpainting.holes import HoleChoice
+from experiments.inpainting.inpainter import Inpainter, InputError, load_inpainter
 
-FillFunction = Callable[[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]], np.ndarray]
-
-
-class InputError(ValueError):
-    """An image or a mask that cannot be used."""
+_COLOUR_SPACE = slice(16, 20)  # in the header of an ICC profile
 
 
-def load_run(folder: Path) -> tuple[InpaintingConfig, Any]:
-    """Reads the config and the parameters of a run's newest checkpoint.
+class Result(NamedTuple):
+    """What became of a picture.
+
+    Attributes:
+        picture: its file.
+        outcome: the file that was written, or what is wrong.
+        note: what the written file lacks of the picture, if anything.
+    """
+
+    picture: Path
+    outcome: Path | InputError
+    note: str | None = None
+
+
+class Picture(NamedTuple):
+    """A picture as it is filled.
+
+    Attributes:
+        pixels: ``[H, W, 3]``.
+        profile: its ICC profile, if it has one for RGB.
+        note: what else it had.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    profile: bytes | None
+    note: str | None
+
+
+def read_picture(path: Path) -> Picture:
+    """Reads a picture as RGB, turned as its EXIF orientation says.
 
     Raises:
-        CheckpointError: there is no run of this task in ``folder``, or it is damaged.
+        InputError: see :func:`experiments.data.pictures.open_picture`; or it has transparent
+            pixels, for which there is no colour.
     """
-    run = runs.load_run(folder, InpaintingConfig, initial_state, "inpainting")
-    for message in run.damaged:
-        print(f"{message}; the checkpoint of step {run.step} is used", file=sys.stderr)
-    return run.config, run.state["params"]
-
-
-def fill_function(config: InpaintingConfig, params: Any) -> FillFunction:
-    """A jit-compiled function from image and hole to the filled image, for any size.
-
-    It is compiled anew for each size. What a network learned at one scale it can apply at that
-    scale only: images whose shorter side is over 256 pixels, the size of the training photographs,
-    are filled at that size, and the fill is scaled back into the hole. Everything outside the hole
-    stays as it was, to the bit.
-
-    The function raises :class:`InputError` for arrays that are no image with a hole.
-    """
-    jitted = jax.jit(functools.partial(fill, make_model(config)))
-
-    def apply(
-        image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
-    ) -> UInt8[np.ndarray, "h w 3"]:
-        if image.dtype != np.uint8 or mask.dtype != bool or image.shape != (*mask.shape, 3):
-            raise InputError(
-                "expected an image of bytes [H, W, 3] and a mask of booleans [H, W], got "
-                f"{image.dtype} {image.shape} and {mask.dtype} {mask.shape}"
-            )
-        _check_hole(mask, "the mask")
-        small_image, small_mask = _working_size(image, mask)
-        filled = jitted(
-            params,
-            jnp.asarray(to_unit(small_image)[None]),
-            jnp.asarray(small_mask[None, ..., None], jnp.float32),
-        )
-        result = Image.fromarray(to_bytes(filled[0]))
-        if small_mask.shape != mask.shape:
-            height, width = mask.shape
-            result = result.resize((width, height), Image.Resampling.BICUBIC)
-        return np.where(mask[..., None], np.asarray(result), image)
-
-    return apply
-
-
-def _working_size(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scales down to the size of the training photographs; a smaller image stays as it is.
-
-    A pixel of the small image is the mean of what is seen of its area, so nothing of the hole
-    bleeds into it. It belongs to the hole if nothing of it is seen.
-    """
-    height, width = mask.shape
-    scale = PHOTOGRAPH_SIDE / min(height, width)
-    if scale >= 1:
-        return image, mask
-    size = round(width * scale), round(height * scale)
-
-    def area_mean(values: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX))
-
-    seen = (~mask).astype(np.float32)
-    share = area_mean(seen)
-    small_mask = share < 1e-6
-    channels = [area_mean(image[..., c] * seen) / np.maximum(share, 1e-6) for c in range(3)]
-    small = np.where(small_mask[..., None], 0, np.stack(channels, axis=-1))
-    return np.clip(np.round(small), 0, 255).astype(np.uint8), small_mask
-
-
-def _check_hole(mask: np.ndarray, name: str) -> None:
-    if not mask.any():
-        raise InputError(f"{name} has no hole: nothing in it is white")
-    if mask.all():
-        raise InputError(f"{name} is all hole: nothing of the image is left to fill from")
-
-
-def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an image as RGB, turned as its EXIF orientation says.
-
-    Raises:
-        InputError: the file is missing, no image, truncated or too large, has more than 8 bits a
-            channel, or has transparent pixels, for which there is no colour.
-    """
-    image = _open(path, "image")
-    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-        raise InputError(f"image {path} must be opaque, got transparent pixels: flatten it first")
-    return np.asarray(image.convert("RGB"))
-
-
-def read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Reads a mask: white (over half of the range) is the hole.
-
-    Args:
-        path: an image file of any 8-bit mode; colours become grey, transparent pixels black.
-        size: height and width of the image that it belongs to.
-
-    Raises:
-        InputError: it cannot be read, has another size, or has no hole or nothing else.
-    """
-    opened = _open(path, "mask")
-    if opened.has_transparency_data:
-        black = Image.new("RGBA", opened.size, "black")
-        opened = Image.alpha_composite(black, opened.convert("RGBA"))
-    mask = np.asarray(opened.convert("L")) > 127
-    if mask.shape != size:
-        raise InputError(
-            f"mask {path} must have the size of the image, {size[1]}x{size[0]}, got "
-            f"{mask.shape[1]}x{mask.shape[0]}"
-        )
-    _check_hole(mask, f"mask {path}")
-    return mask
-
-
-def _open(path: Path, role: str) -> Image.Image:
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{role} {path} cannot be read: {error}") from error
-    if image.mode.startswith(("I", "F")):
-        raise InputError(f"{role} {path} must have 8 bits a channel, got mode {image.mode}")
-    return image
+        image = open_picture(path, f"image {path}")
+    except PictureError as error:
+        raise InputError(str(error)) from error
+    if image.has_transparency_data and not _is_opaque(image):
+        raise InputError(f"image {path} must be opaque, got transparent pixels: flatten it first")
+    profile, note = image.info.get("icc_profile"), None
+    if profile and profile[_COLOUR_SPACE] != b"RGB ":
+        profile, note = None, f"the colour profile of {path} is dropped: it is not of RGB"
+    return Picture(np.asarray(to_rgb(image)), profile or None, note)
 
 
-def predict(run: Path, image_path: Path, mask_path: Path, output: Path) -> None:
-    """Fills the holes of an image file and writes a PNG.
+def pictures_in(source: Path) -> list[Path]:
+    """The files to fill: ``source``, or if it is a folder all in it but hidden ones, by name.
+
+    Raises:
+        InputError: the folder has no files.
+    """
+    if not source.is_dir():
+        return [source]
+    found = visible_files(source)
+    if not found:
+        raise InputError(f"folder {source} must hold images, got no files")
+    return found
+
+
+def predict(
+    run: Path, source: Path, holes: HoleChoice, output: Path, working_side: int | None = None
+) -> Iterator[Result]:
+    """Fills the holes of a picture, or of all in a folder, one after the other.
+
+    No input file is ever written to, nor is a file that was written for another picture.
 
     Args:
         run: folder of a run of this task.
-        image_path: any format that Pillow reads.
-        mask_path: same size, white in the hole.
-        output: the PNG to write, atomically.
+        source: a file of a picture, or a folder, the subfolders of which are left alone.
+        holes: where they come from. In a folder each file has brush strokes of its own.
+        output: the PNG to write; for a folder the folder of PNGs with the same stems.
+        working_side: see :class:`experiments.inpainting.inpainter.Inpainter`.
+
+    Returns:
+        For each picture, as it is done, what became of it; one that fails does not stop the others.
 
     Raises:
-        InputError: the image or the mask cannot be used, or ``output`` does not name a PNG.
+        InputError: ``output`` does not name a PNG, or for a folder no folder; or ``source`` is an
+            empty folder.
         CheckpointError: the run cannot be read.
     """
-    if output.suffix.lower() != ".png" or output.is_dir():
-        raise InputError(f"output must be a file that ends in .png, got {output}")
-    image = read_image(image_path)
-    mask = read_mask(mask_path, image.shape[:2])
-    filled = fill_function(*load_run(run))(image, mask)
-    write_atomically(output, lambda file: Image.fromarray(filled).save(file, format="png"))
+    pictures = pictures_in(source)
+    batch = source.is_dir()
+    if batch:
+        if output.exists() and not output.is_dir():
+            raise InputError(f"output must be a folder, as the input is, got {output}")
+        outputs = [output / f"{picture.stem}.png" for picture in pictures]
+    else:
+        if output.suffix.lower() != ".png" or output.is_dir():
+            raise InputError(f"output must be a file that ends in .png, got {output}")
+        outputs = [output]
+    inpainter = load_inpainter(run, working_side)
+    return _predict_each(inpainter, pictures, holes, outputs, batch)
+
+
+def _predict_each(
+    inpainter: Inpainter,
+    pictures: Sequence[Path],
+    holes: HoleChoice,
+    outputs: Sequence[Path],
+    batch: bool,
+) -> Iterator[Result]:
+    inputs = {_identity(path) for path in (*pictures, *holes.files())} - {None}
+    written: set[tuple[int, int] | None] = set()
+    for path, output in zip(pictures, outputs, strict=True):
+        try:
+            # Names tell less: links and letter case lead several of them to one file.
+            target = _identity(output)
+            if target in inputs:
+                raise InputError(f"image {path}: output {output} must be no input file")
+            if target in written:
+                raise InputError(
+                    f"image {path}: output {output} must be free, got that of an image before"
+                )
+            note = _predict_one(inpainter, path, holes, output, batch)
+        except InputError as error:
+            yield Result(path, error)
+        else:
+            written.add(_identity(output))
+            yield Result(path, output, note)
+
+
+def _predict_one(
+    inpainter: Inpainter, path: Path, holes: HoleChoice, output: Path, batch: bool
+) -> str | None:
+    picture = read_picture(path)
+    try:
+        hole = holes.hole(path, picture.pixels.shape[:2], named=batch)
+        filled = Image.fromarray(inpainter(picture.pixels, hole))
+    except InputError as error:
+        raise InputError(f"image {path}: {error}") from error
+    try:
+        write_atomically(
+            output, lambda file: filled.save(file, format="png", icc_profile=picture.profile)
+        )
+    except OSError as error:
+        raise InputError(f"image {path}: output {output} cannot be written: {error}") from error
+    return picture.note
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return lowest == 255
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What two names of one file share; None if there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def predict_command(
+    source: Annotated[Path, tyro.conf.Positional],
+    run: Path,
+    mask: Path | None = None,
+    box: tuple[int, int, int, int] | None = None,
+    brush_seed: int | None = None,
+    output: Path | None = None,
+    working_side: int | None = None,
+) -> None:
+    """Fills the hole of a picture, or those of all pictures in a folder.
+
+    The hole is given by a mask, a box or the seed of a brush.
+
+    Args:
+        source: a file that Pillow reads, of any size, or a folder of such files.
+        run: folder of a trained run.
+        mask: an image file of the same size, white (over 127 of 255) in the hole; or a folder that
+            holds for each picture a mask of the same stem.
+        box: the hole's left, top, width and height, in pixels.
+        brush_seed: of random brush strokes; in a folder each picture has its own.
+        output: the PNG to write, by default SOURCE-filled.png; for a folder the folder to write
+            to, by default SOURCE-filled.
+        working_side: larger pictures are scaled down so that their shorter side has so many pixels,
+            and the fill is scaled back into the hole; by default they are filled as they are.
+    """
+    holes = HoleChoice(mask, box, brush_seed)
+    batch = source.is_dir()
+    if output is None:
+        whole = source.resolve() if batch else source  # "." has no name
+        output = whole.with_name(f"{whole.name}-filled" if batch else f"{whole.stem}-filled.png")
+    total = len(pictures_in(source))
+    failed = []
+    with _progress(visible=batch) as progress:
+        bar = progress.add_task("filling", total=total)
+        for result in predict(run, source, holes, output, working_side):
+            if isinstance(result.outcome, InputError):
+                print(f"error: {result.outcome}", file=sys.stderr)
+                failed.append(str(result.picture))
+            else:
+                print(result.outcome)
+            if result.note:
+                print(result.note, file=sys.stderr)
+            progress.advance(bar)
+    if failed and batch:
+        names = ", ".join(failed)
+        print(f"error: {len(failed)} of {total} images were not filled: {names}", file=sys.stderr)
+    if failed:
+        sys.exit(2)
+
+
+def _progress(visible: bool) -> Progress:
+    console = Console()
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not visible or not console.is_terminal,
+        redirect_stderr=sys.stderr.isatty(),
+    )

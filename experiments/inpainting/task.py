@@ -1,133 +1,125 @@
-"""Model, loss, training step and evaluation of the inpainting task."""
+"""State and training of the inpainting task (section 5.1)."""
 
-import functools
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
+from experiments.data.debian import DEFAULT_CACHE
 from experiments.engine import optimization, steps
-from experiments.engine.evaluation import COUNT, Evaluator
-from experiments.engine.guard import TaskStep
+from experiments.engine.checkpoints import CHECKPOINTS, steps_in
+from experiments.engine.config import check, differences
+from experiments.engine.distributed import primary_first
 from experiments.engine.loop import train
-from experiments.engine.optimization import learning_rate
 from experiments.engine.parallel import check_batch_size
+from experiments.engine.runs import load_run
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.engine.stepping import Task
-from experiments.engine.steps import Sums, supervised_step
-from experiments.inpainting.batches import Batch, evaluation_batches, training_batches
+from experiments.engine.steps import State
+from experiments.inpainting.adversarial import alternating_step, make_discriminator
+from experiments.inpainting.batches import open_data, training_batches
 from experiments.inpainting.configs import InpaintingConfig
-from experiments.inpainting.metrics import image_metrics
-from experiments.models.unet import UNet
+from experiments.inpainting.evaluation import make_evaluator
+from experiments.inpainting.fill import make_generator, variables_of
 
-State = dict[str, Any]
+TASK = "inpainting"
 
-
-def compose(
-    image: Float[Array, "batch height width 3"],
-    mask: Float[Array, "batch height width 1"],
-    prediction: Float[Array, "batch height width 3"],
-) -> Float[Array, "batch height width 3"]:
-    """``y = (1 - M) x + M y_hat`` (section 5.1): what is seen stays as it is."""
-    return (1 - mask) * image + mask * prediction
-
-
-def fill(
-    model: UNet,
-    params: Any,
-    image: Float[Array, "batch height width 3"],
-    mask: Float[Array, "batch height width 1"],
-    **apply_options: Any,
-) -> Any:
-    """Fills the holes of images in [-1, 1]; what ``image`` holds in the hole has no influence.
-
-    Args:
-        model: network with 4 input and 3 output channels.
-        params: its parameters.
-        image: ``[B, H, W, 3]``.
-        mask: ``[B, H, W, 1]``, 1 in the hole.
-        apply_options: for ``model.apply``; with ``mutable``, the collections are returned too.
-
-    Returns:
-        The composed image, in [-1, 1]; a pair of it and the collections with ``mutable``.
-    """
-    inputs = jnp.concatenate([(1 - mask) * image, mask], axis=-1)
-    result = model.apply({"params": params}, inputs, **apply_options)
-    if "mutable" in apply_options:
-        prediction, collections = result
-        return compose(image, mask, jnp.tanh(prediction)), collections
-    return compose(image, mask, jnp.tanh(result))
-
-
-def make_model(config: InpaintingConfig) -> UNet:
-    """The network of a config."""
-    return UNet(config.model, features=3)
+# The metric by which a run's best checkpoint is known.
+BEST = "psnr_image"
 
 
 def make_optimizer(config: TrainingConfig) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimiser of a config, and its learning rate."""
-    rate = learning_rate(config.optimizer, config.schedule, config.batch_size, steps_per_epoch=1)
+    """The optimiser of a config, and its learning rate; lengths are in steps."""
+    rate = optimization.learning_rate(
+        config.optimizer, config.schedule, config.batch_size, steps_per_epoch=1
+    )
     return optimization.make_optimizer(config.optimizer, rate), rate
 
 
 def initial_state(config: InpaintingConfig) -> State:
-    """Parameters and optimiser state at step 0; depends on the config alone."""
+    """Networks and optimisers at step 0; depends on the config's sizes and seed alone.
+
+    They are drawn on the CPU, to be the same for every accelerator, and by the generator that takes
+    a fifth of the time to compile.
+
+    Returns:
+        ``generator``, and where the config has them ``discriminator`` and ``average``: the first
+        two as of :func:`experiments.engine.steps.initial_state`, the last a tree of parameters.
+    """
+    optimizer, _ = make_optimizer(config.training)
     side = config.data.crop_side
-    key = jax.random.key(config.training.seed)
-    params = make_model(config).init(key, jnp.zeros((1, side, side, 4)))["params"]
-    return steps.initial_state(params, {}, make_optimizer(config.training)[0])
+    image, mask, both = (
+        jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32) for channels in (3, 1, 4)
+    )
+
+    def state_of(model: Any, number: int, *inputs: jax.ShapeDtypeStruct) -> State:
+        key = jax.random.fold_in(jax.random.key(config.training.seed, impl="rbg"), number)
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            draw = jax.jit(lambda key: model.lazy_init(key, *inputs))
+            variables = dict(draw(key))
+        return steps.initial_state(variables.pop("params"), variables, optimizer)
+
+    state = {"generator": state_of(make_generator(config), 0, image, mask)}
+    if config.adversarial.weight:
+        state["discriminator"] = state_of(make_discriminator(config), 1, both)
+    if config.ema_decay:
+        # A copy: the same array twice in a state could not be donated.
+        state["average"] = jax.tree.map(jnp.copy, state["generator"]["params"])
+    return state
 
 
-def count_parameters(params: Any) -> int:
-    """Number of scalars in a tree of parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def loss_function(
-    model: UNet, params: Any, model_state: Any, batch: dict[str, jax.Array], key: jax.Array
-) -> Sums:
-    """The absolute error over the pixels of all holes, and their number."""
-    del key
-    filled = fill(model, params, batch["image"], batch["mask"])
-    error = jnp.abs(filled - batch["image"]).sum()  # nothing outside the holes differs
-    return Sums(error, 3 * batch["mask"].sum(), {}, model_state)
-
-
-def train_step(config: InpaintingConfig) -> TaskStep:
-    """The training step of a config; see :func:`experiments.engine.steps.supervised_step`."""
-    optimizer, rate = make_optimizer(config.training)
-    loss = functools.partial(loss_function, make_model(config))
-    return supervised_step(loss, optimizer, rate, config.training.accumulation)
+def _started_from(config: InpaintingConfig, folder: Path, state: State) -> State:
+    """A first state with the networks of another run."""
+    run = load_run(folder, InpaintingConfig, initial_state, TASK)
+    alike = dataclasses.replace(
+        run.config.model, freeze_encoder_norm=config.model.freeze_encoder_norm
+    )
+    changed = differences(alike, config.model, "model.")
+    check(not changed, "start_from", "a run of the same generator", "; ".join(changed))
+    started = dict(state)
+    for name in ("generator", "discriminator"):
+        if name in state and name in run.state:
+            kept = {part: run.state[name][part] for part in ("params", "model_state")}
+            started[name] = {**state[name], **kept}
+    if "average" in state:
+        started["average"] = variables_of(run.state)["params"]
+    return started
 
 
 def train_run(
-    config: InpaintingConfig, folder: Path, data_folder: Path, operation: Operation
+    config: InpaintingConfig,
+    folder: Path,
+    data_dir: Path,
+    operation: Operation,
+    photographs: Path = DEFAULT_CACHE,
 ) -> State:
-    """Trains a run in ``folder``, or goes on with it; see :func:`experiments.engine.loop.train`."""
+    """Trains a run in ``folder``, or goes on with it; see :func:`experiments.engine.loop.train`.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        data_dir: folder of the tfds data sets.
+        operation: how to look after the run.
+        photographs: folder that `python -m experiments.data.debian` filled; used for its source.
+    """
     training = config.training
     check_batch_size(training.batch_size, training.accumulation)
+    unit = training.schedule.unit
+    check(unit == "step", "schedule.unit", "'step' for this task", unit)
+    data = primary_first(lambda: open_data(config.data, data_dir, photographs))
+    state = initial_state(config)
+    if config.start_from is not None and not steps_in(folder / CHECKPOINTS):
+        state = _started_from(config, Path(config.start_from), state)
+    evaluator = make_evaluator(config, data, operation.max_unreadable_records)
     task = Task(
-        state=initial_state(config),
-        step=train_step(config),
-        dataset=training_batches(data_folder, config.data, training.batch_size, training.seed),
+        state=state,
+        step=alternating_step(config, *make_optimizer(training)),
+        dataset=training_batches(data, config.data, training.batch_size, training.seed),
         steps=training.schedule.steps(training.schedule.length, steps_per_epoch=1),
+        evaluate=lambda state: evaluator(variables_of(state)),
+        best=BEST,
     )
     return train(folder, config, training, task, operation)
-
-
-def evaluate(config: InpaintingConfig, params: Any, examples: list[Batch]) -> dict[str, float]:
-    """Mean of each of :func:`image_metrics` over the examples, every one counted once."""
-    model = make_model(config)
-
-    def sums(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        filled = fill(model, params, batch["image"], batch["mask"])
-        # A blank image that fills up a batch has no hole, and so no PSNR there.
-        mask = jnp.where(batch["weight"][:, None, None, None] > 0, batch["mask"], 1.0)
-        metrics = image_metrics(filled, batch["image"], mask)
-        weighted = {name: (values * batch["weight"]).sum() for name, values in metrics.items()}
-        return {**weighted, COUNT: batch["weight"].sum()}
-
-    return Evaluator(sums, evaluation_batches(examples, config.training.batch_size))(params)

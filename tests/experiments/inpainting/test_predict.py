@@ -1,241 +1,348 @@
-import dataclasses
 import json
-import re
 import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from experiments.engine.checkpoints import CheckpointError
-from experiments.engine.optimization import ScheduleConfig
-from experiments.engine.settings import Operation
-from experiments.inpainting.configs import TRAINING, DataConfig, InpaintingConfig
-from experiments.inpainting.predict import (
-    InputError,
-    fill_function,
-    load_run,
-    predict,
-    read_image,
-    read_mask,
-)
-from experiments.inpainting.task import train_run
-from experiments.models.unet import UNetConfig
+from experiments.engine import config as configs
+from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
+from experiments.engine.guard import first_carry
+from experiments.inpainting.configs import AdversarialConfig, InpaintingConfig
+from experiments.inpainting.holes import HoleChoice, hole_of_brush
+from experiments.inpainting.inpainter import InputError, load_inpainter
+from experiments.inpainting.predict import predict, predict_command, read_picture
+from experiments.inpainting.task import BEST, initial_state
+from experiments.models.generators import GeneratorConfig
 
 CONFIG = InpaintingConfig(
-    model=UNetConfig("carafe", "carafe", (4, 6)),
-    data=DataConfig(crop_side=16),
-    training=dataclasses.replace(
-        TRAINING, batch_size=4, schedule=ScheduleConfig(length=2, warmup=1)
-    ),
+    GeneratorConfig("unet", upsampler="nearest", width=4, levels=2),
+    adversarial=AdversarialConfig(weight=0),
 )
+BOX = HoleChoice(box=(8, 5, 12, 7))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, data_folder):
+def run(tmp_path_factory):
+    """A run with a checkpoint, of a network that has learned nothing."""
     folder = tmp_path_factory.mktemp("run")
-    train_run(CONFIG, folder, data_folder, Operation())
+    save_run(folder, {0: (1.0, None)})
     return folder
 
 
-@pytest.fixture
-def files(tmp_path):
-    """An image of 30x21 pixels and a mask with a hole, as paths."""
-    pixels = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
-    mask = np.zeros((21, 30), np.uint8)
-    mask[5:12, 8:20] = 255
-    Image.fromarray(pixels).save(tmp_path / "image.png")
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    return tmp_path / "image.png", tmp_path / "mask.png"
+def save_run(folder, steps):
+    """Checkpoints of parameters times a factor, with a metric or none."""
+    checkpoints = Checkpoints(folder / CHECKPOINTS, keep_last=9, best=BEST)
+    for step, (factor, metric) in steps.items():
+        state = initial_state(CONFIG)
+        state["generator"]["params"] = jax.tree.map(
+            lambda array, factor=factor: factor * array, state["generator"]["params"]
+        )
+        metrics = None if metric is None else {BEST: metric}
+        checkpoints.save(step, jax.device_get(first_carry(state, 0)), None, {}, metrics)
+    checkpoints.close()
+    configs.save(CONFIG, folder / "config.json")
 
 
-def test_only_the_hole_changes(run, files, tmp_path):
-    predict(run, *files, tmp_path / "out.png")
-    before, after = read_image(files[0]), read_image(tmp_path / "out.png")
-    hole = read_mask(files[1], before.shape[:2])
-    np.testing.assert_array_equal(before[~hole], after[~hole])
-    assert (before[hole] != after[hole]).any()
+def pixels(height=21, width=30, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("size", [(1, 2), (7, 33), (300, 521)])
-def test_any_size(run, size):
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-    mask = np.zeros(size, bool)
-    mask[: max(1, size[0] // 2), : size[1] // 2] = True
-    filled = fill_function(*load_run(run))(image, mask)
-    assert filled.shape == image.shape
-    assert filled.dtype == np.uint8
-    np.testing.assert_array_equal(filled[~mask], image[~mask])
+def save(path, values=None, **options):
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(pixels() if values is None else values).save(path, **options)
+    return path
 
 
-def test_what_is_in_the_hole_has_no_influence(run):
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)  # scaled down to be filled
-    mask = np.zeros((300, 400), bool)
-    mask[100:171, 33:200] = True
-    other = np.where(mask[..., None], 255 - image, image)
-    function = fill_function(*load_run(run))
-    np.testing.assert_array_equal(function(image, mask)[mask], function(other, mask)[mask])
+def read(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.mode == "RGB"
+        return np.asarray(image)
 
 
-def test_a_hole_with_one_seen_pixel_in_a_large_image(run):
-    image = np.full((600, 600, 3), 200, np.uint8)
-    mask = np.ones((600, 600), bool)
-    mask[300, 300] = False
-    assert fill_function(*load_run(run))(image, mask).shape == image.shape
+def outcomes(*arguments, **options):
+    return {result.picture.name: result.outcome for result in predict(*arguments, **options)}
 
 
-def test_a_scratch_thinner_than_a_working_pixel_is_filled_from_its_sides(run):
-    image = np.full((600, 600, 3), 200, np.uint8)
-    mask = np.zeros((600, 600), bool)
-    mask[:, 300] = True
-    image[mask] = 0
-    np.testing.assert_allclose(fill_function(*load_run(run))(image, mask)[mask], 200, atol=1)
+def test_only_the_hole_changes(run, tmp_path):
+    image = save(tmp_path / "image.png")
+    (result,) = predict(run, image, BOX, tmp_path / "new/out.png")
+    assert result == (image, tmp_path / "new/out.png", None)
+    changed = (read(result.outcome) != pixels()).any(-1)
+    assert changed[5:12, 8:20].all()
+    assert changed.sum() == 7 * 12
 
 
-@pytest.mark.parametrize(
-    ("shape", "mask", "message"),
-    [
-        ((4, 4, 4), np.eye(4, dtype=bool), r"got uint8 \(4, 4, 4\) and bool \(4, 4\)"),
-        ((4, 5, 3), np.eye(4, dtype=bool), r"got uint8 \(4, 5, 3\)"),
-        ((4, 4, 3), np.eye(4), "and float64"),
-        ((4, 4, 3), np.ones((4, 4), bool), "the mask is all hole"),
-    ],
-)
-def test_arrays_that_are_no_image_with_a_hole(run, shape, mask, message):
-    with pytest.raises(InputError, match=message):
-        fill_function(*load_run(run))(np.zeros(shape, np.uint8), mask)
+def test_a_mask_and_a_working_side_are_followed(run, tmp_path):
+    values = pixels(80, 120)
+    mask = np.zeros((80, 120), np.uint8)
+    mask[20:50, 30:90] = 255
+    image, mask_path = save(tmp_path / "image.png", values), save(tmp_path / "mask.png", mask)
+    holes = HoleChoice(mask=mask_path)
+    for side in (None, 40):
+        list(predict(run, image, holes, tmp_path / "out.png", side))
+        expected = load_inpainter(run, side)(values, mask > 0)
+        np.testing.assert_array_equal(read(tmp_path / "out.png"), expected)
 
 
-def test_a_mask_painted_on_transparent_ground(tmp_path):
-    mask = np.full((4, 5, 4), 255, np.uint8)
-    mask[1:, :, 3] = 0
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    found = read_mask(tmp_path / "mask.png", (4, 5))
-    assert found[0].all()
-    assert not found[1:].any()
-
-
-def test_a_transparent_image_is_refused(tmp_path):
-    Image.new("RGBA", (4, 4), (255, 0, 0, 128)).save(tmp_path / "image.png")
-    with pytest.raises(InputError, match="must be opaque, got transparent pixels"):
-        read_image(tmp_path / "image.png")
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA"])
-def test_modes_become_rgb(tmp_path, mode):
-    path = tmp_path / "image.tiff"
-    Image.new("RGB", (4, 3), (200, 200, 200)).convert(mode).save(path)
-    assert read_image(path).shape == (3, 4, 3)
-
-
-def test_exif_orientation_is_followed(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    Image.new("RGB", (40, 30)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").shape == (40, 30, 3)
-
-
-def test_an_unreadable_image(tmp_path, files):
-    (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(InputError, match=r"image .*text\.png cannot be read: cannot identify"):
-        read_image(tmp_path / "text.png")
-    (tmp_path / "half.png").write_bytes(files[0].read_bytes()[:900])
-    with pytest.raises(InputError, match=r"image .*half\.png cannot be read: .*truncated"):
-        read_image(tmp_path / "half.png")
-    with pytest.raises(InputError, match=r"image .*none\.png cannot be read: .*No such file"):
-        read_image(tmp_path / "none.png")
-    with pytest.raises(InputError, match=r"cannot be read: .*directory"):
-        read_image(tmp_path)
-    Image.new("I;16", (3, 3)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match="8 bits a channel, got mode I;16"):
-        read_image(tmp_path / "deep.png")
-
-
-def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
-    Image.new("L", (100, 100)).save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(InputError, match=r"cannot be read: .*exceeds limit"):
-        read_image(tmp_path / "large.png")
+def test_a_folder_is_filled_and_what_fails_is_told(run, tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    good = [save(folder / name, pixels(seed=n)) for n, name in enumerate(("b.png", "z.png"))]
+    save(folder / "a.tiff", np.dstack([pixels(), np.full((21, 30), 100, np.uint8)]))
+    save(folder / "one.png", pixels(1, 1))
+    (folder / "half.png").write_bytes(good[0].read_bytes()[:900])
+    (folder / "text.jpg").write_text("no image")
+    save(folder / "deep.png", np.zeros((21, 30), np.uint16))
+    save(folder / "small.png", pixels(9, 9))
+    frames = [Image.fromarray(pixels(seed=n)) for n in range(2)]
+    for name in ("moving.gif", "moving.webp", "moved.png"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:])
+    (folder / ".hidden.png").write_text("left alone")
+    save(folder / "deeper/inner.png")
+    found = outcomes(run, folder, BOX, output)
+    assert list(found) == sorted(found)
+    assert {p.name for p in output.iterdir()} == {"b.png", "z.png"}
+    for path in good:
+        assert found.pop(path.name) == output / path.name
+        expected = load_inpainter(run)(read(path), BOX.hole(path, (21, 30), True))
+        np.testing.assert_array_equal(read(output / path.name), expected)
+    messages = {name: str(error) for name, error in found.items()}
+    assert all(str(folder / name) in message for name, message in messages.items())
+    parts = {
+        "a.tiff": "must be opaque, got transparent pixels",
+        "deep.png": "must be grey, RGB, CMYK or paletted, with 8 bits a channel, got mode I;16",
+        "half.png": "cannot be read: ",
+        "moved.png": "must be a single picture",
+        "moving.gif": "must be a single picture",
+        "moving.webp": "must be a single picture",
+        "one.png": "box must lie within the image, 1x1",
+        "small.png": "box must lie within the image, 9x9",
+        "text.jpg": "cannot be read: no picture",
+    }
+    assert parts.keys() == messages.keys()
+    for name, part in parts.items():
+        assert part in messages[name]
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("image", "mask", "message"),
     [
-        (np.zeros((21, 30), np.uint8), "has no hole"),
-        (np.full((21, 30), 255, np.uint8), "is all hole"),
-        (np.eye(30, dtype=np.uint8) * 255, "size of the image, 30x21, got 30x30"),
+        (pixels(), np.zeros((21, 30), np.uint8), "has no hole"),
+        (pixels(), np.full((21, 30), 255, np.uint8), "is all hole"),
+        (pixels(), np.full((30, 21), 255, np.uint8), "must have the size of the image"),
+        (pixels(), np.zeros((21, 30), np.uint16), "8 bits a channel"),
+        (pixels(1, 1), np.full((1, 1), 255, np.uint8), "is all hole"),
     ],
 )
-def test_masks_that_cannot_be_used(tmp_path, values, message):
-    Image.fromarray(values).save(tmp_path / "mask.png")
-    with pytest.raises(InputError, match=message):
-        read_mask(tmp_path / "mask.png", (21, 30))
+def test_holes_that_cannot_be_used(run, tmp_path, image, mask, message):
+    folder = save(tmp_path / "in/a.png", image).parent
+    holes = HoleChoice(mask=save(tmp_path / "mask.png", mask))
+    (result,) = predict(run, folder, holes, tmp_path / "out")
+    assert isinstance(result.outcome, InputError)
+    assert f"image {folder / 'a.png'}: mask {holes.mask} " in str(result.outcome)
+    assert message in str(result.outcome)
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_file_of_a_folder_has_brush_strokes_of_its_own(run, tmp_path):
+    values = pixels(60, 60)
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "in" / name, values)
+    outcomes(run, tmp_path / "in", HoleChoice(brush_seed=3), tmp_path / "out")
+    inpainter = load_inpainter(run)
+    for name in ("a.png", "b.png"):
+        expected = inpainter(values, hole_of_brush(3, (60, 60), name))
+        np.testing.assert_array_equal(read(tmp_path / "out" / name), expected)
+    outcomes(run, tmp_path / "in/a.png", HoleChoice(brush_seed=3), tmp_path / "a.png")
+    np.testing.assert_array_equal(
+        read(tmp_path / "a.png"), inpainter(values, hole_of_brush(3, (60, 60)))
+    )
+
+
+def test_no_input_is_overwritten(run, tmp_path):
+    image, mask = save(tmp_path / "in/a.png"), np.zeros((21, 30), np.uint8)
+    mask[5:9, 5:9] = 255
+    mask_path = save(tmp_path / "mask.png", mask)
+    holes = HoleChoice(mask=mask_path)
+    (tmp_path / "link.png").symlink_to(image)
+    before = image.read_bytes(), mask_path.read_bytes()
+    for source, output in (
+        (image, image),
+        (image, mask_path),
+        (image, tmp_path / "link.png"),
+        (image.parent, image.parent),
+    ):
+        (result,) = predict(run, source, holes, output)
+        assert "must be no input file" in str(result.outcome)
+    assert (image.read_bytes(), mask_path.read_bytes()) == before
+
+
+def test_two_images_of_one_stem_do_not_share_an_output(run, tmp_path):
+    first, second = save(tmp_path / "in/a.bmp"), save(tmp_path / "in/a.png", pixels(seed=1))
+    found = outcomes(run, tmp_path / "in", BOX, tmp_path / "out")
+    assert found[first.name] == tmp_path / "out/a.png"
+    assert "must be free, got that of an image before" in str(found[second.name])
+    np.testing.assert_array_equal(read(tmp_path / "out/a.png")[:5], pixels()[:5])
+    # A second call writes anew.
+    assert outcomes(run, second, BOX, tmp_path / "out/a.png")[second.name] == tmp_path / "out/a.png"
+
+
+def test_an_output_that_cannot_be_written_fails_alone(run, tmp_path):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "in" / name)
+    (tmp_path / "out/a.png").mkdir(parents=True)
+    found = outcomes(run, tmp_path / "in", BOX, tmp_path / "out")
+    assert "a.png cannot be written: " in str(found["a.png"])
+    assert found["b.png"] == tmp_path / "out/b.png"
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "folder.png"])
-def test_an_output_that_is_no_png_is_refused(run, files, tmp_path, name):
+def test_an_output_that_is_no_png_is_refused(run, tmp_path, name):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(InputError, match=r"output must be a file that ends in \.png, got"):
-        predict(run, *files, tmp_path / name)
+        predict(run, save(tmp_path / "image.png"), BOX, tmp_path / name)
+
+
+def test_folders_that_cannot_be_used(run, tmp_path):
+    image = save(tmp_path / "in/a.png")
+    with pytest.raises(InputError, match="output must be a folder, as the input is, got"):
+        predict(run, image.parent, BOX, image)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="must hold images, got no files"):
+        predict(run, tmp_path / "empty", BOX, tmp_path / "out")
+
+
+def test_an_rgb_profile_is_kept_and_another_dropped(run, tmp_path):
+    rgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for name, profile in (("rgb", rgb), ("other", lab)):
+        save(tmp_path / f"in/{name}.jpg", icc_profile=profile)
+    notes = {r.picture.stem: r.note for r in predict(run, tmp_path / "in", BOX, tmp_path / "out")}
+    assert notes["rgb"] is None
+    assert "other.jpg is dropped: it is not of RGB" in notes["other"]
+    with Image.open(tmp_path / "out/rgb.png") as image:
+        assert image.info["icc_profile"] == rgb
+    with Image.open(tmp_path / "out/other.png") as image:
+        assert "icc_profile" not in image.info
+
+
+def test_an_opaque_alpha_channel_is_no_matter(tmp_path):
+    opaque = np.dstack([pixels(), np.full((21, 30), 255, np.uint8)])
+    np.testing.assert_array_equal(read_picture(save(tmp_path / "a.png", opaque)).pixels, pixels())
+
+
+@pytest.mark.slow
+def test_a_picture_20000_pixels_wide(run, tmp_path):
+    values = np.full((700, 20_000, 3), 90, np.uint8)
+    image = save(tmp_path / "wide.png", values, compress_level=1)
+    holes = HoleChoice(box=(9_000, 300, 1_500, 200))
+    (result,) = predict(run, image, holes, tmp_path / "out.png")
+    filled = read(result.outcome).copy()
+    assert (filled[300:500, 9_000:10_500] != 90).any()
+    filled[300:500, 9_000:10_500] = 90
+    np.testing.assert_array_equal(filled, values)
+
+
+def test_the_best_checkpoint_fills_and_a_damaged_one_is_told(tmp_path, capsys):
+    save_run(tmp_path, {1: (1.0, 20.0), 2: (2.0, 30.0), 3: (3.0, 10.0)})
+    values, hole = pixels(), BOX.hole(tmp_path, (21, 30), False)
+    (tmp_path / "second").mkdir()
+    save_run(tmp_path / "second", {0: (2.0, None)})
+    best = load_inpainter(tmp_path)(values, hole)
+    np.testing.assert_array_equal(best, load_inpainter(tmp_path / "second")(values, hole))
+    assert capsys.readouterr().err == ""
+    damage(tmp_path / "checkpoints/2")
+    assert (load_inpainter(tmp_path)(values, hole) != best).any()
+    told = capsys.readouterr().err
+    assert "checkpoints/2: " in told
+    assert told.endswith("; the checkpoint of step 1 is used\n")
+
+
+def damage(checkpoint):
+    for path in (checkpoint / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no run: config\.json is missing"):
-        load_run(tmp_path)
+        load_inpainter(tmp_path)
 
 
 def test_a_truncated_checkpoint(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    for path in (tmp_path / "run/checkpoints/2/state").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=r"checkpoints/2 is damaged"):
-        load_run(tmp_path / "run")
-
-
-def test_a_checkpoint_of_another_model(run, tmp_path):
-    shutil.copytree(run, tmp_path / "run")
-    config = json.loads((run / "config.json").read_text())
-    config["model"]["widths"] = [8, 6]
-    (tmp_path / "run/config.json").write_text(json.dumps(config))
-    with pytest.raises(
-        CheckpointError, match=r"of another model, \d+ of its arrays differ: .*expected .*found "
-    ):
-        load_run(tmp_path / "run")
+    damage(tmp_path / "run/checkpoints/0")
+    with pytest.raises(CheckpointError, match=r"checkpoints/0 is damaged"):
+        load_inpainter(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("field", "value", "message"),
     [
-        {"task": "classification"},
-        {"backbone": "resnet50"},
-        {"model": {"downsampler": "zzz", "upsampler": "carafe", "widths": [4, 6]}},
-        {"model": {"downsampler": "carafe", "upsampler": "carafe", "widths": 16}},
+        ("task", "classification", "is no run of the inpainting task"),
+        ("backbone", "resnet50", "is no run of the inpainting task"),
+        ("model.downsampler", "zzz", "is no run of the inpainting task"),
+        ("model.width", 6, r"of another model, \d+ of its arrays differ: .*expected .*found "),
     ],
 )
-def test_a_run_of_another_task(run, tmp_path, changes):
-    config = json.loads((run / "config.json").read_text()) | changes
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="is no run of the inpainting task"):
-        load_run(tmp_path)
+def test_a_run_of_another_task_or_model(run, tmp_path, field, value, message):
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    *section, name = field.split(".")
+    (config[section[0]] if section else config)[name] = value
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
+        load_inpainter(tmp_path / "run")
+
+
+def test_the_command_names_what_it_wrote_and_ends_with_2_if_some_failed(run, tmp_path, capsys):
+    good = save(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_text("no image")
+    with pytest.raises(SystemExit) as ended:
+        predict_command(tmp_path / "in", run, box=BOX.box)
+    assert ended.value.code == 2
+    output, errors = capsys.readouterr()
+    assert output == f"{tmp_path}/in-filled/a.png\n"
+    first, last = errors.splitlines()
+    assert first.startswith(f"error: image {tmp_path}/in/b.png cannot be read")
+    assert last == f"error: 1 of 2 images were not filled: {tmp_path}/in/b.png"
+    predict_command(good, run, box=BOX.box)
+    assert capsys.readouterr() == (f"{tmp_path}/in/a-filled.png\n", "")
+
+
+def test_a_terminal_shows_how_many_are_done(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "in" / name)
+    predict_command(tmp_path / "in", run, box=BOX.box)
+    assert "2/2" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_the_command(run, files, tmp_path):
+def test_the_command_as_a_program(run, tmp_path):
+    """Through a process: what a shell sees."""
+    program = (
+        "from experiments.engine.command_line import run_command\n"
+        "from experiments.inpainting.inpainter import InputError\n"
+        "from experiments.inpainting.predict import predict_command\n"
+        "run_command('inpainting', {'predict': predict_command, 'other': print}, InputError)\n"
+    )
+
     def call(*arguments):
-        command = [sys.executable, "-m", "experiments.inpainting", "predict", *map(str, arguments)]
+        command = [sys.executable, "-c", program, "predict", *map(str, arguments), "--run", run]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    image, mask = files
-    done = call(image, "--mask", mask, "--run", run)
-    assert done.returncode == 0, done.stderr
-    output = tmp_path / "image-filled.png"
-    assert done.stdout.strip() == str(output)
-    assert read_image(output).shape == (21, 30, 3)
-    failed = call(tmp_path / "none.png", "--mask", mask, "--run", run)
+    image = save(tmp_path / "image.png")
+    done = call(image, "--box", 8, 5, 12, 7)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path}/image-filled.png\n"
+    failed = call(tmp_path / "none.png", "--brush-seed", 1)
     assert failed.returncode == 2
-    assert re.fullmatch(r"error: image .*none\.png cannot be read: .*\n", failed.stderr)
+    assert failed.stdout == ""
+    assert failed.stderr.startswith(f"error: image {tmp_path}/none.png cannot be read: ")
+    assert failed.stderr.count("\n") == 1
+    assert call(image).stderr == "error: expected one of mask, box and brush_seed, got none\n"

@@ -1,3 +1,9 @@
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,140 +12,242 @@ import pytest
 
 from experiments.engine.config import ConfigError
 from experiments.engine.guard import first_carry, guarded
+from experiments.engine.metrics import read_metrics
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.parallel import data_parallel, split
-from experiments.engine.settings import TrainingConfig
-from experiments.inpainting.batches import (
-    evaluation_batches,
-    to_bytes,
-    to_unit,
-    training_batches,
-    validation_examples,
+from experiments.engine.settings import Operation, TrainingConfig
+from experiments.inpainting.adversarial import alternating_step
+from experiments.inpainting.batches import open_data, training_batches
+from experiments.inpainting.configs import (
+    AdversarialConfig,
+    DataConfig,
+    InpaintingConfig,
+    ReconstructionConfig,
 )
-from experiments.inpainting.configs import DataConfig, InpaintingConfig
-from experiments.inpainting.metrics import image_metrics
-from experiments.inpainting.task import (
-    compose,
-    evaluate,
-    fill,
-    initial_state,
-    make_model,
-    train_step,
+from experiments.inpainting.fill import compose, variables_of
+from experiments.inpainting.losses import (
+    discriminator_loss,
+    generator_loss,
+    hole_shares,
+    reconstruction,
 )
-from experiments.models.unet import UNetConfig
+from experiments.inpainting.presets import PRESETS, TABLE_10
+from experiments.inpainting.task import initial_state, make_optimizer, train_run
+from experiments.models.generators import GeneratorConfig, make_generator
+from experiments.models.patchgan import PatchGAN, PatchGANConfig
 
 SMALL = InpaintingConfig(
-    model=UNetConfig("carafe", "carafe", (4, 6)),
+    model=GeneratorConfig(
+        convolution="partial",
+        downsampler="carafe",
+        upsampler="carafe",
+        width=4,
+        levels=1,
+        norm="sync_batch",
+    ),
     data=DataConfig(crop_side=16),
+    reconstruction=ReconstructionConfig(hole=2.0, valid=0.5),
+    adversarial=AdversarialConfig(weight=0.1, discriminator=PatchGANConfig(width=4, layers=2)),
     training=TrainingConfig(
         batch_size=8,
         optimizer=OptimizerConfig(name="adam", learning_rate=1e-2, b1=0.5, b2=0.9),
-        schedule=ScheduleConfig(length=40, warmup=2),
+        schedule=ScheduleConfig(length=40, decay="constant"),
     ),
 )
+# Adam's first steps are signs of the gradient, whatever is left of one that is all but 0.
+DESCENT = dataclasses.replace(
+    SMALL,
+    training=dataclasses.replace(
+        SMALL.training, optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.0)
+    ),
+)
+PLAIN = dataclasses.replace(SMALL, model=GeneratorConfig(width=4, levels=1, norm="none"))
 
 
-def make_step(config=SMALL):
+def make_step(config):
     """The step on a whole batch, over all devices."""
-    step = data_parallel(guarded(train_step(config), 0))
+    step = data_parallel(
+        guarded(alternating_step(config, *make_optimizer(config.training)), 0), True
+    )
     return lambda carry, batch: step(carry, split(batch))
 
 
 @pytest.fixture(scope="module")
 def batch(data_folder):
-    batch = training_batches(data_folder, SMALL.data, 8, seed=0)[0]
+    data = open_data(SMALL.data, data_folder.parents[2], data_folder)
+    batch = training_batches(data, SMALL.data, 8, seed=0)[0]
     return {name: batch[name] for name in ("image", "mask")}
 
 
-def test_bytes_and_the_unit_range_are_inverse():
-    values = np.arange(256, dtype=np.uint8)
-    assert to_unit(values).min() == -1
-    assert to_unit(values).max() == 1
-    np.testing.assert_array_equal(to_bytes(to_unit(values)), values)
+@pytest.mark.parametrize("loss", ["hinge", "least_squares"])
+def test_the_step_is_one_of_the_discriminator_and_then_one_of_the_generator(batch, loss):
+    adversarial = dataclasses.replace(SMALL.adversarial, loss=loss)
+    config = dataclasses.replace(DESCENT, adversarial=adversarial, ema_decay=0.75)
+    state = initial_state(config)
+    carry, metrics = make_step(config)(first_carry(state, 0), batch)
 
+    # The same by hand, without devices: statistics of the whole batch, plain descent.
+    state = initial_state(config)
+    generator, discriminator = state["generator"], state["discriminator"]
+    network = make_generator(config.model, jnp.float32, None)
+    judge = PatchGAN(adversarial.discriminator)
+    image = batch["image"] / np.float32(127.5) - 1
+    mask = batch["mask"].astype(np.float32)
+    shares = hole_shares(mask, 4)
 
-def test_compose_keeps_what_is_seen():
-    image, prediction = np.zeros((1, 1, 2, 3)), np.ones((1, 1, 2, 3))
-    mask = np.array([0.0, 1.0]).reshape(1, 1, 2, 1)
-    np.testing.assert_array_equal(compose(image, mask, prediction)[0, 0, :, 0], [0, 1])
+    def predict(params):
+        variables = {"params": params, **generator["model_state"]}
+        return network.apply(variables, image, mask, train=True, mutable=["batch_stats"])
 
+    def logits(params, image):
+        return judge.apply({"params": params}, jnp.concatenate([image, mask], axis=-1))
 
-def test_the_content_of_the_hole_has_no_influence(batch):
-    model, params = make_model(SMALL), initial_state(SMALL)["params"]
-    other = np.where(batch["mask"] > 0, 0.5, batch["image"])
-    filled = [fill(model, params, image, batch["mask"]) for image in (batch["image"], other)]
-    np.testing.assert_array_equal(*filled)
-    assert np.abs(filled[0]).max() <= 1
+    filled = compose(image, mask, predict(generator["params"])[0])
 
+    def of_discriminator(params):
+        real, fake = logits(params, image), logits(params, filled)
+        return discriminator_loss(real, fake, shares, loss).mean()
 
-def test_batches(data_folder, batch):
-    assert batch["image"].shape == (8, 16, 16, 3)
-    assert batch["mask"].shape == (8, 16, 16, 1)
-    assert batch["image"].dtype == batch["mask"].dtype == np.float32
-    assert set(np.unique(batch["mask"])) == {0, 1}
-    assert np.abs(batch["image"]).max() <= 1
-    again = training_batches(data_folder, SMALL.data, 8, seed=0)[0]
-    other = training_batches(data_folder, SMALL.data, 8, seed=1)[0]
-    np.testing.assert_array_equal(batch["image"], again["image"])
-    np.testing.assert_array_equal(batch["mask"], again["mask"])
-    assert (batch["image"] != other["image"]).any()
+    def of_generator(params):
+        prediction, changed = predict(params)
+        filled = compose(image, mask, prediction)
+        rebuilt = reconstruction(prediction, filled, image, mask, config.reconstruction)
+        deceived = generator_loss(logits(judging, filled), shares, loss)
+        return (rebuilt + 0.1 * deceived).mean(), changed
 
+    def descend(params, gradient):
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
 
-def test_the_step_over_four_devices_is_the_step_over_the_whole_batch(batch):
-    model, state = make_model(SMALL), initial_state(SMALL)
-    carry, metrics = make_step()(first_carry(state, 0), batch)
-
-    def loss(params):
-        filled = fill(model, params, batch["image"], batch["mask"])
-        return jnp.abs(filled - batch["image"]).sum() / (3 * batch["mask"].sum())
-
-    expected, gradients = jax.value_and_grad(loss)(state["params"])
-    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
-    moment = optax.tree.get(carry["state"]["optimizer"], "mu")
-    share = 1 - SMALL.training.optimizer.b1
-    jax.tree.map(
-        lambda mu, g: np.testing.assert_allclose(mu, share * g, rtol=1e-3, atol=1e-7),
-        moment,
-        gradients,
+    value, gradient = jax.jit(jax.value_and_grad(of_discriminator))(discriminator["params"])
+    assert float(metrics["discriminator_loss"]) == pytest.approx(float(value), rel=1e-4)
+    judging = descend(discriminator["params"], gradient)
+    (value, changed), gradient = jax.jit(jax.value_and_grad(of_generator, has_aux=True))(
+        generator["params"]
     )
+    assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-4)
+    assert float(metrics["gradient_norm"]) == pytest.approx(
+        float(optax.tree.norm(gradient)), rel=1e-3
+    )
+    found = carry["state"]
+    close = {"rtol": 1e-3, "atol": 1e-5}
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **close),
+        found["generator"]["model_state"],
+        dict(changed),
+    )
+    for name, expected in (
+        ("discriminator", judging),
+        ("generator", descend(generator["params"], gradient)),
+    ):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, **close),
+            found[name]["params"],
+            expected,
+        )
+    jax.tree.map(
+        lambda mean, old, new: np.testing.assert_allclose(mean, 0.75 * old + 0.25 * new, **close),
+        found["average"],
+        generator["params"],
+        found["generator"]["params"],
+    )
+    assert variables_of(found)["params"] is found["average"]
 
 
-def test_the_loss_falls(batch):
-    step, carry, losses = make_step(), first_carry(initial_state(SMALL), 0), []
-    for _ in range(40):
+def test_parts_of_a_batch_add_up(batch):
+    whole = dataclasses.replace(PLAIN, training=DESCENT.training)
+    halves = dataclasses.replace(DESCENT.training, accumulation=2)
+    parts = dataclasses.replace(PLAIN, training=halves)
+    found = [
+        make_step(config)(first_carry(initial_state(config), 0), batch)[1]
+        for config in (whole, parts)
+    ]
+    for name, value in found[0].items():
+        assert float(found[1][name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6)
+
+
+def test_without_a_weight_there_is_no_discriminator(batch):
+    config = dataclasses.replace(PLAIN, adversarial=AdversarialConfig(weight=0.0))
+    state = initial_state(config)
+    assert state.keys() == {"generator"}
+    _, metrics = make_step(config)(first_carry(state, 0), batch)
+    assert not any("discriminator" in name or "adversarial" in name for name in metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", TABLE_10[::3], ids=lambda preset: preset.name)
+def test_the_first_and_the_last_row_learn_and_stay_finite(batch, preset):
+    """Narrow, and with all options of a discriminator."""
+    discriminator = PatchGANConfig(width=4, layers=2, spectral=True)
+    config = dataclasses.replace(
+        SMALL,
+        model=dataclasses.replace(preset.config.model, width=4),
+        adversarial=AdversarialConfig(discriminator=discriminator),
+    )
+    step, carry, losses = make_step(config), first_carry(initial_state(config), 0), []
+    for _ in range(60):
         carry, metrics = step(carry, batch)
-        losses.append(float(metrics["loss"]))
+        assert all(np.isfinite(value) for value in metrics.values())
+        losses.append(float(metrics["reconstruction"]))
     assert losses[-1] < 0.6 * losses[0]
+    assert int(carry["skipped"]) == 0
 
 
-def test_evaluation_counts_every_example_once(data_folder):
-    examples = validation_examples(data_folder, SMALL.data)[:11]  # an uneven last batch
-    assert [b["weight"].sum() for b in evaluation_batches(examples, 8)] == [8, 3]
-    params = initial_state(SMALL)["params"]
-    metrics = evaluate(SMALL, params, examples)
-    images, masks = (np.stack([e[name] for e in examples]) for name in ("image", "mask"))
-    filled = fill(make_model(SMALL), params, images, masks)
-    for name, values in image_metrics(filled, images, masks).items():
-        assert metrics[name] == pytest.approx(float(values.mean()), rel=1e-5)
+@pytest.mark.slow
+def test_a_run_starts_with_the_networks_of_another(data_folder, tmp_path):
+    training = dataclasses.replace(SMALL.training, schedule=ScheduleConfig(length=2))
+    config = dataclasses.replace(SMALL, training=training)
+    rest = data_folder.parents[2], Operation()
+    first = train_run(config, tmp_path / "first", *rest)
+    frozen = dataclasses.replace(config.model, freeze_encoder_norm=True)
+    second = dataclasses.replace(config, model=frozen, start_from=str(tmp_path / "first"))
+    found = train_run(second, tmp_path / "second", *rest)["generator"]
+    kept = first["generator"]["model_state"]["batch_stats"]["down_1"]["norm"]
+    after = found["model_state"]["batch_stats"]["down_1"]["norm"]
+    jax.tree.map(np.testing.assert_array_equal, after, kept)
+    moved = optax.tree.norm(
+        jax.tree.map(jnp.subtract, found["params"], first["generator"]["params"])
+    )
+    assert 0 < moved < 0.5 * optax.tree.norm(found["params"])
+
+    wider = dataclasses.replace(second, model=dataclasses.replace(frozen, width=5))
+    with pytest.raises(ConfigError, match="start_from must be a run of the same generator"):
+        train_run(wider, tmp_path / "third", *rest)
 
 
-def test_validation_holes_are_the_same_for_every_model(data_folder):
-    first, second = (validation_examples(data_folder, SMALL.data) for _ in range(2))
-    assert len(first) == len(second) > 50
-    np.testing.assert_array_equal(first[5]["mask"], second[5]["mask"])
-    assert (first[5]["mask"] != first[6]["mask"]).any()
+def test_presets_are_named_once_and_fit_what_they_name():
+    names = [preset.name for preset in PRESETS]
+    assert len(set(names)) == len(names)
+    for preset in PRESETS:
+        carafe = preset.name.endswith("carafe")
+        model = preset.config.model
+        assert (model.downsampler == "carafe") == carafe == (model.upsampler == "carafe")
+        assert (model.convolution == "partial") == ("global-local" not in preset.name)
+    paper = TABLE_10[0].config
+    assert (paper.training.batch_size, paper.data.crop_side) == (32, 256)
+    optimizer = paper.training.optimizer
+    assert (optimizer.learning_rate, optimizer.b1, optimizer.b2) == (1e-4, 0.5, 0.9)
 
 
-def test_processes_share_a_batch_and_draw_holes_of_their_own(data_folder, monkeypatch):
-    whole = training_batches(data_folder, SMALL.data, 8, seed=0)[0]
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    for process in range(2):
-        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        share = training_batches(data_folder, SMALL.data, 8, seed=0)[0]
-        for name, array in share.items():
-            np.testing.assert_array_equal(array, whole[name][process::2])
-
-
-def test_a_crop_larger_than_any_is_refused():
-    with pytest.raises(ConfigError, match=r"crop_side must be in 1\.\.96, got 128"):
-        DataConfig(crop_side=128)
+@pytest.mark.slow
+def test_killed_and_resumed_the_pair_of_networks_gives_the_same_numbers(data_folder, tmp_path):
+    command = [
+        *(sys.executable, "-m", "experiments.inpainting", "train", "cpu-partial-conv-carafe"),
+        *("--data-dir", str(data_folder.parents[2]), "--model.width", "2", "--model.levels", "1"),
+        *("--data.crop-side", "16", "--ema-decay", "0.9", "--training.schedule.warmup", "0"),
+        *("--adversarial.discriminator.width", "2", "--training.schedule.length", "12"),
+        *("--operation.log-every", "1", "--operation.checkpoint-every", "4", "--output"),
+    ]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    log = tmp_path / "killed" / "metrics.jsonl"
+    with subprocess.Popen(
+        [*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        deadline = time.monotonic() + 120
+        while len(read_metrics(log)) < 6 and time.monotonic() < deadline:
+            assert process.poll() is None, "it ended before it was killed"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert len(read_metrics(log)) < 12
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
+    assert read_metrics(log) == read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    assert "discriminator_loss" in read_metrics(log)[0]

@@ -1,0 +1,128 @@
+"""The alternating step: the discriminator learns from the fills, then the generator from it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.engine.guard import TaskStep
+from experiments.engine.steps import Batch, State, Sums, descend
+from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.fill import compose, make_generator
+from experiments.inpainting.losses import (
+    discriminator_loss,
+    generator_loss,
+    hole_shares,
+    reconstruction,
+)
+from experiments.inpainting.pixels import to_unit
+from experiments.models.patchgan import PatchGAN
+
+
+def make_discriminator(config: InpaintingConfig) -> PatchGAN:
+    """The discriminator of a config; it sees an image and, as a fourth channel, its mask."""
+    return PatchGAN(config.adversarial.discriminator, jnp.dtype(config.dtype))
+
+
+def alternating_step(
+    config: InpaintingConfig, optimizer: optax.GradientTransformation, rate: optax.Schedule
+) -> TaskStep:
+    """The training step of a config, to be mapped over the devices as one function.
+
+    First the discriminator takes an optimiser step on original images and on the fills of the
+    generator as it is; then the generator takes one against the new discriminator; then the average
+    of its parameters moves. Without a discriminator only the generator is there.
+
+    Args:
+        config: of the run.
+        optimizer: of both networks.
+        rate: its learning rate, reported as ``learning_rate``.
+
+    Returns:
+        ``step(state, batch, key, number)`` on the state of
+        :func:`experiments.inpainting.task.initial_state`. Metrics: ``loss`` of the generator and
+        the two parts of it, ``reconstruction`` and ``adversarial``, before their weights;
+        ``gradient_norm``; ``discriminator_loss``, ``discriminator_gradient_norm``, and the mean
+        logits ``real`` and ``fake``.
+    """
+    generator, discriminator = make_generator(config), make_discriminator(config)
+    weight, kind = config.adversarial.weight, config.adversarial.loss
+    stride = 2**config.adversarial.discriminator.layers
+    accumulation = config.training.accumulation
+
+    def generate(params: Any, model_state: Any, batch: Batch) -> Any:
+        image, mask = to_unit(batch["image"]), batch["mask"].astype(jnp.float32)
+        prediction, model_state = generator.apply(
+            {"params": params, **model_state}, image, mask, train=True, mutable=["batch_stats"]
+        )
+        return image, mask, prediction, compose(image, mask, prediction), model_state
+
+    def judge(variables: Any, image: jax.Array, mask: jax.Array, **options: Any) -> Any:
+        return discriminator.apply(variables, jnp.concatenate([image, mask], axis=-1), **options)
+
+    def discriminator_sums(
+        of_generator: State, params: Any, model_state: Any, batch: Batch, key: jax.Array
+    ) -> Sums:
+        del key
+        image, mask, _, filled, _ = generate(
+            of_generator["params"], of_generator["model_state"], batch
+        )
+        both = jnp.concatenate([image, filled])
+        logits, model_state = judge(
+            {"params": params, **model_state},
+            both,
+            jnp.concatenate([mask, mask]),
+            update=True,
+            mutable=["batch_stats"],
+        )
+        real, fake = jnp.split(logits, 2)
+        loss = discriminator_loss(real, fake, hole_shares(mask, stride), kind)
+        metrics = {"real": real.mean((1, 2)).sum(), "fake": fake.mean((1, 2)).sum()}
+        return Sums(loss.sum(), jnp.float32(len(image)), metrics, model_state)
+
+    def generator_sums(
+        of_discriminator: State | None,
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        key: jax.Array,
+    ) -> Sums:
+        del key
+        image, mask, prediction, filled, model_state = generate(params, model_state, batch)
+        loss = reconstruction(prediction, filled, image, mask, config.reconstruction)
+        metrics = {"reconstruction": loss.sum()}
+        if of_discriminator is not None:
+            variables = {"params": of_discriminator["params"], **of_discriminator["model_state"]}
+            fake = judge(variables, filled, mask)
+            adversarial = generator_loss(fake, hole_shares(mask, stride), kind)
+            metrics["adversarial"] = adversarial.sum()
+            loss += weight * adversarial
+        return Sums(loss.sum(), jnp.float32(len(image)), metrics, model_state)
+
+    def step(
+        state: State, batch: Batch, key: jax.Array, number: jax.Array
+    ) -> tuple[State, dict[str, jax.Array]]:
+        state = dict(state)
+        metrics = {"learning_rate": rate(number)}
+        if weight:
+            sums: Callable[..., Sums] = functools.partial(discriminator_sums, state["generator"])
+            state["discriminator"], found = descend(
+                sums, optimizer, state["discriminator"], batch, key, accumulation
+            )
+            for name in ("loss", "gradient_norm"):
+                metrics[f"discriminator_{name}"] = found.pop(name)
+            metrics |= found
+        sums = functools.partial(generator_sums, state.get("discriminator"))
+        state["generator"], found = descend(
+            sums, optimizer, state["generator"], batch, key, accumulation
+        )
+        if config.ema_decay:
+            state["average"] = optax.incremental_update(
+                state["generator"]["params"], state["average"], 1 - config.ema_decay
+            )
+        return state, {**metrics, **found}
+
+    return step

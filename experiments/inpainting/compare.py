@@ -1,0 +1,117 @@
+"""Runs side by side on the same images: one table as Table 10, one figure as Fig. 8."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.data.debian import DEFAULT_CACHE
+from experiments.engine.config import ConfigError, check, differences
+from experiments.engine.files import write_json
+from experiments.engine.runs import load_run
+from experiments.inpainting import figures
+from experiments.inpainting.batches import open_data
+from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.evaluation import Metrics, make_evaluator
+from experiments.inpainting.examples import fill_examples, spread_examples
+from experiments.inpainting.fill import variables_of
+from experiments.inpainting.tables import (
+    Spread,
+    bucket_table,
+    metrics_table,
+    print_tables,
+    save_tables,
+)
+from experiments.inpainting.task import TASK, initial_state
+
+_MAX_UNREADABLE = 100
+
+
+def check_same_data(configs: Mapping[str, InpaintingConfig]) -> None:
+    """Checks that metrics of runs can stand in one table.
+
+    Args:
+        configs: by the name of the run; at least one.
+
+    Raises:
+        ConfigError: two of them differ in their data; the message names the fields.
+    """
+    first, *others = configs
+    for name in others:
+        changed = differences(configs[first].data, configs[name].data, "data.")
+        if changed:
+            raise ConfigError(
+                f"expected runs on the same images, got {first} and {name} with "
+                f"{'; '.join(changed)}"
+            )
+
+
+def compare(
+    runs: Sequence[Path],
+    output: Path,
+    data_dir: Path,
+    photographs: Path = DEFAULT_CACHE,
+    examples: int = 5,
+) -> None:
+    """Evaluates the newest checkpoints of runs on the same images, and shows what each fills in.
+
+    Leaves in ``output``: ``compare.json`` and ``table.md`` with the metrics, and ``fills.png``.
+
+    Args:
+        runs: folders of at least two runs of the same data; their networks may differ.
+        output: folder of the results.
+        data_dir: folder of the tfds data sets.
+        photographs: folder that `python -m experiments.data.debian` filled; used for its source.
+        examples: images of the figure.
+
+    Raises:
+        ConfigError: the runs were on different data, or there are fewer than two.
+        CheckpointError: one of them cannot be read.
+    """
+    check(len(runs) >= 2, "runs", "at least two folders", [str(run) for run in runs])
+    check(examples >= 1, "examples", "at least 1", examples)
+    names = _names(runs)
+    loaded = {
+        name: load_run(run, InpaintingConfig, initial_state, TASK)
+        for name, run in zip(names, runs, strict=True)
+    }
+    check_same_data({name: run.config for name, run in loaded.items()})
+    shared = next(iter(loaded.values())).config.data
+    data = open_data(shared, data_dir, photographs)
+    evaluated: dict[str, Metrics] = {}
+    for name, run in loaded.items():
+        for message in run.damaged:
+            print(message, file=sys.stderr)
+        evaluate = make_evaluator(run.config, data, _MAX_UNREADABLE)
+        evaluated[name] = evaluate(variables_of(run.state))
+    shown = spread_examples(data, shared, examples)
+    fills = {
+        name: fill_examples(run.config, variables_of(run.state), shown)
+        for name, run in loaded.items()
+    }
+    rows = {
+        f"{name}, step {run.step}": {key: Spread(n) for key, n in evaluated[name].items()}
+        for name, run in loaded.items()
+    }
+    images = f"{len(data.validation)} validation images of {shared.images or shared.source}"
+    tables = (metrics_table(images, rows), bucket_table("By the size of the hole", rows))
+    results = {
+        name: {"folder": str(folder), "step": loaded[name].step, "metrics": evaluated[name]}
+        for name, folder in zip(names, runs, strict=True)
+    }
+    whole = {"data": dataclasses.asdict(shared), "runs": results}
+    write_json(output / "compare.json", whole)
+    save_tables(output / "table.md", tables)
+    figures.save_fills(output / "fills.png", shown, fills)
+    print_tables(tables, [f"Tables and pictures: {output}"])
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The folders' names, or if two are the same the whole paths.
+
+    Raises:
+        ConfigError: a run is there twice.
+    """
+    check(len({run.resolve() for run in runs}) == len(runs), "runs", "all different", list(runs))
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]

@@ -1,0 +1,96 @@
+"""Evaluation of a generator: the means of its metrics over all images, and by the size of holes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.engine.config import check
+from experiments.engine.evaluation import COUNT, Evaluator
+from experiments.engine.guard import UNREADABLE
+from experiments.inpainting.batches import InpaintingData, buckets, evaluation_batches
+from experiments.inpainting.configs import HoleConfig, InpaintingConfig
+from experiments.inpainting.fill import fill, make_generator
+from experiments.inpainting.metrics import METRICS, image_metrics
+from experiments.inpainting.pixels import to_unit
+from experiments.inpainting.ssim import WINDOW
+
+IMAGES = "images"
+
+Metrics = dict[str, float]
+
+
+def bucket_names(holes: HoleConfig) -> tuple[str, ...]:
+    """Names of the ranges of hole sizes in percent of the image, such as ``"10-20"``."""
+    return tuple(f"{low}-{high}" for low, high in buckets(holes))
+
+
+def make_evaluator(
+    config: InpaintingConfig, data: InpaintingData, max_unreadable: int
+) -> Callable[[Any], Metrics]:
+    """Evaluates a generator on all validation images, each with its hole, and each once.
+
+    Args:
+        config: of the run.
+        data: what :func:`experiments.inpainting.batches.open_data` gives for it.
+        max_unreadable: so many images may be left out; one more is an error.
+
+    Returns:
+        A function of what :func:`experiments.inpainting.fill.variables_of` gives, compiled once. It
+        returns the mean of each of :data:`experiments.inpainting.metrics.METRICS`; for each bucket
+        that has images also the mean over it, such as ``psnr_hole/10-20``, and their number, such
+        as ``images/10-20``; and ``unreadable``, the number of images left out, if any. Fills are
+        measured as the network gives them, not rounded to bytes.
+
+        It raises :class:`experiments.engine.evaluation.UnreadableEvaluationError`.
+
+    Raises:
+        ConfigError: the images are too small to be measured.
+    """
+    side = config.data.crop_side
+    check(side >= WINDOW, "data.crop_side", f"at least {WINDOW}, to measure SSIM", side)
+    model = make_generator(config)
+    names = bucket_names(config.data.holes)
+
+    def sums(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        image, mask = to_unit(batch["image"]), batch["mask"].astype(jnp.float32)
+        found = image_metrics(fill(model, variables, image, mask), image, mask)
+        weight = batch["weight"]
+        found |= {IMAGES: jnp.ones_like(weight)}
+        # What has weight 0 is in no bucket.
+        members = jax.nn.one_hot(batch["bucket"], len(names))  # [B, buckets]
+        totals = {COUNT: weight.sum()}
+        for metric, values in found.items():
+            totals[metric] = (values * weight).sum()
+            of_buckets = (values[:, None] * members).sum(0)
+            totals |= {_key(metric, name): of_buckets[n] for n, name in enumerate(names)}
+        return totals
+
+    training = config.training
+    batches = evaluation_batches(data, config.data, training.batch_size)
+    evaluator = Evaluator(sums, batches, training.workers, max_unreadable)
+
+    def evaluate(variables: Any) -> Metrics:
+        means = evaluator(variables)
+        left_out = round(means.get(UNREADABLE, 0))
+        return _by_bucket(means, names, len(data.validation) - left_out)
+
+    return evaluate
+
+
+def _key(metric: str, bucket: str) -> str:
+    return f"{metric}/{bucket}"
+
+
+def _by_bucket(means: Mapping[str, float], names: tuple[str, ...], images: int) -> Metrics:
+    """Makes means over the images of a bucket of what the evaluator divided by all images."""
+    result = {metric: means[metric] for metric in METRICS}
+    for name in names:
+        share = means[_key(IMAGES, name)]
+        if share:
+            result |= {_key(metric, name): means[_key(metric, name)] / share for metric in METRICS}
+            result[_key(IMAGES, name)] = round(share * images)
+    if UNREADABLE in means:
+        result[UNREADABLE] = means[UNREADABLE]
+    return result

@@ -1,0 +1,22 @@
+"""Pixels as bytes, and in the range in which networks see them."""
+
+from typing import overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+
+@overload
+def to_unit(image: UInt8[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]: ...
+@overload
+def to_unit(image: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]: ...
+def to_unit(image: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+    """Maps bytes to float32 in [-1, 1] (section 5.1)."""
+    return image.astype(jnp.float32) / 127.5 - 1
+
+
+def to_bytes(image: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Inverse of :func:`to_unit`, rounded and clipped."""
+    return np.clip(np.round((np.asarray(image) + 1) * 127.5), 0, 255).astype(np.uint8)

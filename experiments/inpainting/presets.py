@@ -1,0 +1,142 @@
+"""The rows of Table 10, the same for one GPU and for two cores, and Partial Convolution's U-Net."""
+
+import dataclasses
+from typing import Any
+
+from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.presets import Preset
+from experiments.engine.settings import TrainingConfig
+from experiments.inpainting.configs import (
+    PAPER_TRAINING,
+    AdversarialConfig,
+    DataConfig,
+    InpaintingConfig,
+    ReconstructionConfig,
+)
+from experiments.models.generators import GeneratorConfig
+from experiments.models.patchgan import PatchGANConfig
+
+InpaintingPreset = Preset[InpaintingConfig]
+
+_CARAFE = GeneratorConfig(downsampler="carafe", upsampler="carafe")
+# Partial Conv of Table 10 is the same generator with partial convolutions (section 5.1). They have
+# no deconvolution, and so nearest upsampling and a convolution take its place.
+_MODELS = {
+    "global-local": GeneratorConfig(),
+    "global-local-carafe": _CARAFE,
+    "partial-conv": GeneratorConfig(convolution="partial", upsampler="nearest"),
+    "partial-conv-carafe": dataclasses.replace(_CARAFE, convolution="partial"),
+}
+_ROWS = {
+    "global-local": "Global&Local",
+    "global-local-carafe": "Global&Local w/ CARAFE++",
+    "partial-conv": "Partial Conv",
+    "partial-conv-carafe": "Partial Conv w/ CARAFE++",
+}
+_SCORES = {
+    "global-local": "L1 6.69 %, PSNR 19.58 dB",
+    "global-local-carafe": "L1 5.82 %, PSNR 20.93 dB",
+    "partial-conv": "L1 5.96 %, PSNR 20.78 dB",
+    "partial-conv-carafe": "L1 5.60 %, PSNR 21.05 dB",
+}
+_OTHER_DATA = "none: another data set"
+# The first width at which a baseline has both the parameters and the operations of the row with
+# CARAFE++ at width 64.
+_WIDTHS_OF_EQUAL_COST = {"global-local": 71, "partial-conv": 66}
+
+_PAPER = InpaintingConfig(data=DataConfig("places365_small"))
+_GPU = InpaintingConfig(
+    data=DataConfig("debian", crop_side=128),
+    dtype="bfloat16",
+    training=dataclasses.replace(
+        PAPER_TRAINING,
+        workers=8,
+        schedule=ScheduleConfig(length=10_000, warmup=200, decay="cosine"),
+    ),
+)
+_CPU = InpaintingConfig(
+    data=DataConfig("pypi", crop_side=64),
+    adversarial=AdversarialConfig(discriminator=PatchGANConfig(width=16)),
+    training=TrainingConfig(
+        batch_size=8,
+        optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, b1=0.5, b2=0.9),
+        schedule=ScheduleConfig(length=600, warmup=30, decay="cosine"),
+    ),
+)
+# Without the perceptual and the style loss of reference 26, section 3.3, which need the weights of
+# a VGG network.
+_UNET = InpaintingConfig(
+    data=DataConfig("places365_small"),
+    reconstruction=ReconstructionConfig(hole=6.0, valid=1.0, total_variation=0.1),
+    adversarial=AdversarialConfig(weight=0.0),
+    training=dataclasses.replace(
+        PAPER_TRAINING, optimizer=OptimizerConfig(name="adam", learning_rate=2e-4)
+    ),
+)
+
+
+def _with_model(
+    config: InpaintingConfig, model: GeneratorConfig, **changes: Any
+) -> InpaintingConfig:
+    return dataclasses.replace(config, model=dataclasses.replace(model, **changes))
+
+
+def _on_two_cores(model: GeneratorConfig) -> GeneratorConfig:
+    # The gradient of a deconvolution takes a CPU longer than all the rest of so small a network.
+    upsampler = "nearest" if model.upsampler == "deconvolution" else model.upsampler
+    return dataclasses.replace(model, width=16, upsampler=upsampler)
+
+
+TABLE_10 = tuple(
+    Preset(
+        f"table10-{name}",
+        f"Table 10, {_ROWS[name]}",
+        _with_model(_PAPER, model),
+        _SCORES[name],
+    )
+    for name, model in _MODELS.items()
+)
+GPU = (
+    *(
+        Preset(
+            f"gpu-{name}",
+            f"{_ROWS[name]} (gpu)",
+            _with_model(_GPU, model),
+            _OTHER_DATA,
+        )
+        for name, model in _MODELS.items()
+    ),
+    *(
+        Preset(
+            f"gpu-{name}-wide",
+            f"{_ROWS[name]}, wide (gpu)",
+            _with_model(_GPU, _MODELS[name], width=width),
+            _OTHER_DATA,
+        )
+        for name, width in _WIDTHS_OF_EQUAL_COST.items()
+    ),
+)
+CPU = tuple(
+    Preset(
+        f"cpu-{name}",
+        f"{_ROWS[name]} (cpu)",
+        _with_model(_CPU, _on_two_cores(model)),
+        _OTHER_DATA,
+    )
+    for name, model in _MODELS.items()
+)
+UNET = tuple(
+    Preset(
+        name,
+        f"U-Net of Partial Conv{' w/ CARAFE++' if name.endswith('carafe') else ''}",
+        _with_model(_UNET, model, architecture="unet", levels=7),
+        "none: reference 26 trains on 512x512, with a perceptual and a style loss",
+    )
+    for name, model in (
+        ("unet", _MODELS["partial-conv"]),
+        ("unet-carafe", _MODELS["partial-conv-carafe"]),
+    )
+)
+# The smallest presets, which show that everything works.
+DEMO = CPU[:2]
+PRESETS = (*TABLE_10, *GPU, *CPU, *UNET)

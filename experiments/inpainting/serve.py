@@ -1,0 +1,127 @@
+"""A web page on which two trained models fill the same hole."""
+
+import contextlib
+import ipaddress
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from experiments.inpainting.comparison import Comparison, Fill
+from experiments.inpainting.inpainter import load_inpainter
+
+
+class ServeError(RuntimeError):
+    """The page cannot be served."""
+
+
+def serve(
+    baseline: Path,
+    carafe: Path,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    working_side: int | None = None,
+) -> None:
+    """Serves a page to drop a picture, paint a hole and see two models fill it, until stopped.
+
+    Args:
+        baseline: folder of a trained run.
+        carafe: folder of a trained run with CARAFE++.
+        host: address to listen at; by default for this machine alone.
+        port: to listen at.
+        working_side: pictures whose shorter side is longer are filled at this size, in pixels; by
+            default at their own.
+
+    Raises:
+        CheckpointError: a run cannot be read.
+        OSError: the port is taken.
+        ServeError: Gradio is not installed.
+    """
+    check_installed()
+    models = {
+        "baseline": load_inpainter(baseline, working_side),
+        "CARAFE++": load_inpainter(carafe, working_side),
+    }
+    serve_models(models, host, port)
+
+
+def check_installed() -> None:
+    """Raises ``ServeError`` if there is no Gradio."""
+    if find_spec("gradio") is None:
+        raise ServeError('the page needs Gradio: pip install "carafe-jax[web]"')
+
+
+def serve_models(models: Mapping[str, Fill], host: str, port: int) -> None:
+    """Serves the page for any models, until SIGINT or SIGTERM.
+
+    Args:
+        models: by what the page calls them.
+        host: address to listen at.
+        port: to listen at.
+
+    Raises:
+        OSError: the port is taken.
+        ServeError: Gradio is not installed.
+    """
+    check_installed()
+    if not is_loopback(host):
+        print(
+            f"warning: at {host} everyone who reaches this machine can use the page; it asks for "
+            "no password, and sends pictures unencrypted",
+            file=sys.stderr,
+        )
+    with _stop_signals() as stopped, _own_folder():
+        from experiments.inpainting.page import build, launch
+
+        blocks = build(Comparison(models))
+        try:
+            print(f"{launch(blocks, host, port)} (ctrl-C to stop)", flush=True)
+            stopped.wait()
+        finally:
+            blocks.close(verbose=False)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[None]:
+    """Has Gradio write to a folder that goes with it, and obey no setting of other pages."""
+    before, before_folder = dict(os.environ), tempfile.tempdir
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    with tempfile.TemporaryDirectory(prefix="carafe-jax-") as folder:
+        # A request's body is written where `tempfile` says, all else where Gradio's variables do.
+        tempfile.tempdir = folder
+        os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = folder
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        # Gradio asks itself whether it is up, which a proxy could not answer.
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before_folder
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that the temporary folder is removed."""
+    stopped = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in numbers}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

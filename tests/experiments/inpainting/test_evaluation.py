@@ -1,0 +1,89 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.engine.config import ConfigError
+from experiments.engine.evaluation import UnreadableEvaluationError
+from experiments.engine.settings import TrainingConfig
+from experiments.inpainting.batches import InpaintingData, buckets, validation_example
+from experiments.inpainting.configs import DataConfig, HoleConfig, InpaintingConfig
+from experiments.inpainting.evaluation import make_evaluator
+from experiments.inpainting.fill import fill, make_generator
+from experiments.inpainting.metrics import METRICS, image_metrics
+from experiments.inpainting.pixels import to_unit
+from experiments.models.generators import GeneratorConfig
+
+SIDE = 24
+CONFIG = InpaintingConfig(
+    model=GeneratorConfig(width=2, levels=1, norm="none"),
+    data=DataConfig(crop_side=SIDE, holes=HoleConfig(lowest=20, highest=50)),
+    training=TrainingConfig(batch_size=4),
+)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    image, mask = np.zeros((1, SIDE, SIDE, 3)), np.zeros((1, SIDE, SIDE, 1))
+    return jax.jit(make_generator(CONFIG).init)(jax.random.key(0, impl="rbg"), image, mask)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Seven images: an uneven last batch, and buckets of 3, 2 and 2."""
+    rng = np.random.default_rng(0)
+    records = []
+    for number in range(7):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(path)
+        records.append({"image": path.read_bytes()})
+    return InpaintingData(train=records, validation=records)
+
+
+def metrics_one_by_one(data, variables, numbers):
+    """Metrics of each image by itself, without batches, devices and padding."""
+    model, found = make_generator(CONFIG), []
+    for number in numbers:
+        example = validation_example(data, CONFIG.data, number)
+        image, mask = to_unit(example["image"][None]), example["mask"][None].astype(np.float32)
+        metrics = image_metrics(fill(model, variables, image, mask), image, mask)
+        low, high = buckets(CONFIG.data.holes)[int(mask.mean() * 10) - 2]
+        assert low <= 100 * mask.mean() < high
+        found.append((f"{low}-{high}", {name: float(value[0]) for name, value in metrics.items()}))
+    return found
+
+
+def expected_means(found):
+    expected = {name: np.mean([metrics[name] for _, metrics in found]) for name in METRICS}
+    for bucket in dict.fromkeys(name for name, _ in found):
+        members = [metrics for name, metrics in found if name == bucket]
+        expected[f"images/{bucket}"] = len(members)
+        for name in METRICS:
+            expected[f"{name}/{bucket}"] = np.mean([metrics[name] for metrics in members])
+    return expected
+
+
+def test_every_image_counts_once_in_the_whole_and_in_its_bucket(data, variables):
+    found = metrics_one_by_one(data, variables, range(7))
+    assert sorted({bucket for bucket, _ in found}) == ["20-30", "30-40", "40-50"]
+    means = make_evaluator(CONFIG, data, 0)(variables)
+    assert means == pytest.approx(expected_means(found), rel=1e-4)
+
+
+def test_an_unreadable_image_is_left_out_and_a_bucket_without_images_too(data, variables):
+    for number in (1, 4):  # all of the second bucket
+        data.validation[number] = {"image": b"no image"}
+    found = metrics_one_by_one(data, variables, (0, 2, 3, 5, 6))
+    means = make_evaluator(CONFIG, data, 2)(variables)
+    assert not [name for name in means if "30-40" in name]
+    assert means == pytest.approx({**expected_means(found), "unreadable": 2}, rel=1e-4)
+    with pytest.raises(UnreadableEvaluationError, match="2 records could not be read"):
+        make_evaluator(CONFIG, data, 1)(variables)
+
+
+def test_images_smaller_than_the_window_of_ssim_are_refused(data):
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, crop_side=8))
+    with pytest.raises(ConfigError, match=r"data.crop_side must be at least 11.*got 8"):
+        make_evaluator(config, data, 0)

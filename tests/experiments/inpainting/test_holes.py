@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.data.masks import free_form_mask
+from experiments.inpainting.holes import HoleChoice, hole_of_box, hole_of_brush, hole_of_file
+from experiments.inpainting.inpainter import InputError
+
+
+def save(path, values):
+    Image.fromarray(values).save(path)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK"])
+def test_white_is_the_hole_in_any_mode(tmp_path, mode):
+    hole = np.zeros((4, 6), bool)
+    hole[1:3, 2:] = True
+    path = tmp_path / "mask.tiff"
+    Image.fromarray(hole.astype(np.uint8) * 255).convert("RGB").convert(mode).save(path)
+    np.testing.assert_array_equal(hole_of_file(path, (4, 6)), hole)
+
+
+def test_white_begins_at_half_of_the_range(tmp_path):
+    path = save(tmp_path / "mask.png", np.array([[127, 128]], np.uint8))
+    np.testing.assert_array_equal(hole_of_file(path, (1, 2)), [[False, True]])
+
+
+def test_a_mask_painted_on_transparent_ground(tmp_path):
+    values = np.full((4, 5, 4), 255, np.uint8)
+    values[1:, :, 3] = 0
+    hole = hole_of_file(save(tmp_path / "mask.png", values), (4, 5))
+    assert hole[0].all()
+    assert not hole[1:].any()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((21, 30), np.uint8), r"mask .*mask\.png has no hole"),
+        (np.full((21, 30), 255, np.uint8), r"mask .*mask\.png is all hole"),
+        (np.eye(30, dtype=np.uint8) * 255, "size of the image, 30x21, got 30x30"),
+        (np.zeros((21, 30), np.uint16), "8 bits a channel, got mode I;16"),
+    ],
+)
+def test_mask_files_that_cannot_be_used(tmp_path, values, message):
+    path = save(tmp_path / "mask.png", values)
+    with pytest.raises(InputError, match=message):
+        hole_of_file(path, (21, 30))
+
+
+def test_a_box_is_left_top_width_height():
+    hole = hole_of_box((3, 1, 2, 4), (6, 8))
+    rows, columns = np.nonzero(hole)
+    assert (set(rows), set(columns)) == ({1, 2, 3, 4}, {3, 4})
+    assert hole.sum() == 8
+    assert hole_of_box((0, 0, 8, 5), (6, 8)).sum() == 40  # up to the border
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ((0, 0, 0, 4), "box must be at least 1x1 pixel wide and high, got 0x4"),
+        ((0, 0, 4, -1), "box must be at least"),
+        ((-1, 0, 2, 2), "box must lie within the image, 8x6, got 2x2 at -1, 0"),
+        ((7, 0, 2, 2), "box must lie within the image, 8x6, got 2x2 at 7, 0"),
+        ((0, 5, 2, 2), "box must lie within"),
+        ((0, 0, 8, 6), "the box is all hole"),
+    ],
+)
+def test_boxes_that_cannot_be_used(box, message):
+    with pytest.raises(InputError, match=message):
+        hole_of_box(box, (6, 8))
+
+
+def test_a_brush_is_the_training_brush_of_a_seed():
+    expected = free_form_mask(np.random.default_rng(7), 40, 50)
+    np.testing.assert_array_equal(hole_of_brush(7, (40, 50)), expected)
+
+
+def test_names_give_holes_of_their_own_that_stay():
+    holes = [hole_of_brush(7, (40, 50), name) for name in ("a.png", "b.png", "a.png")]
+    assert (holes[0] != holes[1]).any()
+    np.testing.assert_array_equal(holes[0], holes[2])
+    assert (holes[0] != hole_of_brush(8, (40, 50), "a.png")).any()
+
+
+def test_brushes_that_cannot_be_used():
+    with pytest.raises(InputError, match="seed must be at least 0, got -1"):
+        hole_of_brush(-1, (4, 4))
+    with pytest.raises(InputError, match="the brush's hole is all hole"):
+        hole_of_brush(0, (1, 1))
+
+
+def test_one_source_of_holes_is_chosen(tmp_path):
+    with pytest.raises(InputError, match="one of mask, box and brush_seed, got none"):
+        HoleChoice()
+    with pytest.raises(InputError, match="got box and brush_seed"):
+        HoleChoice(box=(0, 0, 1, 1), brush_seed=0)
+    picture, size = tmp_path / "a.jpg", (40, 50)
+    holes = [HoleChoice(brush_seed=0).hole(picture, size, named) for named in (False, True)]
+    np.testing.assert_array_equal(holes[0], hole_of_brush(0, size))
+    np.testing.assert_array_equal(holes[1], hole_of_brush(0, size, "a.jpg"))
+
+
+def test_a_folder_of_masks_is_searched_by_stem(tmp_path):
+    for name, row in (("a.png", 0), ("b.bmp", 1), ("c.png", 0), ("c.bmp", 0)):
+        save(tmp_path / name, np.uint8(255) * (np.arange(3)[:, None] == row) * np.ones(4, np.uint8))
+    choice = HoleChoice(mask=tmp_path)
+    assert choice.hole(tmp_path / "photos/b.jpg", (3, 4), True)[1].all()
+    with pytest.raises(InputError, match=r"must hold one mask d\.\*, got none"):
+        choice.hole(tmp_path / "d.jpg", (3, 4), True)
+    with pytest.raises(InputError, match=r"one mask c\.\*, got c\.bmp and c\.png"):
+        choice.hole(tmp_path / "c.jpg", (3, 4), True)

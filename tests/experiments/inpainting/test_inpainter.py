@@ -1,0 +1,225 @@
+import itertools
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.inpainting import inpainter as inpainter_module
+from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.fill import make_generator, stride_of
+from experiments.inpainting.inpainter import Inpainter, InputError
+from experiments.inpainting.tiles import Tiling
+from experiments.models.generators import GeneratorConfig
+
+CONFIG = InpaintingConfig(GeneratorConfig("unet", upsampler="nearest", width=4, levels=2))
+CARAFE = InpaintingConfig(
+    GeneratorConfig("unet", downsampler="carafe", upsampler="carafe", width=4, levels=1)
+)
+
+
+def initial(config):
+    blank = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 32, 32, 1))
+    variables = jax.jit(make_generator(config).init)(jax.random.key(0), *blank)
+    # In a network that has learned, kernels differ from place to place, and statistics from 0.
+    return jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), variables)
+
+
+VARIABLES = initial(CONFIG)
+
+
+def noise(*size):
+    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def box(size, rows, columns):
+    mask = np.zeros(size, bool)
+    mask[rows, columns] = True
+    return mask
+
+
+def with_fill(monkeypatch, function, tiling=None):
+    """An inpainter with a function of image and mask in place of the network."""
+    monkeypatch.setattr(inpainter_module, "fill", lambda _model, _variables, *x: function(*x))
+    return Inpainter(CONFIG, VARIABLES, tiling=tiling or Tiling())
+
+
+@pytest.mark.parametrize("size", [(1, 2), (2, 1), (7, 33), (130, 41), (64, 200)])
+@pytest.mark.parametrize("working_side", [None, 16])
+def test_any_size_is_filled_and_what_is_seen_stays(size, working_side):
+    image = noise(*size)
+    mask = box(size, np.s_[: max(1, size[0] // 2)], np.s_[: max(1, size[1] // 2)])
+    before = image.copy()
+    filled = Inpainter(CONFIG, VARIABLES, working_side, Tiling(64, 8, 8))(image, mask)
+    assert filled.shape == image.shape
+    assert filled.dtype == np.uint8
+    np.testing.assert_array_equal(filled[~mask], image[~mask])
+    assert (filled[mask] != image[mask]).any()
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("working_side", [None, 40])
+def test_what_is_in_the_hole_has_no_influence(working_side):
+    image, mask = noise(90, 133), box((90, 133), np.s_[20:61], np.s_[33:133])
+    other = np.where(mask[..., None], 255 - image, image)
+    inpainter = Inpainter(CONFIG, VARIABLES, working_side, Tiling(64, 8, 8))
+    np.testing.assert_array_equal(inpainter(image, mask), inpainter(other, mask))
+
+
+@pytest.mark.parametrize("config", [CONFIG, pytest.param(CARAFE, marks=pytest.mark.slow)])
+def test_tiles_make_the_whole_where_margins_exceed_what_the_network_sees(config):
+    variables = initial(config)
+    reach = _reach(config, variables)
+    margin = 32
+    assert 8 < reach < margin
+    size = 160, 224
+    image, mask = noise(*size), box(size, np.s_[10:155], np.s_[7:220:3])
+    expected = Inpainter(config, variables, tiling=Tiling(224, 0, 1))(image, mask).astype(int)
+    tiled = Inpainter(config, variables, tiling=Tiling(144, margin, 8))(image, mask)
+    # The two are padded below by different amounts.
+    above = np.s_[: size[0] - reach]
+    np.testing.assert_allclose(tiled[above], expected[above], atol=1)
+    cut = Inpainter(config, variables, tiling=Tiling(64, 0, 1))(image, mask)
+    assert np.abs(cut[above] - expected[above]).max() > 3  # it is the margins that do it
+
+
+def _reach(config, variables):
+    """How many pixels away a pixel still has influence, by changing one."""
+    model = make_generator(config)
+    mask = jnp.asarray(np.random.default_rng(1).random((1, 96, 96, 1)) < 0.2, jnp.float32)
+    mask = mask.at[0, 46:50, 46:50].set(0)
+    image = jnp.asarray(noise(96, 96)[None] / 127.5 - 1, jnp.float32)
+    predict = jax.jit(model.apply)
+    before = predict(variables, image, mask)
+    reach = 0
+    for place in range(46, 50):  # all phases of the coarsest map
+        after = predict(variables, image.at[0, place, place].set(-image[0, place, place]), mask)
+        changed = np.asarray(before != after)[0].any(-1)
+        reach = max(reach, *(int(np.abs(axis - place).max()) for axis in np.nonzero(changed)))
+    return reach
+
+
+@pytest.mark.parametrize("tiling", [Tiling(64, 8, 16), Tiling(64, 0, 32)])
+def test_no_step_at_a_seam_exceeds_the_ramp(monkeypatch, tiling):
+    def mean_of_all(image, mask):  # sees further than any margin
+        seen = jnp.maximum((1 - mask).sum(), 1)
+        return jnp.broadcast_to((image * (1 - mask)).sum() / seen / 3, image.shape)
+
+    size = 200, 300
+    image = np.empty((*size, 3), np.uint8)
+    image[:] = np.linspace(0, 255, 300)[:, None]
+    mask = np.ones(size, bool)
+    mask[::20, ::20] = False
+    filled = with_fill(monkeypatch, mean_of_all, tiling)(image, mask).astype(float)
+    filled[~mask] = np.nan
+    assert np.nanmax(filled) - np.nanmin(filled) > 150
+    starts = [span.start for span in tiling.spans(300, stride_of(CONFIG))]
+    # Seen pixels are 20 apart, by which means of tiles as far from each other may differ.
+    between_tiles = 255 * (np.diff(starts).max() + 20) / 300
+    across, along = (
+        np.nanmax(np.abs(np.diff(filled, axis=1))),
+        np.nanmax(np.abs(np.diff(filled, axis=0))),
+    )
+    assert 1 <= across <= np.ceil(between_tiles / tiling.ramp)
+    assert along <= 1
+
+
+def test_tiles_without_a_hole_are_left_out(monkeypatch):
+    def undefined_without_hole(image, mask):
+        return jnp.where(mask.any(), -jnp.ones_like(image), jnp.nan)
+
+    inpainter = with_fill(monkeypatch, undefined_without_hole, Tiling(64, 8, 8))
+    image, mask = noise(320, 320), box((320, 320), np.s_[30:40], np.s_[200:210])
+    mask[300:, :5] = True
+    np.testing.assert_array_equal(inpainter(image, mask), np.where(mask[..., None], 0, image))
+
+
+def test_compilations_are_few_and_none_is_repeated(monkeypatch):
+    shapes = []
+
+    def note_shape(image, mask):
+        shapes.append(image.shape)  # once a compilation
+        return image * (1 - mask)
+
+    inpainter = with_fill(monkeypatch, note_shape, Tiling(128, 16, 16))
+    for height, width in itertools.product((5, 32, 33, 64, 70, 96, 97, 128, 129, 250), repeat=2):
+        inpainter(noise(height, width), box((height, width), 0, 0))
+    assert len(shapes) == len(set(shapes)) == 16
+    assert {shape[1:3] for shape in shapes} == {
+        (32 * a, 32 * b) for a in range(1, 5) for b in range(1, 5)
+    }
+
+
+def test_memory_is_bounded_for_a_wide_picture(monkeypatch):
+    size = 3000, 20_000
+    image = np.zeros((*size, 3), np.uint8)
+    mask = box(size, np.s_[::500], np.s_[100:200])
+    mask[1200:1300] = True
+    inpainter = with_fill(monkeypatch, lambda image, mask: image * (1 - mask))
+    inpainter(image[:600, :600], mask[:600, :600])  # compiles
+    tracemalloc.start()
+    try:
+        result = inpainter(image, mask)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (result[mask] == 128).all()
+    bound = image.nbytes + 12 * 512 * 20_000  # the result, and what the docstring says
+    tile = 64 * 512 * 512
+    assert bound - 12 * 512 * 20_000 < peak < bound + tile
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_broken_network_is_told(broken):
+    variables = jax.tree.map(lambda array: array * broken, VARIABLES)
+    with pytest.raises(InputError, match="the network must give finite values, got NaN or inf"):
+        Inpainter(CONFIG, variables)(noise(20, 20), np.eye(20, dtype=bool))
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask", "message"),
+    [
+        ((4, 4, 4), np.eye(4, dtype=bool), r"got uint8 \(4, 4, 4\) and bool \(4, 4\)"),
+        ((4, 5, 3), np.eye(4, dtype=bool), r"got uint8 \(4, 5, 3\)"),
+        ((4, 4, 3), np.eye(4), "and float64"),
+        ((4, 4, 3), np.ones((4, 4), bool), "the mask is all hole"),
+        ((4, 4, 3), np.zeros((4, 4), bool), "the mask has no hole"),
+        ((0, 4, 3), np.zeros((0, 4), bool), "the mask has no hole"),
+    ],
+)
+def test_arrays_that_are_no_image_with_a_hole(shape, mask, message):
+    with pytest.raises(InputError, match=message):
+        Inpainter(CONFIG, VARIABLES)(np.zeros(shape, np.uint8), mask)
+
+
+def test_a_working_side_of_nothing_is_refused():
+    with pytest.raises(InputError, match="working_side must be at least 1 pixel, got 0"):
+        Inpainter(CONFIG, VARIABLES, working_side=0)
+
+
+def test_a_working_side_sets_the_scale_at_which_the_network_sees(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        inpainter_module, "fill", lambda _m, _v, x, mask: sizes.append(x.shape) or x * (1 - mask)
+    )
+    inpainter = Inpainter(CONFIG, VARIABLES, working_side=200)
+    for size in ((600, 900), (150, 200)):  # scaled to 200x300, which is padded; smaller is not
+        inpainter(noise(*size), box(size, np.s_[50:100], np.s_[50:100]))
+    assert sizes == [(1, 256, 384, 3), (1, 256, 256, 3)]
+
+
+def test_a_hole_with_one_seen_pixel_in_a_large_image():
+    image = np.full((600, 600, 3), 200, np.uint8)
+    mask = np.ones((600, 600), bool)
+    mask[300, 300] = False
+    filled = Inpainter(CONFIG, VARIABLES, working_side=64)(image, mask)
+    assert (filled[300, 300] == 200).all()
+
+
+def test_a_scratch_thinner_than_a_working_pixel_is_filled_from_its_sides():
+    image = np.full((600, 600, 3), 200, np.uint8)
+    mask = box((600, 600), np.s_[:], 300)
+    image[mask] = 0
+    filled = Inpainter(CONFIG, VARIABLES, working_side=64)(image, mask)
+    np.testing.assert_allclose(filled[mask], 200, atol=1)

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from experiments.inpainting.tiles import Tiling
+
+
+@st.composite
+def cuts(draw):
+    margin, ramp = draw(st.integers(0, 40)), draw(st.integers(1, 40))
+    side = 2 * (2 * margin + ramp) + draw(st.integers(0, 100))
+    return Tiling(side, margin, ramp), draw(st.integers(1, 2000)), draw(st.sampled_from([1, 4, 32]))
+
+
+@given(cuts())
+def test_weights_sum_to_one_everywhere(cut):
+    tiling, length, stride = cut
+    total = np.zeros(length)
+    for span in tiling.spans(length, stride):
+        assert (span.weight >= 0).all()
+        total[span.start : span.stop] += span.weight[: span.stop - span.start]
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+@given(cuts())
+def test_all_tiles_are_of_one_length_that_the_network_can_halve(cut):
+    tiling, length, stride = cut
+    spans = tiling.spans(length, stride)
+    side = len(spans[0].weight)
+    assert side % stride == 0
+    assert side <= max(tiling.side + stride - 1, 2 * stride)
+    assert {len(span.weight) for span in spans} == {side}
+    assert all(span.start % stride == 0 for span in spans)
+    assert spans[-1].stop == length
+    if len(spans) > 1:
+        assert side == tiling.side_for(stride)
+        assert spans[-1].start + side - length < stride  # no more padding than that
+
+
+@given(cuts())
+def test_next_to_a_cut_a_margin_is_not_used_and_ramps_are_no_steeper_than_said(cut):
+    tiling, length, stride = cut
+    spans = tiling.spans(length, stride)
+    assume(len(spans) > 1)
+    for number, span in enumerate(spans):
+        if number > 0:
+            assert not span.weight[: tiling.margin].any()
+        if number < len(spans) - 1:
+            assert not span.weight[len(span.weight) - tiling.margin :].any()
+        assert np.abs(np.diff(span.weight)).max() <= 1 / tiling.ramp + 1e-6
+
+
+@pytest.mark.parametrize("stride", [1, 4, 128, 256])
+def test_shapes_are_few(stride):
+    lengths = {len(Tiling().spans(n, stride)[0].weight) for n in range(1, 1500, 7)}
+    assert lengths == {max(stride, 128), max(stride, 256), 512} | (
+        {384} if stride <= 128 else set()
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((64, -1, 8), "margin must be at least 0, got -1"),
+        ((64, 0, 0), "ramp must be at least 1, got 0"),
+        ((47, 8, 8), r"side must be at least 2 \* \(2 \* margin \+ ramp\) = 48, got 47"),
+    ],
+)
+def test_sizes_of_which_nothing_is_left(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        Tiling(*sizes)
