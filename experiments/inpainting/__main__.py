@@ -19,17 +19,17 @@ from experiments.engine.presets import subcommands
 from experiments.engine.runs import load_run
 from experiments.engine.settings import Operation
 from experiments.inpainting.batches import open_data
-from experiments.inpainting.compare import compare as compare_runs
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import make_evaluator
-from experiments.inpainting.experiment import run_experiment
 from experiments.inpainting.fill import variables_of
-from experiments.inpainting.inpainter import InputError
-from experiments.inpainting.predict import predict_command
+from experiments.inpainting.prediction.inpainter import InputError
+from experiments.inpainting.prediction.predict import predict_command
 from experiments.inpainting.presets import CPU, DEMO, GPU, PRESETS, TABLE_10
-from experiments.inpainting.serve import ServeError, serve
-from experiments.inpainting.tables import Spread, bucket_table, metrics_table, print_tables
+from experiments.inpainting.report.compare import compare as compare_runs
+from experiments.inpainting.report.experiment import run_experiment
+from experiments.inpainting.report.tables import Spread, bucket_table, metrics_table, print_tables
 from experiments.inpainting.task import BEST, TASK, initial_state, train_run
+from experiments.inpainting.web.serve import ServeError, serve
 
 DEFAULT_DATA_DIR = Path("data")
 DEFAULT_OPERATION = Operation(checkpoint_every=1000, evaluate_every=5000)

@@ -59,7 +59,7 @@ _CPU = InpaintingConfig(
     adversarial=AdversarialConfig(discriminator=PatchGANConfig(width=16)),
     training=TrainingConfig(
         batch_size=8,
-        optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, b1=0.5, b2=0.9),
+        optimizer=OptimizerConfig(name="adam", learning_rate=2e-3, b1=0.5, b2=0.9),
         schedule=ScheduleConfig(length=600, warmup=30, decay="cosine"),
     ),
 )

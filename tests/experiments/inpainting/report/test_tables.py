@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from experiments.inpainting.metrics import METRICS
-from experiments.inpainting.tables import Spread, bucket_table, metrics_table, save_tables
+from experiments.inpainting.report.tables import Spread, bucket_table, metrics_table, save_tables
 
 ROW = {name: Spread(n + 0.25, 0.125) for n, name in enumerate(METRICS)}
 

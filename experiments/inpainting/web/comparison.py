@@ -1,4 +1,4 @@
-"""Two models fill one picture: what the web page of :mod:`experiments.inpainting.serve` answers."""
+"""Two models fill one picture: what the page of :mod:`experiments.inpainting.web.serve` answers."""
 
 import io
 import threading
@@ -12,7 +12,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from experiments.data.pictures import PictureError, open_picture, to_rgb
-from experiments.inpainting.inpainter import InputError, check_hole
+from experiments.inpainting.prediction.inpainter import InputError, check_hole
 
 Fill = Callable[[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]], UInt8[np.ndarray, "h w 3"]]
 

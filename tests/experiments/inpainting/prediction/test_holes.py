@@ -3,8 +3,13 @@ import pytest
 from PIL import Image
 
 from experiments.data.masks import free_form_mask
-from experiments.inpainting.holes import HoleChoice, hole_of_box, hole_of_brush, hole_of_file
-from experiments.inpainting.inpainter import InputError
+from experiments.inpainting.prediction.holes import (
+    HoleChoice,
+    hole_of_box,
+    hole_of_brush,
+    hole_of_file,
+)
+from experiments.inpainting.prediction.inpainter import InputError
 
 
 def save(path, values):

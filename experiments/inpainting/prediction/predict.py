@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments.data.pictures import PictureError, open_picture, to_rgb, visible_files
 from experiments.engine.files import write_atomically
-from experiments.inpainting.holes import HoleChoice
-from experiments.inpainting.inpainter import Inpainter, InputError, load_inpainter
+from experiments.inpainting.prediction.holes import HoleChoice
+from experiments.inpainting.prediction.inpainter import Inpainter, InputError, load_inpainter
 
 _COLOUR_SPACE = slice(16, 20)  # in the header of an ICC profile
 
@@ -94,7 +94,7 @@ def predict(
         source: a file of a picture, or a folder, the subfolders of which are left alone.
         holes: where they come from. In a folder each file has brush strokes of its own.
         output: the PNG to write; for a folder the folder of PNGs with the same stems.
-        working_side: see :class:`experiments.inpainting.inpainter.Inpainter`.
+        working_side: see :class:`experiments.inpainting.prediction.inpainter.Inpainter`.
 
     Returns:
         For each picture, as it is done, what became of it; one that fails does not stop the others.

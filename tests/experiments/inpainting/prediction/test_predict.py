@@ -12,9 +12,9 @@ from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
 from experiments.engine.guard import first_carry
 from experiments.inpainting.configs import AdversarialConfig, InpaintingConfig
-from experiments.inpainting.holes import HoleChoice, hole_of_brush
-from experiments.inpainting.inpainter import InputError, load_inpainter
-from experiments.inpainting.predict import predict, predict_command, read_picture
+from experiments.inpainting.prediction.holes import HoleChoice, hole_of_brush
+from experiments.inpainting.prediction.inpainter import InputError, load_inpainter
+from experiments.inpainting.prediction.predict import predict, predict_command, read_picture
 from experiments.inpainting.task import BEST, initial_state
 from experiments.models.generators import GeneratorConfig
 
@@ -327,8 +327,8 @@ def test_the_command_as_a_program(run, tmp_path):
     """Through a process: what a shell sees."""
     program = (
         "from experiments.engine.command_line import run_command\n"
-        "from experiments.inpainting.inpainter import InputError\n"
-        "from experiments.inpainting.predict import predict_command\n"
+        "from experiments.inpainting.prediction.inpainter import InputError\n"
+        "from experiments.inpainting.prediction.predict import predict_command\n"
         "run_command('inpainting', {'predict': predict_command, 'other': print}, InputError)\n"
     )
 

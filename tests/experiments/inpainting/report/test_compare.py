@@ -10,9 +10,9 @@ from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.config import ConfigError
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import TrainingConfig
-from experiments.inpainting import compare as module
-from experiments.inpainting.compare import compare
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
+from experiments.inpainting.report import compare as module
+from experiments.inpainting.report.compare import compare
 from experiments.inpainting.task import initial_state
 from experiments.models.generators import GeneratorConfig
 

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import strategies
 
 from experiments.data.records import CorruptRecordError
-from experiments.inpainting import examples
 from experiments.inpainting.batches import InpaintingData, buckets
 from experiments.inpainting.configs import DataConfig
-from experiments.inpainting.examples import spread_examples
+from experiments.inpainting.report import examples
+from experiments.inpainting.report.examples import spread_examples
 
 CONFIG = DataConfig()
 SIZES = len(buckets(CONFIG.holes))

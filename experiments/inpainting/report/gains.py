@@ -7,7 +7,7 @@ from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import Metrics
 from experiments.inpainting.metrics import METRICS
 from experiments.inpainting.presets import InpaintingPreset
-from experiments.inpainting.tables import Row, Spread
+from experiments.inpainting.report.tables import Row, Spread
 
 # Of Table 10, by the convolutions of the network: with CARAFE++ and without.
 _TABLE_10 = {

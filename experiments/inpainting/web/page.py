@@ -1,4 +1,4 @@
-"""The web page of :mod:`experiments.inpainting.serve`, in Gradio."""
+"""The web page of :mod:`experiments.inpainting.web.serve`, in Gradio."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,9 @@ from gradio import processing_utils
 from starlette.middleware import Middleware
 
 from experiments.data.pictures import PictureError
-from experiments.inpainting.comparison import Comparison, Filled, preview
-from experiments.inpainting.gate import Gate
-from experiments.inpainting.inpainter import InputError
+from experiments.inpainting.prediction.inpainter import InputError
+from experiments.inpainting.web.comparison import Comparison, Filled, preview
+from experiments.inpainting.web.gate import Gate
 
 MAX_BYTES = 20 * 2**20
 _ENVELOPE_BYTES = 100_000  # of a form around a file

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from experiments.data.photographs import pypi_photographs
-from tests.experiments.inpainting.served import ROOT, serving
+from tests.experiments.inpainting.web.served import ROOT, serving
 
 pytestmark = pytest.mark.web
 
@@ -108,7 +108,7 @@ def test_what_the_page_does_not_need_is_not_there(server):
 
 def test_a_taken_port_is_an_error(server):
     script = (
-        "from experiments.inpainting.serve import serve_models\n"
+        "from experiments.inpainting.web.serve import serve_models\n"
         f"try: serve_models({{}}, '127.0.0.1', {server.port})\n"
         "except OSError as error: print(error)"
     )

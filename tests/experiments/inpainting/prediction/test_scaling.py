@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.inpainting.scaling import paste_enlarged, shrink
+from experiments.inpainting.prediction.scaling import paste_enlarged, shrink
 
 
 def noise(*shape):

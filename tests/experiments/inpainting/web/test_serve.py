@@ -15,10 +15,10 @@ from PIL import Image
 
 from experiments.data.photographs import pypi_photographs
 from experiments.data.pictures import PictureError
-from experiments.inpainting import serve
-from experiments.inpainting.comparison import Comparison, preview
-from experiments.inpainting.gate import Gate
-from experiments.inpainting.inpainter import InputError
+from experiments.inpainting.prediction.inpainter import InputError
+from experiments.inpainting.web import serve
+from experiments.inpainting.web.comparison import Comparison, preview
+from experiments.inpainting.web.gate import Gate
 
 COFFEE = pypi_photographs()[2].path  # 600x400
 
@@ -225,7 +225,7 @@ def test_a_page_has_its_own_folder_and_settings_until_it_is_stopped(
         return f"http://{host}:{port}/"
 
     page = types.SimpleNamespace(build=lambda comparison: Blocks(), launch=launch)
-    monkeypatch.setitem(sys.modules, "experiments.inpainting.page", page)
+    monkeypatch.setitem(sys.modules, "experiments.inpainting.web.page", page)
     monkeypatch.setattr(serve, "find_spec", lambda name: name)
     monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/")
     before, folder_before = dict(os.environ), tempfile.gettempdir()

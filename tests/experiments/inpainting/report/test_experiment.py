@@ -11,12 +11,12 @@ from experiments.engine.metrics import read_metrics
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.presets import Preset
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.inpainting import experiment
-from experiments.inpainting.compare import compare
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
-from experiments.inpainting.experiment import run_experiment
 from experiments.inpainting.metrics import METRICS
-from experiments.inpainting.results import summarize
+from experiments.inpainting.report import experiment
+from experiments.inpainting.report.compare import compare
+from experiments.inpainting.report.experiment import run_experiment
+from experiments.inpainting.report.results import summarize
 from experiments.inpainting.task import initial_state
 from experiments.models.generators import GeneratorConfig
 

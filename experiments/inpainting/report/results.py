@@ -11,14 +11,14 @@ from experiments.engine.guard import UNREADABLE
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import IMAGES, Metrics
 from experiments.inpainting.fill import make_generator
-from experiments.inpainting.gains import (
+from experiments.inpainting.presets import InpaintingPreset
+from experiments.inpainting.report.gains import (
     PAPER_METRICS,
     baseline_of,
     gains,
     paper_gains,
 )
-from experiments.inpainting.presets import InpaintingPreset
-from experiments.inpainting.tables import Row, Spread, Table, bucket_table, metrics_table
+from experiments.inpainting.report.tables import Row, Spread, Table, bucket_table, metrics_table
 from experiments.models.cost import Cost, cost
 
 _ONE_SEED = (

@@ -5,7 +5,7 @@ import pytest
 from experiments.engine.presets import Preset
 from experiments.engine.settings import TrainingConfig
 from experiments.inpainting.configs import InpaintingConfig
-from experiments.inpainting.gains import baseline_of, gains, paper_gains
+from experiments.inpainting.report.gains import baseline_of, gains, paper_gains
 from experiments.models.generators import GeneratorConfig
 
 PLAIN = InpaintingConfig(model=GeneratorConfig())

@@ -16,7 +16,7 @@ GREYS = {"baseline": 100, "CARAFE++": 200}
 _SERVER = f"""
 import sys
 import numpy as np
-from experiments.inpainting.serve import serve_models
+from experiments.inpainting.web.serve import serve_models
 
 def grey(value):
     return lambda image, hole: np.where(hole[..., None], np.uint8(value), image)

@@ -12,9 +12,9 @@ from experiments.engine import runs
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import fill, make_generator, stride_of, variables_of
 from experiments.inpainting.pixels import to_bytes, to_unit
-from experiments.inpainting.scaling import paste_enlarged, shrink
+from experiments.inpainting.prediction.scaling import paste_enlarged, shrink
+from experiments.inpainting.prediction.tiles import Tiling
 from experiments.inpainting.task import BEST, TASK, initial_state
-from experiments.inpainting.tiles import Tiling
 
 _DEFAULT_TILING = Tiling()
 

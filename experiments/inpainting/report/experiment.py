@@ -14,16 +14,16 @@ from experiments.engine.files import write_json
 from experiments.engine.logs import METRICS
 from experiments.engine.metrics import read_metrics
 from experiments.engine.settings import Operation
-from experiments.inpainting import figures
 from experiments.inpainting.batches import open_data
-from experiments.inpainting.compare import check_same_data
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import Metrics
-from experiments.inpainting.examples import fill_examples, spread_examples
 from experiments.inpainting.fill import make_generator, variables_of
 from experiments.inpainting.presets import InpaintingPreset
-from experiments.inpainting.results import summarize
-from experiments.inpainting.tables import print_tables, save_tables
+from experiments.inpainting.report import figures
+from experiments.inpainting.report.compare import check_same_data
+from experiments.inpainting.report.examples import fill_examples, spread_examples
+from experiments.inpainting.report.results import summarize
+from experiments.inpainting.report.tables import print_tables, save_tables
 from experiments.inpainting.task import train_run
 
 _EXAMPLES_SHOWN = 5

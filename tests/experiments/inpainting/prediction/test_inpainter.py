@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.inpainting import inpainter as inpainter_module
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import make_generator, stride_of
-from experiments.inpainting.inpainter import Inpainter, InputError
-from experiments.inpainting.tiles import Tiling
+from experiments.inpainting.prediction import inpainter as inpainter_module
+from experiments.inpainting.prediction.inpainter import Inpainter, InputError
+from experiments.inpainting.prediction.tiles import Tiling
 from experiments.models.generators import GeneratorConfig
 
 CONFIG = InpaintingConfig(GeneratorConfig("unet", upsampler="nearest", width=4, levels=2))

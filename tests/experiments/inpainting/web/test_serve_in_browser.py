@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from experiments.data.photographs import pypi_photographs
-from tests.experiments.inpainting.served import GREYS, serving
-from tests.experiments.inpainting.test_serve import BAD_PICTURES
+from tests.experiments.inpainting.web.served import GREYS, serving
+from tests.experiments.inpainting.web.test_serve import BAD_PICTURES
 
 pytestmark = pytest.mark.web
 

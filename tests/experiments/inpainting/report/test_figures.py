@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.inpainting.figures import (
+from experiments.inpainting.report.figures import (
     contributions,
     has_kernels,
     save_fills,

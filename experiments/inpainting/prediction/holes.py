@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments.data.masks import free_form_mask
 from experiments.data.pictures import PictureError, open_picture, visible_files
-from experiments.inpainting.inpainter import InputError, check_hole
+from experiments.inpainting.prediction.inpainter import InputError, check_hole
 
 _WHITE = 128
 

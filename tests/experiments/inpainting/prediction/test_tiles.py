@@ -3,7 +3,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from experiments.inpainting.tiles import Tiling
+from experiments.inpainting.prediction.tiles import Tiling
 
 
 @st.composite

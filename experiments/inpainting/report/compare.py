@@ -9,13 +9,13 @@ from experiments.data.debian import DEFAULT_CACHE
 from experiments.engine.config import ConfigError, check, differences
 from experiments.engine.files import write_json
 from experiments.engine.runs import load_run
-from experiments.inpainting import figures
 from experiments.inpainting.batches import open_data
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import Metrics, make_evaluator
-from experiments.inpainting.examples import fill_examples, spread_examples
 from experiments.inpainting.fill import variables_of
-from experiments.inpainting.tables import (
+from experiments.inpainting.report import figures
+from experiments.inpainting.report.examples import fill_examples, spread_examples
+from experiments.inpainting.report.tables import (
     Spread,
     bucket_table,
     metrics_table,

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from experiments.inpainting.comparison import Comparison, Fill
-from experiments.inpainting.inpainter import load_inpainter
+from experiments.inpainting.prediction.inpainter import load_inpainter
+from experiments.inpainting.web.comparison import Comparison, Fill
 
 
 class ServeError(RuntimeError):
@@ -75,7 +75,7 @@ def serve_models(models: Mapping[str, Fill], host: str, port: int) -> None:
             file=sys.stderr,
         )
     with _stop_signals() as stopped, _own_folder():
-        from experiments.inpainting.page import build, launch
+        from experiments.inpainting.web.page import build, launch
 
         blocks = build(Comparison(models))
         try:

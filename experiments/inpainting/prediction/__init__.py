@@ -1,0 +1,1 @@
+"""Filling holes in a user's own pictures, of any size."""
