@@ -52,7 +52,7 @@ def serve(
 def check_installed() -> None:
     """Raises ``ServeError`` if there is no Gradio."""
     if find_spec("gradio") is None:
-        raise ServeError('the page needs Gradio: pip install "carafe-jax[web]"')
+        raise ServeError('the page needs Gradio: pip install ".[web]"')
 
 
 def serve_models(models: Mapping[str, Fill], host: str, port: int) -> None:
