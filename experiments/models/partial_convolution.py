@@ -15,9 +15,10 @@ from jaxtyping import Array, Float
 from carafe_jax import reassemble
 from carafe_jax.linen import CARAFE
 
-# Below the first, a window counts as empty; dividing by less than the second would overflow.
+# Below the first, a window counts as empty; and below the second, because derivatives divide by its
+# square.
 _LEAST_VALID = 1e-6
-_LEAST_WEIGHT = 1e-30
+_LEAST_WEIGHT = 1e-12
 
 
 class Masked(NamedTuple):

@@ -190,6 +190,26 @@ def test_next_to_nothing_valid_stays_finite(name, valid):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.parametrize("outside", [10.0, 30.0, 45.0, 70.0, 100.0])
+def test_a_kernel_that_looks_outside_the_map_stays_finite(outside):
+    """At a border nearly all weight may lie on taps that are not there."""
+    x = draw(0, 1, 1, 3)
+    whole = Masked(x.features, jnp.ones_like(x.mask))
+    layer = MaskedCARAFE(down=2)
+    params = trained(layer, whole)
+    predictor = params["params"]["carafe"]["kernel_predictor"]["content_encoder"]
+    predictor["kernel"] = predictor["kernel"] / 100
+    predictor["bias"] = jnp.full(25, outside).at[12].set(0.0)
+
+    def total(params, whole):
+        return sum(jnp.abs(array).sum() for array in layer.apply(params, whole))
+
+    gradients = jax.grad(total, argnums=(0, 1))(params, whole)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    plain = CARAFE(down=2).apply({"params": params["params"]["carafe"]}, x.features)
+    np.testing.assert_allclose(layer.apply(params, whole).features, plain, rtol=1e-5, atol=1e-12)
+
+
 def test_the_mask_is_the_share_of_the_kernel_on_what_is_valid():
     """A kernel that looks away from the hole gives a pixel that counts more."""
     x = Masked(jnp.ones((1, 5, 5, 1)), jnp.ones((1, 5, 5, 1)).at[:, :, 3:].set(0))
