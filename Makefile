@@ -18,7 +18,6 @@ SHELL := /bin/bash
 VENV := .venv
 OLDEST := .venv-oldest
 TORCH := .venv-torch
-WEB := .venv-web
 PYTHON_NEEDED := 3.12
 # Each worker compiles on a core of its own.
 PARALLEL := --numprocesses auto --dist worksteal
@@ -27,7 +26,7 @@ help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
 
 # Side by side, `make --jobs environments` takes half the time: pip mostly waits.
-environments: $(VENV)/.complete $(OLDEST)/.complete $(TORCH)/.complete $(WEB)/.complete
+environments: $(VENV)/.complete $(OLDEST)/.complete $(TORCH)/.complete
 
 demo: $(VENV)/.complete
 	$(VENV)/bin/python -m experiments.inpainting demo
@@ -45,11 +44,11 @@ test-oldest: $(OLDEST)/.complete
 test-torch: $(TORCH)/.complete
 	$(TORCH)/bin/python -m pytest -m torch tests/experiments/models
 
-test-web: $(WEB)/.complete
+test-web: $(VENV)/.complete
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update --quiet && \
 	  apt-get install --quiet --yes --no-install-recommends chromium; } || \
 	  { echo "The web page's tests need Chromium: apt install chromium" >&2; exit 1; }
-	$(WEB)/bin/python -m pytest -m web tests/experiments/inpainting
+	$(VENV)/bin/python -m pytest -m web tests/experiments/inpainting
 
 check-dist: $(VENV)/.complete
 	$(VENV)/bin/python tests/check_dist.py
@@ -64,7 +63,7 @@ format: $(VENV)/.complete
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(TORCH) $(WEB) build dist
+	rm -rf $(VENV) $(OLDEST) $(TORCH) build dist
 
 define find_python
 	python=; for candidate in $(PYTHON) python3.12 python3.13 python3.14 python3 python; do \
@@ -86,7 +85,7 @@ $(VENV)/.complete: pyproject.toml
 	echo "Building $(VENV) with $$($$python --version), some minutes"; \
 	[ -e $@ ] || $$python -m venv --clear $(VENV); \
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip; \
-	$(VENV)/bin/python -m pip install --quiet --editable ".[experiments]" --group dev
+	$(VENV)/bin/python -m pip install --quiet --editable ".[experiments,web]" --group dev
 	@touch $@
 
 $(OLDEST)/.complete: pyproject.toml
@@ -105,12 +104,4 @@ $(TORCH)/.complete: pyproject.toml
 	[ -e $@ ] || $$python -m venv --clear $(TORCH); \
 	$(TORCH)/bin/python -m pip install --quiet --upgrade pip; \
 	$(TORCH)/bin/python -m pip install --quiet --editable ".[experiments]" --group test --group torch
-	@touch $@
-
-$(WEB)/.complete: pyproject.toml
-	@$(find_python); set -e; \
-	echo "Building $(WEB) with $$($$python --version), some minutes and 1.6 GB"; \
-	[ -e $@ ] || $$python -m venv --clear $(WEB); \
-	$(WEB)/bin/python -m pip install --quiet --upgrade pip; \
-	$(WEB)/bin/python -m pip install --quiet --editable ".[experiments,web]" --group test --group web
 	@touch $@

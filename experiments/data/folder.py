@@ -42,7 +42,7 @@ def open_images(folder: Path) -> tuple[ImageFiles, ImageFiles]:
     """Finds the images of a folder and its subfolders, hidden ones and linked subfolders aside.
 
     One in ten is to validate, and at least one. Which depends on their paths within the folder
-    alone: all machines have the same, and an image stays where it is when others are added.
+    alone, and so is the same on all machines.
 
     Args:
         folder: of files, of which those with one of :data:`SUFFIXES` are taken, in either case.
@@ -51,7 +51,7 @@ def open_images(folder: Path) -> tuple[ImageFiles, ImageFiles]:
         The images to train and to validate, each in the order of their names.
 
     Raises:
-        DataError: there is no such folder, or not two images in it.
+        DataError: there is no such folder, not two images in it, or a subfolder cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"images must be a folder, got {folder}")
@@ -68,11 +68,27 @@ def open_images(folder: Path) -> tuple[ImageFiles, ImageFiles]:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    for inside, folders, files in folder.walk():
+    for inside, folders, files in folder.walk(on_error=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
                 yield (inside / name).relative_to(folder).as_posix()
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"images must be readable, with all subfolders: {error}") from error
+
+
+def images_digest(folder: Path) -> str:
+    """A digest of the names and sizes of a folder's images, by which a change is noticed.
+
+    Raises:
+        DataError: as :func:`open_images`.
+    """
+    train, validation = open_images(folder)
+    names = sorted(train.names + validation.names)
+    listed = [(name, (folder / name).stat().st_size) for name in names]
+    return hashlib.sha256(repr(listed).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _rank(name: str) -> float:

@@ -13,6 +13,7 @@ from experiments.data.pictures import PictureError
 from experiments.data.prepared import DataError
 from experiments.data.records import CorruptRecordError
 from experiments.engine.command_line import run_command
+from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.presets import subcommands
@@ -22,7 +23,7 @@ from experiments.inpainting.batches import open_data
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import make_evaluator
 from experiments.inpainting.fill import variables_of
-from experiments.inpainting.prediction.inpainter import InputError
+from experiments.inpainting.prediction.holes import InputError
 from experiments.inpainting.prediction.predict import predict_command
 from experiments.inpainting.presets import CPU, DEMO, GPU, PRESETS, TABLE_10
 from experiments.inpainting.report.compare import compare as compare_runs
@@ -105,13 +106,13 @@ def train(
     """
     start(distributed)
     if images is not None:
-        data = dataclasses.replace(config.data, images=str(images))
-        config = dataclasses.replace(config, data=data)
+        config = dataclasses.replace(config, data=config.data.with_images(images))
     train_run(config, output, data_dir, operation, photographs)
 
 
 def evaluate(
     run: Annotated[Path, tyro.conf.Positional],
+    images: Path | None = None,
     data_dir: Path = DEFAULT_DATA_DIR,
     photographs: Path = DEFAULT_CACHE,
     checkpoint: Literal["best", "newest"] = "newest",
@@ -123,6 +124,7 @@ def evaluate(
 
     Args:
         run: folder of the run.
+        images: a folder of images, in place of the run's own: those of its validation part.
         data_dir: folder of the tfds data sets.
         photographs: folder that `python -m experiments.data.debian` filled.
         checkpoint: the newest, or the one with the highest PSNR of the image.
@@ -134,9 +136,14 @@ def evaluate(
     best = BEST if checkpoint == "best" else None
     loaded = load_run(run, InpaintingConfig, initial_state, TASK, best)
     check_batch_size(batch_size)
+    check(
+        max_unreadable_records >= 0, "max_unreadable_records", "at least 0", max_unreadable_records
+    )
     config = dataclasses.replace(
         loaded.config, training=dataclasses.replace(loaded.config.training, batch_size=batch_size)
     )
+    if images is not None:
+        config = dataclasses.replace(config, data=config.data.with_images(images))
     data = primary_first(lambda: open_data(config.data, data_dir, photographs))
     metrics = make_evaluator(config, data, max_unreadable_records)(variables_of(loaded.state))
     if is_primary():

@@ -96,7 +96,8 @@ def alternating_step(
         metrics = {"reconstruction": loss.sum()}
         if of_discriminator is not None:
             variables = {"params": of_discriminator["params"], **of_discriminator["model_state"]}
-            fake = judge(variables, filled, mask)
+            # A step of the power iterations, if any, for the kernels that have just moved.
+            fake, _ = judge(variables, filled, mask, update=True, mutable=["batch_stats"])
             adversarial = generator_loss(fake, hole_shares(mask, stride), kind)
             metrics["adversarial"] = adversarial.sum()
             loss += weight * adversarial
@@ -120,9 +121,10 @@ def alternating_step(
             sums, optimizer, state["generator"], batch, key, accumulation
         )
         if config.ema_decay:
-            state["average"] = optax.incremental_update(
-                state["generator"]["params"], state["average"], 1 - config.ema_decay
-            )
+            # Short at first, to forget the initial parameters.
+            decay = jnp.minimum(config.ema_decay, (1 + number) / (10 + number))
+            now = {"params": state["generator"]["params"], **state["generator"]["model_state"]}
+            state["average"] = optax.incremental_update(now, state["average"], 1 - decay)
         return state, {**metrics, **found}
 
     return step

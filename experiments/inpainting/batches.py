@@ -21,10 +21,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from experiments.data import crops
-from experiments.data.folder import open_images
+from experiments.data.folder import images_digest, open_images
 from experiments.data.masks import hole_in_range
 from experiments.data.pictures import PictureError, open_picture, to_rgb
 from experiments.data.places import places_folder
+from experiments.data.prepared import DataError
 from experiments.data.records import CorruptRecordError, PaddedRecords, ReadableRecords, Source
 from experiments.inpainting.configs import BUCKET_PERCENT, DataConfig, HoleConfig
 
@@ -62,10 +63,16 @@ def open_data(config: DataConfig, data_dir: Path, photographs: Path) -> Inpainti
         photographs: folder that `python -m experiments.data.debian` filled; used for its source.
 
     Raises:
-        DataError: Places365 or the folder of images is not there, or not as it must be.
+        DataError: Places365 or the folder of images is not there, or not as it must be; or the
+            folder holds other images than it did.
         FileNotFoundError: photographs are missing.
     """
     if config.images is not None:
+        if images_digest(Path(config.images)) != config.images_digest:
+            raise DataError(
+                f"{config.images} must hold the images that it held when the run was started, got "
+                "others, or other sizes of files"
+            )
         return InpaintingData(*open_images(Path(config.images)))
     if config.source == "places365_small":
         folder = places_folder(data_dir)

@@ -1,8 +1,12 @@
 """Configs of the inpainting task."""
 
 import dataclasses
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
+import tyro
+
+from experiments.data.folder import images_digest
 from experiments.engine.config import check, check_at_least
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import TrainingConfig
@@ -46,19 +50,30 @@ class DataConfig:
             photographs, which `python -m experiments.data.debian` fetches.
             ``"places365_small"``: 1.8 million photographs of places (reference 50).
         images: a folder of images, searched with its subfolders, that takes the place of
-            ``source``; one image in ten is kept to evaluate.
+            ``source``; one image in ten is kept to evaluate. :meth:`with_images` sets it.
+        images_digest: of that folder's files: with others a run would be another.
         crop_side: side of the images that are trained on and evaluated, in pixels.
         holes: what is cut out of them.
     """
 
     source: Literal["pypi", "debian", "places365_small"] = "pypi"
-    images: str | None = None
+    images: Annotated[str | None, tyro.conf.Suppress] = None
+    images_digest: Annotated[str | None, tyro.conf.Suppress] = None
     crop_side: int = 256
     holes: HoleConfig = dataclasses.field(default_factory=HoleConfig)
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for a side that the sources do not have, or SSIM no window for."""
         check(11 <= self.crop_side <= 256, "crop_side", "in 11..256", self.crop_side)
+
+    def with_images(self, folder: Path) -> "DataConfig":
+        """The same for a folder of images, as it is now.
+
+        Raises:
+            DataError: there are no images in it; see :func:`experiments.data.folder.open_images`.
+        """
+        folder = folder.resolve()
+        return dataclasses.replace(self, images=str(folder), images_digest=images_digest(folder))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +142,9 @@ class InpaintingConfig:
         adversarial: likewise.
         start_from: folder of a run whose networks this one starts with, rather than at random.
             Its networks have to be the same, but for ``model.freeze_encoder_norm``.
-        ema_decay: of an exponential moving average of the generator's parameters, which then takes
-            their place in evaluation and prediction; 0 for none.
+        ema_decay: of an exponential moving average of the generator, parameters and BatchNorm's
+            averages, which then takes its place in evaluation and prediction; 0 for none. In step
+            ``n`` it is at most ``(1 + n) / (10 + n)``.
         dtype: of the computation; parameters, statistics and losses stay float32.
         training: how, for generator and discriminator alike.
     """

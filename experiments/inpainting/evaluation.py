@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.engine.config import check
 from experiments.engine.evaluation import COUNT, Evaluator
 from experiments.engine.guard import UNREADABLE
 from experiments.inpainting.batches import InpaintingData, buckets, evaluation_batches
@@ -14,7 +13,6 @@ from experiments.inpainting.configs import HoleConfig, InpaintingConfig
 from experiments.inpainting.fill import fill, make_generator
 from experiments.inpainting.metrics import METRICS, image_metrics
 from experiments.inpainting.pixels import to_unit
-from experiments.inpainting.ssim import WINDOW
 
 IMAGES = "images"
 
@@ -44,12 +42,7 @@ def make_evaluator(
         measured as the network gives them, not rounded to bytes.
 
         It raises :class:`experiments.engine.evaluation.UnreadableEvaluationError`.
-
-    Raises:
-        ConfigError: the images are too small to be measured.
     """
-    side = config.data.crop_side
-    check(side >= WINDOW, "data.crop_side", f"at least {WINDOW}, to measure SSIM", side)
     model = make_generator(config)
     names = bucket_names(config.data.holes)
 

@@ -13,7 +13,7 @@ from experiments.models.generators import Generator
 
 def make_generator(config: InpaintingConfig) -> Generator:
     """The generator of a config."""
-    return generators.make_generator(config.model, jnp.dtype(config.dtype), AXIS)
+    return generators.build_generator(config.model, jnp.dtype(config.dtype), AXIS)
 
 
 def stride_of(config: InpaintingConfig) -> int:
@@ -51,11 +51,11 @@ def fill(
 
 
 def variables_of(state: dict[str, Any]) -> dict[str, Any]:
-    """What :func:`fill` needs of a run's state: the averaged parameters, where the run keeps them.
+    """What :func:`fill` needs of a run's state: the averaged generator, where the run keeps one.
 
     Args:
         state: what :func:`experiments.inpainting.task.initial_state` gives.
     """
-    generator: dict[str, Any] = state["generator"]
-    params = state.get("average", generator["params"])
-    return {"params": params, **generator["model_state"]}
+    if "average" in state:
+        return dict(state["average"])
+    return {"params": state["generator"]["params"], **state["generator"]["model_state"]}

@@ -47,7 +47,8 @@ def initial_state(config: InpaintingConfig) -> State:
 
     Returns:
         ``generator``, and where the config has them ``discriminator`` and ``average``: the first
-        two as of :func:`experiments.engine.steps.initial_state`, the last a tree of parameters.
+        two as of :func:`experiments.engine.steps.initial_state`, the last as of
+        :func:`experiments.inpainting.fill.variables_of`.
     """
     optimizer, _ = make_optimizer(config.training)
     side = config.data.crop_side
@@ -67,7 +68,7 @@ def initial_state(config: InpaintingConfig) -> State:
         state["discriminator"] = state_of(make_discriminator(config), 1, both)
     if config.ema_decay:
         # A copy: the same array twice in a state could not be donated.
-        state["average"] = jax.tree.map(jnp.copy, state["generator"]["params"])
+        state["average"] = jax.tree.map(jnp.copy, variables_of(state))
     return state
 
 
@@ -78,14 +79,17 @@ def _started_from(config: InpaintingConfig, folder: Path, state: State) -> State
         run.config.model, freeze_encoder_norm=config.model.freeze_encoder_norm
     )
     changed = differences(alike, config.model, "model.")
-    check(not changed, "start_from", "a run of the same generator", "; ".join(changed))
+    if "discriminator" in state and "discriminator" in run.state:
+        before, after = run.config.adversarial.discriminator, config.adversarial.discriminator
+        changed += differences(before, after, "adversarial.discriminator.")
+    check(not changed, "start_from", "a run of the same networks", "; ".join(changed))
     started = dict(state)
     for name in ("generator", "discriminator"):
         if name in state and name in run.state:
             kept = {part: run.state[name][part] for part in ("params", "model_state")}
             started[name] = {**state[name], **kept}
     if "average" in state:
-        started["average"] = variables_of(run.state)["params"]
+        started["average"] = variables_of(run.state)
     return started
 
 

@@ -31,7 +31,7 @@ _WIDEST = 8  # channels of the U-Net's widest levels, in those of the first
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """Sizes of a generator; the defaults are those of Global&Local.
+    """Sizes of a generator; the defaults are those of Global&Local, with skip connections.
 
     Attributes:
         architecture: ``"global_local"``: :class:`GlobalLocal`. ``"unet"``: :class:`UNet`.
@@ -44,7 +44,8 @@ class GeneratorConfig:
         width: channels of the first level.
         levels: how often the map is halved. Global&Local has 2; the U-Net 8 for 512x512, and 7 for
             256x256.
-        skips: connects encoder and decoder; the U-Net always does.
+        skips: connects encoder and decoder; section 4.3 calls Global&Local a U-Net, though
+            reference 15 has it without such connections. The U-Net always has them.
         norm: ``"batch"``; ``"sync_batch"``, whose statistics are those of the batch over all
             devices; or ``"none"``.
         freeze_encoder_norm: the encoder's BatchNorm keeps its running averages in training, as in
@@ -222,7 +223,7 @@ class UNet(_Generator):
 Generator = GlobalLocal | UNet
 
 
-def make_generator(
+def build_generator(
     config: GeneratorConfig, dtype: jax.typing.DTypeLike, axis_name: str | None
 ) -> Generator:
     """The network of a config.

@@ -10,12 +10,15 @@ from PIL import Image
 
 from experiments.data.masks import free_form_mask
 from experiments.data.pictures import PictureError, open_picture, visible_files
-from experiments.inpainting.prediction.inpainter import InputError, check_hole
 
 _WHITE = 128
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
+
+
+class InputError(ValueError):
+    """A picture, a hole or a place for the result that cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,14 @@ class HoleChoice:
             return hole_of_box(self.box, size)
         assert self.brush_seed is not None
         return hole_of_brush(self.brush_seed, size, picture.name if named else None)
+
+
+def check_hole(mask: Bool[np.ndarray, "h w"], name: str) -> None:
+    """Raises ``InputError``, which begins with ``name``, if there is no hole or nothing else."""
+    if not mask.any():
+        raise InputError(f"{name} has no hole")
+    if mask.all():
+        raise InputError(f"{name} is all hole: nothing of the image is left to fill from")
 
 
 def hole_of_file(path: Path, size: Size) -> Bool[np.ndarray, "h w"]:

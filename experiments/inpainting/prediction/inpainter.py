@@ -12,15 +12,12 @@ from experiments.engine import runs
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import fill, make_generator, stride_of, variables_of
 from experiments.inpainting.pixels import to_bytes, to_unit
+from experiments.inpainting.prediction.holes import InputError, check_hole
 from experiments.inpainting.prediction.scaling import paste_enlarged, shrink
 from experiments.inpainting.prediction.tiles import Tiling
-from experiments.inpainting.task import BEST, TASK, initial_state
+from experiments.inpainting.task import TASK, initial_state
 
 _DEFAULT_TILING = Tiling()
-
-
-class InputError(ValueError):
-    """A picture, a hole or a place for the result that cannot be used."""
 
 
 class Inpainter:
@@ -29,7 +26,8 @@ class Inpainter:
     Pictures are filled tile by tile, in tiles of :class:`Tiling` that overlap and give way to each
     other over a ramp; tiles without a hole are left out. A picture that fits into a tile is one,
     padded to a quarter, half, three quarters or all of a tile's height and width. So the network is
-    compiled for 16 shapes at most, each when it is first met.
+    compiled for 16 shapes at most, each when it is first met. A hole that takes in a whole tile is
+    filled there from nothing: ``working_side`` is for such.
 
     Beside picture, mask and result, 7 bytes a pixel, a call holds ``12 * side * width`` bytes, with
     the side of a tile and the width of the picture in pixels, and what a tile takes: 117 MiB for a
@@ -71,6 +69,7 @@ class Inpainter:
         self._stride = stride_of(config)
         self._working_side = working_side
         self._tiling = tiling
+        self._shapes: set[tuple[int, int]] = set()
 
     def __call__(
         self, image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
@@ -104,6 +103,11 @@ class Inpainter:
             paste_enlarged(small_result, result, mask)
         return result
 
+    @property
+    def shapes_compiled(self) -> int:
+        """How many shapes of tiles the network has been compiled for so far."""
+        return len(self._shapes)
+
     def _fill(self, image: np.ndarray, mask: np.ndarray, result: np.ndarray) -> None:
         height, width = mask.shape
         rows = self._tiling.spans(height, self._stride)
@@ -117,7 +121,8 @@ class Inpainter:
                 place = np.s_[row.start : row.stop, column.start : column.stop]
                 if mask[place].any():
                     weight = row.weight[:, None, None] * column.weight[:, None]
-                    tile = weight * self._filled(image[place], mask[place], weight.shape[:2])
+                    size = (len(row.weight), len(column.weight))
+                    tile = weight * self._filled(image[place], mask[place], size)
                     h, w = mask[place].shape
                     band[:h, column.start : column.stop] += tile[:h, :w]
             done = end - row.start
@@ -138,6 +143,7 @@ class Inpainter:
         14.0 %. To partial convolution the hole is what lies beyond the border anyway.
         """
         height, width = mask.shape
+        self._shapes.add(size)
         padded_image = np.zeros((1, *size, 3), np.uint8)
         padded_image[0, :height, :width] = image
         padded_mask = np.ones((1, *size, 1), bool)
@@ -151,16 +157,8 @@ class Inpainter:
         return filled
 
 
-def check_hole(mask: Bool[np.ndarray, "h w"], name: str) -> None:
-    """Raises ``InputError``, which begins with ``name``, if there is no hole or nothing else."""
-    if not mask.any():
-        raise InputError(f"{name} has no hole")
-    if mask.all():
-        raise InputError(f"{name} is all hole: nothing of the image is left to fill from")
-
-
 def load_inpainter(run: Path, working_side: int | None = None) -> Inpainter:
-    """An inpainter with the best checkpoint of a run, or the newest where none was evaluated.
+    """An inpainter with the newest checkpoint of a run.
 
     Checkpoints that are damaged are told on stderr, and another is used.
 
@@ -172,7 +170,7 @@ def load_inpainter(run: Path, working_side: int | None = None) -> Inpainter:
         CheckpointError: there is no run of this task in ``run``, or it is damaged.
         InputError: ``working_side`` is below 1.
     """
-    loaded = runs.load_run(run, InpaintingConfig, initial_state, TASK, BEST)
+    loaded = runs.load_run(run, InpaintingConfig, initial_state, TASK)
     for message in loaded.damaged:
         print(f"{message}; the checkpoint of step {loaded.step} is used", file=sys.stderr)
     return Inpainter(loaded.config, variables_of(loaded.state), working_side)

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments.data.pictures import PictureError, open_picture, to_rgb, visible_files
 from experiments.engine.files import write_atomically
-from experiments.inpainting.prediction.holes import HoleChoice
-from experiments.inpainting.prediction.inpainter import Inpainter, InputError, load_inpainter
+from experiments.inpainting.prediction.holes import HoleChoice, InputError
+from experiments.inpainting.prediction.inpainter import Inpainter, load_inpainter
 
 _COLOUR_SPACE = slice(16, 20)  # in the header of an ICC profile
 

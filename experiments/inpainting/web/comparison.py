@@ -3,22 +3,33 @@
 import io
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from experiments.data.pictures import PictureError, open_picture, to_rgb
-from experiments.inpainting.prediction.inpainter import InputError, check_hole
-
-Fill = Callable[[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]], UInt8[np.ndarray, "h w 3"]]
+from experiments.inpainting.prediction.holes import InputError, check_hole
 
 MAX_PIXELS = 16_000_000
 # A browser paints on this, whatever the picture: its canvas, and what it sends, stay small.
 _PREVIEW_SIDE = 768
+
+
+class Model(Protocol):
+    """What fills holes: :class:`experiments.inpainting.prediction.inpainter.Inpainter`."""
+
+    @property
+    def shapes_compiled(self) -> int:
+        """For how many shapes it has been compiled so far, each when it is first met."""
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """A new image, filled where the mask is true."""
 
 
 class Filled(NamedTuple):
@@ -27,7 +38,7 @@ class Filled(NamedTuple):
     Attributes:
         image: the filled picture.
         seconds: that it took.
-        compile_seconds: that the first picture of a size took longer; 0 for others.
+        compile_seconds: that it took longer at first, where the model was compiled for it; else 0.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -42,8 +53,8 @@ class Comparison:
         models: by what the page calls them.
     """
 
-    def __init__(self, models: Mapping[str, Fill]) -> None:
-        self._models = {name: _Timed(fill) for name, fill in models.items()}
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = {name: _Timed(model) for name, model in models.items()}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,34 +92,39 @@ def preview(picture: Path | None) -> Image.Image:
 class _Timed:
     """Times a fill; one is made at a time, as two would slow each other down."""
 
-    def __init__(self, fill: Fill) -> None:
-        self._fill = fill
+    def __init__(self, model: Model) -> None:
+        self._model = model
         self._lock = threading.Lock()
-        self._sizes: set[tuple[int, ...]] = set()
 
     def __call__(self, image: np.ndarray, hole: np.ndarray) -> Filled:
         with self._lock:
-            first = 0.0
-            if hole.shape not in self._sizes:
-                _, first = _timed(self._fill, image, hole)
-                self._sizes.add(hole.shape)
-            filled, seconds = _timed(self._fill, image, hole)
+            compiled = self._model.shapes_compiled
+            filled, seconds = self._fill(image, hole)
+            first = seconds
+            if self._model.shapes_compiled > compiled:
+                filled, seconds = self._fill(image, hole)
         return Filled(filled, seconds, max(0.0, first - seconds))
 
-
-def _timed(fill: Fill, image: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, float]:
-    start = time.perf_counter()
-    filled = fill(image, hole)
-    return filled, time.perf_counter() - start
+    def _fill(self, image: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, float]:
+        start = time.perf_counter()
+        filled = self._model(image, hole)
+        return filled, time.perf_counter() - start
 
 
 def _read(picture: Path | None) -> Image.Image:
     if picture is None:
         raise PictureError("there is no picture yet: drop one first")
     image = open_picture(picture, "the picture", MAX_PIXELS)
-    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+    if not _is_opaque(image):
         raise PictureError("the picture must be opaque, got transparent pixels")
     return to_rgb(image)
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    if not image.has_transparency_data:
+        return True
+    alpha = image if "A" in image.getbands() else image.convert("RGBA")
+    return alpha.getchannel("A").getextrema() == (255, 255)
 
 
 def _read_hole(painted: bytes | None, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

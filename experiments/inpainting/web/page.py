@@ -1,5 +1,6 @@
 """The web page of :mod:`experiments.inpainting.web.serve`, in Gradio."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from gradio import processing_utils
 from starlette.middleware import Middleware
 
 from experiments.data.pictures import PictureError
-from experiments.inpainting.prediction.inpainter import InputError
+from experiments.inpainting.prediction.holes import InputError
+from experiments.inpainting.web.address import Address
 from experiments.inpainting.web.comparison import Comparison, Filled, preview
 from experiments.inpainting.web.gate import Gate
 
@@ -22,6 +24,8 @@ _ROUTES = {
     "POST": r"/gradio_api/(upload|queue/join|cancel|reset)",
 }
 _QUEUE = 8  # fills that wait; further visitors are told to come again
+# For pictures and what is made of them: some twenty of the largest, and hundreds of others.
+_FOLDER_BYTES = 2**30
 _CACHE_CHECK, _CACHE_AGE = 600, 3600  # seconds
 
 _TITLE = "Filling holes with CARAFE++"
@@ -74,9 +78,9 @@ def build(comparison: Comparison) -> gr.Blocks:
                     times.append(gr.Markdown(elem_id=f"time-{slug}"))
         results = [*images, *times]
 
-        def show(file: str) -> list[Any]:
+        def show(file: str | None) -> list[Any]:
             try:
-                shown = preview(Path(file))
+                shown = preview(Path(file) if file else None)
             except PictureError as error:
                 return [None, *forget(), _told(error)]
             value = {"background": shown, "layers": [], "composite": shown}
@@ -106,20 +110,31 @@ def build(comparison: Comparison) -> gr.Blocks:
     return blocks
 
 
-def launch(blocks: gr.Blocks, host: str, port: int) -> str:
+def launch(blocks: gr.Blocks, address: Address) -> str:
     """Starts to serve, in threads of its own.
+
+    Args:
+        blocks: the page.
+        address: to listen at. What comes in lies in the temporary folder of :mod:`tempfile`.
 
     Returns:
         The page's address.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port has been taken meanwhile.
     """
     processing_utils.async_ssrf_protected_download = _refuse_download
-    gate = Middleware(Gate, routes=_ROUTES, max_bytes=MAX_BYTES + _ENVELOPE_BYTES)
-    _, address, _ = blocks.launch(
-        server_name=host,
-        server_port=port,
+    gate = Middleware(
+        Gate,
+        routes=_ROUTES,
+        names=address.names,
+        max_bytes=MAX_BYTES + _ENVELOPE_BYTES,
+        folder=Path(tempfile.gettempdir()),
+        folder_bytes=_FOLDER_BYTES,
+    )
+    _, url, _ = blocks.launch(
+        server_name=address.host,
+        server_port=address.port,
         max_file_size=MAX_BYTES,
         app_kwargs={"middleware": [gate]},
         theme=gr.themes.Default(font=["system-ui", "sans-serif"]),
@@ -135,7 +150,7 @@ def launch(blocks: gr.Blocks, host: str, port: int) -> str:
         prevent_thread_lock=True,
         quiet=True,
     )
-    return str(address)
+    return str(url)
 
 
 async def _refuse_download(address: str, **options: Any) -> str:
@@ -156,5 +171,5 @@ def _told(error: Exception | None = None) -> Any:
 def _time(filled: Filled) -> str:
     time = f"**{1000 * filled.seconds:,.0f} ms**"
     if filled.compile_seconds:
-        time += f", after {1000 * filled.compile_seconds:,.0f} ms of compilation for this size"
+        time += f", after {1000 * filled.compile_seconds:,.0f} ms of compilation"
     return time

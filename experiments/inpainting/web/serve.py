@@ -1,7 +1,6 @@
 """A web page on which two trained models fill the same hole."""
 
 import contextlib
-import ipaddress
 import os
 import signal
 import sys
@@ -12,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from experiments.inpainting.prediction.inpainter import load_inpainter
-from experiments.inpainting.web.comparison import Comparison, Fill
+from experiments.inpainting.web.address import Address, AddressError, find_address
+from experiments.inpainting.web.comparison import Comparison, Model
 
 
 class ServeError(RuntimeError):
@@ -32,21 +32,22 @@ def serve(
         baseline: folder of a trained run.
         carafe: folder of a trained run with CARAFE++.
         host: address to listen at; by default for this machine alone.
-        port: to listen at.
+        port: to listen at; 0 for any that is free.
         working_side: pictures whose shorter side is longer are filled at this size, in pixels; by
             default at their own.
 
     Raises:
         CheckpointError: a run cannot be read.
-        OSError: the port is taken.
-        ServeError: Gradio is not installed.
+        InputError: ``working_side`` is below 1.
+        ServeError: Gradio is not installed, or the address cannot be listened at.
     """
     check_installed()
+    address = _address(host, port)  # before the runs are read, which takes long
     models = {
         "baseline": load_inpainter(baseline, working_side),
         "CARAFE++": load_inpainter(carafe, working_side),
     }
-    serve_models(models, host, port)
+    serve_models(models, address.host, address.port)
 
 
 def check_installed() -> None:
@@ -55,7 +56,7 @@ def check_installed() -> None:
         raise ServeError('the page needs Gradio: pip install ".[web]"')
 
 
-def serve_models(models: Mapping[str, Fill], host: str, port: int) -> None:
+def serve_models(models: Mapping[str, Model], host: str, port: int) -> None:
     """Serves the page for any models, until SIGINT or SIGTERM.
 
     Args:
@@ -64,11 +65,11 @@ def serve_models(models: Mapping[str, Fill], host: str, port: int) -> None:
         port: to listen at.
 
     Raises:
-        OSError: the port is taken.
-        ServeError: Gradio is not installed.
+        ServeError: Gradio is not installed, or the address cannot be listened at.
     """
     check_installed()
-    if not is_loopback(host):
+    address = _address(host, port)
+    if not address.is_loopback:
         print(
             f"warning: at {host} everyone who reaches this machine can use the page; it asks for "
             "no password, and sends pictures unencrypted",
@@ -79,18 +80,20 @@ def serve_models(models: Mapping[str, Fill], host: str, port: int) -> None:
 
         blocks = build(Comparison(models))
         try:
-            print(f"{launch(blocks, host, port)} (ctrl-C to stop)", flush=True)
+            print(f"{launch(blocks, address)} (ctrl-C to stop)", flush=True)
             stopped.wait()
+        except OSError as error:  # Gradio's advice is about its own settings
+            text = f"cannot listen at host {host}, port {address.port}: it has just been taken"
+            raise ServeError(text) from error
         finally:
             blocks.close(verbose=False)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is reached from this machine alone."""
+def _address(host: str, port: int) -> Address:
     try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+        return find_address(host, port)
+    except AddressError as error:
+        raise ServeError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -246,7 +246,7 @@ def images(tmp_path):
 
 
 def test_a_folder_of_images_takes_the_same_path(images, tmp_path, caplog):
-    config = DataConfig(images=str(images), crop_side=32)
+    config = DataConfig(crop_side=32).with_images(images)
     data = open_data(config, tmp_path / "none", tmp_path / "none")
     names = data.train.names + data.validation.names
     assert len(names) == 25
@@ -267,7 +267,7 @@ def test_an_image_lies_as_its_exif_says(tmp_path):
     exif[0x0112] = 6  # to be turned clockwise by 90 degrees
     for name in ("a.png", "b.png"):
         gradient(64, 32).save(tmp_path / name, exif=exif)
-    config = DataConfig(images=str(tmp_path), crop_side=32)
+    config = DataConfig(crop_side=32).with_images(tmp_path)
     image = validation_example(open_data(config, tmp_path, tmp_path), config, 0)["image"]
     red, green = image[0, ..., 0].astype(int), image[:, 0, 1].astype(int)
     assert np.ptp(image[:, 0, 0].astype(int)) > 100  # red grows downwards
@@ -278,7 +278,7 @@ def test_an_image_lies_as_its_exif_says(tmp_path):
 def test_the_smallest_folder_trains_and_evaluates(tmp_path):
     for name in ("a.png", "b.png"):
         gradient(40, 40).save(tmp_path / name)
-    config = DataConfig(images=str(tmp_path), crop_side=32)
+    config = DataConfig(crop_side=32).with_images(tmp_path)
     data = open_data(config, tmp_path, tmp_path)
     batch = training_batches(data, config, 4, seed=0)[1]
     assert batch["record"].tolist() == [0] * 4
@@ -301,3 +301,12 @@ def test_places_and_the_larger_set_name_the_command_that_fetches_them(tmp_path):
         open_data(DataConfig("places365_small"), tmp_path, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"python -m experiments\.data\.debian"):
         open_data(DataConfig("debian"), tmp_path, tmp_path)
+
+
+def test_a_folder_that_has_changed_is_refused(images, tmp_path):
+    config = DataConfig(crop_side=32).with_images(images)
+    open_data(config, tmp_path, tmp_path)
+    (images / "another.png").write_bytes(next(images.glob("*.png")).read_bytes())
+    with pytest.raises(DataError, match="must hold the images that it held when the run was"):
+        open_data(config, tmp_path, tmp_path)
+    assert DataConfig(crop_side=32).with_images(images) != config

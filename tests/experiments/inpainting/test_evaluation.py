@@ -1,11 +1,8 @@
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.engine.config import ConfigError
 from experiments.engine.evaluation import UnreadableEvaluationError
 from experiments.engine.settings import TrainingConfig
 from experiments.inpainting.batches import InpaintingData, buckets, validation_example
@@ -81,9 +78,3 @@ def test_an_unreadable_image_is_left_out_and_a_bucket_without_images_too(data, v
     assert means == pytest.approx({**expected_means(found), "unreadable": 2}, rel=1e-4)
     with pytest.raises(UnreadableEvaluationError, match="2 records could not be read"):
         make_evaluator(CONFIG, data, 1)(variables)
-
-
-def test_images_smaller_than_the_window_of_ssim_are_refused(data):
-    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, crop_side=8))
-    with pytest.raises(ConfigError, match=r"data.crop_side must be at least 11.*got 8"):
-        make_evaluator(config, data, 0)

@@ -6,7 +6,7 @@ from jax.extend.core import jaxprs_in_params
 
 from experiments.engine.config import ConfigError
 from experiments.models.cost import cost
-from experiments.models.generators import GeneratorConfig, make_generator
+from experiments.models.generators import GeneratorConfig, build_generator
 
 NETWORKS = {
     "global-local": GeneratorConfig(width=4),
@@ -31,7 +31,7 @@ def example(height=24, width=20):
 
 
 def build(config, dtype="float32", size=(24, 20)):
-    model = make_generator(config, jnp.dtype(dtype), None)
+    model = build_generator(config, jnp.dtype(dtype), None)
     key = jax.random.key(0, impl="rbg")  # with the default one this compiles for ten times as long
     return model, jax.jit(model.init)(key, *example(*size))
 
@@ -68,7 +68,7 @@ def test_parameters_of_global_local_are_those_of_its_table():
         inputs = outputs
     expected += convolution(3, 32, 3) + 3
     image, mask = (jax.ShapeDtypeStruct((1, 256, 256, c), jnp.float32) for c in (3, 1))
-    model = make_generator(GeneratorConfig(skips=False), jnp.float32, None)
+    model = build_generator(GeneratorConfig(skips=False), jnp.float32, None)
     assert cost(model, image, mask).parameters == expected
 
 
@@ -87,7 +87,7 @@ def test_parameters_of_the_unet_are_those_of_its_table():
     expected += convolution(3, 64 + 3, 3) + 3
     image, mask = (jax.ShapeDtypeStruct((1, 256, 256, c), jnp.float32) for c in (3, 1))
     config = GeneratorConfig("unet", "partial", "strided", "nearest", levels=8)
-    assert cost(make_generator(config, jnp.float32, None), image, mask).parameters == expected
+    assert cost(build_generator(config, jnp.float32, None), image, mask).parameters == expected
 
 
 def strides_of_convolutions(jaxpr):

@@ -5,11 +5,11 @@ from PIL import Image
 from experiments.data.masks import free_form_mask
 from experiments.inpainting.prediction.holes import (
     HoleChoice,
+    InputError,
     hole_of_box,
     hole_of_brush,
     hole_of_file,
 )
-from experiments.inpainting.prediction.inpainter import InputError
 
 
 def save(path, values):

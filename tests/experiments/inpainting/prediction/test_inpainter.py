@@ -9,7 +9,8 @@ import pytest
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import make_generator, stride_of
 from experiments.inpainting.prediction import inpainter as inpainter_module
-from experiments.inpainting.prediction.inpainter import Inpainter, InputError
+from experiments.inpainting.prediction.holes import InputError
+from experiments.inpainting.prediction.inpainter import Inpainter
 from experiments.inpainting.prediction.tiles import Tiling
 from experiments.models.generators import GeneratorConfig
 

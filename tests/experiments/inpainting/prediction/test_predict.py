@@ -12,8 +12,8 @@ from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
 from experiments.engine.guard import first_carry
 from experiments.inpainting.configs import AdversarialConfig, InpaintingConfig
-from experiments.inpainting.prediction.holes import HoleChoice, hole_of_brush
-from experiments.inpainting.prediction.inpainter import InputError, load_inpainter
+from experiments.inpainting.prediction.holes import HoleChoice, InputError, hole_of_brush
+from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.prediction.predict import predict, predict_command, read_picture
 from experiments.inpainting.task import BEST, initial_state
 from experiments.models.generators import GeneratorConfig
@@ -247,19 +247,19 @@ def test_a_picture_20000_pixels_wide(run, tmp_path):
     np.testing.assert_array_equal(filled, values)
 
 
-def test_the_best_checkpoint_fills_and_a_damaged_one_is_told(tmp_path, capsys):
+def test_the_newest_checkpoint_fills_and_a_damaged_one_is_told(tmp_path, capsys):
     save_run(tmp_path, {1: (1.0, 20.0), 2: (2.0, 30.0), 3: (3.0, 10.0)})
     values, hole = pixels(), BOX.hole(tmp_path, (21, 30), False)
     (tmp_path / "second").mkdir()
-    save_run(tmp_path / "second", {0: (2.0, None)})
-    best = load_inpainter(tmp_path)(values, hole)
-    np.testing.assert_array_equal(best, load_inpainter(tmp_path / "second")(values, hole))
+    save_run(tmp_path / "second", {0: (3.0, None)})
+    newest = load_inpainter(tmp_path)(values, hole)
+    np.testing.assert_array_equal(newest, load_inpainter(tmp_path / "second")(values, hole))
     assert capsys.readouterr().err == ""
-    damage(tmp_path / "checkpoints/2")
-    assert (load_inpainter(tmp_path)(values, hole) != best).any()
+    damage(tmp_path / "checkpoints/3")
+    assert (load_inpainter(tmp_path)(values, hole) != newest).any()
     told = capsys.readouterr().err
-    assert "checkpoints/2: " in told
-    assert told.endswith("; the checkpoint of step 1 is used\n")
+    assert "checkpoints/3: " in told
+    assert told.endswith("; the checkpoint of step 2 is used\n")
 
 
 def damage(checkpoint):
@@ -327,7 +327,7 @@ def test_the_command_as_a_program(run, tmp_path):
     """Through a process: what a shell sees."""
     program = (
         "from experiments.engine.command_line import run_command\n"
-        "from experiments.inpainting.prediction.inpainter import InputError\n"
+        "from experiments.inpainting.prediction.holes import InputError\n"
         "from experiments.inpainting.prediction.predict import predict_command\n"
         "run_command('inpainting', {'predict': predict_command, 'other': print}, InputError)\n"
     )

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 GREYS = {"baseline": 100, "CARAFE++": 200}
 
 _SERVER = f"""
@@ -18,10 +18,16 @@ import sys
 import numpy as np
 from experiments.inpainting.web.serve import serve_models
 
-def grey(value):
-    return lambda image, hole: np.where(hole[..., None], np.uint8(value), image)
+class Grey:
+    shapes_compiled = 1
 
-models = {{name: grey(value) for name, value in {GREYS}.items()}}
+    def __init__(self, value):
+        self.value = np.uint8(value)
+
+    def __call__(self, image, hole):
+        return np.where(hole[..., None], self.value, image)
+
+models = {{name: Grey(value) for name, value in {GREYS}.items()}}
 serve_models(models, "127.0.0.1", int(sys.argv[1]))
 """
 
@@ -35,6 +41,7 @@ class Served(NamedTuple):
         process: that serves it.
         home: where the process starts and what it takes for the user's home: an empty folder.
         temporary: what the process takes for the system's temporary folder; empty before.
+        errors: a file of what the process says on stderr.
     """
 
     port: int
@@ -42,6 +49,7 @@ class Served(NamedTuple):
     process: subprocess.Popen
     home: Path
     temporary: Path
+    errors: Path
 
     def stop(self):
         """Ends the process as a service manager does; returns its exit code."""
@@ -63,20 +71,23 @@ def serving(folder):
         # Matplotlib, which others import, keeps a list of fonts from then on.
         "MPLCONFIGDIR": str(folder),
     }
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SERVER, str(port)],
-        cwd=home,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    errors = folder / "errors.txt"
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SERVER, str(port)],
+            cwd=home,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
     patience = threading.Timer(180, process.kill)
     patience.start()
     try:
         line = process.stdout.readline()
-        assert line == f"http://127.0.0.1:{port}/ (ctrl-C to stop)\n"
+        assert line == f"http://127.0.0.1:{port}/ (ctrl-C to stop)\n", errors.read_text()
         patience.cancel()
-        yield Served(port, line.split()[0], process, home, temporary)
+        yield Served(port, line.split()[0], process, home, temporary, errors)
     finally:
         patience.cancel()
         process.kill()

@@ -1,30 +1,56 @@
 import asyncio
+import functools
 import io
 import os
 import signal
 import sys
 import tempfile
 import time
+import tracemalloc
 import types
 import zlib
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments.data.photographs import pypi_photographs
 from experiments.data.pictures import PictureError
-from experiments.inpainting.prediction.inpainter import InputError
+from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.fill import make_generator
+from experiments.inpainting.prediction.holes import InputError
+from experiments.inpainting.prediction.inpainter import Inpainter
 from experiments.inpainting.web import serve
 from experiments.inpainting.web.comparison import Comparison, preview
 from experiments.inpainting.web.gate import Gate
+from experiments.models.generators import GeneratorConfig
+from tests.experiments.inpainting.web.served import free_port
 
 COFFEE = pypi_photographs()[2].path  # 600x400
 
 
+class Model:
+    """Fills by a function, and counts how often."""
+
+    def __init__(self, fill, shapes_compiled=lambda: 0):
+        self._fill = fill
+        self._shapes_compiled = shapes_compiled
+        self.fills = 0
+
+    @property
+    def shapes_compiled(self):
+        return self._shapes_compiled()
+
+    def __call__(self, image, hole):
+        self.fills += 1
+        return self._fill(image, hole)
+
+
 def paint_grey(value):
-    return lambda image, hole: np.where(hole[..., None], np.uint8(value), image)
+    return Model(lambda image, hole: np.where(hole[..., None], np.uint8(value), image))
 
 
 def painted(size, box=(0, 0, 0, 0), alpha=255):
@@ -71,7 +97,7 @@ def test_a_hole_grows_with_the_picture(tmp_path):
     assert len(rows) == 60 * 40
 
 
-def test_the_first_fill_of_a_size_is_timed_without_compilation(monkeypatch, tmp_path):
+def test_compilation_is_told_apart_from_the_fill(monkeypatch, tmp_path):
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     compiled = set()
@@ -81,13 +107,29 @@ def test_the_first_fill_of_a_size_is_timed_without_compilation(monkeypatch, tmp_
         compiled.add(hole.shape)
         return image
 
-    models = Comparison({"only": fill})
+    models = Comparison({"only": Model(fill, lambda: len(compiled))})
     for number, size in enumerate(((40, 30), (30, 40))):
         path = tmp_path / f"{number}.png"
         Image.new("RGB", size).save(path)
         first, second = (models.fill(path, painted(size, (0, 0, 5, 5)))["only"] for _ in range(2))
         assert (first.seconds, first.compile_seconds) == (1, 30)
         assert (second.seconds, second.compile_seconds) == (1, 0)
+
+
+def test_a_picture_is_filled_again_only_where_the_network_was_compiled_for_it(tmp_path):
+    config = InpaintingConfig(model=GeneratorConfig(width=2, levels=1, norm="none"))
+    shapes = (jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32) for channels in (3, 1))
+    draw = functools.partial(make_generator(config).lazy_init, jax.random.key(0, impl="rbg"))
+    inpainter = Inpainter(config, draw(*shapes))
+    model = Model(inpainter, lambda: inpainter.shapes_compiled)
+    models = Comparison({"only": model})
+    for side, fills in ((60, 2), (61, 1), (62, 1), (63, 1), (130, 2)):
+        path = tmp_path / f"{side}.png"
+        Image.new("RGB", (side, side)).save(path)
+        model.fills = 0
+        result = models.fill(path, painted((side, side), (0, 0, 5, 5)))["only"]
+        assert model.fills == fills
+        assert (result.compile_seconds > 0) is (fills == 2)
 
 
 def bomb():
@@ -112,6 +154,40 @@ BAD_PICTURES = {
 }
 
 
+def see_through(mode, alpha):
+    """A picture of 9x9 pixels, one of which has this alpha."""
+    image = Image.new("RGBA", (9, 9), (1, 2, 3, 255))
+    image.putpixel((4, 4), (1, 2, 3, alpha))
+    if mode == "P":
+        # Colour 1 of the palette is the transparent one; it is used if a pixel is to be.
+        image = Image.new("P", (9, 9))
+        image.putpalette([0, 0, 0, 9, 9, 9])
+        image.putpixel((4, 4), int(alpha < 255))
+        return encoded(image, transparency=1)
+    return encoded(image.convert(mode))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_picture_may_have_transparency_that_it_does_not_use(tmp_path, mode):
+    path = tmp_path / "picture.png"
+    path.write_bytes(see_through(mode, 255))
+    assert preview(path).mode == "RGB"
+    path.write_bytes(see_through(mode, 0))
+    with pytest.raises(PictureError, match="opaque"):
+        preview(path)
+
+
+def test_an_opaque_picture_is_found_so_without_a_copy(tmp_path):
+    Image.new("RGBA", (1000, 1000), (1, 2, 3, 255)).save(tmp_path / "picture.png")
+    preview(tmp_path / "picture.png")
+    tracemalloc.start()  # of Python and NumPy; Pillow's own images are not seen
+    try:
+        preview(tmp_path / "picture.png")
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("message", BAD_PICTURES)
 def test_pictures_that_cannot_be_filled_are_refused(tmp_path, message):
     path = tmp_path / "picture.png"
@@ -129,7 +205,12 @@ def test_pictures_that_cannot_be_filled_are_refused(tmp_path, message):
         (COFFEE, None, "no hole: paint"),
         (COFFEE, painted((600, 400)), "no hole"),
         (COFFEE, painted((600, 400), (0, 0, 600, 400)), "all hole"),
-        (COFFEE, painted((400, 600), (0, 0, 9, 9)), "expected|600x400, got 400x600"),
+        (
+            COFFEE,
+            painted((400, 600), (0, 0, 9, 9)),
+            "^the painted hole must have the size of the picture on the page, 600x400, got "
+            "400x600: drop the picture again$",
+        ),
         (COFFEE, b"no picture", "the painted hole cannot be read"),
         (COFFEE, bomb(), "painted hole .* pixels"),
     ],
@@ -139,7 +220,7 @@ def test_holes_that_cannot_be_filled_are_refused(picture, layer, message):
         Comparison({"only": paint_grey(0)}).fill(picture, layer)
 
 
-def ask(method, path, headers=(), body=b"", max_bytes=10):
+def ask(method, path, headers=(), body=b"", folder=Path("none"), **options):
     """The status of a gate's answer, and how much of the body was read; status 200 is the app's."""
     sent, read = [], []
 
@@ -154,7 +235,8 @@ def ask(method, path, headers=(), body=b"", max_bytes=10):
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
-    gate = Gate(app, {"GET": "/|/file=/.*", "POST": "/upload"}, max_bytes)
+    options = {"names": None, "max_bytes": 10, "folder": folder, "folder_bytes": 10_000} | options
+    gate = Gate(app, {"GET": "/|/file=/.*", "POST": "/upload"}, **options)
     asyncio.run(gate(scope, receive, send))
     return int(sent[0]["status"]), b"".join(read)
 
@@ -185,26 +267,85 @@ def test_the_gate_lets_through_what_the_page_needs(request_, status):
 
 
 @pytest.mark.parametrize(
-    ("host", "inside"),
+    ("host", "origin", "status"),
     [
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("localhost", True),
-        ("::1", True),
-        ("[::1]", True),
-        ("0.0.0.0", False),
-        ("192.168.1.2", False),
-        ("example.org", False),
+        (b"127.0.0.1:80", None, 200),
+        (b"LocalHost:80", b"http://localhost:80", 200),
+        (b"127.0.0.1:80", b"http://localhost:80", 403),
+        (b"127.0.0.1:80", b"http://127.0.0.1:81", 403),
+        (b"127.0.0.1:80", b"null", 403),
+        (b"127.0.0.1:80", b"http://[", 403),
+        (b"127.0.0.1:81", None, 403),
+        (b"127.0.0.1", None, 403),
+        (b"evil.example:80", b"http://evil.example:80", 403),
+        (None, None, 403),
     ],
 )
-def test_loopback_is_told_from_other_addresses(host, inside):
-    assert serve.is_loopback(host) is inside
+def test_the_gate_refuses_other_names_and_other_pages(host, origin, status):
+    headers = [
+        (name, value) for name, value in ((b"host", host), (b"origin", origin)) if value is not None
+    ]
+    names = {"127.0.0.1:80", "localhost:80"}
+    assert ask("POST", "/upload", headers, names=names)[0] == status
+    # Where the names are not known, the page is still told from others.
+    foreign = origin is not None and origin != b"http://" + host.lower()
+    assert ask("POST", "/upload", headers)[0] == (403 if foreign else 200)
+
+
+def test_the_gate_counts_what_lies_in_the_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/picture").write_bytes(bytes(5000))
+    (tmp_path / "empty").touch()
+    upload = ("POST", "/upload", length(10))
+    least = 5000 + 4096 + 10
+    assert ask(*upload, folder=tmp_path, folder_bytes=least)[0] == 200
+    assert ask(*upload, folder=tmp_path, folder_bytes=least - 1) == (507, b"")
+    assert ask("GET", "/", folder=tmp_path, folder_bytes=0)[0] == 200
+
+
+def test_the_gate_counts_what_is_under_way(tmp_path):
+    statuses = []
+
+    async def app(scope, receive, send):
+        if len(statuses) < 3:
+            await gate(scope, receive, send)  # the next comes before this one is done
+        await send({"type": "http.response.start", "status": 200})
+
+    async def send(message):
+        if "status" in message:
+            statuses.append(int(message["status"]))
+
+    gate = Gate(app, {"POST": "/upload"}, None, 10, tmp_path, 29)
+    scope = {"type": "http", "method": "POST", "path": "/upload", "headers": length(10)}
+    asyncio.run(gate(scope, None, send))
+    assert statuses == [507, 200, 200]
+    statuses[:] = [0, 0, 0]
+    asyncio.run(gate(scope, None, send))
+    assert statuses[3:] == [200]
 
 
 def test_gradio_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
-    with pytest.raises(serve.ServeError, match=r'pip install "carafe-jax\[web\]"'):
+    with pytest.raises(serve.ServeError, match=r'pip install "\.\[web\]"$'):
         serve.serve(Path("none"), Path("none"))
+
+
+def test_an_address_that_cannot_be_listened_at_is_told_before_runs_are_read(monkeypatch):
+    monkeypatch.setattr(serve, "find_spec", lambda name: name)
+    with pytest.raises(serve.ServeError, match=r"^port must be from 0 to 65535, got 65536$"):
+        serve.serve(Path("none"), Path("none"), port=65536)
+
+
+def test_a_port_taken_after_it_was_tried_is_told_in_our_words(monkeypatch):
+    def launch(blocks, address):
+        raise OSError("set GRADIO_SERVER_PORT")
+
+    blocks = types.SimpleNamespace(close=lambda verbose: None)
+    page = types.SimpleNamespace(build=lambda comparison: blocks, launch=launch)
+    monkeypatch.setitem(sys.modules, "experiments.inpainting.web.page", page)
+    monkeypatch.setattr(serve, "find_spec", lambda name: name)
+    with pytest.raises(serve.ServeError, match=r"^cannot listen at host 127\.0\.0\.1, port \d+: "):
+        serve.serve_models({}, "127.0.0.1", 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -218,18 +359,19 @@ def test_a_page_has_its_own_folder_and_settings_until_it_is_stopped(
         def close(self, verbose):
             seen["closed"] = True
 
-    def launch(blocks, host, port):
+    def launch(blocks, address):
         seen.update(folder=Path(tempfile.gettempdir()), environment=dict(os.environ))
         (seen["folder"] / "upload").write_text("a picture")
         os.kill(os.getpid(), number)
-        return f"http://{host}:{port}/"
+        return f"http://{address.host}:{address.port}/"
 
     page = types.SimpleNamespace(build=lambda comparison: Blocks(), launch=launch)
     monkeypatch.setitem(sys.modules, "experiments.inpainting.web.page", page)
     monkeypatch.setattr(serve, "find_spec", lambda name: name)
     monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/")
     before, folder_before = dict(os.environ), tempfile.gettempdir()
-    serve.serve_models({}, host, 7860)
+    port = free_port()
+    serve.serve_models({}, host, port)
 
     assert seen["closed"]
     assert seen["environment"]["GRADIO_TEMP_DIR"] == str(seen["folder"])
@@ -239,5 +381,5 @@ def test_a_page_has_its_own_folder_and_settings_until_it_is_stopped(
     assert dict(os.environ) == before
     assert tempfile.gettempdir() == folder_before
     told = capsys.readouterr()
-    assert told.out == f"http://{host}:7860/ (ctrl-C to stop)\n"
+    assert told.out == f"http://{host}:{port}/ (ctrl-C to stop)\n"
     assert ("warning" in told.err) is (host == "0.0.0.0")

@@ -30,13 +30,13 @@ def ask(server, method, path, body=None, headers=None):
         connection.close()
 
 
-def upload(server, content, name="picture.png"):
+def upload(server, content, name="picture.png", **others):
     body = (
         f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
         + content
         + b"\r\n--b--\r\n"
     )
-    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    headers = {"Content-Type": "multipart/form-data; boundary=b"} | others
     return ask(server, "POST", "/gradio_api/upload", body, headers)
 
 
@@ -47,9 +47,10 @@ def files(folder):
 def test_a_long_upload_is_refused_before_it_is_sent(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(
-            b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"POST /gradio_api/upload HTTP/1.1\r\n"
+            b"Host: 127.0.0.1:%d\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n"
-            b"Content-Length: 9000000000\r\n\r\n--b\r\n"
+            b"Content-Length: 9000000000\r\n\r\n--b\r\n" % server.port
         )
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
@@ -72,10 +73,39 @@ def test_only_uploaded_files_can_be_read(server):
     (server.home / "note.txt").unlink()
 
 
+def test_only_the_page_itself_is_answered(server):
+    port = server.port
+    for name in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        assert ask(server, "GET", "/config", headers={"Host": name})[0] == 200
+        assert upload(server, b"picture", Host=name, Origin=f"http://{name}")[0] == 200
+    for name in (f"evil.example:{port}", "127.0.0.1", f"127.0.0.1:{port + 1}"):
+        assert ask(server, "GET", "/config", headers={"Host": name})[0] == 403
+    before = files(server.temporary)
+    for origin in ("http://evil.example", "null", f"http://127.0.0.1:{port + 1}"):
+        assert upload(server, b"of another page", Origin=origin)[0] == 403
+    assert files(server.temporary) == before
+
+
+def test_uploads_are_refused_while_the_folder_is_full(server):
+    assert upload(server, b"first")[0] == 200
+    (folder,) = server.temporary.glob("carafe-jax-*")
+    others = folder / "others"
+    with others.open("wb") as file:
+        file.truncate(2**30)
+    status, text = upload(server, b"second")
+    assert (status, b"try again later" in text) == (507, True)
+    others.unlink()
+    assert upload(server, b"second")[0] == 200
+
+
 def fetched(server, path):
     """What the page's first function, `show`, answers about a file that was not uploaded."""
-    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    body = json.dumps({"data": [file], "fn_index": 0, "session_hash": "test"})
+    return called(server, 0, {"path": path, "meta": {"_type": "gradio.FileData"}})
+
+
+def called(server, function, *data):
+    """What the page's function of this number answers."""
+    body = json.dumps({"data": data, "fn_index": function, "session_hash": "test"})
     headers = {"Content-Type": "application/json"}
     status, _ = ask(server, "POST", "/gradio_api/queue/join", body, headers)
     assert status == 200
@@ -106,16 +136,52 @@ def test_what_the_page_does_not_need_is_not_there(server):
         assert ask(server, method, path)[0] == 404
 
 
-def test_a_taken_port_is_an_error(server):
-    script = (
-        "from experiments.inpainting.web.serve import serve_models\n"
-        f"try: serve_models({{}}, '127.0.0.1', {server.port})\n"
-        "except OSError as error: print(error)"
-    )
-    told = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert str(server.port) in told.stdout
+def test_malformed_requests_are_no_error_of_the_page(server):
+    _, answer = upload(server, b"no picture")
+    (path,) = json.loads(answer)
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    show, fill = 0, 2
+    for function, *data in (
+        (show, None),
+        (show, file),
+        (fill, None, None),
+        (fill, file, None),
+        (fill, file, {"background": None, "layers": [], "composite": None}),
+        (fill, file, {"background": None, "layers": [file], "composite": None}),
+    ):
+        assert called(server, function, *data)["success"], (function, data)
+    for function, *data in (
+        (show,),
+        (show, "text"),
+        (show, [None]),
+        (fill, file, "text"),
+        (fill, file, {"layers": [None]}),
+        (fill, file, {"layers": [{"path": "/etc/passwd"}]}),
+        (fill, file, {"layers": [{"path": f"{server.home}"}]}),
+    ):
+        assert not called(server, function, *data)["success"], (function, data)
+    assert "experiments/inpainting" not in server.errors.read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--port=65536", "error: port must be from 0 to 65535, got 65536\n"),
+        (
+            "--host=no-such-host.invalid",
+            "error: host must be a name or address that is known, got 'no-such-host.invalid'\n",
+        ),
+        (
+            "--port={taken}",
+            "error: cannot listen at host 127.0.0.1, port {taken}: Address already in use\n",
+        ),
+    ],
+)
+def test_an_address_that_cannot_be_listened_at_is_told_in_a_line(server, option, message):
+    command = [sys.executable, "-m", "experiments.inpainting", "serve"]
+    command += ["--baseline=none", "--carafe=none", option.format(taken=server.port)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (2, message.format(taken=server.port))
 
 
 def test_nothing_is_left_when_the_server_ends(tmp_path):
