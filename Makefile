@@ -1,4 +1,4 @@
-## make demo         fill holes in photographs with two U-Nets, in some minutes
+## make demo         fill holes in photographs with two networks, in some minutes
 ## make test         the whole test suite
 ## make test-fast    the same without the slow tests
 ## make test-oldest  operator and layers on the oldest supported JAX and Flax

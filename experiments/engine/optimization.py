@@ -39,7 +39,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for what makes no schedule."""
         check(self.length > 0, "length", "positive", self.length)
-        inside = f"in 0..{self.length} (below the length)"
+        inside = f"at least 0 and below the length, {self.length:g}"
         check(0 <= self.warmup < self.length, "warmup", inside, self.warmup)
         ordered = list(self.milestones) == sorted({*self.milestones})
         fits = ordered and all(self.warmup <= m < self.length for m in self.milestones)

@@ -12,7 +12,7 @@ from experiments.data.debian import DEFAULT_CACHE
 from experiments.engine import optimization, steps
 from experiments.engine.checkpoints import CHECKPOINTS, steps_in
 from experiments.engine.config import check, differences
-from experiments.engine.distributed import primary_first
+from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.loop import train
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.runs import load_run
@@ -114,6 +114,8 @@ def train_run(
     unit = training.schedule.unit
     check(unit == "step", "schedule.unit", "'step' for this task", unit)
     data = primary_first(lambda: open_data(config.data, data_dir, photographs))
+    if is_primary():
+        print(f"{len(data.train)} images to train on, {len(data.validation)} to evaluate")
     state = initial_state(config)
     if config.start_from is not None and not steps_in(folder / CHECKPOINTS):
         state = _started_from(config, Path(config.start_from), state)

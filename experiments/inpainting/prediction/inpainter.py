@@ -157,20 +157,29 @@ class Inpainter:
         return filled
 
 
-def load_inpainter(run: Path, working_side: int | None = None) -> Inpainter:
+def load_inpainter(
+    run: Path, working_side: int | None = None, full_size: bool = False
+) -> Inpainter:
     """An inpainter with the newest checkpoint of a run.
 
     Checkpoints that are damaged are told on stderr, and another is used.
 
     Args:
         run: its folder.
-        working_side: as of :class:`Inpainter`.
+        working_side: as of :class:`Inpainter`; by default the side of the images that the run was
+            trained on. Larger ones a network fills worse, the more so the smaller that was:
+            dilated convolutions that saw the border everywhere now see none.
+        full_size: fills all pictures at their own size instead.
 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it is damaged.
-        InputError: ``working_side`` is below 1.
+        InputError: ``working_side`` is below 1, or given with ``full_size``.
     """
+    if full_size and working_side is not None:
+        raise InputError(f"expected working_side or full_size, got both, {working_side} pixels")
     loaded = runs.load_run(run, InpaintingConfig, initial_state, TASK)
     for message in loaded.damaged:
         print(f"{message}; the checkpoint of step {loaded.step} is used", file=sys.stderr)
+    if not full_size and working_side is None:
+        working_side = loaded.config.data.crop_side
     return Inpainter(loaded.config, variables_of(loaded.state), working_side)

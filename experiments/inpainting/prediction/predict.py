@@ -83,7 +83,12 @@ def pictures_in(source: Path) -> list[Path]:
 
 
 def predict(
-    run: Path, source: Path, holes: HoleChoice, output: Path, working_side: int | None = None
+    run: Path,
+    source: Path,
+    holes: HoleChoice,
+    output: Path,
+    working_side: int | None = None,
+    full_size: bool = False,
 ) -> Iterator[Result]:
     """Fills the holes of a picture, or of all in a folder, one after the other.
 
@@ -94,7 +99,8 @@ def predict(
         source: a file of a picture, or a folder, the subfolders of which are left alone.
         holes: where they come from. In a folder each file has brush strokes of its own.
         output: the PNG to write; for a folder the folder of PNGs with the same stems.
-        working_side: see :class:`experiments.inpainting.prediction.inpainter.Inpainter`.
+        working_side: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
+        full_size: likewise.
 
     Returns:
         For each picture, as it is done, what became of it; one that fails does not stop the others.
@@ -114,7 +120,7 @@ def predict(
         if output.suffix.lower() != ".png" or output.is_dir():
             raise InputError(f"output must be a file that ends in .png, got {output}")
         outputs = [output]
-    inpainter = load_inpainter(run, working_side)
+    inpainter = load_inpainter(run, working_side, full_size)
     return _predict_each(inpainter, pictures, holes, outputs, batch)
 
 
@@ -185,6 +191,7 @@ def predict_command(
     brush_seed: int | None = None,
     output: Path | None = None,
     working_side: int | None = None,
+    full_size: bool = False,
 ) -> None:
     """Fills the hole of a picture, or those of all pictures in a folder.
 
@@ -200,7 +207,9 @@ def predict_command(
         output: the PNG to write, by default SOURCE-filled.png; for a folder the folder to write
             to, by default SOURCE-filled.
         working_side: larger pictures are scaled down so that their shorter side has so many pixels,
-            and the fill is scaled back into the hole; by default they are filled as they are.
+            and the fill is scaled back into the hole; by default the side of the images that the
+            run was trained on, beyond which networks fill worse.
+        full_size: fills pictures at their own size instead, tile by tile.
     """
     holes = HoleChoice(mask, box, brush_seed)
     batch = source.is_dir()
@@ -211,7 +220,7 @@ def predict_command(
     failed = []
     with _progress(visible=batch) as progress:
         bar = progress.add_task("filling", total=total)
-        for result in predict(run, source, holes, output, working_side):
+        for result in predict(run, source, holes, output, working_side, full_size):
             if isinstance(result.outcome, InputError):
                 print(f"error: {result.outcome}", file=sys.stderr)
                 failed.append(str(result.picture))

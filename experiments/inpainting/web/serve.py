@@ -25,6 +25,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     working_side: int | None = None,
+    full_size: bool = False,
 ) -> None:
     """Serves a page to drop a picture, paint a hole and see two models fill it, until stopped.
 
@@ -34,18 +35,19 @@ def serve(
         host: address to listen at; by default for this machine alone.
         port: to listen at; 0 for any that is free.
         working_side: pictures whose shorter side is longer are filled at this size, in pixels; by
-            default at their own.
+            default at that of the images that the run was trained on.
+        full_size: fills pictures at their own size instead.
 
     Raises:
         CheckpointError: a run cannot be read.
-        InputError: ``working_side`` is below 1.
+        InputError: ``working_side`` is below 1, or given with ``full_size``.
         ServeError: Gradio is not installed, or the address cannot be listened at.
     """
     check_installed()
     address = _address(host, port)  # before the runs are read, which takes long
     models = {
-        "baseline": load_inpainter(baseline, working_side),
-        "CARAFE++": load_inpainter(carafe, working_side),
+        "baseline": load_inpainter(baseline, working_side, full_size),
+        "CARAFE++": load_inpainter(carafe, working_side, full_size),
     }
     serve_models(models, address.host, address.port)
 
@@ -53,7 +55,7 @@ def serve(
 def check_installed() -> None:
     """Raises ``ServeError`` if there is no Gradio."""
     if find_spec("gradio") is None:
-        raise ServeError('the page needs Gradio: pip install ".[web]"')
+        raise ServeError('the page needs Gradio: pip install --editable ".[web]"')
 
 
 def serve_models(models: Mapping[str, Model], host: str, port: int) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import tracemalloc
 
@@ -6,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.inpainting.configs import InpaintingConfig
+from experiments.engine.runs import LoadedRun
+from experiments.inpainting.configs import DataConfig, InpaintingConfig
 from experiments.inpainting.fill import make_generator, stride_of
 from experiments.inpainting.prediction import inpainter as inpainter_module
 from experiments.inpainting.prediction.holes import InputError
-from experiments.inpainting.prediction.inpainter import Inpainter
+from experiments.inpainting.prediction.inpainter import Inpainter, load_inpainter
 from experiments.inpainting.prediction.tiles import Tiling
 from experiments.models.generators import GeneratorConfig
 
@@ -22,7 +24,7 @@ CARAFE = InpaintingConfig(
 
 def initial(config):
     blank = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 32, 32, 1))
-    variables = jax.jit(make_generator(config).init)(jax.random.key(0), *blank)
+    variables = jax.jit(make_generator(config).init)(jax.random.key(0, impl="rbg"), *blank)
     # In a network that has learned, kernels differ from place to place, and statistics from 0.
     return jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), variables)
 
@@ -224,3 +226,15 @@ def test_a_scratch_thinner_than_a_working_pixel_is_filled_from_its_sides():
     image[mask] = 0
     filled = Inpainter(CONFIG, VARIABLES, working_side=64)(image, mask)
     np.testing.assert_allclose(filled[mask], 200, atol=1)
+
+
+def test_a_run_fills_at_the_size_that_it_was_trained_on(tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, data=DataConfig(crop_side=16))
+    loaded = LoadedRun(config, {"average": VARIABLES}, 1, ())
+    monkeypatch.setattr(inpainter_module.runs, "load_run", lambda *arguments: loaded)
+    image, mask = noise(40, 50), box((40, 50), slice(10, 30), slice(10, 30))
+    for options, side in (({}, 16), ({"working_side": 20}, 20), ({"full_size": True}, None)):
+        found = load_inpainter(tmp_path, **options)(image, mask)
+        np.testing.assert_array_equal(found, Inpainter(config, VARIABLES, side)(image, mask))
+    with pytest.raises(InputError, match="expected working_side or full_size, got both, 20 pixels"):
+        load_inpainter(tmp_path, 20, full_size=True)

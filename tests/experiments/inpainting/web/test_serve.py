@@ -326,7 +326,7 @@ def test_the_gate_counts_what_is_under_way(tmp_path):
 
 def test_gradio_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
-    with pytest.raises(serve.ServeError, match=r'pip install "\.\[web\]"$'):
+    with pytest.raises(serve.ServeError, match=r'pip install --editable "\.\[web\]"$'):
         serve.serve(Path("none"), Path("none"))
 
 
