@@ -87,7 +87,10 @@ def test_momentum_is_that_of_goyal_et_al():
     ("make", "message"),
     [
         (lambda: ScheduleConfig(length=0), "length must be positive, got 0"),
-        (lambda: ScheduleConfig(length=20, warmup=30), r"warmup must be in 0\.\.20 .*, got 30"),
+        (
+            lambda: ScheduleConfig(length=20, warmup=30),
+            "warmup must be at least 0 and below the length, 20, got 30",
+        ),
         (lambda: ScheduleConfig(decay="step"), r"milestones must be given with decay 'step'"),
         (lambda: ScheduleConfig(milestones=(5.0,)), r"milestones must be given with decay 'step'"),
         (
