@@ -11,6 +11,7 @@ from experiments.engine.config import ConfigError
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import TrainingConfig
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
+from experiments.inpainting.fill import variables_of
 from experiments.inpainting.report import compare as module
 from experiments.inpainting.report.compare import compare
 from experiments.inpainting.task import initial_state
@@ -33,7 +34,7 @@ def images(tmp_path):
 def config(images):
     return InpaintingConfig(
         model=GeneratorConfig(width=2, levels=1, norm="none"),
-        data=DataConfig(images=str(images), crop_side=16),
+        data=DataConfig(crop_side=16).with_images(images),
         adversarial=AdversarialConfig(weight=0),
         training=TrainingConfig(batch_size=4),
     )
@@ -54,7 +55,7 @@ def stand_in(monkeypatch):
 @pytest.mark.slow
 def test_every_run_is_measured_by_what_it_fills_with(tmp_path, config, stand_in, capsys):
     state = initial_state(config)
-    average = jax.tree.map(lambda leaf: leaf + 0.5, state["generator"]["params"])
+    average = jax.tree.map(lambda leaf: leaf + 0.5, variables_of(state))
     averaged = LoadedRun(config, {**state, "average": average}, 9, ("damaged",))
     stand_in |= {"a": LoadedRun(config, state, 7, ()), "b": averaged}
     compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out", tmp_path, examples=2)
