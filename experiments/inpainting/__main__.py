@@ -19,6 +19,7 @@ from experiments.engine.parallel import check_batch_size
 from experiments.engine.presets import subcommands
 from experiments.engine.runs import load_run
 from experiments.engine.settings import Operation
+from experiments.engine.tables import Spread, print_tables
 from experiments.inpainting.batches import open_data
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import make_evaluator
@@ -28,7 +29,7 @@ from experiments.inpainting.prediction.predict import predict_command
 from experiments.inpainting.presets import CPU, DEMO, GPU, PRESETS, TABLE_10
 from experiments.inpainting.report.compare import compare as compare_runs
 from experiments.inpainting.report.experiment import run_experiment
-from experiments.inpainting.report.tables import Spread, bucket_table, metrics_table, print_tables
+from experiments.inpainting.report.tables import bucket_table, metrics_table
 from experiments.inpainting.task import BEST, TASK, initial_state, train_run
 from experiments.inpainting.web.serve import ServeError, serve
 

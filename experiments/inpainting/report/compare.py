@@ -9,19 +9,14 @@ from experiments.data.debian import DEFAULT_CACHE
 from experiments.engine.config import ConfigError, check, differences
 from experiments.engine.files import write_json
 from experiments.engine.runs import load_run
+from experiments.engine.tables import Spread, print_tables, save_tables
 from experiments.inpainting.batches import open_data
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import Metrics, make_evaluator
 from experiments.inpainting.fill import variables_of
 from experiments.inpainting.report import figures
 from experiments.inpainting.report.examples import fill_examples, spread_examples
-from experiments.inpainting.report.tables import (
-    Spread,
-    bucket_table,
-    metrics_table,
-    print_tables,
-    save_tables,
-)
+from experiments.inpainting.report.tables import bucket_table, metrics_table
 from experiments.inpainting.task import TASK, initial_state
 
 _MAX_UNREADABLE = 100

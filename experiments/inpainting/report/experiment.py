@@ -14,6 +14,7 @@ from experiments.engine.files import write_json
 from experiments.engine.logs import METRICS
 from experiments.engine.metrics import read_metrics
 from experiments.engine.settings import Operation
+from experiments.engine.tables import print_tables, save_tables
 from experiments.inpainting.batches import open_data
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import Metrics
@@ -23,7 +24,6 @@ from experiments.inpainting.report import figures
 from experiments.inpainting.report.compare import check_same_data
 from experiments.inpainting.report.examples import fill_examples, spread_examples
 from experiments.inpainting.report.results import summarize
-from experiments.inpainting.report.tables import print_tables, save_tables
 from experiments.inpainting.task import train_run
 
 _EXAMPLES_SHOWN = 5

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from experiments.engine.config import differences
+from experiments.engine.tables import Row, Spread
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import Metrics
 from experiments.inpainting.metrics import METRICS
 from experiments.inpainting.presets import InpaintingPreset
-from experiments.inpainting.report.tables import Row, Spread
 
 # Of Table 10, by the convolutions of the network: with CARAFE++ and without.
 _TABLE_10 = {

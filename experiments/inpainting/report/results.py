@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.engine.guard import UNREADABLE
+from experiments.engine.tables import Row, Spread, Table
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import IMAGES, Metrics
 from experiments.inpainting.fill import make_generator
@@ -18,7 +19,7 @@ from experiments.inpainting.report.gains import (
     gains,
     paper_gains,
 )
-from experiments.inpainting.report.tables import Row, Spread, Table, bucket_table, metrics_table
+from experiments.inpainting.report.tables import bucket_table, digits, metrics_table
 from experiments.models.cost import Cost, cost
 
 _ONE_SEED = (
@@ -120,7 +121,9 @@ def _gains_table(
         paper = paper_gains(preset.config)
         for metric in PAPER_METRICS:
             both = (gained[name], paper) if name in gained else ({}, {})
-            cells += [row[metric].text(metric, "+") if metric in row else "" for row in both]
+            cells += [
+                row[metric].text(digits(metric), "+") if metric in row else "" for row in both
+            ]
         rows.append((preset.row, *cells, preset.paper))
     headings = ("", "parameters", "GFLOP", "ΔL1, %", "paper's", "ΔPSNR, dB", "paper's")
     title = "What a generator costs for one image, and what CARAFE++ changes (Δ)"

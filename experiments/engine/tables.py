@@ -1,0 +1,94 @@
+"""Tables of what runs have reached, for the terminal and as Markdown."""
+
+import dataclasses
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from experiments.engine.files import write_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A metric of one run, or of several that differ in their seeds.
+
+    Attributes:
+        mean: over the runs.
+        deviation: sample standard deviation over them; None of one run.
+    """
+
+    mean: float
+    deviation: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """The spread of the values of at least one run."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+    def text(self, digits: int, sign: str = "") -> str:
+        """Mean and deviation.
+
+        Args:
+            digits: after the decimal point.
+            sign: ``"+"`` writes the sign of positive means too.
+        """
+        # Rounded first: no "-0.00".
+        text = f"{round(self.mean, digits) + 0.0:{sign}.{digits}f}"
+        return text if self.deviation is None else f"{text} ± {self.deviation:.{digits}f}"
+
+
+Row = Mapping[str, Spread]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of text under headings.
+
+    Attributes:
+        title: above it.
+        headings: of the columns.
+        rows: each as long as ``headings``.
+        labels: so many of the first columns name the row; the others hold numbers.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    labels: int = 1
+
+    def rich(self) -> RichTable:
+        """For the terminal."""
+        table = RichTable(title=self.title, title_justify="left")
+        for number, heading in enumerate(self.headings):
+            table.add_column(heading, justify="left" if number < self.labels else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """With a line for the title above it."""
+        numbers = len(self.headings) - self.labels
+        aligned = (*["---"] * self.labels, *["---:"] * numbers)
+        lines = (self.headings, aligned, *self.rows)
+        return "\n".join([f"{self.title}:", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
+
+
+def print_tables(tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
+    """Prints tables, and lines of text below them."""
+    # A file has no width: there a row stays on a line.
+    console = Console() if sys.stdout.isatty() else Console(width=180)
+    for table in tables:
+        console.print(table.rich())
+    for note in notes:
+        console.print(note, soft_wrap=True)
+
+
+def save_tables(path: Path, tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
+    """Writes tables, and lines of text below them, as Markdown, atomically."""
+    text = "\n".join([*(table.markdown() for table in tables), *(f"{note}\n" for note in notes)])
+    write_atomically(path, lambda file: file.write(text.encode()))

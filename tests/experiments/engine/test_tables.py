@@ -1,0 +1,26 @@
+import numpy as np
+import pytest
+
+from experiments.engine.tables import Spread
+
+
+def test_a_spread_is_mean_and_sample_standard_deviation():
+    values = [19.5, 20.25, 21.0]
+    assert Spread.of(values) == Spread(
+        pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1))
+    )
+    assert Spread.of([3.0]) == Spread(3.0)
+
+
+@pytest.mark.parametrize(
+    ("spread", "digits", "sign", "text"),
+    [
+        (Spread(20.927, 0.0512), 2, "", "20.93 ± 0.05"),
+        (Spread(0.91234), 4, "", "0.9123"),
+        (Spread(1.35), 2, "+", "+1.35"),
+        (Spread(-0.001), 2, "", "0.00"),
+        (Spread(-0.87), 2, "+", "-0.87"),
+    ],
+)
+def test_texts_of_spreads(spread, digits, sign, text):
+    assert spread.text(digits, sign) == text
