@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from experiments.models.partial_convolution import Masked, MaskedCARAFE, PartialConv
 from experiments.resamplers import (
-    CONVOLUTIONS,
+    Deconvolution,
     Downsampler,
-    Upsample,
+    PixelShuffle,
     Upsampler,
     downsampling_convolution,
     upsample,
@@ -90,8 +90,11 @@ class ConvBlock(nn.Module):
 
     def _plain(self, *maps: jax.Array) -> jax.Array:
         x = jnp.concatenate(maps, axis=-1)
-        if self.upsampler in CONVOLUTIONS:
-            return Upsample(self.upsampler, self.features, self.options.dtype, name="conv")(x)
+        # These rescale by the convolution itself; all others before one of stride 1 (section 4.3).
+        if self.upsampler == "deconvolution":
+            return Deconvolution(self.features, 4, self.options.dtype, name="conv")(x)
+        if self.upsampler == "pixel_shuffle":
+            return PixelShuffle(self.features, self.options.dtype, name="conv")(x)
         reach = self.dilation * (self.kernel_size // 2)
         convolution = functools.partial(
             nn.Conv,

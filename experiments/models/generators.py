@@ -40,7 +40,7 @@ class GeneratorConfig:
         downsampler: between the levels of the encoder. Partial convolutions know ``"strided"`` and
             ``"carafe"``.
         upsampler: between the levels of the decoder. Partial convolutions know ``"nearest"`` and
-            ``"carafe"``. What rescales by its own convolution is for ``"global_local"`` alone.
+            ``"carafe"``, the U-Net those and ``"bilinear"``.
         width: channels of the first level.
         levels: how often the map is halved. Global&Local has 2; the U-Net 8 for 512x512, and 7 for
             256x256.

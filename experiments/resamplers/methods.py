@@ -3,7 +3,17 @@
 from typing import Literal, get_args
 
 Downsampler = Literal["strided", "max_pool", "avg_pool", "dpp", "lip", "carafe"]
-Upsampler = Literal["nearest", "bilinear", "deconvolution", "pixel_shuffle", "carafe"]
+Upsampler = Literal[
+    "nearest",
+    "bilinear",
+    "nearest_conv",
+    "bilinear_conv",
+    "deconvolution",
+    "pixel_shuffle",
+    "guided",
+    "spatial_attention",
+    "carafe",
+]
 
 
 def unknown_method(method: str, methods: object) -> ValueError:

@@ -1,21 +1,30 @@
-"""All upsamplers behind one interface.
+"""All upsamplers behind one interface, for maps that keep their channels (Tables 4 and 6).
 
-An upsampler here includes the convolution that it feeds, because that is where they differ: some
-rescale in the convolution itself, all others before one of stride 1 (section 4.3).
+It is called inside a compact method of a Linen module, which gets the upsampler's parameters as a
+submodule with the given name. Where channels change, as in inpainting, the convolutions that double
+a map themselves are modules of :mod:`experiments.resamplers.convolutions`.
 """
+
+import dataclasses
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from carafe_jax.linen import CARAFE
+from experiments.resamplers.carafe_config import CarafeConfig
+from experiments.resamplers.convolutions import (
+    LECUN_NORMAL,
+    Deconvolution,
+    Initializer,
+    PixelShuffle,
+)
+from experiments.resamplers.guided import GuidedUpsample
+from experiments.resamplers.interpolation import bilinear, nearest
 from experiments.resamplers.methods import Upsampler, unknown_method
+from experiments.resamplers.spatial_attention import SpatialAttentionUpsample
 
-_SAME_3X3 = ((1, 1), (1, 1))
-
-# What rescales by the convolution itself.
-CONVOLUTIONS: frozenset[Upsampler] = frozenset({"deconvolution", "pixel_shuffle"})
+_CARAFE = CarafeConfig()
 
 
 def upsample(
@@ -23,74 +32,87 @@ def upsample(
     method: Upsampler,
     *,
     name: str,
+    size: tuple[int, int] | None = None,
+    carafe: CarafeConfig = _CARAFE,
+    deconvolution_size: int = 3,
+    kernel_init: Initializer = LECUN_NORMAL,
     dtype: jax.typing.DTypeLike | None = None,
-) -> Float[Array, "batch double_height double_width channels"]:
-    """Doubles a map with the named method, inside a compact method of a Linen module.
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Doubles a map with the named method, or to one pixel less.
+
+    What that costs, with ``C`` channels; each method's own module says it in full:
+
+    =====================  ====================================  ==============================
+    method                 parameters                            operations for an output pixel
+    =====================  ====================================  ==============================
+    ``nearest``            0                                     0
+    ``bilinear``           0                                     products with two matrices
+    ``nearest_conv``       ``9 * C**2 + C``                      ``18 * C**2 + C``
+    ``bilinear_conv``      ``9 * C**2 + C``                      that, and bilinear
+    ``deconvolution``      ``k**2 * C**2 + C``                   ``k**2 * C**2 / 2 + C``
+    ``pixel_shuffle``      ``4 * (9 * C**2 + C)``                ``18 * C**2 + C``
+    ``guided``             ``72 * C + 8``                        ``43 * C + 24``
+    ``spatial_attention``  ``9 * C + 1``                         ``19 * C + 2``
+    ``carafe``             ``C * Cm + Cm + 100 * (9 * Cm + 1)``  see below
+    =====================  ====================================  ==============================
+
+    CARAFE++ of the default sizes, with ``Cm`` of 64, has ``C * Cm / 2 + Cm / 4`` operations of
+    the compressor, ``25 * (18 * Cm + 1)`` of the encoder, 126 of the softmax and ``49 * C`` of the
+    reassembly. At 256 channels that is 49,703 and an interpolation none, a convolution 1,179,904.
 
     Args:
         x: ``[B, H, W, C]``.
-        method: ``"nearest"``, ``"bilinear"`` or ``"carafe"``: CARAFE++. The others lie in a
-            convolution.
+        method: ``"nearest"``. ``"bilinear"``. ``"nearest_conv"`` and ``"bilinear_conv"``: those
+            with a 3x3 convolution after them. ``"deconvolution"``: transposed convolution of
+            stride 2. ``"pixel_shuffle"``: a convolution to four times the channels, which become
+            space. ``"guided"``: bilinear, at places that are learned. ``"spatial_attention"``:
+            nearest, scaled at each place. ``"carafe"``: CARAFE++.
         name: of the submodule, if the method has parameters.
-        dtype: of the convolutions that predict kernels; by default the common dtype of input and
-            parameters.
+        size: height and width of the result, ``2 * H`` or ``2 * H - 1`` and ``2 * W`` or
+            ``2 * W - 1``, which is cropped at its end: that of a map which was halved, rounding
+            up. By default the double.
+        carafe: sizes of CARAFE++.
+        deconvolution_size: side ``k`` of the deconvolution's kernel: 3 in FPN, 2 in the mask head.
+        kernel_init: of the convolution of the methods from ``"nearest_conv"`` to
+            ``"pixel_shuffle"``; the others have their own.
+        dtype: of the computation, to which ``x`` is cast. By default convolutions compute in the
+            common dtype of input and parameters, and the result has the dtype of ``x``.
 
     Returns:
-        ``[B, 2 * H, 2 * W, C]``, in the dtype of ``x``.
+        ``[B, *size, C]``.
 
     Raises:
-        ValueError: ``method`` is unknown, or lies in a convolution.
+        ValueError: ``method`` is unknown, ``size`` is no double, or a size of the method is out of
+            range.
     """
+    height, width, channels = x.shape[1:]
+    size = (2 * height, 2 * width) if size is None else size
+    if tuple(-(-side // 2) for side in size) != (height, width):
+        raise ValueError(
+            f"size must be the double of {(height, width)} or one less, got {tuple(size)}"
+        )
+    if dtype is not None:
+        x = x.astype(dtype)
     match method:
-        case "nearest" | "bilinear":
-            batch, height, width, channels = x.shape
-            return jax.image.resize(x, (batch, 2 * height, 2 * width, channels), method)
+        case "nearest":
+            y = nearest(x)
+        case "bilinear":
+            y = bilinear(x)
+        case "nearest_conv" | "bilinear_conv":
+            convolution = nn.Conv(
+                channels, (3, 3), padding=1, dtype=dtype, kernel_init=kernel_init, name=name
+            )
+            y = convolution(nearest(x) if method == "nearest_conv" else bilinear(x))
+        case "deconvolution":
+            y = Deconvolution(channels, deconvolution_size, dtype, kernel_init, name=name)(x)
+        case "pixel_shuffle":
+            y = PixelShuffle(channels, dtype, kernel_init, name=name)(x)
+        case "guided":
+            y = GuidedUpsample(dtype, name=name)(x)
+        case "spatial_attention":
+            y = SpatialAttentionUpsample(dtype, name=name)(x)
         case "carafe":
-            return CARAFE(up=2, dtype=dtype, name=name)(x)
-        case "deconvolution" | "pixel_shuffle":
-            raise ValueError(f"method {method!r} rescales by a convolution: take Upsample")
-    raise unknown_method(method, Upsampler)
-
-
-class Upsample(nn.Module):
-    """Doubles a map with the named method, and convolves it 3x3.
-
-    Args:
-        method: ``"nearest"``; ``"bilinear"``; ``"deconvolution"``: 4x4 with stride 2, which is
-            the convolution too; ``"pixel_shuffle"``: the convolution yields ``4 * features``
-            channels, which become space (reference 38); ``"carafe"``: CARAFE++.
-        features: output channels.
-        dtype: of the convolutions; by default the common dtype of input and parameters.
-
-    Raises:
-        ValueError: ``method`` is unknown.
-    """
-
-    method: Upsampler
-    features: int
-    dtype: jax.typing.DTypeLike | None = None
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch double_height double_width features"]:
-        """Maps ``[B, H, W, C]`` to ``[B, 2 * H, 2 * W, features]``."""
-        match self.method:
-            case "deconvolution":
-                return nn.ConvTranspose(self.features, (4, 4), strides=(2, 2), dtype=self.dtype)(x)
-            case "pixel_shuffle":
-                x = nn.Conv(4 * self.features, (3, 3), padding=_SAME_3X3, dtype=self.dtype)(x)
-                return depth_to_space(x, 2)
-        x = upsample(x, self.method, name="resample", dtype=self.dtype)
-        return nn.Conv(self.features, (3, 3), padding=_SAME_3X3, dtype=self.dtype)(x)
-
-
-def depth_to_space(
-    x: Float[Array, "batch height width channels"], factor: int
-) -> Float[Array, "batch out_height out_width out_channels"]:
-    """Moves channels ``(sy * factor + sx) * C + c`` to pixel ``(sy, sx)`` of each cell."""
-    batch, height, width, channels = x.shape
-    out = channels // factor**2
-    x = x.reshape(batch, height, width, factor, factor, out)
-    x = jnp.moveaxis(x, 3, 2)  # [B, H, sy, W, sx, C]
-    return x.reshape(batch, height * factor, width * factor, out)
+            y = CARAFE(up=2, dtype=dtype, name=name, **dataclasses.asdict(carafe))(x)
+        case _:
+            raise unknown_method(method, Upsampler)
+    return y[:, : size[0], : size[1]].astype(x.dtype)

@@ -7,7 +7,7 @@ from jax.experimental import pallas as pl
 from carafe_jax.linen import CARAFE
 from experiments.models.cost import Cost, cost
 from experiments.models.resnet import ResNet, ResNetConfig
-from experiments.resamplers import Upsample
+from experiments.resamplers import Deconvolution
 from experiments.resamplers.dpp import DetailPreservingPool
 from experiments.resamplers.lip import ImportanceHead, ImportanceTrunk, SimplifiedLIP
 from experiments.resamplers.pooling import avg_pool, max_pool
@@ -110,7 +110,7 @@ def test_carafe(scale, compressed, places, outputs, kernels):
 def test_a_deconvolution_multiplies_no_zeros():
     taps = 16 * CHANNELS * FEATURES
     expected = Cost(taps + FEATURES, PIXELS * 2 * taps + 4 * PIXELS * FEATURES)
-    assert cost(Upsample("deconvolution", FEATURES), MAP) == expected
+    assert cost(Deconvolution(FEATURES, 4), MAP) == expected
 
 
 def test_calls_loops_and_branches():

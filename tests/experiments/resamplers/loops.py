@@ -55,6 +55,58 @@ def convolve(x, kernel):
     return y
 
 
+def nearest(x):
+    """Doubles a map: targets 2i and 2i + 1 are pixel i."""
+    x = np.asarray(x, np.float64)
+    batch, height, width, channels = x.shape
+    y = np.zeros((batch, 2 * height, 2 * width, channels))
+    for i, j in itertools.product(range(2 * height), range(2 * width)):
+        y[:, i, j] = x[:, i // 2, j // 2]
+    return y
+
+
+def sample(x, places):
+    """Sums all pixels, by how near each is to a place moved into the map."""
+    x, places = np.asarray(x, np.float64), np.asarray(places, np.float64)
+    height, width, channels = x.shape[1:]
+    y = np.zeros((*places.shape[:3], channels))
+    for b, i, j in itertools.product(*map(range, places.shape[:3])):
+        row, column = np.clip(places[b, i, j], 0, (height - 1, width - 1))
+        for p, q in itertools.product(range(height), range(width)):
+            weight = max(0, 1 - abs(row - p)) * max(0, 1 - abs(column - q))
+            y[b, i, j] += weight * x[b, p, q]
+    return y
+
+
+def bilinear_places(x):
+    """Where targets of twice the size lie in a map, by the centres of their pixels."""
+    batch, height, width, _ = np.shape(x)
+    rows, columns = np.mgrid[: 2 * height, : 2 * width]
+    places = np.stack([(rows + 0.5) / 2 - 0.5, (columns + 0.5) / 2 - 0.5], axis=-1)
+    return np.broadcast_to(places, (batch, *places.shape))
+
+
+def bilinear(x):
+    """Doubles a map."""
+    return sample(x, bilinear_places(x))
+
+
+def deconvolve(x, kernel):
+    """Each pixel adds its value times the kernel to targets from 2i - (k - 1) // 2; kernel HWIO.
+
+    The kernel is mirrored, as Flax has it.
+    """
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)[::-1, ::-1]
+    size = len(kernel)
+    batch, height, width, _ = x.shape
+    y = np.zeros((batch, 2 * height, 2 * width, kernel.shape[3]))
+    for i, j, p, q in itertools.product(range(height), range(width), range(size), range(size)):
+        row, column = 2 * i - (size - 1) // 2 + p, 2 * j - (size - 1) // 2 + q
+        if 0 <= row < 2 * height and 0 <= column < 2 * width:
+            y[:, row, column] += x[:, i, j] @ kernel[p, q]
+    return y
+
+
 def instance_norm(x, parameters):
     mean, variance = x.mean(axis=(1, 2), keepdims=True), x.var(axis=(1, 2), keepdims=True)
     normal = (x - mean) / np.sqrt(variance + 1e-5)

@@ -1,44 +1,175 @@
-from typing import get_args
+from typing import Any, get_args
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from experiments.resamplers import Upsample, Upsampler, depth_to_space
-from tests.experiments.resamplers.single_pixel import X, apply_with_identity_convolution
+from experiments.models.cost import Cost, cost
+from experiments.resamplers import CarafeConfig, Upsampler, upsample
+from tests.experiments.resamplers import loops
 
-
-@pytest.mark.parametrize("method", get_args(Upsampler))
-@pytest.mark.parametrize(("height", "width"), [(4, 3), (1, 1)])
-def test_upsamplers_double(method, height, width):
-    x = jnp.ones((2, height, width, 3))
-    y, _ = Upsample(method, 5).init_with_output(jax.random.key(0), x)
-    assert y.shape == (2, 2 * height, 2 * width, 5)
+METHODS = get_args(Upsampler)
+KEY = jax.random.key(0, impl="rbg")
 
 
-def test_nearest_repeats():
-    y = apply_with_identity_convolution(Upsample("nearest", 1), X)
-    np.testing.assert_array_equal(y, X[0, :, :, 0].repeat(2, 0).repeat(2, 1))
+class Upsample(nn.Module):
+    method: Upsampler
+    options: Any = ()
+
+    @nn.compact
+    def __call__(self, x):
+        return upsample(x, self.method, name="resample", **dict(self.options))
 
 
-def test_bilinear_interpolates_between_pixel_centres():
-    y = apply_with_identity_convolution(Upsample("bilinear", 1), X[:, :1, :2])
-    np.testing.assert_allclose(y, [[0, 0.25, 0.75, 1]] * 2)
+def random_map(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def random_variables(layer, x):
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(layer.init, KEY, x)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=4)
+@given(
+    rows=st.integers(1, 4), columns=st.integers(1, 4), odd=st.tuples(st.booleans(), st.booleans())
+)
+def test_a_target_size_crops_the_end(method, rows, columns, odd):
+    x = jax.ShapeDtypeStruct((2, rows, columns, 3), jnp.float32)
+    size = (2 * rows - odd[0], 2 * columns - odd[1])
+    layer = Upsample(method, (("size", size),))
+    y, _ = jax.eval_shape(layer.init_with_output, KEY, x)
+    assert y.shape == (2, *size, 3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_13_becomes_26_or_25(method):
+    x = random_map(1, 13, 3, 2)
+    variables = random_variables(Upsample(method), x)
+    y = Upsample(method).apply(variables, x)
+    assert y.shape == (1, 26, 6, 2)
+    cropped = Upsample(method, (("size", (25, 6)),)).apply(variables, x)
+    np.testing.assert_array_equal(cropped, y[:, :25])
+
+
+@pytest.mark.parametrize("method", ["nearest_conv", "bilinear_conv"])
+def test_a_convolution_follows_the_interpolation(method):
+    x = random_map(2, 3, 4, 2)
+    variables = random_variables(Upsample(method), x)
+    params = variables["params"]["resample"]
+    interpolated = getattr(loops, method.removesuffix("_conv"))(x)
+    expected = loops.convolve(interpolated, params["kernel"]) + params["bias"]
+    np.testing.assert_allclose(Upsample(method).apply(variables, x), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "kernel_size", "targets"), [("deconvolution", 3, 1), ("pixel_shuffle", 3, 4)]
+)
+def test_the_convolutions_keep_channels_and_take_an_initializer(method, kernel_size, targets):
+    options = (("kernel_init", nn.initializers.constant(0.5)),)
+    variables = Upsample(method, options).init(KEY, random_map(1, 2, 2, 3))
+    (params,) = variables["params"]["resample"].values()
+    assert params["kernel"].shape == (kernel_size, kernel_size, 3, 3 * targets)
+    assert (params["kernel"] == 0.5).all()
+    assert (params["bias"] == 0).all()
+
+
+def test_the_kernel_of_the_mask_head():
+    layer = Upsample("deconvolution", (("deconvolution_size", 2),))
+    variables = jax.eval_shape(layer.init, KEY, random_map(1, 2, 2, 3))
+    kernel = variables["params"]["resample"]["ConvTranspose_0"]["kernel"]
+    assert kernel.shape == (2, 2, 3, 3)
 
 
 def test_carafe_starts_near_a_box_filter():
-    x = np.asarray(jax.random.normal(jax.random.key(1), (1, 12, 12, 1)))
-    y = apply_with_identity_convolution(Upsample("carafe", 1), x)
+    x = random_map(1, 12, 12, 1)
+    y, _ = jax.jit(Upsample("carafe").init_with_output)(KEY, x)
     means = [[x[0, i - 2 : i + 3, j - 2 : j + 3, 0].mean() for j in (4, 6)] for i in (4, 6)]
-    np.testing.assert_allclose(y[8:13:4, 8:13:4], means, atol=2e-2)
+    np.testing.assert_allclose(y[0, 8:13:4, 8:13:4, 0], means, atol=2e-2)
 
 
-def test_depth_to_space_order():
-    x = jnp.arange(8.0).reshape(1, 1, 1, 8)  # two output channels
-    np.testing.assert_array_equal(depth_to_space(x, 2)[0], [[[0, 1], [2, 3]], [[4, 5], [6, 7]]])
+def test_sizes_of_carafe():
+    config = CarafeConfig(None, 1, 3, "sigmoid")
+    x = random_map(1, 4, 4, 2)
+    layer = Upsample("carafe", (("carafe", config),))
+    y, variables = jax.jit(layer.init_with_output)(KEY, x)
+    predictor = variables["params"]["resample"]["kernel_predictor"]
+    assert set(predictor) == {"content_encoder"}
+    assert predictor["content_encoder"]["kernel"].shape == (1, 1, 2, 4 * 9)
+    # Each of the nine weights starts at the sigmoid of zero.
+    np.testing.assert_allclose(y[0, 2:4, 2:4, 0], x[0, :3, :3, 0].sum() / 2, atol=2e-2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_by_default_the_result_has_the_dtype_of_the_map(method):
+    x = jax.ShapeDtypeStruct((1, 3, 2, 2), jnp.bfloat16)
+    y, _ = jax.eval_shape(Upsample(method).init_with_output, KEY, x)
+    assert y.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_in_bfloat16(method):
+    layer = Upsample(method, (("dtype", jnp.bfloat16),))
+    x = random_map(1, 3, 2, 2)
+    variables = jax.jit(layer.lazy_init)(KEY, x)
+
+    def loss(variables, x):
+        y = layer.apply(variables, x)
+        assert y.dtype == jnp.bfloat16
+        return jnp.square(y.astype(jnp.float32) - 1).sum()
+
+    gradients, x_gradient = jax.jit(jax.grad(loss, (0, 1)))(variables, x)
+    assert x_gradient.dtype == jnp.float32
+    for leaf in jax.tree.leaves(gradients):
+        assert leaf.dtype == jnp.float32
+        assert np.isfinite(leaf).all()
+        assert np.abs(leaf).max() > 0
+    assert np.abs(x_gradient).min() > 0
+
+
+C, HEIGHT, WIDTH = 256, 5, 6
+# By parameters, and operations for an output pixel.
+CONVOLUTION = 18 * C**2 + C
+COSTS = {
+    "nearest": (0, 0),
+    "nearest_conv": (9 * C**2 + C, CONVOLUTION),
+    "deconvolution": (9 * C**2 + C, 9 * C**2 // 2 + C),
+    "pixel_shuffle": (4 * (9 * C**2 + C), CONVOLUTION),
+    "guided": (72 * C + 8, 43 * C + 24),
+    "spatial_attention": (9 * C + 1, 19 * C + 2),
+    "carafe": (64 * C + 64 + 100 * (9 * 64 + 1), 49_703),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cost(method):
+    x = jax.ShapeDtypeStruct((2, HEIGHT, WIDTH, C), jnp.float32)
+    outputs = 2 * 4 * HEIGHT * WIDTH
+    found = cost(Upsample(method), x)
+    if method.startswith("bilinear"):
+        products = 4 * 2 * HEIGHT * WIDTH * C * min(HEIGHT + 2 * WIDTH, 2 * HEIGHT + WIDTH)
+        parameters = 0 if method == "bilinear" else 9 * C**2 + C
+        convolution = 0 if method == "bilinear" else outputs * CONVOLUTION
+        assert found.parameters == parameters
+        # Beside the products, the elements of two small matrices.
+        assert products <= found.flops - convolution < 1.01 * products
+    else:
+        parameters, flops = COSTS[method]
+        assert found == Cost(parameters, outputs * flops)
+
+
+@pytest.mark.parametrize("size", [(27, 6), (24, 6), (26, 4), (26, 7)])
+def test_a_size_that_is_no_double(size):
+    with pytest.raises(ValueError, match=r"size must be the double of \(13, 3\) or one less, got"):
+        Upsample("nearest", (("size", size),)).apply({}, random_map(1, 13, 3, 2))
 
 
 def test_an_unknown_method_is_named():
     with pytest.raises(ValueError, match=r"method must be one of .*carafe.*got 'bicubic'"):
-        Upsample("bicubic", 1).init(jax.random.key(0), X)
+        Upsample("bicubic").apply({}, random_map(1, 2, 2, 1))

@@ -1,0 +1,125 @@
+"""Feature pyramid network (FPN, Lin et al., 2017), in which the upsampler is a choice."""
+
+import dataclasses
+import functools
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from experiments.engine.config import check, check_at_least
+from experiments.resamplers import CarafeConfig, Upsampler, upsample
+
+Kind = Literal["fpn", "fpn_carafe"]
+
+_XAVIER_UNIFORM = nn.initializers.xavier_uniform()
+
+
+@dataclasses.dataclass(frozen=True)
+class FPNConfig:
+    """Sizes and choices of an :class:`FPN`.
+
+    Attributes:
+        kind: ``"fpn"``: that of the paper. ``"fpn_carafe"``: that of mmdet's checkpoints.
+        upsampler: in the top-down pathway (section 4.1, Table 4).
+        channels: of each level.
+        carafe: sizes of CARAFE++ as the upsampler (Tables 11, 13 and 14).
+        extra_level: whether there is a level above that of the last map, P6.
+    """
+
+    kind: Kind = "fpn"
+    upsampler: Upsampler = "nearest"
+    channels: int = 256
+    carafe: CarafeConfig = dataclasses.field(default_factory=CarafeConfig)
+    extra_level: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for a field out of range."""
+        for name, choice in {"kind": Kind, "upsampler": Upsampler}.items():
+            value = getattr(self, name)
+            check(value in get_args(choice), name, f"one of {get_args(choice)}", value)
+        check_at_least(self, channels=1)
+
+
+class FPN(nn.Module):
+    """Pyramid of maps with equal channels, each with the semantics of the levels above it.
+
+    Each map has a 1x1 convolution ``lateral_{i}``. Downwards from the last, the sum at a level is
+    doubled by ``upsample_{i}`` and added to the lateral below (Fig. 5). A 3x3 convolution
+    ``output_{i}`` of each sum is a level of the pyramid. All have a bias, which starts at zero, and
+    neither norm nor activation; their kernels, and those of upsamplers that are convolutions, are
+    initialised by Glorot and Bengio, uniformly. ``i`` is the level, 5 for the last map.
+
+    Where a map was halved from an odd side, what is upsampled is cropped at its end, which for
+    ``"nearest"`` is the same as interpolating to the odd side.
+
+    The kinds differ in P6. In ``"fpn"`` it is every second pixel of P5, as in Detectron. mmdet's
+    ``FPN_CARAFE``, in which the authors of CARAFE published their detectors, has a fifth lateral:
+    ``lateral_6``, 3x3 of stride 2 on C5. It is a level as the others, with an output of its own and
+    an upsampler that adds it to the level below.
+
+    Costs, for ResNet-50's 256, 512, 1024 and 2048 channels, 984,064 parameters in laterals and
+    590,080 in each output, 3,344,384 in all; ``"fpn_carafe"`` 5,308,928 more. To that come those of
+    three upsamplers, in ``"fpn_carafe"`` four; see :func:`~experiments.resamplers.upsample`.
+
+    Args:
+        config: sizes and choices.
+        dtype: of the computation, float32 or bfloat16; by default that of input and parameters.
+    """
+
+    config: FPNConfig
+    dtype: jax.typing.DTypeLike | None = None
+
+    @nn.compact
+    def __call__(
+        self, maps: tuple[Float[Array, "batch rows columns channels"], ...]
+    ) -> tuple[Float[Array, "batch rows columns features"], ...]:
+        """Maps C2, C3, C4 and C5 to P2, P3, P4, P5 and, with an extra level, P6.
+
+        Args:
+            maps: two or more ``[B, H, W, C]``, finest first, each half of the one before it,
+                rounded up; as :meth:`ResNet.features` gives them. Fewer than four end in C5 too.
+
+        Returns:
+            A map ``[B, H, W, channels]`` for each, and one of half the size of the last.
+
+        Raises:
+            ValueError: there are less than two maps, or one is not half of that before it.
+        """
+        _check_sizes(maps)
+        config = self.config
+        lowest = 6 - len(maps)
+        conv = functools.partial(
+            nn.Conv, config.channels, dtype=self.dtype, kernel_init=_XAVIER_UNIFORM
+        )
+        sums = [conv((1, 1), name=f"lateral_{i}")(x) for i, x in enumerate(maps, lowest)]
+        if config.extra_level and config.kind == "fpn_carafe":
+            sums.append(conv((3, 3), strides=2, padding=1, name="lateral_6")(maps[-1]))
+        for index in reversed(range(1, len(sums))):
+            below = sums[index - 1]
+            sums[index - 1] = below + upsample(
+                sums[index],
+                config.upsampler,
+                name=f"upsample_{lowest + index}",
+                size=below.shape[1:3],
+                carafe=config.carafe,
+                kernel_init=_XAVIER_UNIFORM,
+                dtype=self.dtype,
+            )
+        levels = [
+            conv((3, 3), padding=1, name=f"output_{i}")(x) for i, x in enumerate(sums, lowest)
+        ]
+        if config.extra_level and config.kind == "fpn":
+            levels.append(levels[-1][:, ::2, ::2])
+        return tuple(levels)
+
+
+def _check_sizes(maps: tuple[jax.Array, ...]) -> None:
+    sizes = [x.shape[1:3] for x in maps]
+    halves = [tuple(-(-side // 2) for side in size) for size in sizes]
+    if len(sizes) < 2 or sizes[1:] != halves[:-1]:
+        raise ValueError(
+            "maps must be two or more, each half of the one before it, rounded up, "
+            f"got sizes {sizes}"
+        )

@@ -1,0 +1,27 @@
+import dataclasses
+
+import pytest
+
+from carafe_jax.linen import CARAFE
+from experiments.engine.config import ConfigError
+from experiments.resamplers import CarafeConfig
+
+
+def test_the_defaults_are_those_of_the_layer():
+    layer = CARAFE(up=2)
+    for name, value in dataclasses.asdict(CarafeConfig()).items():
+        assert value == (64 if name == "compressed_channels" else getattr(layer, name))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compressed_channels": 0}, "compressed_channels must be at least 1, got 0"),
+        ({"encoder_size": 2}, "encoder_size must be odd and at least 1, got 2"),
+        ({"kernel_size": -1}, "kernel_size must be odd and at least 1, got -1"),
+        ({"normalizer": "relu"}, r"normalizer must be one of .*softmax.*got 'relu'"),
+    ],
+)
+def test_fields_out_of_range(options, message):
+    with pytest.raises(ConfigError, match=message):
+        CarafeConfig(**options)
