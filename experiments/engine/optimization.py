@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -141,18 +142,31 @@ def learning_rate(
 
 
 def make_optimizer(
-    config: OptimizerConfig, rate: optax.Schedule
+    config: OptimizerConfig,
+    rate: optax.Schedule,
+    frozen: Callable[[tuple[str, ...]], bool] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """The Optax transformation of a config, at the learning rate ``rate``."""
-    mask = None if config.decay_all else _kernels
+    """The Optax transformation of a config, at the learning rate ``rate``.
+
+    Args:
+        config: of the optimiser.
+        rate: at each step.
+        frozen: whether a parameter, known by its path, is one that the loss does not depend on by
+            design; weight decay would move it.
+    """
+
+    def decays(params: Any) -> Any:
+        def of_leaf(path: Any, leaf: Any) -> bool:
+            names = tuple(str(key.key) for key in path)
+            # Kernels have more than one axis; biases and the scales of norms have one.
+            kind = config.decay_all or leaf.ndim > 1
+            return kind and not (frozen is not None and frozen(names))
+
+        return jax.tree.map_with_path(of_leaf, params)
+
     if config.name == "adam":
         return optax.adamw(
-            rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=mask
+            rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decays
         )
     sgd = optax.sgd(rate, momentum=config.momentum, nesterov=config.nesterov)
-    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask=mask), sgd)
-
-
-def _kernels(params: Any) -> Any:
-    """Marks the leaves of more than one axis: neither biases nor the scales of norms."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask=decays), sgd)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
@@ -212,16 +212,19 @@ class ResNet(nn.Module):
         dtype: of the computation, float32 or bfloat16; by default that of input and parameters.
             Parameters, statistics and logits are float32.
         axis_name: mapped axis over which ``"sync_batch"`` gathers statistics.
+        frozen_stages: 0: all is trained. 1: all but the stem and Res-2. 2, 3 and 4: nor Res-3,
+            Res-4 and Res-5. What is frozen has no gradient, and its norms keep their averages.
 
     Raises:
-        ValueError: ``norm`` is ``"sync_batch"`` and there is no ``axis_name``, or logits are
-            asked of a network without classes.
+        ValueError: ``norm`` is ``"sync_batch"`` and there is no ``axis_name``, logits are asked of
+            a network without classes, or ``frozen_stages`` is out of range.
     """
 
     config: ResNetConfig
     num_classes: int | None
     dtype: jax.typing.DTypeLike | None = None
     axis_name: str | None = None
+    frozen_stages: int = 0
 
     def setup(self) -> None:
         if self.num_classes is not None:
@@ -261,7 +264,9 @@ class ResNet(nn.Module):
         config = self.config
         if config.norm == "sync_batch" and self.axis_name is None:
             raise ValueError("axis_name must name a mapped axis for norm 'sync_batch', got None")
-        x = self._stem(x, train)
+        if not 0 <= self.frozen_stages <= 4:
+            raise ValueError(f"frozen_stages must be in 0..4, got {self.frozen_stages}")
+        x = self._stem(x, train and not self.frozen_stages)
         block = BasicBlock if config.depth < 50 else Bottleneck
         maps = []
         dilation, stride = 1, 4
@@ -279,11 +284,13 @@ class ResNet(nn.Module):
                     config.width * 2**stage,
                     downsamples=first and downsamples,
                     dilations=(entry_dilation if first else dilation, dilation),
-                    train=train,
+                    train=train and stage >= self.frozen_stages,
                     dtype=self.dtype,
                     axis_name=self.axis_name,
                     name=f"layer{stage + 1}_{index}",
                 )(x)
+            if stage < self.frozen_stages:
+                x = jax.lax.stop_gradient(x)  # after each, for all maps are returned
             maps.append(x)
         return tuple(maps)
 
@@ -303,6 +310,19 @@ class ResNet(nn.Module):
         method = "max_pool" if config.downsampler == "strided" else config.downsampler
         carafe = _carafe(self, train)
         return pool(nn.relu(norm(x)), method, name="pool", carafe=carafe, dtype=self.dtype)
+
+
+def is_frozen(path: Sequence[str], frozen_stages: int) -> bool:
+    """Whether a :class:`ResNet` of so many frozen stages does not train a parameter.
+
+    Args:
+        path: of the parameter in the network's tree.
+        frozen_stages: of the network.
+    """
+    name = path[0]
+    if name == "fc" or not frozen_stages:
+        return False
+    return not name.startswith("layer") or int(name[len("layer")]) <= frozen_stages
 
 
 def _batch_norm(parent: "_Block | ResNet", train: bool) -> MakeModule:

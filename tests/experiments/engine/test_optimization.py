@@ -69,6 +69,21 @@ def test_weight_decay_leaves_biases_and_norms_alone():
     np.testing.assert_allclose(updates["scale"], -0.5 * 0.1 * 3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_what_is_frozen_does_not_decay(name):
+    kernel = jnp.full((2, 2), 3.0)
+    params = {"stem": {"kernel": kernel}, "head": {"kernel": kernel}}
+    gradients = jax.tree.map(jnp.zeros_like, params)
+    optimizer = make_optimizer(
+        OptimizerConfig(name, weight_decay=0.1, momentum=0.0),
+        lambda step: 0.5,
+        frozen=lambda path: path[0] == "stem",
+    )
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["stem"]["kernel"], 0)
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.5 * 0.1 * 3, rtol=1e-6)
+
+
 def test_momentum_is_that_of_goyal_et_al():
     """Equations 9 and 10: the rate multiplies the whole momentum, not what goes into it."""
     params, gradient = jnp.zeros(()), jnp.ones(())

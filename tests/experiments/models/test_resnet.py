@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from experiments.engine.config import ConfigError
-from experiments.models.resnet import Bottleneck, ResNet, ResNetConfig
+from experiments.models.resnet import Bottleneck, ResNet, ResNetConfig, is_frozen
 from experiments.resamplers import Downsampler
 from tests.experiments.resamplers import loops
 
@@ -341,6 +341,58 @@ def test_frozen_norms_neither_move_nor_learn(norm):
     others = [gradients["conv1"], gradients["fc"], gradients["layer4_0"]["conv1"]]
     others.append(gradients["pool"]["kernel_predictor"]["content_encoder"])
     assert all(leaf.any() for leaf in jax.tree.leaves(others))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [0, 2])
+def test_frozen_stages_neither_learn_nor_count_statistics(stages):
+    model = ResNet(ResNetConfig(18, "max_pool", width=2), num_classes=None, frozen_stages=stages)
+    x = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    key = jax.random.key(1, impl="rbg")
+    variables = jax.jit(functools.partial(model.init, method="features"))(key, x)
+
+    @jax.jit
+    def gradients(params):
+        def loss(params):
+            maps, changed = model.apply(
+                {**variables, "params": params},
+                x,
+                train=True,
+                method="features",
+                mutable=["batch_stats"],
+            )
+            return sum((level**2).sum() for level in maps), changed["batch_stats"]
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    found, statistics = gradients(variables["params"])
+    for path, gradient in jax.tree.leaves_with_path(found):
+        names = tuple(key.key for key in path)
+        if is_frozen(names, stages):
+            np.testing.assert_array_equal(gradient, 0)
+    frozen = {name for name in found if is_frozen((name,), stages)}
+    stem = {"conv1", "bn1"} if stages else set()
+    layers = {name for name in found if name.startswith("layer") and int(name[5]) <= stages}
+    assert frozen == stem | layers
+    moved = {
+        name
+        for name, before in variables["batch_stats"].items()
+        if not all(map(np.array_equal, jax.tree.leaves(before), jax.tree.leaves(statistics[name])))
+    }
+    assert moved == set(variables["batch_stats"]) - frozen
+    # The last scale of a block starts at 0, so not all kernels of it have a gradient.
+    learned = {name for name in found if any(np.any(leaf) for leaf in jax.tree.leaves(found[name]))}
+    assert learned == set(found) - frozen
+
+
+def test_frozen_stages_that_do_not_exist_are_refused():
+    model = ResNet(ResNetConfig(18, width=4), num_classes=None, frozen_stages=5)
+    with pytest.raises(ValueError, match=r"frozen_stages must be in 0\.\.4, got 5"):
+        jax.eval_shape(
+            functools.partial(model.init, method="features"),
+            jax.random.key(0),
+            jnp.zeros((1, 32, 32, 3)),
+        )
 
 
 def test_frozen_norms_leave_the_norms_of_lip_alone():
