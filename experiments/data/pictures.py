@@ -22,8 +22,10 @@ class PictureError(ValueError):
     """A file that is no picture, or none that can be used."""
 
 
-def open_picture(source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes a picture wholly, and turns it as its EXIF orientation says.
+def open_picture(
+    source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS, upright: bool = True
+) -> Image.Image:
+    """Decodes a picture wholly.
 
     Of a picture with a depth or gain map, as telephones take them, the picture is taken.
 
@@ -32,6 +34,7 @@ def open_picture(source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXEL
         name: begins the messages of errors, such as "image photo.jpg".
         max_pixels: of the largest picture that is decoded; larger ones are refused by what their
             header says.
+        upright: whether it is turned as its EXIF orientation says.
 
     Returns:
         The image in the file's own mode; see :func:`to_rgb`.
@@ -54,8 +57,9 @@ def open_picture(source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXEL
                 else contextlib.nullcontext()
             ):
                 opened.load()
-            with _pillow_refuses_above(max_pixels):
-                ImageOps.exif_transpose(opened, in_place=True)
+            if upright:
+                with _pillow_refuses_above(max_pixels):
+                    ImageOps.exif_transpose(opened, in_place=True)
             return opened
     except PictureError:
         raise

@@ -1,6 +1,8 @@
 """Data sets that tfds prepared: found, and seen to be whole, before a run begins."""
 
-from collections.abc import Sequence
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,9 +32,55 @@ def prepared_folder(data_dir: Path, name: str, versions: Sequence[str], how: str
             a file.
     """
     try:
-        return _checked(_version_folder(data_dir, name, versions))
+        return checked(_version_folder(data_dir, name, versions))
     except DataError as error:
         raise DataError(f"{error}. {how}") from None
+
+
+def checked(folder: Path, splits: Sequence[str] = _SPLITS) -> Path:
+    """Sees that a prepared data set is whole.
+
+    Args:
+        folder: with `dataset_info.json`, such as ``data_dir/imagenet2012/5.1.0``.
+        splits: that it must have.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        DataError: it is unfinished, of another format, or lacks a split or a file.
+    """
+    for name in ("dataset_info.json", "features.json"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder} lacks {name}: its preparation did not end")
+    info = tfds.builder_from_directory(folder).info
+    if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise DataError(
+            f"{folder} must be prepared as array_record, which can be read in any order, got "
+            f"{info.file_format.value}"
+        )
+    for split in splits:
+        if split not in info.splits:
+            raise DataError(
+                f"{folder} must have the split {split!r}, got {sorted(info.splits)}: was its "
+                "archive there when it was prepared?"
+            )
+        missing = [path.name for path in info.splits[split].filepaths if not path.exists()]
+        if missing:
+            raise DataError(
+                f"{folder} lacks {len(missing)} of the {len(info.splits[split].filepaths)} files "
+                f"of the split {split!r}, the first is {missing[0]}"
+            )
+    return folder
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Makes ``folder``, and waits until no other process is within ``alone_in`` it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def check_can_prepare() -> None:
@@ -54,28 +102,3 @@ def _version_folder(data_dir: Path, name: str, versions: Sequence[str]) -> Path:
             f"{' (its preparation did not end)' if unfinished else ''}"
         )
     return dataset / version
-
-
-def _checked(folder: Path) -> Path:
-    for name in ("dataset_info.json", "features.json"):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder} lacks {name}: its preparation did not end")
-    info = tfds.builder_from_directory(folder).info
-    if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-        raise DataError(
-            f"{folder} must be prepared as array_record, which can be read in any order, got "
-            f"{info.file_format.value}"
-        )
-    for split in _SPLITS:
-        if split not in info.splits:
-            raise DataError(
-                f"{folder} must have the split {split!r}, got {sorted(info.splits)}: was its "
-                "archive there when it was prepared?"
-            )
-        missing = [path.name for path in info.splits[split].filepaths if not path.exists()]
-        if missing:
-            raise DataError(
-                f"{folder} lacks {len(missing)} of the {len(info.splits[split].filepaths)} files "
-                f"of the split {split!r}, the first is {missing[0]}"
-            )
-    return folder

@@ -6,12 +6,13 @@ training the next record that can be read, in evaluation one of weight 0. Both s
 they could not read.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 Decode = Callable[[Any], Mapping[str, Any]]
+Numbers = Sequence[int] | np.ndarray
 
 
 class CorruptRecordError(ValueError):
@@ -33,18 +34,26 @@ class ReadableRecords:
         source: of the records. A record whose checksum is wrong counts as unreadable; a missing
             or truncated file does not, and ends the run.
         decode: makes an example of a record, or raises :class:`CorruptRecordError`.
-        attempts: records that are tried in a row, in 1..len(source).
+        attempts: records that are tried in a row, in 1..len(self).
+        numbers: of the records of ``source`` that these are, in this order; all by default.
     """
 
-    def __init__(self, source: Source, decode: Decode, attempts: int = 4) -> None:
-        if not 1 <= attempts <= len(source):
-            raise ValueError(f"attempts must be in 1..{len(source)} (records), got {attempts}")
+    def __init__(
+        self,
+        source: Source,
+        decode: Decode,
+        attempts: int = 4,
+        numbers: Numbers | None = None,
+    ) -> None:
         self._source = source
         self._decode = decode
         self._attempts = attempts
+        self._numbers = range(len(source)) if numbers is None else numbers
+        if not 1 <= attempts <= len(self):
+            raise ValueError(f"attempts must be in 1..{len(self)} (records), got {attempts}")
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._numbers)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Gives an example.
@@ -53,15 +62,15 @@ class ReadableRecords:
             index: of the record that is tried first, in 0..len - 1.
 
         Returns:
-            What ``decode`` gives; ``record``, int64, the index of the record that it is of; and
-            ``corrupt``, int64 ``[attempts]``, the indices of those tried before, else -1.
+            What ``decode`` gives; ``record``, int64, the number in the source of the record that it
+            is of; and ``corrupt``, int64 ``[attempts]``, those of the ones tried before, else -1.
 
         Raises:
             CorruptRecordError: none of ``attempts`` records can be read.
         """
         corrupt = np.full(self._attempts, -1, np.int64)
         for attempt in range(self._attempts):
-            record = (index + attempt) % len(self._source)
+            record = int(self._numbers[(index + attempt) % len(self)])
             try:
                 example = _example(self._source, self._decode, record)
             except CorruptRecordError as error:
@@ -84,6 +93,7 @@ class PaddedRecords:
         multiple: of which the length is made one, by padding at the end.
         blank: stands for padding and for records that cannot be read; the fields, shapes and
             dtypes that ``decode`` gives.
+        numbers: see :class:`ReadableRecords`.
     """
 
     def __init__(
@@ -92,6 +102,7 @@ class PaddedRecords:
         decode: Decode,
         multiple: int,
         blank: Mapping[str, Any],
+        numbers: Numbers | None = None,
     ) -> None:
         if multiple < 1:
             raise ValueError(f"multiple must be at least 1, got {multiple}")
@@ -99,9 +110,10 @@ class PaddedRecords:
         self._decode = decode
         self._multiple = multiple
         self._blank = blank
+        self._numbers = range(len(source)) if numbers is None else numbers
 
     def __len__(self) -> int:
-        return -(-len(self._source) // self._multiple) * self._multiple
+        return -(-len(self._numbers) // self._multiple) * self._multiple
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Gives an example.
@@ -111,21 +123,22 @@ class PaddedRecords:
 
         Returns:
             What ``decode`` gives, or ``blank``; ``weight``, float32, 1 or for ``blank`` 0;
-            ``record``, int64, the index, or -1 for padding; and ``corrupt``, int64 ``[1]``, the
-            index of a record that cannot be read, else -1.
+            ``record``, int64, its number in the source, or -1 for padding; and ``corrupt``, int64
+            ``[1]``, the number of a record that cannot be read, else -1.
         """
         corrupt = np.full(1, -1, np.int64)
-        if index >= len(self._source):
+        if index >= len(self._numbers):
             return self._padding(-1, corrupt)
+        record = int(self._numbers[index])
         try:
-            example = _example(self._source, self._decode, index)
+            example = _example(self._source, self._decode, record)
         except CorruptRecordError:
-            corrupt[0] = index
-            return self._padding(index, corrupt)
+            corrupt[0] = record
+            return self._padding(record, corrupt)
         return {
             **example,
             "weight": np.float32(1),
-            "record": np.int64(index),
+            "record": np.int64(record),
             "corrupt": corrupt,
         }
 
@@ -138,9 +151,14 @@ class PaddedRecords:
         }
 
 
-def _example(source: Source, decode: Decode, index: int) -> Mapping[str, Any]:
+def read_record(source: Source, index: int) -> Any:
+    """A record as the source has it.
+
+    Raises:
+        CorruptRecordError: its checksum is wrong.
+    """
     try:
-        record = source[index]
+        return source[index]
     except RuntimeError as error:
         # array_record has one type of error for all. Only wrong checksums are about single records:
         # a missing file, or one that is cut off and so lacks its postscript, is a whole shard lost.
@@ -148,4 +166,7 @@ def _example(source: Source, decode: Decode, index: int) -> Mapping[str, Any]:
             raise CorruptRecordError(f"record {index} of {source!r}: {error}") from error
         error.add_note(f"This is record {index} of {source!r}.")
         raise
-    return decode(record)
+
+
+def _example(source: Source, decode: Decode, index: int) -> Mapping[str, Any]:
+    return decode(read_record(source, index))

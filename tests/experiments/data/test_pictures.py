@@ -78,6 +78,13 @@ def test_the_exif_orientation_is_followed(format_, orientation, turns):
     np.testing.assert_array_equal(found, np.rot90(stored[..., 0] > 127, turns))
 
 
+def test_the_exif_orientation_is_ignored_where_it_must_be():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = read(encode(Image.fromarray(PIXELS), "PNG", exif=exif), upright=False)
+    np.testing.assert_array_equal(np.asarray(image), PIXELS)
+
+
 @pytest.mark.parametrize("format_", FORMATS)
 def test_truncated_pictures_are_refused_wherever_they_end(format_):
     encoded = encode(Image.fromarray(PIXELS), format_)

@@ -1,6 +1,7 @@
 import io
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -8,7 +9,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from experiments.data import prepared
-from experiments.data.prepared import DataError, check_can_prepare, prepared_folder
+from experiments.data.prepared import (
+    DataError,
+    alone_in,
+    check_can_prepare,
+    checked,
+    prepared_folder,
+)
 
 HOW = "To prepare it, do this"
 
@@ -122,3 +129,25 @@ def test_preparing_without_tensorflow(monkeypatch):
     monkeypatch.setattr(prepared, "find_spec", lambda module: None)
     with pytest.raises(DataError, match="pip install tensorflow"):
         check_can_prepare()
+
+
+def test_other_splits_can_be_asked_for(built):
+    folder = built / "pictures" / "5.1.0"
+    assert checked(folder, ("train",)) == folder
+    with pytest.raises(DataError, match=r"must have the split 'test', got \['train', 'valid"):
+        checked(folder, ("test",))
+
+
+def test_who_comes_second_waits(tmp_path):
+    entered = threading.Event()
+
+    def enter():
+        with alone_in(tmp_path / "new"):
+            entered.set()
+
+    second = threading.Thread(target=enter)
+    with alone_in(tmp_path / "new"):
+        second.start()
+        assert not entered.wait(0.3)
+    second.join()
+    assert entered.is_set()

@@ -64,6 +64,25 @@ def test_padded_records_count_every_readable_one_once():
     assert {example["weight"].dtype for example in found} == {np.dtype(np.float32)}
 
 
+def test_some_records_of_a_source_keep_their_numbers():
+    source = [5, -1, 7, -1, 9, 4]
+    numbers = np.array([4, 3, 0])
+    readable = ReadableRecords(source, decode, attempts=2, numbers=numbers)
+    assert len(readable) == 3
+    found = [readable[index] for index in range(3)]
+    assert [example["image"][0] for example in found] == [9, 5, 5]
+    assert [int(example["record"]) for example in found] == [4, 0, 0]
+    assert [example["corrupt"].tolist() for example in found] == [[-1, -1], [3, -1], [-1, -1]]
+    padded = PaddedRecords(source, decode, 4, BLANK, numbers)
+    assert len(padded) == 4
+    found = [padded[index] for index in range(4)]
+    assert [int(example["record"]) for example in found] == [4, 3, 0, -1]
+    assert [example["corrupt"].tolist() for example in found] == [[-1], [3], [-1], [-1]]
+    assert [float(example["weight"]) for example in found] == [1, 0, 1, 0]
+    with pytest.raises(ValueError, match=r"attempts must be in 1\.\.3 .*, got 4"):
+        ReadableRecords(source, decode, attempts=4, numbers=numbers)
+
+
 @pytest.mark.parametrize(("multiple", "length"), [(1, 5), (2, 6), (5, 5), (8, 8)])
 def test_the_padded_length(multiple, length):
     assert len(PaddedRecords([1] * 5, decode, multiple, BLANK)) == length

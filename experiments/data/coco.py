@@ -1,0 +1,168 @@
+"""COCO (reference 25) with boxes and masks: `python -m experiments.data.coco --help`.
+
+The official folder is made a tfds data set once; TensorFlow is needed for neither that nor reading.
+What tfds itself prepared as `coco/2017` will do where boxes suffice.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tensorflow_datasets as tfds
+import tyro
+
+from experiments.data import coco_tfds
+from experiments.data.coco_annotations import Category
+from experiments.data.coco_sources import BoxRecords, InstanceRecords
+from experiments.data.prepared import DataError, checked, prepared_folder
+from experiments.data.records import Source
+
+_VERSIONS = ("1.0.0",)
+_TFDS_VERSIONS = ("1.1.0",)
+
+# Of 91 categories, eleven were never annotated.
+OFFICIAL_IDS = tuple(n for n in range(1, 91) if n not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+
+
+@dataclass(frozen=True)
+class CocoData:
+    """A data set in COCO's form.
+
+    Attributes:
+        train: records as :class:`experiments.data.coco_sources.InstanceRecords` gives them.
+        validation: likewise.
+        test: likewise, without objects; None if it was not there when the data were prepared.
+        categories: ordered by id; an object's label is the place of its category.
+        has_masks: whether objects have segmentations.
+    """
+
+    train: Source
+    validation: Source
+    test: Source | None
+    categories: tuple[Category, ...]
+    has_masks: bool
+
+
+def coco_folder(data_dir: Path, name: str = "2017") -> Path:
+    """Finds the prepared data set, and sees that all its files are there.
+
+    Args:
+        data_dir: the folder of the tfds data sets; it holds `coco_instances/<name>/1.0.0`.
+        name: `2014`, `2017`, or that of scenes.
+
+    Returns:
+        The folder for :func:`open_coco`.
+
+    Raises:
+        DataError: see :func:`experiments.data.prepared.prepared_folder`. The message says how to
+            prepare it.
+    """
+    how = (
+        "To prepare it, unpack the images and annotations of https://cocodataset.org into a folder "
+        f"COCO, and run once `python -m experiments.data.coco COCO --data-dir {data_dir}`"
+    )
+    return prepared_folder(data_dir, f"{coco_tfds.NAME}/{name}", _VERSIONS, how)
+
+
+def coco_boxes_folder(data_dir: Path, name: str = "2017") -> Path:
+    """Finds COCO as tfds itself prepared it, without masks; see :func:`coco_folder`.
+
+    Args:
+        data_dir: the folder of the tfds data sets; it holds `coco/<name>/1.1.0`.
+        name: `2014` or `2017`.
+
+    Returns:
+        The folder for :func:`open_coco`.
+
+    Raises:
+        DataError: likewise.
+    """
+    how = (
+        "To prepare it, run once `pip install tensorflow` and `tfds build coco/"
+        f"{name} --file_format=array_record --data_dir={data_dir}`; or prepare it with masks, by "
+        "`python -m experiments.data.coco`, which needs no TensorFlow"
+    )
+    return prepared_folder(data_dir, f"coco/{name}", _TFDS_VERSIONS, how)
+
+
+def open_coco(folder: Path) -> CocoData:
+    """Opens a prepared data set.
+
+    Args:
+        folder: of :func:`coco_folder` or :func:`coco_boxes_folder`.
+
+    Returns:
+        Sources that can be pickled and read in any order.
+
+    Raises:
+        DataError: a file is missing, or it is no data set in COCO's form.
+    """
+    checked(folder)
+    builder = tfds.builder_from_directory(folder)
+    if "test" in builder.info.splits:
+        checked(folder, ("test",))
+    features = builder.info.features
+    if "image/id" in features and "objects" in features:
+        return _opened(builder, BoxRecords, _official_categories(folder, features))
+    if builder.name != coco_tfds.NAME:
+        raise DataError(
+            f"{folder} must hold {coco_tfds.NAME} or tfds' coco, got {builder.name} of "
+            f"{sorted(features)}"
+        )
+    metadata = builder.info.metadata
+    for split, (images, _) in metadata["counts"].items():
+        if (found := builder.info.splits[split].num_examples) != images:
+            raise DataError(f"{folder}: the split {split!r} must have {images} images, got {found}")
+    categories = tuple(Category(*category) for category in metadata["categories"])
+    return _opened(builder, InstanceRecords, categories)
+
+
+def _opened(
+    builder: tfds.core.DatasetBuilder,
+    records: type[InstanceRecords] | type[BoxRecords],
+    categories: tuple[Category, ...],
+) -> CocoData:
+    def source(split: str) -> Source:
+        decoders: dict[str, Any] = {"image": tfds.decode.SkipDecoding()}
+        return records(builder.as_data_source(split, decoders=decoders))
+
+    return CocoData(
+        source("train"),
+        source("validation"),
+        source("test") if "test" in builder.info.splits else None,
+        categories,
+        has_masks=records is InstanceRecords,
+    )
+
+
+def _official_categories(folder: Path, features: Any) -> tuple[Category, ...]:
+    # tfds keeps the names, in the order of the ids, and not the ids.
+    names = features["objects"]["label"].names
+    if len(names) != len(OFFICIAL_IDS):
+        raise DataError(f"{folder} must have the {len(OFFICIAL_IDS)} categories, got {len(names)}")
+    return tuple(map(Category, OFFICIAL_IDS, names))
+
+
+def main(
+    folder: Path, data_dir: Path = Path("data"), year: Literal["2014", "2017"] = "2017"
+) -> None:
+    """Prepares COCO, which takes some 20 GB besides the folder.
+
+    Args:
+        folder: With annotations/instances_train2017.json, annotations/instances_val2017.json,
+            train2017/ and val2017/; and, for the test server,
+            annotations/image_info_test-dev2017.json and test2017/.
+        data_dir: Folder of the prepared data sets.
+        year: Of the files, which have it in their names.
+    """
+    try:
+        prepared = coco_tfds.prepare(folder, data_dir, coco_tfds.CONFIGS[year])
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"COCO in {prepared}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

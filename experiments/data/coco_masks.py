@@ -1,0 +1,110 @@
+"""Segmentations as COCO's JSON has them, read as COCO's own evaluation reads them."""
+
+import math
+from typing import Any
+
+from pycocotools import mask as rle
+
+# A polygon's edges are walked point by point, so one that ends far outside would fill the memory.
+_FARTHEST = 100_000
+
+
+def compressed_counts(segmentation: Any, height: int, width: int) -> str:
+    """Encodes a segmentation as the run lengths that ``pycocotools.mask`` decodes.
+
+    The mask is that of ``pycocotools.coco.COCO.annToMask``, to the pixel.
+
+    Args:
+        segmentation: a list of polygons ``[x1, y1, x2, y2, ...]`` in pixels, whose union it is; or
+            ``{"size": [height, width], "counts": ...}`` with run lengths as a list of integers, or
+            compressed to a string.
+        height: of the image, in pixels.
+        width: likewise.
+
+    Returns:
+        The ``counts`` of a compressed run-length encoding of the whole image; ``""`` for an empty
+        list, which stands for no segmentation.
+
+    Raises:
+        ValueError: a polygon has an odd number of coordinates, fewer than six, or one that is no
+            number; run lengths are of an image of another size; or it is none of all these.
+    """
+    if isinstance(segmentation, list):
+        if not segmentation:
+            return ""
+        for polygon in segmentation:
+            _check_polygon(polygon)
+        return _text(rle.merge(rle.frPyObjects(segmentation, height, width)))
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise ValueError(
+            f"segmentation must be a list of polygons or have size and counts, got {segmentation!r}"
+        )
+    size, counts = segmentation["size"], segmentation["counts"]
+    if size != [height, width]:
+        raise ValueError(f"size of the segmentation must be {[height, width]}, got {size!r}")
+    lengths = decompressed(counts) if isinstance(counts, str) else counts
+    if not isinstance(lengths, list) or any(type(n) is not int or n < 0 for n in lengths):
+        raise ValueError(f"counts of the segmentation must be run lengths, got {_shown(counts)}")
+    if sum(lengths) != height * width:
+        raise ValueError(
+            f"counts of the segmentation must cover {height} x {width} = {height * width} pixels, "
+            f"they cover {sum(lengths)}"
+        )
+    if isinstance(counts, str):
+        return counts
+    return _text(rle.frPyObjects(segmentation, height, width))
+
+
+def decompressed(counts: str) -> list[int]:
+    """Run lengths of the compressed form, which ``pycocotools`` would not check.
+
+    Each number is written in groups of five bits, the lowest first, as characters from ``"0"`` on;
+    the sixth bit says that more follow, and the fifth of the last is the sign. From the fourth
+    number on it is the difference to the last but one.
+
+    Args:
+        counts: the compressed form.
+
+    Raises:
+        ValueError: a character is none of the 64, or the last number does not end.
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"counts of the segmentation must not have {character!r}")
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            value -= 1 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError(f"counts of the segmentation must end, got {_shown(counts)}")
+    return lengths
+
+
+def _check_polygon(polygon: Any) -> None:
+    if not isinstance(polygon, list) or any(type(n) not in (int, float) for n in polygon):
+        raise ValueError(f"a polygon must be a list of numbers, got {_shown(polygon)}")
+    if len(polygon) % 2 or len(polygon) < 6:
+        raise ValueError(
+            f"a polygon must have an even number of coordinates, at least 6, got {len(polygon)}"
+        )
+    if not all(math.isfinite(n) and abs(n) <= _FARTHEST for n in polygon):
+        raise ValueError(
+            f"a polygon's coordinates must be within {_FARTHEST} pixels, got {_shown(polygon)}"
+        )
+
+
+def _text(encoded: Any) -> str:
+    counts: bytes = encoded["counts"]
+    return counts.decode("ascii")
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}..."

@@ -1,0 +1,91 @@
+"""Records of COCO, alike whether this project or tfds itself prepared them."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiments.data.records import CorruptRecordError, Source
+
+
+@dataclass(frozen=True)
+class InstanceRecords:
+    """Records of :class:`experiments.data.coco_tfds.CocoInstances`.
+
+    Each is a dict of ``image``, encoded bytes; ``image_id``, ``height`` and ``width``, int, the
+    latter two in pixels; ``file_name``, str; and ``objects``, a dict of ``id`` int64 ``[n]``,
+    ``bbox`` float64 ``[n, 4]``, left, top, width and height in pixels, ``area`` float64 ``[n]`` in
+    pixels, ``label`` int64 ``[n]``, ``is_crowd`` bool ``[n]``, and ``segmentation``, list of n
+    str, compressed run lengths of the whole image, or ``""`` where there is none.
+
+    Attributes:
+        source: a tfds data source whose images are not decoded.
+    """
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.source[index]
+        objects = record["objects"]
+        return {
+            "image": bytes(record["image"]),
+            "image_id": int(record["image_id"]),
+            "height": int(record["height"]),
+            "width": int(record["width"]),
+            "file_name": record["file_name"].decode(),
+            "objects": {
+                **_labelled(objects),
+                "bbox": np.asarray(objects["bbox"], np.float64).reshape(-1, 4),
+                "segmentation": [counts.decode() for counts in objects["segmentation"]],
+            },
+        }
+
+
+@dataclass(frozen=True)
+class BoxRecords:
+    """Records of tfds' own `coco`, which has no masks, in the form of :class:`InstanceRecords`.
+
+    Its boxes are shares of the image's size in float32, so that they are right to some ten
+    thousandths of a pixel, and its areas are whole numbers.
+
+    Attributes:
+        source: a tfds data source whose images are not decoded.
+    """
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.source[index]
+        objects = record["objects"]
+        try:
+            with Image.open(io.BytesIO(record["image"])) as opened:
+                width, height = opened.size
+        except (OSError, SyntaxError) as error:  # Pillow: SyntaxError for a broken PNG
+            raise CorruptRecordError(f"record {index} of {self.source!r}: {error}") from error
+        corners = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
+        top, left, bottom, right = (corners * (height, width, height, width)).T
+        return {
+            "image": bytes(record["image"]),
+            "image_id": int(record["image/id"]),
+            "height": height,
+            "width": width,
+            "file_name": record["image/filename"].decode(),
+            "objects": {
+                **_labelled(objects),
+                "bbox": np.stack([left, top, right - left, bottom - top], axis=-1),
+                "segmentation": [""] * len(corners),
+            },
+        }
+
+
+def _labelled(objects: dict[str, Any]) -> dict[str, np.ndarray]:
+    types = {"id": np.int64, "area": np.float64, "label": np.int64, "is_crowd": np.bool_}
+    return {name: np.asarray(objects[name], dtype) for name, dtype in types.items()}

@@ -1,0 +1,217 @@
+"""A tfds data set of a folder in COCO's layout, with masks, which tfds' own `coco` lacks."""
+
+import dataclasses
+import io
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from experiments.data.coco_annotations import AnnotatedImage, Annotations, read_annotations
+from experiments.data.prepared import DataError, alone_in
+
+NAME = "coco_instances"
+
+
+@dataclasses.dataclass(kw_only=True)
+class CocoConfig(tfds.core.BuilderConfig):
+    """What the parts of a folder in COCO's layout are called.
+
+    Attributes:
+        train: annotations are in `annotations/instances_<train>.json`, images in `<train>/`.
+        validation: likewise.
+        test: of images without annotations, `annotations/image_info_<test>.json`; used if it is
+            there.
+        test_images: their folder.
+        counts: images and annotations that each split must have; None if any will do.
+    """
+
+    train: str
+    validation: str
+    test: str | None = None
+    test_images: str | None = None
+    counts: Mapping[str, tuple[int, int]] | None = None
+
+
+CONFIGS = {
+    "2014": CocoConfig(
+        name="2014",
+        train="train2014",
+        validation="val2014",
+        counts={"train": (82_783, 604_907), "validation": (40_504, 291_875)},
+    ),
+    "2017": CocoConfig(
+        name="2017",
+        train="train2017",
+        validation="val2017",
+        test="test-dev2017",
+        test_images="test2017",
+        counts={"train": (118_287, 860_001), "validation": (5_000, 36_781), "test": (20_288, 0)},
+    ),
+}
+
+
+class CocoInstances(tfds.core.GeneratorBasedBuilder):
+    """Images of a folder in COCO's layout, as they are encoded, and what the annotations say.
+
+    Its metadata hold the categories, ordered by id, as ``[[id, name], ...]``, and the number of
+    images and annotations of each split.
+    """
+
+    name = NAME
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, folder: Path, **options: Any) -> None:
+        """Args: folder: in COCO's layout; needed to prepare, not to read."""
+        self._folder = folder
+        super().__init__(file_format="array_record", **options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # Of themselves records keep floating point numbers in 32 bits.
+        exact = {"dtype": np.float64, "encoding": tfds.features.Encoding.BYTES}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(),
+                    "image_id": np.int64,
+                    "file_name": tfds.features.Text(),
+                    "height": np.int64,
+                    "width": np.int64,
+                    "objects": tfds.features.Sequence(
+                        {
+                            "id": np.int64,
+                            "bbox": tfds.features.Tensor(shape=(4,), **exact),
+                            "area": tfds.features.Tensor(shape=(), **exact),
+                            "label": np.int64,
+                            "is_crowd": np.bool_,
+                            "segmentation": tfds.features.Text(),
+                        }
+                    ),
+                }
+            ),
+            homepage="https://cocodataset.org",
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        del dl_manager
+        splits = _annotated_splits(self._folder, self.builder_config)
+        categories = splits["train"][0].categories
+        # All is read and checked before the first record is written, which may take hours.
+        for annotations, images in splits.values():
+            if annotations.categories != categories:
+                raise DataError(
+                    f"{annotations.path} must have the categories of "
+                    f"{splits['train'][0].path}, got other ones"
+                )
+            _check_present(annotations, images)
+        counts = {
+            split: (len(annotations.images), annotations.object_count)
+            for split, (annotations, _) in splits.items()
+        }
+        _check_counts(self._folder, counts, self.builder_config.counts)
+        self.info.metadata["categories"] = [list(category) for category in categories]
+        self.info.metadata["counts"] = {split: list(count) for split, count in counts.items()}
+        return {split: self._generate_examples(*parts) for split, parts in splits.items()}
+
+    def _generate_examples(
+        self, annotations: Annotations, images: Path
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for image in annotations.images:
+            yield (
+                image.id,
+                {
+                    "image": io.BytesIO(_encoded(images / image.file_name, image, annotations)),
+                    "image_id": image.id,
+                    "file_name": image.file_name,
+                    "height": image.height,
+                    "width": image.width,
+                    "objects": [
+                        {**found._asdict(), "bbox": np.array(found.bbox, np.float64)}
+                        for found in annotations.objects.get(image.id, ())
+                    ],
+                },
+            )
+
+
+def prepare(folder: Path, data_dir: Path, config: CocoConfig) -> Path:
+    """Prepares the data set, unless it is there, and returns the folder to read it from.
+
+    A preparation that was killed leaves nothing that looks finished; the next one removes what it
+    left and begins again. If two processes prepare, one waits for the other.
+
+    Args:
+        folder: in COCO's layout.
+        data_dir: tfds keeps its data sets in folders below this one.
+        config: what the parts of ``folder`` are called.
+
+    Raises:
+        DataError: a file is missing, images and annotations do not belong together, or an
+            annotation is malformed; the message names the file and the entry.
+    """
+    home = data_dir / NAME / config.name
+    with alone_in(home):
+        for left in home.glob("incomplete.*"):
+            shutil.rmtree(left)
+        builder = CocoInstances(folder=folder, config=config, data_dir=data_dir)
+        builder.download_and_prepare()
+        return Path(builder.data_dir)
+
+
+def _annotated_splits(folder: Path, config: CocoConfig) -> dict[str, tuple[Annotations, Path]]:
+    def instances(part: str) -> tuple[Annotations, Path]:
+        path = folder / "annotations" / f"instances_{part}.json"
+        return read_annotations(path), folder / part
+
+    splits = {"train": instances(config.train), "validation": instances(config.validation)}
+    if config.test is not None and config.test_images is not None:
+        listed = folder / "annotations" / f"image_info_{config.test}.json"
+        if listed.is_file():
+            annotations = read_annotations(listed, with_objects=False)
+            splits["test"] = annotations, folder / config.test_images
+    return splits
+
+
+def _check_present(annotations: Annotations, images: Path) -> None:
+    if not images.is_dir():
+        raise DataError(f"the images of {annotations.path} must be in {images}, which is no folder")
+    there = {path.name for path in images.iterdir()}
+    names = [image.file_name for image in annotations.images]
+    if missing := [name for name in names if name not in there]:
+        raise DataError(
+            f"{images} lacks {len(missing)} of the {len(names)} images of {annotations.path}, the "
+            f"first is {missing[0]}"
+        )
+
+
+def _check_counts(
+    folder: Path,
+    counts: Mapping[str, tuple[int, int]],
+    expected: Mapping[str, tuple[int, int]] | None,
+) -> None:
+    for split, (images, objects) in counts.items():
+        if expected is not None and (images, objects) != expected[split]:
+            raise DataError(
+                f"the split {split!r} of {folder} must have {expected[split][0]} images and "
+                f"{expected[split][1]} annotations, got {images} and {objects}"
+            )
+
+
+def _encoded(path: Path, image: AnnotatedImage, annotations: Annotations) -> bytes:
+    encoded = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            width, height = opened.size
+    except (OSError, SyntaxError) as error:  # Pillow: SyntaxError for a broken PNG
+        raise DataError(f"{path} must be an image: {error}") from error
+    if (height, width) != (image.height, image.width):
+        raise DataError(
+            f"{path} must be {image.height} x {image.width} (height x width), as "
+            f"{annotations.path} says of image {image.id}, got {height} x {width}"
+        )
+    return encoded

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as rle
+
+from experiments.data.coco_masks import compressed_counts, decompressed
+
+# pycocotools 2.0.11 hands masks to NumPy 2 in the old way.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SIZE = (12, 20)
+TRIANGLE = [1.0, 1.0, 9.5, 1.0, 9.5, 8.25]
+
+
+def run_lengths(mask):
+    """Column by column; the first run is of zeros."""
+    lengths, value = [0], 0
+    for pixel in mask.T.ravel():
+        if pixel != value:
+            lengths.append(0)
+            value = pixel
+        lengths[-1] += 1
+    return lengths
+
+
+def decoded(counts, size=SIZE):
+    return rle.decode({"size": list(size), "counts": counts.encode()})
+
+
+@st.composite
+def masks(draw):
+    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    density = draw(st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    return (rng.random((height, width)) < density).astype(np.uint8)
+
+
+@given(masks())
+def test_run_lengths_are_read_in_both_forms(mask):
+    height, width = mask.shape
+    lengths = run_lengths(mask)
+    compressed = rle.encode(np.asfortranarray(mask))["counts"].decode()
+    assert decompressed(compressed) == lengths
+    for counts in (lengths, compressed):
+        read = compressed_counts({"size": [height, width], "counts": counts}, height, width)
+        np.testing.assert_array_equal(decoded(read, mask.shape), mask)
+
+
+def test_polygons_are_united():
+    other = [5.0, 5.0, 15.0, 5.0, 15.0, 11.0, 5.0, 11.0]
+    alone = [decoded(compressed_counts([polygon], *SIZE)) for polygon in (TRIANGLE, other)]
+    both = decoded(compressed_counts([TRIANGLE, other], *SIZE))
+    np.testing.assert_array_equal(both, alone[0] | alone[1])
+    assert alone[1].sum() == 60
+    assert both.sum() < 60 + alone[0].sum()
+
+
+def test_a_polygon_with_the_length_of_a_box_is_a_polygon():
+    """Four numbers would be a box to pycocotools, which is why fewer than six are refused."""
+    assert decoded(compressed_counts([[0, 0, 4, 0, 4, 4, 0, 4]], *SIZE)).sum() == 16
+
+
+def test_no_polygon_is_no_segmentation():
+    assert compressed_counts([], *SIZE) == ""
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([TRIANGLE, TRIANGLE[:5]], r"even number of coordinates, at least 6, got 5"),
+        ([TRIANGLE[:4]], r"at least 6, got 4"),
+        ([[]], r"at least 6, got 0"),
+        ([[*TRIANGLE[:5], float("nan")]], r"within 100000 pixels"),
+        ([[*TRIANGLE[:5], 1e9]], r"within 100000 pixels"),
+        ([[*TRIANGLE[:5], "3"]], r"a polygon must be a list of numbers, got \[1\.0"),
+        (TRIANGLE, r"a polygon must be a list of numbers, got 1\.0"),
+        ("abc", r"must be a list of polygons or have size and counts, got 'abc'"),
+        (None, r"must be a list of polygons or have size and counts, got None"),
+        ({"size": [12, 20]}, r"must be a list of polygons or have size and counts"),
+        ({"size": [20, 12], "counts": [240]}, r"size .* must be \[12, 20\], got \[20, 12\]"),
+        ({"size": [12, 20], "counts": [100, 20]}, r"12 x 20 = 240 pixels, they cover 120"),
+        ({"size": [12, 20], "counts": [250, -10]}, r"counts .* must be run lengths"),
+        ({"size": [12, 20], "counts": [240.0]}, r"counts .* must be run lengths"),
+        ({"size": [12, 20], "counts": 240}, r"counts .* must be run lengths, got 240"),
+        ({"size": [12, 20], "counts": "00"}, r"they cover 0"),
+        ({"size": [12, 20], "counts": "é"}, r"must not have 'é'"),
+        ({"size": [12, 20], "counts": "`"}, r"must end, got '`'"),
+    ],
+)
+def test_what_is_malformed_is_refused(segmentation, message):
+    with pytest.raises(ValueError, match=message):
+        compressed_counts(segmentation, *SIZE)
