@@ -12,20 +12,14 @@ from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Array, Float, UInt8
 
 from experiments.classification.data_config import DataConfig
 from experiments.classification.images import decode_image, evaluation_crop, training_crop
 from experiments.data import digits, imagenet, stamps
 from experiments.data.debian import DEFAULT_CACHE
 from experiments.data.records import PaddedRecords, ReadableRecords, Source
-
-# Of ImageNet's training images, in [0, 1], as every published ResNet has it.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,13 +128,6 @@ def evaluation_batches(
     records = PaddedRecords(data.validation, decode, batch_size, blank)
     dataset = grain.MapDataset.source(records)[jax.process_index() :: jax.process_count()]
     return dataset.batch(share, drop_remainder=True)
-
-
-def normalize(image: UInt8[Array, "*batch side side 3"]) -> Float[Array, "*batch side side 3"]:
-    """Scales bytes to mean 0 and standard deviation 1, channel by channel over ImageNet."""
-    shape = (1,) * (image.ndim - 1) + (3,)
-    mean, std = (255 * jnp.asarray(values, jnp.float32).reshape(shape) for values in (MEAN, STD))
-    return (image.astype(jnp.float32) - mean) / std
 
 
 def _share(batch_size: int) -> int:

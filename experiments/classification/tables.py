@@ -1,6 +1,5 @@
 """The paper's tables: what their rows cost, and what they reach."""
 
-import time
 from pathlib import Path
 
 import jax
@@ -20,14 +19,12 @@ from experiments.classification.task import (
     train_step,
 )
 from experiments.data.debian import DEFAULT_CACHE
-from experiments.engine.guard import first_carry, guarded
 from experiments.engine.logs import METRICS
 from experiments.engine.metrics import read_metrics
-from experiments.engine.parallel import AXIS, check_batch_size, data_parallel, split
+from experiments.engine.parallel import check_batch_size, split
 from experiments.engine.settings import Operation
+from experiments.engine.step_time import inference_seconds, training_seconds
 from experiments.models.cost import cost
-
-_ROUNDS = 5
 
 
 def dry_run(
@@ -77,23 +74,12 @@ def _step_seconds(config: ClassificationConfig, batch_size: int) -> tuple[float,
     image = rng.integers(0, 256, (batch_size, side, side, 3), np.uint8)
     label = rng.integers(0, num_classes(config), batch_size).astype(np.int32)
     batch = split({"image": image, "label": label})
-    carry = jax.device_get(first_carry(initial_state(config), 0))
-    step = data_parallel(guarded(train_step(config, steps_per_epoch=1000), 0), donate_state=True)
-    training = []
-    for _ in range(1 + _ROUNDS):
-        began = time.perf_counter()
-        carry, _ = jax.block_until_ready(step(carry, batch))
-        training.append(time.perf_counter() - began)
+    state = initial_state(config)
     model = make_model(config)
-    infer = data_parallel(
-        lambda state, batch: jax.lax.psum(classify(model, state, batch["image"]).sum(), AXIS)
+    return (
+        training_seconds(state, train_step(config, steps_per_epoch=1000), batch),
+        inference_seconds(state, lambda state, b: classify(model, state, b["image"]), batch),
     )
-    inference = []
-    for _ in range(1 + _ROUNDS):
-        began = time.perf_counter()
-        jax.block_until_ready(infer(carry["state"], batch))
-        inference.append(time.perf_counter() - began)
-    return float(np.median(training[1:])), float(np.median(inference[1:]))
 
 
 def run_table(

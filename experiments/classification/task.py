@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, UInt8
 from experiments.classification.batches import (
     ClassificationData,
     evaluation_batches,
-    normalize,
     open_data,
     training_batches,
 )
@@ -27,6 +26,7 @@ from experiments.engine.parallel import AXIS, check_batch_size
 from experiments.engine.settings import Operation
 from experiments.engine.stepping import Task
 from experiments.engine.steps import State, Sums, supervised_step
+from experiments.models.imagenet_statistics import normalize
 from experiments.models.resnet import ResNet
 
 # The metric by which a run's best checkpoint is known.

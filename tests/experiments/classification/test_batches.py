@@ -11,7 +11,6 @@ from experiments.classification import batches
 from experiments.classification.batches import (
     ClassificationData,
     evaluation_batches,
-    normalize,
     open_data,
     training_batches,
 )
@@ -154,15 +153,6 @@ def test_worker_processes_give_the_same_batches(data):
         for number in range(4):
             assert_equal(next(iterator), dataset[number])
         iterator.close()
-
-
-def test_normalize_against_numpy():
-    image = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3)).astype(np.uint8)
-    expected = (image / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    found = normalize(jax.numpy.asarray(image))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(normalize(jax.numpy.asarray(image[0])), expected[0], atol=1e-5)
 
 
 def test_digits_open_and_batch(tmp_path):

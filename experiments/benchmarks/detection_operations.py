@@ -1,0 +1,374 @@
+"""The detector's own operations: `python -m experiments.benchmarks.detection_operations`.
+
+Prints three tables. NMS beside the loop in numpy, and torchvision's where that is installed.
+RoIAlign beside gathering all taps and contracting them, which is how it is usually written. Mask
+targets, cut out on the device from small masks relative to their boxes, or from bitmaps of the
+whole input. Runs unchanged on any JAX backend.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Bool, Float, Float32, UInt8
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks.timing import compare
+from experiments.data.coco_masks import compressed_counts
+from experiments.detection.object_masks import box_mask, decode_mask
+from experiments.models.detection.mask_targets import crop_masks
+from experiments.models.detection.nms import nms
+from experiments.models.detection.roi_align import assign_levels, roi_align
+
+_HEIGHT, _WIDTH = 800, 1344
+_STRIDES = (4, 8, 16, 32)
+_IOU_THRESHOLD = 0.7
+_SCALE = 800 / 480  # of COCO's usual 480x640
+_TARGET = 28
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What is timed.
+
+    Attributes:
+        boxes: of NMS, a row each.
+        rois: of RoIAlign.
+        channels: of the pyramid over an input of 800x1344.
+        slots: for objects in a training batch, of an image.
+        objects: of an image.
+        mask_rois: of an image that get a mask target.
+        compared: objects over which small masks and bitmaps are compared.
+    """
+
+    boxes: tuple[int, ...] = (1000, 2000, 4000, 12000)
+    rois: int = 512
+    channels: int = 256
+    slots: int = 100
+    objects: int = 7
+    mask_rois: int = 128
+    compared: int = 64
+
+
+def random_boxes(rng: np.random.Generator, count: int) -> Float32[np.ndarray, "count 4"]:
+    """Half of them about forty objects, half anywhere; sides of 20 to 400 pixels."""
+    place, side = rng.random((40, 2)) * (_WIDTH, _HEIGHT), np.exp(rng.uniform(3, 6, (40, 2)))
+    which, anywhere = rng.integers(0, 40, count), rng.random((count, 1)) < 0.5
+    centres = np.where(
+        anywhere,
+        rng.random((count, 2)) * (_WIDTH, _HEIGHT),
+        place[which] + 0.15 * side[which] * rng.normal(size=(count, 2)),
+    )
+    sides = np.where(
+        anywhere,
+        np.exp(rng.uniform(3, 6, (count, 2))),
+        side[which] * np.exp(0.15 * rng.normal(size=(count, 2))),
+    )
+    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
+    return np.clip(boxes, 0, (_WIDTH, _HEIGHT) * 2).astype(np.float32)
+
+
+def loop_nms(
+    boxes: Float32[np.ndarray, "n 4"], scores: Float32[np.ndarray, " n"], threshold: float
+) -> Bool[np.ndarray, " n"]:
+    """Greedy NMS in numpy: a box at a time against all that follow."""
+    order = np.argsort(-scores, kind="stable")
+    ranked = boxes[order]
+    areas = (ranked[:, 2:] - ranked[:, :2]).prod(axis=1)
+    alive = np.ones(len(boxes), bool)
+    for i in range(len(boxes)):
+        if alive[i]:
+            low = np.maximum(ranked[i, :2], ranked[i + 1 :, :2])
+            high = np.minimum(ranked[i, 2:], ranked[i + 1 :, 2:])
+            shared = np.maximum(high - low, 0).prod(axis=1)
+            iou = shared / (areas[i] + areas[i + 1 :] - shared)
+            alive[i + 1 :] &= ~(iou > np.float32(threshold))
+    keep = np.zeros(len(boxes), bool)
+    keep[order] = alive
+    return keep
+
+
+def nms_table(sizes: Sizes, rounds: int) -> Table:
+    """Times NMS."""
+    torchvision = importlib.util.find_spec("torchvision") is not None
+    headings = ["boxes", "kept", "ours ms", "temp MB", "numpy ms", "times faster"]
+    table = _table("NMS, IoU 0.7", headings + ["torchvision ms"] * torchvision)
+    for count in sizes.boxes:
+        rng = np.random.default_rng(0)
+        boxes, scores = random_boxes(rng, count), rng.random(count, np.float32)
+
+        def ours(boxes: jax.Array, scores: jax.Array) -> jax.Array:
+            return nms(boxes, scores, _IOU_THRESHOLD)
+
+        on_device = (jnp.asarray(boxes), jnp.asarray(scores))
+        timing = compare({"ours": ours}, on_device, rounds)["ours"]
+        loop = _milliseconds(partial(loop_nms, boxes, scores, _IOU_THRESHOLD), rounds)
+        row = [
+            f"{count:,}",
+            str(int(loop_nms(boxes, scores, _IOU_THRESHOLD).sum())),
+            f"{timing.milliseconds:.2f}",
+            f"{timing.temporary_bytes / 1e6:.1f}",
+            f"{loop:.0f}",
+            f"{loop / timing.milliseconds:.0f}",
+        ]
+        if torchvision:
+            row.append(f"{_torchvision_nms(boxes, scores, rounds):.2f}")
+        table.add_row(*row)
+    return table
+
+
+def _torchvision_nms(boxes: np.ndarray, scores: np.ndarray, rounds: int) -> float:
+    torch: Any = importlib.import_module("torch")
+    operations: Any = importlib.import_module("torchvision.ops")
+    cuda = torch.cuda.is_available() and jax.default_backend() == "gpu"
+    arguments = [torch.from_numpy(x).to("cuda" if cuda else "cpu") for x in (boxes, scores)]
+
+    def run() -> None:
+        operations.nms(*arguments, _IOU_THRESHOLD)
+        if cuda:
+            torch.cuda.synchronize()
+
+    return _milliseconds(run, rounds)
+
+
+def through_all_taps(
+    pyramid: list[jax.Array], boxes: jax.Array, levels: jax.Array, output_size: int, points: int
+) -> jax.Array:
+    """RoIAlign of one image that gathers every tap of every point at once; JAX differentiates."""
+    flat = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in pyramid])
+    heights, widths = (jnp.array([x.shape[axis] for x in pyramid])[levels[0]] for axis in (1, 2))
+    starts = np.cumsum([0] + [x.shape[1] * x.shape[2] for x in pyramid])[:-1]
+    first = jnp.asarray(starts)[levels[0]]  # [R]
+    strides = jnp.array(_STRIDES, jnp.float32)[levels[0]]
+    low, high = (part / strides[:, None] - 0.5 for part in jnp.split(boxes[0], 2, axis=-1))
+    at = (jnp.arange(output_size * points) + 0.5) / (output_size * points)  # [P]
+
+    def axis(column: int, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+        last = (size - 1)[:, None]
+        place = low[:, column, None] + at[None] * (high - low)[:, column, None]
+        inside = (place >= -1) & (place <= last + 1)
+        place = jnp.clip(place, 0, last)
+        pixel = jnp.floor(place).astype(jnp.int32)
+        pixels = jnp.stack([pixel, jnp.minimum(pixel + 1, last)], axis=-1)
+        weights = jnp.stack([1 - place + pixel, place - pixel], axis=-1)
+        return pixels, weights * inside[..., None]
+
+    rows, row_weights = axis(1, heights)
+    columns, column_weights = axis(0, widths)
+    index = rows * widths[:, None, None] + first[:, None, None]
+    values = flat[index[:, :, :, None, None] + columns[:, None, None]]  # [R, P, 2, P, 2, C]
+    y = jnp.einsum("rpaqbc,rpa,rqb->rpqc", values, row_weights, column_weights)
+    y = y.reshape(-1, output_size, points, output_size, points, y.shape[-1])
+    return y.mean(axis=(2, 4)).astype(flat.dtype)[None]
+
+
+def roi_align_table(sizes: Sizes, rounds: int) -> Table:
+    """Times RoIAlign and its gradient."""
+    table = _table(
+        f"RoIAlign, {sizes.rois} regions of 7x7, {sizes.channels} channels, input 800x1344",
+        ["", "pass", "ours ms", "temp MB", "all taps ms", "temp MB", "times faster"],
+    )
+    rng = np.random.default_rng(0)
+    boxes = jnp.asarray(random_boxes(rng, sizes.rois))[None]
+    levels = assign_levels(boxes)
+    for dtype in ("float32", "bfloat16"):
+        keys = jax.random.split(jax.random.key(0), 5)
+        pyramid = [
+            jax.random.normal(key, (1, _HEIGHT // stride, _WIDTH // stride, sizes.channels), dtype)
+            for key, stride in zip(keys, _STRIDES, strict=False)
+        ]
+        cotangent = jax.random.normal(keys[4], (1, sizes.rois, 7, 7, sizes.channels), dtype)
+
+        def ours(*pyramid: jax.Array) -> jax.Array:
+            return roi_align(pyramid, _STRIDES, boxes, levels, 7)
+
+        def all_taps(*pyramid: jax.Array) -> jax.Array:
+            return through_all_taps(list(pyramid), boxes, levels, 7, 2)
+
+        forward = {"ours": ours, "all taps": all_taps}
+        gradient = {name: _with_gradient(function) for name, function in forward.items()}
+        rows = {
+            "forward": compare(forward, pyramid, rounds),
+            "with gradient": compare(gradient, [*pyramid, cotangent], rounds),
+        }
+        for name, timings in rows.items():
+            cells = []
+            for timing in timings.values():
+                cells += [f"{timing.milliseconds:.1f}", f"{timing.temporary_bytes / 1e6:.0f}"]
+            faster = timings["all taps"].milliseconds / timings["ours"].milliseconds
+            table.add_row(dtype if name == "forward" else "", name, *cells, f"{faster:.1f}")
+    return table
+
+
+def _with_gradient(function: Callable[..., jax.Array]) -> Callable[..., object]:
+    def run(*arguments: jax.Array) -> object:
+        y, pullback = jax.vjp(function, *arguments[:-1])
+        return y, pullback(arguments[-1])
+
+    return run
+
+
+@dataclasses.dataclass(frozen=True)
+class Objects:
+    """Random objects in an image of 480x640, and regions about them.
+
+    Attributes:
+        counts: compressed run lengths of each.
+        boxes: ``[N, 4]``, in pixels of the image.
+        matched: ``[R]``, the object of each region.
+        rois: ``[R, 4]``, in pixels of the network's input.
+    """
+
+    counts: list[str]
+    boxes: Float[np.ndarray, "objects 4"]
+    matched: np.ndarray
+    rois: Float32[np.ndarray, "rois 4"]
+
+
+def random_objects(rng: np.random.Generator, count: int, rois: int) -> Objects:
+    """Draws polygons of 40 corners, from near ellipses to stars, with sides of 16 to 400 pixels."""
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    counts, boxes = [], []
+    for _ in range(count):
+        waves, height = rng.integers(2, 9), rng.uniform(0, 0.5)
+        radius = 1 + height * np.sin(waves * angles + rng.uniform(0, 6))
+        shape = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius[:, None]
+        centre, side = rng.random(2) * (640, 480), np.exp(rng.uniform(np.log(16), np.log(400), 2))
+        corners = np.clip(centre + shape * side / 3, 0, (640, 480))
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        boxes.append(np.concatenate([low, np.maximum(high, low + 1)]))
+        counts.append(compressed_counts([corners.reshape(-1).tolist()], 480, 640))
+    matched = np.arange(rois) % count
+    around = np.array(boxes)[matched] * _SCALE
+    sides = np.tile(around[:, 2:] - around[:, :2], (1, 2))
+    moved = around + rng.uniform(-0.15, 0.15, sides.shape) * sides
+    return Objects(counts, np.clip(boxes, 0, (640, 480) * 2), matched, moved.astype(np.float32))
+
+
+def small_masks(objects: Objects, side: int, slots: int) -> UInt8[np.ndarray, "slots side side"]:
+    """The masks relative to their boxes."""
+    masks = np.zeros((slots, side, side), np.uint8)
+    for n, (counts, box) in enumerate(zip(objects.counts, objects.boxes, strict=True)):
+        masks[n] = box_mask(decode_mask(counts, 480, 640), box, side)
+    return masks
+
+
+def bitmaps(objects: Objects, slots: int) -> UInt8[np.ndarray, "slots 800 1344"]:
+    """The masks over the whole of the network's input."""
+    masks = np.zeros((slots, _HEIGHT, _WIDTH), np.uint8)
+    width, height = round(640 * _SCALE), round(480 * _SCALE)
+    for n, counts in enumerate(objects.counts):
+        # In 255 steps, or the edges would be those of the image's pixels.
+        image = Image.fromarray(255 * decode_mask(counts, 480, 640))
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        masks[n, :height, :width] = np.asarray(resized)
+    return masks
+
+
+def crop_bitmaps(
+    masks: UInt8[jax.Array, "slots 800 1344"], matched: jax.Array, rois: jax.Array
+) -> Float32[jax.Array, "rois size size"]:
+    """Targets by RoIAlign of each region's own bitmap."""
+    maps = [mask[None, :, :, None].astype(jnp.float32) / 255 for mask in masks]
+    values = roi_align(maps, (1,) * len(maps), rois[None], matched[None], _TARGET)
+    return (values[0, ..., 0] >= 0.5).astype(jnp.float32)
+
+
+def mask_table(sizes: Sizes, rounds: int) -> Table:
+    """Times both ways to mask targets from run lengths on, and says how far they differ."""
+    table = _table(
+        f"Mask targets of an image, {sizes.objects} objects in {sizes.slots} slots, "
+        f"{sizes.mask_rois} regions of {_TARGET}x{_TARGET}",
+        ["shipped", "MB", "host ms", "shipping ms", "device ms", "temp MB", "pixels that differ %"],
+    )
+    objects = random_objects(np.random.default_rng(0), sizes.objects, sizes.mask_rois)
+    matched, rois = jnp.asarray(objects.matched), jnp.asarray(objects.rois)
+
+    def row(name: str, make: Callable[[], np.ndarray], crop: Callable[..., jax.Array]) -> list[str]:
+        masks = make()
+        shipping = _milliseconds(lambda: jax.device_put(masks).block_until_ready(), rounds)
+        timing = compare({"": crop}, (jax.device_put(masks), matched, rois), rounds)[""]
+        return [
+            name,
+            f"{masks.nbytes / 1e6:.2f}",
+            f"{_milliseconds(make, rounds):.1f}",
+            f"{shipping:.2f}",
+            f"{timing.milliseconds:.1f}",
+            f"{timing.temporary_bytes / 1e6:.0f}",
+        ]
+
+    for side in (28, 56, 112):
+
+        def crop(masks: jax.Array, matched: jax.Array, rois: jax.Array) -> jax.Array:
+            boxes = jnp.zeros((sizes.slots, 4)).at[: sizes.objects].set(objects.boxes * _SCALE)
+            return crop_masks(masks, boxes, matched, rois, _TARGET)
+
+        cells = row(
+            f"{side}x{side}, of the box",
+            partial(small_masks, objects, side, sizes.slots),
+            crop,
+        )
+        table.add_row(*cells, f"{100 * disagreement(side, sizes.compared):.2f}")
+    cells = row("800x1344, of the input", partial(bitmaps, objects, sizes.slots), crop_bitmaps)
+    table.add_row(*cells, "0")
+    return table
+
+
+def disagreement(side: int, count: int) -> float:
+    """The share of target pixels in which small masks differ from bitmaps, over random objects."""
+    differ = []
+    small, whole = jax.jit(crop_masks, static_argnums=4), jax.jit(crop_bitmaps)
+    for seed in range(-(-count // 8)):
+        objects = random_objects(np.random.default_rng(1 + seed), 8, 64)
+        boxes = jnp.asarray(objects.boxes * _SCALE)
+        masks = small_masks(objects, side, 8)
+        found = small(masks, boxes, objects.matched, objects.rois, _TARGET)
+        expected = whole(bitmaps(objects, 8), objects.matched, objects.rois)
+        differ.append(float((found != expected).mean()))
+    return statistics.mean(differ)
+
+
+def _milliseconds(function: Callable[[], object], rounds: int) -> float:
+    """The median of calls on the host, after one that does not count."""
+    function()
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(seconds)
+
+
+def _table(title: str, headings: list[str]) -> Table:
+    table = Table(title=title)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    return table
+
+
+def run(rounds: int = 5, sizes: Sizes = Sizes()) -> None:
+    """Prints the tables.
+
+    Args:
+        rounds: turns that each function gets; the median counts.
+        sizes: of what is timed.
+    """
+    console = Console(width=130)
+    console.print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}")
+    for table in (nms_table, roi_align_table, mask_table):
+        console.print(table(sizes, rounds))
+
+
+if __name__ == "__main__":
+    tyro.cli(run)

@@ -1,0 +1,1 @@
+"""Two-stage detection: its operations, which know no network, and its networks."""

@@ -1,0 +1,72 @@
+"""Anchors: the boxes that the region proposal network scores and refines."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from experiments.engine.config import check
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorConfig:
+    """The anchors of a feature pyramid (reference 23, section 4.1).
+
+    Attributes:
+        scale: side of a square anchor, in strides of its level.
+        ratios: height over width of the anchors of a place, which all have the same area.
+        strides: of the pyramid's levels, in pixels.
+    """
+
+    scale: float = 8.0
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for a field out of range."""
+        check(self.scale > 0, "scale", "above 0", self.scale)
+        for name in ("ratios", "strides"):
+            values = getattr(self, name)
+            positive = len(values) > 0 and all(value > 0 for value in values)
+            check(positive, name, "one or more numbers above 0", values)
+
+
+def pyramid_anchors(
+    shapes: Sequence[tuple[int, int]], config: AnchorConfig
+) -> tuple[Float32[np.ndarray, "boxes 4"], ...]:
+    """Anchors of each level: constants, about the corners where cells begin, as in Detectron2.
+
+    Args:
+        shapes: height and width of each level's map.
+        config: scale, ratios and strides.
+
+    Returns:
+        For each level ``[H * W * A, 4]``: rows of the map, in them columns, in them ratios. The
+        cell in row i and column j has its anchors' centre at ``(j * stride, i * stride)``.
+
+    Raises:
+        ValueError: there are not as many shapes as strides.
+    """
+    if len(shapes) != len(config.strides):
+        raise ValueError(
+            f"shapes must have one entry for each of the strides {config.strides}, "
+            f"got {list(shapes)}"
+        )
+    return tuple(
+        _level_anchors(height, width, stride, config)
+        for (height, width), stride in zip(shapes, config.strides, strict=True)
+    )
+
+
+def _level_anchors(
+    height: int, width: int, stride: int, config: AnchorConfig
+) -> Float32[np.ndarray, "boxes 4"]:
+    side = config.scale * stride
+    half = [(side / math.sqrt(ratio) / 2, side * math.sqrt(ratio) / 2) for ratio in config.ratios]
+    around = np.array([(-x, -y, x, y) for x, y in half])  # [A, 4]
+    y, x = np.mgrid[:height, :width] * stride
+    centres = np.stack([x, y, x, y], axis=-1)  # [H, W, 4]
+    anchors = centres[:, :, None] + around  # [H, W, A, 4]
+    return anchors.reshape(-1, 4).astype(np.float32)

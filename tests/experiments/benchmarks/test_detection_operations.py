@@ -1,0 +1,44 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks.detection_operations import (
+    Sizes,
+    disagreement,
+    loop_nms,
+    mask_table,
+    nms_table,
+    random_boxes,
+    through_all_taps,
+)
+from experiments.models.detection.nms import nms
+from experiments.models.detection.roi_align import assign_levels, roi_align
+
+
+def test_the_loop_keeps_the_same_boxes():
+    rng = np.random.default_rng(0)
+    boxes, scores = random_boxes(rng, 500), rng.random(500, np.float32)
+    expected = loop_nms(boxes, scores, 0.7)
+    assert 1 < expected.sum() < 500
+    np.testing.assert_array_equal(jax.jit(nms)(boxes, scores, 0.7), expected)
+
+
+def test_all_taps_at_once_give_the_same():
+    shapes = [(20, 34), (10, 17), (5, 9), (3, 5)]
+    rng = np.random.default_rng(0)
+    pyramid = [jnp.asarray(rng.normal(size=(1, *shape, 3)), jnp.float32) for shape in shapes]
+    boxes = jnp.asarray(random_boxes(rng, 30))[None] / 10
+    levels = assign_levels(10 * boxes)
+    found = jax.jit(lambda *maps: roi_align(maps, (4, 8, 16, 32), boxes, levels, 7))(*pyramid)
+    expected = jax.jit(lambda *maps: through_all_taps(maps, boxes, levels, 7, 2))(*pyramid)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_small_masks_differ_little_from_bitmaps():
+    assert 0 < disagreement(56, 8) < 0.02
+
+
+def test_tables_are_filled():
+    sizes = Sizes(boxes=(20, 40), slots=2, objects=2, mask_rois=4, compared=8)
+    assert nms_table(sizes, rounds=1).row_count == 2
+    assert mask_table(sizes, rounds=1).row_count == 4
