@@ -76,6 +76,21 @@ def all_agree(holds: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(holds))))
 
 
+def gather_bytes(payload: bytes) -> list[bytes]:
+    """What every process hands in, by the number of the process; each must call it.
+
+    Args:
+        payload: of this process; lengths may differ, and be 0.
+    """
+    if jax.process_count() == 1:
+        return [payload]
+    lengths = multihost_utils.process_allgather(np.array(len(payload), np.int32))
+    padded = np.zeros(max(lengths.max(), 1), np.uint8)  # arrays without elements are not sent
+    padded[: len(payload)] = np.frombuffer(payload, np.uint8)
+    rows = multihost_utils.process_allgather(padded)  # [processes, longest]
+    return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+
+
 def barrier(name: str) -> None:
     """Waits until every process is here."""
     if jax.process_count() > 1:

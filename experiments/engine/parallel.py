@@ -15,23 +15,28 @@ from experiments.engine.config import ConfigError
 AXIS = "devices"
 
 
-def data_parallel(step: Callable[..., Any], donate_state: bool = False) -> Callable[..., Any]:
+def data_parallel(
+    step: Callable[..., Any], donate_state: bool = False, per_example: bool = False
+) -> Callable[..., Any]:
     """Maps ``step(state, batch)`` over the devices.
 
     Args:
         step: sees one device's share of the batch; its results must be the same on all devices,
             so it reduces them over the mapped axis :data:`AXIS`.
         donate_state: the memory of the state that goes in is used for the one that comes out.
+        per_example: the results are instead of the examples in a device's share, and have their
+            batch axis.
 
     Returns:
         A function of the unreplicated state and a batch that :func:`split` has spread over the
-        devices, that returns unreplicated results.
+        devices, that returns unreplicated results; with ``per_example`` they are spread as the
+        batch is, and :func:`join` puts them together.
     """
     return jax.pmap(
         step,
         axis_name=AXIS,
         in_axes=(None, 0),
-        out_axes=None,
+        out_axes=0 if per_example else None,
         donate_argnums=(0,) if donate_state else (),
     )
 
@@ -57,6 +62,22 @@ def split(batch: Any) -> Any:
         return array.reshape(len(devices), array.shape[0] // len(devices), *array.shape[1:])
 
     return jax.device_put(jax.tree.map(split_array, batch), sharding)
+
+
+def join(results: Any) -> Any:
+    """Brings what is spread over this process's devices to the host; undoes :func:`split`.
+
+    Args:
+        results: a pytree of arrays ``[devices, b / devices, ...]``.
+
+    Returns:
+        The same, of numpy arrays ``[b, ...]``.
+    """
+
+    def join_array(array: Any) -> Any:
+        return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+
+    return jax.tree.map(join_array, jax.device_get(results))
 
 
 def replicate(state: Any) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.engine.config import ConfigError
-from experiments.engine.parallel import AXIS, check_batch_size, data_parallel, split
+from experiments.engine.parallel import AXIS, check_batch_size, data_parallel, join, split
 
 
 def test_batches_are_split_over_all_devices_and_state_is_not_replicated():
@@ -46,3 +46,14 @@ def test_a_global_batch_that_cannot_be_shared_is_refused(size, accumulation, nea
     ):
         check_batch_size(size, accumulation)
     check_batch_size(16, accumulation)
+
+
+def test_results_of_examples_come_back_in_the_order_of_the_batch():
+    step = data_parallel(
+        lambda state, batch: {"x": state * batch["x"], "none": batch["x"][:, :0]}, per_example=True
+    )
+    values = np.arange(24.0, dtype=np.float32).reshape(8, 3)
+    found = join(step(jnp.float32(2), split({"x": values})))
+    assert isinstance(found["x"], np.ndarray)
+    np.testing.assert_array_equal(found["x"], 2 * values)
+    assert found["none"].shape == (8, 0)

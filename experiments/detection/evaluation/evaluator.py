@@ -1,0 +1,149 @@
+"""Evaluation of a detector on a data set, on however many devices and processes."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from experiments.detection.evaluation.coco_metrics import Kind, coco_metrics
+from experiments.detection.evaluation.ground_truth import GroundTruth
+from experiments.detection.evaluation.results import Result, image_results, write_results
+from experiments.engine.distributed import gather_bytes, is_primary
+from experiments.engine.evaluation import UnreadableEvaluationError
+from experiments.engine.guard import UNREADABLE
+from experiments.engine.input import CORRUPT, RECORD, Input
+from experiments.engine.parallel import data_parallel, join, replicate
+
+Detections = Mapping[str, Any]
+
+# What of a batch the results need beside the detections.
+_KEPT = ("size", "original_size", "weight")
+
+
+class DetectionEvaluator:
+    """COCO's average precision over a data set; compiled once for each shape of batches.
+
+    Args:
+        detect: from a state and one device's share of a batch to its detections, as
+            :func:`experiments.detection.evaluation.results.image_results` takes them, each with a
+            leading batch axis.
+        dataset: finite batches of this process, as many on every process, and of the same shape at
+            the same time. Examples of weight 0 only fill up. ``record`` must be there.
+        ground_truth: of all records.
+        masks: whether the detections have masks, and these are evaluated too.
+        workers: see :class:`experiments.engine.input.Input`.
+        max_unreadable: so many pictures may be unreadable; one more is an error.
+    """
+
+    def __init__(
+        self,
+        detect: Callable[[Any, Any], Detections],
+        dataset: grain.MapDataset,
+        ground_truth: GroundTruth,
+        masks: bool = False,
+        workers: int = 0,
+        max_unreadable: int = 0,
+    ) -> None:
+        def step(state: Any, batch: Any) -> tuple[Detections, Any]:
+            batch = {name: array for name, array in batch.items() if name != UNREADABLE}
+            return detect(state, batch), {name: batch[name] for name in _KEPT}
+
+        self._step = data_parallel(step, per_example=True)
+        self._dataset, self._workers = dataset, workers
+        self._ground_truth, self._masks = ground_truth, masks
+        self._max_unreadable = max_unreadable
+
+    def results(self, state: Any) -> list[Result]:
+        """Detects the objects of the data set.
+
+        Returns:
+            The results of all processes, on each of them, by image; those of one image in the
+            order in which they were detected.
+
+        Raises:
+            UnreadableEvaluationError: too many pictures cannot be read.
+        """
+        return self._detect(state)[0]
+
+    def __call__(self, state: Any, output: Path | None = None) -> dict[str, float]:
+        """Evaluates the detector of a state.
+
+        Args:
+            state: of the detector.
+            output: folder for the detections, which the first process writes; see
+                :func:`experiments.detection.evaluation.results.write_results`.
+
+        Returns:
+            The same on every process: ``box_AP`` and, as parts of it, ``box/AP50``, ``box/AP75``,
+            ``box/AP_S``, ``box/AP_M`` and ``box/AP_L``; with masks the same with ``mask``; and
+            ``unreadable``, the number of pictures that cannot be read, if any. Their objects count
+            as missed. What is not defined is left out; see
+            :func:`experiments.detection.evaluation.coco_metrics.coco_metrics`.
+
+        Raises:
+            UnreadableEvaluationError: that number is too large.
+        """
+        results, unreadable = self._detect(state)
+        if output is not None and is_primary():
+            write_results(output, results, self._masks)
+        metrics = self._named("box", "bbox", results)
+        if self._masks:
+            metrics |= self._named("mask", "segm", results)
+        return {**metrics, UNREADABLE: float(unreadable)} if unreadable else metrics
+
+    def _named(self, name: str, kind: Kind, results: list[Result]) -> dict[str, float]:
+        metrics = coco_metrics(self._ground_truth.coco, results, kind)
+        return {
+            f"{name}_{metric}" if metric == "AP" else f"{name}/{metric}": value
+            for metric, value in metrics.items()
+        }
+
+    def _detect(self, state: Any) -> tuple[list[Result], int]:
+        state = replicate(state)
+        own: list[Result] = []
+        left_out: list[int] = []
+        under_way: tuple[Any, dict[str, np.ndarray]] | None = None
+        with closing(Input(self._dataset, self._workers)) as data:
+            for batch, host in data:
+                found = self._step(state, batch)
+                # While the devices work on this batch, the host does what the last one needs.
+                if under_way is not None:
+                    own += self._results_of(*under_way)
+                under_way = found, host
+                if CORRUPT in host:
+                    left_out += host[CORRUPT][host[CORRUPT] >= 0].tolist()
+        if under_way is not None:
+            own += self._results_of(*under_way)
+        return self._gather(own, left_out)
+
+    def _results_of(self, found: Any, host: dict[str, np.ndarray]) -> list[Result]:
+        detections, kept = join(found)
+        results: list[Result] = []
+        for number in np.flatnonzero(kept["weight"]):
+            results += image_results(
+                {name: array[number] for name, array in detections.items()},
+                kept["size"][number],
+                kept["original_size"][number],
+                int(self._ground_truth.image_ids[host[RECORD][number]]),
+                self._ground_truth.category_ids,
+            )
+        return results
+
+    def _gather(self, own: list[Result], left_out: list[int]) -> tuple[list[Result], int]:
+        # As text numbers come back as they were, to the last bit.
+        payload = json.dumps({"results": own, "left_out": left_out}).encode()
+        parts = [json.loads(part) for part in gather_bytes(payload)]
+        unreadable = sorted(number for part in parts for number in part["left_out"])
+        if unreadable:
+            print(f"an evaluation finds nothing in records that cannot be read: {unreadable}")
+        if len(unreadable) > self._max_unreadable:
+            raise UnreadableEvaluationError(
+                f"{len(unreadable)} records could not be read in an evaluation, and "
+                f"{self._max_unreadable} are allowed: {unreadable}"
+            )
+        results: list[Result] = [result for part in parts for result in part["results"]]
+        return sorted(results, key=lambda result: result["image_id"]), len(unreadable)

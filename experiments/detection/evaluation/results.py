@@ -1,0 +1,134 @@
+"""Detections as COCO writes them: one entry each, in pixels of the original image."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+from jaxtyping import Int
+
+from experiments.detection.evaluation.masks import RunLengths, paste_mask
+from experiments.engine.files import write_atomically
+
+
+class Result(TypedDict):
+    """One detection, with the keys of COCO's results.
+
+    Attributes:
+        image_id: of the image.
+        category_id: COCO's number of the category; such numbers may have gaps.
+        bbox: left, top, width and height, in pixels of the original image and within it.
+        score: in [0, 1].
+        segmentation: the mask, if the detector gives masks.
+    """
+
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    score: float
+    segmentation: NotRequired[RunLengths]
+
+
+def image_results(
+    detections: Mapping[str, np.ndarray],
+    size: Int[np.ndarray, "2"],
+    original_size: Int[np.ndarray, "2"],
+    image_id: int,
+    category_ids: Sequence[int] | Int[np.ndarray, " classes"],
+) -> list[Result]:
+    """Makes results of the detections in one image.
+
+    Args:
+        detections: ``boxes`` float32 ``[D, 4]`` as x1, y1, x2, y2 in pixels of the resized image,
+            ``scores`` float32 ``[D]``, ``labels`` int32 ``[D]``, ``valid`` bool ``[D]`` and, with
+            masks, ``masks`` float32 ``[D, M, M]`` in [0, 1], each stretched over its box.
+        size: height and width of the resized image.
+        original_size: height and width of the image as it was.
+        image_id: of the image.
+        category_ids: COCO's number for each label.
+
+    Returns:
+        Those that are valid, in their order. Each axis is scaled by its own factor, as resized
+        sizes are rounded. Boxes are clipped to the image after their masks were pasted.
+    """
+    height, width = (int(side) for side in original_size)
+    scale = np.asarray(original_size, np.float64)[::-1] / np.asarray(size, np.float64)[::-1]
+    boxes = detections["boxes"].astype(np.float64) * np.tile(scale, 2)  # [D, 4]
+    clipped = np.clip(boxes, 0, np.tile([width, height], 2))
+    results: list[Result] = []
+    for number in np.flatnonzero(detections["valid"]):
+        x1, y1, x2, y2 = clipped[number].tolist()
+        result: Result = {
+            "image_id": image_id,
+            "category_id": int(category_ids[detections["labels"][number]]),
+            "bbox": [x1, y1, max(x2 - x1, 0.0), max(y2 - y1, 0.0)],
+            "score": float(detections["scores"][number]),
+        }
+        if "masks" in detections:
+            mask = detections["masks"][number]
+            result["segmentation"] = paste_mask(mask, boxes[number], height, width)
+        results.append(result)
+    return results
+
+
+def of_kind(results: Sequence[Result], kind: str) -> list[dict[str, Any]]:
+    """Results with what belongs to one kind of evaluation alone.
+
+    Masks must not stand beside boxes: pycocotools would then take an object's size, by which AP is
+    split, from the box.
+
+    Args:
+        results: of any images.
+        kind: ``"bbox"`` or ``"segm"``.
+
+    Returns:
+        Copies without ``segmentation`` for ``"bbox"``, and without ``bbox`` for ``"segm"``.
+
+    Raises:
+        ValueError: ``kind`` is neither; or it is ``"segm"``, and a result has no mask.
+    """
+    drops = {"bbox": "segmentation", "segm": "bbox"}
+    if kind not in drops:
+        raise ValueError(f"kind must be 'bbox' or 'segm', got {kind!r}")
+    if kind == "segm" and (lacking := sum("segmentation" not in result for result in results)):
+        raise ValueError(
+            f"results must have a segmentation each for kind 'segm', got {lacking} of "
+            f"{len(results)} without"
+        )
+    return [
+        {key: value for key, value in result.items() if key != drops[kind]} for result in results
+    ]
+
+
+def write_results(folder: Path, results: Sequence[Result], masks: bool) -> list[Path]:
+    """Writes results as COCO's evaluation server reads them: a list in a file for each kind.
+
+    The server takes the file of one kind, renamed ``detections_SPLIT_NAME_results.json`` and
+    zipped. Entries of the box file have the keys ``image_id``, ``category_id``, ``bbox`` and
+    ``score``, those of the mask file ``segmentation`` in place of ``bbox``.
+
+    Args:
+        folder: is created; ``bbox.json`` and, with ``masks``, ``segm.json`` in it are replaced.
+        results: of any images; the files are whole lists also if there are none.
+        masks: whether the detector gives masks.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: ``masks``, and a result has none.
+        OSError: a file cannot be written.
+    """
+    written = []
+    for kind in ("bbox", "segm") if masks else ("bbox",):
+        path = folder / f"{kind}.json"
+        _write_list(path, of_kind(results, kind))
+        written.append(path)
+    return written
+
+
+def _write_list(path: Path, entries: list[dict[str, Any]]) -> None:
+    # Hundreds of thousands of entries: no spaces.
+    text = json.dumps(entries, separators=(",", ":"), allow_nan=False)
+    write_atomically(path, lambda file: file.write(text.encode()))

@@ -1,0 +1,172 @@
+"""Losses of a two-stage detector, as in Detectron (reference 10).
+
+Each is a mean over what was sampled of an image, and then over images: so they do not depend on how
+a batch is shared by devices.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float
+
+from experiments.detection.configs import DetectionConfig
+from experiments.engine.steps import LossFunction, Sums
+from experiments.models.detection import rpn
+from experiments.models.detection.boxes import encode
+from experiments.models.detection.detector import BOX_WEIGHTS, Detector
+from experiments.models.detection.mask_targets import crop_masks
+from experiments.models.detection.sampling import Objects, Sample, sample
+from experiments.models.imagenet_statistics import normalize
+
+# Where the smooth L1 loss turns from a square to a line.
+_RPN_BETA = 1 / 9
+_BOX_BETA = 1.0
+
+
+def make_loss_function(detector: Detector, config: DetectionConfig) -> LossFunction:
+    """The loss of a config, for :func:`experiments.engine.steps.supervised_step`.
+
+    Its metrics are the parts of the loss, ``rpn_objectness``, ``rpn_boxes``, ``classes``,
+    ``boxes`` and ``masks``, and ``positives``, the number of positive RoIs of an image.
+    """
+
+    def loss_function(params: Any, model_state: Any, batch: Any, key: jax.Array) -> Sums:
+        def losses(detector: Detector) -> dict[str, jax.Array]:
+            return _losses(detector, config, batch, key)
+
+        found, changed = nn.apply(losses, detector, mutable=list(model_state))(
+            {"params": params, **model_state}
+        )
+        sums = {name: value.sum() for name, value in found.items()}
+        loss = sum(value for name, value in sums.items() if name != "positives")
+        count = jnp.float32(batch["image"].shape[0])
+        return Sums(jnp.asarray(loss), count, sums, changed)
+
+    return loss_function
+
+
+def _losses(
+    detector: Detector, config: DetectionConfig, batch: dict[str, jax.Array], key: jax.Array
+) -> dict[str, jax.Array]:
+    """Each part of the loss, by image: ``[B]``."""
+    objects = Objects(batch["boxes"], batch["labels"], batch["crowd"])
+    size = batch["size"]
+    anchor_keys, proposal_keys = jax.random.split(key, (2, size.shape[0]))
+    pyramid = detector.features(normalize(batch["image"], size), train=True)
+
+    logits, deltas, anchors = detector.score_anchors(pyramid)
+    all_anchors = jnp.asarray(np.concatenate(anchors))  # [E, 4]
+    inside = jax.vmap(_inside, in_axes=(None, 0))(all_anchors, size)
+    anchor_sample = jax.vmap(sample, in_axes=(0, None, 0, 0, None))(
+        anchor_keys, all_anchors, inside, objects, config.anchor_sampler
+    )
+    objectness, rpn_boxes = jax.vmap(_rpn_losses, in_axes=(0, 0, None, 0, 0))(
+        jnp.concatenate(logits, axis=1),
+        jnp.concatenate(deltas, axis=1),
+        all_anchors,
+        objects.boxes,
+        anchor_sample,
+    )
+
+    constants = jax.lax.stop_gradient((logits, deltas))
+    proposals, valid = detector.propose(*constants, anchors, size, config.model.training_proposals)
+    # With the objects themselves there is something to learn from before the RPN finds them.
+    candidates = jnp.concatenate([proposals, objects.boxes], axis=1)
+    usable = jnp.concatenate([valid, objects.single], axis=1)
+    rois = jax.vmap(sample, in_axes=(0, 0, 0, 0, None))(
+        proposal_keys, candidates, usable, objects, config.proposal_sampler
+    )
+    boxes = jnp.take_along_axis(candidates, rois.index[..., None], axis=1)  # [B, S, 4]
+    class_logits, box_deltas = detector.classify(pyramid, boxes)
+    classes, box_losses = jax.vmap(_box_losses)(class_logits, box_deltas, boxes, objects, rois)
+    found = {
+        "rpn_objectness": objectness,
+        "rpn_boxes": rpn_boxes,
+        "classes": classes,
+        "boxes": box_losses,
+        "positives": rois.positive.sum(axis=1).astype(jnp.float32),
+    }
+    if config.model.masks:
+        found["masks"] = _mask_losses(detector, config, pyramid, batch, objects, boxes, rois)
+    return found
+
+
+def _inside(anchors: Float[Array, "anchors 4"], size: jax.Array) -> Bool[Array, " anchors"]:
+    height, width = size[0], size[1]
+    starts = (anchors[:, 0] >= 0) & (anchors[:, 1] >= 0)
+    return starts & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)
+
+
+def _rpn_losses(
+    logits: jax.Array,
+    deltas: jax.Array,
+    anchors: jax.Array,
+    object_boxes: jax.Array,
+    chosen: Sample,
+) -> tuple[jax.Array, jax.Array]:
+    number = jnp.maximum(chosen.valid.sum(), 1)
+    objectness = optax.sigmoid_binary_cross_entropy(
+        logits[chosen.index], chosen.positive.astype(jnp.float32)
+    )
+    target = encode(object_boxes[chosen.matched], anchors[chosen.index], rpn.WEIGHTS)
+    distance = _smooth_l1(deltas[chosen.index] - target, _RPN_BETA)
+    return (
+        jnp.where(chosen.valid, objectness, 0.0).sum() / number,
+        jnp.where(chosen.positive, distance, 0.0).sum() / number,
+    )
+
+
+def _box_losses(
+    logits: jax.Array,
+    deltas: jax.Array,
+    boxes: jax.Array,
+    objects: Objects,
+    chosen: Sample,
+) -> tuple[jax.Array, jax.Array]:
+    background = logits.shape[-1] - 1
+    label = jnp.where(chosen.positive, objects.labels[chosen.matched], background)
+    number = jnp.maximum(chosen.valid.sum(), 1)
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    target = encode(objects.boxes[chosen.matched], boxes, BOX_WEIGHTS)
+    # Places without an object read some row, which does not count.
+    row = jnp.minimum(label, deltas.shape[1] - 1)
+    of_class = jnp.take_along_axis(deltas, row[:, None, None], axis=1)[:, 0]  # [S, 4]
+    distance = _smooth_l1(of_class - target, _BOX_BETA)
+    return (
+        jnp.where(chosen.valid, entropy, 0.0).sum() / number,
+        jnp.where(chosen.positive, distance, 0.0).sum() / number,
+    )
+
+
+def _mask_losses(
+    detector: Detector,
+    config: DetectionConfig,
+    pyramid: Any,
+    batch: dict[str, jax.Array],
+    objects: Objects,
+    boxes: jax.Array,
+    chosen: Sample,
+) -> jax.Array:
+    # Positive RoIs lie in the first places, and only they have masks.
+    count = config.proposal_sampler.max_positives
+    boxes, matched = boxes[:, :count], chosen.matched[:, :count]
+    positive = chosen.positive[:, :count]
+    labels = jnp.maximum(jnp.take_along_axis(objects.labels, matched, axis=1), 0)
+    logits = detector.predict_masks(pyramid, boxes, labels)  # [B, S, M, M]
+    side = logits.shape[-1]
+    targets = jax.vmap(functools.partial(crop_masks, size=side))(
+        batch["masks"], objects.boxes, matched, boxes
+    )
+    entropy = optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=(2, 3))  # [B, S]
+    number = jnp.maximum(positive.sum(axis=1), 1)
+    return jnp.where(positive, entropy, 0.0).sum(axis=1) / number
+
+
+def _smooth_l1(difference: jax.Array, beta: float) -> jax.Array:
+    """Smooth L1, summed over the four coordinates of each box."""
+    return beta * optax.huber_loss(difference / beta, delta=1.0).sum(axis=-1)

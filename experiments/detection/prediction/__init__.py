@@ -1,0 +1,1 @@
+"""Detecting objects in a user's own pictures, and drawing them."""

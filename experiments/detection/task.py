@@ -1,0 +1,201 @@
+"""Model, training and inference of the detection task (section 5.1)."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.data.coco_annotations import Category
+from experiments.data.debian import DEFAULT_CACHE
+from experiments.detection.backbone import with_backbone
+from experiments.detection.batches import evaluation_batches, training_batches
+from experiments.detection.configs import DetectionConfig
+from experiments.detection.datasets import DetectionData, Split, open_data
+from experiments.detection.evaluation.evaluator import DetectionEvaluator
+from experiments.detection.evaluation.ground_truth import read_ground_truth
+from experiments.detection.losses import make_loss_function
+from experiments.engine import optimization, steps
+from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_in
+from experiments.engine.config import check
+from experiments.engine.distributed import is_primary, primary_first
+from experiments.engine.guard import TaskStep
+from experiments.engine.loop import train
+from experiments.engine.parallel import AXIS, check_batch_size
+from experiments.engine.settings import Operation
+from experiments.engine.stepping import Task
+from experiments.engine.steps import State, supervised_step
+from experiments.models.detection.detector import Detections, Detector, is_frozen
+from experiments.models.imagenet_statistics import normalize
+
+TASK = "detection"
+# The metric by which a run's best checkpoint is known.
+BEST = "box_AP"
+CATEGORIES = "categories.json"
+
+
+def num_classes(config: DetectionConfig) -> int:
+    """Number of categories of a config's data set."""
+    return {"coco": 80, "coco_boxes": 80, "scenes": 12}[config.data.source]
+
+
+def make_model(config: DetectionConfig) -> Detector:
+    """The network of a config; BatchNorm that is synchronised is so over the mapped axis."""
+    return Detector(
+        config.model,
+        num_classes=num_classes(config),
+        dtype=jnp.dtype(config.dtype),
+        axis_name=AXIS if config.model.backbone.norm == "sync_batch" else None,
+    )
+
+
+def initial_variables(config: DetectionConfig) -> Any:
+    """Parameters and batch statistics at step 0; depends on the config alone.
+
+    They are drawn on the CPU, to be the same for every accelerator, and by the generator that takes
+    a fifth of the time to compile.
+    """
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    model = make_model(config)
+
+    def draw(key: jax.Array) -> Any:
+        return model.lazy_init(key, image, method="layers")
+
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return jax.jit(draw)(jax.random.key(config.training.seed, impl="rbg"))
+
+
+def training_state(config: DetectionConfig, variables: Any) -> State:
+    """The state of a run that starts from ``variables``."""
+    # The learning rate is no part of the state, and so the number of steps does not matter here.
+    optimizer, _ = make_optimizer(config, steps_per_epoch=1000)
+    return steps.initial_state(
+        variables["params"], {"batch_stats": variables["batch_stats"]}, optimizer
+    )
+
+
+def initial_state(config: DetectionConfig) -> State:
+    """The state of a run at step 0, its backbone at random."""
+    return training_state(config, initial_variables(config))
+
+
+def make_optimizer(
+    config: DetectionConfig, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser of a config, and its learning rate; frozen stages do not decay."""
+    training = config.training
+    rate = optimization.learning_rate(
+        training.optimizer, training.schedule, training.batch_size, steps_per_epoch
+    )
+    frozen = functools.partial(is_frozen, config=config.model)
+    return optimization.make_optimizer(training.optimizer, rate, frozen), rate
+
+
+def train_step(config: DetectionConfig, steps_per_epoch: int) -> TaskStep:
+    """The training step of a config; see :func:`experiments.engine.steps.supervised_step`."""
+    optimizer, rate = make_optimizer(config, steps_per_epoch)
+    loss = make_loss_function(make_model(config), config)
+    return supervised_step(loss, optimizer, rate, config.training.accumulation)
+
+
+def detect(model: Detector, state: State, image: jax.Array, size: jax.Array) -> Detections:
+    """The detections in images as bytes; see :class:`experiments.models.detection.Detector`."""
+    variables = {"params": state["params"], **state["model_state"]}
+    return model.apply(variables, normalize(image, size), size)
+
+
+def make_evaluator(
+    config: DetectionConfig, data: DetectionData, max_unreadable: int, split: Split = "validation"
+) -> DetectionEvaluator:
+    """The evaluation of a config's detector on all images of a split.
+
+    Args:
+        config: of the run; its batch size is that of the evaluation.
+        data: of the config.
+        max_unreadable: so many images may be unreadable; one more is an error.
+        split: which images; those of ``"test"`` have no objects, and so only results.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    model = make_model(config)
+    source = data.source(split)
+    training = config.training
+    return DetectionEvaluator(
+        lambda state, batch: detect(model, state, batch["image"], batch["size"]),
+        evaluation_batches(source, data.index(split), config.data, training.batch_size),
+        read_ground_truth(source, data.categories),
+        masks=config.model.masks,
+        workers=training.workers,
+        max_unreadable=max_unreadable,
+    )
+
+
+def train_run(
+    config: DetectionConfig,
+    folder: Path,
+    data_dir: Path,
+    operation: Operation,
+    cache: Path = DEFAULT_CACHE,
+) -> State:
+    """Trains a run in ``folder``, or goes on with it; see :func:`experiments.engine.loop.train`.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        data_dir: folder of the tfds data sets.
+        operation: how to look after the run.
+        cache: folder that `python -m experiments.data.debian --stamps` filled; used for scenes.
+
+    Raises:
+        ConfigError: the backbone's norms are frozen, and there is nothing that trained them.
+    """
+    training = config.training
+    check_batch_size(training.batch_size, training.accumulation)
+    if config.model.backbone.norm == "frozen":
+        expected = "a classification run: frozen norms take their averages from it"
+        check(config.backbone_from is not None, "backbone_from", expected, None)
+    data = primary_first(lambda: open_data(config.data, data_dir, cache))
+    index = data.index("train")
+    images = int(index.usable.sum())
+    if is_primary():
+        print(f"{images} images with objects to train on, {len(data.validation)} to evaluate")
+    steps_per_epoch = max(1, images // training.batch_size)
+    state = initial_state(config)
+    if config.backbone_from is not None and not steps_in(folder / CHECKPOINTS):
+        variables = {"params": state["params"], **state["model_state"]}
+        started = with_backbone(variables, Path(config.backbone_from), config.model.backbone)
+        state = training_state(config, started)
+    task = Task(
+        state=state,
+        step=train_step(config, steps_per_epoch),
+        dataset=training_batches(
+            data.train, index, config.data, training.batch_size, training.seed
+        ),
+        steps=training.schedule.steps(training.schedule.length, steps_per_epoch),
+        evaluate=make_evaluator(config, data, operation.max_unreadable_records),
+        best=BEST,
+        files={CATEGORIES: [category._asdict() for category in data.categories]},
+    )
+    return train(folder, config, training, task, operation)
+
+
+def read_categories(folder: Path) -> tuple[Category, ...]:
+    """The categories of a run, by label.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        CheckpointError: they cannot be read.
+    """
+    path = folder / CATEGORIES
+    try:
+        return tuple(
+            Category(int(each["id"]), str(each["name"])) for each in json.loads(path.read_bytes())
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} must hold the run's categories: {error}") from error

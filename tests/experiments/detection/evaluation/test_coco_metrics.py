@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.detection.evaluation.coco_metrics import METRICS, coco_metrics
+from experiments.detection.evaluation.ground_truth import read_ground_truth
+from tests.experiments.detection.evaluation.annotated import (
+    CATEGORIES,
+    perfect_results,
+    record,
+    result,
+)
+
+ONE = pytest.approx(1)  # pycocotools keeps clear of 0 / 0 by adding the smallest of numbers
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+RECORDS = [
+    record(11, [[5, 5, 20, 20], [40, 10, 10, 30]], labels=[0, 2]),
+    record(4, []),
+    record(30, [[0, 0, 80, 60]], labels=[0]),
+]
+
+
+def metrics(records, results, kind="bbox"):
+    return coco_metrics(read_ground_truth(records, CATEGORIES).coco, results, kind)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_perfect_detections_have_ap_1_and_what_is_not_defined_is_left_out(kind, capsys):
+    found = metrics(RECORDS, perfect_results(RECORDS), kind)
+    assert found == dict.fromkeys(["AP", "AP50", "AP75", "AP_S", "AP_M"], ONE)  # none is large
+    assert not capsys.readouterr().out
+    huge = [record(11, [[5, 5, 20, 20]], areas=[96 * 96 + 1])]
+    assert set(metrics(huge, perfect_results(huge), kind)) == set(METRICS) - {"AP_S", "AP_M"}
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("shift", [1, 2, 3, 6, 9])
+def test_shifted_detections_pass_the_thresholds_below_their_iou(kind, shift):
+    records = [record(number, [[10, 10 + number, 20, 16]]) for number in range(1, 6)]
+    found = metrics(
+        records, [result(number, [10 + shift, 10 + number, 20, 16]) for number in range(1, 6)], kind
+    )
+    iou = (20 - shift) / (20 + shift)
+    assert found["AP"] == pytest.approx(np.mean(iou >= THRESHOLDS))
+    assert found["AP50"] == pytest.approx(float(iou >= 0.5))
+    assert found["AP75"] == pytest.approx(float(iou >= 0.75))
+
+
+def iou_of(a, b):
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    common = max(width, 0) * max(height, 0)
+    return common / (a[2] * a[3] + b[2] * b[3] - common)
+
+
+def average_precision(objects, found, threshold):
+    """Of one category: ``objects`` by image; ``found`` is of (image, box, score)."""
+    hits, taken = [], set()
+    for image, box, _ in sorted(found, key=lambda item: -item[2]):
+        best, best_iou = None, threshold
+        for number, other in enumerate(objects[image]):
+            iou = iou_of(box, other)
+            if (image, number) not in taken and iou >= best_iou:
+                best, best_iou = (image, number), iou
+        hits.append(best is not None)
+        taken.add(best)
+    total = sum(map(len, objects.values()))
+    precisions, recalls = [], []
+    for count in range(1, len(hits) + 1):
+        precisions.append(sum(hits[:count]) / count)
+        recalls.append(sum(hits[:count]) / total)
+    interpolated = [
+        max((p for p, r in zip(precisions, recalls, strict=True) if r >= recall), default=0)
+        for recall in np.linspace(0, 1, 101)
+    ]
+    return np.mean(interpolated)
+
+
+@given(seed=st.integers(0, 2**16), images=st.integers(1, 4))
+def test_ap_is_that_of_a_plain_loop(seed, images):
+    rng = np.random.default_rng(seed)
+
+    def box():
+        return [*rng.integers(0, 30, 2).tolist(), *rng.integers(4, 30, 2).tolist()]
+
+    objects = {image: [box() for _ in range(rng.integers(1, 4))] for image in range(1, images + 1)}
+    found = []
+    for image, boxes in objects.items():
+        for near in [*boxes, *boxes, box()]:
+            jittered = (np.array(near) + rng.integers(-1, 2, 4)).clip(min=0).tolist()
+            found.append((image, jittered, float(rng.random())))
+    results = [result(image, bbox, score=score) for image, bbox, score in found]
+    right = [average_precision(objects, found, threshold) for threshold in THRESHOLDS]
+    measured = metrics([record(image, boxes) for image, boxes in objects.items()], results)
+    assert measured["AP"] == pytest.approx(np.mean(right))
+    assert measured["AP50"] == pytest.approx(right[0])
+    assert measured["AP75"] == pytest.approx(right[5])
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_crowds_are_neither_missed_nor_is_what_lies_in_them_wrong(kind):
+    records = [record(1, [[0, 0, 20, 20], [30, 0, 40, 40]], crowds=[False, True])]
+    (right, _) = perfect_results(records)
+    within = result(1, [35, 5, 10, 10], score=0.95)
+    assert metrics(records, [right], kind)["AP"] == ONE
+    assert metrics(records, [within, right], kind)["AP"] == ONE
+    elsewhere = result(1, [0, 45, 10, 10], score=0.95)
+    assert metrics(records, [elsewhere, right], kind)["AP"] == pytest.approx(0.5)
+
+
+def test_categories_are_told_apart_by_ids_with_gaps():
+    swapped = [
+        {**entry, "category_id": 90 if entry["category_id"] == 3 else 3}
+        for entry in perfect_results(RECORDS)
+    ]
+    assert metrics(RECORDS, swapped)["AP"] == 0
+
+
+def test_detections_in_an_image_without_objects_are_wrong():
+    records = [record(1, [[0, 0, 20, 20]]), record(2, [])]
+    right = perfect_results(records)
+    assert metrics(records, [*right, result(2, [0, 0, 20, 20], score=0.5)])["AP"] == ONE
+    assert metrics(records, [*right, result(2, [0, 0, 20, 20], score=0.99)])["AP"] == pytest.approx(
+        0.5
+    )
+
+
+def test_images_without_detections_are_missed():
+    records = [record(number, [[0, 0, 20, 20]]) for number in range(1, 3)]
+    # 51 of 101 recalls are reached: 0 to 0.5.
+    assert metrics(records, perfect_results(records)[:1])["AP"] == pytest.approx(51 / 101)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_without_results_ap_is_0_and_without_objects_it_is_not_defined(kind):
+    assert metrics(RECORDS, [], kind)["AP"] == 0
+    assert metrics([record(1, [])], [result(1, [0, 0, 9, 9])], kind) == {}
+    assert metrics([record(1, [])], [], kind) == {}
+
+
+def test_the_size_of_a_mask_is_its_own_and_not_that_of_its_box():
+    big = [record(1, [[0, 0, 80, 60]], areas=[4800])]
+    (right,) = perfect_results(big)
+    # A wrong mask of 100 pixels in a box of 4800 is small, so AP of medium sizes does not see it.
+    wrong = {**result(1, [0, 0, 10, 10], score=0.99), "bbox": [0.0, 0.0, 80.0, 60.0]}
+    assert metrics(big, [wrong, right], "segm")["AP_M"] == ONE
+
+
+def test_results_are_not_changed():
+    entries = perfect_results(RECORDS)
+    before = [dict(entry) for entry in entries]
+    metrics(RECORDS, entries, "bbox")
+    metrics(RECORDS, entries, "segm")
+    assert entries == before
+
+
+def test_bad_input_is_told():
+    with pytest.raises(ValueError, match=r"the image_id of an annotated.*unknown ones: \[5\]"):
+        metrics(RECORDS, [result(5, [0, 0, 9, 9])])
+    with pytest.raises(ValueError, match=r"the category_id of .*unknown ones: \[1\]"):
+        metrics(RECORDS, [{**result(4, [0, 0, 9, 9]), "category_id": 1}])
+    boxes_only = [record(1, [[0, 0, 9, 9], [1, 1, 5, 5]], masks=False)]
+    with pytest.raises(ValueError, match=r"ground_truth must have masks .* got 2 of 2"):
+        metrics(boxes_only, perfect_results(boxes_only), "segm")
+    assert metrics(boxes_only, perfect_results(boxes_only))["AP"] == ONE

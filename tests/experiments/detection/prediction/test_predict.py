@@ -1,0 +1,142 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.data.coco_annotations import Category
+from experiments.detection.data_config import DataConfig
+from experiments.detection.prediction.predict import DETECTIONS, InputError, predict, report
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+CATEGORIES = (Category(3, "cup"), Category(90, "brush"))
+CONFIG = DataConfig(shorter=50, longer=90)  # buckets of 64 x 96 and 96 x 64
+
+
+def make_infer(masks=False):
+    """Finds a brush in the middle, and less surely a cup in the upper left quarter."""
+    shapes = []
+
+    @jax.jit
+    def infer(image, size):
+        shapes.append(image.shape)
+        height, width = size[0, 0], size[0, 1]
+        middle = jnp.stack([width / 4, height / 4, 3 * width / 4, 3 * height / 4])
+        quarter = jnp.stack([jnp.zeros(()), jnp.zeros(()), width / 2, height / 2])
+        found = {
+            "boxes": jnp.stack([middle, quarter, quarter])[None],
+            "scores": jnp.array([[0.75, 0.25, 0.125]]),
+            "labels": jnp.array([[1, 0, 0]]),
+            "valid": jnp.array([[True, True, False]]),
+        }
+        return {**found, "masks": jnp.ones((1, 3, 28, 28))} if masks else found
+
+    return infer, shapes
+
+
+def save(path, height=40, width=60, **options):
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def run(files, output, masks=False):
+    infer, _ = make_infer(masks)
+    return list(predict(files, output, infer, CONFIG, CATEGORIES))
+
+
+def test_what_is_found_is_written_and_drawn_in_pixels_of_the_picture(tmp_path):
+    files = [save(tmp_path / "in/wide.jpg", 40, 60), save(tmp_path / "in/high.png", 301, 77)]
+    predictions = run(files, tmp_path / "new/out", masks=True)
+    assert [prediction.outcome for prediction in predictions] == [
+        tmp_path / "new/out/wide.png",
+        tmp_path / "new/out/high.png",
+    ]
+    wide, high = json.loads((tmp_path / "new/out" / DETECTIONS).read_text())
+    assert (wide["file"], wide["height"], wide["width"]) == (str(files[0]), 40, 60)
+    brush, cup = wide["detections"]
+    assert set(brush) == {"category", "category_id", "bbox", "score", "segmentation"}
+    assert (brush["category"], brush["category_id"], brush["score"]) == ("brush", 90, 0.75)
+    assert (cup["category"], cup["category_id"], cup["score"]) == ("cup", 3, 0.25)
+    assert brush["bbox"] == pytest.approx([15, 10, 30, 20])
+    assert brush["segmentation"]["size"] == [40, 60]
+    assert high["detections"][0]["bbox"] == pytest.approx([77 / 4, 301 / 4, 77 / 2, 301 / 2])
+    for prediction, shape in zip(predictions, [(40, 60, 3), (301, 77, 3)], strict=True):
+        drawn = read(prediction.outcome)
+        assert drawn.shape == shape
+    # The cup's score is too low: of its box, which crosses the picture's upper edge, there is none.
+    before = read(files[1])
+    drawn = read(predictions[1].outcome)
+    np.testing.assert_array_equal(drawn[:40], before[:40])
+    assert (drawn != before).any()
+
+
+def test_infer_is_compiled_once_for_each_orientation(tmp_path):
+    sizes = [(40, 60), (30, 100), (64, 64), (60, 40), (200, 31), (33, 50)]
+    files = [save(tmp_path / f"{number}.jpg", *size) for number, size in enumerate(sizes)]
+    infer, shapes = make_infer()
+    assert len(list(predict(files, tmp_path / "out", infer, CONFIG, CATEGORIES))) == 6
+    assert sorted(shapes) == [(1, 64, 96, 3), (1, 96, 64, 3)]
+
+
+def test_a_picture_is_turned_as_its_exif_orientation_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = save(tmp_path / "turned.jpg", 40, 60, exif=exif)
+    (prediction,) = run([file], tmp_path / "out")
+    assert read(prediction.outcome).shape == (60, 40, 3)
+    assert prediction.results[0]["bbox"] == pytest.approx([10, 15, 20, 30])
+
+
+def test_one_that_cannot_be_read_does_not_stop_the_others_and_is_told(tmp_path, capsys):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    files = [bad, save(tmp_path / "good.jpg"), tmp_path / "missing.jpg"]
+    infer, _ = make_infer()
+    with pytest.raises(SystemExit) as caught:
+        report(predict(files, tmp_path / "out", infer, CONFIG, CATEGORIES), dict(CATEGORIES))
+    assert caught.value.code == 2
+    output = capsys.readouterr()
+    assert f"{files[1]} -> {tmp_path}/out/good.png: brush 0.75\n" in output.out
+    assert "cup" not in output.out
+    assert [line.split(" cannot")[0] for line in output.err.splitlines()] == [
+        f"error: image {bad}",
+        f"error: image {tmp_path}/missing.jpg",
+    ]
+    (entry,) = json.loads((tmp_path / "out" / DETECTIONS).read_text())
+    assert entry["file"] == str(files[1])
+    report(predict(files[1:2], tmp_path / "out", infer, CONFIG, CATEGORIES), dict(CATEGORIES))
+
+
+def test_no_input_and_no_other_drawing_is_written_to(tmp_path):
+    files = [save(tmp_path / "a.png"), save(tmp_path / "b.jpg"), save(tmp_path / "sub/b.png")]
+    before = files[0].read_bytes()
+    own, first, second = run(files, tmp_path)
+    assert isinstance(own.outcome, InputError)
+    assert "must be no input file" in str(own.outcome)
+    assert files[0].read_bytes() == before
+    assert first.outcome == tmp_path / "b.png"
+    assert "must be free, got that of an image before" in str(second.outcome)
+
+
+def test_a_drawing_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "out/blocked.png").mkdir(parents=True)
+    blocked, good = run(
+        [save(tmp_path / "blocked.jpg"), save(tmp_path / "good.jpg")], tmp_path / "out"
+    )
+    assert "blocked.png cannot be written" in str(blocked.outcome)
+    assert good.outcome == tmp_path / "out/good.png"
+
+
+def test_nothing_given_writes_an_empty_list(tmp_path):
+    assert run([], tmp_path / "out") == []
+    assert json.loads((tmp_path / "out" / DETECTIONS).read_text()) == []
