@@ -7,7 +7,7 @@ What tfds itself prepared as `coco/2017` will do where boxes suffice.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import tensorflow_datasets as tfds
 import tyro
@@ -49,7 +49,7 @@ def coco_folder(data_dir: Path, name: str = "2017") -> Path:
 
     Args:
         data_dir: the folder of the tfds data sets; it holds `coco_instances/<name>/1.0.0`.
-        name: `2014`, `2017`, or that of scenes.
+        name: `2017`, or that of scenes.
 
     Returns:
         The folder for :func:`open_coco`.
@@ -70,7 +70,7 @@ def coco_boxes_folder(data_dir: Path, name: str = "2017") -> Path:
 
     Args:
         data_dir: the folder of the tfds data sets; it holds `coco/<name>/1.1.0`.
-        name: `2014` or `2017`.
+        name: `2017`.
 
     Returns:
         The folder for :func:`open_coco`.
@@ -127,12 +127,14 @@ def _opened(
         decoders: dict[str, Any] = {"image": tfds.decode.SkipDecoding()}
         return records(builder.as_data_source(split, decoders=decoders))
 
+    has_masks = records is InstanceRecords
     return CocoData(
         source("train"),
         source("validation"),
-        source("test") if "test" in builder.info.splits else None,
+        # tfds has all images of the test set, and the server's is half of them.
+        source("test") if has_masks and "test" in builder.info.splits else None,
         categories,
-        has_masks=records is InstanceRecords,
+        has_masks,
     )
 
 
@@ -144,20 +146,17 @@ def _official_categories(folder: Path, features: Any) -> tuple[Category, ...]:
     return tuple(map(Category, OFFICIAL_IDS, names))
 
 
-def main(
-    folder: Path, data_dir: Path = Path("data"), year: Literal["2014", "2017"] = "2017"
-) -> None:
-    """Prepares COCO, which takes some 20 GB besides the folder.
+def main(folder: Annotated[Path, tyro.conf.Positional], data_dir: Path = Path("data")) -> None:
+    """Prepares COCO 2017, which takes some 20 GB besides the folder.
 
     Args:
         folder: With annotations/instances_train2017.json, annotations/instances_val2017.json,
             train2017/ and val2017/; and, for the test server,
             annotations/image_info_test-dev2017.json and test2017/.
         data_dir: Folder of the prepared data sets.
-        year: Of the files, which have it in their names.
     """
     try:
-        prepared = coco_tfds.prepare(folder, data_dir, coco_tfds.CONFIGS[year])
+        prepared = coco_tfds.prepare(folder, data_dir, coco_tfds.COCO_2017)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

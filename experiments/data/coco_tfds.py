@@ -37,22 +37,14 @@ class CocoConfig(tfds.core.BuilderConfig):
     counts: Mapping[str, tuple[int, int]] | None = None
 
 
-CONFIGS = {
-    "2014": CocoConfig(
-        name="2014",
-        train="train2014",
-        validation="val2014",
-        counts={"train": (82_783, 604_907), "validation": (40_504, 291_875)},
-    ),
-    "2017": CocoConfig(
-        name="2017",
-        train="train2017",
-        validation="val2017",
-        test="test-dev2017",
-        test_images="test2017",
-        counts={"train": (118_287, 860_001), "validation": (5_000, 36_781), "test": (20_288, 0)},
-    ),
-}
+COCO_2017 = CocoConfig(
+    name="2017",
+    train="train2017",
+    validation="val2017",
+    test="test-dev2017",
+    test_images="test2017",
+    counts={"train": (118_287, 860_001), "validation": (5_000, 36_781), "test": (20_288, 0)},
+)
 
 
 class CocoInstances(tfds.core.GeneratorBasedBuilder):

@@ -42,6 +42,7 @@ from experiments.engine.runs import load_run
 from experiments.engine.settings import Operation
 
 DEFAULT_DATA_DIR = Path("data")
+DEFAULT_RUNS = Path("runs")
 DEFAULT_OPERATION = Operation(checkpoint_every=1000, evaluate_every=0)
 ALONE = Distributed()
 
@@ -130,6 +131,7 @@ def predict(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     run: Path,
     output: Path = Path("detections"),
+    checkpoint: Literal["best", "newest"] = "newest",
 ) -> None:
     """Draws the boxes and masks of the objects in images, and writes them as JSON.
 
@@ -137,12 +139,15 @@ def predict(
         images: files that Pillow reads, of any size.
         run: folder of a trained run.
         output: folder for the drawings and for detections.json.
+        checkpoint: the newest, or the one with the highest AP so far.
     """
-    loaded = load_run(run, DetectionConfig, initial_state, TASK)
+    best = BEST if checkpoint == "best" else None
+    loaded = load_run(run, DetectionConfig, initial_state, TASK, best)
     for message in loaded.damaged:
         print(message, file=sys.stderr)
     categories = read_categories(run)
-    state = {name: loaded.state[name] for name in ("params", "model_state")}
+    # On the device once, rather than with every picture.
+    state = jax.device_put({name: loaded.state[name] for name in ("params", "model_state")})
     model = make_model(loaded.config)
     infer = functools.partial(jax.jit(functools.partial(detect, model)), state)
     predictions = predict_files(images, output, infer, loaded.config.data, categories)
@@ -156,6 +161,7 @@ def scenes(
     data_dir: Path = DEFAULT_DATA_DIR,
     cache: Path = DEFAULT_CACHE,
     operation: Operation = DEFAULT_OPERATION,
+    distributed: Distributed = ALONE,
 ) -> None:
     """Trains Table 4 in small: four upsamplers in the FPN, each with several seeds.
 
@@ -166,8 +172,10 @@ def scenes(
         data_dir: folder of the tfds data sets.
         cache: folder that `python -m experiments.data.debian --stamps` filled.
         operation: how the runs are looked after.
+        distributed: the other processes of the runs, if any.
     """
-    output = output or Path("runs") / f"scenes-{scale}"
+    start(distributed)
+    output = output or DEFAULT_RUNS / f"scenes-{scale}"
     run_experiment(SCENES[scale], seeds, output, data_dir, operation, cache)
 
 
@@ -178,10 +186,11 @@ def _table(
     shorter: int = 800,
     longer: int = 1333,
     dtype: Literal["float32", "bfloat16"] = "float32",
-    output: Path | None = None,
-    backbones: Path = Path("runs"),
+    output: Path = DEFAULT_RUNS,
+    backbones: Path = DEFAULT_RUNS,
     data_dir: Path = DEFAULT_DATA_DIR,
     operation: Operation = DEFAULT_OPERATION,
+    distributed: Distributed = ALONE,
 ) -> None:
     """Trains and evaluates every row of the paper's table on COCO, or only says what each costs.
 
@@ -192,20 +201,21 @@ def _table(
         shorter: side of the images in the dry run, in pixels.
         longer: likewise.
         dtype: of the computation in the dry run.
-        output: folder of the runs; by default runs/<table>.
+        output: folder of the runs; tables share those of equal rows.
         backbones: folder of the classification runs that pretrain the backbones, each under the
             name of its preset, such as table2-resnet50.
         data_dir: folder of the tfds data sets.
         operation: how the runs are looked after.
+        distributed: the other processes of the runs, if any.
     """
+    start(distributed)
     # A file has no width: there a row stays on a line.
     console = Console() if sys.stdout.isatty() else Console(width=180)
     if dry_run:
         rows = tuple(_of_size(row, shorter, longer, dtype) for row in TABLES[name])
         dry_run_table(console, name, rows, batch_size)
     else:
-        output = output or Path("runs") / name
-        run_table(console, name, TABLES[name], output, data_dir, backbones, operation)
+        run_table(name, TABLES[name], output, data_dir, backbones, operation)
 
 
 def _of_size(

@@ -79,10 +79,10 @@ def evaluation_batches(
 
     Returns:
         Batches with ``image`` and ``size`` as :func:`training_batches` has them;
-        ``original_size``, int32 ``[b, 2]``, height and width before resizing; ``image_id``, int64
-        ``[b]``; and ``weight``, float32 ``[b]``, ``record``, int64 ``[b]``, and ``corrupt``, int64
-        ``[b, 1]``; see :class:`experiments.data.records.PaddedRecords`. What has weight 0 is black,
-        of the bucket's whole size, with the ``image_id`` -1.
+        ``original_size``, int32 ``[b, 2]``, height and width before resizing; and ``weight``,
+        float32 ``[b]``, ``record``, int64 ``[b]``, and ``corrupt``, int64 ``[b, 1]``; see
+        :class:`experiments.data.records.PaddedRecords`. What has weight 0 is black, of the bucket's
+        whole size.
 
     Raises:
         ValueError: see :func:`training_batches`.
@@ -204,7 +204,6 @@ def _evaluation_example(
         "image": fit_image(image, size, bucket_shape(config, portrait)),
         "size": np.array(size, np.int32),
         "original_size": np.array(original, np.int32),
-        "image_id": np.int64(record["image_id"]),
     }
 
 
@@ -213,5 +212,4 @@ def _blank(shape: tuple[int, int]) -> dict[str, Any]:
         "image": np.zeros((*shape, 3), np.uint8),
         "size": np.array(shape, np.int32),
         "original_size": np.array(shape, np.int32),
-        "image_id": np.int64(-1),
     }

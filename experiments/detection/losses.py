@@ -1,7 +1,8 @@
-"""Losses of a two-stage detector, as in Detectron (reference 10).
+"""Losses of a two-stage detector: those of Detectron (reference 10), but for how they are averaged.
 
-Each is a mean over what was sampled of an image, and then over images: so they do not depend on how
-a batch is shared by devices.
+Each is a mean over what was sampled of an image, and then over images: so, but for what is sampled,
+they do not depend on how a batch is shared by devices. Detectron divides the loss of masks by the
+number of positive RoIs of a device, and so weighs an image with more of them more.
 """
 
 import functools

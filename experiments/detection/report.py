@@ -7,12 +7,11 @@ from typing import Any
 
 from experiments.data.debian import DEFAULT_CACHE
 from experiments.detection.presets import DetectionPreset
-from experiments.detection.tables import cost_of
+from experiments.detection.tables import cost_of, last_evaluation
 from experiments.detection.task import train_run
 from experiments.engine.config import check
+from experiments.engine.distributed import is_primary
 from experiments.engine.files import write_json
-from experiments.engine.logs import METRICS
-from experiments.engine.metrics import read_metrics
 from experiments.engine.settings import Operation
 from experiments.engine.tables import Spread, Table, print_tables, save_tables
 
@@ -29,7 +28,6 @@ _ONE_SEED = (
     "that everything works, not which is better."
 )
 _SEVERAL_SEEDS = "± is the sample standard deviation over the seeds."
-_EVALUATED = "eval/"
 
 Metrics = dict[str, float]
 
@@ -64,16 +62,18 @@ def run_experiment(
     for preset in presets:
         for seed in seeds:
             folder = output / f"{preset.name}-seed{seed}"
-            print(f"{folder.name}: {preset.row}")
+            if is_primary():
+                print(f"{folder.name}: {preset.row}")
             training = dataclasses.replace(preset.config.training, seed=seed)
             config = dataclasses.replace(preset.config, training=training)
             train_run(config, folder, data_dir, operation, cache)
-            found[preset.name].append(_last_evaluation(folder))
+            found[preset.name].append(last_evaluation(folder))
     table, results = summarize(presets, seeds, found)
     note = _SEVERAL_SEEDS if len(seeds) > 1 else _ONE_SEED
-    write_json(output / "results.json", {"note": note, "presets": results})
-    save_tables(output / "table.md", [table], [note])
-    print_tables([table], [note])
+    if is_primary():
+        write_json(output / "results.json", {"note": note, "presets": results})
+        save_tables(output / "table.md", [table], [note])
+        print_tables([table], [note])
 
 
 def summarize(
@@ -117,11 +117,3 @@ def summarize(
 def _percent(spread: Spread) -> tuple[float, float | None]:
     deviation = spread.deviation
     return 100 * spread.mean, None if deviation is None else 100 * deviation
-
-
-def _last_evaluation(folder: Path) -> Metrics:
-    """Of the final state; every run ends with an evaluation."""
-    log = read_metrics(folder / METRICS)
-    last = [line for line in log if f"{_EVALUATED}box_AP" in line][-1]
-    evaluated = {key: value for key, value in last.items() if key.startswith(_EVALUATED)}
-    return {key.removeprefix(_EVALUATED): value for key, value in evaluated.items()}

@@ -1,6 +1,7 @@
 """The paper's tables: what their rows cost, and what they reach."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from experiments.data.debian import DEFAULT_CACHE
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.images import bucket_shape
-from experiments.detection.presets import DetectionPreset
+from experiments.detection.presets import PRESETS, DetectionPreset
 from experiments.detection.task import (
     detect,
     initial_state,
@@ -22,11 +23,13 @@ from experiments.detection.task import (
     train_run,
     train_step,
 )
+from experiments.engine.distributed import is_primary
 from experiments.engine.logs import METRICS
 from experiments.engine.metrics import read_metrics
 from experiments.engine.parallel import check_batch_size, split
 from experiments.engine.settings import Operation
 from experiments.engine.step_time import inference_seconds, training_seconds
+from experiments.engine.tables import Table, print_tables, save_tables
 from experiments.models.cost import Cost, cost
 
 # Of a random image of the dry run.
@@ -36,7 +39,7 @@ _OBJECTS = 8
 def dry_run(
     console: Console,
     title: str,
-    rows: tuple[DetectionPreset, ...],
+    rows: Sequence[DetectionPreset],
     batch_size: int,
 ) -> None:
     """Builds every row's detector and prints what it costs, on random images.
@@ -44,7 +47,8 @@ def dry_run(
     Parameters are those of the whole detector. Operations are those of its layers on one image of
     the landscape bucket, with 1000 proposals and 100 masks; see :func:`cost_of`. Times are medians
     of five steps after the first, which compiles; they are of one batch of ``batch_size`` over all
-    devices, and compare rows of one table on one machine.
+    devices, and compare rows of one table on one machine; the speed of inference is given as a
+    share of the first row's too.
 
     Args:
         console: to print on.
@@ -54,17 +58,27 @@ def dry_run(
     """
     check_batch_size(batch_size)
     height, width = bucket_shape(rows[0].config.data, portrait=False)
-    table = Table(
+    table = RichTable(
         title=f"{title}: {batch_size} images of {height} x {width} a step on "
         f"{jax.devices()[0].device_kind}"
     )
     table.add_column("row")
-    for heading in ("parameters", "GFLOP", "training, ms", "images/s", "inference, ms", "images/s"):
+    for heading in (
+        "parameters",
+        "GFLOP",
+        "training, ms",
+        "images/s",
+        "inference, ms",
+        "images/s",
+        "share",
+    ):
         table.add_column(heading, justify="right")
     table.add_column("paper")
+    first: float | None = None
     for preset in rows:
         found = cost_of(preset.config)
         training, inference = _step_seconds(preset.config, batch_size)
+        first = inference if first is None else first
         table.add_row(
             preset.row,
             f"{found.parameters:,}",
@@ -73,6 +87,7 @@ def dry_run(
             f"{batch_size / training:.3g}",
             f"{1e3 * inference:.0f}",
             f"{batch_size / inference:.3g}",
+            f"{first / inference:.2f}",
             preset.paper,
         )
         console.print(f"{preset.name}: done")
@@ -131,44 +146,55 @@ def _random_batch(config: DetectionConfig, batch_size: int) -> dict[str, Any]:
 
 
 def run_table(
-    console: Console,
     title: str,
-    rows: tuple[DetectionPreset, ...],
+    rows: Sequence[DetectionPreset],
     output: Path,
     data_dir: Path,
     backbones: Path,
     operation: Operation,
     cache: Path = DEFAULT_CACHE,
 ) -> None:
-    """Trains and evaluates every row, and prints its AP beside the paper's.
+    """Trains and evaluates every row, and says its AP beside the paper's.
+
+    Tables share rows; a row of an earlier one is that one's run. Leaves in ``output`` a folder a
+    run, and ``<title>.md``.
 
     Args:
-        console: to print on.
         title: of the table.
         rows: its presets.
-        output: folder of the runs, one a row; what an interrupted call has done stays done.
+        output: folder of the runs; what an interrupted call has done stays done.
         data_dir: folder of the tfds data sets.
         backbones: folder of classification runs by the name that :func:`backbone_name` gives.
         operation: how to look after the runs.
         cache: folder of the photographs.
     """
-    table = Table(title=title)
-    for heading in ("row", "box AP, %", "mask AP, %", "paper"):
-        table.add_column(heading, justify="left" if heading in ("row", "paper") else "right")
+    lines = []
     for preset in rows:
-        folder = output / preset.name
-        backbone = backbones / backbone_name(preset.config)
+        folder = output / run_name(preset.config)
+        backbone = (backbones / backbone_name(preset.config)).resolve()
         config = dataclasses.replace(preset.config, backbone_from=str(backbone))
         train_run(config, folder, data_dir, operation, cache)
-        last = [line for line in read_metrics(folder / METRICS) if "eval/box_AP" in line][-1]
-        masks = last.get("eval/mask_AP")
-        table.add_row(
-            preset.row,
-            f"{100 * last['eval/box_AP']:.1f}",
-            "" if masks is None else f"{100 * masks:.1f}",
-            preset.paper,
+        found = last_evaluation(folder)
+        scores = (
+            f"{100 * found[key]:.1f}" if key in found else "" for key in ("box_AP", "mask_AP")
         )
-    console.print(table)
+        lines.append((preset.row, *scores, preset.paper))
+    table = Table(title, ("", "box AP, %", "mask AP, %", "paper"), tuple(lines))
+    if is_primary():
+        save_tables(output / f"{title}.md", [table])
+        print_tables([table])
+
+
+def last_evaluation(folder: Path) -> dict[str, float]:
+    """The metrics of a finished run; every run ends with an evaluation."""
+    last = [line for line in read_metrics(folder / METRICS) if "eval/box_AP" in line][-1]
+    evaluated = {key: value for key, value in last.items() if key.startswith("eval/")}
+    return {key.removeprefix("eval/"): value for key, value in evaluated.items()}
+
+
+def run_name(config: DetectionConfig) -> str:
+    """The name of the run of a row's config: that of the first preset that has it."""
+    return next(preset.name for preset in PRESETS if preset.config == config)
 
 
 def backbone_name(config: DetectionConfig) -> str:

@@ -11,6 +11,7 @@ import optax
 
 from experiments.data.coco_annotations import Category
 from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.prepared import DataError
 from experiments.detection.backbone import with_backbone
 from experiments.detection.batches import evaluation_batches, training_batches
 from experiments.detection.configs import DetectionConfig
@@ -119,15 +120,20 @@ def make_evaluator(
         split: which images; those of ``"test"`` have no objects, and so only results.
 
     Raises:
-        DataError: there is no such split.
+        DataError: there is no such split; it has no objects, and is not ``"test"``; or the data
+            set has other categories.
     """
+    _check_categories(config, data)
     model = make_model(config)
     source = data.source(split)
     training = config.training
+    ground_truth = read_ground_truth(source, data.categories)
+    if split != "test" and not ground_truth.has_objects:
+        raise DataError(f"{data.folder} must have objects to find in {split}, got none")
     return DetectionEvaluator(
         lambda state, batch: detect(model, state, batch["image"], batch["size"]),
         evaluation_batches(source, data.index(split), config.data, training.batch_size),
-        read_ground_truth(source, data.categories),
+        ground_truth,
         masks=config.model.masks,
         workers=training.workers,
         max_unreadable=max_unreadable,
@@ -164,6 +170,7 @@ def train_run(
     if is_primary():
         print(f"{images} images with objects to train on, {len(data.validation)} to evaluate")
     steps_per_epoch = max(1, images // training.batch_size)
+    evaluate = make_evaluator(config, data, operation.max_unreadable_records)
     state = initial_state(config)
     if config.backbone_from is not None and not steps_in(folder / CHECKPOINTS):
         variables = {"params": state["params"], **state["model_state"]}
@@ -176,11 +183,18 @@ def train_run(
             data.train, index, config.data, training.batch_size, training.seed
         ),
         steps=training.schedule.steps(training.schedule.length, steps_per_epoch),
-        evaluate=make_evaluator(config, data, operation.max_unreadable_records),
+        evaluate=evaluate,
         best=BEST,
         files={CATEGORIES: [category._asdict() for category in data.categories]},
     )
     return train(folder, config, training, task, operation)
+
+
+def _check_categories(config: DetectionConfig, data: DetectionData) -> None:
+    if len(data.categories) != num_classes(config):
+        raise DataError(
+            f"{data.folder} must have {num_classes(config)} categories, got {len(data.categories)}"
+        )
 
 
 def read_categories(folder: Path) -> tuple[Category, ...]:

@@ -28,6 +28,11 @@ class GroundTruth:
     image_ids: Int64[np.ndarray, " records"]
     category_ids: Int64[np.ndarray, " classes"]
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is anything to find; without, no metric is defined."""
+        return any(not annotation["iscrowd"] for annotation in self.coco.anns.values())
+
 
 def read_ground_truth(source: Source, categories: Sequence[Category]) -> GroundTruth:
     """Reads the annotations of all records.

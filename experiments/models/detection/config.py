@@ -1,6 +1,7 @@
 """Sizes and choices of a two-stage detector."""
 
 import dataclasses
+from typing import get_args
 
 from experiments.engine.config import check, check_at_least
 from experiments.models.detection.anchors import AnchorConfig
@@ -78,6 +79,8 @@ class MaskHeadConfig:
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for a field out of range."""
         check_at_least(self, size=1, layers=0, features=1)
+        upsamplers = get_args(Upsampler)
+        check(self.upsampler in upsamplers, "upsampler", f"one of {upsamplers}", self.upsampler)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,3 +119,6 @@ class DetectorConfig:
         check(0 <= self.frozen_stages <= 4, "frozen_stages", "in 0..4", self.frozen_stages)
         stride = self.backbone.output_stride
         check(stride == 32, "output_stride", "32 for a feature pyramid", stride)
+        strides = (4, 8, 16, 32, 64) if self.neck.extra_level else (4, 8, 16, 32)
+        given = self.anchors.strides
+        check(given == strides, "strides", f"{strides}, as those of the pyramid", given)

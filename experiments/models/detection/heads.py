@@ -53,7 +53,7 @@ class MaskHead(nn.Module):
     Args:
         config: sizes and the upsampler.
         num_classes: masks of a region, unless they are class-agnostic.
-        dtype: of the convolutions and the upsampler.
+        dtype: of the hidden convolutions and the upsampler.
     """
 
     config: MaskHeadConfig
@@ -90,5 +90,5 @@ class MaskHead(nn.Module):
         if config.upsampler == "deconvolution":
             x = nn.relu(x)
         masks = 1 if config.class_agnostic else self.num_classes
-        x = nn.Conv(masks, (1, 1), kernel_init=_HE_NORMAL, dtype=self.dtype, name="masks")(x)
-        return x.reshape(batch, rois, *x.shape[1:]).astype(jnp.float32)
+        x = nn.Conv(masks, (1, 1), kernel_init=_HE_NORMAL, dtype=jnp.float32, name="masks")(x)
+        return x.reshape(batch, rois, *x.shape[1:])

@@ -1,7 +1,8 @@
 """Which anchors and proposals a training step looks at, and what each has to be.
 
-As in Detectron (reference 10), with fixed counts: a sample has a place for every example that there
-may be, and says which places are taken.
+As in Detectron (reference 10), but with fixed counts: a sample has a place for every example that
+there may be, and says which places are taken. And what lies in a crowd is no negative example among
+anchors either; Detectron leaves it out among proposals alone.
 """
 
 import dataclasses
@@ -43,6 +44,8 @@ class SamplerConfig:
         expected = f"in [0, positive_iou = {self.positive_iou}]"
         check(0 <= self.negative_iou <= self.positive_iou, "negative_iou", expected,
               self.negative_iou)  # fmt: skip
+        one = f"high enough for one of {self.count} examples"
+        check(self.max_positives >= 1, "positives", one, self.positives)
 
     @property
     def max_positives(self) -> int:
@@ -118,7 +121,7 @@ def sample(
     positive = best >= config.positive_iou
     if config.best_for_each:
         # An object that overlaps no example at all has no best one.
-        highest = overlap.max(axis=0)
+        highest = overlap.max(axis=0, keepdims=True)  # [1, N]
         positive |= ((overlap == highest) & (highest > 0)).any(axis=1)
     crowd = objects.crowd & (objects.labels >= 0)
     covered = jnp.where(crowd, pairwise_coverage(boxes, objects.boxes), 0.0).max(axis=1)
