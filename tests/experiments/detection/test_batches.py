@@ -244,14 +244,12 @@ def test_evaluation_has_every_record_once(batch_size):
         number = int(row["record"])
         if number < 0 or number == UNREADABLE:
             assert row["weight"] == 0
-            assert row["image_id"] == -1
             assert not row["image"].any()
             assert row["size"].tolist() == list(row["image"].shape[:2])
             assert row["corrupt"].tolist() == [number if number == UNREADABLE else -1]
         else:
             record = data()[0][number]
             assert row["weight"] == 1
-            assert row["image_id"] == record["image_id"]
             assert row["original_size"].tolist() == [record["height"], record["width"]]
             assert row["size"].tolist() == ([24, 40] if number % 3 else [36, 24])
             assert row["image"].any()
@@ -263,7 +261,6 @@ def test_an_evaluation_batch():
         "image": ((4, *LANDSCAPE, 3), np.uint8),
         "size": ((4, 2), np.int32),
         "original_size": ((4, 2), np.int32),
-        "image_id": ((4,), np.int64),
         "weight": ((4,), np.float32),
         "record": ((4,), np.int64),
         "corrupt": ((4, 1), np.int64),
