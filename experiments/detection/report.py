@@ -1,6 +1,7 @@
 """Presets trained with several seeds: what each reaches, and how far seeds spread."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from experiments.detection.presets import DetectionPreset
 from experiments.detection.tables import cost_of, last_evaluation
 from experiments.detection.task import train_run
 from experiments.engine.config import check
-from experiments.engine.distributed import is_primary
+from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.files import write_json
 from experiments.engine.settings import Operation
 from experiments.engine.tables import Spread, Table, print_tables, save_tables
@@ -67,7 +68,8 @@ def run_experiment(
             training = dataclasses.replace(preset.config.training, seed=seed)
             config = dataclasses.replace(preset.config, training=training)
             train_run(config, folder, data_dir, operation, cache)
-            found[preset.name].append(last_evaluation(folder))
+            evaluated = primary_first(functools.partial(last_evaluation, folder))
+            found[preset.name].append(evaluated)
     table, results = summarize(presets, seeds, found)
     note = _SEVERAL_SEEDS if len(seeds) > 1 else _ONE_SEED
     if is_primary():

@@ -1,6 +1,7 @@
 """The paper's tables: what their rows cost, and what they reach."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from experiments.detection.task import (
     train_run,
     train_step,
 )
-from experiments.engine.distributed import is_primary
+from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.logs import METRICS
 from experiments.engine.metrics import read_metrics
 from experiments.engine.parallel import check_batch_size, split
@@ -174,7 +175,7 @@ def run_table(
         backbone = (backbones / backbone_name(preset.config)).resolve()
         config = dataclasses.replace(preset.config, backbone_from=str(backbone))
         train_run(config, folder, data_dir, operation, cache)
-        found = last_evaluation(folder)
+        found = primary_first(functools.partial(last_evaluation, folder))
         scores = (
             f"{100 * found[key]:.1f}" if key in found else "" for key in ("box_AP", "mask_AP")
         )

@@ -1,17 +1,15 @@
 """On a stand-in for the stamps, ellipses of one colour a class, and the photographs of PyPI."""
 
 import dataclasses
-import hashlib
 import io
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image
 from pycocotools.coco import COCO
 
 from experiments.data.coco import coco_folder, open_coco
@@ -27,8 +25,8 @@ from experiments.data.scenes import (
     scene,
 )
 from experiments.data.scenes_composition import Scene
-from experiments.data.stamps import Stamp, split_by_stamp
-from experiments.data.stamps_manifest import CLASSES, STAMPS, kept_name
+from experiments.data.stamps_manifest import CLASSES, STAMPS
+from tests.experiments.data.fake_stamps import write_fake_stamps
 
 CONFIG = ScenesConfig(
     photographs="pypi",
@@ -43,24 +41,8 @@ CONFIG = ScenesConfig(
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """What a fetch of the stamps leaves; those for validation are greener."""
-    stamps = [Stamp(name, label, Path()) for label in CLASSES for name in CLASSES[label]]
-    greener = {stamp.name for stamp in split_by_stamp(stamps)[1]}
     cache = tmp_path_factory.mktemp("cache")
-    folder = cache / STAMPS.name
-    folder.mkdir()
-    entries = {}
-    for number, stamps in enumerate(CLASSES.values()):
-        for stamp in stamps:
-            image = Image.new("RGBA", (24, 30))
-            green = 90 if stamp in greener else 0
-            ImageDraw.Draw(image).ellipse((2, 3, 21, 26), fill=(20 * number, green, 255, 255))
-            path = folder / kept_name(stamp)
-            image.save(path)
-            content = path.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            entries[path.name] = {"size": len(content), "sha256": digest}
-    (folder / "index.json").write_text(json.dumps({"files": entries}))
+    write_fake_stamps(cache)
     return cache
 
 

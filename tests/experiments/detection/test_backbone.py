@@ -1,0 +1,125 @@
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.classification import task as classification
+from experiments.classification.configs import ClassificationConfig
+from experiments.detection import task
+from experiments.detection.backbone import with_backbone
+from experiments.detection.task import initial_variables, train_run
+from experiments.engine import config as configs
+from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
+from experiments.engine.config import ConfigError
+from experiments.engine.guard import first_carry
+from experiments.engine.settings import Operation
+from experiments.models.resnet import ResNetConfig
+from tests.experiments.detection.tiny import TINY
+
+CLASSIFIER = ClassificationConfig(model=ResNetConfig(18, norm="batch", width=2))
+FROZEN = dataclasses.replace(TINY.model.backbone, norm="frozen")
+
+
+def drawn(shapes, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.uniform(0.5, 1, leaf.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return drawn(jax.eval_shape(lambda: initial_variables(TINY)), seed=0)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Variables of a classifier."""
+    return drawn(jax.eval_shape(lambda: classification.initial_variables(CLASSIFIER)), seed=1)
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+    """A classification run that has them, and no step."""
+    folder = tmp_path_factory.mktemp("classifier")
+    carry = first_carry(classification.training_state(CLASSIFIER, trained), 0)
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
+    checkpoints.save(0, jax.device_get(carry), None, {"seconds": 0.0})
+    checkpoints.close()
+    configs.save(CLASSIFIER, folder / "config.json")
+    return folder
+
+
+@pytest.mark.parametrize("norm", ["batch", "sync_batch", "frozen"])
+def test_the_network_of_a_classifier_becomes_the_backbone_and_the_rest_stays(
+    variables, trained, folder, norm
+):
+    backbone = dataclasses.replace(TINY.model.backbone, norm=norm)
+    found = with_backbone(variables, folder, backbone)
+    assert jax.tree.structure(found) == jax.tree.structure(variables)
+    for collection in ("params", "batch_stats"):
+        expected = {name: leaf for name, leaf in trained[collection].items() if name != "fc"}
+        jax.tree.map(np.testing.assert_array_equal, found[collection]["backbone"], expected)
+    for name in ("neck", "rpn", "box_head", "mask_head"):
+        jax.tree.map(
+            np.testing.assert_array_equal, found["params"][name], variables["params"][name]
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 4}, r"model\.backbone\.width: 2 -> 4"),
+        ({"depth": 50}, r"model\.backbone\.depth: 18 -> 50"),
+        ({"downsampler": "carafe"}, r"model\.backbone\.downsampler: 'strided' -> 'carafe'"),
+    ],
+)
+def test_another_network_is_refused_by_the_name_of_its_field(variables, folder, change, message):
+    backbone = dataclasses.replace(FROZEN, **change)
+    expected = "backbone_from must be a run of the same network, got .*"
+    with pytest.raises(ConfigError, match=expected + message):
+        with_backbone(variables, folder, backbone)
+
+
+def test_what_is_no_classification_run_is_told(variables, folder, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no run"):
+        with_backbone(variables, tmp_path, FROZEN)
+    configs.save(TINY, tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match="is no run of the classification task"):
+        with_backbone(variables, tmp_path, FROZEN)
+    shutil.copy(folder / "config.json", tmp_path)
+    with pytest.raises(CheckpointError):
+        with_backbone(variables, tmp_path, FROZEN)
+
+
+@pytest.fixture
+def started(monkeypatch, variables):
+    """Tasks in place of their training."""
+    tasks = []
+    monkeypatch.setattr(task, "train", lambda folder, config, training, task, _: tasks.append(task))
+    monkeypatch.setattr(task, "initial_variables", lambda config: variables)
+    return tasks
+
+
+def test_a_run_starts_with_its_backbone_and_goes_on_without(
+    started, variables, trained, folder, scenes_dir, stamps_cache, tmp_path
+):
+    config = dataclasses.replace(
+        TINY,
+        model=dataclasses.replace(TINY.model, backbone=FROZEN),
+        backbone_from=str(folder),
+    )
+    arguments = config, tmp_path, scenes_dir, Operation(), stamps_cache
+    train_run(*arguments)
+    state = started[0].state
+    for found, right in (
+        (state["params"]["backbone"]["conv1"], trained["params"]["conv1"]),
+        (state["model_state"]["batch_stats"]["backbone"], trained["batch_stats"]),
+        (state["params"]["neck"], variables["params"]["neck"]),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, found, right)
+    # What a started run begins with comes from its checkpoint: the classifier may be gone.
+    (tmp_path / CHECKPOINTS / "4").mkdir(parents=True)
+    gone = dataclasses.replace(config, backbone_from=str(tmp_path / "gone"))
+    train_run(gone, *arguments[1:])
+    assert jax.tree.structure(started[1].state) == jax.tree.structure(state)
