@@ -130,7 +130,7 @@ def evaluate(
 def predict(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     run: Path,
-    output: Path = Path("detections"),
+    output: Path = DEFAULT_RUNS / "detections",
     checkpoint: Literal["best", "newest"] = "newest",
 ) -> None:
     """Draws the boxes and masks of the objects in images, and writes them as JSON.
@@ -138,9 +138,11 @@ def predict(
     Args:
         images: files that Pillow reads, of any size.
         run: folder of a trained run.
-        output: folder for the drawings and for detections.json.
+        output: folder for the drawings, of what has a score of 0.5 or more, and for
+            detections.json, which has all.
         checkpoint: the newest, or the one with the highest AP so far.
     """
+    check(bool(images), "images", "one or more", "none")
     best = BEST if checkpoint == "best" else None
     loaded = load_run(run, DetectionConfig, initial_state, TASK, best)
     for message in loaded.damaged:

@@ -75,6 +75,7 @@ def dry_run(
     ):
         table.add_column(heading, justify="right")
     table.add_column("paper")
+    console.print(f"{len(rows)} rows; each compiles a training step and an inference, in minutes")
     first: float | None = None
     for preset in rows:
         found = cost_of(preset.config)
@@ -91,7 +92,10 @@ def dry_run(
             f"{first / inference:.2f}",
             preset.paper,
         )
-        console.print(f"{preset.name}: done")
+        console.print(
+            f"{preset.name}: {found.parameters:,} parameters, {found.flops / 1e9:.4g} GFLOP, "
+            f"training {1e3 * training:.0f} ms, inference {1e3 * inference:.0f} ms"
+        )
     console.print(table)
 
 

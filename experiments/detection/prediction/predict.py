@@ -82,7 +82,8 @@ def predict(
 ) -> Iterator[Prediction]:
     """Detects objects in picture files, one after the other, and writes a drawing of each.
 
-    After the last one ``detections.json`` is written: for each picture that could be read its
+    After the last one ``detections.json`` is written, unless there is none: for each picture that
+    could be read its
     ``file``, ``height``, ``width`` and ``detections``, each with ``category``, ``category_id``,
     ``bbox`` (left, top, width and height in pixels), ``score`` and, with masks, ``segmentation``
     (COCO's run lengths). Coordinates are those of the picture turned as its EXIF orientation says.
@@ -125,7 +126,8 @@ def predict(
         written.append(drawing)
         entries.append(_entry(path, image, results, names))
         yield Prediction(path, drawing, results)
-    write_json(output / DETECTIONS, entries)
+    if entries:  # what an earlier call found is not lost to one that could read nothing
+        write_json(output / DETECTIONS, entries)
 
 
 def report(predictions: Iterator[Prediction], names: Mapping[int, str]) -> None:
@@ -139,6 +141,7 @@ def report(predictions: Iterator[Prediction], names: Mapping[int, str]) -> None:
         SystemExit: with code 2, after the last one, if any failed.
     """
     failed = False
+    nothing = f"nothing with a score of {DRAWN_FROM} or more"
     for picture, outcome, results in predictions:
         if isinstance(outcome, InputError):
             print(f"error: {outcome}", file=sys.stderr)
@@ -147,7 +150,7 @@ def report(predictions: Iterator[Prediction], names: Mapping[int, str]) -> None:
         drawn = [
             f"{names[result['category_id']]} {result['score']:.2f}" for result in _drawn(results)
         ]
-        print(f"{picture} -> {outcome}: {', '.join(drawn) or 'nothing found'}")
+        print(f"{picture} -> {outcome}: {', '.join(drawn) or nothing}")
     if failed:
         sys.exit(2)
 

@@ -137,6 +137,10 @@ def test_a_drawing_that_cannot_be_written_is_told(tmp_path):
     assert good.outcome == tmp_path / "out/good.png"
 
 
-def test_nothing_given_writes_an_empty_list(tmp_path):
-    assert run([], tmp_path / "out") == []
-    assert json.loads((tmp_path / "out" / DETECTIONS).read_text()) == []
+def test_earlier_detections_stay_where_nothing_can_be_read(tmp_path):
+    earlier = tmp_path / DETECTIONS
+    earlier.write_text("earlier")
+    assert run([], tmp_path) == []
+    ((_, outcome, _),) = run([tmp_path / "none.jpg"], tmp_path)
+    assert isinstance(outcome, InputError)
+    assert earlier.read_text() == "earlier"
