@@ -21,6 +21,7 @@ from experiments.engine import optimization, steps
 from experiments.engine.distributed import primary_first
 from experiments.engine.evaluation import COUNT, Evaluator
 from experiments.engine.guard import TaskStep
+from experiments.engine.initialization import draw_variables, initial_key
 from experiments.engine.loop import train
 from experiments.engine.parallel import AXIS, check_batch_size
 from experiments.engine.settings import Operation
@@ -50,16 +51,10 @@ def make_model(config: ClassificationConfig) -> ResNet:
 
 
 def initial_variables(config: ClassificationConfig) -> Any:
-    """Parameters and batch statistics at step 0; depends on the config alone.
-
-    They are drawn on the CPU, to be the same for every accelerator, and by the generator that takes
-    a fifth of the time to compile.
-    """
+    """Parameters and batch statistics at step 0; depends on the config alone."""
     side = config.data.image_side
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    init = jax.jit(make_model(config).lazy_init, static_argnums=1)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return init(jax.random.key(config.training.seed, impl="rbg"), image)
+    return draw_variables(make_model(config), initial_key(config.training.seed), image)
 
 
 def training_state(config: ClassificationConfig, variables: Any) -> State:

@@ -24,6 +24,7 @@ from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_i
 from experiments.engine.config import check
 from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.guard import TaskStep
+from experiments.engine.initialization import draw_variables, initial_key
 from experiments.engine.loop import train
 from experiments.engine.parallel import AXIS, check_batch_size
 from experiments.engine.settings import Operation
@@ -54,19 +55,10 @@ def make_model(config: DetectionConfig) -> Detector:
 
 
 def initial_variables(config: DetectionConfig) -> Any:
-    """Parameters and batch statistics at step 0; depends on the config alone.
-
-    They are drawn on the CPU, to be the same for every accelerator, and by the generator that takes
-    a fifth of the time to compile.
-    """
+    """Parameters and batch statistics at step 0; depends on the config alone."""
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    model = make_model(config)
-
-    def draw(key: jax.Array) -> Any:
-        return model.lazy_init(key, image, method="layers")
-
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return jax.jit(draw)(jax.random.key(config.training.seed, impl="rbg"))
+    key = initial_key(config.training.seed)
+    return draw_variables(make_model(config), key, image, method="layers")
 
 
 def training_state(config: DetectionConfig, variables: Any) -> State:

@@ -13,6 +13,7 @@ from experiments.engine import optimization, steps
 from experiments.engine.checkpoints import CHECKPOINTS, steps_in
 from experiments.engine.config import check, differences
 from experiments.engine.distributed import is_primary, primary_first
+from experiments.engine.initialization import draw_variables, initial_key
 from experiments.engine.loop import train
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.runs import load_run
@@ -42,9 +43,6 @@ def make_optimizer(config: TrainingConfig) -> tuple[optax.GradientTransformation
 def initial_state(config: InpaintingConfig) -> State:
     """Networks and optimisers at step 0; depends on the config's sizes and seed alone.
 
-    They are drawn on the CPU, to be the same for every accelerator, and by the generator that takes
-    a fifth of the time to compile.
-
     Returns:
         ``generator``, and where the config has them ``discriminator`` and ``average``: the first
         two as of :func:`experiments.engine.steps.initial_state`, the last as of
@@ -57,10 +55,8 @@ def initial_state(config: InpaintingConfig) -> State:
     )
 
     def state_of(model: Any, number: int, *inputs: jax.ShapeDtypeStruct) -> State:
-        key = jax.random.fold_in(jax.random.key(config.training.seed, impl="rbg"), number)
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            draw = jax.jit(lambda key: model.lazy_init(key, *inputs))
-            variables = dict(draw(key))
+        key = jax.random.fold_in(initial_key(config.training.seed), number)
+        variables = dict(draw_variables(model, key, *inputs))
         return steps.initial_state(variables.pop("params"), variables, optimizer)
 
     state = {"generator": state_of(make_generator(config), 0, image, mask)}

@@ -14,8 +14,6 @@ from pycocotools.coco import COCO
 
 from experiments.data.coco import coco_folder, open_coco
 from experiments.data.coco_masks import decompressed
-from experiments.data.debian import DEFAULT_CACHE, is_complete
-from experiments.data.debian_manifest import PACKAGES
 from experiments.data.scenes import (
     CATEGORIES,
     ScenesConfig,
@@ -25,7 +23,7 @@ from experiments.data.scenes import (
     scene,
 )
 from experiments.data.scenes_composition import Scene
-from experiments.data.stamps_manifest import CLASSES, STAMPS
+from experiments.data.stamps_manifest import CLASSES
 from tests.experiments.data.fake_stamps import write_fake_stamps
 
 CONFIG = ScenesConfig(
@@ -220,14 +218,9 @@ def test_an_empty_cache_names_the_command(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: cache ")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not all(is_complete(DEFAULT_CACHE, package) for package in (*PACKAGES, STAMPS)),
-    reason="needs `python -m experiments.data.debian --stamps`",
-)
-def test_of_real_stamps_there_are_small_medium_and_large_ones(tmp_path):
-    config = ScenesConfig(training_images=60, validation_images=12)
-    data = open_coco(prepare_scenes(tmp_path, DEFAULT_CACHE, config))
+def test_there_are_small_medium_and_large_objects(cache, tmp_path):
+    config = ScenesConfig("pypi", training_images=60, validation_images=12)
+    data = open_coco(prepare_scenes(tmp_path, cache, config))
     records = itertools.chain(
         *(map(source.__getitem__, range(len(source))) for source in (data.train, data.validation))
     )
