@@ -14,7 +14,7 @@ from carafe_kernels.geometry import Geometry
 from carafe_kernels.normalizers import normalize
 
 if TYPE_CHECKING:
-    from jax.experimental.pallas.mosaic_gpu import InterpretGPUParams
+    from carafe_kernels.mosaic_gpu.settings import Settings
 
 Implementation = Literal["xla", "mosaic_gpu"]
 Normalizer = Literal["softmax", "sigmoid", "sigmoid_normalized"]
@@ -66,7 +66,7 @@ class Plan:
         implementation: what computes.
         automatic: whether ``"xla"`` computes where a program is lowered for a platform that the
             implementation does not serve; else that is an error.
-        interpret: how kernels run without a GPU.
+        settings: how the kernels of ``"mosaic_gpu"`` are compiled; ``None`` for ``"xla"``.
     """
 
     geometry: Geometry
@@ -75,7 +75,7 @@ class Plan:
     weights_dtype: np.dtype
     implementation: Implementation
     automatic: bool
-    interpret: "InterpretGPUParams | None" = None
+    settings: "Settings | None" = None
 
     @property
     def accumulator(self) -> np.dtype:
@@ -116,11 +116,11 @@ def _by_mosaic_gpu(plan: Plan, result: Slot, operands: dict[Slot, jax.Array]) ->
     match result:
         case "y":
             return mosaic_gpu.forward(
-                operands["x"], operands["weights"], plan.geometry, plan.interpret
+                operands["x"], operands["weights"], plan.geometry, plan.settings
             )
         case "x":
             return mosaic_gpu.input_gradient(
-                operands["weights"], operands["y"], plan.geometry, plan.size, plan.interpret
+                operands["weights"], operands["y"], plan.geometry, plan.size, plan.settings
             )
         case "weights":
             return mosaic_gpu.weight_gradient(
@@ -128,7 +128,7 @@ def _by_mosaic_gpu(plan: Plan, result: Slot, operands: dict[Slot, jax.Array]) ->
                 operands["y"],
                 plan.geometry,
                 plan.weights_dtype,
-                plan.interpret,
+                plan.settings,
             )
 
 
@@ -237,7 +237,7 @@ def _compute_from_logits(
     mosaic_gpu = kernels("mosaic_gpu")
 
     def by_kernel(x: jax.Array, logits: jax.Array, *y: jax.Array) -> jax.Array:
-        fixed = normalizer, plan.interpret
+        fixed = normalizer, plan.settings
         match result:
             case "y":
                 return mosaic_gpu.forward_from_logits(x, logits, plan.geometry, *fixed)

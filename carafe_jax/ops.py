@@ -274,5 +274,5 @@ def _plan(
         weights.dtype,
         implementation,
         automatic,
-        kernels(implementation).interpret_params() if implementation == "mosaic_gpu" else None,
+        kernels(implementation).current_settings() if implementation == "mosaic_gpu" else None,
     )

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.pallas.mosaic_gpu import InterpretGPUParams
 from jaxtyping import Array, Float
 
 from carafe_kernels.geometry import Geometry
@@ -23,11 +22,13 @@ from carafe_kernels.mosaic_gpu import (
 )
 from carafe_kernels.mosaic_gpu.arrays import align_cells, cells_from_weights, weights_from_cells
 from carafe_kernels.mosaic_gpu.batching import along_the_batch
-from carafe_kernels.mosaic_gpu.device import (
-    device_reason,
-    interpret_params,
+from carafe_kernels.mosaic_gpu.device import device_reason, on_cuda
+from carafe_kernels.mosaic_gpu.settings import (
+    DEFAULT_SETTINGS,
+    Settings,
+    current_settings,
     interpreted,
-    on_cuda,
+    using,
 )
 from carafe_kernels.mosaic_gpu.tiling import (
     Problem,
@@ -38,14 +39,16 @@ from carafe_kernels.mosaic_gpu.tiling import (
 )
 
 __all__ = [
+    "Settings",
+    "current_settings",
     "forward",
     "forward_from_logits",
     "input_gradient",
     "input_gradient_from_logits",
-    "interpret_params",
     "interpreted",
     "logit_gradient",
     "supports",
+    "using",
     "weight_gradient",
 ]
 
@@ -121,16 +124,16 @@ def forward(
     x: Float[Array, "batch height width channels"],
     weights: Float[Array, "batch out_height out_width weight_channels"],
     geometry: Geometry,
-    interpret: InterpretGPUParams | None = None,
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Reassembles ``x`` with ``weights`` (Eqn. 3), in the dtype of ``x``."""
 
-    def call(x, weights, geometry, interpret):
+    def call(x, weights, geometry, settings):
         problem = _served(geometry, x.shape, x.dtype, weights.dtype)
         cells = align_cells(cells_from_weights(weights, geometry))
-        return forward_kernel.reassemble(x, cells, problem, interpret)
+        return forward_kernel.reassemble(x, cells, problem, settings)
 
-    return _call(call, interpret, geometry, _shape_of_y(x, geometry), x.dtype, x, weights)
+    return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, x, weights)
 
 
 def forward_from_logits(
@@ -138,15 +141,15 @@ def forward_from_logits(
     logits: Float[Array, "batch rows columns logit_channels"],
     geometry: Geometry,
     normalizer: str,
-    interpret: InterpretGPUParams | None = None,
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Reassembles ``x`` with normalised ``logits`` (section 3.2), in the dtype of ``x``."""
 
-    def call(x, logits, geometry, interpret):
+    def call(x, logits, geometry, settings):
         problem = _served(geometry, x.shape, x.dtype, logits.dtype, normalizer)
-        return forward_kernel.reassemble(x, align_cells(logits), problem, interpret)
+        return forward_kernel.reassemble(x, align_cells(logits), problem, settings)
 
-    return _call(call, interpret, geometry, _shape_of_y(x, geometry), x.dtype, x, logits)
+    return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, x, logits)
 
 
 def input_gradient(
@@ -154,17 +157,17 @@ def input_gradient(
     y: Float[Array, "batch out_height out_width channels"],
     geometry: Geometry,
     size: tuple[int, int],
-    interpret: InterpretGPUParams | None = None,
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> Float[Array, "batch height width channels"]:
     """Gathers, for each source pixel, ``weights * y`` from its readers, in the dtype of ``y``."""
 
-    def call(weights, y, geometry, interpret):
+    def call(weights, y, geometry, settings):
         shape = (y.shape[0], *size, y.shape[3])
         problem = _served(geometry, shape, y.dtype, weights.dtype)
         cells = align_cells(cells_from_weights(weights, geometry))
-        return input_gradient_kernel.gather(cells, y, problem, interpret)
+        return input_gradient_kernel.gather(cells, y, problem, settings)
 
-    return _call(call, interpret, geometry, (*size, y.shape[3]), y.dtype, weights, y)
+    return _call(call, settings, geometry, (*size, y.shape[3]), y.dtype, weights, y)
 
 
 def input_gradient_from_logits(
@@ -173,16 +176,16 @@ def input_gradient_from_logits(
     geometry: Geometry,
     size: tuple[int, int],
     normalizer: str,
-    interpret: InterpretGPUParams | None = None,
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> Float[Array, "batch height width channels"]:
     """As :func:`input_gradient`, with weights that are normalised again from ``logits``."""
 
-    def call(logits, y, geometry, interpret):
+    def call(logits, y, geometry, settings):
         shape = (y.shape[0], *size, y.shape[3])
         problem = _served(geometry, shape, y.dtype, logits.dtype, normalizer)
-        return input_gradient_kernel.gather(align_cells(logits), y, problem, interpret)
+        return input_gradient_kernel.gather(align_cells(logits), y, problem, settings)
 
-    return _call(call, interpret, geometry, (*size, y.shape[3]), y.dtype, logits, y)
+    return _call(call, settings, geometry, (*size, y.shape[3]), y.dtype, logits, y)
 
 
 def weight_gradient(
@@ -190,16 +193,16 @@ def weight_gradient(
     y: Float[Array, "batch out_height out_width channels"],
     geometry: Geometry,
     dtype: np.dtype,
-    interpret: InterpretGPUParams | None = None,
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> Float[Array, "batch out_height out_width weight_channels"]:
     """Correlates each output pixel of ``y`` with the sources that its taps read, in ``dtype``."""
 
-    def call(x, y, geometry, interpret):
+    def call(x, y, geometry, settings):
         problem = _served(geometry, x.shape, x.dtype, dtype)
-        cells = weight_gradient_kernel.correlate(x, y, None, problem, interpret)
+        cells = weight_gradient_kernel.correlate(x, y, None, problem, settings)
         return weights_from_cells(cells, geometry)
 
-    return _call(call, interpret, geometry, (*y.shape[1:3], geometry.weight_channels), dtype, x, y)
+    return _call(call, settings, geometry, (*y.shape[1:3], geometry.weight_channels), dtype, x, y)
 
 
 def logit_gradient(
@@ -208,16 +211,16 @@ def logit_gradient(
     y: Float[Array, "batch out_height out_width channels"],
     geometry: Geometry,
     normalizer: str,
-    interpret: InterpretGPUParams | None = None,
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> Float[Array, "batch rows columns logit_channels"]:
     """The gradient by ``logits``, in their dtype, from that by the output, ``y``."""
 
-    def call(x, logits, y, geometry, interpret):
+    def call(x, logits, y, geometry, settings):
         problem = _served(geometry, x.shape, x.dtype, logits.dtype, normalizer)
-        cells = weight_gradient_kernel.correlate(x, y, align_cells(logits), problem, interpret)
+        cells = weight_gradient_kernel.correlate(x, y, align_cells(logits), problem, settings)
         return cells[..., : geometry.logit_channels]
 
-    return _call(call, interpret, geometry, logits.shape[1:], logits.dtype, x, logits, y)
+    return _call(call, settings, geometry, logits.shape[1:], logits.dtype, x, logits, y)
 
 
 def _problem(
@@ -247,22 +250,22 @@ def _shape_of_y(x: jax.Array, geometry: Geometry) -> tuple[int, ...]:
 
 def _call(
     call: Callable[..., jax.Array],
-    interpret: InterpretGPUParams | None,
+    settings: Settings,
     geometry: Geometry,
     shape: tuple[int, ...],
     dtype: np.dtype,
     *arrays: jax.Array,
 ) -> jax.Array:
-    """Runs ``call(*arrays, geometry, interpret)`` on every device's part of the batch."""
+    """Runs ``call(*arrays, geometry, settings)`` on every device's part of the batch."""
 
     def on_a_part(*arrays: jax.Array) -> jax.Array:
         batch = arrays[0].shape[0]
         if batch == 0:
             return jnp.zeros((0, *shape), dtype)
-        return call(*arrays, geometry.lowest_terms, interpret)
+        return call(*arrays, geometry.lowest_terms, settings)
 
-    run = along_the_batch(on_a_part, effects=interpret is not None)
-    if interpret is not None:
+    run = along_the_batch(on_a_part, effects=settings.interpret is not None)
+    if settings.interpret is not None:
         return run(*arrays)
     first, *others = arrays
     return run(on_cuda(first), *others)

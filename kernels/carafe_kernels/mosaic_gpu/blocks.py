@@ -18,12 +18,6 @@ from carafe_kernels.normalizers import tap_weights
 
 type Ref = Any  # Pallas exports no name for references and their slices
 
-# Lane semantics take layouts that are written out, also of slices that start anywhere. Barriers
-# are ours: no buffer is both read and written between two of them.
-COMPILER_PARAMS = plgpu.CompilerParams(
-    lowering_semantics=plgpu.LoweringSemantics.Lane, unsafe_no_auto_barriers=True
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Grid:

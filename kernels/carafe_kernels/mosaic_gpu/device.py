@@ -1,45 +1,19 @@
-"""Which devices run the kernels, and how to run them without one."""
-
-import contextlib
-import contextvars
-from collections.abc import Iterator
+"""Which devices run the kernels."""
 
 import jax
-from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
+
+from carafe_kernels.mosaic_gpu.settings import current_settings
 
 # Shared memory of 227 KiB a block and TMA: Hopper and datacenter Blackwell.
 SUPPORTED_MAJORS = (9, 10)
 NEEDS = "an NVIDIA GPU of compute capability 9.0 or 10.x, Hopper or datacenter Blackwell"
 
-_interpret: contextvars.ContextVar[plgpu.InterpretGPUParams | None] = contextvars.ContextVar(
-    "interpret", default=None
-)
-
-
-@contextlib.contextmanager
-def interpreted(*, detect_races: bool = False) -> Iterator[None]:
-    """Has kernels that are traced inside run on the CPU, step by step, for tests.
-
-    Args:
-        detect_races: whether to look for accesses that no barrier orders.
-    """
-    token = _interpret.set(plgpu.InterpretGPUParams(detect_races=detect_races))
-    try:
-        yield
-    finally:
-        _interpret.reset(token)
-
-
-def interpret_params() -> plgpu.InterpretGPUParams | None:
-    """What :func:`interpreted` has set."""
-    return _interpret.get()
-
 
 def device_reason(device: jax.Device | None) -> str | None:
     """Why ``device`` cannot run the kernels; ``None`` if it can, or is not known."""
-    if device is None or interpret_params() is not None:
+    if device is None or current_settings().interpret is not None:
         return None
     if device.platform != "gpu":
         return f"this device is a {device.platform.upper()}, and they need {NEEDS}"

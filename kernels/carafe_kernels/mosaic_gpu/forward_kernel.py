@@ -11,25 +11,24 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from carafe_kernels.mosaic_gpu import blocks
 from carafe_kernels.mosaic_gpu.arrays import crop_channels, cut_rows, join_rows, pad_channels
 from carafe_kernels.mosaic_gpu.layouts import channel_layout
+from carafe_kernels.mosaic_gpu.settings import Settings
 from carafe_kernels.mosaic_gpu.tiling import Problem, forward_tile
 
 
-def reassemble(
-    x: jax.Array, cells: jax.Array, problem: Problem, interpret: plgpu.InterpretGPUParams | None
-) -> jax.Array:
+def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings) -> jax.Array:
     """Reassembles ``x`` with the kernels of its cells.
 
     Args:
         x: ``[B, H, W, C]``.
         cells: ``[B, q, r, n]``, weights or logits; see :mod:`carafe_kernels.mosaic_gpu.arrays`.
         problem: what the arrays are.
-        interpret: how to run on a CPU; ``None`` compiles for the GPU.
+        settings: how to compile and run.
 
     Returns:
         ``[B, H', W', C]`` in the dtype of ``x``.
     """
     geometry, groups = problem.geometry, problem.geometry.groups
-    tile = forward_tile(problem)
+    tile = forward_tile(problem, settings.max_slots)
     before, _ = geometry.halo
     up, down = geometry.up, geometry.down
     rows, columns = problem.cells
@@ -45,7 +44,7 @@ def reassemble(
 
     def carafe_forward(x, cells, y, x_tile, y_tile, x_barrier, cell_scratch):
         b, row, column = grid.position()
-        shift = before if interpret else 0  # the interpreter has no negative starts
+        shift = before if settings.pads_maps else 0  # no copy then starts before the map
 
         def fetch(chunk, slot):
             plgpu.copy_gmem_to_smem(
@@ -115,11 +114,11 @@ def reassemble(
         grid=grid.shape,
         grid_names=grid.names,
         scratch_types=weights.scratch_of_kernel,
-        compiler_params=blocks.COMPILER_PARAMS,
-        interpret=interpret or False,
+        compiler_params=settings.compiler_params,
+        interpret=settings.interpret or False,
     )
     x = cut_rows(pad_channels(x, groups, tile.group_channels), down)
-    if interpret:
+    if settings.pads_maps:
         x = jnp.pad(x, ((0, 0), (before, 0), (0, 0), (before * down, 0), (0, 0)))
     y = join_rows(kernel(x, cells), problem.output_size[0])
     return crop_channels(y, groups, problem.group_channels)

@@ -16,25 +16,24 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from carafe_kernels.mosaic_gpu import blocks
 from carafe_kernels.mosaic_gpu.arrays import crop_channels, cut_rows, join_rows, pad_channels
 from carafe_kernels.mosaic_gpu.layouts import channel_layout
+from carafe_kernels.mosaic_gpu.settings import Settings
 from carafe_kernels.mosaic_gpu.tiling import Problem, input_gradient_tile
 
 
-def gather(
-    cells: jax.Array, y: jax.Array, problem: Problem, interpret: plgpu.InterpretGPUParams | None
-) -> jax.Array:
+def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings) -> jax.Array:
     """Gathers, for each source pixel, ``weights * y`` from the outputs that read it.
 
     Args:
         cells: ``[B, q, r, n]``, weights or logits.
         y: gradient by the output, ``[B, H', W', C]``.
         problem: what the arrays are.
-        interpret: how to run on a CPU; ``None`` compiles for the GPU.
+        settings: how to compile and run.
 
     Returns:
         ``[B, H, W, C]`` in the dtype of ``y``.
     """
     geometry, groups = problem.geometry, problem.geometry.groups
-    tile = input_gradient_tile(problem)
+    tile = input_gradient_tile(problem, settings.max_slots)
     _, before = geometry.halo  # a source is read by the cells that a cell does not reach
     up, down = geometry.up, geometry.down
     rows, columns = problem.cells
@@ -42,7 +41,7 @@ def gather(
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout, row_layout = channel_layout(tile.rows, tile.channels, tile.vector)
     weights = blocks.Weights(problem, tile, row_layout)
-    shift = (before, before) if interpret else (0, 0)
+    shift = (before, before) if settings.pads_maps else (0, 0)
     rows_of_a_pass = up // tile.passes
     # What one row of outputs is for: every row phase of sources, and the tap that reads it. With
     # down = 1 it is the same for all row phases of outputs, so those of any pass are the first.
@@ -155,11 +154,11 @@ def gather(
         grid=grid.shape,
         grid_names=grid.names,
         scratch_types=weights.scratch_of_kernel,
-        compiler_params=blocks.COMPILER_PARAMS,
-        interpret=interpret or False,
+        compiler_params=settings.compiler_params,
+        interpret=settings.interpret or False,
     )
     y = cut_rows(pad_channels(y, groups, tile.group_channels), up)
-    if interpret:
+    if settings.pads_maps:
         y = jnp.pad(y, ((0, 0), (before, 0), (0, 0), (before * up, 0), (0, 0)))
         cells = jnp.pad(cells, ((0, 0), (before, 0), (before, 0), (0, 0)))
     x = join_rows(kernel(cells, y), height)

@@ -18,6 +18,7 @@ import numpy as np
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, aligned, round_up
 from carafe_kernels.mosaic_gpu.layouts import THREADS, WARPS, cell_block
+from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
 
 WORD = 4  # bytes
 # Bytes of shared memory on compute capability 9.0 and 10.0.
@@ -290,7 +291,7 @@ def _first_that_fits(tiles: Iterator[Tile]) -> Tile:
 
 
 @functools.cache
-def forward_tile(problem: Problem) -> Tile:
+def forward_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
     """The tile for the forward pass; raises :class:`TooLargeError` if there is none."""
     geometry = problem.geometry
     tiles = _tiles(
@@ -301,12 +302,13 @@ def forward_tile(problem: Problem) -> Tile:
         width=problem.output_size[1],
         halo_of_cells=0,
         passes=1,
+        max_slots=max_slots,
     )
     return _first_that_fits(tiles)
 
 
 @functools.cache
-def input_gradient_tile(problem: Problem) -> Tile:
+def input_gradient_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
     """The tile for the input gradient; raises :class:`TooLargeError` if there is none."""
     geometry = problem.geometry
     tiles = (
@@ -318,6 +320,7 @@ def input_gradient_tile(problem: Problem) -> Tile:
             width=problem.size[1],
             halo_of_cells=sum(geometry.halo),
             passes=passes,
+            max_slots=max_slots,
         )
         for passes in sorted({1, geometry.up})
     )
@@ -333,6 +336,7 @@ def _tiles(
     width: int,
     halo_of_cells: int,
     passes: int,
+    max_slots: int,
 ) -> Iterator[Tile]:
     """Tiles that compute right, in the order of ``choices``.
 
@@ -362,7 +366,7 @@ def _tiles(
         row_shape = (read // passes, (columns + halo) * read, channels)
         row_bytes = math.prod(row_shape) * itemsize
         map_rows = copied_rows(rows + halo, row_bytes)
-        for slots in (2, 1) if passes == 1 else (1,):
+        for slots in range(max_slots if passes == 1 else 1, 0, -1):
             yield Tile(
                 rows,
                 columns,

@@ -24,6 +24,7 @@ from carafe_kernels.mosaic_gpu.arrays import (
     pad_channels,
 )
 from carafe_kernels.mosaic_gpu.layouts import cell_layout
+from carafe_kernels.mosaic_gpu.settings import Settings
 from carafe_kernels.mosaic_gpu.tiling import WORD, Problem, weight_gradient_tile
 from carafe_kernels.normalizers import tap_logit_gradients
 
@@ -33,7 +34,7 @@ def correlate(
     y: jax.Array,
     logits: jax.Array | None,
     problem: Problem,
-    interpret: plgpu.InterpretGPUParams | None,
+    settings: Settings,
 ) -> jax.Array:
     """The gradient by weights, or by the logits that weights were made from.
 
@@ -42,7 +43,7 @@ def correlate(
         y: gradient by the output, ``[B, H', W', C]``.
         logits: ``[B, q, r, n]``, if the problem has a normaliser.
         problem: what the arrays are.
-        interpret: how to run on a CPU; ``None`` compiles for the GPU.
+        settings: how to compile and run.
 
     Returns:
         ``[B, q, r, n]`` in the dtype of the weights or logits.
@@ -65,7 +66,7 @@ def correlate(
     box = tile.cells.box
     # Blocks of one cell store their parts apart: TMA has no places between multiples of 16 bytes.
     stride = tile.cells.boxes * box
-    shift = before if interpret else 0
+    shift = before if settings.pads_maps else 0
     copies = down + tile.column_phases
     quad = TMA_ALIGNMENT // WORD  # words that a thread reads at once
     chunks = -(-tile.group_channels // tile.channels)
@@ -230,12 +231,12 @@ def correlate(
             plgpu.Barrier(num_arrivals=copies),
             plgpu.Barrier(num_arrivals=tile.cells.boxes),
         ),
-        compiler_params=blocks.COMPILER_PARAMS,
-        interpret=interpret or False,
+        compiler_params=settings.compiler_params,
+        interpret=settings.interpret or False,
     )
     x = cut_rows_and_columns(as_words(pad_channels(x, groups, tile.group_channels)), down)
     y = cut_rows_and_columns(as_words(pad_channels(y, groups, tile.group_channels)), up)
-    if interpret:
+    if settings.pads_maps:
         x = jnp.pad(x, ((0, 0), (before, 0), (0, 0), (before, 0), (0, 0)))
     gradient = kernel(x, y) if problem.normalizer is None else kernel(x, y, logits)
     if parts > 1 and stride > tile.cells.entries:
