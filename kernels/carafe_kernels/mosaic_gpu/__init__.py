@@ -20,9 +20,16 @@ from carafe_kernels.mosaic_gpu import (
     input_gradient_kernel,
     weight_gradient_kernel,
 )
-from carafe_kernels.mosaic_gpu.arrays import align_cells, cells_from_weights, weights_from_cells
+from carafe_kernels.mosaic_gpu.arrays import (
+    cells_from_logits,
+    cells_from_weights,
+    copied_dtype,
+    join_parts,
+    weights_from_cells,
+)
 from carafe_kernels.mosaic_gpu.batching import along_the_batch
 from carafe_kernels.mosaic_gpu.device import device_reason, on_cuda
+from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import (
     DEFAULT_SETTINGS,
     Settings,
@@ -30,13 +37,8 @@ from carafe_kernels.mosaic_gpu.settings import (
     interpreted,
     using,
 )
-from carafe_kernels.mosaic_gpu.tiling import (
-    Problem,
-    TooLargeError,
-    forward_tile,
-    input_gradient_tile,
-    weight_gradient_tile,
-)
+from carafe_kernels.mosaic_gpu.tiling import TooLargeError, forward_tile, input_gradient_tile
+from carafe_kernels.mosaic_gpu.weight_tiling import weight_gradient_tile
 
 __all__ = [
     "Settings",
@@ -99,7 +101,8 @@ def supports(
         return f"they compute in float32, from {', '.join(_DTYPES)}, not from {name}"
     if not all(isinstance(size, int) for size in shape):
         return f"they need a static shape, not {shape}"
-    problem = _problem(reduced, shape, *dtypes, normalizer)
+    copied = copied_dtype(dtypes[1], reduced)
+    problem = _problem(reduced, shape, dtypes[0], copied, normalizer)
     if reason := _size_reason(problem):
         return reason
     try:
@@ -129,8 +132,9 @@ def forward(
     """Reassembles ``x`` with ``weights`` (Eqn. 3), in the dtype of ``x``."""
 
     def call(x, weights, geometry, settings):
+        weights = _copied(weights, geometry)
         problem = _served(geometry, x.shape, x.dtype, weights.dtype)
-        cells = align_cells(cells_from_weights(weights, geometry))
+        cells = cells_from_weights(weights, geometry)
         return forward_kernel.reassemble(x, cells, problem, settings)
 
     return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, x, weights)
@@ -146,8 +150,9 @@ def forward_from_logits(
     """Reassembles ``x`` with normalised ``logits`` (section 3.2), in the dtype of ``x``."""
 
     def call(x, logits, geometry, settings):
+        logits = _copied(logits, geometry)
         problem = _served(geometry, x.shape, x.dtype, logits.dtype, normalizer)
-        return forward_kernel.reassemble(x, align_cells(logits), problem, settings)
+        return forward_kernel.reassemble(x, cells_from_logits(logits), problem, settings)
 
     return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, x, logits)
 
@@ -163,8 +168,9 @@ def input_gradient(
 
     def call(weights, y, geometry, settings):
         shape = (y.shape[0], *size, y.shape[3])
+        weights = _copied(weights, geometry)
         problem = _served(geometry, shape, y.dtype, weights.dtype)
-        cells = align_cells(cells_from_weights(weights, geometry))
+        cells = cells_from_weights(weights, geometry)
         return input_gradient_kernel.gather(cells, y, problem, settings)
 
     return _call(call, settings, geometry, (*size, y.shape[3]), y.dtype, weights, y)
@@ -182,8 +188,9 @@ def input_gradient_from_logits(
 
     def call(logits, y, geometry, settings):
         shape = (y.shape[0], *size, y.shape[3])
+        logits = _copied(logits, geometry)
         problem = _served(geometry, shape, y.dtype, logits.dtype, normalizer)
-        return input_gradient_kernel.gather(align_cells(logits), y, problem, settings)
+        return input_gradient_kernel.gather(cells_from_logits(logits), y, problem, settings)
 
     return _call(call, settings, geometry, (*size, y.shape[3]), y.dtype, logits, y)
 
@@ -198,9 +205,9 @@ def weight_gradient(
     """Correlates each output pixel of ``y`` with the sources that its taps read, in ``dtype``."""
 
     def call(x, y, geometry, settings):
-        problem = _served(geometry, x.shape, x.dtype, dtype)
+        problem = _served(geometry, x.shape, x.dtype, copied_dtype(dtype, geometry))
         cells = weight_gradient_kernel.correlate(x, y, None, problem, settings)
-        return weights_from_cells(cells, geometry)
+        return weights_from_cells(cells, geometry).astype(dtype)
 
     return _call(call, settings, geometry, (*y.shape[1:3], geometry.weight_channels), dtype, x, y)
 
@@ -216,11 +223,16 @@ def logit_gradient(
     """The gradient by ``logits``, in their dtype, from that by the output, ``y``."""
 
     def call(x, logits, y, geometry, settings):
-        problem = _served(geometry, x.shape, x.dtype, logits.dtype, normalizer)
-        cells = weight_gradient_kernel.correlate(x, y, align_cells(logits), problem, settings)
-        return cells[..., : geometry.logit_channels]
+        cells = cells_from_logits(_copied(logits, geometry))
+        problem = _served(geometry, x.shape, x.dtype, cells.dtype, normalizer)
+        gradient = weight_gradient_kernel.correlate(x, y, cells, problem, settings)
+        return join_parts(gradient)[:, :, 0].astype(logits.dtype)
 
     return _call(call, settings, geometry, logits.shape[1:], logits.dtype, x, logits, y)
+
+
+def _copied(cells: jax.Array, geometry: Geometry) -> jax.Array:
+    return cells.astype(copied_dtype(cells.dtype, geometry))
 
 
 def _problem(

@@ -2,11 +2,16 @@
 
 Tensor memory accesses (TMA) want at most five axes, strides that are multiples of 16 bytes, and
 boxes of at most 256 elements an axis; they fill with zeros, and clip, what lies outside an array.
-So maps come cut into cells along the rows (:mod:`carafe_kernels.geometry`), and kernels as the
-logits come out of a convolution: all that belongs to a cell together, padded to 16 bytes.
+Maps come cut into cells along the rows (:mod:`carafe_kernels.geometry`). Weights and logits come as
+*rows of cells*, ``[b, q, p, r, n]``: a cell's kernels for part ``p`` one after the other, where a
+part is a row of output phases for weights, and the whole cell for logits. Both are views of what
+the caller has.
 
-Letters in shape comments: ``q``, ``r`` rows and columns of cells; ``p`` phases in a cell.
+Letters in shape comments: ``q``, ``r`` rows and columns of cells; ``p`` parts of a cell or phases
+in it; ``n`` entries, a whole number of kernels of ``k * k`` taps.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +21,7 @@ from jax import lax
 from carafe_kernels.geometry import Geometry
 
 TMA_ALIGNMENT = 16  # bytes
+MAX_BOX = 256  # elements of an axis that one copy moves
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -26,6 +32,22 @@ def round_up(size: int, multiple: int) -> int:
 def aligned(size: int, dtype: np.dtype) -> int:
     """``size`` elements, rounded up to what TMA can address."""
     return round_up(size, TMA_ALIGNMENT // np.dtype(dtype).itemsize)
+
+
+def aligned_cells(entries: int, dtype: np.dtype) -> int:
+    """The least number of cells of ``entries`` each that fill whole multiples of 16 bytes."""
+    return TMA_ALIGNMENT // math.gcd(TMA_ALIGNMENT, entries * np.dtype(dtype).itemsize)
+
+
+def kernels_of_a_box(dtype: np.dtype) -> int:
+    """The least number of kernels, of an odd number of taps, that fill multiples of 16 bytes."""
+    return TMA_ALIGNMENT // np.dtype(dtype).itemsize
+
+
+def copied_dtype(dtype: np.dtype, geometry: Geometry) -> np.dtype:
+    """The dtype in which kernels can be copied: 16-bit ones of 49 taps are too long for a box."""
+    fits = kernels_of_a_box(dtype) * geometry.taps <= MAX_BOX
+    return np.dtype(dtype if fits else np.float32)
 
 
 def _pad(array: jax.Array, axis: int, before: int, after: int) -> jax.Array:
@@ -88,27 +110,40 @@ def join_rows(array: jax.Array, height: int) -> jax.Array:
     return array.reshape(batch, cells * phases, width, channels)[:, :height]
 
 
-def align_cells(cells: jax.Array) -> jax.Array:
-    """``[b, q, r, n]`` with ``n`` padded to what TMA can address.
-
-    Two columns at least: copies drop an axis of one, and would find no zeros beside it.
-    """
-    cells = _pad(cells, 2, 0, max(0, 2 - cells.shape[2]))
-    return _pad(cells, 3, 0, aligned(cells.shape[3], cells.dtype) - cells.shape[3])
+def pad_columns_of_cells(cells: jax.Array, columns: int) -> jax.Array:
+    """``[b, q, p, r, n] -> [b, q, p, columns, n]``, zeros after the last cell."""
+    return _pad(cells, 3, 0, columns - cells.shape[3])
 
 
 def cells_from_weights(weights: jax.Array, geometry: Geometry) -> jax.Array:
-    """``[b, q * u, r * v, n] -> [b, q, r, u * v * n]``: weights in the order of logits."""
+    """``[b, q * u, r * v, n] -> [b, q, u, r, v * n]``: the same bytes."""
     up = geometry.up
     batch, height, width, kernels = weights.shape
-    split = weights.reshape(batch, height // up, up, width // up, up, kernels)
-    return split.swapaxes(2, 3).reshape(batch, height // up, width // up, up * up * kernels)
+    return weights.reshape(batch, height // up, up, width // up, up * kernels)
 
 
 def weights_from_cells(cells: jax.Array, geometry: Geometry) -> jax.Array:
-    """Undoes :func:`cells_from_weights`, alignment included."""
-    up = geometry.up
-    batch, rows, columns, _ = cells.shape
-    split = cells[..., : geometry.logit_channels]
-    split = split.reshape(batch, rows, columns, up, up, geometry.weight_channels).swapaxes(2, 3)
-    return split.reshape(batch, rows * up, columns * up, geometry.weight_channels)
+    """``[b, q, p, r, n]``, of any parts, as weights ``[b, q * u, r * v, n]``."""
+    up, kernels = geometry.up, geometry.weight_channels
+    batch, rows, _, columns, _ = cells.shape
+    if cells.shape[2] != up:
+        cells = split_parts(join_parts(cells), up)
+    return cells.reshape(batch, rows * up, columns * up, kernels)
+
+
+def cells_from_logits(logits: jax.Array) -> jax.Array:
+    """``[b, q, r, n] -> [b, q, 1, r, n]``."""
+    return logits[:, :, None]
+
+
+def join_parts(cells: jax.Array) -> jax.Array:
+    """``[b, q, p, r, n] -> [b, q, 1, r, p * n]``."""
+    batch, rows, parts, columns, entries = cells.shape
+    return cells.swapaxes(2, 3).reshape(batch, rows, 1, columns, parts * entries)
+
+
+def split_parts(cells: jax.Array, parts: int) -> jax.Array:
+    """``[b, q, 1, r, p * n] -> [b, q, p, r, n]``."""
+    batch, rows, _, columns, entries = cells.shape
+    split = cells.reshape(batch, rows, columns, parts, entries // parts)
+    return split.swapaxes(2, 3)

@@ -1,4 +1,4 @@
-"""What the kernels have in common: where a block stands, and the weights it holds."""
+"""What the kernels have in common: where a block stands, how it loads, stores and loops."""
 
 import dataclasses
 import math
@@ -12,9 +12,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from carafe_kernels.mosaic_gpu.layouts import Layout, cell_block, cell_layout
-from carafe_kernels.mosaic_gpu.tiling import CellTile, Problem, Tile
-from carafe_kernels.normalizers import tap_weights
+from carafe_kernels.mosaic_gpu.layouts import Layout
+from carafe_kernels.mosaic_gpu.tiling import Tile
 
 type Ref = Any  # Pallas exports no name for references and their slices
 
@@ -102,13 +101,11 @@ def store(ref: Ref, value: jax.Array) -> None:
         ref[...] = value
 
 
-def split(entry: jax.Array | int, tile: CellTile) -> tuple[jax.Array | int, jax.Array | int]:
-    """The box of an entry of a cell, and the place in it."""
-    if tile.boxes == 1:
-        return 0, entry
-    if isinstance(entry, int):
-        return divmod(entry, tile.box)
-    return div(entry, tile.box), rem(entry, tile.box)
+def split(index: jax.Array | int, size: int) -> tuple[jax.Array | int, jax.Array | int]:
+    """The box of an index that is not negative, in boxes of ``size``, and the place in it."""
+    if isinstance(index, int):
+        return divmod(index, size)
+    return div(index, size), rem(index, size)
 
 
 def spread(weights: jax.Array, tile: Tile, layout: Layout) -> jax.Array:
@@ -150,100 +147,3 @@ def pipeline(
     fetch(unknown_zero(), jnp.int32(0))
     ready()
     loop(steps, step)
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """The weights of a block's cells in shared memory, normalised there if logits came in."""
-
-    problem: Problem
-    tile: Tile
-    layout: Layout
-
-    @property
-    def _weights(self) -> CellTile:
-        return self.tile.weights or self.tile.cells
-
-    @property
-    def scratch(self) -> tuple[Any, ...]:
-        """Buffers that hold logits or weights, their barrier, and room for normalised weights."""
-        copied = self.tile.cells
-        buffers = [
-            plgpu.SMEM(copied.shape, copied.dtype),
-            plgpu.Barrier(num_arrivals=copied.copies),
-        ]
-        if self.tile.weights:
-            buffers.append(plgpu.SMEM(self.tile.weights.shape, self.tile.weights.dtype))
-        return tuple(buffers)
-
-    @property
-    def scratch_of_kernel(self) -> tuple[Any, ...]:
-        """The map that comes in, the one that goes out, a barrier a slot; and :attr:`scratch`."""
-        return (
-            plgpu.SMEM(self.tile.map_shape, self.problem.dtype),
-            plgpu.SMEM(self.tile.out_shape, self.problem.dtype),
-            plgpu.Barrier(num_barriers=self.tile.slots),
-            self.scratch,
-        )
-
-    def _buffer(self, scratch):
-        return scratch[2] if self.tile.weights else scratch[0]
-
-    def fetch(self, cells, scratch, b, row, column, part: jax.Array | int = 0) -> None:
-        """Starts to copy a part of the entries of the cells from ``row`` and ``column`` on."""
-        copied, (buffer, barrier, *_) = self.tile.cells, scratch
-        first = unknown_zero() + part * copied.entries
-        for box in range(copied.boxes):
-            for q in range(copied.columns):
-                plgpu.copy_gmem_to_smem(
-                    cells.at[
-                        b,
-                        pl.ds(row, copied.padded_rows),
-                        pl.ds(column + q, 1),
-                        pl.ds(first + box * copied.box, copied.box),
-                    ],
-                    buffer.at[box, q],
-                    barrier,
-                    oob_mode=plgpu.OOBFillMode.ZEROS,
-                )
-
-    def wait(self, scratch) -> None:
-        """Waits for the copies, and normalises."""
-        buffer, barrier, *_ = scratch
-        plgpu.barrier_wait(barrier)
-        normalizer = self.problem.normalizer
-        if normalizer is None:
-            return
-        copied, weights, target = self.tile.cells, self._weights, self._buffer(scratch)
-        taps = self.problem.geometry.taps
-        size = cell_block(copied.columns, copied.padded_rows)
-        layout = cell_layout(*size)
-        blocks_of_rows = copied.padded_rows // size[1]
-
-        kernels = copied.entries // taps
-
-        # One kernel of one cell at a time: the compiler would load those of several, and spill.
-        def normalize(index, _):
-            block, first = div(index, kernels), rem(index, kernels) * taps
-            column = div(block, blocks_of_rows) * size[0]
-            row = rem(block, blocks_of_rows) * size[1]
-            cells = pl.ds(column, size[0]), pl.ds(row, size[1]), 0
-            entries = [first + tap for tap in range(taps)]
-            places = [split(entry, copied) for entry in entries]
-            logits = [load(buffer.at[box, *cells, place], layout) for box, place in places]
-            places = [split(entry, weights) for entry in entries]
-            values = tap_weights(logits, normalizer)
-            for (box, place), value in zip(places, values, strict=True):
-                store(target.at[box, *cells, place], value)
-
-        loop(copied.columns // size[0] * blocks_of_rows * kernels, normalize)
-        plgpu.commit_smem()
-
-    def load(self, scratch, row: int, column: int, index: tuple[Any, ...]) -> jax.Array:
-        """``[rows]`` in float32 from ``row`` of the tile on: index ``(u, v, group, tap)``."""
-        u, v, group, tap = index
-        geometry, weights = self.problem.geometry, self._weights
-        entry = ((u * geometry.up + v) * geometry.groups + group) * geometry.taps + tap
-        box, place = split(entry, weights)
-        ref = self._buffer(scratch).at[box, column, pl.ds(row, self.tile.rows), 0, place]
-        return load(ref, self.layout)

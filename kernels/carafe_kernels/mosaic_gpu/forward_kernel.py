@@ -11,8 +11,10 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from carafe_kernels.mosaic_gpu import blocks
 from carafe_kernels.mosaic_gpu.arrays import crop_channels, cut_rows, join_rows, pad_channels
 from carafe_kernels.mosaic_gpu.layouts import channel_layout
+from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
-from carafe_kernels.mosaic_gpu.tiling import Problem, forward_tile
+from carafe_kernels.mosaic_gpu.tiling import forward_tile
+from carafe_kernels.mosaic_gpu.weights import Weights
 
 
 def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings) -> jax.Array:
@@ -20,7 +22,7 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
 
     Args:
         x: ``[B, H, W, C]``.
-        cells: ``[B, q, r, n]``, weights or logits; see :mod:`carafe_kernels.mosaic_gpu.arrays`.
+        cells: ``[B, q, p, r, n]``, weights or logits; see :mod:`carafe_kernels.mosaic_gpu.arrays`.
         problem: what the arrays are.
         settings: how to compile and run.
 
@@ -35,7 +37,7 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
     _, width = problem.output_size
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout, row_layout = channel_layout(tile.rows, tile.channels, tile.vector)
-    weights = blocks.Weights(problem, tile, row_layout)
+    weights = Weights(problem, tile, row_layout, 0, settings)
     # What one row of sources is for: every output row phase and row of taps that reads it.
     uses = collections.defaultdict(list)
     for u in range(up):
@@ -81,6 +83,8 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
                                 weight = weights.load(cell_scratch, 0, q, (u, v, group, tap))
                                 term = blocks.spread(weight, tile, layout) * source(place)
                                 sums[q, u, v] = sums[q, u, v] + term if (q, u, v) in sums else term
+            # A barrier first: the compiler would move the wait to the start of the step.
+            plgpu.commit_smem()
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             for (q, u, v), total in sums.items():
                 blocks.store(y_tile.at[:, u, q * up + v, :], total)
@@ -120,5 +124,5 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
     x = cut_rows(pad_channels(x, groups, tile.group_channels), down)
     if settings.pads_maps:
         x = jnp.pad(x, ((0, 0), (before, 0), (0, 0), (before * down, 0), (0, 0)))
-    y = join_rows(kernel(x, cells), problem.output_size[0])
+    y = join_rows(kernel(x, weights.operand(cells)), problem.output_size[0])
     return crop_channels(y, groups, problem.group_channels)

@@ -16,15 +16,17 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from carafe_kernels.mosaic_gpu import blocks
 from carafe_kernels.mosaic_gpu.arrays import crop_channels, cut_rows, join_rows, pad_channels
 from carafe_kernels.mosaic_gpu.layouts import channel_layout
+from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
-from carafe_kernels.mosaic_gpu.tiling import Problem, input_gradient_tile
+from carafe_kernels.mosaic_gpu.tiling import input_gradient_tile
+from carafe_kernels.mosaic_gpu.weights import Weights
 
 
 def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings) -> jax.Array:
     """Gathers, for each source pixel, ``weights * y`` from the outputs that read it.
 
     Args:
-        cells: ``[B, q, r, n]``, weights or logits.
+        cells: ``[B, q, p, r, n]``, weights or logits.
         y: gradient by the output, ``[B, H', W', C]``.
         problem: what the arrays are.
         settings: how to compile and run.
@@ -40,7 +42,7 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
     height, width = problem.size
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout, row_layout = channel_layout(tile.rows, tile.channels, tile.vector)
-    weights = blocks.Weights(problem, tile, row_layout)
+    weights = Weights(problem, tile, row_layout, before, settings)
     shift = (before, before) if settings.pads_maps else (0, 0)
     rows_of_a_pass = up // tile.passes
     # What one row of outputs is for: every row phase of sources, and the tap that reads it. With
@@ -93,6 +95,8 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
             finish(blocks.loop(tile.passes, add_pass, no_sums), chunk)
 
         def finish(sums, chunk):
+            # A barrier first: the compiler would move the wait to the start of the step.
+            plgpu.commit_smem()
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             for (s, q, t), total in zip(sources, sums, strict=True):
                 blocks.store(x_tile.at[:, s, q * down + t, :], total)
@@ -160,6 +164,5 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
     y = cut_rows(pad_channels(y, groups, tile.group_channels), up)
     if settings.pads_maps:
         y = jnp.pad(y, ((0, 0), (before, 0), (0, 0), (before * up, 0), (0, 0)))
-        cells = jnp.pad(cells, ((0, 0), (before, 0), (before, 0), (0, 0)))
-    x = join_rows(kernel(cells, y), height)
+    x = join_rows(kernel(weights.operand(cells), y), height)
     return crop_channels(x, groups, problem.group_channels)

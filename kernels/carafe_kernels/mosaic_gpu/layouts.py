@@ -1,5 +1,6 @@
 """How the 128 threads of a block share arrays."""
 
+import math
 from typing import Any
 
 from jax.experimental.mosaic import gpu as mgpu
@@ -12,13 +13,18 @@ WARPS = 4
 
 
 def _layout(tiles: tuple[tuple[int, ...], ...], shared_by: int = 1) -> mgpu.TiledLayout:
-    """Tiles of two axes: of a block, of its warps and of their threads' vectors.
+    """Tiles of a block, of its warps and of their threads' vectors, all of one rank.
 
     `shared_by` lanes of a warp hold the same elements.
     """
+    rank = len(tiles[0])
     replicated = (plgpu.Replicated(shared_by),) if shared_by > 1 else ()
     return mgpu.TiledLayout(
-        plgpu.Tiling(tiles), (-6, -5), (-4, -3, *replicated), -1, _check_canonical=False
+        plgpu.Tiling(tiles),
+        tuple(range(-3 * rank, -2 * rank)),
+        (*range(-2 * rank, -rank), *replicated),
+        -1,
+        _check_canonical=False,
     ).canonicalize()
 
 
@@ -35,18 +41,29 @@ def channel_layout(rows: int, channels: int, vector: int) -> tuple[Layout, Layou
     return _parameters(layout), _parameters(layout.reduce((1,)))
 
 
-def cell_block(columns: int, rows: int) -> tuple[int, int]:
-    """The largest part of ``[columns, rows]`` that divides it and has a thread for each cell."""
-    block_rows = min(rows & -rows, THREADS)
-    return min(columns & -columns, THREADS // block_rows), block_rows
+def cell_layout(rows: int, columns: int) -> Layout:
+    """Layout of ``[rows, columns]`` with a thread for each cell.
 
-
-def cell_layout(columns: int, rows: int) -> Layout:
-    """Layout of a :func:`cell_block`, with cells of their own for each warp.
-
-    Where there are fewer cells than threads, lanes of one warp share a cell, never two warps: a
-    warp that is behind would read what another has overwritten.
+    A warp has whole rows: threads that load at once are neighbours in a row, and a row's places
+    lie in different memory banks.
     """
-    warp_rows = min(WARPS, rows)
-    warp = columns * warp_rows // WARPS, rows // warp_rows
-    return _parameters(_layout(((columns, rows), warp, (1, 1)), THREADS // (columns * rows)))
+    return _parameters(_layout(((rows, columns), (rows // WARPS, columns), (1, 1))))
+
+
+def kernel_block(boxes: int, rows: int, kernels: int) -> tuple[int, int, int]:
+    """The largest part of ``[boxes, rows, kernels]`` that divides it and has a thread a kernel."""
+    block_rows = min(rows & -rows, THREADS // kernels)
+    return min(boxes & -boxes, THREADS // (block_rows * kernels)), block_rows, kernels
+
+
+def kernel_layout(boxes: int, rows: int, kernels: int) -> Layout:
+    """Layout of a :func:`kernel_block`; the kernels of a warp follow each other in memory.
+
+    Where there are fewer kernels than threads, lanes of one warp share a kernel, never two warps:
+    a warp that is behind would read what another has overwritten.
+    """
+    size = math.prod((boxes, rows, kernels))
+    of_warp = size // WARPS
+    warp_rows = min(rows, of_warp // kernels)
+    warp = of_warp // (warp_rows * kernels), warp_rows, kernels
+    return _parameters(_layout(((boxes, rows, kernels), warp, (1, 1, 1)), THREADS // size))

@@ -18,14 +18,17 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from carafe_kernels.mosaic_gpu import blocks
 from carafe_kernels.mosaic_gpu.arrays import (
     TMA_ALIGNMENT,
-    aligned,
     as_words,
     cut_rows_and_columns,
     pad_channels,
+    pad_columns_of_cells,
+    split_parts,
 )
+from carafe_kernels.mosaic_gpu.buffers import WORD
 from carafe_kernels.mosaic_gpu.layouts import cell_layout
+from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
-from carafe_kernels.mosaic_gpu.tiling import WORD, Problem, weight_gradient_tile
+from carafe_kernels.mosaic_gpu.weight_tiling import CellRuns, weight_gradient_tile
 from carafe_kernels.normalizers import tap_logit_gradients
 
 
@@ -41,12 +44,12 @@ def correlate(
     Args:
         x: ``[B, H, W, C]``.
         y: gradient by the output, ``[B, H', W', C]``.
-        logits: ``[B, q, r, n]``, if the problem has a normaliser.
+        logits: ``[B, q, 1, r, n]``, if the problem has a normaliser.
         problem: what the arrays are.
         settings: how to compile and run.
 
     Returns:
-        ``[B, q, r, n]`` in the dtype of the weights or logits.
+        ``[B, q, p, r, n]`` in the dtype of the weights or logits, of any parts.
     """
     geometry, groups, taps = problem.geometry, problem.geometry.groups, problem.geometry.taps
     tile = weight_gradient_tile(problem)
@@ -57,15 +60,11 @@ def correlate(
     parts = blocks_of_rows * blocks_of_columns
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout = cell_layout(tile.rows, tile.columns)
-    pitch = tile.pitch(problem.dtype)
-    source_rows = tile.source_rows(geometry, problem.dtype)
+    runs = tile.cells
+    runs_of_a_block, *_ = tile.cell_shape
     channels_of_a_word = WORD // problem.dtype.itemsize
     words_of_a_map = groups * tile.group_channels // channels_of_a_word
     word_dtype = problem.dtype if channels_of_a_word == 1 else np.dtype(np.uint32)
-    kernels = tile.row_phases * tile.column_phases
-    box = tile.cells.box
-    # Blocks of one cell store their parts apart: TMA has no places between multiples of 16 bytes.
-    stride = tile.cells.boxes * box
     shift = before if settings.pads_maps else 0
     copies = down + tile.column_phases
     quad = TMA_ALIGNMENT // WORD  # words that a thread reads at once
@@ -73,28 +72,36 @@ def correlate(
 
     def carafe_weight_gradient(*refs):
         if problem.normalizer is None:
-            x, y, gradient, x_tile, y_tile, cell_tile, barrier, cell_barrier = refs
+            x, y, gradient, buffers, barrier, cell_barrier = refs
         else:
-            x, y, logits, gradient, x_tile, y_tile, cell_tile, barrier, cell_barrier = refs
+            x, y, logits, gradient, buffers, barrier, cell_barrier = refs
+        (x_tile, y_tile), cell_tile = buffers
         block = lax.axis_index(grid.names)
         part = blocks.rem(block, parts)
         b, row, column = grid.position(blocks.div(block, parts))
         u = blocks.div(part, blocks_of_columns) * tile.row_phases
         v = blocks.rem(part, blocks_of_columns) * tile.column_phases
-        first_entry = (u * up + v) * geometry.weight_channels
 
-        def cells_of(array, first):
-            return array.at[
-                b, pl.ds(row, tile.rows), pl.ds(column, tile.columns), pl.ds(first, box)
-            ]
+        def copies_of_runs(array):
+            """Each run of the block in memory and in its buffer."""
+            first = blocks.div((u * up + v) * groups, runs.kernels_of_a_run)
+            for index in range(runs_of_a_block):
+                own_rows, own_columns = divmod(
+                    index * runs.kernels_of_a_run, tile.column_phases * groups
+                )
+                run = first + (own_rows * up * groups + own_columns) // runs.kernels_of_a_run
+                target = cell_tile.at[index]
+                if settings.interpret:  # it copies any number of elements
+                    place = pl.ds(column, tile.columns)
+                else:
+                    place = pl.ds(blocks.div(column, runs.aligned), tile.columns // runs.aligned)
+                    target = target.reshape(tile.rows, tile.columns // runs.aligned, -1)
+                yield array.at[b, pl.ds(row, tile.rows), run, place], target
 
-        if problem.normalizer is not None:
-            for index in range(tile.cells.boxes):
+        def fetch_logits():
+            for memory, buffer in copies_of_runs(logits):
                 plgpu.copy_gmem_to_smem(
-                    cells_of(logits, first_entry + index * box),
-                    cell_tile.at[index],
-                    cell_barrier,
-                    oob_mode=plgpu.OOBFillMode.ZEROS,
+                    memory, buffer, cell_barrier, oob_mode=plgpu.OOBFillMode.ZEROS
                 )
 
         def fetch(first_word):
@@ -102,10 +109,10 @@ def correlate(
                 plgpu.copy_gmem_to_smem(
                     x.at[
                         b,
-                        pl.ds(row - before + shift, source_rows),
+                        pl.ds(row - before + shift, tile.source_shape[1]),
                         :,
                         pl.ds(column - before + shift, tile.columns + before + after),
-                        pl.ds(t * words_of_a_map + first_word, pitch),
+                        pl.ds(t * words_of_a_map + first_word, tile.pitch),
                     ],
                     x_tile.at[t],
                     barrier,
@@ -118,7 +125,7 @@ def correlate(
                         pl.ds(row, tile.rows),
                         pl.ds(u, tile.row_phases),
                         pl.ds(column, tile.columns),
-                        pl.ds((v + phase) * words_of_a_map + first_word, pitch),
+                        pl.ds((v + phase) * words_of_a_map + first_word, tile.pitch),
                     ],
                     y_tile.at[phase],
                     barrier,
@@ -173,63 +180,49 @@ def correlate(
 
         def add_group(group, _):
             zeros = plgpu.layout_cast(jnp.zeros((tile.rows, tile.columns), jnp.float32), layout)
+            kernels = tile.row_phases * tile.column_phases
             sums = blocks.loop(
                 chunks, functools.partial(add_chunk, group), (zeros,) * (kernels * taps)
             )
+            if problem.normalizer is not None and tile.shares_memory:
+                fetch_logits()
+                plgpu.barrier_wait(cell_barrier)
             for kernel in range(kernels):
                 store_kernel(kernel * groups + group, sums[kernel * taps : (kernel + 1) * taps])
 
         def store_kernel(kernel, gradients):
-            entries = [kernel * taps + tap for tap in range(taps)]
-            places = [blocks.split(entry, tile.cells) for entry in entries]
+            run, first = blocks.split(kernel, runs.kernels_of_a_run)
+            places = [cell_tile.at[run, :, :, first * taps + tap] for tap in range(taps)]
             if problem.normalizer is not None:
-                values = [
-                    blocks.load(cell_tile.at[index, :, :, place], layout) for index, place in places
-                ]
+                values = [blocks.load(place, layout) for place in places]
                 gradients = tap_logit_gradients(values, gradients, problem.normalizer)
-            for (index, place), value in zip(places, gradients, strict=True):
-                blocks.store(cell_tile.at[index, :, :, place], value)
+            for place, value in zip(places, gradients, strict=True):
+                blocks.store(place, value)
 
-        if problem.normalizer is not None:
+        if problem.normalizer is not None and not tile.shares_memory:
+            fetch_logits()
             plgpu.barrier_wait(cell_barrier)
         if groups == 1:
             add_group(0, None)
         else:
             blocks.loop(groups, add_group)
         plgpu.commit_smem()
-        for index in range(tile.cells.boxes):
-            plgpu.copy_smem_to_gmem(
-                cell_tile.at[index], cells_of(gradient, part * stride + index * box)
-            )
+        for memory, buffer in copies_of_runs(gradient):
+            plgpu.copy_smem_to_gmem(buffer, memory)
         plgpu.wait_smem_to_gmem(0)
 
-    entries = aligned(geometry.logit_channels, problem.cells_dtype)
+    maps = plgpu.SMEM(tile.source_shape, word_dtype), plgpu.SMEM(tile.output_shape, word_dtype)
+    cell_tile = plgpu.SMEM(tile.cell_shape, problem.cells_dtype)
+    shape = _in_memory(runs, problem, settings)
     kernel = plgpu.kernel(
         carafe_weight_gradient,
-        out_type=jax.ShapeDtypeStruct(
-            (problem.batch, rows, columns, entries if parts == 1 else parts * stride),
-            problem.cells_dtype,
-        ),
+        out_type=jax.ShapeDtypeStruct(shape, problem.cells_dtype),
         grid=(grid.shape[0] * parts,),
         grid_names=grid.names,
         scratch_types=(
-            plgpu.SMEM(
-                (
-                    down,
-                    source_rows,
-                    down,
-                    tile.columns + before + after,
-                    pitch,
-                ),
-                word_dtype,
-            ),
-            plgpu.SMEM(
-                (tile.column_phases, tile.rows, tile.row_phases, tile.columns, pitch),
-                word_dtype,
-            ),
-            plgpu.SMEM((tile.cells.boxes, tile.rows, tile.columns, box), problem.cells_dtype),
+            plgpu.RefUnion(maps, cell_tile) if tile.shares_memory else (maps, cell_tile),
             plgpu.Barrier(num_arrivals=copies),
-            plgpu.Barrier(num_arrivals=tile.cells.boxes),
+            plgpu.Barrier(num_arrivals=runs_of_a_block),
         ),
         compiler_params=settings.compiler_params,
         interpret=settings.interpret or False,
@@ -238,9 +231,20 @@ def correlate(
     y = cut_rows_and_columns(as_words(pad_channels(y, groups, tile.group_channels)), up)
     if settings.pads_maps:
         x = jnp.pad(x, ((0, 0), (before, 0), (0, 0), (before, 0), (0, 0)))
-    gradient = kernel(x, y) if problem.normalizer is None else kernel(x, y, logits)
-    if parts > 1 and stride > tile.cells.entries:
-        split = gradient.reshape(problem.batch, rows, columns, parts, stride)
-        split = split[..., : tile.cells.entries]
-        gradient = split.reshape(problem.batch, rows, columns, geometry.logit_channels)
-    return gradient
+    operands = [x, y]
+    if logits is not None:
+        logits = logits if runs.runs == 1 else split_parts(logits, runs.runs)
+        padded = pad_columns_of_cells(logits, runs.padded_columns)
+        operands.append(padded.reshape(shape))
+    gradient = kernel(*operands)
+    batch, rows, *_ = shape
+    gradient = gradient.reshape(batch, rows, runs.runs, runs.padded_columns, runs.entries)
+    return gradient[:, :, :, :columns]
+
+
+def _in_memory(runs: CellRuns, problem: Problem, settings: Settings) -> tuple[int, ...]:
+    """The array of runs as copies address it."""
+    rows, _ = problem.cells
+    aligned = 1 if settings.interpret else runs.aligned
+    places = runs.padded_columns // aligned
+    return problem.batch, rows, runs.runs, places, aligned * runs.entries
