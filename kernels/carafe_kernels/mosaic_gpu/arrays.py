@@ -88,6 +88,14 @@ def as_words(array: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(pairs, jnp.uint32)
 
 
+def from_words(array: jax.Array, dtype: np.dtype) -> jax.Array:
+    """Undoes :func:`as_words`."""
+    if array.dtype.itemsize == np.dtype(dtype).itemsize:
+        return array
+    pairs = lax.bitcast_convert_type(array, dtype)
+    return pairs.reshape(*array.shape[:-1], 2 * array.shape[-1])
+
+
 def cut_rows(array: jax.Array, phases: int) -> jax.Array:
     """``[b, h, w, c] -> [b, q, p, w, c]``; rows of zeros complete the last cell."""
     batch, height, width, channels = array.shape

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -80,16 +80,32 @@ def load(ref: Ref, layout: Layout) -> jax.Array:
     return plgpu.load(ref, layout=layout, optimized=False).astype(jnp.float32)
 
 
-def load_word(ref: Ref, layout: Layout, dtype: np.dtype) -> list[jax.Array]:
-    """The one or two channels of a word, of maps of ``dtype``, in float32."""
+def load_words(ref: Ref, layout: Layout, dtype: np.dtype) -> list[jax.Array]:
+    """The one or two channels of each word, of maps of ``dtype``, in float32.
+
+    A bfloat16 is the upper half of a float32, so that two are a shift and a mask away.
+    """
     if dtype.itemsize == 4:
         return [load(ref, layout)]
     word = plgpu.load(ref, layout=layout, optimized=False)
-    if dtype == jnp.bfloat16:  # the upper half of a float32
+    if dtype == jnp.bfloat16:
         halves = word << 16, word & jnp.uint32(0xFFFF0000)
         return [lax.bitcast_convert_type(half, jnp.float32) for half in halves]
     halves = (word & jnp.uint32(0xFFFF)).astype(jnp.uint16), (word >> 16).astype(jnp.uint16)
     return [lax.bitcast_convert_type(half, dtype).astype(jnp.float32) for half in halves]
+
+
+def store_words(ref: Ref, channels: Sequence[jax.Array], dtype: np.dtype) -> None:
+    """Stores what :func:`load_words` loads, rounded to ``dtype``."""
+    if dtype.itemsize == 4:
+        (word,) = channels
+    else:
+        lower, upper = (
+            lax.bitcast_convert_type(channel.astype(dtype), jnp.uint16).astype(jnp.uint32)
+            for channel in channels
+        )
+        word = lower | (upper << 16)
+    store(ref, word)
 
 
 def store(ref: Ref, value: jax.Array) -> None:
@@ -109,9 +125,19 @@ def split(index: jax.Array | int, size: int) -> tuple[jax.Array | int, jax.Array
 
 
 def spread(weights: jax.Array, tile: Tile, layout: Layout) -> jax.Array:
-    """``[rows] -> [rows, channels]``."""
-    shape = (tile.rows, tile.channels)
+    """``[rows] -> [rows, words]``."""
+    shape = (tile.rows, tile.words)
     return plgpu.layout_cast(lax.broadcast_in_dim(weights, shape, (0,)), layout)
+
+
+def add_products[Key](
+    sums: dict[Key, list[jax.Array]], key: Key, weight: jax.Array, channels: Sequence[jax.Array]
+) -> None:
+    """Adds ``weight`` times the channels of each word to the sums of ``key``."""
+    products = [weight * channel for channel in channels]
+    if key in sums:
+        products = [total + product for total, product in zip(sums[key], products, strict=True)]
+    sums[key] = products
 
 
 def pipeline(

@@ -7,7 +7,6 @@ import numpy as np
 
 from carafe_kernels.mosaic_gpu.arrays import kernels_of_a_box, round_up
 
-WORD = 4  # bytes
 # Bytes of shared memory on compute capability 9.0 and 10.0.
 SHARED_MEMORY = 232_448  # that one block may have
 _MULTIPROCESSOR_MEMORY = 233_472  # for all blocks of a multiprocessor

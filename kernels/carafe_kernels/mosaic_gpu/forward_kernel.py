@@ -9,7 +9,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.mosaic_gpu import blocks
-from carafe_kernels.mosaic_gpu.arrays import crop_channels, cut_rows, join_rows, pad_channels
+from carafe_kernels.mosaic_gpu.arrays import (
+    as_words,
+    crop_channels,
+    cut_rows,
+    from_words,
+    join_rows,
+    pad_channels,
+)
 from carafe_kernels.mosaic_gpu.layouts import channel_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
@@ -36,7 +43,7 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
     rows, columns = problem.cells
     _, width = problem.output_size
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
-    layout, row_layout = channel_layout(tile.rows, tile.channels, tile.vector)
+    layout, row_layout = channel_layout(tile.rows, tile.words, tile.vector)
     weights = Weights(problem, tile, row_layout, 0, settings)
     # What one row of sources is for: every output row phase and row of taps that reads it.
     uses = collections.defaultdict(list)
@@ -55,7 +62,7 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
                     pl.ds(row - before + shift, tile.map_shape[1]),
                     :,
                     pl.ds((column - before + shift) * down, tile.map_shape[3]),
-                    pl.ds(chunk * tile.channels, tile.channels),
+                    pl.ds(chunk * tile.words, tile.words),
                 ],
                 x_tile.at[slot],
                 x_barrier.at[slot],
@@ -64,14 +71,14 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
 
         def compute(chunk, slot):
             group = blocks.group(chunk, tile, groups)
-            sums: dict[tuple[int, int, int], jax.Array] = {}
+            sums: dict[tuple[int, int, int], list[jax.Array]] = {}
             for (row_shift, s), row_uses in uses.items():
 
                 @functools.cache
                 def source(place, row_shift=row_shift, s=s):
                     start = before + row_shift
                     ref = x_tile.at[slot, pl.ds(start, tile.rows), s, place]
-                    return blocks.load(ref, layout)
+                    return blocks.load_words(ref, layout, problem.dtype)
 
                 for u, n in row_uses:
                     for q in range(tile.columns):
@@ -81,13 +88,13 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
                                 place = (q + before + column_shift) * down + t
                                 tap = n * geometry.kernel_size + m
                                 weight = weights.load(cell_scratch, 0, q, (u, v, group, tap))
-                                term = blocks.spread(weight, tile, layout) * source(place)
-                                sums[q, u, v] = sums[q, u, v] + term if (q, u, v) in sums else term
+                                weight = blocks.spread(weight, tile, layout)
+                                blocks.add_products(sums, (q, u, v), weight, source(place))
             # A barrier first: the compiler would move the wait to the start of the step.
             plgpu.commit_smem()
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             for (q, u, v), total in sums.items():
-                blocks.store(y_tile.at[:, u, q * up + v, :], total)
+                blocks.store_words(y_tile.at[:, u, q * up + v, :], total, problem.dtype)
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(
                 y_tile,
@@ -96,7 +103,7 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
                     pl.ds(row, tile.rows),
                     :,
                     pl.ds(column * up, tile.out_shape[2]),
-                    pl.ds(chunk * tile.channels, tile.channels),
+                    pl.ds(chunk * tile.words, tile.words),
                 ],
             )
 
@@ -111,18 +118,20 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
         )
         plgpu.wait_smem_to_gmem(0)
 
-    padded = groups * tile.group_channels
+    words_of_a_map = groups * tile.group_channels // problem.channels_of_a_word
+    out_shape = problem.batch, rows, up, width, words_of_a_map
     kernel = plgpu.kernel(
         carafe_forward,
-        out_type=jax.ShapeDtypeStruct((problem.batch, rows, up, width, padded), problem.dtype),
+        out_type=jax.ShapeDtypeStruct(out_shape, problem.word_dtype),
         grid=grid.shape,
         grid_names=grid.names,
         scratch_types=weights.scratch_of_kernel,
         compiler_params=settings.compiler_params,
         interpret=settings.interpret or False,
     )
-    x = cut_rows(pad_channels(x, groups, tile.group_channels), down)
+    x = cut_rows(as_words(pad_channels(x, groups, tile.group_channels)), down)
     if settings.pads_maps:
         x = jnp.pad(x, ((0, 0), (before, 0), (0, 0), (before * down, 0), (0, 0)))
-    y = join_rows(kernel(x, weights.operand(cells)), problem.output_size[0])
+    y = from_words(kernel(x, weights.operand(cells)), problem.dtype)
+    y = join_rows(y, problem.output_size[0])
     return crop_channels(y, groups, problem.group_channels)

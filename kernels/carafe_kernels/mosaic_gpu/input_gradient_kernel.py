@@ -14,7 +14,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.mosaic_gpu import blocks
-from carafe_kernels.mosaic_gpu.arrays import crop_channels, cut_rows, join_rows, pad_channels
+from carafe_kernels.mosaic_gpu.arrays import (
+    as_words,
+    crop_channels,
+    cut_rows,
+    from_words,
+    join_rows,
+    pad_channels,
+)
 from carafe_kernels.mosaic_gpu.layouts import channel_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
@@ -41,7 +48,7 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
     rows, columns = problem.cells
     height, width = problem.size
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
-    layout, row_layout = channel_layout(tile.rows, tile.channels, tile.vector)
+    layout, row_layout = channel_layout(tile.rows, tile.words, tile.vector)
     weights = Weights(problem, tile, row_layout, before, settings)
     shift = (before, before) if settings.pads_maps else (0, 0)
     rows_of_a_pass = up // tile.passes
@@ -65,7 +72,7 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
                     pl.ds(first_row, tile.map_shape[1]),
                     pl.ds(part * rows_of_a_pass, rows_of_a_pass),
                     pl.ds(first_column * up, tile.map_shape[3]),
-                    pl.ds(chunk * tile.channels, tile.channels),
+                    pl.ds(chunk * tile.words, tile.words),
                 ],
                 y_tile.at[slot],
                 y_barrier.at[slot],
@@ -75,8 +82,8 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
         def fetch_weights(part=0):
             weights.fetch(cells, cell_scratch, b, first_row, first_column, part)
 
-        zeros = plgpu.layout_cast(jnp.zeros((tile.rows, tile.channels), jnp.float32), layout)
-        no_sums = (zeros,) * len(sources)
+        zeros = plgpu.layout_cast(jnp.zeros((tile.rows, tile.words), jnp.float32), layout)
+        no_sums = ([zeros] * problem.channels_of_a_word,) * len(sources)
 
         def compute(chunk, slot):
             finish(add_rows(no_sums, chunk, slot), chunk)
@@ -99,7 +106,7 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
             plgpu.commit_smem()
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             for (s, q, t), total in zip(sources, sums, strict=True):
-                blocks.store(x_tile.at[:, s, q * down + t, :], total)
+                blocks.store_words(x_tile.at[:, s, q * down + t, :], total, problem.dtype)
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(
                 x_tile,
@@ -108,7 +115,7 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
                     pl.ds(row, tile.rows),
                     :,
                     pl.ds(column * down, tile.out_shape[2]),
-                    pl.ds(chunk * tile.channels, tile.channels),
+                    pl.ds(chunk * tile.words, tile.words),
                 ],
             )
 
@@ -125,7 +132,7 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
             @functools.cache
             def output(place):
                 ref = y_tile.at[slot, pl.ds(start, tile.rows), u, place]
-                return blocks.load(ref, layout)
+                return blocks.load_words(ref, layout, problem.dtype)
 
             for (s, n), q, t in itertools.product(row_uses, range(tile.columns), range(down)):
                 for reader in geometry.readers(t):
@@ -133,8 +140,9 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
                     tap = n * geometry.kernel_size + reader.tap
                     index = (u, reader.phase, group, tap)
                     weight = weights.load(cell_scratch, start, cell, index)
-                    term = blocks.spread(weight, tile, layout) * output(cell * up + reader.phase)
-                    sums[s, q, t] = sums[s, q, t] + term
+                    weight = blocks.spread(weight, tile, layout)
+                    place = cell * up + reader.phase
+                    blocks.add_products(sums, (s, q, t), weight, output(place))
 
         chunks = groups * tile.chunks
         if tile.passes == 1:
@@ -151,18 +159,19 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
             blocks.loop(chunks, compute_in_passes)
         plgpu.wait_smem_to_gmem(0)
 
-    padded = groups * tile.group_channels
+    words_of_a_map = groups * tile.group_channels // problem.channels_of_a_word
+    out_shape = problem.batch, rows, down, width, words_of_a_map
     kernel = plgpu.kernel(
         carafe_input_gradient,
-        out_type=jax.ShapeDtypeStruct((problem.batch, rows, down, width, padded), problem.dtype),
+        out_type=jax.ShapeDtypeStruct(out_shape, problem.word_dtype),
         grid=grid.shape,
         grid_names=grid.names,
         scratch_types=weights.scratch_of_kernel,
         compiler_params=settings.compiler_params,
         interpret=settings.interpret or False,
     )
-    y = cut_rows(pad_channels(y, groups, tile.group_channels), up)
+    y = cut_rows(as_words(pad_channels(y, groups, tile.group_channels)), up)
     if settings.pads_maps:
         y = jnp.pad(y, ((0, 0), (before, 0), (0, 0), (before * up, 0), (0, 0)))
-    x = join_rows(kernel(weights.operand(cells), y), height)
+    x = join_rows(from_words(kernel(weights.operand(cells), y), problem.dtype), height)
     return crop_channels(x, groups, problem.group_channels)

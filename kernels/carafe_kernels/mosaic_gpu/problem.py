@@ -6,6 +6,8 @@ import numpy as np
 
 from carafe_kernels.geometry import Geometry
 
+WORD = 4  # bytes
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -42,6 +44,16 @@ class Problem:
     @property
     def group_channels(self) -> int:
         return self.channels // self.geometry.groups
+
+    @property
+    def channels_of_a_word(self) -> int:
+        """Channels of the maps that a word of 32 bits holds."""
+        return WORD // self.dtype.itemsize
+
+    @property
+    def word_dtype(self) -> np.dtype:
+        """Of the maps as the kernels copy them: words of 32 bits."""
+        return self.dtype if self.channels_of_a_word == 1 else np.dtype(np.uint32)
 
     @property
     def parts(self) -> int:

@@ -23,7 +23,7 @@ from carafe_kernels.mosaic_gpu.buffers import (
     two_blocks_fit,
 )
 from carafe_kernels.mosaic_gpu.layouts import THREADS, kernel_block
-from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.mosaic_gpu.problem import WORD, Problem
 from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
 
 MAX_SUMS = 72  # sums a thread keeps in registers beside what it loads
@@ -36,14 +36,15 @@ class Tile:
     Args:
         rows: cells, spread over the threads.
         columns: cells, all in each thread.
-        vector: channels of a thread.
+        vector: words of a thread; a word has one channel of 32 bits or two of 16.
         map_shape: buffers for the map that comes in, ``[slots, rows, row phases, columns * phases,
-            channels]``, with the halo and the rows that a copy must take along. With two slots the
+            words]``, with the halo and the rows that a copy must take along. With two slots the
             next channels come while these are computed.
         out_shape: buffer for the map that goes out, ``[rows, row phases, columns * phases,
-            channels]``.
+            words]``.
         passes: parts that come into shared memory in turn, each some rows of output phases.
         group_channels: channels of a group after padding.
+        chunks: steps over the channels of a group.
         cells: the weights or logits that are copied into shared memory at a time.
         weights: where logits are normalised to; ``None`` if in place, or if they are weights.
         nbytes: shared memory.
@@ -56,6 +57,7 @@ class Tile:
     out_shape: tuple[int, int, int, int]
     passes: int
     group_channels: int
+    chunks: int
     cells: CellTile
     weights: CellTile | None
     nbytes: int
@@ -66,14 +68,9 @@ class Tile:
         return self.map_shape[0]
 
     @property
-    def channels(self) -> int:
-        """Channels of a block at a time."""
+    def words(self) -> int:
+        """Words of a block at a time."""
         return self.out_shape[3]
-
-    @property
-    def chunks(self) -> int:
-        """Steps over the channels of a group."""
-        return -(-self.group_channels // self.channels)
 
 
 # (rows, columns, channels a thread) by bytes of an element, best first. Channels of a block are
@@ -186,13 +183,15 @@ def _tiles(
     ``read`` and ``written`` are the phases of a cell in the map that comes in and in the one that
     goes out, which is ``width`` pixels wide.
     """
-    geometry, itemsize = problem.geometry, problem.dtype.itemsize
+    geometry = problem.geometry
     halo = sum(geometry.halo)
     for rows, columns, vector in choices:
         channels = THREADS * vector // rows
         group_channels = _group_channels(problem, channels)
-        out_shape = (rows, written, columns * written, channels)
-        out_array = (problem.cells[0], written, width, geometry.groups * group_channels)
+        words = channels // problem.channels_of_a_word
+        words_of_a_map = geometry.groups * group_channels // problem.channels_of_a_word
+        out_shape = (rows, written, columns * written, words)
+        out_array = (problem.cells[0], written, width, words_of_a_map)
         if (
             columns * written**2 * vector > MAX_SUMS
             or not _channels_fit(problem, channels)
@@ -210,25 +209,26 @@ def _tiles(
             problem.cells_dtype,
         )
         weights = _weights_apart(cells, problem.normalizer)
-        row_shape = (read // passes, (columns + halo) * read, channels)
-        row_bytes = math.prod(row_shape) * itemsize
+        row_shape = (read // passes, (columns + halo) * read, words)
+        row_bytes = math.prod(row_shape) * WORD
         map_rows = copied_rows(rows + halo, row_bytes)
         for slots in range(max_slots if passes == 1 else 1, 0, -1):
             yield Tile(
                 rows,
                 columns,
-                vector,
+                vector // problem.channels_of_a_word,
                 (slots, map_rows, *row_shape),
                 out_shape,
                 passes,
                 group_channels,
+                -(-group_channels // channels),
                 cells,
                 weights,
                 shared_memory(
                     cells.nbytes,
                     weights.nbytes if weights else 0,
                     slots * map_rows * row_bytes,
-                    math.prod(out_shape) * itemsize,
+                    math.prod(out_shape) * WORD,
                 ),
             )
 

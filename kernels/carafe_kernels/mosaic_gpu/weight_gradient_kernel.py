@@ -10,7 +10,6 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -24,9 +23,8 @@ from carafe_kernels.mosaic_gpu.arrays import (
     pad_columns_of_cells,
     split_parts,
 )
-from carafe_kernels.mosaic_gpu.buffers import WORD
 from carafe_kernels.mosaic_gpu.layouts import cell_layout
-from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.mosaic_gpu.problem import WORD, Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
 from carafe_kernels.mosaic_gpu.weight_tiling import CellRuns, weight_gradient_tile
 from carafe_kernels.normalizers import tap_logit_gradients
@@ -62,9 +60,8 @@ def correlate(
     layout = cell_layout(tile.rows, tile.columns)
     runs = tile.cells
     runs_of_a_block, *_ = tile.cell_shape
-    channels_of_a_word = WORD // problem.dtype.itemsize
+    channels_of_a_word = problem.channels_of_a_word
     words_of_a_map = groups * tile.group_channels // channels_of_a_word
-    word_dtype = problem.dtype if channels_of_a_word == 1 else np.dtype(np.uint32)
     shift = before if settings.pads_maps else 0
     copies = down + tile.column_phases
     quad = TMA_ALIGNMENT // WORD  # words that a thread reads at once
@@ -140,11 +137,11 @@ def correlate(
                 pl.ds(before + column_read.cell_shift, tile.columns),
                 word,
             ]
-            return blocks.load_word(ref, layout, problem.dtype)
+            return blocks.load_words(ref, layout, problem.dtype)
 
         def output(row_phase, column_phase, word):
             ref = y_tile.at[column_phase, :, row_phase, :, word]
-            return blocks.load_word(ref, layout, problem.dtype)
+            return blocks.load_words(ref, layout, problem.dtype)
 
         phases = list(itertools.product(range(tile.row_phases), range(tile.column_phases)))
         reach = range(geometry.kernel_size)
@@ -211,7 +208,10 @@ def correlate(
             plgpu.copy_smem_to_gmem(buffer, memory)
         plgpu.wait_smem_to_gmem(0)
 
-    maps = plgpu.SMEM(tile.source_shape, word_dtype), plgpu.SMEM(tile.output_shape, word_dtype)
+    maps = (
+        plgpu.SMEM(tile.source_shape, problem.word_dtype),
+        plgpu.SMEM(tile.output_shape, problem.word_dtype),
+    )
     cell_tile = plgpu.SMEM(tile.cell_shape, problem.cells_dtype)
     shape = _in_memory(runs, problem, settings)
     kernel = plgpu.kernel(

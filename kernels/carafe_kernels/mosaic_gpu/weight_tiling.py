@@ -22,13 +22,12 @@ from carafe_kernels.mosaic_gpu.arrays import (
 )
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
-    WORD,
     copied_rows,
     is_one_piece,
     shared_memory,
     two_blocks_fit,
 )
-from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.mosaic_gpu.problem import WORD, Problem
 from carafe_kernels.mosaic_gpu.tiling import TooLargeError
 
 MAX_WEIGHT_SUMS = 110  # sums a thread keeps in registers beside what it loads

@@ -63,8 +63,8 @@ class Weights:
     def scratch_of_kernel(self) -> tuple[Any, ...]:
         """The map that comes in, the one that goes out, a barrier a slot; and :attr:`scratch`."""
         return (
-            plgpu.SMEM(self.tile.map_shape, self.problem.dtype),
-            plgpu.SMEM(self.tile.out_shape, self.problem.dtype),
+            plgpu.SMEM(self.tile.map_shape, self.problem.word_dtype),
+            plgpu.SMEM(self.tile.out_shape, self.problem.word_dtype),
             plgpu.Barrier(num_barriers=self.tile.slots),
             self.scratch,
         )
