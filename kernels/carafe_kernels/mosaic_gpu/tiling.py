@@ -8,10 +8,12 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax.numpy as jnp
 
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu import cost
 from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
@@ -27,6 +29,7 @@ from carafe_kernels.mosaic_gpu.problem import WORD, Problem
 from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
 
 MAX_SUMS = 72  # sums a thread keeps in registers beside what it loads
+_EQUALLY_QUICK = 1.1  # ratio of estimates that are too close to tell tiles apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Tile:
         cells: the weights or logits that are copied into shared memory at a time.
         weights: where logits are normalised to; ``None`` if in place, or if they are weights.
         nbytes: shared memory.
+        cycles: an estimate for all blocks, see :mod:`carafe_kernels.mosaic_gpu.cost`.
     """
 
     rows: int
@@ -61,6 +65,7 @@ class Tile:
     cells: CellTile
     weights: CellTile | None
     nbytes: int
+    cycles: float
 
     @property
     def slots(self) -> int:
@@ -117,17 +122,19 @@ class TooLargeError(ValueError):
     """No tile of a problem fits into the shared memory of a block."""
 
 
-def _first_that_fits(tiles: Iterator[Tile]) -> Tile:
-    """The first tile of which two blocks share a multiprocessor: one computes, one waits."""
-    alone = None
-    for tile in tiles:
-        if two_blocks_fit(tile.nbytes):
-            return tile
-        if alone is None and tile.nbytes <= SHARED_MEMORY:
-            alone = tile
-    if alone is None:
+def _best(tiles: Iterator[Tile]) -> Tile:
+    """The first of the quickest tiles of which two blocks share a multiprocessor.
+
+    One of the two computes while the other waits.
+    """
+    fitting = [tile for tile in tiles if tile.nbytes <= SHARED_MEMORY]
+    if not fitting:
         raise TooLargeError
-    return alone
+    shared = [tile for tile in fitting if two_blocks_fit(tile.nbytes)]
+    if not shared:
+        return fitting[0]
+    limit = _EQUALLY_QUICK * min(tile.cycles for tile in shared)
+    return next(tile for tile in shared if tile.cycles <= limit)
 
 
 @functools.cache
@@ -139,12 +146,14 @@ def forward_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
         _FORWARD_TILES[problem.dtype.itemsize],
         read=geometry.down,
         written=geometry.up,
+        rows_read=cost.sources_of_a_row(geometry, 1),
+        columns_read=cost.sources_of_a_row,
         width=problem.output_size[1],
         halo_of_cells=0,
         passes=1,
         max_slots=max_slots,
     )
-    return _first_that_fits(tiles)
+    return _best(tiles)
 
 
 @functools.cache
@@ -157,6 +166,8 @@ def input_gradient_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
             _INPUT_GRADIENT_TILES[problem.dtype.itemsize],
             read=geometry.up,
             written=geometry.down,
+            rows_read=cost.readers_of_a_row(geometry, 1),
+            columns_read=cost.readers_of_a_row,
             width=problem.size[1],
             halo_of_cells=sum(geometry.halo),
             passes=passes,
@@ -164,7 +175,7 @@ def input_gradient_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
         )
         for passes in sorted({1, geometry.up})
     )
-    return _first_that_fits(itertools.chain.from_iterable(tiles))
+    return _best(itertools.chain.from_iterable(tiles))
 
 
 def _tiles(
@@ -173,6 +184,8 @@ def _tiles(
     *,
     read: int,
     written: int,
+    rows_read: int,
+    columns_read: Callable[[Geometry, int], int],
     width: int,
     halo_of_cells: int,
     passes: int,
@@ -181,7 +194,8 @@ def _tiles(
     """Tiles that compute right, in the order of ``choices``.
 
     ``read`` and ``written`` are the phases of a cell in the map that comes in and in the one that
-    goes out, which is ``width`` pixels wide.
+    goes out, which is ``width`` pixels wide. The rows and columns that the cells of a tile read
+    are counted in pixels.
     """
     geometry = problem.geometry
     halo = sum(geometry.halo)
@@ -212,6 +226,17 @@ def _tiles(
         row_shape = (read // passes, (columns + halo) * read, words)
         row_bytes = math.prod(row_shape) * WORD
         map_rows = copied_rows(rows + halo, row_bytes)
+        chunks = -(-group_channels // channels)
+        cycles = cost.cycles(
+            problem,
+            rows=rows,
+            columns=columns,
+            vector=vector // problem.channels_of_a_word,
+            steps=geometry.groups * chunks,
+            loads=rows_read * columns_read(geometry, columns),
+            halo=geometry.halo,
+            map_bytes=(WORD * words_of_a_map * read**2, WORD * words_of_a_map * written**2),
+        )
         for slots in range(max_slots if passes == 1 else 1, 0, -1):
             yield Tile(
                 rows,
@@ -221,7 +246,7 @@ def _tiles(
                 out_shape,
                 passes,
                 group_channels,
-                -(-group_channels // channels),
+                chunks,
                 cells,
                 weights,
                 shared_memory(
@@ -230,6 +255,7 @@ def _tiles(
                     slots * map_rows * row_bytes,
                     math.prod(out_shape) * WORD,
                 ),
+                cycles,
             )
 
 
