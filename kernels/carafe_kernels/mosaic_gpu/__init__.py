@@ -29,6 +29,7 @@ from carafe_kernels.mosaic_gpu.arrays import (
 )
 from carafe_kernels.mosaic_gpu.batching import along_the_batch
 from carafe_kernels.mosaic_gpu.device import device_reason, on_cuda
+from carafe_kernels.mosaic_gpu.launch import Work, launch
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import (
     DEFAULT_SETTINGS,
@@ -135,7 +136,8 @@ def forward(
         weights = _copied(weights, geometry)
         problem = _served(geometry, x.shape, x.dtype, weights.dtype)
         cells = cells_from_weights(weights, geometry)
-        return forward_kernel.reassemble(x, cells, problem, settings)
+        work = forward_kernel.forward(x, cells, problem, settings)
+        return _launched("carafe_forward", settings, work)
 
     return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, x, weights)
 
@@ -152,7 +154,8 @@ def forward_from_logits(
     def call(x, logits, geometry, settings):
         logits = _copied(logits, geometry)
         problem = _served(geometry, x.shape, x.dtype, logits.dtype, normalizer)
-        return forward_kernel.reassemble(x, cells_from_logits(logits), problem, settings)
+        work = forward_kernel.forward(x, cells_from_logits(logits), problem, settings)
+        return _launched("carafe_forward", settings, work)
 
     return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, x, logits)
 
@@ -171,7 +174,8 @@ def input_gradient(
         weights = _copied(weights, geometry)
         problem = _served(geometry, shape, y.dtype, weights.dtype)
         cells = cells_from_weights(weights, geometry)
-        return input_gradient_kernel.gather(cells, y, problem, settings)
+        work = input_gradient_kernel.input_gradient(cells, y, problem, settings)
+        return _launched("carafe_input_gradient", settings, work)
 
     return _call(call, settings, geometry, (*size, y.shape[3]), y.dtype, weights, y)
 
@@ -190,7 +194,9 @@ def input_gradient_from_logits(
         shape = (y.shape[0], *size, y.shape[3])
         logits = _copied(logits, geometry)
         problem = _served(geometry, shape, y.dtype, logits.dtype, normalizer)
-        return input_gradient_kernel.gather(cells_from_logits(logits), y, problem, settings)
+        cells = cells_from_logits(logits)
+        work = input_gradient_kernel.input_gradient(cells, y, problem, settings)
+        return _launched("carafe_input_gradient", settings, work)
 
     return _call(call, settings, geometry, (*size, y.shape[3]), y.dtype, logits, y)
 
@@ -206,7 +212,8 @@ def weight_gradient(
 
     def call(x, y, geometry, settings):
         problem = _served(geometry, x.shape, x.dtype, copied_dtype(dtype, geometry))
-        cells = weight_gradient_kernel.correlate(x, y, None, problem, settings)
+        work = weight_gradient_kernel.weight_gradient(x, y, None, problem, settings)
+        cells = _launched("carafe_weight_gradient", settings, work)
         return weights_from_cells(cells, geometry).astype(dtype)
 
     return _call(call, settings, geometry, (*y.shape[1:3], geometry.weight_channels), dtype, x, y)
@@ -225,10 +232,16 @@ def logit_gradient(
     def call(x, logits, y, geometry, settings):
         cells = cells_from_logits(_copied(logits, geometry))
         problem = _served(geometry, x.shape, x.dtype, cells.dtype, normalizer)
-        gradient = weight_gradient_kernel.correlate(x, y, cells, problem, settings)
+        work = weight_gradient_kernel.weight_gradient(x, y, cells, problem, settings)
+        gradient = _launched("carafe_weight_gradient", settings, work)
         return join_parts(gradient)[:, :, 0].astype(logits.dtype)
 
     return _call(call, settings, geometry, logits.shape[1:], logits.dtype, x, logits, y)
+
+
+def _launched(name: str, settings: Settings, work: Work) -> jax.Array:
+    (result,) = launch(name, settings, work)
+    return result
 
 
 def _copied(cells: jax.Array, geometry: Geometry) -> jax.Array:

@@ -34,13 +34,12 @@ class Grid:
         return -(-self.rows // self.tile_rows), -(-self.columns // self.tile_columns)
 
     @property
-    def shape(self) -> tuple[int]:
-        return (self.batch * math.prod(self._tiles),)
+    def size(self) -> int:
+        """Number of blocks."""
+        return self.batch * math.prod(self._tiles)
 
-    def position(self, block: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The map of this block, and the first row and column of its cells."""
-        if block is None:
-            block = lax.axis_index(self.names)
+    def position(self, block: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The map of a block, and the first row and column of its cells."""
         rows, columns = self._tiles
         column = rem(block, columns) * self.tile_columns
         row = rem(div(block, columns), rows) * self.tile_rows

@@ -17,6 +17,7 @@ from carafe_kernels.mosaic_gpu.arrays import (
     join_rows,
     pad_channels,
 )
+from carafe_kernels.mosaic_gpu.launch import Work
 from carafe_kernels.mosaic_gpu.layouts import channel_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
@@ -24,7 +25,7 @@ from carafe_kernels.mosaic_gpu.tiling import forward_tile
 from carafe_kernels.mosaic_gpu.weights import Weights
 
 
-def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings) -> jax.Array:
+def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings) -> Work:
     """Reassembles ``x`` with the kernels of its cells.
 
     Args:
@@ -34,7 +35,7 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
         settings: how to compile and run.
 
     Returns:
-        ``[B, H', W', C]`` in the dtype of ``x``.
+        The work, with a result ``[B, H', W', C]`` in the dtype of ``x``.
     """
     geometry, groups = problem.geometry, problem.geometry.groups
     tile = forward_tile(problem, settings.max_slots)
@@ -51,8 +52,10 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
         for n in range(geometry.kernel_size):
             uses[geometry.read(u, n)].append((u, n))
 
-    def carafe_forward(x, cells, y, x_tile, y_tile, x_barrier, cell_scratch):
-        b, row, column = grid.position()
+    def run(block, operands, y, buffers, barriers):
+        (x, cells), (x_tile, y_tile, *kernels) = operands, buffers
+        x_barrier, cell_barrier = barriers
+        b, row, column = grid.position(block)
         shift = before if settings.pads_maps else 0  # no copy then starts before the map
 
         def fetch(chunk, slot):
@@ -87,7 +90,7 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
                                 column_shift, t = geometry.read(v, m)
                                 place = (q + before + column_shift) * down + t
                                 tap = n * geometry.kernel_size + m
-                                weight = weights.load(cell_scratch, 0, q, (u, v, group, tap))
+                                weight = weights.load(kernels, 0, q, (u, v, group, tap))
                                 weight = blocks.spread(weight, tile, layout)
                                 blocks.add_products(sums, (q, u, v), weight, source(place))
             # A barrier first: the compiler would move the wait to the start of the step.
@@ -107,31 +110,36 @@ def reassemble(x: jax.Array, cells: jax.Array, problem: Problem, settings: Setti
                 ],
             )
 
-        weights.fetch(cells, cell_scratch, b, row, column)
+        weights.fetch(cells, kernels, cell_barrier, b, row, column)
         blocks.pipeline(
             groups * tile.chunks,
             tile.slots,
             fetch,
             x_barrier,
             compute,
-            ready=lambda: weights.wait(cell_scratch),
+            ready=lambda: weights.wait(kernels, cell_barrier),
         )
         plgpu.wait_smem_to_gmem(0)
 
-    words_of_a_map = groups * tile.group_channels // problem.channels_of_a_word
-    out_shape = problem.batch, rows, up, width, words_of_a_map
-    kernel = plgpu.kernel(
-        carafe_forward,
-        out_type=jax.ShapeDtypeStruct(out_shape, problem.word_dtype),
-        grid=grid.shape,
-        grid_names=grid.names,
-        scratch_types=weights.scratch_of_kernel,
-        compiler_params=settings.compiler_params,
-        interpret=settings.interpret or False,
-    )
+    def finish(y):
+        y = join_rows(from_words(y, problem.dtype), problem.output_size[0])
+        return crop_channels(y, groups, problem.group_channels)
+
     x = cut_rows(as_words(pad_channels(x, groups, tile.group_channels)), down)
     if settings.pads_maps:
         x = jnp.pad(x, ((0, 0), (before, 0), (0, 0), (before * down, 0), (0, 0)))
-    y = from_words(kernel(x, weights.operand(cells)), problem.dtype)
-    y = join_rows(y, problem.output_size[0])
-    return crop_channels(y, groups, problem.group_channels)
+    return Work(
+        grid.size,
+        (x, weights.operand(cells)),
+        jax.ShapeDtypeStruct((problem.batch, rows, up, width, x.shape[4]), problem.word_dtype),
+        (
+            (
+                plgpu.SMEM(tile.map_shape, problem.word_dtype),
+                plgpu.SMEM(tile.out_shape, problem.word_dtype),
+                *weights.buffers,
+            ),
+        ),
+        (plgpu.Barrier(num_barriers=tile.slots), weights.barrier),
+        run,
+        finish,
+    )

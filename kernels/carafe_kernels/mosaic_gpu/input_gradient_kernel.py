@@ -22,6 +22,7 @@ from carafe_kernels.mosaic_gpu.arrays import (
     join_rows,
     pad_channels,
 )
+from carafe_kernels.mosaic_gpu.launch import Work
 from carafe_kernels.mosaic_gpu.layouts import channel_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
@@ -29,7 +30,7 @@ from carafe_kernels.mosaic_gpu.tiling import input_gradient_tile
 from carafe_kernels.mosaic_gpu.weights import Weights
 
 
-def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings) -> jax.Array:
+def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings) -> Work:
     """Gathers, for each source pixel, ``weights * y`` from the outputs that read it.
 
     Args:
@@ -39,7 +40,7 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
         settings: how to compile and run.
 
     Returns:
-        ``[B, H, W, C]`` in the dtype of ``y``.
+        The work, with a result ``[B, H, W, C]`` in the dtype of ``y``.
     """
     geometry, groups = problem.geometry, problem.geometry.groups
     tile = input_gradient_tile(problem, settings.max_slots)
@@ -61,8 +62,10 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
                 uses[reader.cell_shift, reader.phase].append((s, reader.tap))
     sources = list(itertools.product(range(down), range(tile.columns), range(down)))
 
-    def carafe_input_gradient(cells, y, x, y_tile, x_tile, y_barrier, cell_scratch):
-        b, row, column = grid.position()
+    def run(block, operands, x, buffers, barriers):
+        (cells, y), (y_tile, x_tile, *kernels) = operands, buffers
+        y_barrier, cell_barrier = barriers
+        b, row, column = grid.position(block)
         first_row, first_column = row - before + shift[0], column - before + shift[1]
 
         def fetch(chunk, slot, part=0):
@@ -80,7 +83,7 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
             )
 
         def fetch_weights(part=0):
-            weights.fetch(cells, cell_scratch, b, first_row, first_column, part)
+            weights.fetch(cells, kernels, cell_barrier, b, first_row, first_column, part)
 
         zeros = plgpu.layout_cast(jnp.zeros((tile.rows, tile.words), jnp.float32), layout)
         no_sums = ([zeros] * problem.channels_of_a_word,) * len(sources)
@@ -93,7 +96,7 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
             def add_pass(part, sums):
                 fetch_weights(part)
                 fetch(chunk, 0, part)
-                weights.wait(cell_scratch)
+                weights.wait(kernels, cell_barrier)
                 plgpu.barrier_wait(y_barrier.at[0])
                 sums = add_rows(sums, chunk, 0)
                 plgpu.commit_smem()  # all threads have read: the tiles are free
@@ -139,7 +142,7 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
                     cell = q + before + reader.cell_shift
                     tap = n * geometry.kernel_size + reader.tap
                     index = (u, reader.phase, group, tap)
-                    weight = weights.load(cell_scratch, start, cell, index)
+                    weight = weights.load(kernels, start, cell, index)
                     weight = blocks.spread(weight, tile, layout)
                     place = cell * up + reader.phase
                     blocks.add_products(sums, (s, q, t), weight, output(place))
@@ -153,25 +156,31 @@ def gather(cells: jax.Array, y: jax.Array, problem: Problem, settings: Settings)
                 fetch,
                 y_barrier,
                 compute,
-                ready=lambda: weights.wait(cell_scratch),
+                ready=lambda: weights.wait(kernels, cell_barrier),
             )
         else:
             blocks.loop(chunks, compute_in_passes)
         plgpu.wait_smem_to_gmem(0)
 
-    words_of_a_map = groups * tile.group_channels // problem.channels_of_a_word
-    out_shape = problem.batch, rows, down, width, words_of_a_map
-    kernel = plgpu.kernel(
-        carafe_input_gradient,
-        out_type=jax.ShapeDtypeStruct(out_shape, problem.word_dtype),
-        grid=grid.shape,
-        grid_names=grid.names,
-        scratch_types=weights.scratch_of_kernel,
-        compiler_params=settings.compiler_params,
-        interpret=settings.interpret or False,
-    )
+    def finish(x):
+        x = join_rows(from_words(x, problem.dtype), height)
+        return crop_channels(x, groups, problem.group_channels)
+
     y = cut_rows(as_words(pad_channels(y, groups, tile.group_channels)), up)
     if settings.pads_maps:
         y = jnp.pad(y, ((0, 0), (before, 0), (0, 0), (before * up, 0), (0, 0)))
-    x = join_rows(from_words(kernel(weights.operand(cells), y), problem.dtype), height)
-    return crop_channels(x, groups, problem.group_channels)
+    return Work(
+        grid.size,
+        (weights.operand(cells), y),
+        jax.ShapeDtypeStruct((problem.batch, rows, down, width, y.shape[4]), problem.word_dtype),
+        (
+            (
+                plgpu.SMEM(tile.map_shape, problem.word_dtype),
+                plgpu.SMEM(tile.out_shape, problem.word_dtype),
+                *weights.buffers,
+            ),
+        ),
+        (plgpu.Barrier(num_barriers=tile.slots), weights.barrier),
+        run,
+        finish,
+    )

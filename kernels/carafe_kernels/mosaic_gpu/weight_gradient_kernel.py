@@ -10,7 +10,6 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -23,6 +22,7 @@ from carafe_kernels.mosaic_gpu.arrays import (
     pad_columns_of_cells,
     split_parts,
 )
+from carafe_kernels.mosaic_gpu.launch import Work
 from carafe_kernels.mosaic_gpu.layouts import cell_layout
 from carafe_kernels.mosaic_gpu.problem import WORD, Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
@@ -30,13 +30,13 @@ from carafe_kernels.mosaic_gpu.weight_tiling import CellRuns, weight_gradient_ti
 from carafe_kernels.normalizers import tap_logit_gradients
 
 
-def correlate(
+def weight_gradient(
     x: jax.Array,
     y: jax.Array,
     logits: jax.Array | None,
     problem: Problem,
     settings: Settings,
-) -> jax.Array:
+) -> Work:
     """The gradient by weights, or by the logits that weights were made from.
 
     Args:
@@ -47,7 +47,8 @@ def correlate(
         settings: how to compile and run.
 
     Returns:
-        ``[B, q, p, r, n]`` in the dtype of the weights or logits, of any parts.
+        The work, with a result ``[B, q, p, r, n]`` in the dtype of the weights or logits, of any
+        parts.
     """
     geometry, groups, taps = problem.geometry, problem.geometry.groups, problem.geometry.taps
     tile = weight_gradient_tile(problem)
@@ -67,13 +68,9 @@ def correlate(
     quad = TMA_ALIGNMENT // WORD  # words that a thread reads at once
     chunks = -(-tile.group_channels // tile.channels)
 
-    def carafe_weight_gradient(*refs):
-        if problem.normalizer is None:
-            x, y, gradient, buffers, barrier, cell_barrier = refs
-        else:
-            x, y, logits, gradient, buffers, barrier, cell_barrier = refs
-        (x_tile, y_tile), cell_tile = buffers
-        block = lax.axis_index(grid.names)
+    def run(block, operands, gradient, buffers, barriers):
+        (x, y, *logits), (x_tile, y_tile, cell_tile) = operands, buffers
+        barrier, cell_barrier = barriers
         part = blocks.rem(block, parts)
         b, row, column = grid.position(blocks.div(block, parts))
         u = blocks.div(part, blocks_of_columns) * tile.row_phases
@@ -96,7 +93,7 @@ def correlate(
                 yield array.at[b, pl.ds(row, tile.rows), run, place], target
 
         def fetch_logits():
-            for memory, buffer in copies_of_runs(logits):
+            for memory, buffer in copies_of_runs(logits[0]):
                 plgpu.copy_gmem_to_smem(
                     memory, buffer, cell_barrier, oob_mode=plgpu.OOBFillMode.ZEROS
                 )
@@ -208,25 +205,11 @@ def correlate(
             plgpu.copy_smem_to_gmem(buffer, memory)
         plgpu.wait_smem_to_gmem(0)
 
-    maps = (
-        plgpu.SMEM(tile.source_shape, problem.word_dtype),
-        plgpu.SMEM(tile.output_shape, problem.word_dtype),
-    )
-    cell_tile = plgpu.SMEM(tile.cell_shape, problem.cells_dtype)
+    def finish(gradient):
+        split = problem.batch, rows, runs.runs, runs.padded_columns, runs.entries
+        return gradient.reshape(split)[:, :, :, :columns]
+
     shape = _in_memory(runs, problem, settings)
-    kernel = plgpu.kernel(
-        carafe_weight_gradient,
-        out_type=jax.ShapeDtypeStruct(shape, problem.cells_dtype),
-        grid=(grid.shape[0] * parts,),
-        grid_names=grid.names,
-        scratch_types=(
-            plgpu.RefUnion(maps, cell_tile) if tile.shares_memory else (maps, cell_tile),
-            plgpu.Barrier(num_arrivals=copies),
-            plgpu.Barrier(num_arrivals=runs_of_a_block),
-        ),
-        compiler_params=settings.compiler_params,
-        interpret=settings.interpret or False,
-    )
     x = cut_rows_and_columns(as_words(pad_channels(x, groups, tile.group_channels)), down)
     y = cut_rows_and_columns(as_words(pad_channels(y, groups, tile.group_channels)), up)
     if settings.pads_maps:
@@ -234,12 +217,20 @@ def correlate(
     operands = [x, y]
     if logits is not None:
         logits = logits if runs.runs == 1 else split_parts(logits, runs.runs)
-        padded = pad_columns_of_cells(logits, runs.padded_columns)
-        operands.append(padded.reshape(shape))
-    gradient = kernel(*operands)
-    batch, rows, *_ = shape
-    gradient = gradient.reshape(batch, rows, runs.runs, runs.padded_columns, runs.entries)
-    return gradient[:, :, :, :columns]
+        operands.append(pad_columns_of_cells(logits, runs.padded_columns).reshape(shape))
+    maps = tuple(
+        plgpu.SMEM(shape, problem.word_dtype) for shape in (tile.source_shape, tile.output_shape)
+    )
+    gradients = plgpu.SMEM(tile.cell_shape, problem.cells_dtype)
+    return Work(
+        grid.size * parts,
+        tuple(operands),
+        jax.ShapeDtypeStruct(shape, problem.cells_dtype),
+        (maps, (gradients,)) if tile.shares_memory else ((*maps, gradients),),
+        (plgpu.Barrier(num_arrivals=copies), plgpu.Barrier(num_arrivals=runs_of_a_block)),
+        run,
+        finish,
+    )
 
 
 def _in_memory(runs: CellRuns, problem: Problem, settings: Settings) -> tuple[int, ...]:

@@ -48,29 +48,15 @@ class Weights:
         return self.tile.weights or self.tile.cells
 
     @property
-    def scratch(self) -> tuple[Any, ...]:
-        """Buffers that hold logits or weights, their barrier, and room for normalised weights."""
-        copied = self.tile.cells
-        buffers = [
-            plgpu.SMEM(copied.shape, copied.dtype),
-            plgpu.Barrier(num_arrivals=copied.parts * copied.boxes),
-        ]
-        if self.tile.weights:
-            buffers.append(plgpu.SMEM(self.tile.weights.shape, self.tile.weights.dtype))
-        return tuple(buffers)
+    def buffers(self) -> tuple[Any, ...]:
+        """Shared memory for what is copied and, if not in the same place, normalised weights."""
+        tiles = (self.tile.cells, self.tile.weights)
+        return tuple(plgpu.SMEM(tile.shape, tile.dtype) for tile in tiles if tile)
 
     @property
-    def scratch_of_kernel(self) -> tuple[Any, ...]:
-        """The map that comes in, the one that goes out, a barrier a slot; and :attr:`scratch`."""
-        return (
-            plgpu.SMEM(self.tile.map_shape, self.problem.word_dtype),
-            plgpu.SMEM(self.tile.out_shape, self.problem.word_dtype),
-            plgpu.Barrier(num_barriers=self.tile.slots),
-            self.scratch,
-        )
-
-    def _buffer(self, scratch):
-        return scratch[2] if self.tile.weights else scratch[0]
+    def barrier(self) -> Any:
+        """Of the copies."""
+        return plgpu.Barrier(num_arrivals=self.tile.cells.parts * self.tile.cells.boxes)
 
     def operand(self, cells: jax.Array) -> jax.Array:
         """``[b, q, p, r, n]`` as the kernel takes it: ``[b, q, p, r * n]``.
@@ -94,19 +80,19 @@ class Weights:
             return cells.reshape(batch, rows, parts, columns * copied.kernels, copied.taps)
         return cells.reshape(batch, rows, parts, columns * entries)
 
-    def fetch(self, cells: Ref, scratch, b, row, column, part: jax.Array | int = 0) -> None:
+    def fetch(self, cells: Ref, buffers, barrier, b, row, column, part: jax.Array | int = 0):
         """Starts to copy a part of the kernels of the cells from ``row`` and ``column`` on."""
-        copied, (buffer, barrier, *_) = self.tile.cells, scratch
+        copied = self.tile.cells
         for index in range(copied.parts * copied.boxes):
             own_part, box = divmod(index, copied.boxes)
             rows = pl.ds(row, copied.padded_rows)
             kernel = column * copied.kernels + box * copied.box
             if self.settings.interpret:
-                kernels, target = pl.ds(kernel, copied.box), buffer.at[index]
+                kernels, target = pl.ds(kernel, copied.box), buffers[0].at[index]
             else:
                 box_entries = copied.box * copied.taps
                 kernels = pl.ds(kernel * copied.taps, box_entries)
-                target = buffer.at[index].reshape(copied.padded_rows, box_entries)
+                target = buffers[0].at[index].reshape(copied.padded_rows, box_entries)
             plgpu.copy_gmem_to_smem(
                 cells.at[b, rows, part * copied.parts + own_part, kernels],
                 target,
@@ -114,14 +100,13 @@ class Weights:
                 oob_mode=plgpu.OOBFillMode.ZEROS,
             )
 
-    def wait(self, scratch) -> None:
+    def wait(self, buffers, barrier) -> None:
         """Waits for the copies, and normalises."""
-        buffer, barrier, *_ = scratch
         plgpu.barrier_wait(barrier)
         normalizer = self.problem.normalizer
         if normalizer is None:
             return
-        target = self._buffer(scratch)
+        buffer, target = buffers[0], buffers[-1]
         boxes, rows, kernels, taps = self.tile.cells.shape
         size = kernel_block(boxes, rows, kernels)
         layout = kernel_layout(*size)
@@ -139,7 +124,7 @@ class Weights:
         blocks.loop(boxes // size[0] * blocks_of_rows, normalize)
         plgpu.commit_smem()
 
-    def load(self, scratch, row: int, column: int, index: tuple[Any, ...]) -> jax.Array:
+    def load(self, buffers, row: int, column: int, index: tuple[Any, ...]) -> jax.Array:
         """``[rows]`` in float32 from ``row`` of the tile on: index ``(u, v, group, tap)``."""
         u, v, group, tap = index
         geometry, weights = self.problem.geometry, self._weights
@@ -147,5 +132,5 @@ class Weights:
         kernel = ((u - part) * geometry.up + v) * geometry.groups + group
         box, place = blocks.split(column * weights.kernels + kernel, weights.box)
         rows = pl.ds(row, self.tile.rows)
-        ref = self._buffer(scratch).at[part * weights.boxes + box, rows, place, tap]
+        ref = buffers[-1].at[part * weights.boxes + box, rows, place, tap]
         return blocks.load(ref, self.layout)
