@@ -5,17 +5,13 @@ import numpy as np
 import pytest
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.mosaic_gpu import blocks
-from carafe_kernels.mosaic_gpu.tiling import (
-    SHARED_MEMORY,
-    THREADS,
-    Problem,
-    TooLargeError,
-    forward_tile,
-    input_gradient_tile,
-    is_one_piece,
-    weight_gradient_tile,
-)
+from carafe_kernels.mosaic_gpu import blocks, cost
+from carafe_kernels.mosaic_gpu.arrays import copied_dtype
+from carafe_kernels.mosaic_gpu.buffers import SHARED_MEMORY, is_one_piece
+from carafe_kernels.mosaic_gpu.layouts import THREADS
+from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.mosaic_gpu.tiling import TooLargeError, forward_tile, input_gradient_tile
+from carafe_kernels.mosaic_gpu.weight_tiling import weight_gradient_tile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -24,14 +20,18 @@ from hypothesis import strategies as st
 def test_blocks_cover_every_cell_once(batch, rows, columns):
     grid = blocks.Grid(batch, rows, columns, tile_rows=4, tile_columns=3)
     covered = np.zeros((batch, -(-rows // 4) * 4, -(-columns // 3) * 3), int)
-    for block in range(*grid.shape):
+    for block in range(grid.size):
         b, row, column = map(int, grid.position(jnp.int32(block)))
         covered[b, row : row + 4, column : column + 3] += 1
     assert (covered == 1).all()
 
 
+def problem_of(geometry, cells_dtype, **fields):
+    return Problem(geometry, cells_dtype=copied_dtype(cells_dtype, geometry), **fields)
+
+
 problems = st.builds(
-    Problem,
+    problem_of,
     geometry=st.one_of(
         st.builds(
             Geometry,
@@ -62,7 +62,9 @@ def narrow(width, channels):
 
 
 # Each buffer fills whole kilobytes.
-ROUNDED = Problem(Geometry(7, 1, 3, 6), 2, (40, 40), 24, *[jnp.dtype(jnp.bfloat16)] * 2, "softmax")
+ROUNDED = Problem(
+    Geometry(7, 1, 3, 6), 2, (40, 40), 24, jnp.dtype(jnp.bfloat16), np.dtype(np.float32), "softmax"
+)
 
 
 @settings(max_examples=500)
@@ -72,8 +74,9 @@ ROUNDED = Problem(Geometry(7, 1, 3, 6), 2, (40, 40), 24, *[jnp.dtype(jnp.bfloat1
 @example(ROUNDED)
 def test_tiles_are_what_copies_can_move(problem):
     """Whole multiples of 128 bytes in, and out nothing that runs on into the next map."""
-    geometry, itemsize = problem.geometry, problem.dtype.itemsize
-    (_, width), (rows, columns), halo = problem.size, problem.cells, sum(geometry.halo)
+    geometry = problem.geometry
+    (_, width), (rows, _), halo = problem.size, problem.cells, sum(geometry.halo)
+    channels_of_a_word = 4 // problem.dtype.itemsize
     for choose, read, written, out_width in (
         (forward_tile, geometry.down, geometry.up, problem.output_size[1]),
         (input_gradient_tile, geometry.up, geometry.down, width),
@@ -83,33 +86,110 @@ def test_tiles_are_what_copies_can_move(problem):
         except TooLargeError:
             continue
         assert tile.nbytes <= SHARED_MEMORY
-        assert tile.rows * tile.channels == THREADS * tile.vector
-        assert tile.group_channels % tile.channels == 0 or geometry.groups == 1
+        assert tile.rows * tile.words == THREADS * tile.vector
+        channels = tile.words * channels_of_a_word
+        assert tile.group_channels % channels == 0 or geometry.groups == 1
+        assert tile.chunks * channels >= problem.group_channels
         assert tile.map_shape[1] >= tile.rows + halo
         assert tile.map_shape[2:] == (
             read // tile.passes,
             (tile.columns + halo) * read,
-            tile.channels,
+            tile.words,
         )
-        assert math.prod(tile.map_shape[1:]) * itemsize % 128 == 0
-        assert tile.cells.padded_rows * tile.cells.box * tile.cells.dtype.itemsize % 128 == 0
-        box = (tile.rows, written, tile.columns * written, tile.channels)
+        assert math.prod(tile.map_shape[1:]) * 4 % 128 == 0
+        assert_boxes_of_kernels(tile.cells)
+        assert tile.cells.kernels * tile.cells.parts * tile.passes == geometry.up**2 * (
+            geometry.groups
+        )
+        box = (tile.rows, written, tile.columns * written, tile.words)
         assert tile.out_shape == box
-        assert math.prod(box) * itemsize % 128 == 0
-        array = (rows, written, out_width, geometry.groups * tile.group_channels)
-        assert not is_one_piece(box, array)
+        assert math.prod(box) * 4 % 128 == 0
+        words = geometry.groups * tile.group_channels // channels_of_a_word
+        assert not is_one_piece(box, (rows, written, out_width, words))
+
+
+def assert_boxes_of_kernels(cells):
+    """Of 16 bytes times an odd number, of at most 256 entries."""
+    entries = cells.box * cells.taps
+    assert entries * cells.dtype.itemsize // 16 % 2 == 1
+    assert entries * cells.dtype.itemsize % 16 == 0
+    assert entries <= 256
+    assert cells.boxes * cells.box >= cells.columns * cells.kernels
+    assert cells.padded_rows * entries * cells.dtype.itemsize % 128 == 0
+
+
+@settings(max_examples=500)
+@given(problems)
+@example(ROUNDED)
+def test_tiles_of_the_weight_gradient_are_what_copies_can_move(problem):
+    geometry = problem.geometry
     try:
         tile = weight_gradient_tile(problem)
     except TooLargeError:
         return
     assert tile.nbytes <= SHARED_MEMORY
     assert tile.rows * tile.columns == THREADS
-    place = tile.pitch(problem.dtype) * 4
+    place = tile.pitch * 4
     assert place // 16 % 2 == 1
-    source = tile.source_rows(geometry, problem.dtype) * geometry.down * (tile.columns + halo)
-    assert source * place % 128 == 0
-    box = (tile.rows, tile.columns, tile.cells.box)
-    parts = geometry.up**2 // (tile.row_phases * tile.column_phases)
-    entries = parts * tile.cells.boxes * tile.cells.box
-    assert parts * tile.cells.entries == geometry.logit_channels
-    assert not is_one_piece(box, (rows, columns, entries))
+    assert tile.source_shape[1] >= tile.rows + sum(geometry.halo)
+    assert math.prod(tile.source_shape[1:]) * 4 % 128 == 0
+    runs = tile.cells
+    assert runs.runs * runs.kernels_of_a_run == geometry.up**2 * geometry.groups
+    assert runs.aligned * runs.entries * runs.dtype.itemsize % 16 == 0
+    assert runs.aligned * runs.entries <= 256
+    assert runs.padded_columns % runs.aligned == 0
+    assert runs.padded_columns >= runs.columns
+    assert tile.columns % runs.aligned == 0
+    places = tile.columns // runs.aligned, runs.padded_columns // runs.aligned
+    box, array = (
+        (rows, number, width, runs.aligned * runs.entries)
+        for rows, number, width in zip(
+            (tile.rows, problem.cells[0]), (1, runs.runs), places, strict=True
+        )
+    )
+    assert not is_one_piece(box, array)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("dtype", "aligned"), [(np.float32, 4), (jnp.bfloat16, 8)])
+def test_weights_and_logits_of_the_weight_gradient_lie_in_memory_as_callers_have_them(
+    parts, dtype, aligned
+):
+    """One run of a cell for logits, and one for each row of output phases for weights."""
+    normalizer = "softmax" if parts == 1 else None
+    for geometry, kernels in ((Geometry(5, 2), 4), (Geometry(3, 2), 4), (Geometry(5, 1, 2), 1)):
+        problem = Problem(geometry, 2, (24, 32), 64, *[jnp.dtype(dtype)] * 2, normalizer)
+        runs = weight_gradient_tile(problem).cells
+        assert runs.kernels_of_a_run == (kernels if normalizer else geometry.up)
+        assert runs.padded_columns == runs.columns
+        assert runs.aligned <= aligned
+
+
+def test_narrow_maps_get_tiles_that_leave_fewer_cells_idle():
+    """Of a map of 14 columns, tiles of 4 leave two idle, and tiles of 2 none."""
+    bfloat16 = jnp.dtype(jnp.bfloat16)
+    problem = Problem(Geometry(5, 2), 512, (14, 14), 256, bfloat16, np.dtype(np.float32))
+    assert forward_tile(problem).columns == 2
+
+
+def test_small_batches_get_tiles_that_occupy_more_multiprocessors():
+    bfloat16 = jnp.dtype(jnp.bfloat16)
+    problem = Problem(Geometry(5, 1, 2), 64, (14, 14), 1024, bfloat16, bfloat16, "softmax")
+    tile = forward_tile(problem)
+    blocks = 64 * -(-7 // tile.rows) * -(-7 // tile.columns)
+    assert (tile.rows, blocks) == (8, 128)
+
+
+@given(
+    size=st.integers(1, 60),
+    tile=st.integers(1, 20),
+    before=st.integers(0, 4),
+    after=st.integers(0, 4),
+)
+def test_cells_that_tiles_fetch_are_counted_inside_the_map_only(size, tile, before, after):
+    counted = sum(
+        0 <= cell < size
+        for start in range(0, size, tile)
+        for cell in range(start - before, start + tile + after)
+    )
+    assert cost.fetched(size, tile, before, after) == counted

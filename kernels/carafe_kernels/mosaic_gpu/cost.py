@@ -47,7 +47,7 @@ def cycles(
     loads: int,
     halo: tuple[int, int],
     map_bytes: tuple[int, int],
-) -> float:
+) -> int:
     """Cycles of all blocks of a forward pass or an input gradient.
 
     Args:
@@ -73,4 +73,4 @@ def cycles(
     read = fetched(map_rows, rows, *halo) * fetched(map_columns, columns, *halo) * bytes_in
     moved = problem.batch * (read + map_rows * map_columns * bytes_out)
     step = max(issued, wavefronts) + _CYCLES_A_STEP
-    return max(rounds * steps * step, moved / _CACHE_BYTES_A_CYCLE)
+    return max(rounds * steps * step, moved // _CACHE_BYTES_A_CYCLE)

@@ -65,7 +65,7 @@ class Tile:
     cells: CellTile
     weights: CellTile | None
     nbytes: int
-    cycles: float
+    cycles: int
 
     @property
     def slots(self) -> int:
