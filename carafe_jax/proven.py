@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -43,7 +42,7 @@ def is_proven(
     dtype: np.dtype,
     weights_dtype: np.dtype,
     normalizer: Normalizer | None,
-    channels: Any,
+    channels: int,
     devices: Sequence[jax.Device],
 ) -> bool:
     """Whether :data:`TABLE` has a call on every one of the devices.
@@ -53,10 +52,10 @@ def is_proven(
         dtype: of the map.
         weights_dtype: of the weights or logits.
         normalizer: of the logits, or ``None`` for weights.
-        channels: of the map; no case has symbolic ones.
+        channels: of the map.
         devices: those on which the call may run, at least one.
     """
-    if not isinstance(channels, int) or any(device.platform != "gpu" for device in devices):
+    if any(device.platform != "gpu" for device in devices):
         return False
     names = np.dtype(dtype).name, np.dtype(weights_dtype).name
     proven_on = {
