@@ -28,7 +28,7 @@ def folded(function: Callable[..., jax.Array], max_batch: int) -> Callable[..., 
             for array, batched in zip(arrays, in_batched, strict=True)
         ]
         out = call(*(merge_axes(array, 0) for array in merged))
-        return split_axis(out, 0, axis_size, out.shape[0] // axis_size), True
+        return split_axis(out, 0, axis_size, batch), True
 
     return call
 
