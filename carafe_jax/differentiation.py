@@ -31,29 +31,6 @@ def kernels(implementation: Implementation) -> ModuleType:
 Slot = Literal["x", "weights", "y"]
 
 
-def placed_alike(x: jax.Array, weights: jax.Array) -> dict[Slot, jax.Array]:
-    """Spreads an operand that is the same on all devices as the other one is spread.
-
-    Its gradient is then summed over the devices where it is spread; a ``custom_vjp`` by itself
-    would return a part of the sum on each.
-    """
-    operands: dict[Slot, jax.Array] = {"x": x, "weights": weights}
-    types = [jax.typeof(operand) for operand in operands.values()]
-    varying = frozenset().union(*(t.manual_axis_type.varying for t in types))  # in a shard_map
-    # Under explicit sharding; the meshes by the axes of the batch.
-    meshes = {t.sharding.spec[0]: t.sharding.mesh for t in types if t.sharding.spec[0] is not None}
-    for (slot, operand), operand_type in zip(operands.items(), types, strict=True):
-        if missing := varying - operand_type.manual_axis_type.varying:
-            operand = jax.lax.pcast(operand, tuple(sorted(missing)), to="varying")
-        if len(meshes) == 1 and operand_type.sharding.spec[0] is None:
-            ((axes, mesh),) = meshes.items()
-            _, *others = operand_type.sharding.spec
-            spec = jax.sharding.PartitionSpec(axes, *others)
-            operand = jax.sharding.reshard(operand, jax.sharding.NamedSharding(mesh, spec))
-        operands[slot] = operand
-    return operands
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What stays fixed through all derivatives of one reassembly.

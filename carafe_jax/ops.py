@@ -6,27 +6,23 @@ All take channels-last maps and rescale by any ``up / down``.
 """
 
 import dataclasses
-import functools
-import logging
-from typing import get_args
 
 import jax
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.normalizers import normalize
+from carafe_kernels.placement import placed
 from jaxtyping import Array, Float
 
 from carafe_jax.checks import check_shape, checked_array, checked_logits, checked_map
+from carafe_jax.choice import choose, fuses
 from carafe_jax.differentiation import (
     Implementation,
     Normalizer,
     Plan,
     contract,
     kernels,
-    placed_alike,
     reassemble_logits,
 )
-
-_logger = logging.getLogger("carafe_jax")
 
 
 def reassemble(
@@ -86,9 +82,10 @@ def reassemble(
     check_shape(
         "weights", weights, "[B, H', W', groups * kernel_size**2]", (batch, *expected), x, geometry
     )
-    chosen = _choose(implementation, geometry, x, weights)
+    x, weights = placed(x, weights, groups, "weights")
+    chosen = choose(implementation, geometry, x, weights)
     plan = _plan(geometry, x, weights, chosen, automatic=implementation is None)
-    return contract(plan, "y", placed_alike(x, weights))
+    return contract(plan, "y", {"x": x, "weights": weights})
 
 
 def carafe(
@@ -136,10 +133,10 @@ def carafe(
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
-    if _fuses(implementation, geometry, x, logits, normalizer):
-        operands = placed_alike(x, logits)
+    placed_x, logits = placed(x, logits, groups, "logits")
+    if fuses(implementation, geometry, x, logits, normalizer):
         plan = _plan(geometry, x, logits, "mosaic_gpu", automatic=implementation is None)
-        return reassemble_logits(plan, normalizer, operands["x"], operands["weights"])
+        return reassemble_logits(plan, normalizer, placed_x, logits)
     weights = normalize(logits, geometry, (x.shape[1], x.shape[2]), normalizer)
     return reassemble(x, weights, implementation=implementation, **dataclasses.asdict(geometry))
 
@@ -174,88 +171,8 @@ def reassembly_kernels(
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
+    _, logits = placed(x, logits, groups, "logits")
     return normalize(logits, geometry, (x.shape[1], x.shape[2]), normalizer)
-
-
-@functools.cache
-def _log_once(message: str) -> None:
-    _logger.debug(message)
-
-
-# What implementation=None tries before "xla". The kernels of "mosaic_gpu" come in here when a GPU
-# has shown them right and faster; so far they run where they are asked for by name.
-_PREFERRED: tuple[Implementation, ...] = ()
-
-
-def _reason(
-    implementation: Implementation,
-    geometry: Geometry,
-    x: jax.Array,
-    weights: jax.Array,
-    device: jax.Device | None,
-    normalizer: str | None = None,
-) -> str | None:
-    """Why an implementation cannot serve a call; ``None`` if it can."""
-    return kernels(implementation).supports(
-        geometry, x.dtype, x.shape, device, weights_dtype=weights.dtype, normalizer=normalizer
-    )
-
-
-def _default_device() -> jax.Device:
-    default = jax.config.jax_default_device
-    if isinstance(default, jax.Device):
-        return default
-    return jax.local_devices(backend=default)[0]
-
-
-def _automatic(geometry: Geometry, x: jax.Array, weights: jax.Array) -> Implementation:
-    for candidate in _PREFERRED:
-        reason = _reason(candidate, geometry, x, weights, _default_device())
-        if reason is None:
-            return candidate
-        _log_once(f"implementation=None does not run {candidate!r}: {reason}")
-    return "xla"
-
-
-def _choose(
-    implementation: Implementation | None, geometry: Geometry, x: jax.Array, weights: jax.Array
-) -> Implementation:
-    if implementation is None:
-        return _automatic(geometry, x, weights)
-    if implementation not in get_args(Implementation):
-        raise ValueError(
-            f"implementation must be None or one of {get_args(Implementation)}, "
-            f"got {implementation!r}"
-        )
-    # What is traced here may be lowered for another platform, which then says what it lacks; a
-    # GPU of this process is what it will run on.
-    device = _default_device()
-    reason = _reason(
-        implementation, geometry, x, weights, device if device.platform == "gpu" else None
-    )
-    if reason is not None:
-        raise NotImplementedError(
-            f"implementation {implementation!r} cannot serve this call: {reason}; "
-            "implementation='xla' or None can"
-        )
-    return implementation
-
-
-def _fuses(
-    implementation: Implementation | None,
-    geometry: Geometry,
-    x: jax.Array,
-    logits: jax.Array,
-    normalizer: str,
-) -> bool:
-    """Whether a kernel that normalises by itself serves a call."""
-    chosen = _choose(implementation, geometry, x, logits)
-    if chosen != "mosaic_gpu":
-        return False
-    reason = _reason(chosen, geometry, x, logits, None, normalizer)
-    if reason is not None:
-        _log_once(f"logits are normalised apart: {reason}")
-    return reason is None
 
 
 def _plan(

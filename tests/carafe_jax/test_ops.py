@@ -1,18 +1,14 @@
 import dataclasses
 import functools
-import logging
 import re
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from carafe_kernels.geometry import Geometry
 from jax.test_util import check_grads
 
 import carafe_jax
-from carafe_jax import ops
 from tests.kernels import oracle
 from tests.kernels.cases import Case
 from tests.kernels.sharding import collectives, each_axis_type, over_the_batch
@@ -127,94 +123,7 @@ def test_a_sharded_batch_stays_sharded_without_communication(case, axis_type):
     assert not collectives(function, *sharded)
 
 
-# Choice of an implementation
-
-
-def gpu(kind, capability):
-    return mock.Mock(jax.Device, platform="gpu", device_kind=kind, compute_capability=capability)
-
-
-A100 = gpu("NVIDIA A100-SXM4-40GB", "8.0")
-H100 = gpu("NVIDIA H100 80GB HBM3", "9.0")
-MI300X = gpu("AMD Instinct MI300X", "gfx942")
-RTX_5090 = gpu("NVIDIA GeForce RTX 5090", "12.0")
-
-
-@pytest.fixture
-def kernels_first(monkeypatch):
-    monkeypatch.setattr(ops, "_PREFERRED", ("mosaic_gpu",))
-
-
-def test_no_implementation_named_logs_its_fallback_once_for_debugging(caplog, kernels_first):
-    case = CASES[0]
-    x, weights, _ = case.random_operands()
-    ops._log_once.cache_clear()
-    with caplog.at_level(logging.DEBUG, logger="carafe_jax"):
-        for _ in range(2):
-            carafe_jax.reassemble(x, weights, implementation="xla", **case.options)
-        assert not caplog.records
-        for _ in range(2):
-            carafe_jax.reassemble(x, weights, implementation=None, **case.options)
-    (record,) = caplog.records
-    assert (record.name, record.levelno) == ("carafe_jax", logging.DEBUG)
-    assert record.getMessage().startswith(
-        "implementation=None does not run 'mosaic_gpu': this device is a CPU, and they need "
-    )
-
-
-@pytest.mark.parametrize(
-    ("device", "chosen"), [(A100, "xla"), (MI300X, "xla"), (H100, "mosaic_gpu")]
-)
-def test_no_implementation_named_takes_the_first_that_the_device_supports(
-    monkeypatch, kernels_first, device, chosen
-):
-    x, weights, _ = CASES[0].random_operands()
-    geometry = Geometry(**CASES[0].options)
-    monkeypatch.setattr(ops, "_default_device", lambda: device)
-    assert ops._choose(None, geometry, x, weights) == chosen
-    assert ops._choose(None, Geometry(3, 3, 2), x, weights) == "xla"
-    # Whatever was chosen, a program for another platform, here the CPU, takes what runs there.
-    np.testing.assert_array_equal(
-        carafe_jax.reassemble(x, weights, **CASES[0].options),
-        carafe_jax.reassemble(x, weights, implementation="xla", **CASES[0].options),
-    )
-
-
-def test_no_implementation_named_normalises_logits_where_a_program_runs(monkeypatch, kernels_first):
-    x, logits = random_map_and_logits(CASES[0])
-    monkeypatch.setattr(ops, "_default_device", lambda: H100)
-
-    def loss(x, logits, implementation):
-        options = CASES[0].options
-        return jnp.sum(carafe_jax.carafe(x, logits, implementation=implementation, **options) ** 2)
-
-    for chosen, desired in zip(
-        jax.grad(loss, argnums=(0, 1))(x, logits, None),
-        jax.grad(loss, argnums=(0, 1))(x, logits, "xla"),
-        strict=True,
-    ):
-        np.testing.assert_allclose(chosen, desired, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("device", [A100, MI300X, RTX_5090], ids=lambda device: device.device_kind)
-def test_a_card_without_what_the_kernels_need_is_named(monkeypatch, device):
-    x, weights, _ = CASES[0].random_operands()
-    monkeypatch.setattr(ops, "_default_device", lambda: device)
-    with pytest.raises(NotImplementedError) as error:
-        carafe_jax.reassemble(x, weights, implementation="mosaic_gpu", **CASES[0].options)
-    assert str(error.value) == (
-        f"implementation 'mosaic_gpu' cannot serve this call: {device.device_kind} has compute "
-        f"capability {device.compute_capability}, and they need an NVIDIA GPU of compute "
-        "capability 9.0 or 10.x, Hopper or datacenter Blackwell; implementation='xla' or None can"
-    )
-
-
-def test_no_implementation_named_equals_xla_on_cpu():
-    x, weights, _ = CASES[0].random_operands()
-    np.testing.assert_array_equal(
-        carafe_jax.reassemble(x, weights, **CASES[0].options),
-        carafe_jax.reassemble(x, weights, implementation="xla", **CASES[0].options),
-    )
+# Operands
 
 
 def test_numpy_arrays_serve_as_operands():

@@ -1,4 +1,4 @@
-import contextlib
+"""`vmap` of a function that JAX cannot look into."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from carafe_kernels import xla
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.mosaic_gpu.batching import along_the_batch
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from carafe_kernels.mosaic_gpu.batching import folded
 
 from tests.kernels.cases import Case
-from tests.kernels.sharding import collectives, each_axis_type, over_the_batch, replicated
 
 CASE = Case(3, up=2, size=(3, 4), batch=8)
 GEOMETRY = Geometry(**CASE.options)
+
+
+def forward(x, weights):
+    return xla.forward(jnp.asarray(x), jnp.asarray(weights), GEOMETRY, jnp.dtype(jnp.float32))
 
 
 @pytest.fixture
@@ -24,14 +26,17 @@ def calls():
 
 @pytest.fixture
 def opaque(calls):
-    """A function of a batch that nothing may look into."""
+    """Makes a function of a batch that nothing may look into."""
 
-    def function(x, weights):
-        calls.append(x.shape[0])
-        assert weights.shape[0] == x.shape[0]
-        return xla.forward(x, weights, GEOMETRY, jnp.dtype(jnp.float32))
+    def make(max_batch):
+        def function(x, weights):
+            assert weights.shape[0] == x.shape[0]
+            calls.append(x.shape[0])
+            return forward(x, weights)
 
-    return along_the_batch(function)
+        return folded(function, max_batch)
+
+    return make
 
 
 @pytest.fixture
@@ -41,93 +46,68 @@ def operands():
 
 @pytest.fixture
 def expected(operands):
-    return xla.forward(*map(jnp.asarray, operands), GEOMETRY, jnp.dtype(jnp.float32))
+    return forward(*operands)
 
 
 def assert_equal(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
 
 
-@each_axis_type
-def test_each_device_calls_it_on_its_part_of_a_sharded_batch(
-    opaque, calls, operands, expected, axis_type
-):
-    devices = jax.local_device_count()
-    sharding = over_the_batch(axis_type)
-    sharded = jax.device_put(operands, sharding)
-    function = jax.jit(opaque)
-    y = function(*sharded)
-    assert calls[-1] == CASE.batch // devices
-    assert y.sharding.is_equivalent_to(sharding, y.ndim)
-    assert_equal(y, expected)
-    assert not collectives(function, *sharded)
-
-
-@each_axis_type
-def test_a_replicated_batch_is_called_whole(opaque, calls, operands, expected, axis_type):
-    sharded = jax.device_put(operands, replicated(over_the_batch(axis_type)))
-    assert_equal(jax.jit(opaque)(*sharded), expected)
-    assert calls[-1] == CASE.batch
-
-
-@each_axis_type
-def test_shard_map_calls_it_on_each_part(opaque, calls, operands, expected, axis_type):
-    sharding = over_the_batch(axis_type)
-    mapped = jax.shard_map(
-        opaque, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec
-    )
-    assert_equal(jax.jit(mapped)(*jax.device_put(operands, sharding)), expected)
-    assert calls[-1] == CASE.batch // jax.local_device_count()
-
-
-@each_axis_type
-@pytest.mark.parametrize("in_context", [True, False])
-@pytest.mark.parametrize("specs", [("a", "a"), ("a", None), (None, "a"), ("a", "b"), (None, None)])
-def test_operands_are_brought_to_one_batch_on_a_mesh_of_two_axes(
-    opaque, calls, operands, expected, axis_type, in_context, specs
-):
-    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(axis_type,) * 2)
-    placed = [
-        jax.device_put(array, NamedSharding(mesh, PartitionSpec(spec)))
-        for array, spec in zip(operands, specs, strict=True)
-    ]
-    with jax.sharding.set_mesh(mesh) if in_context else contextlib.nullcontext():
-        assert_equal(jax.jit(opaque)(*placed), expected)
-    spread = any(specs) if axis_type == AxisType.Auto else specs[0]
-    assert calls[-1] == (CASE.batch // 2 if spread else CASE.batch)
-
-
-def test_a_shard_map_over_one_of_two_axes_calls_it_on_each_part(opaque, operands, expected):
-    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
-    spec = PartitionSpec("a")
-    mapped = jax.shard_map(opaque, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={"a"})
-    placed = jax.device_put(operands, NamedSharding(mesh, spec))
-    assert_equal(jax.jit(mapped)(*placed), expected)
-
-
-def test_pmap_calls_it_on_each_part(opaque, calls, operands, expected):
-    devices = jax.local_device_count()
-    split = [array.reshape(devices, -1, *array.shape[1:]) for array in operands]
-    assert_equal(np.concatenate(jax.pmap(opaque)(*split)), expected)
-    assert calls[-1] == CASE.batch // devices
+def split(array, *sizes):
+    return array.reshape(*sizes, -1, *array.shape[1:])
 
 
 @pytest.mark.parametrize("in_axes", [(0, 0), (2, 1)], ids=str)
 def test_vmap_folds_into_the_batch(opaque, calls, operands, expected, in_axes):
-    split = [array.reshape(4, -1, *array.shape[1:]) for array in operands]
-    moved = [np.moveaxis(array, 0, axis) for array, axis in zip(split, in_axes, strict=True)]
-    y = jax.jit(jax.vmap(opaque, in_axes))(*moved)
+    moved = [np.moveaxis(split(a, 4), 0, axis) for a, axis in zip(operands, in_axes, strict=True)]
+    y = jax.jit(jax.vmap(opaque(max_batch=8), in_axes))(*moved)
     assert calls[-1] == CASE.batch
     assert_equal(np.concatenate(y), expected)
 
 
-def test_nested_vmaps_fold_twice_and_spread_what_is_not_mapped(opaque, calls, operands, expected):
+def test_nested_vmaps_fold_twice_and_spread_what_is_not_mapped(opaque, calls, operands):
     x, weights = operands
-    weights = weights.reshape(2, 2, 2, *weights.shape[1:])
-    inner = jax.vmap(opaque, in_axes=(None, 0))
-    y = jax.jit(jax.vmap(inner, in_axes=(None, 0)))(x[:2], weights)
+    inner = jax.vmap(opaque(max_batch=8), in_axes=(None, 0))
+    y = jax.jit(jax.vmap(inner, in_axes=(None, 0)))(x[:2], split(weights, 2, 2))
     assert calls[-1] == CASE.batch
-    one = xla.forward(
-        jnp.asarray(x[:2]), jnp.asarray(weights[1, 0]), GEOMETRY, jnp.dtype(jnp.float32)
-    )
-    assert_equal(y[1, 0], one)
+    assert_equal(y[1, 0], forward(x[:2], weights[4:6]))
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 3, 4, 6, 7])
+def test_a_loop_folds_as_much_as_fits(opaque, calls, operands, expected, max_batch):
+    y = jax.jit(jax.vmap(opaque(max_batch)))(*(split(array, 4) for array in operands))
+    assert_equal(np.concatenate(y), expected)
+    assert max(calls) == max(CASE.batch // 4, max_batch - max_batch % 2)
+
+
+@pytest.mark.parametrize("max_batch", [2, 5])
+@pytest.mark.parametrize("in_axes", [(0, None), (None, 0)], ids=str)
+def test_a_loop_takes_operands_that_are_not_mapped(opaque, calls, operands, in_axes, max_batch):
+    mapped = [
+        array[:2] if axis is None else split(array, 4)
+        for array, axis in zip(operands, in_axes, strict=True)
+    ]
+    y = jax.jit(jax.vmap(opaque(max_batch), in_axes))(*mapped)
+    assert max(calls) <= max_batch
+    for i in range(4):
+        arguments = (
+            array if axis is None else array[i] for array, axis in zip(mapped, in_axes, strict=True)
+        )
+        assert_equal(y[i], forward(*arguments))
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 4, 6])
+def test_nested_vmaps_loop_where_they_do_not_fit(opaque, calls, operands, expected, max_batch):
+    several = [split(array, 2, 4) for array in operands]
+    y = jax.jit(jax.vmap(jax.vmap(opaque(max_batch))))(*several)
+    assert_equal(np.concatenate(np.concatenate(y)), expected)
+    assert max(calls) <= max_batch
+
+
+def test_an_empty_batch_and_an_empty_axis(opaque):
+    x, weights = np.zeros((0, *CASE.x_shape)), np.zeros((0, *CASE.weights_shape))
+    x, weights = x.astype(np.float32), weights.astype(np.float32)
+    run = jax.vmap(opaque(max_batch=8))
+    assert jax.eval_shape(run, x, weights).shape == (0, *CASE.y_shape)
+    moved = np.moveaxis(x, 0, 1), np.moveaxis(weights, 0, 1)
+    assert jax.eval_shape(run, *moved).shape == (CASE.batch, 0, *CASE.y_shape[1:])

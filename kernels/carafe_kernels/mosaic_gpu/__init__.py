@@ -5,6 +5,7 @@ in the kernel. All sums are in float32. Layouts, tiles and what was measured:
 ``kernels/README.md``.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -27,9 +28,10 @@ from carafe_kernels.mosaic_gpu.arrays import (
     join_parts,
     weights_from_cells,
 )
-from carafe_kernels.mosaic_gpu.batching import along_the_batch
+from carafe_kernels.mosaic_gpu.batching import folded
 from carafe_kernels.mosaic_gpu.device import device_reason, on_cuda
 from carafe_kernels.mosaic_gpu.launch import Work, launch
+from carafe_kernels.mosaic_gpu.partitioning import on_parts
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import (
     DEFAULT_SETTINGS,
@@ -40,6 +42,7 @@ from carafe_kernels.mosaic_gpu.settings import (
 )
 from carafe_kernels.mosaic_gpu.tiling import TooLargeError, forward_tile, input_gradient_tile
 from carafe_kernels.mosaic_gpu.weight_tiling import weight_gradient_tile
+from carafe_kernels.placement import Role
 
 __all__ = [
     "Settings",
@@ -60,6 +63,8 @@ UPS = (1, 2, 3, 4)
 DOWNS = (1, 2, 3)
 _DTYPES = ("float16", "bfloat16", "float32")
 _MAX_ELEMENTS = 2**31 - 1  # indices are 32-bit
+
+type _Roles = tuple[Role, ...]  # of the operands and, last, of the result
 
 
 def supports(
@@ -134,12 +139,13 @@ def forward(
 
     def call(x, weights, geometry, settings):
         weights = _copied(weights, geometry)
-        problem = _served(geometry, x.shape, x.dtype, weights.dtype)
+        problem = _problem(geometry, x.shape, x.dtype, weights.dtype)
         cells = cells_from_weights(weights, geometry)
         work = forward_kernel.forward(x, cells, problem, settings)
         return _launched("carafe_forward", settings, work)
 
-    return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, x, weights)
+    roles: _Roles = ("map", "weights", "map")
+    return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, roles, x, weights)
 
 
 def forward_from_logits(
@@ -153,11 +159,12 @@ def forward_from_logits(
 
     def call(x, logits, geometry, settings):
         logits = _copied(logits, geometry)
-        problem = _served(geometry, x.shape, x.dtype, logits.dtype, normalizer)
+        problem = _problem(geometry, x.shape, x.dtype, logits.dtype, normalizer)
         work = forward_kernel.forward(x, cells_from_logits(logits), problem, settings)
         return _launched("carafe_forward", settings, work)
 
-    return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, x, logits)
+    roles: _Roles = ("map", "logits", "map")
+    return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, roles, x, logits)
 
 
 def input_gradient(
@@ -172,12 +179,13 @@ def input_gradient(
     def call(weights, y, geometry, settings):
         shape = (y.shape[0], *size, y.shape[3])
         weights = _copied(weights, geometry)
-        problem = _served(geometry, shape, y.dtype, weights.dtype)
+        problem = _problem(geometry, shape, y.dtype, weights.dtype)
         cells = cells_from_weights(weights, geometry)
         work = input_gradient_kernel.input_gradient(cells, y, problem, settings)
         return _launched("carafe_input_gradient", settings, work)
 
-    return _call(call, settings, geometry, (*size, y.shape[3]), y.dtype, weights, y)
+    roles: _Roles = ("weights", "map", "map")
+    return _call(call, settings, geometry, (*size, y.shape[3]), y.dtype, roles, weights, y)
 
 
 def input_gradient_from_logits(
@@ -193,12 +201,13 @@ def input_gradient_from_logits(
     def call(logits, y, geometry, settings):
         shape = (y.shape[0], *size, y.shape[3])
         logits = _copied(logits, geometry)
-        problem = _served(geometry, shape, y.dtype, logits.dtype, normalizer)
+        problem = _problem(geometry, shape, y.dtype, logits.dtype, normalizer)
         cells = cells_from_logits(logits)
         work = input_gradient_kernel.input_gradient(cells, y, problem, settings)
         return _launched("carafe_input_gradient", settings, work)
 
-    return _call(call, settings, geometry, (*size, y.shape[3]), y.dtype, logits, y)
+    roles: _Roles = ("logits", "map", "map")
+    return _call(call, settings, geometry, (*size, y.shape[3]), y.dtype, roles, logits, y)
 
 
 def weight_gradient(
@@ -211,12 +220,13 @@ def weight_gradient(
     """Correlates each output pixel of ``y`` with the sources that its taps read, in ``dtype``."""
 
     def call(x, y, geometry, settings):
-        problem = _served(geometry, x.shape, x.dtype, copied_dtype(dtype, geometry))
+        problem = _problem(geometry, x.shape, x.dtype, copied_dtype(dtype, geometry))
         work = weight_gradient_kernel.weight_gradient(x, y, None, problem, settings)
         cells = _launched("carafe_weight_gradient", settings, work)
         return weights_from_cells(cells, geometry).astype(dtype)
 
-    return _call(call, settings, geometry, (*y.shape[1:3], geometry.weight_channels), dtype, x, y)
+    shape = (*y.shape[1:3], geometry.weight_channels)
+    return _call(call, settings, geometry, shape, dtype, ("map", "map", "weights"), x, y)
 
 
 def logit_gradient(
@@ -231,12 +241,13 @@ def logit_gradient(
 
     def call(x, logits, y, geometry, settings):
         cells = cells_from_logits(_copied(logits, geometry))
-        problem = _served(geometry, x.shape, x.dtype, cells.dtype, normalizer)
+        problem = _problem(geometry, x.shape, x.dtype, cells.dtype, normalizer)
         work = weight_gradient_kernel.weight_gradient(x, y, cells, problem, settings)
         gradient = _launched("carafe_weight_gradient", settings, work)
         return join_parts(gradient)[:, :, 0].astype(logits.dtype)
 
-    return _call(call, settings, geometry, logits.shape[1:], logits.dtype, x, logits, y)
+    roles: _Roles = ("map", "logits", "map", "logits")
+    return _call(call, settings, geometry, logits.shape[1:], logits.dtype, roles, x, logits, y)
 
 
 def _launched(name: str, settings: Settings, work: Work) -> jax.Array:
@@ -260,14 +271,6 @@ def _problem(
     return Problem(geometry, batch, (height, width), channels, *dtypes, normalizer)
 
 
-def _served(*arguments: Any) -> Problem:
-    """The problem of a part of a batch; ``vmap`` may have folded more than ``supports`` saw."""
-    problem = _problem(*arguments)
-    if reason := _size_reason(problem):
-        raise NotImplementedError(f"implementation 'mosaic_gpu' cannot serve this call: {reason}")
-    return problem
-
-
 def _shape_of_y(x: jax.Array, geometry: Geometry) -> tuple[int, ...]:
     _, height, width, channels = x.shape
     return geometry.output_size(height), geometry.output_size(width), channels
@@ -279,18 +282,27 @@ def _call(
     geometry: Geometry,
     shape: tuple[int, ...],
     dtype: np.dtype,
+    roles: _Roles,
     *arrays: jax.Array,
 ) -> jax.Array:
-    """Runs ``call(*arrays, geometry, settings)`` on every device's part of the batch."""
+    """Runs ``call(*arrays, geometry, settings)`` on every device's part of the arrays."""
+    *operands, result = roles
+    a_map = operands.index("map")
+    channels = arrays[a_map].shape[3]
 
     def on_a_part(*arrays: jax.Array) -> jax.Array:
-        batch = arrays[0].shape[0]
+        batch, *_, part = arrays[a_map].shape
+        groups = max(1, geometry.groups * part // channels)
         if batch == 0:
-            return jnp.zeros((0, *shape), dtype)
-        return call(*arrays, geometry.lowest_terms, settings)
+            last = part if result == "map" else shape[-1] * groups // geometry.groups
+            return jnp.zeros((0, *shape[:-1], last), dtype)
+        return call(*arrays, dataclasses.replace(geometry.lowest_terms, groups=groups), settings)
 
-    run = along_the_batch(on_a_part, effects=settings.interpret is not None)
-    if settings.interpret is not None:
+    interpreted = settings.interpret is not None
+    run = on_parts(on_a_part, tuple(operands), result, geometry.groups, effects=interpreted)
+    largest = max(math.prod(size) for size in (shape, *(array.shape[1:] for array in arrays)))
+    run = folded(run, max_batch=_MAX_ELEMENTS // largest)
+    if interpreted:
         return run(*arrays)
     first, *others = arrays
     return run(on_cuda(first), *others)

@@ -33,9 +33,15 @@ _on_cuda_p.def_abstract_eval(lambda array: array)
 def _refuse(context: mlir.LoweringRuleContext, array):
     del array
     platforms = context.module_context.platforms
+    # Of a program for several platforms JAX lowers all branches for each of them.
+    instead = (
+        "implementation='xla' or None runs on this device"
+        if len(platforms) == 1
+        else "export for one platform at a time, or with implementation='xla'"
+    )
     raise NotImplementedError(
         f"implementation 'mosaic_gpu' cannot run on {' or '.join(platforms)}: it needs {NEEDS}; "
-        "implementation='xla' or None runs on this device"
+        f"{instead}"
     )
 
 

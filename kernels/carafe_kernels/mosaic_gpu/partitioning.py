@@ -1,0 +1,117 @@
+"""Calls that JAX cannot look into, made on every device with the part of the arrays it has."""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import AxisType, NamedSharding
+
+from carafe_kernels.placement import (
+    Placement,
+    Role,
+    common_placement,
+    explicit_placement,
+    resharded,
+    varying_axes,
+    varying_over,
+)
+
+type Function = Callable[..., jax.Array]
+
+
+def on_parts(
+    function: Function,
+    operands: tuple[Role, ...],
+    result: Role,
+    groups: int,
+    *,
+    effects: bool = False,
+) -> Function:
+    """Lets every device call a function on its part of the batch and of the channels.
+
+    Under ``jit`` that is so for automatic and for explicit axes of a mesh, and nothing is gathered
+    of arrays that lie as :class:`Placement` says; others are moved there. Weight gradients from a
+    part of the channels are summed over the devices. In ``pmap`` and ``shard_map`` there are only
+    parts anyway.
+
+    Args:
+        function: of arrays of rank 4; sees the sizes of its part only.
+        operands: what its arguments are, at least one of them a map.
+        result: what it returns.
+        groups: channel groups of the whole.
+        effects: whether the function has effects, which have no automatic sharding.
+    """
+    roles = operands, result, groups
+    partitioned = function if effects else _partitioned(function, *roles)
+
+    def call(*arrays: jax.Array) -> jax.Array:
+        mesh, placement = explicit_placement(
+            operands, arrays, arrays[operands.index("map")].shape[3], groups
+        )
+        kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+        free = {axis for axis, kind in kinds.items() if kind != AxisType.Manual}
+        if not free or all(kind == AxisType.Auto for kind in kinds.values()):
+            y = partitioned(*arrays)
+        else:
+            specs = tuple(map(placement.spec, operands))
+            if AxisType.Explicit in kinds.values():
+                arrays = tuple(
+                    resharded(array, mesh, spec) for array, spec in zip(arrays, specs, strict=True)
+                )
+            y = jax.shard_map(
+                _summed(function, placement, result),
+                mesh=mesh,
+                in_specs=specs,
+                out_specs=placement.spec(result),
+                axis_names=free,
+                check_vma=False,
+            )(*arrays)
+        # Neither way keeps track of the axes of a shard_map around it.
+        return varying_over(y, varying_axes(*arrays))
+
+    return call
+
+
+def _summed(function: Function, placement: Placement, result: Role) -> Function:
+    axes = placement.summed(result)
+    if not axes:
+        return function
+
+    def call(*arrays: jax.Array) -> jax.Array:
+        part = function(*arrays)
+        total = jax.lax.psum(part.astype(jnp.float32), axes)
+        return total.astype(part.dtype)
+
+    return call
+
+
+def _partitioned(
+    function: Function, operands: tuple[Role, ...], result: Role, groups: int
+) -> Function:
+    partitioned = custom_partitioning(function)
+    roles = result, *operands
+
+    def partition(mesh, arguments, out):
+        shapes = out, *arguments
+        specs = [shape.sharding.spec for shape in shapes]
+        channels = shapes[roles.index("map")].shape[3]
+        mesh = out.sharding.mesh
+        placement = common_placement(roles, specs, mesh.shape, channels, groups)
+        placed = (NamedSharding(mesh, placement.spec(role)) for role in roles)
+        out_sharding, *shardings = placed
+        return mesh, _summed(function, placement, result), out_sharding, tuple(shardings)
+
+    def rule(mesh, operand_types, result_types):
+        del mesh, operand_types, result_types
+        names = itertools.count()
+
+        def axes(role: Role) -> str:
+            *others, last = (f"axis{next(names)}" for _ in range(3))
+            return " ".join(["batch", *others, "channels" if role == "map" else last])
+
+        return f"{', '.join(map(axes, operands))} -> {axes(result)}"
+
+    partitioned.def_partition(partition=partition, sharding_rule=rule)
+    return partitioned

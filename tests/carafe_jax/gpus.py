@@ -1,0 +1,34 @@
+"""GPUs that are not there, and cases that they would have proven."""
+
+from unittest import mock
+
+import jax
+from carafe_kernels.geometry import Geometry
+
+from carafe_jax import choice, proven
+
+
+def gpu(kind, capability):
+    return mock.Mock(jax.Device, platform="gpu", device_kind=kind, compute_capability=capability)
+
+
+A100 = gpu("NVIDIA A100-SXM4-40GB", "8.0")
+H100 = gpu("NVIDIA H100 80GB HBM3", "9.0")
+B200 = gpu("NVIDIA B200", "10.0")
+MI300X = gpu("AMD Instinct MI300X", "gfx942")
+RTX_5090 = gpu("NVIDIA GeForce RTX 5090", "12.0")
+
+
+def have_devices(monkeypatch, *devices):
+    """Has what is traced see these devices in this process."""
+    monkeypatch.setattr(choice, "_devices", lambda: list(devices))
+
+
+def case_of(options, form, *, capability="9.0", dtypes=("float32", "float32"), channels=(1, 512)):
+    """What a GPU would have proven about calls of `form` with `options`."""
+    normalizer = "softmax" if form == "carafe" else None
+    return proven.Proven(capability, Geometry(**options), *dtypes, normalizer, channels)
+
+
+def have_proven(monkeypatch, *cases):
+    monkeypatch.setattr(proven, "TABLE", cases)

@@ -1,0 +1,254 @@
+"""Which implementation runs, on GPUs that are not there."""
+
+import dataclasses
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from carafe_kernels import mosaic_gpu
+from carafe_kernels.geometry import Geometry
+
+import carafe_jax
+from carafe_jax import choice, proven
+from tests.carafe_jax.gpus import (
+    A100,
+    B200,
+    H100,
+    MI300X,
+    RTX_5090,
+    case_of,
+    gpu,
+    have_devices,
+    have_proven,
+)
+from tests.kernels.cases import Case
+
+FORMS = ["carafe", "reassemble"]
+CASE = Case(3, up=2, size=(3, 4))
+CPU = jax.devices("cpu")[0]
+
+
+def operands(form, case=CASE, dtype=np.float32):
+    second = case.logits_shape if form == "carafe" else case.weights_shape
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in (case.x_shape, second)]
+
+
+def operator(form, implementation=None, case=CASE):
+    return functools.partial(
+        getattr(carafe_jax, form), implementation=implementation, **case.options
+    )
+
+
+def chosen(form, case=CASE, dtype=np.float32, normalizer="softmax"):
+    x, weights = operands(form, case, dtype)
+    normalizer = normalizer if form == "carafe" else None
+    return choice.choose(None, Geometry(**case.options), x, weights, normalizer)
+
+
+@pytest.fixture(params=FORMS)
+def form(request):
+    return request.param
+
+
+@pytest.fixture
+def proven_form(monkeypatch, form):
+    """A form whose case an H100 has proven."""
+    have_proven(monkeypatch, case_of(CASE.options, form))
+    return form
+
+
+# What is proven
+
+
+def test_nothing_is_proven_yet(monkeypatch, form):
+    have_devices(monkeypatch, H100)
+    assert proven.TABLE == ()
+    assert chosen(form) == "xla"
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ([H100], "mosaic_gpu"),
+        ([H100, gpu("NVIDIA H200", "9.0")], "mosaic_gpu"),
+        ([H100, A100], "xla"),
+        ([A100, H100], "xla"),
+        ([B200], "xla"),
+        ([A100], "xla"),
+        ([RTX_5090], "xla"),
+        ([MI300X], "xla"),
+        ([CPU], "xla"),
+    ],
+    ids=str,
+)
+def test_all_devices_of_the_process_have_the_capability_of_the_proof(
+    monkeypatch, proven_form, devices, expected
+):
+    have_devices(monkeypatch, *devices)
+    assert chosen(proven_form) == expected
+
+
+def test_a_case_serves_no_other_call(monkeypatch, form):
+    have_devices(monkeypatch, H100)
+    have_proven(monkeypatch, case_of(CASE.options, form, channels=(2, 4)))
+    (other,) = set(FORMS) - {form}
+    assert chosen(form) == "mosaic_gpu"
+    assert chosen(other) == "xla"
+    assert chosen(form, dtype=jnp.bfloat16) == "xla"
+    for change in ({"kernel_size": 5}, {"up": 3}, {"up": 1, "down": 2}, {"groups": 2}):
+        assert chosen(form, dataclasses.replace(CASE, **change)) == "xla"
+    for channels, expected in [(1, "xla"), (2, "mosaic_gpu"), (4, "mosaic_gpu"), (5, "xla")]:
+        assert chosen(form, dataclasses.replace(CASE, group_channels=channels)) == expected
+    if form == "carafe":
+        assert chosen(form, normalizer="sigmoid") == "xla"
+
+
+def test_the_dtypes_of_map_and_weights_are_told_apart(monkeypatch):
+    have_devices(monkeypatch, H100)
+    dtypes = ("bfloat16", "float32")
+    have_proven(monkeypatch, case_of(CASE.options, "reassemble", dtypes=dtypes))
+    x, weights = operands("reassemble")
+    geometry = Geometry(**CASE.options)
+    assert choice.choose(None, geometry, x.astype("bfloat16"), weights) == "mosaic_gpu"
+    assert choice.choose(None, geometry, x, weights.astype("bfloat16")) == "xla"
+
+
+def test_two_gpus_serve_what_each_has_proven(monkeypatch, form):
+    have_devices(monkeypatch, H100, B200)
+    on_both = [case_of(CASE.options, form, capability=c) for c in ("9.0", "10.0")]
+    have_proven(monkeypatch, *on_both)
+    assert chosen(form) == "mosaic_gpu"
+
+
+def test_a_proven_call_that_the_kernels_refuse_is_logged_once_for_debugging(monkeypatch, caplog):
+    have_devices(monkeypatch, H100)
+    case = Case(3, up=3, down=2, size=(5, 3))
+    have_proven(monkeypatch, case_of(case.options, "reassemble"))
+    choice._log_once.cache_clear()
+    with caplog.at_level(logging.DEBUG, logger="carafe_jax"):
+        for _ in range(2):
+            assert chosen("reassemble", case) == "xla"
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("carafe_jax", logging.DEBUG)
+    assert record.getMessage() == (
+        "implementation=None does not run 'mosaic_gpu': they rescale by up or by down, not by 3 / 2"
+    )
+
+
+# Where a program runs
+
+
+def kernels_in(text):
+    return text.count("mosaic_gpu")
+
+
+def test_a_program_for_the_cpu_runs_xla_on_a_host_with_gpus(monkeypatch, proven_form):
+    arrays = operands(proven_form)
+    expected = operator(proven_form, "xla")(*arrays)
+    have_devices(monkeypatch, H100)
+    assert chosen(proven_form) == "mosaic_gpu"
+    np.testing.assert_array_equal(operator(proven_form)(*arrays), expected)
+    np.testing.assert_array_equal(jax.jit(operator(proven_form))(*arrays), expected)
+
+
+def test_gradients_of_a_program_for_the_cpu_run_xla(monkeypatch, proven_form):
+    def loss(implementation):
+        run = operator(proven_form, implementation)
+        return jax.grad(lambda *arrays: jnp.sum(run(*arrays) ** 2), argnums=(0, 1))
+
+    arrays = operands(proven_form)
+    expected = loss("xla")(*arrays)
+    have_devices(monkeypatch, H100)
+    for actual, desired in zip(loss(None)(*arrays), expected, strict=True):
+        np.testing.assert_allclose(actual, desired, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "kernels"), [(["cuda"], True), (["cpu"], False), (["rocm"], False)], ids=str
+)
+def test_exports_from_a_host_with_gpus(monkeypatch, proven_form, platforms, kernels):
+    have_devices(monkeypatch, H100)
+    exported = jax.export.export(jax.jit(operator(proven_form)), platforms=platforms)
+    assert bool(kernels_in(exported(*operands(proven_form)).mlir_module())) == kernels
+
+
+def test_exports_for_cuda_from_a_host_without_gpus_run_xla(proven_form):
+    exported = jax.export.export(jax.jit(operator(proven_form)), platforms=["cuda"])
+    assert not kernels_in(exported(*operands(proven_form)).mlir_module())
+
+
+@pytest.mark.parametrize("implementation", [None, "mosaic_gpu"])
+def test_an_export_with_kernels_for_two_platforms_says_what_would_do(
+    monkeypatch, proven_form, implementation
+):
+    have_devices(monkeypatch, H100)
+    run = jax.jit(operator(proven_form, implementation))
+    message = "cannot run on cpu or cuda: .*; export for one platform at a time"
+    with pytest.raises(NotImplementedError, match=message):
+        jax.export.export(run, platforms=["cpu", "cuda"])(*operands(proven_form))
+
+
+def test_a_symbolic_batch_runs_xla(monkeypatch, proven_form):
+    have_devices(monkeypatch, H100)
+    exported = jax.export.export(jax.jit(operator(proven_form)), platforms=["cuda"])
+    (batch,) = jax.export.symbolic_shape("batch")
+    symbolic = [
+        jax.ShapeDtypeStruct((batch, *array.shape[1:]), array.dtype)
+        for array in operands(proven_form)
+    ]
+    assert not kernels_in(exported(*symbolic).mlir_module())
+
+
+def test_the_default_device_says_what_the_process_runs_on(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax, "local_devices", lambda *, backend: asked.append(backend) or [H100])
+    choice._devices()
+    for default in (CPU, "cpu"):
+        with jax.default_device(default):
+            choice._devices()
+    assert asked == [None, "cpu", "cpu"]
+
+
+# By name
+
+
+@pytest.mark.parametrize("device", [A100, MI300X, RTX_5090], ids=lambda device: device.device_kind)
+def test_a_card_without_what_the_kernels_need_is_named(monkeypatch, device):
+    have_devices(monkeypatch, device)
+    with pytest.raises(NotImplementedError) as error:
+        operator("reassemble", "mosaic_gpu")(*operands("reassemble"))
+    assert str(error.value) == (
+        f"implementation 'mosaic_gpu' cannot serve this call: {device.device_kind} has compute "
+        f"capability {device.compute_capability}, and they need an NVIDIA GPU of compute "
+        "capability 9.0 or 10.x, Hopper or datacenter Blackwell; implementation='xla' or None can"
+    )
+
+
+def test_one_card_of_several_is_enough_for_a_named_implementation(monkeypatch, form):
+    have_devices(monkeypatch, A100, H100)
+    exported = jax.export.export(jax.jit(operator(form, "mosaic_gpu")), platforms=["cuda"])
+    assert kernels_in(exported(*operands(form)).mlir_module())
+
+
+def test_logits_are_normalised_apart_where_no_kernel_does_it(monkeypatch, caplog):
+    have_devices(monkeypatch, H100)
+    case = Case(3, up=4, down=2, size=(4, 4))
+    choice._log_once.cache_clear()
+    with caplog.at_level(logging.DEBUG, logger="carafe_jax"):
+        jax.eval_shape(operator("carafe", "mosaic_gpu", case), *operands("carafe", case))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("logits are normalised apart: they normalise logits of")
+
+
+def test_no_implementation_named_equals_xla_on_cpu(form):
+    arrays = operands(form)
+    np.testing.assert_array_equal(operator(form)(*arrays), operator(form, "xla")(*arrays))
+
+
+def test_an_interpreted_kernel_is_not_chosen_by_itself(proven_form):
+    with mosaic_gpu.interpreted():
+        assert chosen(proven_form) == "xla"

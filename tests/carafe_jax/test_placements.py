@@ -1,0 +1,109 @@
+"""Operands that lie on several devices in any way: the result is that of one device."""
+
+import functools
+
+import jax
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import carafe_jax
+from tests.kernels.cases import Case
+from tests.kernels.sharding import each_axis_type
+from tests.kernels.stand_ins import stand_ins
+
+CASES = [
+    Case(3, up=2, size=(4, 4), batch=4, group_channels=8),
+    Case(1, down=2, size=(8, 8), batch=4, groups=2, group_channels=4),
+    Case(3, size=(4, 4), batch=4, groups=4, group_channels=1),
+    Case(1, up=2, size=(4, 4), batch=4, groups=4, group_channels=1),
+]
+MESHES = [(1, 4), (2, 2)]
+AXES = ("a", "b")
+
+
+def mesh_of(sizes, axis_type):
+    return jax.make_mesh(sizes, AXES, axis_types=(axis_type,) * 2)
+
+
+def second_shape(form, case):
+    return case.logits_shape if form == "carafe" else case.weights_shape
+
+
+def operands(form, case):
+    rng = np.random.default_rng(0)
+    shapes = case.x_shape, second_shape(form, case), case.y_shape
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def run(form, case, implementation):
+    operator = functools.partial(
+        getattr(carafe_jax, form), implementation=implementation, **case.options
+    )
+
+    def forward_and_gradients(x, weights, dy):
+        y, pullback = jax.vjp(operator, x, weights)
+        if (sharding := jax.typeof(y).sharding) and not sharding.mesh.empty:
+            dy = jax.sharding.reshard(dy, sharding)
+        return y, *pullback(dy)
+
+    return forward_and_gradients
+
+
+@functools.cache
+def expected(form, case):
+    return jax.jit(run(form, case, "xla"))(*operands(form, case))
+
+
+@st.composite
+def specs(draw, shape, sizes):
+    """How an array may be split over a mesh of two axes: each axis splits one dimension or none."""
+    split = [[] for _ in shape]
+    for axis in draw(st.permutations(AXES)):
+        dimension = draw(st.none() | st.integers(0, len(shape) - 1))
+        if dimension is not None:
+            axes = [*split[dimension], axis]
+            shards = np.prod([sizes[AXES.index(name)] for name in axes])
+            if shape[dimension] % shards == 0:
+                split[dimension] = axes
+    return P(*(tuple(axes) if len(axes) > 1 else axes[0] if axes else None for axes in split))
+
+
+@st.composite
+def placements(draw):
+    form = draw(st.sampled_from(["carafe", "reassemble"]))
+    case = draw(st.sampled_from(CASES))
+    sizes = draw(st.sampled_from(MESHES))
+    shapes = case.x_shape, second_shape(form, case)
+    return form, case, sizes, [draw(specs(shape, sizes)) for shape in shapes]
+
+
+def assert_right(placement, axis_type, implementation):
+    form, case, sizes, (x_spec, weights_spec) = placement
+    mesh = mesh_of(sizes, axis_type)
+    x, weights, dy = operands(form, case)
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in ((x, x_spec), (weights, weights_spec), (dy, P()))
+    ]
+    with jax.sharding.set_mesh(mesh):
+        actual = jax.jit(run(form, case, implementation))(*placed)
+    for value, desired in zip(actual, expected(form, case), strict=True):
+        np.testing.assert_allclose(value, desired, rtol=1e-5, atol=1e-5)
+
+
+@each_axis_type
+@settings(max_examples=20)
+@given(placement=placements())
+def test_xla_equals_one_device(axis_type, placement):
+    assert_right(placement, axis_type, "xla")
+
+
+@each_axis_type
+@settings(max_examples=20)
+@given(placement=placements())
+def test_kernels_equal_one_device(axis_type, placement):
+    with stand_ins():
+        assert_right(placement, axis_type, "mosaic_gpu")

@@ -1,0 +1,121 @@
+"""Lowers for GPUs in `shard_map` and `pmap`: every implementation, form, axis type and pass."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import carafe_jax
+from tests.carafe_jax.gpus import H100, case_of, have_devices, have_proven
+from tests.kernels.cases import Case
+from tests.kernels.sharding import each_axis_type
+
+CASE = Case(1, up=2, size=(4, 4), batch=8, group_channels=32)
+PASSES = {"forward": ["y"], "vjp": ["y", "x", "weights"], "grad": ["y", "x", "weights"]}
+KERNELS = {"y": "carafe_forward", "x": "carafe_input_gradient", "weights": "carafe_weight_gradient"}
+
+each_implementation = pytest.mark.parametrize("implementation", ["mosaic_gpu", None, "xla"])
+each_form = pytest.mark.parametrize("form", ["carafe", "reassemble"])
+each_pass = pytest.mark.parametrize("of_pass", PASSES)
+
+
+def run(form, implementation, of_pass):
+    """`(x, weights, dy) -> ...` for one pass."""
+    operator = functools.partial(
+        getattr(carafe_jax, form), implementation=implementation, **CASE.options
+    )
+
+    def forward(x, weights, dy):
+        del dy
+        return operator(x, weights)
+
+    def vjp(x, weights, dy):
+        y, pullback = jax.vjp(operator, x, weights)
+        return y, *pullback(dy)
+
+    def grad(x, weights, dy):
+        def loss(x, weights):
+            return jnp.sum(dy * jnp.sin(operator(x, weights)))
+
+        return jax.grad(loss, argnums=(0, 1))(x, weights)
+
+    return {"forward": forward, "vjp": vjp, "grad": grad}[of_pass]
+
+
+def shapes(form):
+    second = CASE.logits_shape if form == "carafe" else CASE.weights_shape
+    return [jax.ShapeDtypeStruct(s, jnp.float32) for s in (CASE.x_shape, second, CASE.y_shape)]
+
+
+def assert_kernels_run_on_parts(traced, implementation, of_pass):
+    text = traced.lower(lowering_platforms=("cuda",)).as_text(debug_info=True)
+    calls = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
+    slots = [] if implementation == "xla" else PASSES[of_pass]
+    for slot in slots:
+        assert sum(KERNELS[slot] in call for call in calls) == 1
+    assert len(calls) == len(slots)
+    part = CASE.batch // jax.local_device_count()
+    for call in calls:
+        batches = {int(batch) for batch in re.findall(r"tensor<(\d+)x\d+x[\dx]+xf32>", call)}
+        assert batches == {part}
+
+
+@pytest.fixture(autouse=True)
+def on_an_h100(monkeypatch):
+    have_devices(monkeypatch, H100)
+    have_proven(monkeypatch, *(case_of(CASE.options, form) for form in ("carafe", "reassemble")))
+
+
+def in_shard_map(form, implementation, of_pass, axis_type, **options):
+    mesh = jax.make_mesh((jax.local_device_count(),), ("data",), axis_types=(axis_type,))
+    spec = P("data")
+    placed = [
+        jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=NamedSharding(mesh, spec))
+        for s in shapes(form)
+    ]
+    with jax.sharding.set_mesh(mesh):
+        mapped = jax.shard_map(
+            run(form, implementation, of_pass),
+            mesh=mesh,
+            in_specs=spec,
+            out_specs=spec,
+            **options,
+        )
+        return jax.jit(mapped).trace(*placed)
+
+
+@each_pass
+@each_axis_type
+@each_form
+@each_implementation
+def test_shard_map(implementation, form, axis_type, of_pass):
+    traced = in_shard_map(form, implementation, of_pass, axis_type)
+    assert_kernels_run_on_parts(traced, implementation, of_pass)
+
+
+@pytest.mark.slow
+@each_pass
+@each_axis_type
+@each_form
+@each_implementation
+def test_shard_map_that_does_not_check_what_varies(implementation, form, axis_type, of_pass):
+    traced = in_shard_map(form, implementation, of_pass, axis_type, check_vma=False)
+    assert_kernels_run_on_parts(traced, implementation, of_pass)
+
+
+@pytest.mark.slow
+@each_pass
+@each_form
+@each_implementation
+def test_pmap(implementation, form, of_pass):
+    devices = jax.local_device_count()
+    split = [
+        jax.ShapeDtypeStruct((devices, s.shape[0] // devices, *s.shape[1:]), s.dtype)
+        for s in shapes(form)
+    ]
+    traced = jax.jit(jax.pmap(run(form, implementation, of_pass))).trace(*split)
+    assert_kernels_run_on_parts(traced, implementation, of_pass)

@@ -1,0 +1,101 @@
+"""XLA in the place of the GPU kernels: as opaque to JAX as they are, and a CPU can run it."""
+
+import contextlib
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from carafe_kernels import mosaic_gpu, xla
+from carafe_kernels.normalizers import normalize
+
+from carafe_jax import differentiation
+
+FLOAT32 = jnp.dtype(jnp.float32)
+
+
+class StandIns:
+    """The functions of `mosaic_gpu`, which note what one device gets: result and shapes."""
+
+    def __init__(self):
+        self.calls = []
+
+    def run(self, slot, function, roles, arrays, shape, dtype, geometry, settings):
+        def call(*arguments):
+            *parts, geometry, settings = arguments
+            del settings
+            self.calls.append((slot, *(part.shape for part in parts)))
+            return function(*parts, geometry).astype(dtype)
+
+        return mosaic_gpu._call(call, settings, geometry, shape, dtype, roles, *arrays)
+
+    def forward(self, x, weights, geometry, settings):
+        def function(x, weights, geometry):
+            return xla.forward(x, weights, geometry, FLOAT32)
+
+        shape, roles = mosaic_gpu._shape_of_y(x, geometry), ("map", "weights", "map")
+        return self.run("y", function, roles, (x, weights), shape, x.dtype, geometry, settings)
+
+    def input_gradient(self, weights, y, geometry, size, settings):
+        def function(weights, y, geometry):
+            return xla.input_gradient(weights, y, geometry, size, FLOAT32)
+
+        shape, roles = (*size, y.shape[3]), ("weights", "map", "map")
+        return self.run("x", function, roles, (weights, y), shape, y.dtype, geometry, settings)
+
+    def weight_gradient(self, x, y, geometry, dtype, settings):
+        def function(x, y, geometry):
+            return xla.weight_gradient(x, y, geometry, FLOAT32)
+
+        shape, roles = (*y.shape[1:3], geometry.weight_channels), ("map", "map", "weights")
+        return self.run("weights", function, roles, (x, y), shape, dtype, geometry, settings)
+
+    def forward_from_logits(self, x, logits, geometry, normalizer, settings):
+        def function(x, logits, geometry):
+            weights = normalize(logits, geometry, x.shape[1:3], normalizer)
+            return xla.forward(x, weights, geometry, FLOAT32)
+
+        shape, roles = mosaic_gpu._shape_of_y(x, geometry), ("map", "logits", "map")
+        return self.run("y", function, roles, (x, logits), shape, x.dtype, geometry, settings)
+
+    def input_gradient_from_logits(self, logits, y, geometry, size, normalizer, settings):
+        def function(logits, y, geometry):
+            weights = normalize(logits, geometry, size, normalizer)
+            return xla.input_gradient(weights, y, geometry, size, FLOAT32)
+
+        shape, roles = (*size, y.shape[3]), ("logits", "map", "map")
+        return self.run("x", function, roles, (logits, y), shape, y.dtype, geometry, settings)
+
+    def logit_gradient(self, x, logits, y, geometry, normalizer, settings):
+        def function(x, logits, y, geometry):
+            def weights(logits):
+                return normalize(logits, geometry, x.shape[1:3], normalizer)
+
+            (gradient,) = jax.vjp(weights, logits)[1](xla.weight_gradient(x, y, geometry, FLOAT32))
+            return gradient
+
+        shape, roles, dtype = logits.shape[1:], ("map", "logits", "map", "logits"), logits.dtype
+        arrays = x, logits, y
+        return self.run("weights", function, roles, arrays, shape, dtype, geometry, settings)
+
+
+@contextlib.contextmanager
+def stand_ins():
+    """Replaces the kernels, and gives the list of calls."""
+    functions = StandIns()
+    replaced = (
+        "forward",
+        "input_gradient",
+        "weight_gradient",
+        "forward_from_logits",
+        "input_gradient_from_logits",
+        "logit_gradient",
+    )
+    with contextlib.ExitStack() as stack:
+        for name in replaced:
+            stack.enter_context(mock.patch.object(mosaic_gpu, name, getattr(functions, name)))
+        stack.enter_context(mock.patch.object(mosaic_gpu, "on_cuda", lambda array: array))
+        # What is traced with them stays inside, and what was traced before outside.
+        for compiled in (differentiation._compute, differentiation._compute_from_logits):
+            compiled.clear_cache()
+            stack.callback(compiled.clear_cache)
+        yield functions.calls

@@ -1,0 +1,251 @@
+"""Which part of the arrays each device calls a function on that JAX cannot look into."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from carafe_kernels import xla
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu.partitioning import on_parts
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tests.kernels.cases import Case
+from tests.kernels.sharding import collectives, each_axis_type, over_the_batch, replicated
+
+CASE = Case(3, up=2, size=(3, 4), batch=8)
+FLOAT32 = jnp.dtype(jnp.float32)
+
+
+@pytest.fixture
+def calls():
+    """Batch sizes that the opaque function was called with."""
+    return []
+
+
+@pytest.fixture
+def opaque(calls):
+    """A function of a batch that nothing may look into."""
+
+    def function(x, weights):
+        calls.append(x.shape[0])
+        assert weights.shape[0] == x.shape[0]
+        return xla.forward(x, weights, Geometry(**CASE.options), FLOAT32)
+
+    return on_parts(function, ("map", "weights"), "map", CASE.groups)
+
+
+@pytest.fixture
+def operands():
+    return CASE.random_operands()[:2]
+
+
+@pytest.fixture
+def expected(operands):
+    return xla.forward(*map(jnp.asarray, operands), Geometry(**CASE.options), FLOAT32)
+
+
+def assert_equal(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+# The batch
+
+
+@each_axis_type
+def test_each_device_calls_it_on_its_part_of_a_sharded_batch(
+    opaque, calls, operands, expected, axis_type
+):
+    devices = jax.local_device_count()
+    sharding = over_the_batch(axis_type)
+    sharded = jax.device_put(operands, sharding)
+    function = jax.jit(opaque)
+    y = function(*sharded)
+    assert calls[-1] == CASE.batch // devices
+    assert y.sharding.is_equivalent_to(sharding, y.ndim)
+    assert_equal(y, expected)
+    assert not collectives(function, *sharded)
+
+
+@each_axis_type
+def test_a_replicated_batch_is_called_whole(opaque, calls, operands, expected, axis_type):
+    sharded = jax.device_put(operands, replicated(over_the_batch(axis_type)))
+    assert_equal(jax.jit(opaque)(*sharded), expected)
+    assert calls[-1] == CASE.batch
+
+
+@each_axis_type
+def test_shard_map_calls_it_on_each_part(opaque, calls, operands, expected, axis_type):
+    sharding = over_the_batch(axis_type)
+    mapped = jax.shard_map(
+        opaque, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec
+    )
+    assert_equal(jax.jit(mapped)(*jax.device_put(operands, sharding)), expected)
+    assert calls[-1] == CASE.batch // jax.local_device_count()
+
+
+@each_axis_type
+@pytest.mark.parametrize("in_context", [True, False])
+@pytest.mark.parametrize("specs", [("a", "a"), ("a", None), (None, "a"), ("a", "b"), (None, None)])
+def test_operands_are_brought_to_one_batch_on_a_mesh_of_two_axes(
+    opaque, calls, operands, expected, axis_type, in_context, specs
+):
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(axis_type,) * 2)
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, P(spec)))
+        for array, spec in zip(operands, specs, strict=True)
+    ]
+    with jax.sharding.set_mesh(mesh) if in_context else contextlib.nullcontext():
+        assert_equal(jax.jit(opaque)(*placed), expected)
+    assert calls[-1] == (CASE.batch // 2 if any(specs) else CASE.batch)
+
+
+@pytest.mark.parametrize("other", [AxisType.Auto, AxisType.Explicit])
+def test_a_shard_map_over_one_of_two_axes_calls_it_on_each_part(
+    opaque, calls, operands, expected, other
+):
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto, other))
+    spec = P("a")
+    mapped = jax.shard_map(opaque, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={"a"})
+    placed = jax.device_put(operands, NamedSharding(mesh, spec))
+    with jax.sharding.set_mesh(mesh):
+        assert_equal(jax.jit(mapped)(*placed), expected)
+    assert calls[-1] == CASE.batch // 2
+
+
+def test_an_axis_of_each_type(opaque, calls, operands, expected):
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto, AxisType.Explicit))
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip(operands, (P("b"), P("a")), strict=True)
+    ]
+    with jax.sharding.set_mesh(mesh):
+        assert_equal(jax.jit(opaque)(*placed), expected)
+    assert calls[-1] == CASE.batch // 2
+
+
+def test_pmap_calls_it_on_each_part(opaque, calls, operands, expected):
+    devices = jax.local_device_count()
+    split = [array.reshape(devices, -1, *array.shape[1:]) for array in operands]
+    assert_equal(np.concatenate(jax.pmap(opaque)(*split)), expected)
+    assert calls[-1] == CASE.batch // devices
+
+
+# Channels
+
+
+def partitioned(case, slot, shapes):
+    """A contraction, and a sharding rule for it."""
+    geometry = Geometry(**case.options)
+
+    def function(*arrays):
+        shapes.append([array.shape for array in arrays])
+        channels = next(a.shape[3] for a, r in zip(arrays, operands, strict=True) if r == "map")
+        groups = max(1, case.groups * channels // case.x_shape[3])
+        part = Geometry(case.kernel_size, case.up, case.down, groups)
+        match slot:
+            case "y":
+                return xla.forward(*arrays, part, FLOAT32)
+            case "x":
+                return xla.input_gradient(*arrays, part, case_size, FLOAT32)
+            case "weights":
+                return xla.weight_gradient(*arrays, part, FLOAT32)
+
+    case_size = case.size
+    operands, result = {
+        "y": (("map", "weights"), "map"),
+        "x": (("weights", "map"), "map"),
+        "weights": (("map", "map"), "weights"),
+    }[slot]
+    return on_parts(function, operands, result, geometry.groups)
+
+
+def arguments(case, slot):
+    x, weights, dy = case.random_operands()
+    return {"y": (x, weights), "x": (weights, dy), "weights": (x, dy)}[slot]
+
+
+CHANNELS = P(None, None, None, "data")
+ONE_GROUP = Case(3, up=2, size=(3, 4), group_channels=8)
+FOUR_GROUPS = Case(3, up=2, size=(3, 4), groups=4)
+
+
+@each_axis_type
+@pytest.mark.parametrize("case", [ONE_GROUP, FOUR_GROUPS], ids=["1 group", "4 groups"])
+@pytest.mark.parametrize("slot", ["y", "x", "weights"])
+def test_each_device_calls_it_on_its_channels(case, slot, axis_type):
+    devices = jax.local_device_count()
+    mesh = over_the_batch(axis_type).mesh
+    operands = arguments(case, slot)
+    weights = {"y": 1, "x": 0, "weights": None}[slot]
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, P() if i == weights else CHANNELS))
+        for i, array in enumerate(operands)
+    ]
+    shapes = []
+    run = jax.jit(partitioned(case, slot, shapes))
+    actual = run(*placed)
+    split = [i != weights or case.groups > 1 for i in range(2)]
+    assert shapes[-1] == [
+        (*a.shape[:3], a.shape[3] // devices if s else a.shape[3])
+        for a, s in zip(operands, split, strict=True)
+    ]
+    assert_equal(actual, partitioned(case, slot, [])(*map(jnp.asarray, operands)))
+    # Only weight gradients of a group that several devices share are sums over them.
+    summed = slot == "weights" and case.groups == 1
+    assert collectives(run, *placed) - {"all-gather"} == ({"all-reduce"} if summed else set())
+    if slot != "weights":
+        assert not collectives(run, *placed)
+        assert actual.sharding.is_equivalent_to(NamedSharding(mesh, CHANNELS), actual.ndim)
+
+
+@each_axis_type
+@pytest.mark.parametrize("groups", [2, 3])
+def test_channels_that_part_a_group_are_gathered(axis_type, groups):
+    case = Case(3, up=2, size=(3, 4), groups=groups, group_channels=4)
+    mesh = over_the_batch(axis_type).mesh
+    operands = arguments(case, "y")
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip(operands, (CHANNELS, P()), strict=True)
+    ]
+    shapes = []
+    actual = jax.jit(partitioned(case, "y", shapes))(*placed)
+    assert shapes[-1] == [case.x_shape, case.weights_shape]
+    assert_equal(actual, partitioned(case, "y", [])(*map(jnp.asarray, operands)))
+
+
+def test_channels_that_do_not_divide_evenly_are_gathered():
+    """A device would hold channels that are none, and add them to the weight gradient."""
+    case = Case(3, up=2, size=(3, 4), group_channels=6)
+    mesh = over_the_batch(AxisType.Auto).mesh
+    shapes = []
+    gradient = partitioned(case, "weights", shapes)
+
+    @jax.jit
+    def run(x, y):
+        uneven = NamedSharding(mesh, CHANNELS)
+        return gradient(*(jax.lax.with_sharding_constraint(array, uneven) for array in (x, y)))
+
+    operands = arguments(case, "weights")
+    actual = run(*jax.device_put(operands, NamedSharding(mesh, P())))
+    assert shapes[-1] == [case.x_shape, case.y_shape]
+    assert_equal(actual, partitioned(case, "weights", [])(*map(jnp.asarray, operands)))
+
+
+def test_weight_gradients_in_16_bits_are_summed_in_float32():
+    """In 16 bits the small parts would be lost in the sum with the large one."""
+    mesh = over_the_batch(AxisType.Auto).mesh
+    parts = jnp.asarray([1, 2**-9, 2**-9, 2**-9], jnp.bfloat16)[None, None, None]
+    run = on_parts(
+        lambda x, y: jnp.sum(x * y, axis=3, keepdims=True, dtype=x.dtype),
+        ("map", "map"),
+        "weights",
+        groups=1,
+    )
+    sharded = jax.device_put(parts, NamedSharding(mesh, CHANNELS))
+    (total,) = np.float32(jax.jit(run)(sharded, jnp.ones_like(sharded))).ravel()
+    assert total == np.float32(jnp.bfloat16(1 + 3 * 2**-9))
+    assert total > 1
