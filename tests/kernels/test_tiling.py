@@ -98,6 +98,7 @@ def test_tiles_are_what_copies_can_move(problem):
         )
         assert math.prod(tile.map_shape[1:]) * 4 % 128 == 0
         assert_boxes_of_kernels(tile.cells)
+        assert tile.weights is None or tile.weights.shape == tile.cells.shape
         assert tile.cells.kernels * tile.cells.parts * tile.passes == geometry.up**2 * (
             geometry.groups
         )

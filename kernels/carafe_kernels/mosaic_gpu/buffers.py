@@ -89,8 +89,8 @@ class CellTile:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def normalized(self) -> "CellTile":
-        """Room for the weights of the same cells, in float32."""
-        return dataclasses.replace(self, dtype=np.dtype(np.float32))
+        """Room for the weights of the same cells in float32, rows that copies fill up included."""
+        return dataclasses.replace(self, rows=self.padded_rows, dtype=np.dtype(np.float32))
 
 
 def cell_tile(
