@@ -29,6 +29,7 @@ def kernels(implementation: Implementation) -> ModuleType:
 
 
 Slot = Literal["x", "weights", "y"]
+type _Operands = tuple[jax.Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,13 @@ class Plan:
     @property
     def accumulator(self) -> np.dtype:
         return jnp.promote_types(jnp.promote_types(self.x_dtype, self.weights_dtype), jnp.float32)
+
+    @property
+    def launches_gradients_together(self) -> bool:
+        """Whether one kernel computes both gradients of a reassembly."""
+        if self.implementation != "mosaic_gpu" or self.settings is None:
+            return False
+        return self.settings.gradients == "together"
 
     def dtype(self, slot: Slot) -> np.dtype:
         return self.weights_dtype if slot == "weights" else self.x_dtype
@@ -129,6 +137,8 @@ def _contract_fwd(
 def _contract_bwd(
     plan: Plan, result: Slot, operands: dict[Slot, jax.Array], cotangent: jax.Array
 ) -> tuple[dict[Slot, jax.Array]]:
+    if result == "y" and plan.launches_gradients_together:
+        return (_gradients_together(plan, operands, cotangent),)
     first, second = operands
     return (
         {
@@ -141,7 +151,57 @@ def _contract_bwd(
 contract.defvjp(_contract_fwd, _contract_bwd)
 
 
-type _Operands = tuple[jax.Array, ...]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gradients_together(
+    plan: Plan, operands: dict[Slot, jax.Array], y: jax.Array
+) -> dict[Slot, jax.Array]:
+    """Both gradients of a reassembly by one kernel, which reads the gradient by ``y`` once."""
+    return _compute_together(plan, operands, y)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compute_together(
+    plan: Plan, operands: dict[Slot, jax.Array], y: jax.Array
+) -> dict[Slot, jax.Array]:
+    def by_kernel(x: jax.Array, weights: jax.Array, y: jax.Array) -> _Operands:
+        return kernels("mosaic_gpu").gradients(x, weights, y, plan.geometry, plan.settings)
+
+    def by_xla(x: jax.Array, weights: jax.Array, y: jax.Array) -> _Operands:
+        return (
+            _by_xla(plan, "x", {"weights": weights, "y": y}),
+            _by_xla(plan, "weights", {"x": x, "y": y}),
+        )
+
+    arrays = operands["x"], operands["weights"], y
+    if plan.automatic:
+        dx, dw = jax.lax.platform_dependent(*arrays, cuda=by_kernel, default=by_xla)
+    else:
+        dx, dw = by_kernel(*arrays)
+    return {"x": dx, "weights": dw}
+
+
+def _gradients_together_fwd(
+    plan: Plan, operands: dict[Slot, jax.Array], y: jax.Array
+) -> tuple[dict[Slot, jax.Array], tuple[dict[Slot, jax.Array], jax.Array]]:
+    return _gradients_together(plan, operands, y), (operands, y)
+
+
+def _gradients_together_bwd(
+    plan: Plan,
+    arrays: tuple[dict[Slot, jax.Array], jax.Array],
+    cotangents: dict[Slot, jax.Array],
+) -> tuple[dict[Slot, jax.Array], jax.Array]:
+    def apart(operands: dict[Slot, jax.Array], y: jax.Array) -> dict[Slot, jax.Array]:
+        return {
+            "x": contract(plan, "x", {"weights": operands["weights"], "y": y}),
+            "weights": contract(plan, "weights", {"x": operands["x"], "y": y}),
+        }
+
+    operands, y = jax.vjp(apart, *arrays)[1](cotangents)
+    return operands, y
+
+
+_gradients_together.defvjp(_gradients_together_fwd, _gradients_together_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -170,6 +230,8 @@ reassemble_logits.defvjp(_reassemble_logits_fwd, _reassemble_logits_bwd)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _logit_gradients(plan: Plan, normalizer: Normalizer, *operands: jax.Array) -> _Operands:
     """The gradients of :func:`reassemble_logits`, from its operands and the gradient by ``y``."""
+    if plan.launches_gradients_together:
+        return _compute_together_from_logits(plan, normalizer, operands)
     return (
         _compute_from_logits(plan, normalizer, "x", operands),
         _compute_from_logits(plan, normalizer, "weights", operands),
@@ -235,3 +297,22 @@ def _compute_from_logits(
     if not plan.automatic:
         return by_kernel(*operands)
     return jax.lax.platform_dependent(*operands, cuda=by_kernel, default=by_xla)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compute_together_from_logits(
+    plan: Plan, normalizer: Normalizer, operands: _Operands
+) -> _Operands:
+    def by_kernel(x: jax.Array, logits: jax.Array, y: jax.Array) -> _Operands:
+        return kernels("mosaic_gpu").gradients_from_logits(
+            x, logits, y, plan.geometry, normalizer, plan.settings
+        )
+
+    if not plan.automatic:
+        return by_kernel(*operands)
+    by_xla = dataclasses.replace(plan, implementation="xla")
+    return jax.lax.platform_dependent(
+        *operands,
+        cuda=by_kernel,
+        default=functools.partial(_gradients_in_two_steps, by_xla, normalizer),
+    )

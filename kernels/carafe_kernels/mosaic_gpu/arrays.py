@@ -135,7 +135,7 @@ def weights_from_cells(cells: jax.Array, geometry: Geometry) -> jax.Array:
     up, kernels = geometry.up, geometry.weight_channels
     batch, rows, _, columns, _ = cells.shape
     if cells.shape[2] != up:
-        cells = split_parts(join_parts(cells), up)
+        cells = split_parts(cells_from_logits(logits_from_cells(cells)), up)
     return cells.reshape(batch, rows * up, columns * up, kernels)
 
 
@@ -144,10 +144,10 @@ def cells_from_logits(logits: jax.Array) -> jax.Array:
     return logits[:, :, None]
 
 
-def join_parts(cells: jax.Array) -> jax.Array:
-    """``[b, q, p, r, n] -> [b, q, 1, r, p * n]``."""
+def logits_from_cells(cells: jax.Array) -> jax.Array:
+    """``[b, q, p, r, n]``, of any parts, as logits ``[b, q, r, p * n]``."""
     batch, rows, parts, columns, entries = cells.shape
-    return cells.swapaxes(2, 3).reshape(batch, rows, 1, columns, parts * entries)
+    return cells.swapaxes(2, 3).reshape(batch, rows, columns, parts * entries)
 
 
 def split_parts(cells: jax.Array, parts: int) -> jax.Array:

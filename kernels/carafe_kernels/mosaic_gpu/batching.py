@@ -8,9 +8,11 @@ from jax.custom_batching import custom_vmap
 
 from carafe_kernels.axes import merge_axes, split_axis
 
+type _Function = Callable[..., tuple[jax.Array, ...]]
 
-def folded(function: Callable[..., jax.Array], max_batch: int) -> Callable[..., jax.Array]:
-    """Has ``vmap`` fold its axis into the batch, the leading axis of all arrays and of the result.
+
+def folded(function: _Function, max_batch: int) -> _Function:
+    """Has ``vmap`` fold its axis into the batch, the leading axis of all arrays and results.
 
     Where that would exceed ``max_batch``, a loop calls the function with as much of the axis as
     fits.
@@ -22,13 +24,15 @@ def folded(function: Callable[..., jax.Array], max_batch: int) -> Callable[..., 
         batch = arrays[0].shape[int(in_batched[0])]
         fits = max(1, max_batch // max(1, batch))
         if axis_size > fits:
-            return _loop(call, in_batched, arrays, fits), True
+            out = _loop(call, in_batched, arrays, fits)
+            return out, tuple(True for _ in out)
         merged = [
             array if batched else jnp.broadcast_to(array[None], (axis_size, *array.shape))
             for array, batched in zip(arrays, in_batched, strict=True)
         ]
         out = call(*(merge_axes(array, 0) for array in merged))
-        return split_axis(out, 0, axis_size, batch), True
+        split = tuple(split_axis(array, 0, axis_size, batch) for array in out)
+        return split, tuple(True for _ in split)
 
     return call
 

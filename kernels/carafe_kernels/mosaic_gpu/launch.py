@@ -40,7 +40,7 @@ class Work:
     finish: Callable[[jax.Array], jax.Array]
 
 
-def launch(name: str, settings: Settings, *works: Work) -> list[jax.Array]:
+def launch(name: str, settings: Settings, *works: Work) -> tuple[jax.Array, ...]:
     """Runs one or two works in one kernel, and returns their results.
 
     Blocks of two works that stand at the same share of their maps run at about the same time, so
@@ -81,7 +81,7 @@ def launch(name: str, settings: Settings, *works: Work) -> list[jax.Array]:
         interpret=settings.interpret or False,
     )
     arrays = kernel(*(operand for work in works for operand in work.operands))
-    return [work.finish(array) for work, array in zip(works, arrays, strict=True)]
+    return tuple(work.finish(array) for work, array in zip(works, arrays, strict=True))
 
 
 def _turns(works: tuple[Work, ...]) -> list[tuple[jax.Array | None, jax.Array]]:

@@ -18,13 +18,13 @@ from carafe_kernels.placement import (
     varying_over,
 )
 
-type Function = Callable[..., jax.Array]
+type Function = Callable[..., tuple[jax.Array, ...]]
 
 
 def on_parts(
     function: Function,
     operands: tuple[Role, ...],
-    result: Role,
+    results: tuple[Role, ...],
     groups: int,
     *,
     effects: bool = False,
@@ -37,71 +37,77 @@ def on_parts(
     parts anyway.
 
     Args:
-        function: of arrays of rank 4; sees the sizes of its part only.
+        function: from arrays of rank 4 to a tuple of them; sees the sizes of its part only.
         operands: what its arguments are, at least one of them a map.
-        result: what it returns.
+        results: what it returns.
         groups: channel groups of the whole.
         effects: whether the function has effects, which have no automatic sharding.
     """
-    roles = operands, result, groups
+    roles = operands, results, groups
     partitioned = function if effects else _partitioned(function, *roles)
 
-    def call(*arrays: jax.Array) -> jax.Array:
+    def call(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         mesh, placement = explicit_placement(
             operands, arrays, arrays[operands.index("map")].shape[3], groups
         )
         kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
         free = {axis for axis, kind in kinds.items() if kind != AxisType.Manual}
         if not free or all(kind == AxisType.Auto for kind in kinds.values()):
-            y = partitioned(*arrays)
+            out = partitioned(*arrays)
         else:
             specs = tuple(map(placement.spec, operands))
             if AxisType.Explicit in kinds.values():
                 arrays = tuple(
                     resharded(array, mesh, spec) for array, spec in zip(arrays, specs, strict=True)
                 )
-            y = jax.shard_map(
-                _summed(function, placement, result),
+            out = jax.shard_map(
+                _summed(function, placement, results),
                 mesh=mesh,
                 in_specs=specs,
-                out_specs=placement.spec(result),
+                out_specs=tuple(map(placement.spec, results)),
                 axis_names=free,
                 check_vma=False,
             )(*arrays)
         # Neither way keeps track of the axes of a shard_map around it.
-        return varying_over(y, varying_axes(*arrays))
+        varying = varying_axes(*arrays)
+        return tuple(varying_over(array, varying) for array in out)
 
     return call
 
 
-def _summed(function: Function, placement: Placement, result: Role) -> Function:
-    axes = placement.summed(result)
-    if not axes:
-        return function
+def _summed(function: Function, placement: Placement, results: tuple[Role, ...]) -> Function:
+    def total(part: jax.Array, role: Role) -> jax.Array:
+        axes = placement.summed(role)
+        if not axes:
+            return part
+        return jax.lax.psum(part.astype(jnp.float32), axes).astype(part.dtype)
 
-    def call(*arrays: jax.Array) -> jax.Array:
-        part = function(*arrays)
-        total = jax.lax.psum(part.astype(jnp.float32), axes)
-        return total.astype(part.dtype)
+    def call(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(map(total, function(*arrays), results))
 
     return call
 
 
 def _partitioned(
-    function: Function, operands: tuple[Role, ...], result: Role, groups: int
+    function: Function, operands: tuple[Role, ...], results: tuple[Role, ...], groups: int
 ) -> Function:
     partitioned = custom_partitioning(function)
-    roles = result, *operands
+    roles = *results, *operands
 
     def partition(mesh, arguments, out):
-        shapes = out, *arguments
+        shapes = *out, *arguments
         specs = [shape.sharding.spec for shape in shapes]
         channels = shapes[roles.index("map")].shape[3]
-        mesh = out.sharding.mesh
+        mesh = shapes[0].sharding.mesh
         placement = common_placement(roles, specs, mesh.shape, channels, groups)
-        placed = (NamedSharding(mesh, placement.spec(role)) for role in roles)
-        out_sharding, *shardings = placed
-        return mesh, _summed(function, placement, result), out_sharding, tuple(shardings)
+        placed = [NamedSharding(mesh, placement.spec(role)) for role in roles]
+        count = len(results)
+        return (
+            mesh,
+            _summed(function, placement, results),
+            tuple(placed[:count]),
+            tuple(placed[count:]),
+        )
 
     def rule(mesh, operand_types, result_types):
         del mesh, operand_types, result_types
@@ -111,7 +117,7 @@ def _partitioned(
             *others, last = (f"axis{next(names)}" for _ in range(3))
             return " ".join(["batch", *others, "channels" if role == "map" else last])
 
-        return f"{', '.join(map(axes, operands))} -> {axes(result)}"
+        return " -> ".join(", ".join(map(axes, side)) for side in (operands, results))
 
     partitioned.def_partition(partition=partition, sharding_rule=rule)
     return partitioned

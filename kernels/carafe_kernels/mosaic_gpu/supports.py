@@ -1,0 +1,83 @@
+"""What the kernels can serve."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu.arrays import copied_dtype
+from carafe_kernels.mosaic_gpu.device import device_reason
+from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.mosaic_gpu.tiling import TooLargeError, forward_tile, input_gradient_tile
+from carafe_kernels.mosaic_gpu.weight_tiling import weight_gradient_tile
+
+KERNEL_SIZES = (1, 3, 5, 7)
+UPS = (1, 2, 3, 4)
+DOWNS = (1, 2, 3)
+MAX_ELEMENTS = 2**31 - 1  # of an array: indices are 32-bit
+_DTYPES = ("float16", "bfloat16", "float32")
+
+
+def supports(
+    geometry: Geometry,
+    dtype: np.dtype,
+    shape: tuple[Any, ...],
+    device: jax.Device | None = None,
+    *,
+    weights_dtype: np.dtype | None = None,
+    normalizer: str | None = None,
+) -> str | None:
+    """Why the kernels cannot serve a reassembly and its gradients; ``None`` if they can.
+
+    Args:
+        geometry: shape of the reassembly.
+        dtype: of the map.
+        shape: of the map, ``[B, H, W, C]``; sizes may be symbolic.
+        device: where it is to run, or ``None`` if that is not known yet.
+        weights_dtype: of the weights or logits; that of the map by default.
+        normalizer: for logits, what turns them into weights in the kernel.
+    """
+    dtypes = np.dtype(dtype), np.dtype(dtype if weights_dtype is None else weights_dtype)
+    if reason := device_reason(device):
+        return reason
+    reduced = geometry.lowest_terms
+    if reduced.up > 1 and reduced.down > 1:
+        return f"they rescale by up or by down, not by {reduced.up} / {reduced.down}"
+    if (
+        reduced.kernel_size not in KERNEL_SIZES
+        or reduced.up not in UPS
+        or reduced.down not in DOWNS
+    ):
+        return (
+            f"they serve kernel_size in {KERNEL_SIZES}, up in {UPS} and down in {DOWNS}, "
+            f"not {geometry}"
+        )
+    if normalizer is not None and geometry != reduced:
+        return f"they normalise logits of up and down in lowest terms, not of {geometry}"
+    for name in {d.name for d in dtypes} - set(_DTYPES):
+        return f"they compute in float32, from {', '.join(_DTYPES)}, not from {name}"
+    if not all(isinstance(size, int) for size in shape):
+        return f"they need a static shape, not {shape}"
+    batch, height, width, channels = shape
+    copied = copied_dtype(dtypes[1], reduced)
+    problem = Problem(reduced, batch, (height, width), channels, dtypes[0], copied, normalizer)
+    if reason := _size_reason(problem):
+        return reason
+    try:
+        for tile in (forward_tile, input_gradient_tile, weight_gradient_tile):
+            tile(problem)
+    except TooLargeError:
+        return f"{geometry} needs more shared memory than a block has"
+    return None
+
+
+def _size_reason(problem: Problem) -> str | None:
+    maps = {"x": problem.size, "y": problem.output_size}
+    sizes = {name: math.prod(size) * problem.channels for name, size in maps.items()}
+    sizes["weights"] = math.prod(problem.cells) * problem.geometry.logit_channels
+    for name, size in sizes.items():
+        if (elements := problem.batch * size) > MAX_ELEMENTS:
+            return f"{name} has {elements:,} elements, and their indices end at {MAX_ELEMENTS:,}"
+    return None
