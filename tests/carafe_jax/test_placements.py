@@ -4,7 +4,8 @@ import functools
 
 import jax
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -94,16 +95,42 @@ def assert_right(placement, axis_type, implementation):
         np.testing.assert_allclose(value, desired, rtol=1e-5, atol=1e-5)
 
 
+# The batch of one operand and the channels of the other share an axis of the mesh.
+one_axis_for_both = example(
+    placement=("reassemble", CASES[0], (2, 2), [P(None, None, None, "a"), P("a")])
+)
+
+
 @each_axis_type
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(placement=placements())
+@one_axis_for_both
 def test_xla_equals_one_device(axis_type, placement):
     assert_right(placement, axis_type, "xla")
 
 
 @each_axis_type
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(placement=placements())
+@one_axis_for_both
 def test_kernels_equal_one_device(axis_type, placement):
     with stand_ins():
         assert_right(placement, axis_type, "mosaic_gpu")
+
+
+@pytest.mark.slow
+@each_axis_type
+@settings(max_examples=40)
+@given(placement=placements())
+def test_more_placements_equal_one_device(axis_type, placement):
+    assert_right(placement, axis_type, "xla")
+    with stand_ins():
+        assert_right(placement, axis_type, "mosaic_gpu")
+
+
+@each_axis_type
+def test_rows_of_a_map_with_replicated_weights_differentiate(axis_type):
+    placement = "reassemble", CASES[0], (1, 4), [P(None, "b"), P()]
+    with stand_ins():
+        assert_right(placement, axis_type, "mosaic_gpu")
+    assert_right(placement, axis_type, "xla")

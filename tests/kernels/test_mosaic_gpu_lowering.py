@@ -1,13 +1,15 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import pytest
 from carafe_kernels.geometry import Geometry
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import carafe_jax
+from tests.carafe_jax.gpus import H100, case_of, have_devices, have_proven
 from tests.kernels.cases import Case
 from tests.kernels.from_logits import carafe_and_gradients
 from tests.kernels.mosaic_gpu_lowering import lowered, tensor_sizes
@@ -137,3 +139,61 @@ def test_kernels_follow_a_sharded_batch(axis_type):
     else:
         assert (len(calls), cut_later) == (3, 0)
         assert all("tensor<1x6x1x7x64xf32>" in call for call in calls)
+
+
+@pytest.mark.parametrize("implementation", ["mosaic_gpu", None])
+def test_a_vmap_past_32_bit_indices_is_a_loop_over_what_they_reach(monkeypatch, implementation):
+    case = Case(1, down=2, size=(2**10, 2**6), batch=1, group_channels=2**6)
+    have_devices(monkeypatch, H100)
+    proof = case_of(case.options, "carafe", dtypes=("bfloat16", "bfloat16"))
+    have_proven(monkeypatch, proof)
+    examples = 2**9
+    several = [
+        jax.ShapeDtypeStruct((examples, *s.shape), s.dtype) for s in shapes(case, "bfloat16")
+    ]
+    assert math.prod(several[0].shape) == 2**31
+    text = lowered(jax.vmap(carafe_and_gradients(case, "softmax", implementation)), *several)
+    assert text.count("stablehlo.while") == 3
+    # As many examples at once as have fewer than 2**31 elements, and the one that is left.
+    calls = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
+    sizes = [set(map(int, re.findall(r"tensor<(\d+)x\d+x[\dx]*bf16>", call))) for call in calls]
+    assert sizes.count({examples - 1}) == sizes.count({1}) == 3
+
+
+def spread_over_channels(form, case):
+    """Shapes of maps of which each device has some channels, and of weights."""
+    mesh = over_the_batch(AxisType.Explicit).mesh
+    channels = NamedSharding(mesh, PartitionSpec(None, None, None, "data"))
+    return [
+        jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding)
+        for s, sharding in zip(
+            shapes(case, "float32", of_weights=form == "reassemble"),
+            (channels, NamedSharding(mesh, PartitionSpec()), channels),
+            strict=True,
+        )
+    ]
+
+
+@pytest.mark.parametrize(("form", "groups"), [("carafe", 1), ("reassemble", 1), ("reassemble", 4)])
+def test_kernels_follow_channels_that_are_spread(form, groups):
+    case = Case(3, up=2, size=(6, 7), groups=groups, group_channels=256 // groups)
+    operator = functools.partial(
+        getattr(carafe_jax, form), implementation="mosaic_gpu", **case.options
+    )
+
+    def run(x, weights, dy):
+        y, pullback = jax.vjp(operator, x, weights)
+        return y, *pullback(dy)
+
+    traced = jax.jit(run).trace(*spread_over_channels(form, case))
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    calls = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
+    assert len(calls) == 3
+    of_a_part = {
+        math.prod(case.x_shape) // 4,
+        math.prod(case.y_shape) // 4,
+        math.prod(case.logits_shape) // groups,  # those of one group, or those that all share
+    }
+    assert [{n for n in tensor_sizes(call) if n > 100} for call in calls] == [of_a_part] * 3
+    # The gradient of weights that all devices share is a sum over them.
+    assert text.count("stablehlo.all_reduce") == (1 if groups == 1 else 0)

@@ -45,17 +45,6 @@ def test_sizes_past_32_bit_indices_are_refused():
     assert supports(Geometry(3, 2), shape=thin).startswith("weights has 4,831,838,208 elements")
 
 
-def test_vmap_past_32_bit_indices_is_refused():
-    x = jax.ShapeDtypeStruct((2**9, 1, 2**10, 2**6, 2**6), jnp.bfloat16)
-    logits = jax.ShapeDtypeStruct((2**9, 1, 2**9, 2**5, 9), jnp.bfloat16)
-    operator = functools.partial(
-        carafe_jax.carafe, kernel_size=3, down=2, implementation="mosaic_gpu"
-    )
-    assert math.prod(x.shape) == 2**31
-    with pytest.raises(NotImplementedError, match="x has 2,147,483,648 elements"):
-        jax.eval_shape(jax.vmap(operator), x, logits)
-
-
 def test_a_named_implementation_says_what_it_cannot_serve():
     x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 6, 6, 9))
     message = "'mosaic_gpu' cannot serve this call: they rescale by up or by down, not by 3 / 2"
