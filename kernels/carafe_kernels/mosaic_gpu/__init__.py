@@ -17,7 +17,6 @@ from jaxtyping import Array, Float
 
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu import (
-    forward_kernel,
     input_gradient_kernel,
     weight_gradient_kernel,
 )
@@ -41,6 +40,7 @@ from carafe_kernels.mosaic_gpu.settings import (
     using,
 )
 from carafe_kernels.mosaic_gpu.tiling import TooLargeError, forward_tile, input_gradient_tile
+from carafe_kernels.mosaic_gpu.variants import forward_variant
 from carafe_kernels.mosaic_gpu.weight_tiling import weight_gradient_tile
 from carafe_kernels.placement import Role
 
@@ -141,8 +141,8 @@ def forward(
         weights = _copied(weights, geometry)
         problem = _problem(geometry, x.shape, x.dtype, weights.dtype)
         cells = cells_from_weights(weights, geometry)
-        work = forward_kernel.forward(x, cells, problem, settings)
-        return _launched("carafe_forward", settings, work)
+        name, kernel = forward_variant(problem, settings)
+        return _launched(name, settings, kernel(x, cells, problem, settings))
 
     roles: _Roles = ("map", "weights", "map")
     return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, roles, x, weights)
@@ -160,8 +160,9 @@ def forward_from_logits(
     def call(x, logits, geometry, settings):
         logits = _copied(logits, geometry)
         problem = _problem(geometry, x.shape, x.dtype, logits.dtype, normalizer)
-        work = forward_kernel.forward(x, cells_from_logits(logits), problem, settings)
-        return _launched("carafe_forward", settings, work)
+        name, kernel = forward_variant(problem, settings)
+        work = kernel(x, cells_from_logits(logits), problem, settings)
+        return _launched(name, settings, work)
 
     roles: _Roles = ("map", "logits", "map")
     return _call(call, settings, geometry, _shape_of_y(x, geometry), x.dtype, roles, x, logits)

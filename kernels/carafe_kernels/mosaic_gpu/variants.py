@@ -1,0 +1,32 @@
+"""Which of several kernels that compute the same serves a problem."""
+
+from collections.abc import Callable
+
+import jax
+
+from carafe_kernels.mosaic_gpu import forward_bands_kernel, forward_kernel
+from carafe_kernels.mosaic_gpu.band_tiling import why_no_bands
+from carafe_kernels.mosaic_gpu.launch import Work
+from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.mosaic_gpu.settings import Settings
+
+type Forward = Callable[[jax.Array, jax.Array, Problem, Settings], Work]
+
+# By (dtype of the map, kernel_size, whether logits come in): where bands were faster on a GPU.
+_BANDS: frozenset[tuple[str, int, bool]] = frozenset()
+
+
+def forward_variant(problem: Problem, settings: Settings) -> tuple[str, Forward]:
+    """Name and kernel of the forward pass, as the settings have it or else the table.
+
+    Raises:
+        NotImplementedError: the settings name bands, which cannot serve the problem.
+    """
+    reason = why_no_bands(problem)
+    if settings.forward == "bands" and reason:
+        raise NotImplementedError(f"forward 'bands' cannot serve this call: {reason}")
+    case = problem.dtype.name, problem.geometry.kernel_size, problem.normalizer is not None
+    by_table = "bands" if case in _BANDS and not reason else "multiply_add"
+    if (settings.forward or by_table) == "bands":
+        return "carafe_forward_bands", forward_bands_kernel.forward
+    return "carafe_forward", forward_kernel.forward
