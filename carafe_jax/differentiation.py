@@ -59,12 +59,13 @@ class Plan:
     def accumulator(self) -> np.dtype:
         return jnp.promote_types(jnp.promote_types(self.x_dtype, self.weights_dtype), jnp.float32)
 
-    @property
-    def launches_gradients_together(self) -> bool:
+    def gradients_together(self, *, from_logits: bool) -> bool:
         """Whether one kernel computes both gradients of a reassembly."""
-        if self.implementation != "mosaic_gpu" or self.settings is None:
+        if self.implementation != "mosaic_gpu":
             return False
-        return self.settings.gradients == "together"
+        return kernels("mosaic_gpu").gradients_together(
+            self.geometry, self.x_dtype, self.settings, from_logits=from_logits
+        )
 
     def dtype(self, slot: Slot) -> np.dtype:
         return self.weights_dtype if slot == "weights" else self.x_dtype
@@ -137,7 +138,7 @@ def _contract_fwd(
 def _contract_bwd(
     plan: Plan, result: Slot, operands: dict[Slot, jax.Array], cotangent: jax.Array
 ) -> tuple[dict[Slot, jax.Array]]:
-    if result == "y" and plan.launches_gradients_together:
+    if result == "y" and plan.gradients_together(from_logits=False):
         return (_gradients_together(plan, operands, cotangent),)
     first, second = operands
     return (
@@ -230,7 +231,7 @@ reassemble_logits.defvjp(_reassemble_logits_fwd, _reassemble_logits_bwd)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _logit_gradients(plan: Plan, normalizer: Normalizer, *operands: jax.Array) -> _Operands:
     """The gradients of :func:`reassemble_logits`, from its operands and the gradient by ``y``."""
-    if plan.launches_gradients_together:
+    if plan.gradients_together(from_logits=True):
         return _compute_together_from_logits(plan, normalizer, operands)
     return (
         _compute_from_logits(plan, normalizer, "x", operands),

@@ -7,8 +7,8 @@ Needs the CUDA plugin and disassembler, some 4 GB, so best an environment of its
     export JAX_PLATFORMS=cpu PYTHONPATH=.:kernels
     .venv-cuda/bin/python -m experiments.benchmarks.machine_code
 
-Prints two Markdown tables, of the kernels and of what whole operators allocate, and exits with 1 if
-any kernel spills.
+Prints Markdown tables, of the kernels, of variants of the forward pass and of what whole operators
+allocate, and exits with 1 if any kernel spills.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu.settings import DEFAULT_SETTINGS
 from jax.experimental import topologies
 
 import carafe_jax
@@ -125,6 +126,16 @@ CASES = (
 )
 BATCH, SIZE = 2, (48, 64)
 
+# Forward passes of which there are two kernels.
+VARIANT_CASES = (
+    Case(Geometry(5, 2), "bfloat16", "float32"),
+    Case(Geometry(5, 2), "bfloat16", "bfloat16", "softmax"),
+    Case(Geometry(5, 2), "float16", "float16", "softmax"),
+    Case(Geometry(3, 2), "bfloat16", "float32"),
+    Case(Geometry(3, 2), "bfloat16", "bfloat16", "softmax"),
+    Case(Geometry(5, 2, groups=2), "bfloat16", "bfloat16", "softmax"),
+)
+
 MEMORY_CASES = tuple(
     Case(Geometry(5, up, down), dtype, channels=channels)
     for up, down, channels in ((2, 1, 256), (1, 2, 64))
@@ -135,7 +146,9 @@ type _Shape = Callable[..., jax.ShapeDtypeStruct]
 type _Shapes = tuple[jax.ShapeDtypeStruct, ...]
 
 
-def kernels(case: Case, shape: _Shape) -> Iterator[tuple[str, Callable[..., jax.Array], _Shapes]]:
+def kernels(
+    case: Case, shape: _Shape, settings: mosaic_gpu.Settings = DEFAULT_SETTINGS
+) -> Iterator[tuple[str, Callable[..., jax.Array], _Shapes]]:
     """Name, function and argument shapes of the three kernels of a case."""
     geometry, normalizer = case.geometry, case.normalizer
     out_size = tuple(map(geometry.output_size, SIZE))
@@ -144,29 +157,35 @@ def kernels(case: Case, shape: _Shape) -> Iterator[tuple[str, Callable[..., jax.
     if normalizer is None:
         weights = shape((BATCH, *out_size, geometry.weight_channels), case.weights_dtype)
         dtype = jnp.dtype(case.weights_dtype)
-        yield "forward", lambda x, w: mosaic_gpu.forward(x, w, geometry), (x, weights)
+        yield "forward", lambda x, w: mosaic_gpu.forward(x, w, geometry, settings), (x, weights)
         yield (
             "dx",
-            lambda w, y: mosaic_gpu.input_gradient(w, y, geometry, SIZE),
+            lambda w, y: mosaic_gpu.input_gradient(w, y, geometry, SIZE, settings),
             (weights, y),
         )
-        yield "dw", lambda x, y: mosaic_gpu.weight_gradient(x, y, geometry, dtype), (x, y)
+        yield (
+            "dw",
+            lambda x, y: mosaic_gpu.weight_gradient(x, y, geometry, dtype, settings),
+            (x, y),
+        )
     else:
         cells = tuple(map(geometry.cells, SIZE))
         logits = shape((BATCH, *cells, geometry.logit_channels), case.weights_dtype)
         yield (
             "forward",
-            lambda x, w: mosaic_gpu.forward_from_logits(x, w, geometry, normalizer),
+            lambda x, w: mosaic_gpu.forward_from_logits(x, w, geometry, normalizer, settings),
             (x, logits),
         )
         yield (
             "dx",
-            lambda w, y: mosaic_gpu.input_gradient_from_logits(w, y, geometry, SIZE, normalizer),
+            lambda w, y: mosaic_gpu.input_gradient_from_logits(
+                w, y, geometry, SIZE, normalizer, settings
+            ),
             (logits, y),
         )
         yield (
             "dlogits",
-            lambda x, w, y: mosaic_gpu.logit_gradient(x, w, y, geometry, normalizer),
+            lambda x, w, y: mosaic_gpu.logit_gradient(x, w, y, geometry, normalizer, settings),
             (x, logits, y),
         )
 
@@ -183,8 +202,16 @@ def _dumps_in(folder: str) -> Iterator[None]:
             del os.environ[name]
 
 
-def report(function: Callable[..., jax.Array], arguments: _Shapes) -> dict[str, int]:
-    """Compiles, and reads what the compiler says about the one kernel."""
+def report(
+    function: Callable[..., jax.Array], arguments: _Shapes, *instructions: str
+) -> dict[str, int]:
+    """Compiles, and reads what the compiler says about the one kernel.
+
+    Args:
+        function: to compile.
+        arguments: of it.
+        instructions: patterns, of which the machine code is searched for each.
+    """
     with tempfile.TemporaryDirectory() as folder:
         with _dumps_in(folder):
             jax.jit(function).lower(*arguments).compile()
@@ -197,8 +224,7 @@ def report(function: Callable[..., jax.Array], arguments: _Shapes) -> dict[str, 
             "registers": sum(map(int, re.findall(r"Used (\d+) registers", text))),
             "spilled": sum(map(int, re.findall(r"(\d+) bytes spill", text))),
             "shared": sum(map(int, re.findall(r"smem_scratch_bytes=(\d+)", resources.read_text()))),
-            "ffma": len(re.findall(r"\bFFMA\b", code)),
-            "lds": len(re.findall(r"\bLDS\b", code)),
+            **{name: len(re.findall(rf"\b(?:{name})\b", code)) for name in instructions},
         }
 
 
@@ -238,10 +264,35 @@ def print_kernels(shape: _Shape) -> bool:
     spilled = False
     for case in CASES:
         for name, function, arguments in kernels(case, shape):
-            row = report(function, arguments)
+            row = report(function, arguments, "FFMA", "LDS")
             spilled |= row["spilled"] > 0
             label = case if name == "forward" else ""
             print(f"| {label} | {name} |", " | ".join(map(str, row.values())), "|", flush=True)
+    return spilled
+
+
+def print_variants(shape: _Shape) -> bool:
+    """Prints the table of forward passes by variant; returns whether any spilled."""
+    instructions = {
+        "FFMA": "FFMA",
+        "HMMA": "HMMA",
+        "loads": "LDS|LDSM",
+        "stores": "STS|STSM",
+        "selects": "SEL|FSEL|PRMT",
+        "barriers": "BAR",
+    }
+    heads = "registers", "spilled, B", "shared memory, B", *instructions
+    print("\n| forward |", *heads, sep=" | ", end=" |\n")
+    print("|---|---" + "|---:" * len(heads) + "|")
+    spilled = False
+    for case in VARIANT_CASES:
+        for variant in ("multiply_add", "bands"):
+            settings = mosaic_gpu.Settings(forward=variant)
+            _, function, arguments = next(kernels(case, shape, settings))
+            row = report(function, arguments, *instructions.values())
+            spilled |= row["spilled"] > 0
+            label = case if variant == "multiply_add" else ""
+            print(f"| {label} | `{variant}` |", " | ".join(map(str, row.values())), "|", flush=True)
     return spilled
 
 
@@ -262,6 +313,7 @@ def main() -> None:
     sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
     shape = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
     spilled = print_kernels(shape)
+    spilled |= print_variants(shape)
     print_temporaries(shape)
     sys.exit(1 if spilled else 0)
 

@@ -6,11 +6,17 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu, xla
+from carafe_kernels.mosaic_gpu import calls
 from carafe_kernels.normalizers import normalize
 
 from carafe_jax import differentiation
 
 FLOAT32 = jnp.dtype(jnp.float32)
+
+
+def shape_of_y(x, geometry):
+    _, *size, channels = x.shape
+    return (*map(geometry.output_size, size), channels)
 
 
 class StandIns:
@@ -20,19 +26,22 @@ class StandIns:
         self.calls = []
 
     def run(self, slot, function, roles, arrays, shape, dtype, geometry, settings):
-        def call(*arguments):
-            *parts, geometry, settings = arguments
-            del settings
+        def kernels(*arguments):
+            *parts, geometry = arguments
             self.calls.append((slot, *(part.shape for part in parts)))
-            return function(*parts, geometry).astype(dtype)
+            return (function(*parts, geometry).astype(dtype),)
 
-        return mosaic_gpu._call(call, settings, geometry, shape, dtype, roles, *arrays)
+        *of_operands, of_result = roles
+        operands = tuple(zip(of_operands, arrays, strict=True))
+        result = calls.Result(of_result, shape, dtype)
+        (out,) = calls.call_kernels(kernels, operands, (result,), geometry, settings)
+        return out
 
     def forward(self, x, weights, geometry, settings):
         def function(x, weights, geometry):
             return xla.forward(x, weights, geometry, FLOAT32)
 
-        shape, roles = mosaic_gpu._shape_of_y(x, geometry), ("map", "weights", "map")
+        shape, roles = shape_of_y(x, geometry), ("map", "weights", "map")
         return self.run("y", function, roles, (x, weights), shape, x.dtype, geometry, settings)
 
     def input_gradient(self, weights, y, geometry, size, settings):
@@ -54,7 +63,7 @@ class StandIns:
             weights = normalize(logits, geometry, x.shape[1:3], normalizer)
             return xla.forward(x, weights, geometry, FLOAT32)
 
-        shape, roles = mosaic_gpu._shape_of_y(x, geometry), ("map", "logits", "map")
+        shape, roles = shape_of_y(x, geometry), ("map", "logits", "map")
         return self.run("y", function, roles, (x, logits), shape, x.dtype, geometry, settings)
 
     def input_gradient_from_logits(self, logits, y, geometry, size, normalizer, settings):
@@ -93,7 +102,7 @@ def stand_ins():
     with contextlib.ExitStack() as stack:
         for name in replaced:
             stack.enter_context(mock.patch.object(mosaic_gpu, name, getattr(functions, name)))
-        stack.enter_context(mock.patch.object(mosaic_gpu, "on_cuda", lambda array: array))
+        stack.enter_context(mock.patch.object(calls, "on_cuda", lambda array: array))
         # What is traced with them stays inside, and what was traced before outside.
         for compiled in (differentiation._compute, differentiation._compute_from_logits):
             compiled.clear_cache()

@@ -9,6 +9,7 @@ from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu.batching import folded
 
 from tests.kernels.cases import Case
+from tests.kernels.single import with_tuple, without_tuple
 
 CASE = Case(3, up=2, size=(3, 4), batch=8)
 GEOMETRY = Geometry(**CASE.options)
@@ -34,7 +35,7 @@ def opaque(calls):
             calls.append(x.shape[0])
             return forward(x, weights)
 
-        return folded(function, max_batch)
+        return without_tuple(folded(with_tuple(function), max_batch))
 
     return make
 

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.kernels.cases import Case
 from tests.kernels.sharding import collectives, each_axis_type, over_the_batch, replicated
+from tests.kernels.single import with_tuple, without_tuple
 
 CASE = Case(3, up=2, size=(3, 4), batch=8)
 FLOAT32 = jnp.dtype(jnp.float32)
@@ -35,7 +36,8 @@ def opaque(calls):
         assert weights.shape[0] == x.shape[0]
         return xla.forward(x, weights, Geometry(**CASE.options), FLOAT32)
 
-    return on_parts(function, ("map", "weights"), "map", CASE.groups)
+    run = on_parts(with_tuple(function), ("map", "weights"), ("map",), CASE.groups)
+    return without_tuple(run)
 
 
 @pytest.fixture
@@ -160,7 +162,7 @@ def partitioned(case, slot, shapes):
         "x": (("weights", "map"), "map"),
         "weights": (("map", "map"), "weights"),
     }[slot]
-    return on_parts(function, operands, result, geometry.groups)
+    return without_tuple(on_parts(with_tuple(function), operands, (result,), geometry.groups))
 
 
 def arguments(case, slot):
@@ -241,12 +243,37 @@ def test_weight_gradients_in_16_bits_are_summed_in_float32():
     mesh = over_the_batch(AxisType.Explicit).mesh
     parts = jnp.ones((1, 1, 1, 4), jnp.bfloat16)
     run = on_parts(
-        lambda x, y: jnp.sum(x * y, axis=3, keepdims=True, dtype=x.dtype),
+        lambda x, y: (jnp.sum(x * y, axis=3, keepdims=True, dtype=x.dtype),),
         ("map", "map"),
-        "weights",
+        ("weights",),
         groups=1,
     )
     sharded = jax.device_put(parts, NamedSharding(mesh, CHANNELS))
     text = jax.jit(run).lower(sharded, sharded).as_text()
     (types,) = re.findall(r"stablehlo.all_reduce.*?\}\) : \((.*?)\)", text, re.DOTALL)
     assert types == "tensor<1x1x1x1xf32>"
+
+
+@each_axis_type
+@pytest.mark.parametrize("case", [ONE_GROUP, FOUR_GROUPS], ids=["1 group", "4 groups"])
+def test_results_of_one_call_lie_each_as_its_role_says(case, axis_type):
+    x, weights, dy = case.random_operands()
+    expected = partitioned(case, "x", [])(weights, dy), partitioned(case, "weights", [])(x, dy)
+
+    def function(x, weights, dy):
+        groups = weights.shape[3] // case.kernel_size**2
+        part = Geometry(case.kernel_size, case.up, case.down, groups)
+        dx = xla.input_gradient(weights, dy, part, case.size, FLOAT32)
+        return dx, xla.weight_gradient(x, dy, part, FLOAT32)
+
+    run = on_parts(function, ("map", "weights", "map"), ("map", "weights"), case.groups)
+    mesh = over_the_batch(axis_type).mesh
+    by_group = CHANNELS if case.groups > 1 else P()
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip((x, weights, dy), (CHANNELS, by_group, CHANNELS), strict=True)
+    ]
+    actual = jax.jit(run)(*placed)
+    for value, desired, spec in zip(actual, expected, (CHANNELS, by_group), strict=True):
+        assert_equal(value, desired)
+        assert value.sharding.is_equivalent_to(NamedSharding(mesh, spec), value.ndim)

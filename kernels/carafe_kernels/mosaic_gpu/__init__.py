@@ -15,6 +15,7 @@ from carafe_kernels.mosaic_gpu.contractions import (
 )
 from carafe_kernels.mosaic_gpu.settings import Settings, current_settings, interpreted, using
 from carafe_kernels.mosaic_gpu.supports import DOWNS, KERNEL_SIZES, UPS, supports
+from carafe_kernels.mosaic_gpu.variants import gradients_together
 
 __all__ = [
     "DOWNS",
@@ -26,6 +27,7 @@ __all__ = [
     "forward_from_logits",
     "gradients",
     "gradients_from_logits",
+    "gradients_together",
     "input_gradient",
     "input_gradient_from_logits",
     "interpreted",

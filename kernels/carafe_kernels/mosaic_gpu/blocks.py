@@ -139,6 +139,31 @@ def add_products[Key](
     sums[key] = products
 
 
+def pipelined_step(
+    index: jax.Array,
+    steps: int,
+    slots: int,
+    fetch: Callable[[jax.Array, jax.Array], None],
+    barrier: Ref,
+    compute: Callable[[jax.Array, jax.Array], None],
+) -> None:
+    """One step of a :func:`pipeline`."""
+    slot = rem(index, slots)
+    if slots > 1:
+
+        @pl.when(index + 1 < steps)
+        def _():
+            fetch(index + 1, 1 - slot)
+
+    plgpu.barrier_wait(barrier.at[slot])
+    compute(index, slot)
+    if slots == 1:
+
+        @pl.when(index + 1 < steps)
+        def _():
+            fetch(index + 1, slot)
+
+
 def pipeline(
     steps: int,
     slots: int,
@@ -154,20 +179,7 @@ def pipeline(
     """
 
     def step(index, _):
-        slot = rem(index, slots)
-        if slots > 1:
-
-            @pl.when(index + 1 < steps)
-            def _():
-                fetch(index + 1, 1 - slot)
-
-        plgpu.barrier_wait(barrier.at[slot])
-        compute(index, slot)
-        if slots == 1:
-
-            @pl.when(index + 1 < steps)
-            def _():
-                fetch(index + 1, slot)
+        pipelined_step(index, steps, slots, fetch, barrier, compute)
 
     fetch(unknown_zero(), jnp.int32(0))
     ready()

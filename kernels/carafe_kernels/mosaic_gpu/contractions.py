@@ -8,11 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.mosaic_gpu import (
-    forward_kernel,
-    input_gradient_kernel,
-    weight_gradient_kernel,
-)
+from carafe_kernels.mosaic_gpu import input_gradient_kernel, weight_gradient_kernel
 from carafe_kernels.mosaic_gpu.arrays import (
     cells_from_logits,
     cells_from_weights,
@@ -24,6 +20,7 @@ from carafe_kernels.mosaic_gpu.calls import Operand, Operands, Result, call_kern
 from carafe_kernels.mosaic_gpu.launch import launch
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import DEFAULT_SETTINGS, Settings
+from carafe_kernels.mosaic_gpu.variants import forward_variant
 
 
 def forward(
@@ -149,9 +146,8 @@ def _forward(
     def run(x, kernels, geometry):
         problem = _problem(geometry, x, x.shape[1:3], kernels.dtype, normalizer)
         cells = _to_cells(kernels, problem)
-        return launch(
-            "carafe_forward", settings, forward_kernel.forward(x, cells, problem, settings)
-        )
+        name, kernel = forward_variant(problem, settings)
+        return launch(name, settings, kernel(x, cells, problem, settings))
 
     _, height, width, channels = x.shape
     size = geometry.output_size(height), geometry.output_size(width)

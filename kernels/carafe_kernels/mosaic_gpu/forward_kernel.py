@@ -17,6 +17,7 @@ from carafe_kernels.mosaic_gpu.arrays import (
     join_rows,
     pad_channels,
 )
+from carafe_kernels.mosaic_gpu.copied_cells import CopiedCells
 from carafe_kernels.mosaic_gpu.launch import Work
 from carafe_kernels.mosaic_gpu.layouts import channel_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
@@ -45,7 +46,8 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
     _, width = problem.output_size
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout, row_layout = channel_layout(tile.rows, tile.words, tile.vector)
-    weights = Weights(problem, tile, row_layout, 0, settings)
+    copied = CopiedCells(tile.cells, up, 0, settings)
+    weights = Weights(problem, tile, row_layout)
     # What one row of sources is for: every output row phase and row of taps that reads it.
     uses = collections.defaultdict(list)
     for u in range(up):
@@ -110,7 +112,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
                 ],
             )
 
-        weights.fetch(cells, kernels, cell_barrier, b, row, column)
+        copied.fetch(cells, kernels[0], cell_barrier, b, row, column)
         blocks.pipeline(
             groups * tile.chunks,
             tile.slots,
@@ -130,7 +132,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
         x = jnp.pad(x, ((0, 0), (before, 0), (0, 0), (before * down, 0), (0, 0)))
     return Work(
         grid.size,
-        (x, weights.operand(cells)),
+        (x, copied.operand(cells)),
         jax.ShapeDtypeStruct((problem.batch, rows, up, width, x.shape[4]), problem.word_dtype),
         (
             (
@@ -139,7 +141,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
                 *weights.buffers,
             ),
         ),
-        (plgpu.Barrier(num_barriers=tile.slots), weights.barrier),
+        (plgpu.Barrier(num_barriers=tile.slots), copied.barrier),
         run,
         finish,
     )

@@ -22,6 +22,7 @@ from carafe_kernels.mosaic_gpu.arrays import (
     join_rows,
     pad_channels,
 )
+from carafe_kernels.mosaic_gpu.copied_cells import CopiedCells
 from carafe_kernels.mosaic_gpu.launch import Work
 from carafe_kernels.mosaic_gpu.layouts import channel_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
@@ -50,7 +51,8 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
     height, width = problem.size
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout, row_layout = channel_layout(tile.rows, tile.words, tile.vector)
-    weights = Weights(problem, tile, row_layout, before, settings)
+    copied = CopiedCells(tile.cells, up, before, settings)
+    weights = Weights(problem, tile, row_layout)
     shift = (before, before) if settings.pads_maps else (0, 0)
     rows_of_a_pass = up // tile.passes
     # What one row of outputs is for: every row phase of sources, and the tap that reads it. With
@@ -83,7 +85,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
             )
 
         def fetch_weights(part=0):
-            weights.fetch(cells, kernels, cell_barrier, b, first_row, first_column, part)
+            copied.fetch(cells, kernels[0], cell_barrier, b, first_row, first_column, part)
 
         zeros = plgpu.layout_cast(jnp.zeros((tile.rows, tile.words), jnp.float32), layout)
         no_sums = ([zeros] * problem.channels_of_a_word,) * len(sources)
@@ -171,7 +173,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
         y = jnp.pad(y, ((0, 0), (before, 0), (0, 0), (before * up, 0), (0, 0)))
     return Work(
         grid.size,
-        (weights.operand(cells), y),
+        (copied.operand(cells), y),
         jax.ShapeDtypeStruct((problem.batch, rows, down, width, y.shape[4]), problem.word_dtype),
         (
             (
@@ -180,7 +182,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
                 *weights.buffers,
             ),
         ),
-        (plgpu.Barrier(num_barriers=tile.slots), weights.barrier),
+        (plgpu.Barrier(num_barriers=tile.slots), copied.barrier),
         run,
         finish,
     )

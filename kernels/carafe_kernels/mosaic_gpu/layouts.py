@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -67,3 +68,23 @@ def kernel_layout(boxes: int, rows: int, kernels: int) -> Layout:
     warp_rows = min(rows, of_warp // kernels)
     warp = of_warp // (warp_rows * kernels), warp_rows, kernels
     return _parameters(_layout(((boxes, rows, kernels), warp, (1, 1, 1)), THREADS // size))
+
+
+def a_thread_each(shape: tuple[int, ...]) -> Layout:
+    """Layout of an array of as many elements as threads, in row-major order."""
+    warp, left = [], THREADS // WARPS
+    for size in reversed(shape):
+        warp.append(min(size, left))
+        left //= warp[-1]
+    return _parameters(_layout((shape, tuple(reversed(warp)), (1,) * len(shape))))
+
+
+def matrix_layouts(dtype: np.dtype) -> tuple[Layout, Layout, Layout, Layout]:
+    """Layouts for the tensor cores, where each warp has 16 of 64 rows.
+
+    Of the left factor ``[64, 16]``, of its rows ``[64]``, of the right factor ``[16, n]`` and of
+    the sums ``[64, n]``.
+    """
+    layouts = mgpu.MMALayouts(dtype)
+    left, right, sums = map(_parameters, (layouts.lhs, layouts.rhs, layouts.acc))
+    return left, _parameters(layouts.lhs.reduce((1,))), right, sums

@@ -1,0 +1,89 @@
+"""How the kernels of a tile of cells come into shared memory, weights or logits."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from carafe_kernels.mosaic_gpu.arrays import (
+    aligned_cells,
+    pad_columns_of_cells,
+    round_up,
+    split_parts,
+)
+from carafe_kernels.mosaic_gpu.blocks import Ref
+from carafe_kernels.mosaic_gpu.buffers import CellTile
+from carafe_kernels.mosaic_gpu.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class CopiedCells:
+    """How the kernels of a tile of cells come into shared memory.
+
+    Args:
+        cells: of a block.
+        up: output phases of a cell along an axis.
+        before: cells of the halo before the tile, for which zeros are put before the map where
+            no copy may start there.
+        settings: how to compile and run.
+    """
+
+    cells: CellTile
+    up: int
+    before: int
+    settings: Settings
+
+    @property
+    def buffer(self) -> Any:
+        """What the copies fill."""
+        return plgpu.SMEM(self.cells.shape, self.cells.dtype)
+
+    @property
+    def barrier(self) -> Any:
+        """Of the copies."""
+        return plgpu.Barrier(num_arrivals=self.cells.parts * self.cells.boxes)
+
+    def operand(self, cells: jax.Array) -> jax.Array:
+        """``[b, q, p, r, n]`` as the kernel takes it: ``[b, q, p, r * n]``.
+
+        Rows are padded to whole multiples of 16 bytes, and to more than a box has: a box that is
+        a whole row would be copied as one piece, with no zeros around it. The interpreter copies
+        any number of elements, but has no reshaped references, and gets ``[b, q, p, kernels,
+        taps]``.
+        """
+        copied = self.cells
+        if cells.shape[4] > copied.kernels * copied.taps:
+            cells = split_parts(cells, self.up)
+        entries = cells.shape[4]
+        if self.settings.pads_maps and self.before:
+            cells = jnp.pad(cells, ((0, 0), (self.before, 0), (0, 0), (self.before, 0), (0, 0)))
+        least = max(cells.shape[3], copied.box // copied.kernels + 1)
+        columns = round_up(least, aligned_cells(entries, copied.dtype))
+        cells = pad_columns_of_cells(cells, columns)
+        batch, rows, parts, _, _ = cells.shape
+        if self.settings.interpret:
+            return cells.reshape(batch, rows, parts, columns * copied.kernels, copied.taps)
+        return cells.reshape(batch, rows, parts, columns * entries)
+
+    def fetch(self, cells: Ref, buffer, barrier, b, row, column, part: jax.Array | int = 0):
+        """Starts to copy a part of the kernels of the cells from ``row`` and ``column`` on."""
+        copied = self.cells
+        for index in range(copied.parts * copied.boxes):
+            own_part, box = divmod(index, copied.boxes)
+            rows = pl.ds(row, copied.padded_rows)
+            kernel = column * copied.kernels + box * copied.box
+            if self.settings.interpret:
+                kernels, target = pl.ds(kernel, copied.box), buffer.at[index]
+            else:
+                box_entries = copied.box * copied.taps
+                kernels = pl.ds(kernel * copied.taps, box_entries)
+                target = buffer.at[index].reshape(copied.padded_rows, box_entries)
+            plgpu.copy_gmem_to_smem(
+                cells.at[b, rows, part * copied.parts + own_part, kernels],
+                target,
+                barrier,
+                oob_mode=plgpu.OOBFillMode.ZEROS,
+            )

@@ -1,0 +1,44 @@
+"""Which of several kernels that compute the same serves a problem."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu import forward_bands_kernel, forward_kernel
+from carafe_kernels.mosaic_gpu.band_tiling import why_no_bands
+from carafe_kernels.mosaic_gpu.launch import Work
+from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.mosaic_gpu.settings import Settings
+
+type Forward = Callable[[jax.Array, jax.Array, Problem, Settings], Work]
+
+# What was faster on a GPU, by (dtype of the map, kernel_size, whether logits come in).
+_BANDS: frozenset[tuple[str, int, bool]] = frozenset()
+_GRADIENTS_TOGETHER: frozenset[tuple[str, int, bool]] = frozenset()
+
+
+def forward_variant(problem: Problem, settings: Settings) -> tuple[str, Forward]:
+    """Name and kernel of the forward pass, as the settings have it or else the table.
+
+    Raises:
+        NotImplementedError: the settings name bands, which cannot serve the problem.
+    """
+    reason = why_no_bands(problem)
+    if settings.forward == "bands" and reason:
+        raise NotImplementedError(f"forward 'bands' cannot serve this call: {reason}")
+    case = problem.dtype.name, problem.geometry.kernel_size, problem.normalizer is not None
+    by_table = "bands" if case in _BANDS and not reason else "multiply_add"
+    if (settings.forward or by_table) == "bands":
+        return "carafe_forward_bands", forward_bands_kernel.forward
+    return "carafe_forward", forward_kernel.forward
+
+
+def gradients_together(
+    geometry: Geometry, dtype: np.dtype, settings: Settings, *, from_logits: bool
+) -> bool:
+    """Whether one kernel computes both gradients, as the settings have it or else the table."""
+    if settings.gradients is None:
+        return (dtype.name, geometry.kernel_size, from_logits) in _GRADIENTS_TOGETHER
+    return settings.gradients == "together"

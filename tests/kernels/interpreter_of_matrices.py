@@ -1,0 +1,105 @@
+"""What the interpreter lacks for kernels on the tensor cores: products and reshaped references."""
+
+import contextlib
+import functools
+import math
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax._src.pallas.mosaic_gpu import primitives
+from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
+from jax._src.state.indexing import NDIndexer, Slice
+from jax._src.state.types import ReshapeTransform, TransposeTransform
+from jax.interpreters import mlir
+
+
+def _multiply(total, left, right):
+    return total + jnp.dot(left.astype(jnp.float32), right.astype(jnp.float32), precision="highest")
+
+
+mlir.register_lowering(
+    primitives.mma_p, mlir.lower_fun(_multiply, multiple_results=False), platform="cpu"
+)
+
+
+def _covering_box(transforms, shape):
+    """The box of an array that transforms select, its shape, and the places in it in their order.
+
+    Only where the box has nothing else: so accesses are neither missed nor made up.
+    """
+    places = np.arange(math.prod(shape)).reshape(shape)
+    for transform in jax.tree.map(int, transforms):
+        match transform:
+            case ReshapeTransform():
+                places = places.reshape(transform.shape)
+            case TransposeTransform():
+                places = places.transpose(transform.permutation)
+            case NDIndexer():
+                places = places[
+                    tuple(
+                        slice(index.start, index.start + index.size * index.stride, index.stride)
+                        if isinstance(index, Slice)
+                        else index
+                        for index in transform.indices
+                    )
+                ]
+            case _:
+                raise NotImplementedError(transform)
+    slices, sizes, offsets = [], [], []
+    for axis in np.unravel_index(places, shape):
+        values, offset = np.unique(axis, return_inverse=True)
+        stride = int(values[1] - values[0]) if len(values) > 1 else 1
+        if (np.diff(values) != stride).any():
+            raise NotImplementedError(f"{transforms} select no box of {shape}")
+        slices.append(Slice(int(values[0]), len(values), stride))
+        sizes.append(len(values))
+        offsets.append(offset.reshape(places.shape))
+    if math.prod(sizes) != places.size:
+        raise NotImplementedError(f"{transforms} select no box of {shape}")
+    box = NDIndexer(tuple(slices), tuple(shape), ())
+    return (box,), sizes, np.ravel_multi_index(offsets, sizes)
+
+
+def _box(key, transforms):
+    memory = gpu_callbacks._get_shared_memory()
+    key = gpu_callbacks.HostAllocationKey.from_array(key)
+    return _covering_box(transforms, memory.buffer_shape_and_dtype(key).shape)
+
+
+def _is_reshaped(transforms):
+    return any(isinstance(transform, ReshapeTransform) for transform in transforms)
+
+
+@contextlib.contextmanager
+def reshaped_references():
+    """Reads and writes references in other shapes than their buffers have."""
+    get, swap = gpu_callbacks._get, gpu_callbacks._swap
+
+    @gpu_callbacks.fail_on_exception
+    @functools.wraps(get)
+    def get_reshaped(token, location, thread, key, transforms, *others, **options):
+        if not _is_reshaped(transforms):
+            return get(token, location, thread, key, transforms, *others, **options)
+        box, _, places = _box(key, transforms)
+        token, values = get(token, location, thread, key, box, *others, **options)
+        return token, values.reshape(-1)[places]
+
+    @gpu_callbacks.fail_on_exception
+    @functools.wraps(swap)
+    def swap_reshaped(token, location, thread, key, transforms, value, *others, **options):
+        if not _is_reshaped(transforms):
+            return swap(token, location, thread, key, transforms, value, *others, **options)
+        box, sizes, places = _box(key, transforms)
+        values = np.empty(math.prod(sizes), value.dtype)
+        values[places] = value
+        values = values.reshape(sizes)
+        token, old = swap(token, location, thread, key, box, values, *others, **options)
+        return token, old.reshape(-1)[places]
+
+    with (
+        mock.patch.object(gpu_callbacks, "_get", get_reshaped),
+        mock.patch.object(gpu_callbacks, "_swap", swap_reshaped),
+    ):
+        yield

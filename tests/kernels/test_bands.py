@@ -1,0 +1,242 @@
+"""The forward pass on the tensor cores."""
+
+import contextlib
+import functools
+import math
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from carafe_kernels import mosaic_gpu
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu import variants
+from carafe_kernels.mosaic_gpu.band_tiling import band_tile, why_no_bands
+from carafe_kernels.mosaic_gpu.buffers import SHARED_MEMORY, is_one_piece
+from carafe_kernels.mosaic_gpu.problem import Problem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+import carafe_jax
+from tests.kernels import oracle
+from tests.kernels.cases import Case
+from tests.kernels.interpreter import RaceError, interpreted
+from tests.kernels.interpreter_of_matrices import reshaped_references
+from tests.kernels.mosaic_gpu_lowering import lowered
+
+FLOAT16, BFLOAT16, FLOAT32 = map(jnp.dtype, ("float16", "bfloat16", "float32"))
+
+
+@contextlib.contextmanager
+def bands():
+    with interpreted(), reshaped_references(), mosaic_gpu.using(forward="bands"):
+        yield
+
+
+def assert_equals_oracle(case, normalizer, dtype, weights_dtype, seed=0):
+    """Within the rounding of inputs and outputs, which weights in one 16-bit part exceed."""
+    rng = np.random.default_rng(seed)
+    of_weights = case.weights_shape if normalizer is None else case.logits_shape
+    x = jnp.asarray(rng.standard_normal(case.x_shape), dtype)
+    weights = jnp.asarray(rng.standard_normal(of_weights), weights_dtype)
+    options = {"implementation": "mosaic_gpu", **case.options}
+    with bands():
+        if normalizer is None:
+            y = carafe_jax.reassemble(x, weights, **options)
+        else:
+            y = carafe_jax.carafe(x, weights, normalizer=normalizer, **options)
+        y = jax.block_until_ready(y)
+    assert y.dtype == dtype
+    weights = np.float64(weights)
+    if normalizer is not None:
+        weights = oracle.kernels(weights, case.size, normalizer, **case.options)
+    desired = oracle.reassemble(x, weights, **case.options)
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.float64(y), desired, rtol=0.52 * eps, atol=eps / 16)
+
+
+# Sizes: a part of a square, several with borders between them, one row or column.
+CASES = [
+    (Case(1, up=2, size=(2, 3), batch=1, group_channels=3), None, BFLOAT16, FLOAT32),
+    (Case(5, up=2, size=(9, 5), group_channels=24), None, BFLOAT16, FLOAT32),
+    (Case(5, up=2, size=(5, 6), batch=1, group_channels=100), None, BFLOAT16, BFLOAT16),
+    (Case(3, up=2, size=(4, 3), batch=1, groups=2, group_channels=12), None, BFLOAT16, FLOAT32),
+    (Case(3, up=2, size=(1, 4), batch=1, group_channels=20), None, FLOAT16, FLOAT16),
+    (Case(5, up=2, size=(6, 1), batch=1, group_channels=16), "softmax", BFLOAT16, FLOAT32),
+    (Case(5, up=2, size=(5, 9), batch=1, group_channels=20), "softmax", BFLOAT16, BFLOAT16),
+    (Case(3, up=2, size=(4, 3), batch=1, groups=4), "sigmoid_normalized", BFLOAT16, BFLOAT16),
+    (Case(3, up=2, size=(3, 5), batch=1, groups=2), "sigmoid", FLOAT16, FLOAT32),
+    (Case(3, up=2, size=(2, 2), batch=1, group_channels=280), "sigmoid", BFLOAT16, FLOAT16),
+]
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(
+    ("case", "normalizer", "dtype", "weights_dtype"),
+    [CASES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[1:])],
+    ids=str,
+)
+def test_equals_the_oracle(case, normalizer, dtype, weights_dtype):
+    assert_equals_oracle(case, normalizer, dtype, weights_dtype)
+
+
+@pytest.mark.interpreted
+@pytest.mark.slow
+@settings(max_examples=4)
+@given(
+    st.builds(
+        Case,
+        kernel_size=st.sampled_from([1, 3, 5]),
+        up=st.just(2),
+        groups=st.sampled_from([1, 2]),
+        size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+        batch=st.integers(1, 2),
+        group_channels=st.integers(1, 30),
+    ),
+    st.sampled_from([None, "softmax"]),
+    st.sampled_from([BFLOAT16, FLOAT32]),
+    st.integers(0, 99),
+)
+def test_random_cases_equal_the_oracle(case, normalizer, weights_dtype, seed):
+    assert_equals_oracle(case, normalizer, BFLOAT16, weights_dtype, seed)
+
+
+@pytest.mark.interpreted
+@pytest.mark.slow
+def test_gradients_are_those_of_the_other_kernels():
+    case = Case(3, up=2, size=(3, 2), batch=1, group_channels=8)
+    x, weights, dy = case.random_operands(BFLOAT16)
+    operator = functools.partial(carafe_jax.reassemble, implementation="mosaic_gpu", **case.options)
+    results = []
+    for kernels in (bands, interpreted):
+        with kernels():
+            y, pullback = jax.vjp(operator, x, weights)
+            results.append((y, *pullback(dy)))
+    (y, *gradients), (desired, *others) = results
+    np.testing.assert_allclose(np.float64(y), np.float64(desired), rtol=2**-7, atol=2**-12)
+    for gradient, other in zip(gradients, others, strict=True):
+        np.testing.assert_array_equal(gradient, other)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(
+    ("missing", "channels"), [("barrier_wait", 104), ("commit_smem", 96), ("wait_smem_to_gmem", 80)]
+)
+def test_a_missing_barrier_is_found(missing, channels):
+    """Of different maps, as JAX would run the program of the last call again."""
+    case = Case(1, up=2, size=(2, 3), batch=1, group_channels=channels)
+    x, weights, _ = case.random_operands(BFLOAT16)
+    skip = mock.patch.object(plgpu, missing)
+    with pytest.raises((RaceError, RuntimeError), match=r"(?i)race"), bands(), skip:
+        carafe_jax.reassemble(x, weights, implementation="mosaic_gpu", **case.options)
+
+
+# Tiles
+
+
+@settings(max_examples=300)
+@given(
+    st.builds(
+        Problem,
+        geometry=st.builds(
+            Geometry,
+            kernel_size=st.sampled_from([1, 3, 5]),
+            up=st.just(2),
+            groups=st.sampled_from([1, 2, 4, 8, 16]),
+        ),
+        batch=st.just(2),
+        size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+        channels=st.integers(1, 40).map(lambda n: 16 * n),
+        dtype=st.sampled_from([FLOAT16, BFLOAT16]),
+        cells_dtype=st.sampled_from([FLOAT16, BFLOAT16, FLOAT32]),
+        normalizer=st.sampled_from([None, "softmax"]),
+    )
+)
+def test_tiles_are_what_copies_can_move(problem):
+    if why_no_bands(problem):
+        return
+    tile, groups = band_tile(problem), problem.geometry.groups
+    assert tile.nbytes <= SHARED_MEMORY
+    assert tile.channels % 16 == 8
+    assert tile.map_rows * 8 * tile.channels * 2 % 128 == 0
+    assert tile.group_channels >= problem.group_channels
+    assert groups == 1 or tile.group_channels == tile.steps * tile.channels
+    assert tile.cells.padded_rows == tile.rows == 8
+    kernels = math.prod(tile.cells.shape[:3])
+    assert kernels == 4 * tile.rows * problem.geometry.up**2 * groups
+    array = (*problem.output_size, groups * tile.group_channels)
+    assert not is_one_piece((8, 8, tile.channels), array)
+
+
+# The choice of the kernel
+
+
+def forward_text(geometry, dtype, weights_dtype, channels=256, normalizer=None, **options):
+    size = 25, 42
+    x = jax.ShapeDtypeStruct((2, *size, channels), dtype)
+    if normalizer is None:
+        shape = (2, *map(geometry.output_size, size), geometry.weight_channels)
+        run = functools.partial(mosaic_gpu.forward, geometry=geometry)
+    else:
+        shape = (2, *map(geometry.cells, size), geometry.logit_channels)
+        run = functools.partial(
+            mosaic_gpu.forward_from_logits, geometry=geometry, normalizer=normalizer
+        )
+    run = functools.partial(run, settings=mosaic_gpu.Settings(**options))
+    return lowered(run, x, jax.ShapeDtypeStruct(shape, weights_dtype))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "weights_dtype", "normalizer"),
+    [
+        (Geometry(5, 2), "float32", None),
+        (Geometry(5, 2), "bfloat16", "softmax"),
+        (Geometry(3, 2, groups=2), "float32", "sigmoid"),
+        (Geometry(1, 2, groups=8), "bfloat16", None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("max_slots", [1, 2])
+def test_bands_lower_when_named(geometry, weights_dtype, normalizer, max_slots):
+    text = forward_text(
+        geometry,
+        "bfloat16",
+        weights_dtype,
+        normalizer=normalizer,
+        forward="bands",
+        max_slots=max_slots,
+    )
+    assert "carafe_forward_bands" in text
+
+
+def test_a_table_chooses_where_no_kernel_is_named():
+    case = Geometry(5, 2), "bfloat16", "float32"
+    assert "carafe_forward_bands" not in forward_text(*case)
+    with mock.patch.object(variants, "_BANDS", frozenset({("bfloat16", 5, False)})):
+        assert "carafe_forward_bands" in forward_text(*case)
+        assert "carafe_forward_bands" not in forward_text(*case, forward="multiply_add")
+        assert "carafe_forward_bands" not in forward_text(*case, normalizer="softmax")
+        # Listed, but of three groups.
+        assert "carafe_forward_bands" not in forward_text(
+            Geometry(5, 2, groups=3), *case[1:], channels=48
+        )
+
+
+@pytest.mark.parametrize(
+    ("geometry", "dtype", "weights_dtype", "reason"),
+    [
+        (Geometry(5, 2), "float32", "float32", "16-bit maps, not float32"),
+        (Geometry(5, 4), "bfloat16", "float32", "not for up 4"),
+        (Geometry(5, 1, 2), "bfloat16", "float32", "not for up 1 and down 2"),
+        (Geometry(7, 2), "bfloat16", "float32", "kernel_size 7 is wider than 8 pixels"),
+        (Geometry(5, 2, groups=3), "bfloat16", "float32", "power of two of groups, not 3"),
+        (Geometry(5, 2, groups=16), "bfloat16", "float32", "more shared memory"),
+        (Geometry(5, 2), "float16", "float32", "float16 cannot hold every weight of float32"),
+    ],
+    ids=str,
+)
+def test_what_bands_do_not_serve_is_refused_when_named(geometry, dtype, weights_dtype, reason):
+    with pytest.raises(NotImplementedError, match=f"forward 'bands' .*{reason}"):
+        forward_text(geometry, dtype, weights_dtype, channels=48, forward="bands")
