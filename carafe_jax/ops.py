@@ -47,6 +47,13 @@ def reassemble(
 
     Differentiable in reverse mode to any order; not in forward mode (``jax.jvp``).
 
+    Several devices may share the batch and the channels of ``x``. Nothing is gathered then. If all
+    channels have the same weights, the gradient of the weights is summed over the devices. Devices
+    may share several groups only if each has whole groups. Other shardings give the same result,
+    after arrays have been moved: an operand follows the other one along the batch and the
+    channels, and all other axes are gathered. With ``"xla"`` and automatic mesh axes, the
+    partitioner decides instead.
+
     >>> import jax.numpy as jnp
     >>> x = jnp.arange(4.0).reshape(1, 2, 2, 1)
     >>> weights = jnp.zeros((1, 4, 4, 9)).at[..., 4].set(1.0)  # one-hot at the centre tap
@@ -64,8 +71,10 @@ def reassemble(
         up: numerator of the scale, at least 1.
         down: denominator of the scale, at least 1.
         groups: number of channel groups with kernels of their own; divides ``C``.
-        implementation: ``"xla"``, ``"mosaic_gpu"``, or ``None`` for the best that supports this
-            geometry, dtype, shape and device.
+        implementation: ``"xla"``, ``"mosaic_gpu"``, or ``None``: the GPU kernels where a GPU has
+            proven them right and faster (:mod:`carafe_jax.proven`), else ``"xla"``. The call is
+            looked up when it is traced, for all GPUs of this process, if a GPU is JAX's default
+            device; a program that is lowered for another platform runs ``"xla"`` still.
 
     Returns:
         The rescaled map ``[B, H', W', C]`` in the dtype of ``x``.
@@ -110,6 +119,9 @@ def carafe(
     (1, 3, 3, 8)
     >>> carafe(x, jnp.zeros((1, 6, 6, 100)), up=2).shape
     (1, 12, 12, 8)
+
+    Devices may share its arrays as in :func:`reassemble`; but logits have no channels that go with
+    a group, so kernels that read logits gather the channels of ``x`` if there are several groups.
 
     Args:
         x: feature map ``[B, H, W, C]`` in float16, bfloat16, float32 or float64. ``B`` may be 0.

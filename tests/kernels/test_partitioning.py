@@ -257,7 +257,7 @@ def test_weight_gradients_in_16_bits_are_summed_in_float32():
 @each_axis_type
 @pytest.mark.parametrize("case", [ONE_GROUP, FOUR_GROUPS], ids=["1 group", "4 groups"])
 def test_results_of_one_call_lie_each_as_its_role_says(case, axis_type):
-    x, weights, dy = case.random_operands()
+    x, weights, dy = map(jnp.asarray, case.random_operands())
     expected = partitioned(case, "x", [])(weights, dy), partitioned(case, "weights", [])(x, dy)
 
     def function(x, weights, dy):
