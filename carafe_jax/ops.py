@@ -47,12 +47,12 @@ def reassemble(
 
     Differentiable in reverse mode to any order; not in forward mode (``jax.jvp``).
 
-    Several devices may share the batch, and the channels of ``x``: nothing is gathered then but, in
-    the gradient of weights that all channels have in common, a sum over the devices. With several
-    groups the devices must divide them, and no group. Everything else is right too, but is first
-    brought to such a placement: a batch or channels that are split for one operand only are split
-    for the other; rows, columns, channels of weights within a kernel, and what remains are gathered.
-    (With ``"xla"`` and automatic axes the partitioner decides instead.)
+    Several devices may share the batch, and the channels of ``x``. Nothing is gathered then; only
+    the gradient of weights that all channels have in common is summed over the devices. If there
+    are several groups, the devices that share the channels must divide the number of groups.
+    Arrays that lie otherwise give the same result, and are first brought to such a placement: a
+    batch that is split for one operand is split for both, and all other axes are gathered. With
+    ``"xla"`` and automatic axes of the mesh, the partitioner decides instead.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.arange(4.0).reshape(1, 2, 2, 1)
