@@ -1,0 +1,28 @@
+from jax.sharding import AxisType
+
+from experiments.benchmarks.two_gpus import Case, communication, kernels
+
+HALF_OF_Y = "%k.1 = f32[2,48,2,128,256]{4,3,2,1,0} custom-call(%a, %b), custom_call_target="
+WHOLE_X = "%k.0 = f32[4,48,64,256]{3,2,1,0} custom-call(%a, %b), custom_call_target="
+
+
+def test_kernels_are_told_by_what_they_return():
+    text = f'{WHOLE_X}"mosaic_gpu_v2"\n{HALF_OF_Y}"mosaic_gpu_v2"\n{HALF_OF_Y}"cublas"'
+    assert kernels(text) == ["half of y", "x"]
+    assert kernels(text.replace("f32[4,48", "f32[5,48")) == [
+        f"{5 * 48 * 64 * 256} elements",
+        "half of y",
+    ]
+
+
+def test_collectives_are_found_also_where_they_only_start():
+    text = "%a = f32[2] all-reduce-start(%b)\n%c = f32[2] all-gather(%d)\n%e = add(%all-to-all.1)"
+    assert communication(text) == ["all-gather", "all-reduce"]
+
+
+def test_only_the_gradient_of_shared_weights_is_communicated():
+    def expected(split, gradients):
+        return Case("carafe", split, AxisType.Auto, gradients).expected
+
+    assert [expected("batch", g)[1] for g in (False, True)] == [[], []]
+    assert [expected("channels", g)[1] for g in (False, True)] == [[], ["all-reduce"]]
