@@ -35,14 +35,14 @@ def bands():
         yield
 
 
-def assert_equals_oracle(case, normalizer, dtype, weights_dtype, seed=0):
+def assert_equals_oracle(case, normalizer, dtype, weights_dtype, seed=0, **changes):
     """Within the rounding of inputs and outputs, which weights in one 16-bit part exceed."""
     rng = np.random.default_rng(seed)
     of_weights = case.weights_shape if normalizer is None else case.logits_shape
     x = jnp.asarray(rng.standard_normal(case.x_shape), dtype)
     weights = jnp.asarray(rng.standard_normal(of_weights), weights_dtype)
     options = {"implementation": "mosaic_gpu", **case.options}
-    with bands():
+    with bands(), mosaic_gpu.using(**changes):
         if normalizer is None:
             y = carafe_jax.reassemble(x, weights, **options)
         else:
@@ -80,6 +80,13 @@ CASES = [
 )
 def test_equals_the_oracle(case, normalizer, dtype, weights_dtype):
     assert_equals_oracle(case, normalizer, dtype, weights_dtype)
+
+
+@pytest.mark.interpreted
+@pytest.mark.slow
+def test_one_buffer_for_all_steps_over_the_channels():
+    case = Case(3, up=2, size=(3, 2), batch=1, group_channels=200)
+    assert_equals_oracle(case, None, BFLOAT16, FLOAT32, max_slots=1)
 
 
 @pytest.mark.interpreted
