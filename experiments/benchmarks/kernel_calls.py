@@ -1,0 +1,55 @@
+"""The GPU kernels one by one, below the operators that choose and differentiate them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from carafe_kernels import mosaic_gpu
+from carafe_kernels.geometry import Geometry
+
+from experiments.benchmarks.cases import Case
+
+
+class KernelCall(NamedTuple):
+    """A function of one kernel, and which operands it takes: ``x``, ``kernels``, ``dy``."""
+
+    function: Callable[..., jax.Array]
+    operands: tuple[str, ...]
+
+
+def kernel_calls(case: Case) -> dict[str, KernelCall]:
+    """The three kernels of a case, with the settings of where this is called."""
+    geometry, size = Geometry(**case.options), (case.height, case.width)
+    settings, normalizer = mosaic_gpu.current_settings(), case.normalizer
+    if normalizer is None:
+        dtype = jnp.dtype(case.kernels_dtype)
+        return {
+            "forward": KernelCall(
+                lambda x, w: mosaic_gpu.forward(x, w, geometry, settings), ("x", "kernels")
+            ),
+            "dx": KernelCall(
+                lambda w, y: mosaic_gpu.input_gradient(w, y, geometry, size, settings),
+                ("kernels", "dy"),
+            ),
+            "dw": KernelCall(
+                lambda x, y: mosaic_gpu.weight_gradient(x, y, geometry, dtype, settings),
+                ("x", "dy"),
+            ),
+        }
+    return {
+        "forward": KernelCall(
+            lambda x, w: mosaic_gpu.forward_from_logits(x, w, geometry, normalizer, settings),
+            ("x", "kernels"),
+        ),
+        "dx": KernelCall(
+            lambda w, y: mosaic_gpu.input_gradient_from_logits(
+                w, y, geometry, size, normalizer, settings
+            ),
+            ("kernels", "dy"),
+        ),
+        "dlogits": KernelCall(
+            lambda x, w, y: mosaic_gpu.logit_gradient(x, w, y, geometry, normalizer, settings),
+            ("x", "kernels", "dy"),
+        ),
+    }
