@@ -42,7 +42,7 @@ MARGIN_SECONDS = 5.0  # of the budget, to end what runs and to write what was fo
 
 
 class Stopped(BaseException):
-    """The process was asked to end; not an ``Exception``, so nothing on the way takes it for one."""
+    """The process was asked to end; no ``Exception``, so that nothing on the way catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -103,9 +103,7 @@ class Run:
             if each.verdict.outcome in FAILED and "kernel" in each.step.about
         ]  # fmt: skip
         self._broken = {
-            Kernel(*each.step.about["kernel"])
-            for each in failed
-            if each.verdict.outcome in BROKEN
+            Kernel(*each.step.about["kernel"]) for each in failed if each.verdict.outcome in BROKEN
         }
         for each in finished:
             if each.verdict.outcome in BROKEN and "variant" in each.step.about:
@@ -179,7 +177,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, metavar="N",
                         help="of random operands (default: another one each time)")  # fmt: skip
     parser.add_argument("--interpret", action="store_true",
-                        help="for development: tiny shapes in Pallas' interpreter, on a CPU")  # fmt: skip
+                        help="for development: tiny shapes on a CPU, interpreted")  # fmt: skip
     return parser.parse_args(argv)
 
 

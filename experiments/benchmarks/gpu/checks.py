@@ -177,9 +177,7 @@ def run_check(
     return Outcome((y_error, dx_error, dw_error), repeats, vmap_error, passed)
 
 
-def checks(
-    tell: Tell, part: int, parts: int, size: str, leave_out: Sequence[Sequence[str]]
-) -> str:
+def checks(tell: Tell, part: int, parts: int, size: str, leave_out: Sequence[Sequence[str]]) -> str:
     """Every ``parts``-th check from ``part`` on.
 
     Args:

@@ -63,16 +63,20 @@ class _Child:
         self.start = time.monotonic()
         limit = self.start + step.seconds
         self.deadline, self.late = min((limit, Outcome.HANG), (end, Outcome.NO_TIME))
-        self.log: IO[bytes] = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
-            step.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            env=environment,
-            cwd=folder,
-            process_group=0,
-        )
+        self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115, finish() closes it
+        try:
+            self.process = subprocess.Popen(
+                step.command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self.log,
+                env=environment,
+                cwd=folder,
+                process_group=0,
+            )
+        except OSError:
+            self.log.close()
+            raise
         assert self.process.stdout is not None
         self.pipe = self.process.stdout
         os.set_blocking(self.pipe.fileno(), False)
@@ -108,13 +112,17 @@ class _Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(REAPING_SECONDS)
 
+    def close(self) -> None:
+        """Gives back what it holds of the system."""
+        self.pipe.close()
+        self.log.close()
+
     def finish(self) -> Finished:
         """Ends it, and says what became of it."""
         self.end()
         self.read()
-        self.pipe.close()
         log = _both_ends(self.log)
-        self.log.close()
+        self.close()
         ending = Ending(self.process.returncode, self.killed, bytes(self.output), log[-20_000:])
         found = verdict(ending)
         if self.step.report is not None:
@@ -183,3 +191,4 @@ def run_steps(
         finally:
             for child in running:
                 child.end()
+                child.close()

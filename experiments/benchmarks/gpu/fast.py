@@ -131,6 +131,7 @@ def operators(
     })  # fmt: skip
     # A variant may be what the default is already: each program is compiled and timed once.
     firsts: dict[str, Job] = {}
+    compiling: dict[Job, Callable[[], Callable[..., Any]]] = {}
     for job, program in traced.items():
         about = {"case": job.case.to_json(), "pass": job.name, "variant": job.variant}
         if isinstance(program, Exception):
@@ -142,9 +143,10 @@ def operators(
                 tell.wrong(f"{job}: {one_line(program)}")
         elif (first := firsts.setdefault(program.as_text(), job)) is not job:
             tell.measured(**about, same_as=first.variant)
+        else:
+            compiling[job] = program.compile
     tell.stage("compiling")
-    programs = compile_in_threads({job: traced[job].compile for job in firsts.values()})
-    return "; ".join(_time(tell, programs, groups))
+    return "; ".join(_time(tell, compile_in_threads(compiling), groups))
 
 
 def _time(

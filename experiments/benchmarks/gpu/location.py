@@ -21,7 +21,9 @@ def parts(shape: tuple[int, ...], cells: tuple[int, int], radius: int) -> dict[s
         cells: pixels of a cell along each axis.
         radius: of the taps, in cells.
     """
-    row_cells, column_cells = (np.arange(n) // cell for n, cell in zip(shape[1:3], cells, strict=True))
+    row_cells, column_cells = (
+        np.arange(n) // cell for n, cell in zip(shape[1:3], cells, strict=True)
+    )
     last_row, last_column = row_cells[-1], column_cells[-1]
     top_or_bottom = (row_cells < radius) | (row_cells > last_row - radius)
     left_or_right = (column_cells < radius) | (column_cells > last_column - radius)

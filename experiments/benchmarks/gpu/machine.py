@@ -41,9 +41,7 @@ def card(tell: Tell, any_device: bool) -> str:
     versions = {name: found for name in _PACKAGES if (found := _version(name))}
     capability = getattr(device, "compute_capability", None)
     driver = _driver()
-    tell.measured(
-        card=device.device_kind, capability=capability, driver=driver, versions=versions
-    )
+    tell.measured(card=device.device_kind, capability=capability, driver=driver, versions=versions)
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     return f"{device.device_kind}, capability {capability}, driver {driver}; {named}"
 

@@ -75,7 +75,7 @@ def parse(output: bytes) -> tuple[list[dict[str, Any]], str | None]:
 
     A last line without its end counts as none too, except after a kill.
     """
-    messages = []
+    messages: list[dict[str, Any]] = []
     for line in output.split(b"\n"):
         if not line:
             continue

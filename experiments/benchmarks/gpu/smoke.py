@@ -121,9 +121,7 @@ def expected(case: Case, name: str, operands: Mapping[str, npt.NDArray[Any]]) ->
 
 def poison(shapes: Sequence[tuple[tuple[int, ...], Any]], value: float) -> None:
     """Fills memory of these shapes and dtypes with a value, and frees it for what comes next."""
-    arrays = [
-        jnp.full(shape, value, dtype) for shape, dtype in shapes for _ in range(_COPIES)
-    ]
+    arrays = [jnp.full(shape, value, dtype) for shape, dtype in shapes for _ in range(_COPIES)]
     jax.block_until_ready(arrays)
     for array in arrays:
         array.delete()
@@ -135,7 +133,7 @@ def _check(tell: Tell, case: Case, call: Calls, program: Program, seed: int) -> 
     operands = {"x": x, "kernels": kernels, "dy": dy}
     right = {name: expected(case, name, operands) for name in call.results}
     arrays = [jnp.asarray(operands[each]) for each in call.operands]
-    memory = [(array.shape, array.dtype) for array in arrays]
+    memory: list[tuple[tuple[int, ...], Any]] = [(each.shape, each.dtype) for each in arrays]
     memory += [(right[name].shape, _dtype(case, name)) for name in call.results]
     bits, errors = [], dict[str, float]()
     for pattern, value in PATTERNS.items():

@@ -28,7 +28,9 @@ def conclusion(kernel: str, outcomes: Mapping[str, Outcome]) -> str:
     unknown = [switch for switch in SWITCHES if outcomes.get(switch) not in {Outcome.OK, *FAILED}]
     helped = [switch for switch in SWITCHES if outcomes.get(switch) is Outcome.OK]
     if helped:
-        text = f"right with {', '.join(helped)}: " + "; or ".join(map(_POINTS_AT.get, helped))
+        text = f"right with {', '.join(helped)}: " + "; or ".join(
+            _POINTS_AT[switch] for switch in helped
+        )
     elif unknown:
         text = "no switch that ran helps"
     else:

@@ -103,8 +103,8 @@ def time_program(program: Callable[..., Any], groups: Sequence[tuple[Any, ...]])
     if mosaic_gpu.current_settings().interpret is not None:  # seconds a call, which tell nothing
         start = time.perf_counter()
         jax.block_until_ready(program(*groups[0]))
-        microseconds = 1e6 * (time.perf_counter() - start) / len(groups[0])
-        return Time(microseconds, microseconds)
+        once = 1e6 * (time.perf_counter() - start) / len(groups[0])
+        return Time(once, once)
     for group in groups:
         results = jax.block_until_ready(program(*group))
     result_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(results))
