@@ -1,6 +1,7 @@
 """Times of the operators, and of the programs that the kernels can be compiled to."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ from experiments.benchmarks.gpu.child import Tell, one_line
 from experiments.benchmarks.gpu.timing import (
     calls_at_a_time,
     compile_in_threads,
+    compiled,
     grouped,
-    lowered,
     set_count,
     time_program,
+    traced,
 )
 from experiments.benchmarks.kernel_calls import kernel_calls
 
@@ -77,6 +79,11 @@ class Job(NamedTuple):
         return f"{self.case.operator} {self.name} {self.variant}"
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What the record says of it."""
+        return {"case": self.case.to_json(), "pass": self.name, "variant": self.variant}
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """Of ``mosaic_gpu.Settings``."""
         return {} if self.variant == DEFAULT else VARIANTS[self.name][self.variant]
@@ -95,14 +102,44 @@ def jobs_of(runs: Sequence[Mapping[str, Any]], variants: Sequence[str]) -> list[
 
 def _trace(
     job: Job, implementation: Implementation, group: tuple[Any, ...]
-) -> jax.stages.Lowered | Exception:
-    """A program that is not compiled yet, or why there is none."""
+) -> jax.stages.Traced | Exception:
+    """A program that is not lowered yet, or why there is none."""
     try:
         with mosaic_gpu.using(**job.settings):
             function = operator(job.case, implementation)
-            return lowered(function if job.name == "forward" else backward(function), group)
+            return traced(function if job.name == "forward" else backward(function), group)
     except Exception as error:
         return error
+
+
+def _compile(program: jax.stages.Traced) -> Callable[..., Any] | Exception:
+    """The program, or why there is none."""
+    try:
+        return compiled(program)
+    except Exception as error:
+        return error
+
+
+def _without_errors[Program](
+    tell: Tell, found: Mapping[Job, Program | Exception]
+) -> dict[Job, Program]:
+    """The programs that are there; raises why one of the defaults is not."""
+    programs = {}
+    for job, program in found.items():
+        if not isinstance(program, Exception):
+            programs[job] = program
+        elif job.variant == DEFAULT:
+            raise program
+        elif isinstance(program, NotImplementedError):
+            tell.measured(**job.about, refused=one_line(program))
+        else:
+            tell.wrong(f"{job}: {one_line(program)}")
+    return programs
+
+
+def _text(program: jax.stages.Traced) -> str:
+    """What a program does; addresses of Python's objects are no part of that."""
+    return re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
 
 
 def operators(
@@ -126,27 +163,21 @@ def operators(
         job[:2]: grouped([each.of(job.case, job.name) for each in sets], calls) for job in jobs
     }
     tell.stage("tracing")
-    traced = compile_in_threads({
+    found = compile_in_threads({
         job: functools.partial(_trace, job, implementation, groups[job[:2]][0]) for job in jobs
     })  # fmt: skip
     # A variant may be what the default is already: each program is compiled and timed once.
     firsts: dict[str, Job] = {}
-    compiling: dict[Job, Callable[[], Callable[..., Any]]] = {}
-    for job, program in traced.items():
-        about = {"case": job.case.to_json(), "pass": job.name, "variant": job.variant}
-        if isinstance(program, Exception):
-            if job.variant == DEFAULT:
-                raise program
-            if isinstance(program, NotImplementedError):
-                tell.measured(**about, refused=one_line(program))
-            else:
-                tell.wrong(f"{job}: {one_line(program)}")
-        elif (first := firsts.setdefault(program.as_text(), job)) is not job:
-            tell.measured(**about, same_as=first.variant)
+    compiling: dict[Job, Callable[[], Callable[..., Any] | Exception]] = {}
+    for job, program in _without_errors(tell, found).items():
+        first = firsts.setdefault(_text(program), job)
+        if first is job:
+            compiling[job] = functools.partial(_compile, program)
         else:
-            compiling[job] = program.compile
+            tell.measured(**job.about, same_as=first.variant)
     tell.stage("compiling")
-    return "; ".join(_time(tell, compile_in_threads(compiling), groups))
+    programs = _without_errors(tell, compile_in_threads(compiling))
+    return "; ".join(_time(tell, programs, groups))
 
 
 def _time(
@@ -164,10 +195,8 @@ def _time(
         else:
             difference = float(_difference(result, results[job._replace(variant=DEFAULT)]))
         time = time_program(program, mine)
-        tell.measured(**{
-            "case": job.case.to_json(), "pass": job.name, "variant": job.variant,
-            "microseconds": time.median, "least": time.least, "difference": difference,
-        })  # fmt: skip
+        tell.measured(**job.about, microseconds=time.median, least=time.least,
+                      difference=difference)  # fmt: skip
         yield f"{job} {time.median:.4g} us"
 
 

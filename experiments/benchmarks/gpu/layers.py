@@ -15,9 +15,10 @@ from experiments.benchmarks.gpu.fast import random_sets
 from experiments.benchmarks.gpu.timing import (
     calls_at_a_time,
     compile_in_threads,
+    compiled,
     grouped,
-    lowered,
     time_program,
+    traced,
 )
 
 OURS = "CARAFE mosaic_gpu"
@@ -127,4 +128,4 @@ def layers(tell: Tell, case: Mapping[str, Any], leave_out_kernels: bool) -> str:
 
 
 def _compiled(function: Callable[..., Any], group: tuple[Any, ...]) -> Callable[..., Any]:
-    return lowered(function, group).compile()
+    return compiled(traced(function, group))

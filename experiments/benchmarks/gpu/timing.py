@@ -84,9 +84,14 @@ def grouped(operand_sets: Sequence[tuple[Any, ...]], calls: int) -> list[tuple[A
     return [tuple(operand_sets[start : start + calls]) for start in starts]
 
 
-def lowered(function: Callable[..., Any], group: tuple[Any, ...]) -> jax.stages.Lowered:
+def traced(function: Callable[..., Any], group: tuple[Any, ...]) -> jax.stages.Traced:
     """A program of one call on each operand set of a group, see :func:`chained`."""
-    return jax.jit(chained(function)).lower(*group)
+    return jax.jit(chained(function)).trace(*group)
+
+
+def compiled(program: jax.stages.Traced) -> Callable[..., Any]:
+    """The program, ready to run."""
+    return program.lower().compile()
 
 
 def time_program(program: Callable[..., Any], groups: Sequence[tuple[Any, ...]]) -> Time:
@@ -97,7 +102,7 @@ def time_program(program: Callable[..., Any], groups: Sequence[tuple[Any, ...]])
     than what the device does meanwhile. Operands rotate, and no result is dropped in between.
 
     Args:
-        program: compiled, see :func:`lowered`.
+        program: compiled, see :func:`compiled`.
         groups: different operands of the same shapes, see :func:`grouped`.
     """
     if mosaic_gpu.current_settings().interpret is not None:  # seconds a call, which tell nothing
@@ -127,7 +132,7 @@ def time_calls(
 ) -> Time:
     """Compiles a function and times it, ``calls`` of it at a time."""
     groups = grouped(operand_sets, calls)
-    return time_program(lowered(function, groups[0]).compile(), groups)
+    return time_program(compiled(traced(function, groups[0])), groups)
 
 
 def copy_bandwidth(nbytes: int = COPIED_BYTES) -> float:

@@ -125,9 +125,7 @@ def test_kernels_that_crash_are_not_asked_for_again(tmp_path, monkeypatch):
     assert run_with({"dlogits": "segfault", "bands": "abort", "dw": "wrong"}, tmp_path) == 1
     # A kernel that is only wrong is timed, and XLA's times need no kernel at all.
     assert asked
-    assert all(
-        broken in (set(), {plan.Kernel("carafe", "dlogits", "float32")}) for broken in asked
-    )
+    assert all(broken in (set(), {plan.Kernel("carafe", "dlogits", "float32")}) for broken in asked)
     names = [step["name"] for step in results(tmp_path)["steps"]]
     assert "up 2 float32, ours" in names
     assert "up 2 float32" not in names  # in float64, output and gradients are one program
@@ -239,7 +237,7 @@ def test_after_sigterm_what_was_found_is_there(tmp_path):
     assert (process.returncode, err) == (128 + signal.SIGTERM, "")
     found = results(tmp_path)
     assert found["ended"] == "SIGTERM"
-    assert [step["name"] for step in found["steps"]][0] == "card and versions"
+    assert found["steps"][0]["name"] == "card and versions"
     assert "ended: SIGTERM" in out
     assert all(line in (tmp_path / "log.txt").read_text() for line in out.splitlines())
 

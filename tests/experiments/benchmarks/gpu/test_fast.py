@@ -74,6 +74,23 @@ def test_a_variant_that_raises_leaves_the_default_its_time(tell, monkeypatch):
     assert tell.said("measured")[0]["microseconds"] > 0
 
 
+def test_a_variant_that_does_not_compile_leaves_the_default_its_time(tell, monkeypatch):
+    def fails(program):
+        if "mul" in str(program.jaxpr):
+            raise ValueError("spilled")
+        return timing.compiled(program)
+
+    def doubled(case, implementation):
+        bands = mosaic_gpu.current_settings().forward == "bands"
+        return (lambda x, w: 2 * x) if bands else (lambda x, w: x)
+
+    monkeypatch.setattr(fast, "compiled", fails)
+    monkeypatch.setattr(fast, "operator", doubled)
+    fast.operators(tell, runs("forward")[:1], "mosaic_gpu", ["bands"])
+    assert tell.said("wrong") == ["reassemble forward bands: ValueError: spilled"]
+    assert [each["variant"] for each in tell.said("measured")] == ["default"]
+
+
 def test_a_default_that_is_refused_is_an_error(tell):
     with pytest.raises(NotImplementedError, match="cannot run on cpu"):
         fast.operators(tell, runs("forward"), "mosaic_gpu", [])
@@ -132,7 +149,9 @@ def test_the_reference_is_compared_with_numpy(tell, monkeypatch):
 
 def test_programs_are_compiled_with_the_settings_around_them():
     with mosaic_gpu.using(max_slots=1):
-        found = timing.compile_in_threads({"slots": lambda: mosaic_gpu.current_settings().max_slots})
+        found = timing.compile_in_threads(
+            {"slots": lambda: mosaic_gpu.current_settings().max_slots}
+        )
     assert found == {"slots": 1}
 
 
@@ -179,11 +198,11 @@ def test_a_child_tells_how_its_function_ended(run_child):
     assert run_child(refuses) == (0, [{"refused": "NotImplementedError: another card"}])
 
 
-CSV = '''==PROF== Connected to process 7
+CSV = """==PROF== Connected to process 7
 "ID","Kernel Name","gpu__time_duration.sum","launch__waves_per_multiprocessor","dram__bytes.x"
 "","","us","",""
 "0","carafe_forward_mosaic_gpu_kernel","41.5","1.2","7"
-'''
+"""
 FINE = Verdict(Outcome.OK, "fine", ({"a": 1},))
 
 
