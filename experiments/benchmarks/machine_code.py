@@ -12,7 +12,6 @@ any kernel spills.
 """
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import math
@@ -22,14 +21,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from carafe_kernels import mosaic_gpu
-from carafe_kernels.geometry import Geometry
 from jax.experimental import topologies
 
-import carafe_jax
+from carafe_jax.differentiation import Implementation
+from experiments.benchmarks.calls import kernel_calls, operator, with_gradients
+from experiments.benchmarks.cases import Case
 
 # What the compiler asks of an H100 SXM: NVIDIA's data sheet, and the CUDA programming guide's
 # table of compute capability 9.0.
@@ -71,63 +70,48 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """Kernels for maps of one kind.
+def _case(*, channels: int = 256, **options: Any) -> Case:
+    """A case in which only its kind matters: programs hardly depend on the size of maps."""
+    return Case(2, 48, 64, channels, **options)
 
-    Attributes:
-        geometry: shape of the reassembly.
-        dtype: of the map.
-        weights_dtype: of the weights or logits.
-        normalizer: what logits become weights by, or ``None`` for weights.
-        channels: of the map.
-    """
 
-    geometry: Geometry
-    dtype: str = "float32"
-    weights_dtype: str = "float32"
-    normalizer: str | None = None
-    channels: int = 256
-
-    def __str__(self) -> str:
-        """A row's label."""
-        g = self.geometry
-        scale = f"up {g.up}" if g.up > 1 else f"down {g.down}"
-        groups = f", {g.groups} groups" if g.groups > 1 else ""
-        source = f"{self.normalizer} of" if self.normalizer else "weights in"
-        return (
-            f"{scale}, k={g.kernel_size}{groups}, C={self.channels}, {self.dtype}, "
-            f"{source} {self.weights_dtype}"
-        )
+def label(case: Case) -> str:
+    """Of a row."""
+    scale = f"up {case.up}" if case.up > 1 else f"down {case.down}"
+    groups = f", {case.groups} groups" if case.groups > 1 else ""
+    source = f"{case.normalizer} of" if case.normalizer else "weights in"
+    return (
+        f"{scale}, k={case.kernel_size}{groups}, C={case.channels}, {case.dtype}, "
+        f"{source} {case.kernels_dtype}"
+    )
 
 
 CASES = (
     *(
-        Case(Geometry(5, up, down), dtype, "float32")
-        for up, down in ((2, 1), (1, 2))
+        _case(**scale, dtype=dtype)
+        for scale in ({"up": 2}, {"down": 2})
         for dtype in ("float32", "bfloat16")
     ),
     *(
-        Case(Geometry(5, up, down), dtype, dtype, "softmax")
-        for up, down in ((2, 1), (1, 2))
+        _case(**scale, dtype=dtype, normalizer="softmax")
+        for scale in ({"up": 2}, {"down": 2})
         for dtype in ("float32", "bfloat16", "float16")
     ),
-    Case(Geometry(5, 2), normalizer="sigmoid_normalized"),
-    Case(Geometry(3, 2), normalizer="softmax"),
-    Case(Geometry(7, 2), normalizer="softmax"),
-    Case(Geometry(5, 3), normalizer="softmax"),
-    Case(Geometry(5, 4)),
-    Case(Geometry(7, 4)),
-    Case(Geometry(5, 1, 3), normalizer="softmax"),
-    Case(Geometry(7, 1, 2), normalizer="softmax"),
-    Case(Geometry(5, 2, groups=2), "bfloat16", "bfloat16", "softmax"),
-    Case(Geometry(5, 1, 2), normalizer="softmax", channels=16),
+    _case(up=2, normalizer="sigmoid_normalized"),
+    _case(kernel_size=3, up=2, normalizer="softmax"),
+    _case(kernel_size=7, up=2, normalizer="softmax"),
+    _case(up=3, normalizer="softmax"),
+    _case(up=4),
+    _case(kernel_size=7, up=4),
+    _case(down=3, normalizer="softmax"),
+    _case(kernel_size=7, down=2, normalizer="softmax"),
+    _case(up=2, groups=2, dtype="bfloat16", normalizer="softmax"),
+    _case(down=2, normalizer="softmax", channels=16),
 )
-BATCH, SIZE = 2, (48, 64)
 
 MEMORY_CASES = tuple(
-    Case(Geometry(5, up, down), dtype, channels=channels)
-    for up, down, channels in ((2, 1, 256), (1, 2, 64))
+    _case(**scale, dtype=dtype, channels=channels)
+    for scale, channels in (({"up": 2}, 256), ({"down": 2}, 64))
     for dtype in ("float32", "bfloat16")
 )
 
@@ -135,40 +119,13 @@ type _Shape = Callable[..., jax.ShapeDtypeStruct]
 type _Shapes = tuple[jax.ShapeDtypeStruct, ...]
 
 
-def kernels(case: Case, shape: _Shape) -> Iterator[tuple[str, Callable[..., jax.Array], _Shapes]]:
-    """Name, function and argument shapes of the three kernels of a case."""
-    geometry, normalizer = case.geometry, case.normalizer
-    out_size = tuple(map(geometry.output_size, SIZE))
-    x = shape((BATCH, *SIZE, case.channels), case.dtype)
-    y = shape((BATCH, *out_size, case.channels), case.dtype)
-    if normalizer is None:
-        weights = shape((BATCH, *out_size, geometry.weight_channels), case.weights_dtype)
-        dtype = jnp.dtype(case.weights_dtype)
-        yield "forward", lambda x, w: mosaic_gpu.forward(x, w, geometry), (x, weights)
-        yield (
-            "dx",
-            lambda w, y: mosaic_gpu.input_gradient(w, y, geometry, SIZE),
-            (weights, y),
-        )
-        yield "dw", lambda x, y: mosaic_gpu.weight_gradient(x, y, geometry, dtype), (x, y)
-    else:
-        cells = tuple(map(geometry.cells, SIZE))
-        logits = shape((BATCH, *cells, geometry.logit_channels), case.weights_dtype)
-        yield (
-            "forward",
-            lambda x, w: mosaic_gpu.forward_from_logits(x, w, geometry, normalizer),
-            (x, logits),
-        )
-        yield (
-            "dx",
-            lambda w, y: mosaic_gpu.input_gradient_from_logits(w, y, geometry, SIZE, normalizer),
-            (logits, y),
-        )
-        yield (
-            "dlogits",
-            lambda x, w, y: mosaic_gpu.logit_gradient(x, w, y, geometry, normalizer),
-            (x, logits, y),
-        )
+def shapes(case: Case, shape: _Shape) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of the operands of a case, by name."""
+    return {
+        "x": shape(case.x_shape, case.dtype),
+        "kernels": shape(case.kernels_shape, case.kernels_dtype),
+        "dy": shape(case.y_shape, case.dtype),
+    }
 
 
 @contextlib.contextmanager
@@ -202,32 +159,13 @@ def report(function: Callable[..., jax.Array], arguments: _Shapes) -> dict[str, 
         }
 
 
-def temporaries(form: str, implementation: str, case: Case, shape: _Shape) -> float:
+def temporaries(case: Case, implementation: Implementation, shape: _Shape) -> float:
     """What an operator with its gradients allocates, in units of x, weights and y together."""
-    geometry = case.geometry
-    operator = functools.partial(
-        getattr(carafe_jax, form),
-        kernel_size=geometry.kernel_size,
-        up=geometry.up,
-        down=geometry.down,
-        implementation=implementation,
-    )
-
-    def run(x: jax.Array, weights: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
-        y, pullback = jax.vjp(operator, x, weights)
-        return y, *pullback(dy)
-
-    out_size = tuple(map(geometry.output_size, SIZE))
-    if form == "carafe":
-        cells = tuple(map(geometry.cells, SIZE))
-        weights = shape((BATCH, *cells, geometry.logit_channels), case.dtype)
-    else:
-        weights = shape((BATCH, *out_size, geometry.weight_channels), "float32")
-    x = shape((BATCH, *SIZE, case.channels), case.dtype)
-    dy = shape((BATCH, *out_size, case.channels), case.dtype)
-    analysis = jax.jit(run).lower(x, weights, dy).compile().memory_analysis()
+    arguments = shapes(case, shape).values()
+    run = jax.jit(with_gradients(operator(case, implementation)))
+    analysis = run.lower(*arguments).compile().memory_analysis()
     assert analysis is not None, "the CUDA compiler analyses memory"
-    own = sum(math.prod(a.shape) * a.dtype.itemsize for a in (x, weights, dy))
+    own = sum(math.prod(a.shape) * a.dtype.itemsize for a in arguments)
     return analysis.temp_size_in_bytes / own
 
 
@@ -237,21 +175,24 @@ def print_kernels(shape: _Shape) -> bool:
     print("|---|---|---:|---:|---:|---:|---:|")
     spilled = False
     for case in CASES:
-        for name, function, arguments in kernels(case, shape):
-            row = report(function, arguments)
+        operands = shapes(case, shape)
+        for name, call in kernel_calls(case).items():
+            row = report(call.function, tuple(operands[each] for each in call.operands))
             spilled |= row["spilled"] > 0
-            label = case if name == "forward" else ""
-            print(f"| {label} | {name} |", " | ".join(map(str, row.values())), "|", flush=True)
+            first = label(case) if name == "forward" else ""
+            print(f"| {first} | {name} |", " | ".join(map(str, row.values())), "|", flush=True)
     return spilled
 
 
 def print_temporaries(shape: _Shape) -> None:
     """Prints the table of what operators with their gradients allocate."""
     print("\n| temporaries / (x+w+y) | `mosaic_gpu` | `xla` |\n|---|---:|---:|")
-    for case, form in itertools.product(MEMORY_CASES, ("carafe", "reassemble")):
-        shares = (f"{temporaries(form, name, case, shape):.2f}" for name in ("mosaic_gpu", "xla"))
-        scale = f"up {case.geometry.up}" if case.geometry.up > 1 else f"down {case.geometry.down}"
-        print(f"| `{form}`, {scale}, C={case.channels}, {case.dtype} |", " | ".join(shares), "|")
+    for case, normalizer in itertools.product(MEMORY_CASES, ("softmax", None)):
+        one = case.replace(normalizer=normalizer)
+        shares = (f"{temporaries(one, name, shape):.2f}" for name in ("mosaic_gpu", "xla"))
+        scale = f"up {case.up}" if case.up > 1 else f"down {case.down}"
+        print(f"| `{one.operator}`, {scale}, C={case.channels}, {case.dtype} |",
+              " | ".join(shares), "|")  # fmt: skip
 
 
 def main() -> None:

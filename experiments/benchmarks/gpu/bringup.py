@@ -91,10 +91,13 @@ class Run:
         (card,) = self._run([self._steps.card()], self._end, 1)
         if card.verdict.outcome in (Outcome.REFUSED, Outcome.ERROR):
             raise NoCardError(card.verdict.detail)
+        self._keep(card)
         (ceilings,) = self._run([self._steps.ceilings()], self._end, 1)
-        for finished in (card, ceilings):
-            for values in finished.verdict.measured:
-                self._record.machine(values)
+        self._keep(ceilings)
+
+    def _keep(self, finished: Finished) -> None:
+        for values in finished.verdict.measured:
+            self._record.machine(values)
 
     def _smoke(self) -> None:
         finished = self._phase(plan.SMOKE, self._steps.smoke())

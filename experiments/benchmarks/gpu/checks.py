@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-import carafe_jax
 from carafe_jax.differentiation import Implementation
+from experiments.benchmarks.calls import operator, with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import reference
 from experiments.benchmarks.gpu.child import Tell
@@ -83,29 +83,6 @@ CHECKS = {
     "toy": _from_both(Case(1, 3, 2, 8, kernel_size=3, up=2)),
 }
 VMAPPED = _from_both(*_VMAPPED)
-
-
-def operator(
-    case: Case, implementation: Implementation
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The operator as a function of the map and the weights or logits."""
-    options = case.options if case.normalizer is None else {
-        **case.options, "normalizer": case.normalizer
-    }  # fmt: skip
-    function = getattr(carafe_jax, case.operator)
-    return functools.partial(function, **options, implementation=implementation)
-
-
-def with_gradients(
-    function: Callable[[jax.Array, jax.Array], jax.Array],
-) -> Callable[..., tuple[jax.Array, ...]]:
-    """The output and both gradients, as a function of the operands and a cotangent."""
-
-    def run(x: jax.Array, kernels: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
-        y, pullback = jax.vjp(function, x, kernels)
-        return y, *pullback(dy)
-
-    return run
 
 
 def random_operands(case: Case, seed: int) -> Arrays:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu
 
 from carafe_jax.differentiation import Implementation
+from experiments.benchmarks.calls import kernel_calls, operator
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.gpu.checks import operator
 from experiments.benchmarks.gpu.child import Tell, one_line
 from experiments.benchmarks.gpu.timing import (
     calls_at_a_time,
@@ -22,7 +22,6 @@ from experiments.benchmarks.gpu.timing import (
     time_program,
     traced,
 )
-from experiments.benchmarks.kernel_calls import kernel_calls
 
 DEFAULT = "default"
 # Settings of the kernels, by the pass that they change.

@@ -22,7 +22,6 @@ class Outcome(enum.StrEnum):
     HANG = "hang"
     BAD_OUTPUT = "bad output"
     NO_TIME = "no time"  # ended before its own limit, as the phase was over
-    SKIPPED = "skipped"  # what it needs failed before
     NOT_RUN = "not run"  # nothing started: no time, or no such tool
 
 

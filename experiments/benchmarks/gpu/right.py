@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks.calls import operator, with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu.checks import (
     RESULTS,
     expected_results,
-    operator,
     random_operands,
     relative_error,
-    with_gradients,
     within_tolerances,
 )
 from experiments.benchmarks.gpu.child import Tell

@@ -10,18 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from carafe_kernels import mosaic_gpu
 
+from experiments.benchmarks.calls import kernel_calls, operator
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import location, reference
 from experiments.benchmarks.gpu.checks import (
     TOLERANCES,
-    operator,
     random_operands,
     relative_error,
 )
 from experiments.benchmarks.gpu.child import Tell, one_line
 from experiments.benchmarks.gpu.fast import backward
 from experiments.benchmarks.gpu.timing import compile_in_threads
-from experiments.benchmarks.kernel_calls import kernel_calls
 
 # Freed memory is full of the first, then of the second: an element that a kernel does not write,
 # or reads before it is written, cannot be right under both.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from carafe_kernels import mosaic_gpu
 
+from experiments.benchmarks.calls import operator
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import child, fast, layers, plan, profilers, right, timing
-from experiments.benchmarks.gpu.checks import operator
 from experiments.benchmarks.gpu.outcomes import Outcome, Verdict, parse
 from tests.experiments.benchmarks.gpu.conftest import Told
 

@@ -1,5 +1,6 @@
-"""The GPU kernels one by one, below the operators that choose and differentiate them."""
+"""The operators of a case, and the GPU kernels below them one by one, as functions of arrays."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,7 +9,32 @@ import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
 
+import carafe_jax
+from carafe_jax.differentiation import Implementation
 from experiments.benchmarks.cases import Case
+
+
+def operator(
+    case: Case, implementation: Implementation
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The operator as a function of the map and the weights or logits."""
+    options = case.options if case.normalizer is None else {
+        **case.options, "normalizer": case.normalizer
+    }  # fmt: skip
+    function = getattr(carafe_jax, case.operator)
+    return functools.partial(function, **options, implementation=implementation)
+
+
+def with_gradients(
+    function: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Callable[..., tuple[jax.Array, ...]]:
+    """The output and both gradients, as a function of the operands and a cotangent."""
+
+    def run(x: jax.Array, kernels: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
+        y, pullback = jax.vjp(function, x, kernels)
+        return y, *pullback(dy)
+
+    return run
 
 
 class KernelCall(NamedTuple):
