@@ -24,9 +24,17 @@ ENVIRONMENT = {
     "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}",
     "JAX_PLATFORMS": "cpu",
 }
-# What a machine with JAX and Flax may lack.
-MISSING = ("tyro", "grain", "tensorflow_datasets", "tensorflow", "matplotlib", "PIL", "gradio",
-           "optax", "orbax")  # fmt: skip
+# What a machine with JAX and Flax may lack; optax and rich come with Flax.
+MISSING = (
+    "tyro",
+    "grain",
+    "tensorflow_datasets",
+    "tensorflow",
+    "matplotlib",
+    "PIL",
+    "gradio",
+    "orbax",
+)
 
 
 def python(program, *arguments):
