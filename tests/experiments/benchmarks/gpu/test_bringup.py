@@ -131,9 +131,10 @@ def test_kernels_that_crash_are_not_asked_for_again(tmp_path, monkeypatch):
         plan, "passes_without", lambda broken, *_: asked.append(set(broken)) or ["forward"]
     )
     assert run_with({"dlogits": "segfault", "bands": "abort", "dw": "wrong"}, tmp_path) == 1
-    # A kernel that is only wrong is timed, and XLA's times need no kernel at all.
-    assert asked
-    assert all(broken in (set(), {plan.Kernel("carafe", "dlogits", "float32")}) for broken in asked)
+    # One that is only wrong is timed, and XLA's times need no kernel at all.
+    assert {frozenset(broken) for broken in asked} == {
+        frozenset(), frozenset({plan.Kernel("carafe", "dlogits", "float32")})
+    }  # fmt: skip
     names = [step["name"] for step in results(tmp_path)["steps"]]
     assert "up 2 float32, ours" in names
     assert "up 2 float32" not in names  # in float64, output and gradients are one program
@@ -222,8 +223,8 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
     assert err.count("\n") == 1
 
 
-def start(tmp_path, programs):
-    """A run in a process of its own, once the first of its steps has ended."""
+def start(tmp_path, programs, steps):
+    """A run in a process of its own, once some of its steps have ended."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.experiments.benchmarks.gpu.fake_children",
          json.dumps(programs), str(tmp_path)],
@@ -231,15 +232,14 @@ def start(tmp_path, programs):
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if (tmp_path / "results.json").exists() and results(tmp_path)["steps"]:
+        if (tmp_path / "results.json").exists() and len(results(tmp_path)["steps"]) >= steps:
             return process
         time.sleep(0.05)
     raise AssertionError(process.communicate())
 
 
 def test_after_sigterm_what_was_found_is_there(tmp_path):
-    process = start(tmp_path, {"smoke": "hang with a child"})
-    time.sleep(1)
+    process = start(tmp_path, {"dx": "hang with a child"}, steps=6)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (128 + signal.SIGTERM, "")
@@ -251,13 +251,13 @@ def test_after_sigterm_what_was_found_is_there(tmp_path):
 
 
 def test_after_sigkill_what_was_found_is_there(tmp_path):
-    process = start(tmp_path, {"smoke": "hang", "forward": "hang", "dx": "hang"})
+    process = start(tmp_path, {"dx": "hang"}, steps=6)
     process.kill()
     process.communicate(timeout=60)
     found = results(tmp_path)
     assert found["ended"] is None
     assert found["steps"][0]["name"] == "card and versions"
-    assert found["not_run"]
+    assert {"smoke: reassemble dx float32", "smoke: carafe dx float32"} <= {*found["not_run"]}
 
 
 def test_a_child_ends_with_its_parent(tmp_path):
