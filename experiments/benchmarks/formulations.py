@@ -18,12 +18,13 @@ from jax import lax
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.operator import Case, arrays, through_patches
+from experiments.benchmarks.cases import Case
+from experiments.benchmarks.operator import arrays, through_patches
 from experiments.benchmarks.timing import compare
 
 _K, _R = 5, 2
-_UP = Case(50, up=2)
-_DOWN = Case(100, down=2)
+_UP = Case(1, 50, 50, 256, up=2)
+_DOWN = Case(1, 100, 100, 256, down=2)
 _H, _C = 50, 256  # cells on a side, channels
 _FLOAT32 = jnp.dtype("float32")
 

@@ -4,7 +4,6 @@ Prints one table: median times side by side in one run, as ratios, and temporary
 the operator's own arrays, x + w + y. Runs unchanged on any JAX backend.
 """
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -15,42 +14,28 @@ from rich.console import Console
 from rich.table import Table
 
 from carafe_jax import reassemble
+from experiments.benchmarks.cases import Case
 from experiments.benchmarks.timing import compare
 
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A shape of the operator: ``[batch, side, side, channels]``, rescaled by ``up / down``."""
-
-    side: int
-    up: int = 1
-    down: int = 1
-    channels: int = 256
-    kernel_size: int = 5
-    batch: int = 1
-    dtype: str = "float32"
-
-    def __str__(self) -> str:
-        """A row's label."""
-        scale = f"up {self.up}" if self.up > 1 else f"down {self.down}"
-        return (
-            f"{scale}, k={self.kernel_size}, {self.batch}x{self.side}x{self.side}x{self.channels}, "
-            f"{self.dtype}"
-        )
-
-
 CASES = (
-    Case(50, up=2),
-    Case(100, down=2),
-    Case(50, up=2, kernel_size=3),
-    Case(50, up=2, kernel_size=7),
-    Case(100, down=2, kernel_size=7),
-    Case(50, up=4),
-    Case(32, up=2, batch=16, channels=64),
-    Case(64, down=2, batch=16, channels=32),
-    Case(50, up=2, dtype="bfloat16"),
-    Case(100, down=2, dtype="bfloat16"),
+    Case(1, 50, 50, 256, up=2),
+    Case(1, 100, 100, 256, down=2),
+    Case(1, 50, 50, 256, kernel_size=3, up=2),
+    Case(1, 50, 50, 256, kernel_size=7, up=2),
+    Case(1, 100, 100, 256, kernel_size=7, down=2),
+    Case(1, 50, 50, 256, up=4),
+    Case(16, 32, 32, 64, up=2),
+    Case(16, 64, 64, 32, down=2),
+    Case(1, 50, 50, 256, up=2, dtype="bfloat16"),
+    Case(1, 100, 100, 256, down=2, dtype="bfloat16"),
 )
+
+
+def label(case: Case) -> str:
+    """Of a row."""
+    scale = f"up {case.up}" if case.up > 1 else f"down {case.down}"
+    sizes = "x".join(map(str, case.x_shape))
+    return f"{scale}, k={case.kernel_size}, {sizes}, {case.dtype}"
 
 
 def through_patches(x: jax.Array, weights: jax.Array, case: Case) -> jax.Array:
@@ -82,12 +67,9 @@ def with_gradient(
 def arrays(case: Case) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Random x, weights that sum to 1, and a cotangent."""
     keys = jax.random.split(jax.random.key(0), 3)
-    out = -(-case.side * case.up // case.down)
-    x = jax.random.normal(keys[0], (case.batch, case.side, case.side, case.channels))
-    weights = jax.nn.softmax(
-        jax.random.normal(keys[1], (case.batch, out, out, case.kernel_size**2))
-    )
-    cotangent = jax.random.normal(keys[2], (case.batch, out, out, case.channels))
+    x = jax.random.normal(keys[0], case.x_shape)
+    weights = jax.nn.softmax(jax.random.normal(keys[1], case.weights_shape))
+    cotangent = jax.random.normal(keys[2], case.y_shape)
     x, weights, cotangent = (a.astype(case.dtype) for a in (x, weights, cotangent))
     return x, weights, cotangent
 
@@ -121,7 +103,7 @@ def run(rounds: int = 5) -> None:
         for name, timings in rows.items():
             mine, theirs = timings["ours"], timings["patches"]
             table.add_row(
-                str(case) if name == "forward" else "",
+                label(case) if name == "forward" else "",
                 name,
                 f"{theirs.milliseconds:.1f}",
                 f"{mine.milliseconds:.2f}",

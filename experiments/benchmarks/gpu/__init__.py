@@ -1,1 +1,7 @@
-"""The GPU kernels, right and how fast: ``python -m experiments.benchmarks.gpu``."""
+"""The first run of the GPU kernels on a card: ``python -m experiments.benchmarks.gpu.bringup``.
+
+A parent process, which never imports JAX, starts every step as a child of its own. So a kernel that
+hangs, or spoils its CUDA context, ends one step. What runs in the parent: ``bringup``, ``plan``,
+``budget``, ``children``, ``outcomes``, ``record``, ``switches``, ``profilers``, ``tables``. What
+runs in children: ``child`` and the modules it names.
+"""

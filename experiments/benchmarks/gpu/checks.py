@@ -1,12 +1,13 @@
-"""The GPU kernels against float64, at shapes that are used.
+"""The operators and their gradients against float64, at shapes that are used or odd.
 
 Every check runs the operator and both gradients twice, as a program that is compiled once, and
 some run it under ``vmap`` too.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,28 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from carafe_jax import carafe, reassemble
 from carafe_jax.differentiation import Implementation
+from experiments.benchmarks.calls import operator, with_gradients
+from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import reference
-from experiments.benchmarks.gpu.reference import Case
+from experiments.benchmarks.gpu.child import Tell
+from experiments.benchmarks.gpu.timing import compile_in_threads
 
 Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 
 # max|a - b| / max|b|: of the output, and of both gradients.
 TOLERANCES = {"float32": (2e-5, 1e-4), "bfloat16": (1e-2, 1e-2), "float16": (1e-2, 1e-2)}
 RESULTS = ("y", "dx", "dw")
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """A case, from weights or from logits, which are normalised in the kernel."""
-
-    case: Case
-    fused: bool = False
-    vmapped: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.case} {self.case.dtype} {'carafe' if self.fused else 'reassemble'}"
+ORACLE_THREADS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +48,7 @@ class Outcome:
 
 
 # The shapes of the detector first, then geometries that differ in their tiles, in small.
-_CASES = (
+_SHAPES = (
     Case(2, 50, 84, 256, up=2),
     Case(2, 50, 84, 256, up=2, dtype="bfloat16"),
     Case(2, 56, 56, 256, down=2),
@@ -80,32 +72,24 @@ _CASES = (
 )
 _VMAPPED = (Case(2, 29, 31, 24, kernel_size=3, up=2), Case(2, 31, 29, 100, kernel_size=3, down=2))
 
-CHECKS = tuple(Check(case, fused, case in _VMAPPED) for case in _CASES for fused in (False, True))
+
+def _from_both(*cases: Case) -> tuple[Case, ...]:
+    return tuple(case.replace(normalizer=each) for case in cases for each in (None, "softmax"))
 
 
-def operator(
-    case: Case, fused: bool, implementation: Implementation
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The operator as a function of the map and the weights or logits."""
-    function = carafe if fused else reassemble
-    return functools.partial(function, **case.options, implementation=implementation)
+CHECKS = {
+    "real": _from_both(*_SHAPES),
+    # For Pallas' interpreter, where a source pixel takes a tenth of a second.
+    "toy": _from_both(Case(1, 3, 2, 8, kernel_size=3, up=2)),
+}
+VMAPPED = _from_both(*_VMAPPED)
 
 
-def kernel_shape(case: Case, fused: bool) -> tuple[int, ...]:
-    """Of the weights, or of the logits."""
-    return case.logits_shape if fused else case.weights_shape
-
-
-def kernel_dtype(case: Case, fused: bool) -> str:
-    """Weights come in float32, logits as the convolutions of the map gave them."""
-    return case.dtype if fused else "float32"
-
-
-def random_operands(check: Check, seed: int) -> Arrays:
+def random_operands(case: Case, seed: int) -> Arrays:
     """The map, the weights or logits, and a cotangent of the output."""
-    case, rng = check.case, np.random.default_rng(seed)
-    shapes = case.x_shape, kernel_shape(case, check.fused), case.y_shape
-    dtypes = case.dtype, kernel_dtype(case, check.fused), case.dtype
+    rng = np.random.default_rng(seed)
+    shapes = case.x_shape, case.kernels_shape, case.y_shape
+    dtypes = case.dtype, case.kernels_dtype, case.dtype
     x, kernels, dy = (
         rng.standard_normal(shape, np.float32).astype(jnp.dtype(dtype))
         for shape, dtype in zip(shapes, dtypes, strict=True)
@@ -113,14 +97,15 @@ def random_operands(check: Check, seed: int) -> Arrays:
     return x, kernels, dy
 
 
-def expected_results(check: Check, operands: Arrays) -> Arrays:
+def expected_results(case: Case, operands: Arrays) -> Arrays:
     """``y``, ``dx`` and ``dw`` or ``dlogits`` in float64."""
-    case, (x, kernels, dy) = check.case, operands
-    weights = reference.softmax_weights(case, kernels) if check.fused else kernels
+    x, kernels, dy = operands
+    fused = case.normalizer is not None
+    weights = reference.softmax_weights(case, kernels) if fused else kernels
     y = reference.forward(case, x, weights)
     dx = reference.input_gradient(case, weights, dy)
     dw = reference.weight_gradient(case, x, dy)
-    return y, dx, reference.softmax_gradient(case, weights, dw) if check.fused else dw
+    return y, dx, reference.softmax_gradient(case, weights, dw) if fused else dw
 
 
 def relative_error(found: npt.ArrayLike, expected: npt.NDArray[Any]) -> float:
@@ -129,41 +114,81 @@ def relative_error(found: npt.ArrayLike, expected: npt.NDArray[Any]) -> float:
     return float(difference.max() / np.abs(expected).max())
 
 
+def within_tolerances(case: Case, errors: Sequence[float]) -> bool:
+    """Whether the errors of ``y`` and both gradients are small. A comparison with NaN is false."""
+    y_tolerance, gradient_tolerance = TOLERANCES[case.dtype]
+    y_error, *gradient_errors = errors
+    return y_error < y_tolerance and all(error < gradient_tolerance for error in gradient_errors)
+
+
+def compiled(case: Case, implementation: Implementation, vmapped: bool) -> Callable[..., Any]:
+    """The program of a check; with ``vmapped``, one in which every map is a batch of its own."""
+    run: Callable[..., Any] = with_gradients(operator(case, implementation))
+    shapes = [case.x_shape, case.kernels_shape, case.y_shape]
+    if vmapped:
+        run, shapes = jax.vmap(run), [(shape[0], 1, *shape[1:]) for shape in shapes]
+    dtypes = case.dtype, case.kernels_dtype, case.dtype
+    arguments = map(jax.ShapeDtypeStruct, shapes, map(jnp.dtype, dtypes))
+    return jax.jit(run).lower(*arguments).compile()
+
+
 def run_check(
-    check: Check,
+    case: Case,
     operands: Arrays,
     expected: Arrays,
-    implementation: Implementation = "mosaic_gpu",
+    program: Callable[..., Any],
+    vmapped: Callable[..., Any] | None = None,
 ) -> Outcome:
-    """Runs a check; raises whatever the operator raises."""
-    function = operator(check.case, check.fused, implementation)
-
-    def results(x: jax.Array, kernels: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
-        y, pullback = jax.vjp(function, x, kernels)
-        return y, *pullback(dy)
-
+    """Compares what programs give with what is expected."""
     arrays = [jnp.asarray(operand) for operand in operands]
-    program = jax.jit(results)
     first, second = (jax.device_get(program(*arrays)) for _ in range(2))
     y_error, dx_error, dw_error = map(relative_error, first, expected)
     repeats = all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
-    vmap_error = _vmap_error(results, arrays, expected) if check.vmapped else None
-    y_tolerance, gradient_tolerance = TOLERANCES[check.case.dtype]
-    # A comparison with NaN is false, so it never passes.
-    passed = (
-        repeats
-        and y_error < y_tolerance
-        and dx_error < gradient_tolerance
-        and dw_error < gradient_tolerance
-        and (vmap_error is None or vmap_error < gradient_tolerance)
-    )
+    vmap_error = None
+    passed = repeats and within_tolerances(case, (y_error, dx_error, dw_error))
+    if vmapped is not None:
+        found = jax.device_get(vmapped(*(array[:, None] for array in arrays)))
+        errors = [relative_error(a[:, 0], b) for a, b in zip(found, expected, strict=True)]
+        passed = passed and within_tolerances(case, errors)
+        vmap_error = float(np.max(errors))
     return Outcome((y_error, dx_error, dw_error), repeats, vmap_error, passed)
 
 
-def _vmap_error(
-    results: Callable[..., tuple[jax.Array, ...]], arrays: list[jax.Array], expected: Arrays
-) -> float:
-    """The largest error where every map of the batch is a batch of its own."""
-    found = jax.jit(jax.vmap(results))(*(array[:, None] for array in arrays))
-    pairs = zip(jax.device_get(found), expected, strict=True)
-    return float(np.max([relative_error(a[:, 0], b) for a, b in pairs]))
+def checks(tell: Tell, part: int, parts: int, size: str, leave_out: Sequence[Sequence[str]]) -> str:
+    """Every ``parts``-th check from ``part`` on.
+
+    Args:
+        tell: sends messages.
+        part: which of the parts.
+        parts: how many there are.
+        size: ``"real"``, or ``"toy"`` for the interpreter.
+        leave_out: operators and dtypes whose kernels do not end.
+    """
+    left_out = {tuple(pair) for pair in leave_out}
+    numbered = [*enumerate(CHECKS[size])][part::parts]
+    mine = [(seed, case) for seed, case in numbered if (case.operator, case.dtype) not in left_out]
+
+    def prepared(seed: int, case: Case) -> tuple[Arrays, Arrays]:
+        operands = random_operands(case, seed)
+        return operands, expected_results(case, operands)
+
+    with concurrent.futures.ThreadPoolExecutor(ORACLE_THREADS) as pool:
+        waiting = [pool.submit(prepared, *each) for each in mine]
+        tell.stage(f"compiling {len(mine)} checks")
+        wanted = [(case, False) for _, case in mine]
+        wanted += [(case, True) for _, case in mine if case in VMAPPED]
+        programs = compile_in_threads({
+            key: functools.partial(compiled, key[0], "mosaic_gpu", key[1]) for key in wanted
+        })  # fmt: skip
+        for (_, case), future in zip(mine, waiting, strict=True):
+            what = f"{case} {case.dtype} {case.operator}"
+            tell.stage(f"running {what}")
+            found = run_check(
+                case, *future.result(), programs[case, False], programs.get((case, True))
+            )
+            tell.measured(case=case.to_json(), **dataclasses.asdict(found))
+            if not found.passed:
+                numbers = ", ".join(f"{error:.1e}" for error in found.errors)
+                same = "same bits again" if found.repeats else "other bits again"
+                tell.wrong(f"{what}: errors {numbers}, vmap {found.vmap_error}, {same}")
+    return f"{len(mine)} checks"

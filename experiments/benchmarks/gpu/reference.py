@@ -1,10 +1,9 @@
-"""One call of the operator, and what it computes, in float64 numpy.
+"""What one call of the operator computes, in float64 numpy.
 
 A sum over output phases and taps of strided views, fast enough for real shapes. It shares no code
 with the package that it judges.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -12,61 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from experiments.benchmarks.cases import Case
+
 Float64 = npt.NDArray[np.float64]
 Slices = tuple[slice, slice, slice]
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A map ``[batch, height, width, channels]`` and how it is rescaled."""
-
-    batch: int
-    height: int
-    width: int
-    channels: int
-    kernel_size: int = 5
-    up: int = 1
-    down: int = 1
-    groups: int = 1
-    dtype: str = "float32"
-
-    def __str__(self) -> str:
-        """A row's label, without the dtype."""
-        factors = {"up": self.up, "down": self.down}
-        scale = "".join(f" {name} {factor}" for name, factor in factors.items() if factor > 1)
-        groups = f" g={self.groups}" if self.groups > 1 else ""
-        sizes = "x".join(map(str, self.x_shape))
-        return f"{sizes} k={self.kernel_size}{scale}{groups}"
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keywords of the operator."""
-        return {name: getattr(self, name) for name in ("kernel_size", "up", "down", "groups")}
-
-    @property
-    def taps(self) -> int:
-        return self.kernel_size**2
-
-    @property
-    def out_size(self) -> tuple[int, int]:
-        return -(-self.height * self.up // self.down), -(-self.width * self.up // self.down)
-
-    @property
-    def x_shape(self) -> tuple[int, ...]:
-        return self.batch, self.height, self.width, self.channels
-
-    @property
-    def y_shape(self) -> tuple[int, ...]:
-        return self.batch, *self.out_size, self.channels
-
-    @property
-    def weights_shape(self) -> tuple[int, ...]:
-        return self.batch, *self.out_size, self.groups * self.taps
-
-    @property
-    def logits_shape(self) -> tuple[int, ...]:
-        places = -(-self.height // self.down), -(-self.width // self.down)
-        return self.batch, *places, self.up**2 * self.groups * self.taps
 
 
 def _reads(case: Case) -> Iterator[tuple[Slices, Slices, int]]:

@@ -1,31 +1,36 @@
-"""The operator in PyTorch, as it is usually written: a baseline on the same GPU.
+"""The operator in PyTorch, as it is usually written, on the same GPU.
 
-PyTorch is loaded when it is asked for; without it, or without its CUDA, there is no baseline.
+PyTorch is loaded when it is asked for; without it, or without its CUDA, there are no times of it.
 """
 
 import importlib
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import reference
-from experiments.benchmarks.gpu.reference import Case
-from experiments.benchmarks.gpu.timing import BATCH_SECONDS, BATCHES
+from experiments.benchmarks.gpu.child import Tell
+from experiments.benchmarks.gpu.timing import BATCH_SECONDS, BATCHES, set_count
 
 Operator = Callable[[Any, Any], Any]
+UNFOLD, TAP_LOOP = "unfold", "tap loop"
 
 _SMALL = (Case(2, 5, 6, 4, up=2), Case(2, 7, 6, 4, down=2))
 TOLERANCE = 1e-5
 
 
 def load() -> Any:
-    """The module ``torch``; raises ``ImportError`` if it or its CUDA is not there."""
-    torch = importlib.import_module("torch")
+    """The module ``torch``; raises ``NotImplementedError`` if it or its CUDA is not there."""
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise NotImplementedError("PyTorch is not installed") from error
     if not torch.cuda.is_available():
-        raise ImportError("torch sees no CUDA device")
+        raise NotImplementedError("PyTorch sees no CUDA device")
     return torch
 
 
@@ -76,8 +81,8 @@ def with_gradient(torch: Any, function: Operator) -> Callable[[Any, Any, Any], A
     return run
 
 
-def largest_error(torch: Any, device: str = "cuda") -> float:
-    """Of the baselines, their gradients included, in float64 at small shapes."""
+def largest_error(torch: Any, form: str, device: str = "cuda") -> float:
+    """Of a form, its gradients included, in float64 at small shapes."""
     errors = []
     rng = np.random.default_rng(0)
     for case in _SMALL:
@@ -90,12 +95,14 @@ def largest_error(torch: Any, device: str = "cuda") -> float:
             reference.weight_gradient(case, x, dy),
         )
         tensors = [torch.from_numpy(array).to(device) for array in (x, weights, dy)]
-        channels_first = [tensor.movedim(3, 1).contiguous() for tensor in tensors]
-        last = with_gradient(torch, tap_loop(torch, case))(*tensors)
-        first = with_gradient(torch, unfold(torch, case))(*channels_first)
-        for found in (last, [tensor.movedim(1, 3) for tensor in first]):
-            results = [tensor.detach().cpu().numpy() for tensor in found]
-            errors += [np.abs(a - b).max() for a, b in zip(results, expected, strict=True)]
+        if form == UNFOLD:
+            first = [tensor.movedim(3, 1).contiguous() for tensor in tensors]
+            results = with_gradient(torch, unfold(torch, case))(*first)
+            results = [tensor.movedim(1, 3) for tensor in results]
+        else:
+            results = with_gradient(torch, tap_loop(torch, case))(*tensors)
+        found = [tensor.detach().cpu().numpy() for tensor in results]
+        errors += [np.abs(a - b).max() for a, b in zip(found, expected, strict=True)]
     return float(np.max(errors))
 
 
@@ -129,25 +136,35 @@ def time_calls(torch: Any, function: Callable[..., Any], sets: Sequence[Any]) ->
     return 1e3 * statistics.median(batch(repeats) for _ in range(BATCHES))
 
 
-def measure(torch: Any, case: Case, name: str, count: int) -> tuple[float, float] | None:
-    """Microseconds of forward, and of forward and backward; ``None`` if memory runs out.
+def torch_operator(tell: Tell, case: Mapping[str, Any], form: str) -> str:
+    """Times forward, and forward and backward.
 
     Args:
-        torch: the module.
-        case: what to compute.
-        name: ``"unfold"``, or ``"tap loop"``, which is compiled.
-        count: sets of operands to rotate.
+        tell: sends messages.
+        case: what to compute; the weights have the dtype of the map.
+        form: ``"unfold"``, or ``"tap loop"``, which is compiled.
     """
-    torch.cuda.empty_cache()
-    try:
-        sets = random_tensors(torch, case, count, channels_first=name == "unfold")
-        if name == "unfold":
-            function = unfold(torch, case)
-        else:
-            torch.compiler.reset()
-            function = torch.compile(tap_loop(torch, case), dynamic=False)
-        with torch.no_grad():
-            forward = time_calls(torch, function, [operands[:2] for operands in sets])
-        return forward, time_calls(torch, with_gradient(torch, function), sets)
-    except torch.cuda.OutOfMemoryError:
-        return None
+    tell.stage("importing PyTorch")
+    torch = load()
+    given = Case.from_json(case)
+    tell.stage("checking")
+    error = largest_error(torch, form)
+    if not error < TOLERANCE:
+        tell.wrong(f"{form} is wrong by {error:.1e}")
+        return "not timed"
+    sets = random_tensors(torch, given, set_count(given.moved.forward), form == UNFOLD)
+    if form == UNFOLD:
+        function = unfold(torch, given)
+    else:
+        function = torch.compile(tap_loop(torch, given), dynamic=False)
+    times = {}
+    passes: dict[str, tuple[Callable[..., Any], list[Any]]] = {
+        "forward": (function, [operands[:2] for operands in sets]),
+        "both": (with_gradient(torch, function), sets),
+    }
+    for name, (run, operands) in passes.items():
+        tell.stage(f"compiling and running {name}")
+        with torch.set_grad_enabled(name == "both"):
+            times[name] = time_calls(torch, run, operands)
+        tell.measured(**{"case": case, "form": form, "pass": name, "microseconds": times[name]})
+    return ", ".join(f"{name} {time:.4g} us" for name, time in times.items())

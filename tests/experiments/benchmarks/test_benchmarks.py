@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 
 from carafe_jax import reassemble
+from experiments.benchmarks.cases import Case
 from experiments.benchmarks.formulations import suites
-from experiments.benchmarks.operator import Case, arrays, through_patches, with_gradient
+from experiments.benchmarks.operator import CASES, arrays, label, through_patches, with_gradient
 from experiments.benchmarks.timing import compare
 
 
-@pytest.mark.parametrize("case", [Case(5, up=2, channels=3), Case(7, down=2, channels=3)])
+@pytest.mark.parametrize("case", [Case(1, 5, 5, 3, up=2), Case(1, 7, 7, 3, down=2)])
 def test_the_baseline_computes_the_same(case):
     x, weights, cotangent = arrays(case)
 
@@ -20,6 +21,11 @@ def test_the_baseline_computes_the_same(case):
 
     found, expected = (with_gradient(f)(x, weights, cotangent) for f in (ours, patches))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
+
+
+def test_rows_are_labelled():
+    assert label(CASES[0]) == "up 2, k=5, 1x50x50x256, float32"
+    assert len({*map(label, CASES)}) == len(CASES)
 
 
 @pytest.mark.slow

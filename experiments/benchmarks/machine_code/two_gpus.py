@@ -1,9 +1,5 @@
 """What two GPUs each run of one program, and what they send to each other, compiled without them.
 
-In the environment of :mod:`experiments.benchmarks.machine_code`::
-
-    .venv-cuda/bin/python -m experiments.benchmarks.two_gpus
-
 Prints a Markdown table of operators under ``jit``, and exits with 1 if a GPU runs any kernel but
 once and on its half, or if they communicate but to sum the gradient of weights that they share.
 """
@@ -17,11 +13,10 @@ import sys
 import jax
 import numpy as np
 from carafe_kernels.geometry import Geometry
-from jax.experimental import topologies
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import carafe_jax
-from experiments.benchmarks.machine_code import H100
+from experiments.benchmarks.machine_code.h100 import gpus
 
 BATCH, SIZE, CHANNELS, GEOMETRY = 4, (48, 64), 256, Geometry(5, up=2)
 OUT_SIZE = tuple(map(GEOMETRY.output_size, SIZE))
@@ -32,8 +27,8 @@ AXIS = "gpus"
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-    """A sharding of an operator's arrays over two GPUs.
+class SharedCall:
+    """A call of an operator whose arrays two GPUs share.
 
     Attributes:
         form: ``"carafe"`` or ``"reassemble"``.
@@ -61,7 +56,7 @@ class Case:
 
 
 CASES = [
-    Case(form, split, axis_type, gradients)
+    SharedCall(form, split, axis_type, gradients)
     for split in ("batch", "channels")
     for form in ("carafe", "reassemble")
     for axis_type in (AxisType.Auto, AxisType.Explicit)
@@ -69,7 +64,7 @@ CASES = [
 ]
 
 
-def compiled(case: Case, devices: list[jax.Device]) -> str:
+def compiled(case: SharedCall, devices: list[jax.Device]) -> str:
     """The program of one GPU."""
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(case.axis_type,))
     by_batch = case.split == "batch"
@@ -123,14 +118,12 @@ def communication(text: str) -> list[str]:
 
 def main() -> None:
     """Prints the table."""
-    topology = topologies.get_topology_desc(
-        "h100", platform="cuda", target_config=H100, topology="1x1x2"
-    )
+    devices = gpus(2)
     print("| shared | operator | axes | kernels of one GPU compute | communication |")
     print("|---|---|---|---|---|")
     wrong = False
     for case in CASES:
-        text = compiled(case, topology.devices)
+        text = compiled(case, devices)
         found = kernels(text), communication(text)
         right = found == case.expected
         wrong |= not right

@@ -1,0 +1,108 @@
+"""What the benchmarks call the operator with: shapes, without JAX."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+_ITEMSIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+class Moved(NamedTuple):
+    """Bytes that have to move once, in each pass."""
+
+    forward: int
+    backward: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A map ``[batch, height, width, channels]``, how it is rescaled, and with which kernels.
+
+    Attributes:
+        dtype: of the map.
+        normalizer: what logits become weights by, or ``None`` where weights are given.
+    """
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    kernel_size: int = 5
+    up: int = 1
+    down: int = 1
+    groups: int = 1
+    dtype: str = "float32"
+    normalizer: str | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Case":
+        """Of what :meth:`to_json` gave."""
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def replace(self, **changes: Any) -> "Case":
+        """A case of which some fields differ."""
+        return dataclasses.replace(self, **changes)
+
+    def __str__(self) -> str:
+        """A row's label, without dtype and normalizer."""
+        factors = {"up": self.up, "down": self.down}
+        scale = "".join(f" {name} {factor}" for name, factor in factors.items() if factor > 1)
+        groups = f" g={self.groups}" if self.groups > 1 else ""
+        sizes = "x".join(map(str, self.x_shape))
+        return f"{sizes} k={self.kernel_size}{scale}{groups}"
+
+    @property
+    def operator(self) -> str:
+        """The function of ``carafe_jax`` that is called."""
+        return "reassemble" if self.normalizer is None else "carafe"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keywords of both operators, and of ``Geometry``."""
+        return {name: getattr(self, name) for name in ("kernel_size", "up", "down", "groups")}
+
+    @property
+    def kernels_dtype(self) -> str:
+        """Weights come in float32, logits as the convolutions of the map gave them."""
+        return "float32" if self.normalizer is None else self.dtype
+
+    @property
+    def taps(self) -> int:
+        return self.kernel_size**2
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        return -(-self.height * self.up // self.down), -(-self.width * self.up // self.down)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return self.batch, self.height, self.width, self.channels
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return self.batch, *self.out_size, self.channels
+
+    @property
+    def weights_shape(self) -> tuple[int, ...]:
+        return self.batch, *self.out_size, self.groups * self.taps
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        places = -(-self.height // self.down), -(-self.width // self.down)
+        return self.batch, *places, self.up**2 * self.groups * self.taps
+
+    @property
+    def kernels_shape(self) -> tuple[int, ...]:
+        """Of the weights or logits."""
+        return self.weights_shape if self.normalizer is None else self.logits_shape
+
+    @property
+    def moved(self) -> Moved:
+        """Bytes of operands that are read and of results that are written, each once."""
+        x, y = (math.prod(s) * _ITEMSIZES[self.dtype] for s in (self.x_shape, self.y_shape))
+        kernels = math.prod(self.kernels_shape) * _ITEMSIZES[self.kernels_dtype]
+        return Moved(forward=x + kernels + y, backward=(x + kernels + y) + (x + kernels))

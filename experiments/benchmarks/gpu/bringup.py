@@ -1,0 +1,228 @@
+"""Runs the GPU kernels on a card for the first time, in a time that is given.
+
+    export PYTHONPATH=.:kernels
+    python3 -m experiments.benchmarks.gpu.bringup --out runs/gpu --budget 560
+
+In phases: *card* and what its memory can do; *smoke*, every kernel alone at a small shape, in
+memory full of NaN; *right*, real shapes against float64; *fast*, times beside XLA, PyTorch and the
+layers that one would use instead; *why*, counters of the profiler. Kernels that fail in *smoke* run
+again with *switches*, which tell barriers, buffers and bounds apart.
+
+Every step is a child process with a time limit, so what hangs or crashes ends alone. A line is
+printed as each ends. The folder then holds ``results.json``, which is valid at any moment and from
+which ``python -m experiments.benchmarks.gpu.tables`` makes tables, and ``log.txt``. Needs no
+packages but JAX, Flax and NumPy; PyTorch, ncu and compute-sanitizer are used if they are there.
+
+Exit codes: 0 if all is right, 1 if anything failed, 2 for bad arguments or without a GPU that the
+kernels support, 128 and more after a signal.
+"""
+
+import argparse
+import os
+import secrets
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from experiments.benchmarks.gpu import plan
+from experiments.benchmarks.gpu.children import Finished, Step, run_steps
+from experiments.benchmarks.gpu.outcomes import BROKEN, FAILED, Outcome
+from experiments.benchmarks.gpu.plan import Kernel, Plan
+from experiments.benchmarks.gpu.record import Record
+from experiments.benchmarks.gpu.switches import MOST_KERNELS, SWITCHES, conclusion
+
+ROOT = Path(__file__).parents[3]
+MODULE = "experiments.benchmarks.gpu.bringup"
+MARGIN_SECONDS = 5.0  # of the budget, to end what runs and to write what was found
+
+
+class Stopped(BaseException):
+    """The process was asked to end; no ``Exception``, so that nothing on the way catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class NoCardError(Exception):
+    """There is nothing to run the kernels on."""
+
+
+class Run:
+    """The phases of a run, one after the other.
+
+    Args:
+        record: keeps what they find.
+        steps: makes their steps.
+        budget: seconds for all of them.
+    """
+
+    def __init__(self, record: Record, steps: Plan, budget: float) -> None:
+        self._record = record
+        self._steps = steps
+        self._end = record.start + budget - MARGIN_SECONDS
+        self._broken: set[Kernel] = set()
+        self._variants = [*plan.VARIANTS]
+
+    def all(self) -> None:
+        """Runs every phase, and with the time that is left what had to wait."""
+        self._card()
+        self._smoke()
+        waited = [
+            *self._phase(plan.RIGHT, self._steps.right(self._broken)),
+            *self._phase(plan.FAST, self._steps.fast(self._broken, self._variants)),
+            *self._phase(plan.WHY, self._steps.why(self._broken)),
+        ]
+        again = [
+            each.step
+            for each in waited
+            if each.verdict.outcome in (Outcome.NOT_RUN, Outcome.NO_TIME) and not each.step.missing
+        ]
+        if again:
+            self._record.say(f"with the time that is left: {len(again)} steps that had to wait")
+            [*self._run(again, self._end, 1)]
+
+    def _card(self) -> None:
+        (card,) = self._run([self._steps.card()], self._end, 1)
+        if card.verdict.outcome in (Outcome.REFUSED, Outcome.ERROR):
+            raise NoCardError(card.verdict.detail)
+        self._keep(card)
+        (ceilings,) = self._run([self._steps.ceilings()], self._end, 1)
+        self._keep(ceilings)
+
+    def _keep(self, finished: Finished) -> None:
+        for values in finished.verdict.measured:
+            self._record.machine(values)
+
+    def _smoke(self) -> None:
+        finished = self._phase(plan.SMOKE, self._steps.smoke())
+        failed = [
+            each for each in finished
+            if each.verdict.outcome in FAILED and "kernel" in each.step.about
+        ]  # fmt: skip
+        self._broken = {
+            Kernel(*each.step.about["kernel"]) for each in failed if each.verdict.outcome in BROKEN
+        }
+        for each in finished:
+            if each.verdict.outcome in BROKEN and "variant" in each.step.about:
+                self._variants.remove(each.step.about["variant"])
+        chosen = [each.step for each in failed[:MOST_KERNELS]]
+        if not chosen:
+            return
+        steps = [again for step in chosen for again in self._steps.switched(step, SWITCHES)]
+        switched = self._phase(plan.SWITCHES, steps)
+        for step in chosen:
+            kernel = step.about["kernel"]
+            outcomes = {
+                each.step.about["switch"]: each.verdict.outcome
+                for each in switched
+                if each.step.about["kernel"] == kernel
+            }
+            self._record.conclude(conclusion(" ".join(kernel), outcomes))
+
+    def _phase(self, name: str, steps: Iterable[Step]) -> list[Finished]:
+        """Runs steps within the share of the time left that is theirs."""
+        names = [*plan.SHARES]
+        later = sum(
+            share for other, share in plan.SHARES.items()
+            if names.index(other) > names.index(name) and other != plan.SWITCHES
+        )  # fmt: skip
+        now = time.monotonic()
+        share = plan.SHARES[name] / (plan.SHARES[name] + later)
+        end = now + share * max(self._end - now, 0)
+        return [*self._run([*steps], end, plan.PARALLEL.get(name, 1))]
+
+    def _run(self, steps: Sequence[Step], end: float, parallel: int) -> Iterator[Finished]:
+        self._record.plan(steps)
+        finished = run_steps(
+            steps, end=end, parallel=parallel,
+            environment=environment(self._steps.interpret), folder=str(ROOT),
+        )  # fmt: skip
+        for each in finished:
+            self._record.add(each)
+            yield each
+
+
+def environment(interpret: bool) -> dict[str, str]:
+    """Of children: they find the packages, share the card's memory, and do not hold lines back."""
+    paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+    changes = {
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONUNBUFFERED": "1",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    if interpret:
+        changes["JAX_PLATFORMS"] = "cpu"
+    return {**os.environ, **changes}
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise Stopped(number)
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {MODULE}",
+        usage=argparse.SUPPRESS,  # an error is one line
+        description="Checks and times the GPU kernels within a given time.",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER",
+                        help="for results.json and log.txt")  # fmt: skip
+    parser.add_argument("--budget", type=float, default=560, metavar="SECONDS",
+                        help="for everything (default: 560)")  # fmt: skip
+    parser.add_argument("--seed", type=int, metavar="N",
+                        help="of random operands (default: another one each time)")  # fmt: skip
+    parser.add_argument("--interpret", action="store_true",
+                        help="for development: tiny shapes on a CPU, interpreted")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = arguments(argv)
+    if not options.budget >= plan.SMALLEST_BUDGET:
+        print(f"--budget must be at least {plan.SMALLEST_BUDGET:.0f} seconds, which the first two "
+              f"phases take, got {options.budget:g}", file=sys.stderr)  # fmt: skip
+        return 2
+    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    command = shlex.join(["python3", "-m", MODULE, *(sys.argv[1:] if argv is None else argv)])
+    try:
+        record = Record(options.out, command=command, budget=options.budget, seed=seed,
+                        interpret=options.interpret)  # fmt: skip
+    except OSError as error:
+        print(f"--out must be a folder that can be written: {error}", file=sys.stderr)
+        return 2
+    return _run(record, seed, options)
+
+
+def _run(record: Record, seed: int, options: argparse.Namespace) -> int:
+    signals = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+    before = {number: signal.signal(number, _stop) for number in signals}
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            record.say(f"seed {seed}")
+            seeds = range(seed, seed + (plan.TOY_SEEDS if options.interpret else plan.SEEDS))
+            steps = Plan([*seeds], Path(scratch), options.interpret)
+            Run(record, steps, options.budget).all()
+    except NoCardError as error:
+        record.close("no card")
+        print(f"no GPU to run the kernels on: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        record.close(str(stopped))
+        return 128 + stopped.number
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 1 if record.close("complete") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Times of the operators, and of the programs that the kernels can be compiled to."""
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from carafe_kernels import mosaic_gpu
+
+from carafe_jax.differentiation import Implementation
+from experiments.benchmarks.calls import kernel_calls, operator
+from experiments.benchmarks.cases import Case
+from experiments.benchmarks.gpu.child import Tell, one_line
+from experiments.benchmarks.gpu.timing import (
+    calls_at_a_time,
+    compile_in_threads,
+    compiled,
+    grouped,
+    set_count,
+    time_program,
+    traced,
+)
+
+DEFAULT = "default"
+# Settings of the kernels, by the pass that they change.
+VARIANTS: dict[str, dict[str, Mapping[str, Any]]] = {
+    "forward": {"multiply_add": {"forward": "multiply_add"}, "bands": {"forward": "bands"}},
+    "backward": {"apart": {"gradients": "apart"}, "together": {"gradients": "together"}},
+}
+
+
+class Operands(NamedTuple):
+    """One set of operands of a case, with weights and with logits."""
+
+    x: jax.Array
+    weights: jax.Array
+    logits: jax.Array
+    dy: jax.Array
+
+    def of(self, case: Case, name: str) -> tuple[jax.Array, ...]:
+        """What a pass takes."""
+        kernels = self.weights if case.normalizer is None else self.logits
+        return (self.x, kernels) if name == "forward" else (self.x, kernels, self.dy)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _random_set(case: Case, key: jax.Array) -> Operands:
+    fused = case.replace(normalizer="softmax")
+    shapes = case.x_shape, case.weights_shape, case.logits_shape, case.y_shape
+    dtypes = case.dtype, "float32", fused.kernels_dtype, case.dtype
+    keys = jax.random.split(key, len(shapes))
+    return Operands(*map(jax.random.normal, keys, shapes, map(jnp.dtype, dtypes)))
+
+
+def random_sets(case: Case) -> list[Operands]:
+    """As many sets of operands as do not fit into the cache together."""
+    # Of the generators the one that compiles fastest.
+    key = jax.random.key(0, impl="rbg")
+    keys = jax.random.split(key, set_count(case.moved.forward))
+    return [_random_set(case.replace(normalizer=None), each) for each in keys]
+
+
+def backward(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The gradients alone; the last argument is the cotangent."""
+    return lambda *args: jax.vjp(function, *args[:-1])[1](args[-1])
+
+
+class Job(NamedTuple):
+    """A pass of an operator, by the default or a variant of :data:`VARIANTS`."""
+
+    case: Case
+    name: str
+    variant: str = DEFAULT
+
+    def __str__(self) -> str:
+        return f"{self.case.operator} {self.name} {self.variant}"
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the record says of it."""
+        return {"case": self.case.to_json(), "pass": self.name, "variant": self.variant}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of ``mosaic_gpu.Settings``."""
+        return {} if self.variant == DEFAULT else VARIANTS[self.name][self.variant]
+
+
+def jobs_of(runs: Sequence[Mapping[str, Any]], variants: Sequence[str]) -> list[Job]:
+    """The defaults first: they have to be there whatever the variants do."""
+    defaults = [Job(Case.from_json(run["case"]), name) for run in runs for name in run["passes"]]
+    return defaults + [
+        job._replace(variant=variant)
+        for job in defaults
+        for variant in VARIANTS[job.name]
+        if variant in variants
+    ]
+
+
+def _trace(
+    job: Job, implementation: Implementation, group: tuple[Any, ...]
+) -> jax.stages.Traced | Exception:
+    """A program that is not lowered yet, or why there is none."""
+    try:
+        with mosaic_gpu.using(**job.settings):
+            function = operator(job.case, implementation)
+            return traced(function if job.name == "forward" else backward(function), group)
+    except Exception as error:
+        return error
+
+
+def _compile(program: jax.stages.Traced) -> Callable[..., Any] | Exception:
+    """The program, or why there is none."""
+    try:
+        return compiled(program)
+    except Exception as error:
+        return error
+
+
+def _without_errors[Program](
+    tell: Tell, found: Mapping[Job, Program | Exception]
+) -> dict[Job, Program]:
+    """The programs that are there; raises why one of the defaults is not."""
+    programs = {}
+    for job, program in found.items():
+        if not isinstance(program, Exception):
+            programs[job] = program
+        elif job.variant == DEFAULT:
+            raise program
+        elif isinstance(program, NotImplementedError):
+            tell.measured(**job.about, refused=one_line(program))
+        else:
+            tell.wrong(f"{job}: {one_line(program)}")
+    return programs
+
+
+def _text(program: jax.stages.Traced) -> str:
+    """What a program does; addresses of Python's objects are no part of that."""
+    return re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
+
+
+def operators(
+    tell: Tell,
+    runs: Sequence[Mapping[str, Any]],
+    implementation: Implementation,
+    variants: Sequence[str],
+) -> str:
+    """Times passes of operators that have the same maps.
+
+    Args:
+        tell: sends messages.
+        runs: cases, each with the passes to time.
+        implementation: what computes.
+        variants: of :data:`VARIANTS`, which are compared with the default.
+    """
+    jobs = jobs_of(runs, variants)
+    sets = random_sets(jobs[0].case)
+    calls = calls_at_a_time(jobs[0].case.moved.forward)
+    groups = {
+        job[:2]: grouped([each.of(job.case, job.name) for each in sets], calls) for job in jobs
+    }
+    tell.stage("tracing")
+    found = compile_in_threads({
+        job: functools.partial(_trace, job, implementation, groups[job[:2]][0]) for job in jobs
+    })  # fmt: skip
+    # A variant may be what the default is already: each program is compiled and timed once.
+    firsts: dict[str, Job] = {}
+    compiling: dict[Job, Callable[[], Callable[..., Any] | Exception]] = {}
+    for job, program in _without_errors(tell, found).items():
+        first = firsts.setdefault(_text(program), job)
+        if first is job:
+            compiling[job] = functools.partial(_compile, program)
+        else:
+            tell.measured(**job.about, same_as=first.variant)
+    tell.stage("compiling")
+    programs = _without_errors(tell, compile_in_threads(compiling))
+    return "; ".join(_time(tell, programs, groups))
+
+
+def _time(
+    tell: Tell, programs: Mapping[Job, Callable[..., Any]], groups: Mapping[Any, Sequence[Any]]
+) -> Iterator[str]:
+    """Times programs, and compares those of variants with that of the default."""
+    results = {}
+    for job, program in programs.items():
+        tell.stage(f"running {job}")
+        mine = groups[job[:2]]
+        result = program(*mine[0])[0]
+        difference = None
+        if job.variant == DEFAULT:
+            results[job] = result
+        else:
+            difference = float(_difference(result, results[job._replace(variant=DEFAULT)]))
+        time = time_program(program, mine)
+        tell.measured(**job.about, microseconds=time.median, least=time.least,
+                      difference=difference)  # fmt: skip
+        yield f"{job} {time.median:.4g} us"
+
+
+@jax.jit
+def _difference(found: Any, others: Any) -> jax.Array:
+    """``max|a - b| / max|b|``, the largest of several results."""
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(others), strict=True)
+    return jnp.stack([
+        jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)).max()
+        / jnp.abs(b.astype(jnp.float32)).max()
+        for a, b in pairs
+    ]).max()  # fmt: skip
+
+
+def one_kernel(tell: Tell, case: Mapping[str, Any], kernel: str) -> str:
+    """Runs a kernel twice, for a profiler."""
+    given = Case.from_json(case)
+    call = kernel_calls(given)[kernel]
+    operands = _random_set(given.replace(normalizer=None), jax.random.key(0, impl="rbg"))
+    x, kernels, dy = operands.of(given, "backward")
+    named = {"x": x, "kernels": kernels, "dy": dy}
+    arguments = [named[name] for name in call.operands]
+    tell.stage("compiling")
+    program = jax.jit(call.function).lower(*arguments).compile()
+    for _ in range(2):
+        jax.block_until_ready(program(*arguments))
+    return f"{given} {kernel}"

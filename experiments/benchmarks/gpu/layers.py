@@ -1,0 +1,131 @@
+"""Times of whole layers: CARAFE, and what else one would rescale a map with."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from carafe_jax.linen import CARAFE, KernelPredictor
+from experiments.benchmarks.cases import Case
+from experiments.benchmarks.gpu.child import Tell
+from experiments.benchmarks.gpu.fast import random_sets
+from experiments.benchmarks.gpu.timing import (
+    calls_at_a_time,
+    compile_in_threads,
+    compiled,
+    grouped,
+    time_program,
+    traced,
+)
+
+OURS = "CARAFE mosaic_gpu"
+
+
+class Bilinear(nn.Module):
+    """Bilinear upsampling and a 3x3 convolution."""
+
+    up: int
+    channels: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        size = batch, height * self.up, width * self.up, channels
+        return nn.Conv(self.channels, (3, 3), dtype=self.dtype)(
+            jax.image.resize(x, size, "bilinear")
+        )
+
+
+class MaxPool(nn.Module):
+    """Pooling with 3x3 windows."""
+
+    down: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.max_pool(x, (3, 3), (self.down, self.down), "SAME")
+
+
+def layers_of(case: Case) -> dict[str, nn.Module]:
+    """The layers that rescale as a case does, by name; channels stay as many."""
+    dtype = jnp.dtype(case.dtype)
+    options = {"kernel_size": case.kernel_size, "up": case.up, "down": case.down, "dtype": dtype}
+    carafe: dict[str, nn.Module] = {
+        OURS: CARAFE(**options, implementation="mosaic_gpu"),
+        "CARAFE xla": CARAFE(**options, implementation="xla"),
+        "CARAFE's convolutions": KernelPredictor(**options),
+    }
+    if case.up > 1:
+        scale = case.up, case.up
+        return {
+            **carafe,
+            f"ConvTranspose {case.up}x{case.up}": nn.ConvTranspose(
+                case.channels, scale, scale, dtype=dtype
+            ),
+            "bilinear and Conv 3x3": Bilinear(case.up, case.channels, dtype),
+        }
+    return {
+        **carafe,
+        "strided Conv 3x3": nn.Conv(case.channels, (3, 3), (case.down, case.down), dtype=dtype),
+        "max pooling 3x3": MaxPool(case.down),
+    }
+
+
+def _variables(layer: nn.Module, case: Case) -> Any:
+    # Only the channels decide on the parameters.
+    small = jnp.zeros((1, 2 * case.down, 2 * case.down, case.channels), case.dtype)
+    if isinstance(layer, CARAFE):  # the same parameters, and no kernel to compile
+        layer = layer.clone(implementation="xla")
+    return jax.jit(layer.init)(jax.random.key(0, impl="rbg"), small)
+
+
+def _with_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Output, and gradients by parameters and map, for a cotangent."""
+
+    def run(variables: Any, x: jax.Array, dy: jax.Array) -> Any:
+        y, pullback = jax.vjp(function, variables, x)
+        return y, *pullback(dy)
+
+    return run
+
+
+def layers(tell: Tell, case: Mapping[str, Any], leave_out_kernels: bool) -> str:
+    """Times forward, and forward and backward, of every layer.
+
+    Args:
+        tell: sends messages.
+        case: the map and how it is rescaled.
+        leave_out_kernels: whether a kernel of the layer hung or crashed before.
+    """
+    given = Case.from_json(case)
+    sets = random_sets(given)
+    calls = calls_at_a_time(given.moved.forward)
+    jobs, groups = {}, {}
+    for name, layer in layers_of(given).items():
+        if leave_out_kernels and name == OURS:
+            continue
+        variables = _variables(layer, given)
+        last = "logits" if isinstance(layer, KernelPredictor) else "dy"
+        operands = [(variables, each.x, getattr(each, last)) for each in sets]
+        groups[name, "forward"] = grouped([each[:2] for each in operands], calls)
+        groups[name, "both"] = grouped(operands, calls)
+        for each, run in (("forward", layer.apply), ("both", _with_gradients(layer.apply))):
+            jobs[name, each] = functools.partial(_compiled, run, groups[name, each][0])
+    tell.stage("compiling")
+    programs = compile_in_threads(jobs)
+    summary = []
+    for (name, each), program in programs.items():
+        tell.stage(f"running {name} {each}")
+        time = time_program(program, groups[name, each])
+        tell.measured(**{"case": case, "layer": name, "pass": each,
+                         "microseconds": time.median, "least": time.least})  # fmt: skip
+        summary.append(f"{name} {each} {time.median:.4g} us")
+    return "; ".join(summary)
+
+
+def _compiled(function: Callable[..., Any], group: tuple[Any, ...]) -> Callable[..., Any]:
+    return compiled(traced(function, group))

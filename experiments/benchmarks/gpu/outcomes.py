@@ -1,0 +1,146 @@
+"""What became of a child process, told by how it ended and by what it said."""
+
+import dataclasses
+import enum
+import json
+import re
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+
+class Outcome(enum.StrEnum):
+    """How a step ended."""
+
+    OK = "ok"
+    WRONG = "wrong"  # it ran, and its results are not right
+    REFUSED = "refused"  # it does not serve this case, or this device
+    ERROR = "error"  # an exception
+    OUT_OF_MEMORY = "out of memory"
+    CUDA_ERROR = "CUDA error"  # one that spoils the process's context
+    CRASH = "crash"  # ended by a signal
+    HANG = "hang"
+    BAD_OUTPUT = "bad output"
+    NO_TIME = "no time"  # ended before its own limit, as the phase was over
+    NOT_RUN = "not run"  # nothing started: no time, or no such tool
+
+
+BROKEN = frozenset({Outcome.CUDA_ERROR, Outcome.CRASH, Outcome.HANG})
+"""Outcomes after which the same kernel is not asked for again."""
+
+FAILED = BROKEN | {Outcome.WRONG, Outcome.ERROR, Outcome.OUT_OF_MEMORY, Outcome.BAD_OUTPUT}
+
+KINDS_OF_MESSAGE = ("stage", "measured", "wrong", "refused", "error", "done")
+
+_OUT_OF_MEMORY = re.compile(
+    r"RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY|OutOfMemoryError|MemoryError|CUDA out of memory"
+)
+_STICKY = re.compile(
+    r"CUDA_ERROR_(ILLEGAL_ADDRESS|ILLEGAL_INSTRUCTION|MISALIGNED_ADDRESS|INVALID_ADDRESS_SPACE"
+    r"|INVALID_PC|LAUNCH_FAILED|LAUNCH_TIMEOUT|HARDWARE_STACK_ERROR|ASSERT|ECC_UNCORRECTABLE"
+    r"|CONTAINED|EXTERNAL_DEVICE|UNKNOWN)"
+    r"|an illegal memory access was encountered|unspecified launch failure|misaligned address"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """How a child process ended.
+
+    Attributes:
+        status: as ``Popen.returncode``; ``None`` if it could not be ended.
+        killed: ``HANG``, ``NO_TIME`` or ``BAD_OUTPUT``, if the parent killed it for that.
+        output: of its pipe.
+        log: the end of what it wrote for people.
+    """
+
+    status: int | None
+    killed: Outcome | None
+    output: bytes
+    log: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """An outcome, why in a line, and what was measured."""
+
+    outcome: Outcome
+    detail: str
+    measured: tuple[Mapping[str, Any], ...] = ()
+
+
+def parse(output: bytes) -> tuple[list[dict[str, Any]], str | None]:
+    """The messages of a child, a JSON object a line with one key, and the first line that is none.
+
+    A last line without its end counts as none too, except after a kill.
+    """
+    messages: list[dict[str, Any]] = []
+    for line in output.split(b"\n"):
+        if not line:
+            continue
+        try:
+            message = json.loads(line)
+        except ValueError:
+            return messages, repr(line[:60])
+        if not isinstance(message, dict) or [*message] not in [[kind] for kind in KINDS_OF_MESSAGE]:
+            return messages, repr(line[:60])
+        messages.append(message)
+    return messages, None
+
+
+def verdict(ending: Ending) -> Verdict:
+    """What became of a child."""
+    messages, garbage = parse(ending.output)
+    said: dict[str, list[Any]] = {kind: [] for kind in KINDS_OF_MESSAGE}
+    for message in messages:
+        for kind, value in message.items():
+            said[kind].append(value)
+    measured = tuple(value for value in said["measured"] if isinstance(value, dict))
+    outcome, detail = _outcome(ending, said, garbage)
+    return Verdict(outcome, detail, measured)
+
+
+def _outcome(
+    ending: Ending, said: Mapping[str, list[Any]], garbage: str | None
+) -> tuple[Outcome, str]:
+    stage = f" while {said['stage'][-1]}" if said["stage"] else ""
+    if ending.killed is Outcome.BAD_OUTPUT:
+        return Outcome.BAD_OUTPUT, "it wrote without end"
+    if ending.killed is not None:
+        detail = f"ended{stage}" if ending.killed is Outcome.NO_TIME else f"no end{stage}"
+        return ending.killed, detail + ("" if ending.status is not None else "; survived SIGKILL")
+    errors = " ".join(map(str, said["error"]))
+    failed = ending.status != 0
+    if failed and (found := _STICKY.search(errors + ending.log)):
+        return Outcome.CUDA_ERROR, f"{found.group()}{stage}"
+    if failed and (found := _OUT_OF_MEMORY.search(errors + ending.log)):
+        return Outcome.OUT_OF_MEMORY, f"{found.group()}{stage}"
+    if ending.status == -signal.SIGKILL:
+        return Outcome.OUT_OF_MEMORY, f"SIGKILL by the system{stage}, as when its memory runs out"
+    if ending.status is not None and ending.status < 0:
+        return Outcome.CRASH, f"{_signal_name(-ending.status)}{stage}"
+    if garbage is not None:
+        return Outcome.BAD_OUTPUT, f"this is no message: {garbage}"
+    if said["error"]:
+        return Outcome.ERROR, f"{errors}{stage}"
+    if failed:
+        return Outcome.ERROR, f"exit code {ending.status}{stage}: {_last_line(ending.log)}"
+    if said["refused"]:
+        return Outcome.REFUSED, str(said["refused"][0])
+    if not said["done"]:
+        return Outcome.BAD_OUTPUT, "it ended without a result"
+    if said["wrong"]:
+        return Outcome.WRONG, "; ".join(map(str, said["wrong"]))
+    return Outcome.OK, str(said["done"][-1])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last_line(log: str) -> str:
+    lines = [line for line in log.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "it said nothing"

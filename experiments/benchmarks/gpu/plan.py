@@ -1,0 +1,261 @@
+"""What the first run does: the phases, their shares of the budget, and the steps of each."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.benchmarks.cases import Case
+from experiments.benchmarks.gpu import profilers
+from experiments.benchmarks.gpu.children import Step
+
+CARD, SMOKE, SWITCHES, RIGHT, FAST, WHY = "card", "smoke", "switches", "right", "fast", "why"
+# Seconds of a run of 525. A phase has its share of what is left when it begins, so what one saves
+# the later ones have.
+SHARES = {CARD: 15.0, SMOKE: 90.0, SWITCHES: 90.0, RIGHT: 120.0, FAST: 200.0, WHY: 100.0}
+SMALLEST_BUDGET = SHARES[CARD] + SHARES[SMOKE]
+PARALLEL = {SMOKE: 6, SWITCHES: 6, RIGHT: 6}  # where times do not matter
+CARD_SECONDS = 60  # whatever its share: libraries may come from a cold disk
+
+DTYPES = ("float32", "bfloat16")
+NORMALIZERS = (None, "softmax")
+CHECK_CHILDREN = 6
+SEEDS = 3
+
+MAIN = {
+    "up 2": Case(2, 100, 100, 256, up=2),
+    "mask head": Case(512, 14, 14, 256, up=2),
+    "ResNet stem": Case(64, 112, 112, 64, down=2),
+}
+# If there is time after the main cases.
+MORE = {
+    "FPN": Case(2, 50, 84, 256, up=2),
+    "ResNet res3": Case(64, 56, 56, 256, down=2),
+    "U-Net": Case(32, 128, 128, 64, up=2),
+    "FPN, large": Case(2, 100, 168, 256, up=2),
+    "FPN, small": Case(2, 25, 42, 256, up=2),
+    "ResNet res4": Case(64, 28, 28, 512, down=2),
+    "ResNet res5": Case(64, 14, 14, 1024, down=2),
+}
+# With 320 channels, every buffer of a block is filled and waited for more than once.
+SMOKE_CASE = Case(2, 19, 21, 320, up=2)
+_SMOKE_DOWN = Case(2, 21, 19, 320, down=2)
+SMOKE_MORE = {
+    "down 2, all kernels": (_SMOKE_DOWN, _SMOKE_DOWN.replace(normalizer="softmax")),
+    "k=7 up 4, all kernels": (Case(2, 9, 11, 320, kernel_size=7, up=4, dtype="bfloat16"),),
+}
+
+# In Pallas' interpreter a source pixel takes a tenth of a second.
+TOY = {"toy": Case(1, 2, 3, 16, kernel_size=3, up=2)}
+TOY_MORE = {"down 2, all kernels": (Case(1, 4, 2, 16, kernel_size=3, down=2),)}
+TOY_SEEDS = 1
+INTERPRETER_SLOWNESS = 2
+
+
+class Kernel(NamedTuple):
+    """A kernel, as far as the smoke phase tells them apart."""
+
+    operator: str
+    name: str
+    dtype: str
+
+
+# Programs that the kernels can be compiled to besides the default: settings, and what they change,
+# see `smoke.calls_of` and `fast.VARIANTS`.
+VARIANTS: dict[str, tuple[dict[str, str], str]] = {
+    "multiply_add": ({"forward": "multiply_add"}, "forward"),
+    "bands": ({"forward": "bands"}, "forward"),
+    "apart": ({"gradients": "apart"}, "gradients"),
+    "together": ({"gradients": "together"}, "gradients"),
+}
+SMOKED_VARIANTS = ("bands", "together")  # the others are what the single kernels are
+
+# Which kernels a pass of an operator takes.
+PASSES = {
+    "reassemble": {"forward": ("forward",), "backward": ("dx", "dw")},
+    "carafe": {"forward": ("forward",), "backward": ("dx", "dlogits")},
+}
+
+
+def passes_without(broken: Collection[Kernel], operator: str, dtype: str) -> list[str]:
+    """Passes of an operator that take no kernel which hung or crashed."""
+    return [
+        name
+        for name, kernels in PASSES[operator].items()
+        if not any(Kernel(operator, kernel, dtype) in broken for kernel in kernels)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Makes the steps of each phase.
+
+    Args:
+        seeds: of random operands in the smoke phase.
+        scratch: a folder for what tools leave.
+        interpret: whether kernels run in Pallas' interpreter, at sizes for that.
+    """
+
+    seeds: Sequence[int]
+    scratch: Path
+    interpret: bool = False
+
+    @property
+    def _dtypes(self) -> tuple[str, ...]:
+        return DTYPES[:1] if self.interpret else DTYPES
+
+    def command(self, do: str, seconds: float, options: Mapping[str, Any]) -> list[str]:
+        """Of a child, see ``child.py``."""
+        spec = {"do": do, "seconds": seconds, "interpret": self.interpret, "options": options}
+        return [sys.executable, "-m", "experiments.benchmarks.gpu.child", json.dumps(spec)]
+
+    def _step(
+        self, phase: str, name: str, do: str, seconds: float, options: Mapping[str, Any],
+        **about: Any,
+    ) -> Step:  # fmt: skip
+        seconds *= INTERPRETER_SLOWNESS if self.interpret else 1
+        return Step(phase, name, self.command(do, seconds, options), seconds, about)
+
+    def card(self) -> Step:
+        """What the machine is."""
+        return self._step(
+            CARD, "card and versions", "card", CARD_SECONDS, {"any_device": self.interpret}
+        )
+
+    def ceilings(self) -> Step:
+        """What its memory can do."""
+        return self._step(CARD, "copy and dispatch", "ceilings", 30, {"small": self.interpret})
+
+    def smoke(self) -> Iterator[Step]:
+        """A child for each kernel, and one for all of them in each of other geometries."""
+        case, more = (TOY["toy"], TOY_MORE) if self.interpret else (SMOKE_CASE, SMOKE_MORE)
+        options: dict[str, Any]
+        for dtype in self._dtypes:
+            for normalizer in NORMALIZERS:
+                one = case.replace(dtype=dtype, normalizer=normalizer)
+                for kernels in PASSES[one.operator].values():
+                    for kernel in kernels:
+                        yield self._smoke(SMOKE, 45, Kernel(one.operator, kernel, dtype), one)
+        for name, others in more.items():
+            options = {"cases": [other.to_json() for other in others], "kernel": None,
+                       "seeds": self.seeds, "settings": {}}  # fmt: skip
+            yield self._step(SMOKE, name, "smoke", 45, options)
+        for variant in SMOKED_VARIANTS:
+            settings, changed = VARIANTS[variant]
+            cases = [one.replace(dtype=dtype).to_json()
+                     for one in _both_operators(case) for dtype in self._dtypes]  # fmt: skip
+            options = {"cases": cases, "kernel": changed, "seeds": self.seeds, "settings": settings}
+            yield self._step(SMOKE, f"variant {variant}, {changed}", "smoke", 45, options,
+                             variant=variant)  # fmt: skip
+
+    def _smoke(
+        self, phase: str, seconds: float, kernel: Kernel, case: Case, switch: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ) -> Step:  # fmt: skip
+        name = " ".join(kernel) + (f", {switch}" if switch else "")
+        options = {"cases": [case.to_json()], "kernel": kernel.name, "seeds": self.seeds,
+                   "settings": settings or {}}  # fmt: skip
+        about = {"kernel": kernel, "case": case.to_json(), "switch": switch}
+        return self._step(phase, name, "smoke", seconds, options, **about)
+
+    def switched(self, failed: Step, switches: Mapping[str, Mapping[str, Any]]) -> Iterator[Step]:
+        """A smoke step again, with changes of settings or of the case."""
+        kernel, case = Kernel(*failed.about["kernel"]), Case.from_json(failed.about["case"])
+        for switch, changes in switches.items():
+            changed = case.replace(**changes.get("case", {}))
+            yield self._smoke(SWITCHES, 30, kernel, changed, switch, changes.get("settings"))
+
+    def right(self, broken: Collection[Kernel]) -> Iterator[Step]:
+        """Real shapes against XLA in float64, which is compared with NumPy; and the checks."""
+        size = "toy" if self.interpret else "real"
+        yield self._step(RIGHT, "XLA in float64 against NumPy", "reference", 60, {"size": size})
+        for label, case in self._cases(TOY if self.interpret else MAIN):
+            cases = [
+                one.to_json()
+                for one in _both_operators(case)
+                if len(passes_without(broken, one.operator, one.dtype)) == len(PASSES[one.operator])
+            ]
+            if cases:
+                yield self._step(RIGHT, label, "right", 90, {"cases": cases, "seed": self.seeds[0]},
+                                 cases=cases)  # fmt: skip
+        leave_out = sorted({(kernel.operator, kernel.dtype) for kernel in broken})
+        children = 1 if self.interpret else CHECK_CHILDREN
+        for part in range(children):
+            options = {"part": part, "parts": children, "size": size, "leave_out": leave_out}
+            yield self._step(RIGHT, f"checks, part {part + 1} of {children}", "checks", 90, options)
+
+    def _cases(self, cases: Mapping[str, Case]) -> Iterator[tuple[str, Case]]:
+        for name, case in cases.items():
+            for dtype in self._dtypes:
+                yield f"{name} {dtype}", case.replace(dtype=dtype)
+
+    def fast(self, broken: Collection[Kernel], variants: Collection[str]) -> Iterator[Step]:
+        """Times: what tells most comes first, as time may run out.
+
+        Args:
+            broken: kernels that hung or crashed.
+            variants: which to compare with the default.
+        """
+        main = [*self._cases(TOY if self.interpret else MAIN)]
+        for label, case in main:
+            yield from self._operators(label, case, "mosaic_gpu", broken, variants)
+            yield from self._operators(label, case, "xla")
+        for label, case in main:
+            options = {"case": case.to_json(), "leave_out_kernels": _any_broken(broken, case)}
+            yield self._step(FAST, f"{label}, layers", "layers", 60, options, case=case.to_json())
+        if not self.interpret:
+            for form in ("unfold", "tap loop"):
+                for label, case in main:
+                    options = {"case": case.to_json(), "form": form}
+                    name = f"{label}, torch {form}"
+                    yield self._step(FAST, name, "torch_operator", 60, options, case=case.to_json())
+            for label, case in self._cases(MORE):
+                yield from self._operators(label, case, "mosaic_gpu", broken, variants)
+                yield from self._operators(label, case, "xla")
+
+    def _operators(
+        self, label: str, case: Case, implementation: str, broken: Collection[Kernel] = (),
+        variants: Collection[str] = (),
+    ) -> Iterator[Step]:  # fmt: skip
+        runs = [
+            {"case": one.to_json(), "passes": passes}
+            for one in _both_operators(case)
+            if (passes := passes_without(broken, one.operator, one.dtype))
+        ]
+        if runs:
+            options = {"runs": runs, "implementation": implementation,
+                       "variants": [*variants]}  # fmt: skip
+            name = f"{label}, {'ours' if implementation == 'mosaic_gpu' else implementation}"
+            about = {"case": case.to_json(), "implementation": implementation}
+            yield self._step(FAST, name, "operators", 60, options, **about)
+
+    def why(self, broken: Collection[Kernel]) -> Iterator[Step]:
+        """Counters of single kernels, and their accesses to memory under a checker."""
+        if self.interpret:
+            return
+        up = MAIN["up 2"]
+        for dtype, name in (("bfloat16", "forward"), ("bfloat16", "dx"), ("bfloat16", "dw"),
+                            ("float32", "forward")):  # fmt: skip
+            kernel = Kernel("reassemble", name, dtype)
+            if kernel not in broken:
+                case = up.replace(dtype=dtype)
+                command = self.command("one_kernel", 60, {"case": case.to_json(), "kernel": name})
+                about = {"kernel": kernel, "case": case.to_json()}
+                yield profilers.counters(WHY, f"ncu {' '.join(kernel)}", command, 60, about,
+                                         self.scratch)  # fmt: skip
+        options = {"cases": [SMOKE_CASE.to_json()], "kernel": "forward",
+                   "seeds": self.seeds[:1], "settings": {}}  # fmt: skip
+        command = self.command("smoke", 90, options)
+        yield profilers.memory_check(WHY, "memcheck reassemble forward float32", command, 90,
+                                     self.scratch)  # fmt: skip
+
+
+def _both_operators(case: Case) -> tuple[Case, ...]:
+    return tuple(case.replace(normalizer=normalizer) for normalizer in NORMALIZERS)
+
+
+def _any_broken(broken: Collection[Kernel], case: Case) -> bool:
+    """Whether the layer of a case would run a kernel that hung or crashed."""
+    return any(kernel.operator == "carafe" and kernel.dtype == case.dtype for kernel in broken)

@@ -1,0 +1,108 @@
+"""Real shapes against XLA in float64 on the same device, which is itself compared with NumPy."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks.calls import operator, with_gradients
+from experiments.benchmarks.cases import Case
+from experiments.benchmarks.gpu.checks import (
+    RESULTS,
+    expected_results,
+    random_operands,
+    relative_error,
+    within_tolerances,
+)
+from experiments.benchmarks.gpu.child import Tell
+from experiments.benchmarks.gpu.timing import compile_in_threads
+
+_REFERENCE_CASES = {
+    "real": (Case(2, 25, 42, 256, up=2), Case(2, 27, 33, 64, down=2)),
+    "toy": (Case(2, 5, 6, 8, up=2), Case(2, 7, 6, 8, down=2)),
+}
+REFERENCE_TOLERANCE = 1e-12
+
+
+def _program(case: Case, exact: bool) -> Any:
+    """Output and gradients, by XLA from float64 operands or by the kernels."""
+    shapes = case.x_shape, case.kernels_shape, case.y_shape
+    dtypes = (case.dtype, case.kernels_dtype, case.dtype)
+    arguments = [
+        jax.ShapeDtypeStruct(shape, "float64" if exact else dtype)
+        for shape, dtype in zip(shapes, dtypes, strict=True)
+    ]
+    run = with_gradients(operator(case, "xla" if exact else "mosaic_gpu"))
+    # JAX keeps this setting by thread, and a compiled program keeps its own.
+    with jax.enable_x64(exact):
+        return jax.jit(run).lower(*arguments).compile()
+
+
+def _exact(program: Any, operands: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    with jax.enable_x64(True):
+        return program(*(operand.astype(jnp.float64) for operand in operands))
+
+
+def _errors(found: Sequence[jax.Array], exact: Sequence[jax.Array]) -> list[float]:
+    """``max|a - b| / max|b|`` of each result, on the device, a result at a time."""
+    with jax.enable_x64(True):
+        return [float(_error(a, b)) for a, b in zip(found, exact, strict=True)]
+
+
+@jax.jit
+def _error(found: jax.Array, exact: jax.Array) -> jax.Array:
+    return jnp.abs(found.astype(jnp.float64) - exact).max() / jnp.abs(exact).max()
+
+
+def reference(tell: Tell, size: str) -> str:
+    """Compares the reference with NumPy, which shares no code with it."""
+    largest = 0.0
+    for case in _REFERENCE_CASES[size]:
+        for one in (case, case.replace(normalizer="softmax")):
+            tell.stage(f"running {one} {one.operator}")
+            operands = random_operands(one, seed=0)
+            found = _exact(_program(one, True), [*map(jnp.asarray, operands)])
+            pairs = zip(map(np.asarray, found), expected_results(one, operands), strict=True)
+            errors = [relative_error(a, b) for a, b in pairs]
+            tell.measured(case=one.to_json(), errors=errors)
+            largest = float(np.max([largest, *errors]))
+            if not np.max(errors) < REFERENCE_TOLERANCE:
+                tell.wrong(f"{one} {one.operator}: errors of the reference {errors}")
+    return f"largest error {largest:.1e}"
+
+
+def right(tell: Tell, cases: Sequence[Mapping[str, Any]], seed: int) -> str:
+    """Compares output and gradients of the kernels with the reference."""
+    tell.stage("compiling")
+    both = [Case.from_json(case) for case in cases]
+    programs = compile_in_threads({
+        (case, exact): functools.partial(_program, case, exact)
+        for case in both for exact in (False, True)
+    })  # fmt: skip
+    summary = []
+    for case in both:
+        tell.stage(f"running {case.operator}")
+        operands = _operands(case, seed)
+        found = programs[case, False](*operands)
+        again = programs[case, False](*operands)
+        repeats = all(bool(jnp.array_equal(a, b)) for a, b in zip(found, again, strict=True))
+        del again
+        tell.stage(f"comparing {case.operator}")
+        errors = _errors(found, _exact(programs[case, True], operands))
+        tell.measured(case=case.to_json(), errors=dict(zip(RESULTS, errors, strict=True)),
+                      repeats=repeats)  # fmt: skip
+        text = f"{case.operator} {', '.join(f'{error:.1e}' for error in errors)}"
+        if not (repeats and within_tolerances(case, errors)):
+            tell.wrong(f"{text}{'' if repeats else ', other bits again'}")
+        summary.append(text)
+    return f"errors of {', '.join(RESULTS)}: {'; '.join(summary)}"
+
+
+def _operands(case: Case, seed: int) -> list[jax.Array]:
+    shapes = case.x_shape, case.kernels_shape, case.y_shape
+    dtypes = map(jnp.dtype, (case.dtype, case.kernels_dtype, case.dtype))
+    keys = jax.random.split(jax.random.key(seed, impl="rbg"), 3)
+    return [*map(jax.random.normal, keys, shapes, dtypes)]

@@ -1,0 +1,26 @@
+"""Prints tables of what the GPU kernels compile to.
+
+Registers, spills, shared memory and instructions of every kernel and of the variants; and what
+whole operators launch and allocate. Exits with 1 if any kernel spills.
+"""
+
+import sys
+
+from experiments.benchmarks.machine_code import kernels, programs
+from experiments.benchmarks.machine_code.h100 import on_one_gpu
+
+
+def main() -> None:
+    """Prints the tables."""
+    shape = on_one_gpu()
+    spilled = [
+        kernels.print_table("kernel", kernels.all_kernels(shape)),
+        kernels.print_table("forward", kernels.forward_variants(shape)),
+        kernels.print_table("both gradients", kernels.joint_gradients(shape)),
+    ]
+    programs.print_programs(shape)
+    sys.exit(1 if any(spilled) else 0)
+
+
+if __name__ == "__main__":
+    main()

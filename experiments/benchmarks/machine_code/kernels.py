@@ -1,0 +1,116 @@
+"""Tables of what single kernels compile to."""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import jax
+from carafe_kernels import mosaic_gpu
+
+from experiments.benchmarks.calls import KernelCall, both_gradients, kernel_calls
+from experiments.benchmarks.cases import Case
+from experiments.benchmarks.machine_code import cases
+from experiments.benchmarks.machine_code.h100 import Shape
+
+# Patterns that find instructions in the machine code.
+_CONVERSIONS = "SHF|PRMT|LOP3|F2FP"
+_INSTRUCTIONS = {"FFMA": "FFMA", "loads": "LDS", "conversions": _CONVERSIONS}
+_OF_VARIANTS = {
+    "FFMA": "FFMA",
+    "HMMA": "HMMA",
+    "loads": "LDS|LDSM",
+    "stores": "STS|STSM",
+    "selects": "SEL|FSEL|PRMT",
+    "barriers": "BAR",
+}
+
+
+@contextlib.contextmanager
+def _dumps_in(folder: str) -> Iterator[None]:
+    variables = {"DUMP_TO": folder, "DUMP_PTXAS": "1", "DUMP_SASS": "1"}
+    variables = {f"MOSAIC_GPU_{name}": value for name, value in variables.items()}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+
+
+def compiled(
+    call: KernelCall, case: Case, shape: Shape, instructions: Mapping[str, str]
+) -> dict[str, int]:
+    """Compiles, and reads what the compiler says about the one kernel.
+
+    Args:
+        call: that makes the kernel.
+        case: what it is called with.
+        shape: of the arrays.
+        instructions: patterns by name, of which the machine code is searched.
+    """
+    operands = cases.shapes(case, shape)
+    with tempfile.TemporaryDirectory() as folder:
+        with _dumps_in(folder):
+            arguments = (operands[name] for name in call.operands)
+            jax.jit(call.function).lower(*arguments).compile()
+        (ptxas,) = Path(folder).glob("*.ptxas")
+        (resources,) = Path(folder).glob("*.resources.txt")
+        (sass,) = Path(folder).glob("*.sass_ctrl")
+        text = ptxas.read_text()
+        code = sass.read_text()
+        return {
+            "registers": sum(map(int, re.findall(r"Used (\d+) registers", text))),
+            "spilled, B": sum(map(int, re.findall(r"(\d+) bytes spill", text))),
+            "shared memory, B": sum(
+                map(int, re.findall(r"smem_scratch_bytes=(\d+)", resources.read_text()))
+            ),
+            "instructions": len(re.findall(r"/\*[0-9a-f]{4,}\*/", code)),
+            **{
+                name: len(re.findall(rf"\b(?:{pattern})\b", code))
+                for name, pattern in instructions.items()
+            },
+        }
+
+
+type _Row = tuple[str, str, dict[str, int]]
+
+
+def print_table(title: str, rows: Iterable[_Row]) -> bool:
+    """Prints rows of a label, a kernel and what it compiled to; returns whether any spilled."""
+    spilled, before = False, None
+    for label, name, row in rows:
+        if before is None:
+            print(f"\n| {title} | |", " | ".join(row), "|")
+            print("|---|---" + "|---:" * len(row) + "|")
+        first = "" if label == before else label
+        before = label
+        print(f"| {first} | {name} |", " | ".join(map(str, row.values())), "|", flush=True)
+        spilled |= row["spilled, B"] > 0
+    return spilled
+
+
+def all_kernels(shape: Shape) -> Iterator[_Row]:
+    """The three kernels of every case."""
+    for case in cases.CASES:
+        for name, call in kernel_calls(case).items():
+            yield cases.label(case), name, compiled(call, case, shape, _INSTRUCTIONS)
+
+
+def forward_variants(shape: Shape) -> Iterator[_Row]:
+    """The forward passes that there are two kernels of."""
+    for case in cases.VARIANTS:
+        for variant in ("multiply_add", "bands"):
+            with mosaic_gpu.using(forward=variant):
+                call = kernel_calls(case)["forward"]
+            row = compiled(call, case, shape, _OF_VARIANTS)
+            yield cases.label(case), f"`{variant}`", row
+
+
+def joint_gradients(shape: Shape) -> Iterator[_Row]:
+    """Both gradients in one launch; apart they are among :func:`all_kernels`."""
+    for case in cases.GRADIENTS:
+        row = compiled(both_gradients(case), case, shape, _INSTRUCTIONS)
+        yield cases.label(case), "`together`", row

@@ -1,0 +1,59 @@
+"""Tables of what whole operators compile to, gradients included."""
+
+import itertools
+import math
+import re
+from typing import NamedTuple
+
+import jax
+
+from carafe_jax.differentiation import Implementation
+from experiments.benchmarks.calls import operator, with_gradients
+from experiments.benchmarks.cases import Case
+from experiments.benchmarks.machine_code import cases
+from experiments.benchmarks.machine_code.h100 import Shape
+
+
+class Program(NamedTuple):
+    """What a program launches and allocates.
+
+    Attributes:
+        ours: kernels of this package.
+        others: kernels that XLA adds around them, to pad, crop, convert or rearrange arrays.
+        temporaries: bytes beside arguments and results, in units of x, weights and y together.
+    """
+
+    ours: int
+    others: int
+    temporaries: float
+
+
+def compiled(case: Case, implementation: Implementation, shape: Shape) -> Program:
+    """An operator with its gradients."""
+    arguments = cases.shapes(case, shape).values()
+    program = jax.jit(with_gradients(operator(case, implementation))).lower(*arguments).compile()
+    analysis, text = program.memory_analysis(), program.as_text()
+    assert analysis is not None, "the CUDA compiler analyses memory"
+    assert text is not None, "the CUDA compiler shows its program"
+    entry = text[text.index("ENTRY") :]
+    own = sum(math.prod(a.shape) * a.dtype.itemsize for a in arguments)
+    return Program(
+        ours=len(re.findall(r"custom-call\(.*mosaic_gpu", entry)),
+        others=len(re.findall(r" (?:fusion|copy|transpose|pad|slice|convert|reduce)\(", entry)),
+        temporaries=analysis.temp_size_in_bytes / own,
+    )
+
+
+def print_programs(shape: Shape) -> None:
+    """Prints the table of operators with their gradients."""
+    heads = "kernels", "XLA's around them", "temporaries / (x+w+y)", "XLA alone"
+    print("\n| operator and gradients |", " | ".join(heads), "|")
+    print("|---" + "|---:" * len(heads) + "|")
+    for case, normalizer in itertools.product(cases.PROGRAMS, ("softmax", None)):
+        one = case.replace(normalizer=normalizer)
+        ours, xla = (compiled(one, name, shape) for name in ("mosaic_gpu", "xla"))
+        print(
+            f"| `{one.operator}` {one}, {case.dtype} | {ours.ours} | {ours.others} "
+            f"| {ours.temporaries:.2f} | {xla.temporaries:.2f} |",
+            flush=True,
+        )

@@ -1,0 +1,92 @@
+"""Programs that end as children of a first run may, and a command line that runs them as such."""
+
+import json
+import os
+import signal
+import sys
+import textwrap
+from pathlib import Path
+
+from experiments.benchmarks.gpu import bringup
+from experiments.benchmarks.gpu.plan import Plan
+
+_START = """
+import ctypes, json, os, resource, signal, subprocess, sys, time
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # nothing is left when a test kills the parent
+def say(**message): print(json.dumps(message), flush=True)
+def fail(text, status=1): print(text, file=sys.stderr, flush=True); sys.exit(status)
+"""
+
+PROGRAMS = {
+    "ok": "say(measured={'a': 1}); say(done='fine')",
+    "wrong": "say(measured={'a': 2}); say(wrong='all of it'); say(done='compared')",
+    "refused": "say(refused='another capability')",
+    "hang": "say(measured={'a': 3}); say(stage='running'); time.sleep(600)",
+    "hang with a child": """
+        say(stage=str(subprocess.Popen(['sleep', '600']).pid)); time.sleep(600)""",
+    "hang that hears no signal": """
+        for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.SIG_IGN)
+        time.sleep(600)""",
+    "hang without a pipe": "os.close(1); time.sleep(600)",
+    "orphan": "subprocess.Popen(['sleep', '600']); say(done='left something')",
+    "segfault": "say(stage='running'); ctypes.string_at(0)",
+    "abort": "os.abort()",
+    "memory": """
+        resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29))
+        say(stage='taking'); bytearray(2**30)""",
+    "killed": "say(stage='running'); os.kill(os.getpid(), signal.SIGKILL)",
+    "device memory": "say(error='RESOURCE_EXHAUSTED: Out of memory'); sys.exit(1)",
+    "sticky": "say(stage='running'); fail('CUDA_ERROR_ILLEGAL_ADDRESS: an illegal access')",
+    "sticky abort": """
+        print('F0 CUDA_ERROR_LAUNCH_FAILED', file=sys.stderr, flush=True); os.abort()""",
+    "exception": "raise ValueError('no room')",
+    "told exception": "say(error='ValueError: no room'); sys.exit(1)",
+    "garbage": "say(measured={'a': 4}); print('garbage'); say(done='fine')",
+    "no object": "print('[1, 2]'); say(done='fine')",
+    "binary garbage": "os.write(1, bytes(range(256))); say(done='fine')",
+    "half a message": "say(measured={'a': 5}); print('{\"do', end='')",
+    "nothing": "",
+    "endless messages": "\nwhile True: say(stage='again')",
+    "endless log": "\nwhile True: print('x' * 10000, file=sys.stderr)",
+}  # fmt: skip
+
+
+def command(program):
+    """Of one of the programs."""
+    return [sys.executable, "-S", "-c", _START + textwrap.dedent(PROGRAMS[program])]
+
+
+def run_with(programs, out, *arguments):
+    """The command line, with programs in place of the children that do something."""
+
+    class Faked(Plan):
+        def command(self, do, seconds, options):
+            del seconds
+            kernel = options.get("kernel") or do
+            settings = options.get("settings", {})
+            keys = [f"{kernel} {key}" for key in settings] + [kernel, do]
+            if "one step" in programs and options.get("cases", [{}])[0].get("channels") == 64:
+                keys.insert(0, "one step")
+            return command(next((programs[key] for key in keys if key in programs), "ok"))
+
+    bringup.Plan = Faked
+    return bringup.main(["--out", str(out), *arguments])
+
+
+def results(out):
+    return json.loads((Path(out) / "results.json").read_text())
+
+
+def is_alive(pid):
+    """Whether a process runs; one that nobody has waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.pop("MOSAIC_GPU_DUMP_TO", None)
+    sys.exit(run_with(json.loads(sys.argv[1]), *sys.argv[2:]))

@@ -1,0 +1,229 @@
+"""The steps that compare and time whole operators and layers, here by XLA alone."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from carafe_kernels import mosaic_gpu
+
+from experiments.benchmarks.calls import operator
+from experiments.benchmarks.cases import Case
+from experiments.benchmarks.gpu import child, fast, layers, plan, profilers, right, timing
+from experiments.benchmarks.gpu.outcomes import Outcome, Verdict, parse
+from tests.experiments.benchmarks.gpu.conftest import Told
+
+TINY = Case(2, 4, 6, 8, kernel_size=3, up=2)
+
+
+@pytest.fixture(autouse=True)
+def briefly(monkeypatch):
+    monkeypatch.setattr(timing, "BATCH_SECONDS", 1e-4)
+    monkeypatch.setattr(timing, "BATCHES", 2)
+    monkeypatch.setattr(timing, "MAX_SETS", 4)
+
+
+def runs(*passes):
+    return [{"case": TINY.replace(normalizer=each).to_json(), "passes": passes}
+            for each in plan.NORMALIZERS]  # fmt: skip
+
+
+def test_operators_are_timed_pass_by_pass(tell):
+    fast.operators(tell, runs("forward", "backward"), "xla", [])
+    found = tell.said("measured")
+    assert [(each["case"]["normalizer"], each["pass"]) for each in found] == [
+        (None, "forward"), (None, "backward"), ("softmax", "forward"), ("softmax", "backward"),
+    ]  # fmt: skip
+    assert all(each["variant"] == "default" and each["microseconds"] > 0 for each in found)
+
+
+def test_variants_are_compared_with_the_default(tell, monkeypatch):
+    """`bands` differs a little, `together` is refused, the others are what the default is."""
+
+    def by_xla(case, implementation):
+        del implementation
+        function, settings = operator(case, "xla"), mosaic_gpu.current_settings()
+        if settings.gradients == "together":
+            raise NotImplementedError("float32 alone")
+        if settings.forward == "bands":
+            return lambda x, w: function(x, w) * 1.001
+        return function
+
+    monkeypatch.setattr(fast, "operator", by_xla)
+    fast.operators(tell, runs("forward", "backward")[:1], "mosaic_gpu", [*plan.VARIANTS])
+    found = {(each["pass"], each["variant"]): each for each in tell.said("measured")}
+    assert found["forward", "multiply_add"]["same_as"] == "default"
+    assert found["backward", "apart"]["same_as"] == "default"
+    assert "microseconds" not in found["backward", "apart"]
+    assert found["backward", "together"]["refused"] == "NotImplementedError: float32 alone"
+    assert found["forward", "bands"]["difference"] == pytest.approx(1e-3, rel=0.1)
+    assert found["forward", "default"]["difference"] is None
+    assert not tell.said("wrong")
+
+
+def test_a_variant_that_raises_leaves_the_default_its_time(tell, monkeypatch):
+    def fails(case, implementation):
+        if mosaic_gpu.current_settings().forward == "bands":
+            raise ValueError("no layout")
+        return operator(case, "xla")
+
+    monkeypatch.setattr(fast, "operator", fails)
+    fast.operators(tell, runs("forward")[:1], "mosaic_gpu", ["bands"])
+    assert tell.said("wrong") == ["reassemble forward bands: ValueError: no layout"]
+    assert tell.said("measured")[0]["microseconds"] > 0
+
+
+def test_a_variant_that_does_not_compile_leaves_the_default_its_time(tell, monkeypatch):
+    def fails(program):
+        if "mul" in str(program.jaxpr):
+            raise ValueError("spilled")
+        return timing.compiled(program)
+
+    def doubled(case, implementation):
+        bands = mosaic_gpu.current_settings().forward == "bands"
+        return (lambda x, w: 2 * x) if bands else (lambda x, w: x)
+
+    monkeypatch.setattr(fast, "compiled", fails)
+    monkeypatch.setattr(fast, "operator", doubled)
+    fast.operators(tell, runs("forward")[:1], "mosaic_gpu", ["bands"])
+    assert tell.said("wrong") == ["reassemble forward bands: ValueError: spilled"]
+    assert [each["variant"] for each in tell.said("measured")] == ["default"]
+
+
+def test_a_default_that_is_refused_is_an_error(tell):
+    with pytest.raises(NotImplementedError, match="cannot run on cpu"):
+        fast.operators(tell, runs("forward"), "mosaic_gpu", [])
+
+
+@pytest.mark.parametrize("case", [TINY, TINY.replace(up=1, down=2)], ids=str)
+def test_layers_rescale_alike(case):
+    x = jnp.ones(case.x_shape)
+    for name, layer in layers.layers_of(case).items():
+        variables = layers._variables(layer, case)
+        out = jax.eval_shape(layer.apply, variables, x)
+        expected = case.logits_shape if name == "CARAFE's convolutions" else case.y_shape
+        assert out.shape == expected, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [TINY, TINY.replace(up=1, down=2)], ids=str)
+def test_layers_are_timed(tell, case):
+    layers.layers(tell, case.to_json(), leave_out_kernels=True)
+    found = tell.said("measured")
+    names = {each["layer"] for each in found}
+    assert names == layers.layers_of(case).keys() - {layers.OURS}
+    assert len(found) == 2 * len(names)
+
+
+def by_xla(factor):
+    def wrong(case, implementation):
+        function = operator(case, "xla")
+        return function if implementation == "xla" else lambda *a: factor * function(*a)
+
+    return wrong
+
+
+@pytest.mark.parametrize(("factor", "count"), [(1.0, 0), (1.001, 2), (float("nan"), 2)])
+def test_results_are_compared_with_float64(tell, monkeypatch, factor, count):
+    monkeypatch.setattr(right, "operator", by_xla(factor))
+    cases = [run["case"] for run in runs()]
+    right.right(tell, cases, seed=1)
+    assert len(tell.said("wrong")) == count
+    errors = [each["errors"] for each in tell.said("measured")]
+    assert [set(each) for each in errors] == [{"y", "dx", "dw"}] * 2
+    if factor == 1.001:
+        assert errors[0]["y"] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_reference_is_compared_with_numpy(tell, monkeypatch):
+    right.reference(tell, "toy")
+    assert tell.said("wrong") == []
+    assert len(tell.said("measured")) == 4
+    monkeypatch.setattr(
+        right, "operator", lambda case, _: lambda *a: operator(case, "xla")(*a) * (1 + 1e-9)
+    )
+    right.reference(tell, "toy")
+    assert len(tell.said("wrong")) == 4
+
+
+def test_programs_are_compiled_with_the_settings_around_them():
+    with mosaic_gpu.using(max_slots=1):
+        found = timing.compile_in_threads(
+            {"slots": lambda: mosaic_gpu.current_settings().max_slots}
+        )
+    assert found == {"slots": 1}
+
+
+def test_operands_rotate_through_more_than_the_cache(monkeypatch):
+    monkeypatch.setattr(timing, "MAX_SETS", 16)
+    assert timing.set_count(10**9) == 2
+    assert timing.set_count(30 * 10**6) == 7
+    assert timing.set_count(10**5) == 16
+
+
+def test_calls_in_one_program_stay_apart():
+    sets = [(jnp.full(3, float(number)),) for number in range(3)]
+    results = jax.jit(timing.chained(lambda x: 2 * x))(*sets)
+    np.testing.assert_array_equal(results, [[0.0] * 3, [2.0] * 3, [4.0] * 3])
+
+
+@pytest.fixture
+def run_child(tmp_path, monkeypatch):
+    def run(function):
+        monkeypatch.setattr(fast, "one_kernel", function)
+        path = tmp_path / "child"
+        told = Told(path)
+        spec = {"do": "one_kernel", "seconds": 9, "interpret": False, "options": {}}
+        code = child.run(told, spec)
+        told.close()
+        return code, parse(path.read_bytes())[0]
+
+    return run
+
+
+def test_a_child_tells_how_its_function_ended(run_child):
+    def fails(tell):
+        tell.measured(error=float("nan"), errors=[float("inf"), 1.0])
+        raise ValueError("no room\nanywhere")
+
+    def refuses(tell):
+        raise NotImplementedError("another card")
+
+    assert run_child(lambda tell: "fine") == (0, [{"done": "fine"}])
+    code, messages = run_child(fails)
+    assert code == 1
+    assert messages[0] == {"measured": {"error": "nan", "errors": ["inf", 1.0]}}
+    assert messages[1] == {"error": "ValueError: no room"}
+    assert run_child(refuses) == (0, [{"refused": "NotImplementedError: another card"}])
+
+
+CSV = """==PROF== Connected to process 7
+"ID","Kernel Name","gpu__time_duration.sum","launch__waves_per_multiprocessor","dram__bytes.x"
+"","","us","",""
+"0","carafe_forward_mosaic_gpu_kernel","41.5","1.2","7"
+"""
+FINE = Verdict(Outcome.OK, "fine", ({"a": 1},))
+
+
+def test_counters_are_read():
+    found = profilers.with_counters(FINE, CSV)
+    counters = {"gpu__time_duration.sum [us]": "41.5", "launch__waves_per_multiprocessor": "1.2"}
+    assert found.outcome is Outcome.OK
+    assert found.measured[1] == {
+        "kernel": "carafe_forward_mosaic_gpu_kernel", "counters": counters
+    }  # fmt: skip
+    without = profilers.with_counters(FINE, "==ERROR== no permission\n")
+    assert without.outcome is Outcome.ERROR
+    assert "no permission" in without.detail
+
+
+@pytest.mark.parametrize(("count", "outcome"), [(0, Outcome.OK), (3, Outcome.WRONG)])
+def test_errors_of_memory_are_read(count, outcome):
+    report = f"========= Invalid __global__ read\n========= ERROR SUMMARY: {count} errors\n"
+    found = profilers.with_memory_errors(FINE, report)
+    assert found.outcome is outcome
+    assert found.measured[1] == {"memory_errors": count}
+    assert json.dumps(found.measured)
+    cut = Verdict(Outcome.HANG, "no end")
+    assert profilers.with_memory_errors(cut, "") == cut

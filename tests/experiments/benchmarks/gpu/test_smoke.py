@@ -1,0 +1,178 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.benchmarks.cases import Case
+from experiments.benchmarks.gpu import location, smoke
+from experiments.benchmarks.gpu.smoke import Calls
+from tests.kernels import oracle
+
+CASE = Case(2, 11, 9, 192, kernel_size=3, up=2)
+LOGITS = CASE.replace(normalizer="softmax")
+
+
+def right(name, case=CASE):
+    """A program that is right for the operands of a kernel, by the oracle."""
+    options, size = case.options, (case.height, case.width)
+    return {
+        "forward": lambda x, w: oracle.reassemble(x, w, **options),
+        "dx": lambda w, y: oracle.input_gradient(w, y, size, **options),
+        "dw": lambda x, y: oracle.weight_gradient(x, y, **options),
+    }[name]
+
+
+OPERANDS = {"forward": ("x", "kernels"), "dx": ("kernels", "dy"), "dw": ("x", "dy")}
+
+
+def check(tell, name, spoil, case=CASE):
+    """Smoke tests a program whose results are spoiled in place."""
+
+    def program(*arrays):
+        found = np.float32(right(name, case)(*map(np.asarray, arrays)))
+        spoil(found)
+        return jnp.asarray(found)
+
+    call = Calls(program, OPERANDS[name], (name,))
+    return smoke._check(tell, case, call, program, seed=3)
+
+
+@pytest.mark.parametrize("name", OPERANDS)
+def test_what_is_right_passes(tell, name):
+    assert check(tell, name, lambda found: None) < 1e-6
+    assert tell.said("wrong") == []
+    (measured,) = tell.said("measured")
+    assert (measured["seed"], measured["same_bits"], len(measured["errors"])) == (3, True, 2)
+
+
+def shares(tell):
+    return [each["shares"] for each in tell.said("measured") if "shares" in each]
+
+
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_the_last_step_over_the_channels(tell, value):
+    def spoil(found):
+        found[..., 128:] += value
+
+    check(tell, "forward", spoil)
+    first, second = shares(tell)
+    assert first == second
+    assert first["wrong"] == pytest.approx(1 / 3)
+    assert first["last step"] == {"of wrong": 1.0, "of all": pytest.approx(1 / 3)}
+    assert first["second slot"]["of wrong"] == 0
+    assert first["not finite"] == float(np.isnan(value))
+    assert first["blocks of 32 channels"] == [4, 5]
+    assert "only blocks [4, 5] of 32 channels" in tell.said("wrong")[0]
+    assert "memory full of NaN" in tell.said("wrong")[0]
+    assert "memory full of -1000" in tell.said("wrong")[1]
+
+
+def test_the_second_slot(tell):
+    def spoil(found):
+        found[..., 64:128] = 0
+
+    check(tell, "forward", spoil)
+    assert shares(tell)[0]["second slot"]["of wrong"] == 1.0
+    assert shares(tell)[0]["last step"]["of wrong"] == 0.0
+
+
+def test_the_border_and_one_map(tell):
+    def spoil(found):
+        found[1, 0] = 7.0
+
+    check(tell, "dx", spoil)
+    assert shares(tell)[0]["border"]["of wrong"] == 1.0
+    assert shares(tell)[0]["maps"] == [1]
+    assert "only maps [1]" in tell.said("wrong")[0]
+
+
+def test_tiles_that_reach_over_the_end(tell):
+    def spoil(found):
+        found[:, 16:] = 7.0  # rows 8, 9 and 10 of the cells, of tiles of 8
+
+    check(tell, "forward", spoil)
+    assert shares(tell)[0]["cut tiles"]["of wrong"] == 1.0
+    assert shares(tell)[0]["odd tiles"]["of wrong"] == 1.0
+    assert shares(tell)[0]["border"]["of wrong"] < 1.0
+
+
+def test_steps_whose_sums_are_wrong(tell):
+    def program(x, dy):
+        x, dy = np.array(x), np.array(dy)
+        dy[..., 64:128] = 0  # a step that is left out
+        return jnp.asarray(np.float32(right("dw")(x, dy)))
+
+    smoke._check(tell, CASE, Calls(program, ("x", "dy"), ("dw",)), program, seed=0)
+    assert "with the channels of one step alone: wrong in [1] of 3" in tell.said("wrong")[1]
+
+
+def test_other_bits_are_told(tell):
+    ends = iter((-np.inf, np.inf))
+
+    def spoil(found):
+        found[0, 0, 0, 0] = np.nextafter(found[0, 0, 0, 0], np.float32(next(ends)))
+
+    check(tell, "forward", spoil)
+    assert "another run, other bits" in tell.said("wrong")[0]
+
+
+def test_memory_is_poisoned_before_each_run(tell, monkeypatch):
+    poisoned = []
+    monkeypatch.setattr(smoke, "poison", lambda shapes, value: poisoned.append((shapes, value)))
+    check(tell, "dx", lambda found: None)
+    assert [str(value) for _, value in poisoned] == ["nan", "-1000.0"]
+    shapes = {shape for shape, _ in poisoned[0][0]}
+    assert shapes == {CASE.weights_shape, CASE.y_shape, CASE.x_shape}
+
+
+def test_poison_is_freed():
+    smoke.poison([((3,), "bfloat16"), ((2, 2), "float32")], float("nan"))
+    before = len(jax.live_arrays())
+    smoke.poison([((3,), "bfloat16"), ((2, 2), "float32")], float("nan"))
+    assert len(jax.live_arrays()) == before
+
+
+@pytest.mark.parametrize("case", [CASE, LOGITS], ids=["weights", "logits"])
+def test_a_backward_pass_is_called_as_a_whole(case):
+    (call,) = smoke.calls_of(case, smoke.GRADIENTS).values()
+    assert call.results == ("dx", "dw" if case.normalizer is None else "dlogits")
+    assert [*smoke.calls_of(case, None)] == ["forward", *call.results]
+    assert [*smoke.calls_of(case, "dx")] == ["dx"]
+
+
+def test_cases_that_do_not_serve_the_settings_are_passed_over(tell, monkeypatch):
+    def compiled(case, call):
+        if case.dtype == "bfloat16":
+            return NotImplementedError("float32 alone")
+        return lambda *arrays: jnp.asarray(np.float32(right("dw")(*map(np.asarray, arrays))))
+
+    monkeypatch.setattr(smoke, "_compiled", compiled)
+    cases = [CASE.to_json(), CASE.replace(dtype="bfloat16").to_json()]
+    said = smoke.smoke(tell, cases, "dw", [1, 2], {"max_slots": 1})
+    assert "1 of 2 refused" in said
+    assert [each.get("refused") for each in tell.said("measured")] == [
+        None, None, "NotImplementedError: float32 alone",
+    ]  # fmt: skip
+    with pytest.raises(NotImplementedError, match="float32 alone"):
+        smoke.smoke(tell, cases[1:], "dw", [1], {})
+
+
+sizes = st.integers(1, 40)
+
+
+@given(rows=sizes, columns=sizes, cell=st.integers(1, 4), radius=st.integers(1, 3))
+def test_parts_hold_what_their_names_say(rows, columns, cell, radius):
+    shape = 1, rows, columns, 1
+    parts = location.parts(shape, (cell, cell), radius)
+    for i in range(rows):
+        for j in range(columns):
+            q, r = i // cell, j // cell
+            last_q, last_r = (rows - 1) // cell, (columns - 1) // cell
+            near = min(q, r, last_q - q, last_r - r) < radius
+            size = location.TILE_CELLS
+            cut = (q // size + 1) * size > last_q + 1 or (r // size + 1) * size > last_r + 1
+            odd = q // size % 2 == 1 or r // size % 2 == 1
+            found = {name: bool(mask[0, i, j, 0]) for name, mask in parts.items()}
+            assert found == {"border": near, "cut tiles": cut, "odd tiles": odd}
