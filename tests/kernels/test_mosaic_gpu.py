@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from carafe_kernels import mosaic_gpu
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.mosaic_gpu.tiling import forward_tile, input_gradient_tile
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 import carafe_jax
@@ -50,6 +53,12 @@ FUSED = [
     (Case(5, down=2, size=(7, 8)), "softmax", "bfloat16"),
     (Case(5, down=2, size=(5, 6), groups=2, batch=1), "sigmoid_normalized", "float32"),
     (Case(3, down=3, size=(8, 7), batch=1), "sigmoid", "float32"),
+    # Several tiles in a row, which ends in the middle of one.
+    (Case(3, up=2, size=(2, 19), batch=1), "softmax", "bfloat16"),
+    (Case(3, down=2, size=(3, 37), batch=1), "softmax", "bfloat16"),
+    # More entries of a cell than a copy moves at once; kernels that it moves in float32 only.
+    (Case(5, up=2, groups=3, size=(2, 3), batch=1), "softmax", "float32"),
+    (Case(7, up=2, size=(2, 3), batch=1), "softmax", "bfloat16"),
 ]
 
 
@@ -118,10 +127,21 @@ def test_gradients_are_deterministic_to_the_last_bit():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "dtype"),
-    [(3, "bfloat16"), (16, "float32"), (24, "bfloat16"), (100, "float32"), (100, "bfloat16")],
+    [
+        (3, "bfloat16"),
+        (16, "float32"),
+        (24, "bfloat16"),
+        (100, "float32"),
+        (100, "bfloat16"),
+        (320, "float32"),
+        (320, "bfloat16"),
+    ],
 )
 def test_any_number_of_channels(channels, dtype):
-    """Those that fill no tile, that no copy can address, and that take several steps."""
+    """Those that fill no tile, that no copy can address, and that take several steps.
+
+    With 320, each of two buffers is filled and waited for more than once.
+    """
     case = Case(3, up=2, size=(2, 3), batch=1, group_channels=channels)
     operands = random_map_logits_and_cotangent(case, dtype)
     with interpreted():
@@ -132,6 +152,14 @@ def test_any_number_of_channels(channels, dtype):
         np.testing.assert_allclose(
             np.float64(value), np.float64(other), rtol=2 * eps, atol=64 * eps
         )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("choose", [forward_tile, input_gradient_tile])
+def test_many_channels_fill_each_of_two_buffers_more_than_once(choose, dtype):
+    dtype = jnp.dtype(dtype)
+    tile = choose(Problem(Geometry(3, 2), 1, (2, 3), 320, dtype, dtype, "softmax"))
+    assert (tile.slots, tile.chunks) == (2, 5)
 
 
 @pytest.mark.slow
