@@ -306,5 +306,8 @@ def test_the_real_children_run_in_the_interpreter(tmp_path, capsys):
     found = results(tmp_path)
     assert (code, found["ended"], found["not_run"]) == (0, "complete", []), out
     assert {step["phase"] for step in found["steps"]} == {"card", "smoke", "right", "fast"}
-    assert {step["outcome"] for step in found["steps"]} == {"ok"}
-    assert all(step["measured"] for step in found["steps"])
+    # Variants need not serve float32, nor the interpreter.
+    served = [step for step in found["steps"] if step["outcome"] != "refused"]
+    assert all("variant" in step["about"] for step in found["steps"] if step not in served)
+    assert {step["outcome"] for step in served} == {"ok"}
+    assert all(step["measured"] for step in served)
