@@ -11,7 +11,7 @@ from typing import get_args
 import jax
 from carafe_kernels.geometry import Geometry
 
-from carafe_jax.differentiation import Implementation, Normalizer, kernels
+from carafe_jax.plan import Implementation, Normalizer, kernels
 from carafe_jax.proven import is_proven
 
 _logger = logging.getLogger("carafe_jax")

@@ -10,8 +10,8 @@ from carafe_kernels.geometry import Geometry
 from jaxtyping import Array, Float
 
 from carafe_jax import predictor
-from carafe_jax.differentiation import Implementation, Normalizer
 from carafe_jax.ops import carafe, reassembly_kernels
+from carafe_jax.plan import Implementation, Normalizer
 
 
 class _PredictorOptions(nn.Module, kw_only=True):  # type: ignore[call-arg]

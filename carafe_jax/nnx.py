@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from carafe_jax import predictor
 from carafe_jax.checks import check_groups, check_normalizer
-from carafe_jax.differentiation import Implementation, Normalizer
 from carafe_jax.ops import carafe, reassembly_kernels
+from carafe_jax.plan import Implementation, Normalizer
 
 
 class PredictorOptions(TypedDict, total=False):

@@ -15,14 +15,9 @@ from jaxtyping import Array, Float
 
 from carafe_jax.checks import check_shape, checked_array, checked_logits, checked_map
 from carafe_jax.choice import choose, fuses
-from carafe_jax.differentiation import (
-    Implementation,
-    Normalizer,
-    Plan,
-    contract,
-    kernels,
-    reassemble_logits,
-)
+from carafe_jax.differentiation import contract
+from carafe_jax.logit_differentiation import reassemble_logits
+from carafe_jax.plan import Implementation, Normalizer, Plan, kernels
 
 
 def reassemble(

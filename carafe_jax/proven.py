@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from carafe_kernels.geometry import Geometry
 
-from carafe_jax.differentiation import Normalizer
+from carafe_jax.plan import Normalizer
 
 
 @dataclasses.dataclass(frozen=True)

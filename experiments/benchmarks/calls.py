@@ -10,7 +10,7 @@ from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
 
 import carafe_jax
-from carafe_jax.differentiation import Implementation
+from carafe_jax.plan import Implementation
 from experiments.benchmarks.cases import Case
 
 

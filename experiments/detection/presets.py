@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from carafe_jax.differentiation import Normalizer
+from carafe_jax.plan import Normalizer
 from experiments.data.scenes import ScenesConfig
 from experiments.detection.configs import COCO_TRAINING, SCHEDULE_2X, DetectionConfig
 from experiments.detection.data_config import DataConfig

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import get_args
 
-from carafe_jax.differentiation import Normalizer
+from carafe_jax.plan import Normalizer
 from experiments.engine.config import check, check_at_least
 
 

@@ -9,7 +9,7 @@ from carafe_kernels import mosaic_gpu, xla
 from carafe_kernels.mosaic_gpu import calls
 from carafe_kernels.normalizers import normalize
 
-from carafe_jax import differentiation
+from carafe_jax import differentiation, logit_differentiation
 
 FLOAT32 = jnp.dtype(jnp.float32)
 
@@ -104,7 +104,7 @@ def stand_ins():
             stack.enter_context(mock.patch.object(mosaic_gpu, name, getattr(functions, name)))
         stack.enter_context(mock.patch.object(calls, "on_cuda", lambda array: array))
         # What is traced with them stays inside, and what was traced before outside.
-        for compiled in (differentiation._compute, differentiation._compute_from_logits):
+        for compiled in (differentiation._compute, logit_differentiation._compute_from_logits):
             compiled.clear_cache()
             stack.callback(compiled.clear_cache)
         yield functions.calls

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from carafe_jax.differentiation import Implementation
+from carafe_jax.plan import Implementation
 from experiments.benchmarks.calls import operator, with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import reference

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu
 
-from carafe_jax.differentiation import Implementation
+from carafe_jax.plan import Implementation
 from experiments.benchmarks.calls import kernel_calls, operator
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu.child import Tell, one_line

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from carafe_jax.differentiation import Implementation
+from carafe_jax.plan import Implementation
 from experiments.benchmarks.calls import operator, with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.machine_code import cases

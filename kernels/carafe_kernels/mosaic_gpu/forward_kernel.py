@@ -134,13 +134,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
         grid.size,
         (x, copied.operand(cells)),
         jax.ShapeDtypeStruct((problem.batch, rows, up, width, x.shape[4]), problem.word_dtype),
-        (
-            (
-                plgpu.SMEM(tile.map_shape, problem.word_dtype),
-                plgpu.SMEM(tile.out_shape, problem.word_dtype),
-                *weights.buffers,
-            ),
-        ),
+        weights.memory,
         (plgpu.Barrier(num_barriers=tile.slots), copied.barrier),
         run,
         finish,

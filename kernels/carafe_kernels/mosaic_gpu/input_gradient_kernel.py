@@ -175,13 +175,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
         grid.size,
         (copied.operand(cells), y),
         jax.ShapeDtypeStruct((problem.batch, rows, down, width, y.shape[4]), problem.word_dtype),
-        (
-            (
-                plgpu.SMEM(tile.map_shape, problem.word_dtype),
-                plgpu.SMEM(tile.out_shape, problem.word_dtype),
-                *weights.buffers,
-            ),
-        ),
+        weights.memory,
         (plgpu.Barrier(num_barriers=tile.slots), copied.barrier),
         run,
         finish,

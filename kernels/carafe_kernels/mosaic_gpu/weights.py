@@ -39,6 +39,13 @@ class Weights:
         tiles = (self.tile.cells, self.tile.weights)
         return tuple(plgpu.SMEM(tile.shape, tile.dtype) for tile in tiles if tile)
 
+    @property
+    def memory(self) -> tuple[tuple[Any, ...], ...]:
+        """Of a block: the map that comes in, the one that goes out, and :attr:`buffers`."""
+        dtype = self.problem.word_dtype
+        maps = (plgpu.SMEM(shape, dtype) for shape in (self.tile.map_shape, self.tile.out_shape))
+        return ((*maps, *self.buffers),)
+
     def wait(self, buffers, barrier) -> None:
         """Waits for the copies, and normalises."""
         plgpu.barrier_wait(barrier)
