@@ -181,6 +181,19 @@ def test_small_batches_get_tiles_that_occupy_more_multiprocessors():
     assert (tile.rows, blocks) == (8, 128)
 
 
+@pytest.mark.parametrize(
+    ("geometry", "passes"),
+    [(Geometry(5, 2), 1), (Geometry(5, 1, 2), 1), (Geometry(7, 4), 4)],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("normalizer", [None, "softmax"])
+def test_weights_come_in_passes_only_where_they_do_not_fit(geometry, passes, dtype, normalizer):
+    float32 = np.dtype(np.float32)
+    problem = Problem(geometry, 2, (100, 100), 256, jnp.dtype(dtype), float32, normalizer)
+    assert input_gradient_tile(problem).passes == passes
+
+
 @given(
     size=st.integers(1, 60),
     tile=st.integers(1, 20),

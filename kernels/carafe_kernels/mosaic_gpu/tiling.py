@@ -6,9 +6,8 @@ of one row of the tile for all of its columns, so that what it loads serves seve
 
 import dataclasses
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax.numpy as jnp
 
@@ -122,19 +121,21 @@ class TooLargeError(ValueError):
     """No tile of a problem fits into the shared memory of a block."""
 
 
-def _best(tiles: Iterator[Tile]) -> Tile:
+def _best(*kinds: Iterable[Tile]) -> Tile:
     """The first of the quickest tiles of which two blocks share a multiprocessor.
 
-    One of the two computes while the other waits.
+    One of the two computes while the other waits. The tiles of a later kind serve only where no
+    earlier kind has such a tile.
     """
-    fitting = [tile for tile in tiles if tile.nbytes <= SHARED_MEMORY]
-    if not fitting:
+    fitting = [[tile for tile in tiles if tile.nbytes <= SHARED_MEMORY] for tiles in kinds]
+    for tiles in fitting:
+        if shared := [tile for tile in tiles if two_blocks_fit(tile.nbytes)]:
+            limit = _EQUALLY_QUICK * min(tile.cycles for tile in shared)
+            return next(tile for tile in shared if tile.cycles <= limit)
+    alone = [tile for tiles in fitting for tile in tiles]
+    if not alone:
         raise TooLargeError
-    shared = [tile for tile in fitting if two_blocks_fit(tile.nbytes)]
-    if not shared:
-        return fitting[0]
-    limit = _EQUALLY_QUICK * min(tile.cycles for tile in shared)
-    return next(tile for tile in shared if tile.cycles <= limit)
+    return alone[0]
 
 
 @functools.cache
@@ -160,7 +161,8 @@ def forward_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
 def input_gradient_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
     """The tile for the input gradient; raises :class:`TooLargeError` if there is none."""
     geometry = problem.geometry
-    tiles = (
+    # In passes, weights are copied and normalised anew in each step over the channels.
+    whole, in_passes = (
         _tiles(
             problem,
             _INPUT_GRADIENT_TILES[problem.dtype.itemsize],
@@ -173,9 +175,9 @@ def input_gradient_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
             passes=passes,
             max_slots=max_slots,
         )
-        for passes in sorted({1, geometry.up})
+        for passes in (1, geometry.up)
     )
-    return _best(itertools.chain.from_iterable(tiles))
+    return _best(whole, in_passes)
 
 
 def _tiles(
