@@ -18,11 +18,12 @@ _logger = logging.getLogger("carafe_jax")
 
 
 @functools.cache
-def _log_once(message: str) -> None:
+def log_once(message: str) -> None:
+    """Logs a message for debugging, the first time only."""
     _logger.debug(message)
 
 
-def _devices() -> list[jax.Device]:
+def devices_of_process() -> list[jax.Device]:
     """The devices of this process that what is traced now may run on."""
     default = jax.config.jax_default_device
     return jax.local_devices(
@@ -48,13 +49,13 @@ def _automatic(
     geometry: Geometry, x: jax.Array, weights: jax.Array, normalizer: Normalizer | None
 ) -> Implementation:
     # A program does not know on which GPU of this process it will run: all must be proven.
-    devices = _devices()
+    devices = devices_of_process()
     if not is_proven(geometry, x.dtype, weights.dtype, normalizer, x.shape[3], devices):
         return "xla"
     reason = _reason("mosaic_gpu", geometry, x, weights, devices[0], normalizer)
     if reason is None:
         return "mosaic_gpu"
-    _log_once(f"implementation=None does not run 'mosaic_gpu': {reason}")
+    log_once(f"implementation=None does not run 'mosaic_gpu': {reason}")
     return "xla"
 
 
@@ -87,7 +88,7 @@ def choose(
         )
     # Without a GPU in this process the program may be for another one, and says what it lacks
     # where it is lowered. Of several GPUs, one will do.
-    gpus = [device for device in _devices() if device.platform == "gpu"]
+    gpus = [device for device in devices_of_process() if device.platform == "gpu"]
     reasons = [_reason(implementation, geometry, x, weights, gpu) for gpu in gpus or [None]]
     if all(reasons):
         raise NotImplementedError(
@@ -109,5 +110,5 @@ def fuses(
         return False
     reason = _reason("mosaic_gpu", geometry, x, logits, normalizer=normalizer)
     if reason is not None:
-        _log_once(f"logits are normalised apart: {reason}")
+        log_once(f"logits are normalised apart: {reason}")
     return reason is None

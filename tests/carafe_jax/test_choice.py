@@ -135,7 +135,7 @@ def test_a_proven_call_that_the_kernels_refuse_is_logged_once_for_debugging(monk
     have_devices(monkeypatch, H100)
     case = Case(3, up=3, down=2, size=(5, 3))
     have_proven(monkeypatch, case_of(case.options, "reassemble"))
-    choice._log_once.cache_clear()
+    choice.log_once.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="carafe_jax"):
         for _ in range(2):
             assert chosen("reassemble", case) == "xla"
@@ -213,10 +213,10 @@ def test_a_symbolic_batch_runs_xla(monkeypatch, proven_form):
 def test_the_default_device_says_what_the_process_runs_on(monkeypatch):
     asked = []
     monkeypatch.setattr(jax, "local_devices", lambda *, backend: asked.append(backend) or [H100])
-    choice._devices()
+    choice.devices_of_process()
     for default in (CPU, "cpu"):
         with jax.default_device(default):
-            choice._devices()
+            choice.devices_of_process()
     assert asked == [None, "cpu", "cpu"]
 
 
@@ -244,7 +244,7 @@ def test_one_card_of_several_is_enough_for_a_named_implementation(monkeypatch, f
 def test_logits_are_normalised_apart_where_no_kernel_does_it(monkeypatch, caplog):
     have_devices(monkeypatch, H100)
     case = Case(3, up=4, down=2, size=(4, 4))
-    choice._log_once.cache_clear()
+    choice.log_once.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="carafe_jax"):
         jax.eval_shape(operator("carafe", "mosaic_gpu", case), *operands("carafe", case))
     (record,) = caplog.records

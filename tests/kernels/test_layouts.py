@@ -51,9 +51,7 @@ def test_blocks_of_kernels_divide_the_buffer_and_share_none_between_warps(boxes,
     assert sum(map(len, warps)) == math.prod(size)
 
 
-@pytest.mark.parametrize(
-    "geometry", [Geometry(3, 2), Geometry(5, 2), Geometry(7, 2), Geometry(5, 1, 2)]
-)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
 def test_the_weight_gradient_loads_maps_without_conflicts(geometry, dtype):
     """Four words a lane are 128, which take four cycles at least."""
@@ -68,9 +66,7 @@ def test_the_weight_gradient_loads_maps_without_conflicts(geometry, dtype):
         assert all_wavefronts(elements, address, QUAD) == 4
 
 
-@pytest.mark.parametrize(
-    "geometry", [Geometry(3, 2), Geometry(5, 2), Geometry(7, 2), Geometry(5, 1, 2)]
-)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
 def test_logits_are_normalised_without_conflicts_and_by_most_threads(geometry, dtype):
     tile = input_gradient_tile(problem(geometry, dtype, "softmax"))

@@ -45,6 +45,18 @@ def test_sizes_past_32_bit_indices_are_refused():
     assert supports(Geometry(3, 2), shape=thin).startswith("weights has 4,831,838,208 elements")
 
 
+@pytest.mark.parametrize("normalizer", [None, "softmax"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("geometry", [Geometry(7, 4), Geometry(7, 3), Geometry(5, 2)], ids=str)
+def test_what_is_served_is_served_with_a_part_of_the_channels(geometry, dtype, normalizer):
+    """Devices that share the channels have a part of them each."""
+    supports = functools.partial(
+        mosaic_gpu.supports, geometry, jnp.dtype(dtype), normalizer=normalizer
+    )
+    served = [supports(shape=(2, 16, 16, channels)) is None for channels in (1, 4, 8, 32, 256)]
+    assert served == sorted(served, reverse=True)
+
+
 def test_a_named_implementation_says_what_it_cannot_serve():
     x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 6, 6, 9))
     message = "'mosaic_gpu' cannot serve this call: they rescale by up or by down, not by 3 / 2"

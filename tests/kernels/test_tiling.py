@@ -7,10 +7,10 @@ from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu import blocks, cost
 from carafe_kernels.mosaic_gpu.arrays import copied_dtype
-from carafe_kernels.mosaic_gpu.buffers import SHARED_MEMORY, is_one_piece
+from carafe_kernels.mosaic_gpu.buffers import SHARED_MEMORY, TooLargeError, is_one_piece
 from carafe_kernels.mosaic_gpu.layouts import THREADS
 from carafe_kernels.mosaic_gpu.problem import Problem
-from carafe_kernels.mosaic_gpu.tiling import TooLargeError, forward_tile, input_gradient_tile
+from carafe_kernels.mosaic_gpu.tiling import forward_tile, input_gradient_tile
 from carafe_kernels.mosaic_gpu.weight_tiling import weight_gradient_tile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

@@ -22,6 +22,7 @@ from carafe_kernels.geometry import Geometry
 
 TMA_ALIGNMENT = 16  # bytes
 MAX_BOX = 256  # elements of an axis that one copy moves
+MAX_INDEX = 2**31 - 1  # indices are 32-bit
 
 
 def round_up(size: int, multiple: int) -> int:

@@ -15,13 +15,13 @@ from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
     CellTile,
+    TooLargeError,
     cell_tile,
     is_one_piece,
     shared_memory,
 )
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
-from carafe_kernels.mosaic_gpu.tiling import TooLargeError
 
 UP = 2
 SIDE = 8  # targets of a side of a square, and the width of its patch

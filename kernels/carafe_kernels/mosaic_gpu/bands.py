@@ -108,7 +108,7 @@ class Bands:
         shape = (TARGETS, K_STEP)
         of_tile = self.tile.squares * TARGETS
         kernels = weights.reshape(geometry.groups * of_tile, geometry.taps)
-        first = blocks.unknown_zero() + group * of_tile + square * TARGETS
+        first = blocks.traced_zero() + group * of_tile + square * TARGETS
 
         def weight(n, m):
             ref = kernels.at[pl.ds(first, TARGETS), n * size + m]

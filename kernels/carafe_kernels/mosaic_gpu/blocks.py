@@ -13,7 +13,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.mosaic_gpu.layouts import Layout
-from carafe_kernels.mosaic_gpu.tiling import Tile
 
 type Ref = Any  # Pallas exports no name for references and their slices
 
@@ -61,7 +60,7 @@ def loop(steps: jax.Array | int, step: Callable[[jax.Array, Any], Any], state: A
     return lax.fori_loop(jnp.int32(0), jnp.asarray(steps, jnp.int32), step, state)
 
 
-def unknown_zero() -> jax.Array:
+def traced_zero() -> jax.Array:
     """Where a slice starts at zero, but may reach over the end of its array.
 
     The copy fills or clips what lies there; of a start that is known, JAX refuses that.
@@ -69,9 +68,9 @@ def unknown_zero() -> jax.Array:
     return lax.axis_index(Grid.names) * 0
 
 
-def group(chunk: jax.Array, tile: Tile, groups: int) -> jax.Array | int:
-    """The group of channels that a step belongs to."""
-    return div(chunk, tile.chunks) if groups > 1 else 0
+def group(step: jax.Array, steps: int, groups: int) -> jax.Array | int:
+    """The group of channels that a step belongs to, of which each has ``steps``."""
+    return div(step, steps) if groups > 1 else 0
 
 
 def load(ref: Ref, layout: Layout) -> jax.Array:
@@ -123,9 +122,9 @@ def split(index: jax.Array | int, size: int) -> tuple[jax.Array | int, jax.Array
     return div(index, size), rem(index, size)
 
 
-def spread(weights: jax.Array, tile: Tile, layout: Layout) -> jax.Array:
+def spread(weights: jax.Array, words: int, layout: Layout) -> jax.Array:
     """``[rows] -> [rows, words]``."""
-    shape = (tile.rows, tile.words)
+    shape = (*weights.shape, words)
     return plgpu.layout_cast(lax.broadcast_in_dim(weights, shape, (0,)), layout)
 
 
@@ -181,6 +180,6 @@ def pipeline(
     def step(index, _):
         pipelined_step(index, steps, slots, fetch, barrier, compute)
 
-    fetch(unknown_zero(), jnp.int32(0))
+    fetch(traced_zero(), jnp.int32(0))
     ready()
     loop(steps, step)

@@ -15,6 +15,13 @@ _COPY_ALIGNMENT = 128  # bytes; what a copy into shared memory starts at and mov
 _BUFFER_ALIGNMENT = 1024  # bytes; each buffer takes whole multiples
 
 
+class TooLargeError(ValueError):
+    """No tile of a problem fits into the shared memory of a block."""
+
+    def __init__(self) -> None:
+        super().__init__("the kernels need more shared memory than a block has")
+
+
 def shared_memory(*buffers: int) -> int:
     """Bytes that buffers take, and barriers with them."""
     return sum(round_up(nbytes, _BUFFER_ALIGNMENT) for nbytes in (*buffers, _BUFFER_ALIGNMENT))
@@ -33,7 +40,7 @@ def copied_rows(rows: int, row_bytes: int) -> int:
 def is_one_piece(box: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """Whether ``box`` is contiguous in an array of ``shape``; an axis of one place never matters.
 
-    Such a box is copied as one piece, clipped at the end of the array only: where a tile reaches
+    Such a box is stored as one piece, clipped at the end of the array only: where a tile reaches
     over the end of an axis, it would overwrite what comes next.
     """
     expected = stride = 1

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu.arrays import MAX_INDEX
 from carafe_kernels.mosaic_gpu.batching import folded
 from carafe_kernels.mosaic_gpu.device import on_cuda
 from carafe_kernels.mosaic_gpu.partitioning import on_parts
 from carafe_kernels.mosaic_gpu.settings import Settings
-from carafe_kernels.mosaic_gpu.supports import MAX_ELEMENTS
 from carafe_kernels.placement import Role
 
 type Operand = tuple[Role, jax.Array]
@@ -74,7 +74,7 @@ def call_kernels(
     of_results = tuple(result.role for result in results)
     run = on_parts(on_a_part, roles, of_results, geometry.groups, effects=interpreted)
     shapes = [*(result.shape for result in results), *(array.shape[1:] for array in arrays)]
-    run = folded(run, max_batch=MAX_ELEMENTS // max(map(math.prod, shapes)))
+    run = folded(run, max_batch=MAX_INDEX // max(map(math.prod, shapes)))
     if interpreted:
         return run(*arrays)
     first, *others = arrays

@@ -49,10 +49,8 @@ class CopiedCells:
     def operand(self, cells: jax.Array) -> jax.Array:
         """``[b, q, p, r, n]`` as the kernel takes it: ``[b, q, p, r * n]``.
 
-        Rows are padded to whole multiples of 16 bytes, and to more than a box has: a box that is
-        a whole row would be copied as one piece, with no zeros around it. The interpreter copies
-        any number of elements, but has no reshaped references, and gets ``[b, q, p, kernels,
-        taps]``.
+        Rows are padded to whole multiples of 16 bytes. The interpreter copies any number of
+        elements, but has no reshaped references, and gets ``[b, q, p, kernels, taps]``.
         """
         copied = self.cells
         if cells.shape[4] > copied.kernels * copied.taps:
@@ -60,8 +58,7 @@ class CopiedCells:
         entries = cells.shape[4]
         if self.settings.pads_maps and self.before:
             cells = jnp.pad(cells, ((0, 0), (self.before, 0), (0, 0), (self.before, 0), (0, 0)))
-        least = max(cells.shape[3], copied.box // copied.kernels + 1)
-        columns = round_up(least, aligned_cells(entries, copied.dtype))
+        columns = round_up(cells.shape[3], aligned_cells(entries, copied.dtype))
         cells = pad_columns_of_cells(cells, columns)
         batch, rows, parts, _, _ = cells.shape
         if self.settings.interpret:

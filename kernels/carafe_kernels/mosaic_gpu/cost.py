@@ -47,6 +47,7 @@ def cycles(
     loads: int,
     halo: tuple[int, int],
     map_bytes: tuple[int, int],
+    cell_halo: tuple[int, int],
 ) -> int:
     """Cycles of all blocks of a forward pass or an input gradient.
 
@@ -59,6 +60,7 @@ def cycles(
         loads: of ``vector`` words, of a thread in one step.
         halo: cells before and after a tile that it reads.
         map_bytes: of a cell in the map that comes in and in the one that goes out, all channels.
+        cell_halo: cells before and after a tile of which it needs the weights.
     """
     geometry = problem.geometry
     weights = columns * geometry.up**2 * geometry.taps
@@ -71,6 +73,8 @@ def cycles(
     tiles = -(-map_rows // rows) * -(-map_columns // columns)
     rounds = -(-problem.batch * tiles // MULTIPROCESSORS)
     read = fetched(map_rows, rows, *halo) * fetched(map_columns, columns, *halo) * bytes_in
-    moved = problem.batch * (read + map_rows * map_columns * bytes_out)
+    cell_bytes = geometry.logit_channels * problem.cells_dtype.itemsize
+    copied = fetched(map_rows, rows, *cell_halo) * fetched(map_columns, columns, *cell_halo)
+    moved = read + copied * cell_bytes + map_rows * map_columns * bytes_out
     step = max(issued, wavefronts) + _CYCLES_A_STEP
-    return max(rounds * steps * step, moved // _CACHE_BYTES_A_CYCLE)
+    return max(rounds * steps * step, problem.batch * moved // _CACHE_BYTES_A_CYCLE)

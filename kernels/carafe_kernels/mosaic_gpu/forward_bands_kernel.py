@@ -111,7 +111,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
             blocks.loop(tile.steps, of_step)
 
         copied.fetch(cells, copied_kernels, cell_barrier, b, row, column)
-        fetch(blocks.unknown_zero(), jnp.int32(0))
+        fetch(blocks.traced_zero(), jnp.int32(0))
         plgpu.barrier_wait(cell_barrier)
         bands.arrange(copied_kernels, kernels)
         blocks.loop(groups, of_group)

@@ -75,7 +75,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
             )
 
         def compute(chunk, slot):
-            group = blocks.group(chunk, tile, groups)
+            group = blocks.group(chunk, tile.chunks, groups)
             sums: dict[tuple[int, int, int], list[jax.Array]] = {}
             for (row_shift, s), row_uses in uses.items():
 
@@ -93,7 +93,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
                                 place = (q + before + column_shift) * down + t
                                 tap = n * geometry.kernel_size + m
                                 weight = weights.load(kernels, 0, q, (u, v, group, tap))
-                                weight = blocks.spread(weight, tile, layout)
+                                weight = blocks.spread(weight, tile.words, layout)
                                 blocks.add_products(sums, (q, u, v), weight, source(place))
             # A barrier first: the compiler would move the wait to the start of the step.
             plgpu.commit_smem()

@@ -126,7 +126,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
 
         def add_rows(sums, chunk, slot):
             sums = dict(zip(sources, sums, strict=True))
-            group = blocks.group(chunk, tile, groups)
+            group = blocks.group(chunk, tile.chunks, groups)
             for (row_shift, u), row_uses in uses.items():
                 add_row(sums, slot, group, row_shift, u, row_uses)
             return tuple(sums.values())
@@ -145,7 +145,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
                     tap = n * geometry.kernel_size + reader.tap
                     index = (u, reader.phase, group, tap)
                     weight = weights.load(kernels, start, cell, index)
-                    weight = blocks.spread(weight, tile, layout)
+                    weight = blocks.spread(weight, tile.words, layout)
                     place = cell * up + reader.phase
                     blocks.add_products(sums, (s, q, t), weight, output(place))
 

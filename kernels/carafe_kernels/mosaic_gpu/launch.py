@@ -11,6 +11,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.mosaic_gpu import blocks
+from carafe_kernels.mosaic_gpu.arrays import MAX_INDEX
 from carafe_kernels.mosaic_gpu.blocks import Ref
 from carafe_kernels.mosaic_gpu.settings import Settings
 
@@ -43,17 +44,25 @@ class Work:
 def launch(name: str, settings: Settings, *works: Work) -> tuple[jax.Array, ...]:
     """Runs one or two works in one kernel, and returns their results.
 
-    Blocks of two works that stand at the same share of their maps run at about the same time, so
-    that what both read comes from memory once.
+    Blocks of two works at the same place of a map run at about the same time, so that what both
+    read comes from memory once.
     """
     groups = [group for work in works for group in work.memory]
+
+    def turns() -> list[tuple[jax.Array | None, jax.Array]]:
+        """For each work, whether this block is one of its own, and the block's number in it."""
+        block = lax.axis_index(blocks.Grid.names)
+        if len(works) == 1:
+            return [(None, block)]
+        is_first, *indices = block_order(block, *(work.blocks for work in works))
+        return list(zip((is_first, ~is_first), indices, strict=True))
 
     def body(*refs: Any) -> None:
         *arrays, memory, barriers = refs
         operands, results = list(arrays[: -len(works)]), arrays[-len(works) :]
         buffers = list(memory) if len(groups) > 1 else [memory]
         for work, result, own_barriers, (condition, index) in zip(
-            works, results, barriers, _turns(works), strict=True
+            works, results, barriers, turns(), strict=True
         ):
             own_operands = [operands.pop(0) for _ in work.operands]
             own_buffers = [buffer for _ in work.memory for buffer in buffers.pop(0)]
@@ -84,19 +93,27 @@ def launch(name: str, settings: Settings, *works: Work) -> tuple[jax.Array, ...]
     return tuple(work.finish(array) for work, array in zip(works, arrays, strict=True))
 
 
-def _turns(works: tuple[Work, ...]) -> list[tuple[jax.Array | None, jax.Array]]:
-    """Of each work, whether this block is one of its own, and the block's number in it.
+def block_order(
+    block: jax.Array, first: int, second: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The order of the blocks of two works, the first with ``first`` blocks.
 
-    A block of the work that has fewer comes before so many of the other as there are for each.
+    The blocks of the work that has fewer are spread evenly among those of the other.
+
+    Returns:
+        For a block of the launch: whether it belongs to the first work, and the number of the
+        block in the first work and in the second, of which the one that it belongs to counts.
     """
-    block = lax.axis_index(blocks.Grid.names)
-    if len(works) == 1:
-        return [(None, block)]
-    first, second = (work.blocks for work in works)
-    fewer, ratio = min(first, second), max(first, second) // min(first, second)
-    cycle, place = blocks.div(block, ratio + 1), blocks.rem(block, ratio + 1)
-    in_cycles = block < fewer * (ratio + 1)
-    is_fewer = in_cycles & (place == 0)
-    of_more = jnp.where(in_cycles, cycle * ratio + place - 1, block - fewer)
-    turns: list[tuple[jax.Array | None, jax.Array]] = [(is_fewer, cycle), (~is_fewer, of_more)]
-    return turns if first <= second else turns[::-1]
+    fewer, total = min(first, second), first + second
+    if fewer * total <= MAX_INDEX:
+        index = blocks.div((block + 1) * fewer - 1, total)
+        is_fewer = blocks.div(index * total, fewer) == block
+        of_more = block - index - 1
+    else:  # the products overflow: what the rounded ratio leaves comes last
+        ratio = total // fewer
+        index = blocks.div(block, ratio)
+        is_fewer = (index < fewer) & (blocks.rem(block, ratio) == 0)
+        of_more = block - jnp.minimum(index + 1, fewer)
+    if first <= second:
+        return is_fewer, index, of_more
+    return ~is_fewer, of_more, index

@@ -24,7 +24,8 @@ class Settings:
         forward: ``"multiply_add"`` on the CUDA cores or ``"bands"`` on the tensor cores; ``None``
             chooses by the problem.
         gradients: whether both gradients of a pass come from kernels launched ``"apart"`` or
-            ``"together"`` in one launch; ``None`` chooses by the problem.
+            ``"together"`` in one launch, which computes both also where one is wanted; ``None``
+            chooses by the problem.
         automatic_barriers: has the compiler add barriers, which tells whether one is missing.
         max_slots: buffers for the map that comes in; with 1 nothing is copied ahead.
         padded_maps: pads the maps in memory, so that no copy starts before an array.

@@ -7,16 +7,16 @@ import jax
 import numpy as np
 
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.mosaic_gpu.arrays import copied_dtype
+from carafe_kernels.mosaic_gpu.arrays import MAX_INDEX, copied_dtype
+from carafe_kernels.mosaic_gpu.buffers import TooLargeError
 from carafe_kernels.mosaic_gpu.device import device_reason
 from carafe_kernels.mosaic_gpu.problem import Problem
-from carafe_kernels.mosaic_gpu.tiling import TooLargeError, forward_tile, input_gradient_tile
+from carafe_kernels.mosaic_gpu.tiling import forward_tile, input_gradient_tile
 from carafe_kernels.mosaic_gpu.weight_tiling import weight_gradient_tile
 
 KERNEL_SIZES = (1, 3, 5, 7)
 UPS = (1, 2, 3, 4)
 DOWNS = (1, 2, 3)
-MAX_ELEMENTS = 2**31 - 1  # of an array: indices are 32-bit
 _DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -78,6 +78,6 @@ def _size_reason(problem: Problem) -> str | None:
     sizes = {name: math.prod(size) * problem.channels for name, size in maps.items()}
     sizes["weights"] = math.prod(problem.cells) * problem.geometry.logit_channels
     for name, size in sizes.items():
-        if (elements := problem.batch * size) > MAX_ELEMENTS:
-            return f"{name} has {elements:,} elements, and their indices end at {MAX_ELEMENTS:,}"
+        if (elements := problem.batch * size) > MAX_INDEX:
+            return f"{name} has {elements:,} elements, and their indices end at {MAX_INDEX:,}"
     return None

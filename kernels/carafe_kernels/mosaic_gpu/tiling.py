@@ -17,6 +17,7 @@ from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
     CellTile,
+    TooLargeError,
     cell_tile,
     copied_rows,
     is_one_piece,
@@ -113,12 +114,8 @@ def _group_channels(problem: Problem, channels: int) -> int:
 
 
 def _channels_fit(problem: Problem, channels: int) -> bool:
-    """Whether no smaller block would hold all channels."""
+    """Whether a block of half as many channels at a time would not hold all of them."""
     return channels <= max(16, 2 * (problem.group_channels - 1))
-
-
-class TooLargeError(ValueError):
-    """No tile of a problem fits into the shared memory of a block."""
 
 
 def _best(*kinds: Iterable[Tile]) -> Tile:
@@ -142,7 +139,8 @@ def _best(*kinds: Iterable[Tile]) -> Tile:
 def forward_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
     """The tile for the forward pass; raises :class:`TooLargeError` if there is none."""
     geometry = problem.geometry
-    tiles = _tiles(
+    tiles = functools.partial(
+        _tiles,
         problem,
         _FORWARD_TILES[problem.dtype.itemsize],
         read=geometry.down,
@@ -154,30 +152,34 @@ def forward_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
         passes=1,
         max_slots=max_slots,
     )
-    return _best(tiles)
+    try:
+        return _best(tiles())
+    except TooLargeError:
+        return _best(tiles(any_channels=True))
 
 
 @functools.cache
 def input_gradient_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
     """The tile for the input gradient; raises :class:`TooLargeError` if there is none."""
     geometry = problem.geometry
-    # In passes, weights are copied and normalised anew in each step over the channels.
-    whole, in_passes = (
-        _tiles(
-            problem,
-            _INPUT_GRADIENT_TILES[problem.dtype.itemsize],
-            read=geometry.up,
-            written=geometry.down,
-            rows_read=cost.readers_of_a_row(geometry, 1),
-            columns_read=cost.readers_of_a_row,
-            width=problem.size[1],
-            halo_of_cells=sum(geometry.halo),
-            passes=passes,
-            max_slots=max_slots,
-        )
-        for passes in (1, geometry.up)
+    tiles = functools.partial(
+        _tiles,
+        problem,
+        _INPUT_GRADIENT_TILES[problem.dtype.itemsize],
+        read=geometry.up,
+        written=geometry.down,
+        rows_read=cost.readers_of_a_row(geometry, 1),
+        columns_read=cost.readers_of_a_row,
+        width=problem.size[1],
+        halo_of_cells=sum(geometry.halo),
+        max_slots=max_slots,
     )
-    return _best(whole, in_passes)
+    # In passes, weights are copied and normalised anew in each step over the channels.
+    in_passes = functools.partial(tiles, passes=geometry.up)
+    try:
+        return _best(tiles(passes=1), in_passes())
+    except TooLargeError:
+        return _best(tiles(passes=1, any_channels=True), in_passes(any_channels=True))
 
 
 def _tiles(
@@ -192,12 +194,13 @@ def _tiles(
     halo_of_cells: int,
     passes: int,
     max_slots: int,
+    any_channels: bool = False,
 ) -> Iterator[Tile]:
     """Tiles that compute right, in the order of ``choices``.
 
     ``read`` and ``written`` are the phases of a cell in the map that comes in and in the one that
     goes out, which is ``width`` pixels wide. The rows and columns that the cells of a tile read
-    are counted in pixels.
+    are counted in pixels. Tiles of more channels than there are come with ``any_channels`` only.
     """
     geometry = problem.geometry
     halo = sum(geometry.halo)
@@ -210,7 +213,7 @@ def _tiles(
         out_array = (problem.cells[0], written, width, words_of_a_map)
         if (
             columns * written**2 * vector > MAX_SUMS
-            or not _channels_fit(problem, channels)
+            or not (any_channels or _channels_fit(problem, channels))
             or is_one_piece(out_shape, out_array)
         ):
             continue
@@ -238,6 +241,7 @@ def _tiles(
             loads=rows_read * columns_read(geometry, columns),
             halo=geometry.halo,
             map_bytes=(WORD * words_of_a_map * read**2, WORD * words_of_a_map * written**2),
+            cell_halo=geometry.halo if halo_of_cells else (0, 0),
         )
         for slots in range(max_slots if passes == 1 else 1, 0, -1):
             yield Tile(

@@ -22,13 +22,13 @@ from carafe_kernels.mosaic_gpu.arrays import (
 )
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
+    TooLargeError,
     copied_rows,
     is_one_piece,
     shared_memory,
     two_blocks_fit,
 )
 from carafe_kernels.mosaic_gpu.problem import WORD, Problem
-from carafe_kernels.mosaic_gpu.tiling import TooLargeError
 
 MAX_WEIGHT_SUMS = 110  # sums a thread keeps in registers beside what it loads
 _TILES = ((8, 16), (16, 8))  # (rows, columns), a thread for each cell
@@ -74,8 +74,8 @@ class CellRuns:
 
     @property
     def padded_columns(self) -> int:
-        """Two places at least: copies drop an axis of one, and would find no zeros beside it."""
-        return max(2 * self.aligned, round_up(self.columns, self.aligned))
+        """Of whole places."""
+        return round_up(self.columns, self.aligned)
 
     def fits(self, columns: int) -> bool:
         """Whether a copy can move the runs of ``columns`` cells of a row."""
