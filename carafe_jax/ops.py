@@ -42,12 +42,11 @@ def reassemble(
 
     Differentiable in reverse mode to any order; not in forward mode (``jax.jvp``).
 
-    Several devices may share the batch and the channels of ``x``. Nothing is gathered then. If all
-    channels have the same weights, the gradient of the weights is summed over the devices. Devices
-    may share several groups only if each has whole groups. Other shardings give the same result,
-    after arrays have been moved: an operand follows the other one along the batch and the
-    channels, and all other axes are gathered. With ``"xla"`` and automatic mesh axes, the
-    partitioner decides instead.
+    Arrays may be sharded over the batch, and maps over channels: then nothing is gathered, and the
+    gradient of weights that all channels have in common is summed over the devices. With several
+    groups, each device must have whole groups. Other shardings give the same result, after one
+    operand has been resharded like the other along batch and channels and all other axes have been
+    gathered. With ``"xla"`` and automatic mesh axes, the partitioner decides instead.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.arange(4.0).reshape(1, 2, 2, 1)

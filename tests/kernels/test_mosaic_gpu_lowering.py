@@ -123,7 +123,7 @@ def test_each_device_runs_the_kernel_on_its_part(transform):
 
 @each_axis_type
 def test_kernels_follow_a_sharded_batch(axis_type):
-    """Automatic shardings are cut after lowering; `test_partitioning.py` tests what then happens."""
+    """Automatic shardings are cut after lowering: `test_partitioning.py` tests the outcome."""
     devices = jax.local_device_count()
     case = Case(5, up=2, batch=devices, group_channels=64)
     sharding = over_the_batch(axis_type)
