@@ -34,21 +34,23 @@ class Placement:
     def spec(self, role: Role) -> PartitionSpec:
         """How an array of rank 4 is split."""
         split = role == "map" or (role == "weights" and self.by_group)
-        batch, channels = (
-            axes[0] if len(axes) == 1 else axes or None
-            for axes in (self.batch, self.channels if split else ())
-        )
-        return PartitionSpec(batch, None, None, channels)
+        channels = self.channels if split else ()
+        return PartitionSpec(_entry(self.batch), None, None, _entry(channels))
 
     def summed(self, result: Role) -> MeshAxes:
         """The axes on which a device has a part of the sum only, over its own channels."""
         return () if result == "map" or self.by_group else self.channels
 
 
-def _axes(entry: Any) -> MeshAxes:
+def axes_of(entry: Any) -> MeshAxes:
+    """The axes of a mesh in one entry of a ``PartitionSpec``."""
     if entry is None or entry is PartitionSpec.UNCONSTRAINED:
         return ()
     return entry if isinstance(entry, tuple) else (entry,)
+
+
+def _entry(axes: MeshAxes) -> str | MeshAxes | None:
+    return axes[0] if len(axes) == 1 else axes or None
 
 
 def common_placement(
@@ -67,9 +69,9 @@ def common_placement(
         channels: of a map.
         groups: of the channels.
     """
-    batch = next(filter(None, (_axes(spec[0]) for spec in specs)), ())
+    batch = next(filter(None, (axes_of(spec[0]) for spec in specs)), ())
     maps = (spec for role, spec in zip(roles, specs, strict=True) if role == "map")
-    shared = next(filter(None, (_axes(spec[3]) for spec in maps)), ())
+    shared = next(filter(None, (axes_of(spec[3]) for spec in maps)), ())
     shared = tuple(axis for axis in shared if axis not in batch)
     shards = math.prod(sizes[axis] for axis in shared)
     # The kernels of a group do not lie together in logits.
@@ -104,6 +106,16 @@ def resharded(array: jax.Array, mesh: Any, spec: PartitionSpec) -> jax.Array:
     if jax.typeof(array).sharding.spec == spec:
         return array
     return reshard(array, NamedSharding(mesh, spec))
+
+
+def led_by(array: jax.Array, mesh: Any, *leading: MeshAxes) -> jax.Array:
+    """Has axes of a mesh split the leading dimensions; other axes split the rest as they did."""
+    taken = {axis for axes in leading for axis in axes}
+    rest = (
+        tuple(axis for axis in axes_of(entry) if axis not in taken)
+        for entry in jax.typeof(array).sharding.spec[len(leading) :]
+    )
+    return resharded(array, mesh, PartitionSpec(*map(_entry, (*leading, *rest))))
 
 
 def placed(

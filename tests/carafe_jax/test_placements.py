@@ -1,13 +1,16 @@
 """Operands that lie on several devices in any way: the result is that of one device."""
 
 import functools
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+from carafe_kernels.mosaic_gpu import calls
+from carafe_kernels.mosaic_gpu.batching import folded
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import carafe_jax
@@ -59,17 +62,17 @@ def expected(form, case):
 
 
 @st.composite
-def specs(draw, shape, sizes):
-    """How an array may be split over a mesh of two axes: each axis splits one dimension or none."""
+def specs(draw, shape, sizes, axes=AXES):
+    """How an array may be split over axes of a mesh: each of them splits one dimension or none."""
     split = [[] for _ in shape]
-    for axis in draw(st.permutations(AXES)):
+    for axis in draw(st.permutations(axes)):
         dimension = draw(st.none() | st.integers(0, len(shape) - 1))
         if dimension is not None:
-            axes = [*split[dimension], axis]
-            shards = np.prod([sizes[AXES.index(name)] for name in axes])
+            names = [*split[dimension], axis]
+            shards = np.prod([sizes[AXES.index(name)] for name in names])
             if shape[dimension] % shards == 0:
-                split[dimension] = axes
-    return P(*(tuple(axes) if len(axes) > 1 else axes[0] if axes else None for axes in split))
+                split[dimension] = names
+    return P(*(tuple(names) if len(names) > 1 else names[0] if names else None for names in split))
 
 
 @st.composite
@@ -126,6 +129,75 @@ def test_more_placements_equal_one_device(axis_type, placement):
     assert_right(placement, axis_type, "xla")
     with stand_ins():
         assert_right(placement, axis_type, "mosaic_gpu")
+
+
+# vmap over an explicit axis. With automatic axes vmap knows nothing of the mesh.
+
+MAPPED = 4
+
+
+def mapped_operands(form, case, in_axes):
+    rng = np.random.default_rng(0)
+    shapes = case.x_shape, second_shape(form, case), case.y_shape
+    return [
+        rng.standard_normal(shape if axis is None else (MAPPED, *shape)).astype(np.float32)
+        for shape, axis in zip(shapes, in_axes, strict=True)
+    ]
+
+
+@functools.cache
+def expected_of_vmap(form, case, in_axes):
+    mapped = jax.jit(jax.vmap(run(form, case, "xla"), in_axes))
+    return mapped(*mapped_operands(form, case, in_axes))
+
+
+@st.composite
+def mapped_placements(draw):
+    """As `placements`, and what splits the mapped axis of the operands that have it."""
+    form = draw(st.sampled_from(["carafe", "reassemble"]))
+    case = draw(st.sampled_from(CASES))
+    sizes = draw(st.sampled_from(MESHES))
+    in_axes = draw(st.sampled_from([(0, 0, 0), (0, None, 0), (None, 0, 0)]))
+    over_mapped = draw(specs((MAPPED,), sizes))
+    others = [axis for axis in AXES if axis not in jax.tree.leaves(tuple(over_mapped))]
+    shapes = case.x_shape, second_shape(form, case), case.y_shape
+    lie = [
+        P(*(over_mapped if axis == 0 else ()), *draw(specs(shape, sizes, others)))
+        for shape, axis in zip(shapes, in_axes, strict=True)
+    ]
+    max_batch = draw(st.sampled_from([1, 3, MAPPED * case.batch]))
+    return form, case, sizes, in_axes, lie, max_batch
+
+
+def assert_right_under_vmap(placement):
+    form, case, sizes, in_axes, lie, max_batch = placement
+    mesh = mesh_of(sizes, AxisType.Explicit)
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip(mapped_operands(form, case, in_axes), lie, strict=True)
+    ]
+    fold = functools.partial(folded, max_batch=max_batch)
+    with (
+        stand_ins(),
+        mock.patch.object(calls, "folded", lambda function, max_batch: fold(function)),
+        jax.sharding.set_mesh(mesh),
+    ):
+        actual = jax.jit(jax.vmap(run(form, case, "mosaic_gpu"), in_axes))(*placed)
+    for value, desired in zip(actual, expected_of_vmap(form, case, in_axes), strict=True):
+        np.testing.assert_allclose(value, desired, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=6)
+@given(placement=mapped_placements())
+def test_kernels_under_vmap_equal_one_device(placement):
+    assert_right_under_vmap(placement)
+
+
+@pytest.mark.slow
+@settings(max_examples=40)
+@given(placement=mapped_placements())
+def test_more_placements_under_vmap_equal_one_device(placement):
+    assert_right_under_vmap(placement)
 
 
 @each_axis_type

@@ -1,4 +1,4 @@
-"""Lowers for GPUs in `shard_map` and `pmap`: every implementation, form, axis type and pass."""
+"""Lowers for GPUs in `shard_map`, `pmap` and `vmap`: each implementation, form, axis type, pass."""
 
 import functools
 import re
@@ -6,7 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import carafe_jax
@@ -118,4 +118,37 @@ def test_pmap(implementation, form, of_pass):
         for s in shapes(form)
     ]
     traced = jax.jit(jax.pmap(run(form, implementation, of_pass))).trace(*split)
+    assert_kernels_run_on_parts(traced, implementation, of_pass)
+
+
+def in_vmap(form, implementation, of_pass, split, spec):
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
+    placed = [
+        jax.ShapeDtypeStruct((*split, *s.shape[1:]), s.dtype, sharding=NamedSharding(mesh, spec))
+        for s in shapes(form)
+    ]
+    with jax.sharding.set_mesh(mesh):
+        return jax.jit(jax.vmap(run(form, implementation, of_pass))).trace(*placed)
+
+
+each_split = pytest.mark.parametrize(
+    ("split", "spec"),
+    [((4, 2), P("a", "b")), ((4, 2), P(("a", "b"))), ((2, 4), P(None, ("a", "b")))],
+    ids=str,
+)
+
+
+@each_split
+def test_vmap_with_explicit_axes(split, spec):
+    traced = in_vmap("carafe", "mosaic_gpu", "vjp", split, spec)
+    assert_kernels_run_on_parts(traced, "mosaic_gpu", "vjp")
+
+
+@pytest.mark.slow
+@each_pass
+@each_form
+@each_implementation
+@each_split
+def test_every_vmap_with_explicit_axes(split, spec, implementation, form, of_pass):
+    traced = in_vmap(form, implementation, of_pass, split, spec)
     assert_kernels_run_on_parts(traced, implementation, of_pass)

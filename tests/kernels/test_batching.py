@@ -1,5 +1,7 @@
 """`vmap` of a function that JAX cannot look into."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,12 @@ import pytest
 from carafe_kernels import xla
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu.batching import folded
+from carafe_kernels.mosaic_gpu.partitioning import on_parts
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from tests.kernels.cases import Case
+from tests.kernels.sharding import collectives
 from tests.kernels.single import with_tuple, without_tuple
 
 CASE = Case(3, up=2, size=(3, 4), batch=8)
@@ -35,7 +41,8 @@ def opaque(calls):
             calls.append(x.shape[0])
             return forward(x, weights)
 
-        return without_tuple(folded(with_tuple(function), max_batch))
+        parts = on_parts(with_tuple(function), ("map", "weights"), ("map",), CASE.groups)
+        return without_tuple(folded(parts, max_batch))
 
     return make
 
@@ -112,3 +119,79 @@ def test_an_empty_batch_and_an_empty_axis(opaque):
     assert jax.eval_shape(run, x, weights).shape == (0, *CASE.y_shape)
     moved = np.moveaxis(x, 0, 1), np.moveaxis(weights, 0, 1)
     assert jax.eval_shape(run, *moved).shape == (CASE.batch, 0, *CASE.y_shape[1:])
+
+
+# Explicit axes of a mesh
+
+
+def sizes_of_parts(sizes, spec):
+    """What a device has of the leading axes, each axis of the mesh of two devices."""
+    entries = (entry if isinstance(entry, tuple) else (entry,) for entry in spec)
+    return [
+        size // 2 ** sum(axis is not None for axis in entry)
+        for size, entry in zip(sizes, entries, strict=True)
+    ]
+
+
+def on_a_mesh(function, arrays, specs, mesh_sizes=(2, 2)):
+    """Calls a compiled function, and has the kinds of communication in it."""
+    mesh = jax.make_mesh(mesh_sizes, ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip(arrays, specs, strict=True)
+    ]
+    with jax.sharding.set_mesh(mesh):
+        run = jax.jit(function)
+        return run(*placed), collectives(run, *placed)
+
+
+SPECS = [P("a", None), P(None, "a"), P("a", "b"), P(("b", "a"), None), P(None, ("a", "b"))]
+each_spec = pytest.mark.parametrize("spec", SPECS, ids=str)
+
+
+@each_spec
+@pytest.mark.parametrize("max_batch", [16, 3, 1])
+@pytest.mark.parametrize("in_axes", [(0, 0), (0, None), (None, 0)], ids=str)
+def test_each_device_folds_its_part_and_nothing_moves(opaque, calls, in_axes, max_batch, spec):
+    operands = dataclasses.replace(CASE, batch=16).random_operands()[:2]
+    arrays = [
+        array[:4] if axis is None else split(array, 4)
+        for array, axis in zip(operands, in_axes, strict=True)
+    ]
+    specs = [P(spec[1]) if axis is None else spec for axis in in_axes]
+    run = jax.vmap(opaque(max_batch), in_axes)
+    y, moved = on_a_mesh(run, arrays, specs)
+    assert jax.typeof(y).sharding.spec[:2] == tuple(spec)
+    assert not moved
+    mapped, batch = sizes_of_parts((4, 4), spec)
+    assert max(calls) == max(1, min(mapped, max_batch // batch)) * batch
+    expected = jax.vmap(forward, in_axes)(*arrays)
+    assert_equal(y, expected)
+
+
+@pytest.mark.parametrize("max_batch", [8, 1])
+@pytest.mark.parametrize(
+    "spec", [P("a", "b", None), P("b", None, "a"), P(None, "a", "b"), P(None, "a", None)], ids=str
+)
+def test_nested_vmaps_fold_twice_on_each_device(opaque, operands, expected, spec, max_batch):
+    arrays = [split(array, 2, 2) for array in operands]
+    y, moved = on_a_mesh(jax.vmap(jax.vmap(opaque(max_batch))), arrays, [spec, spec])
+    assert not moved
+    assert_equal(np.concatenate(np.concatenate(np.asarray(y))), expected)
+
+
+@pytest.mark.parametrize("max_batch", [16, 1])
+@pytest.mark.parametrize("spec", [P("a", "b"), P("b", "a"), P("a", None), P(None, "a")], ids=str)
+def test_an_axis_of_one_device_shares_nothing(opaque, spec, max_batch):
+    operands = dataclasses.replace(CASE, batch=16).random_operands()[:2]
+    arrays = [split(array, 4) for array in operands]
+    y, moved = on_a_mesh(jax.vmap(opaque(max_batch)), arrays, [spec, spec], mesh_sizes=(1, 4))
+    assert not moved
+    assert jax.typeof(y).sharding.spec[:2] == tuple(spec)
+    assert_equal(np.concatenate(np.asarray(y)), forward(*operands))
+
+
+def test_operands_that_are_not_shared_alike(opaque, operands, expected):
+    arrays = [split(array, 4) for array in operands]
+    y, _ = on_a_mesh(jax.vmap(opaque(max_batch=8)), arrays, [P("a", None, None, "b"), P("a", "b")])
+    assert_equal(np.concatenate(np.asarray(y)), expected)

@@ -1,12 +1,16 @@
 """Calls that JAX cannot look into, under ``vmap``."""
 
-from collections.abc import Callable
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from carafe_kernels.axes import merge_axes, split_axis
+from carafe_kernels.placement import MeshAxes, axes_of, led_by
 
 type _Function = Callable[..., tuple[jax.Array, ...]]
 
@@ -14,40 +18,101 @@ type _Function = Callable[..., tuple[jax.Array, ...]]
 def folded(function: _Function, max_batch: int) -> _Function:
     """Has ``vmap`` fold its axis into the batch, the leading axis of all arrays and results.
 
-    Where that would exceed ``max_batch``, a loop calls the function with as much of the axis as
-    fits.
+    Where a device would get more than ``max_batch`` of that, a loop calls the function with as
+    much of the mapped axis as fits. Explicit axes of a mesh may share the mapped axis, the batch
+    or both, and nothing moves between devices.
     """
     call = custom_vmap(function)
 
     @call.def_vmap
     def fold(axis_size, in_batched, *arrays):
-        batch = arrays[0].shape[int(in_batched[0])]
-        fits = max(1, max_batch // max(1, batch))
-        if axis_size > fits:
-            out = _loop(call, in_batched, arrays, fits)
-            return out, tuple(True for _ in out)
-        merged = [
-            array if batched else jnp.broadcast_to(array[None], (axis_size, *array.shape))
-            for array, batched in zip(arrays, in_batched, strict=True)
-        ]
-        out = call(*(merge_axes(array, 0) for array in merged))
-        split = tuple(split_axis(array, 0, axis_size, batch) for array in out)
-        return split, tuple(True for _ in split)
+        shards = _shards(axis_size, in_batched, arrays)
+        fits = max(1, max_batch // max(1, shards.batch_part))
+        if shards.mapped_part > fits:
+            out = _loop(call, in_batched, arrays, shards, fits)
+        else:
+            spread = (
+                array if batched else jnp.broadcast_to(array[None], (axis_size, *array.shape))
+                for array, batched in zip(arrays, in_batched, strict=True)
+            )
+            out = tuple(map(shards.unfold, call(*map(shards.fold, spread))))
+        return out, tuple(True for _ in out)
 
     return call
 
 
-def _loop(function, in_batched, arrays, size):
-    """Maps over the leading axis of the arrays that have it, in pieces of ``size``."""
+@dataclasses.dataclass(frozen=True)
+class _Shards:
+    """How explicit axes of a mesh share a mapped axis ``N`` and a batch ``B``.
 
-    def call(mapped):
+    Args:
+        mesh: of the arrays.
+        axes: those that share the mapped axis, and those that share the batch.
+        counts: shards ``n`` of the mapped axis and ``b`` of the batch.
+        mapped_part: ``N / n``.
+        batch_part: ``B / b``.
+    """
+
+    mesh: Any
+    axes: tuple[MeshAxes, MeshAxes]
+    counts: tuple[int, int]
+    mapped_part: int
+    batch_part: int
+
+    def fold(self, array: jax.Array) -> jax.Array:
+        """``[N, B, ...] -> [N * B, ...]``, where the part of each device is one piece."""
+        n, b = self.counts
+        array = self.without_axes_of_one_device(array)
+        # [N, B, ...] -> [n, N / n, b, B / b, ...] -> [n, b, N / n, B / b, ...]
+        array = split_axis(split_axis(array, 1, b, self.batch_part), 0, n, self.mapped_part)
+        return merge_axes(jnp.swapaxes(array, 1, 2), 0, 4)
+
+    def unfold(self, array: jax.Array) -> jax.Array:
+        """``[N * B, ...] -> [N, B, ...]``, the inverse."""
+        # [N * B, ...] -> [n, b, N / n, B / b, ...] -> [n, N / n, b, B / b, ...]
+        array = split_axis(array, 0, *self.counts, self.mapped_part, self.batch_part)
+        array = merge_axes(merge_axes(jnp.swapaxes(array, 1, 2), 0), 1)
+        return led_by(array, self.mesh, *self.axes)
+
+    def without_axes_of_one_device(self, array: jax.Array) -> jax.Array:
+        """Brings ``[N, B, ...]`` to the axes; a reshape does not see where those of size 1 go."""
+        sizes = self.mesh.shape
+        several = (tuple(axis for axis in axes if sizes[axis] > 1) for axes in self.axes)
+        return led_by(array, self.mesh, *several)
+
+
+def _shards(axis_size: int, in_batched: Sequence[bool], arrays: Sequence[jax.Array]) -> _Shards:
+    shardings = [jax.typeof(array).sharding for array in arrays]
+    # vmap takes only arrays whose mapped axes are shared alike. The first batch that is decides.
+    first = in_batched.index(True)
+    mesh = shardings[first].mesh
+    batches = (s.spec[int(mapped)] for s, mapped in zip(shardings, in_batched, strict=True))
+    axes = axes_of(shardings[first].spec[0]), next(filter(None, map(axes_of, batches)), ())
+    n, b = (math.prod(mesh.shape[axis] for axis in names) for names in axes)
+    return _Shards(mesh, axes, (n, b), axis_size // n, arrays[first].shape[1] // b)
+
+
+def _loop(call, in_batched, arrays, shards, size):
+    """Maps over the leading axis of the arrays that have it: ``size`` of each device's part."""
+    one_of_each_part = jax.vmap(call, [0 if batched else None for batched in in_batched])
+
+    def call_piece(mapped):
         mapped = iter(mapped)
-        return function(
+        return one_of_each_part(
             *(
                 next(mapped) if batched else array
                 for array, batched in zip(arrays, in_batched, strict=True)
             )
         )
 
-    mapped = [array for array, batched in zip(arrays, in_batched, strict=True) if batched]
-    return jax.lax.map(call, mapped, batch_size=size)
+    def parts_last(array):
+        # [N, ...] -> [n, N / n, ...] -> [N / n, n, ...]
+        array = shards.without_axes_of_one_device(array)
+        return jnp.swapaxes(split_axis(array, 0, shards.counts[0], shards.mapped_part), 0, 1)
+
+    mapped = [
+        parts_last(array) for array, batched in zip(arrays, in_batched, strict=True) if batched
+    ]
+    out = jax.lax.map(call_piece, mapped, batch_size=size)
+    merged = (merge_axes(jnp.swapaxes(array, 0, 1), 0) for array in out)
+    return tuple(led_by(array, shards.mesh, *shards.axes) for array in merged)

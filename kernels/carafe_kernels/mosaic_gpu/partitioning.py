@@ -34,7 +34,7 @@ def on_parts(
     Under ``jit`` that is so for automatic and for explicit axes of a mesh, and nothing is gathered
     of arrays that lie as :class:`Placement` says; others are moved there. Weight gradients from a
     part of the channels are summed over the devices. In ``pmap`` and ``shard_map`` there are only
-    parts anyway.
+    parts anyway. An explicit axis that a ``vmap`` maps over is left to the ``vmap``.
 
     Args:
         function: from arrays of rank 4 to a tuple of them; sees the sizes of its part only.
@@ -50,22 +50,21 @@ def on_parts(
         mesh, placement = explicit_placement(
             operands, arrays, arrays[operands.index("map")].shape[3], groups
         )
-        kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-        free = {axis for axis, kind in kinds.items() if kind != AxisType.Manual}
-        if not free or all(kind == AxisType.Auto for kind in kinds.values()):
+        free = set(mesh.axis_types) - {AxisType.Manual}
+        if not free or set(mesh.axis_types) == {AxisType.Auto}:
             out = partitioned(*arrays)
         else:
             specs = tuple(map(placement.spec, operands))
-            if AxisType.Explicit in kinds.values():
+            if AxisType.Explicit in free:
                 arrays = tuple(
                     resharded(array, mesh, spec) for array, spec in zip(arrays, specs, strict=True)
                 )
+            # Without axis_names: all axes but those of a shard_map or an explicit vmap around it.
             out = jax.shard_map(
                 _summed(function, placement, results),
                 mesh=mesh,
                 in_specs=specs,
                 out_specs=tuple(map(placement.spec, results)),
-                axis_names=free,
                 check_vma=False,
             )(*arrays)
         # Neither way keeps track of the axes of a shard_map around it.
