@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec, reshard
+from jaxtyping import Array, Float
 
 type MeshAxes = tuple[str, ...]
 Role = Literal["map", "weights", "logits"]
@@ -119,9 +120,12 @@ def led_by(array: jax.Array, mesh: Any, *leading: MeshAxes) -> jax.Array:
 
 
 def placed(
-    x: jax.Array, weights: jax.Array, groups: int, role: Literal["weights", "logits"]
-) -> tuple[jax.Array, jax.Array]:
-    """Brings a map and its weights or logits to one placement, by steps that differentiate.
+    x: Float[Array, "batch height width channels"],
+    weights: Float[Array, "batch rows columns kernels"],
+    groups: int,
+    role: Literal["weights", "logits"],
+) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch rows columns kernels"]]:
+    """Brings a map and its weights or logits to one placement, by differentiable operations.
 
     Gradients of what is computed from them then have the placement of their operands, and each
     step brings its gradient back: where an operand was the same on all devices, to a sum over

@@ -6,6 +6,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from carafe_kernels import mosaic_gpu
 from carafe_kernels.mosaic_gpu import calls
 from carafe_kernels.mosaic_gpu.batching import folded
 from hypothesis import example, given, settings
@@ -119,6 +120,16 @@ def test_xla_equals_one_device(axis_type, placement):
 def test_kernels_equal_one_device(axis_type, placement):
     with stand_ins():
         assert_right(placement, axis_type, "mosaic_gpu")
+
+
+@each_axis_type
+@settings(max_examples=4)
+@given(placement=placements())
+@one_axis_for_both
+def test_one_kernel_for_both_gradients_equals_one_device(axis_type, placement):
+    with stand_ins() as calls, mosaic_gpu.using(gradients="together"):
+        assert_right(placement, axis_type, "mosaic_gpu")
+    assert {slot for slot, *_ in calls} == {"y", "both"}
 
 
 @pytest.mark.slow

@@ -25,16 +25,24 @@ class StandIns:
     def __init__(self):
         self.calls = []
 
-    def run(self, slot, function, roles, arrays, shape, dtype, geometry, settings):
+    def run_several(self, slot, function, operands, results, geometry, settings):
         def kernels(*arguments):
             *parts, geometry = arguments
             self.calls.append((slot, *(part.shape for part in parts)))
-            return (function(*parts, geometry).astype(dtype),)
+            out = function(*parts, geometry)
+            return tuple(
+                value.astype(result.dtype) for value, result in zip(out, results, strict=True)
+            )
 
+        return calls.call_kernels(kernels, operands, results, geometry, settings)
+
+    def run(self, slot, function, roles, arrays, shape, dtype, geometry, settings):
         *of_operands, of_result = roles
         operands = tuple(zip(of_operands, arrays, strict=True))
-        result = calls.Result(of_result, shape, dtype)
-        (out,) = calls.call_kernels(kernels, operands, (result,), geometry, settings)
+        results = (calls.Result(of_result, shape, dtype),)
+        (out,) = self.run_several(
+            slot, lambda *parts: (function(*parts),), operands, results, geometry, settings
+        )
         return out
 
     def forward(self, x, weights, geometry, settings):
@@ -86,6 +94,33 @@ class StandIns:
         arrays = x, logits, y
         return self.run("weights", function, roles, arrays, shape, dtype, geometry, settings)
 
+    def gradients(self, x, weights, y, geometry, settings):
+        def function(x, weights, y, geometry):
+            dx = xla.input_gradient(weights, y, geometry, x.shape[1:3], FLOAT32)
+            return dx, xla.weight_gradient(x, y, geometry, FLOAT32)
+
+        operands = ("map", x), ("weights", weights), ("map", y)
+        results = (
+            calls.Result("map", x.shape[1:], x.dtype),
+            calls.Result("weights", weights.shape[1:], weights.dtype),
+        )
+        return self.run_several("both", function, operands, results, geometry, settings)
+
+    def gradients_from_logits(self, x, logits, y, geometry, normalizer, settings):
+        def function(x, logits, y, geometry):
+            def operator(x, logits):
+                weights = normalize(logits, geometry, x.shape[1:3], normalizer)
+                return xla.forward(x, weights, geometry, FLOAT32)
+
+            return jax.vjp(operator, x, logits)[1](y)
+
+        operands = ("map", x), ("logits", logits), ("map", y)
+        results = (
+            calls.Result("map", x.shape[1:], x.dtype),
+            calls.Result("logits", logits.shape[1:], logits.dtype),
+        )
+        return self.run_several("both", function, operands, results, geometry, settings)
+
 
 @contextlib.contextmanager
 def stand_ins():
@@ -98,13 +133,20 @@ def stand_ins():
         "forward_from_logits",
         "input_gradient_from_logits",
         "logit_gradient",
+        "gradients",
+        "gradients_from_logits",
     )
     with contextlib.ExitStack() as stack:
         for name in replaced:
             stack.enter_context(mock.patch.object(mosaic_gpu, name, getattr(functions, name)))
         stack.enter_context(mock.patch.object(calls, "on_cuda", lambda array: array))
         # What is traced with them stays inside, and what was traced before outside.
-        for compiled in (differentiation._compute, logit_differentiation._compute_from_logits):
+        for compiled in (
+            differentiation._compute,
+            differentiation._compute_together,
+            logit_differentiation._compute_from_logits,
+            logit_differentiation._compute_together_from_logits,
+        ):
             compiled.clear_cache()
             stack.callback(compiled.clear_cache)
         yield functions.calls
