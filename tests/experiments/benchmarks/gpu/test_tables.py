@@ -141,6 +141,13 @@ def test_a_failed_step_of_all_kernels_marks_what_is_compiled_alike():
     assert not marked(failed(small.replace(dtype="bfloat16")))
 
 
+@pytest.mark.parametrize("outcome", ["slow", "no time", "refused", "ok"])
+def test_a_step_that_tells_nothing_marks_nothing(outcome):
+    json_case = CASE.to_json()
+    assert not marked(spoiled(**step("smoke", "all kernels", [], outcome, cases=[json_case])))
+    assert not marked(spoiled(**step("right", "up 2", [], outcome, cases=[json_case])))
+
+
 def test_a_variant_that_failed_marks_its_own_times_alone():
     found = marked(spoiled(**step("smoke", "variant bands", [], "wrong", variant="bands")))
     assert [line.strip("| ").split(" | ")[2:5] for line in found] == [BANDS]
