@@ -11,13 +11,16 @@ again with *switches*, which tell barriers, buffers and bounds apart.
 Every step is a child process with a time limit, so what hangs or crashes ends alone. A line is
 printed as each ends. The folder then holds ``results.json``, which is valid at any moment and from
 which ``python -m experiments.benchmarks.gpu.tables`` makes tables, and ``log.txt``. Needs no
-packages but JAX, Flax and NumPy; PyTorch, ncu and compute-sanitizer are used if they are there.
+packages but JAX, Flax, NumPy and jaxtyping; PyTorch, ncu and compute-sanitizer are used if they are
+there.
 
-Exit codes: 0 if all is right, 1 if anything failed, 2 for bad arguments or without a GPU that the
-kernels support, 128 and more after a signal.
+Exit codes: 0 if every check ran and nothing failed, though times may be missing; 1 if anything
+failed, or a step of *smoke* or *right* did not come to its end; 2 for bad arguments or without a
+GPU that the kernels support; 128 and more after a signal.
 """
 
 import argparse
+import math
 import os
 import secrets
 import shlex
@@ -30,14 +33,16 @@ from pathlib import Path
 from types import FrameType
 
 from experiments.benchmarks.gpu import plan
+from experiments.benchmarks.gpu.broken import Broken
 from experiments.benchmarks.gpu.children import Finished, Step, run_steps
-from experiments.benchmarks.gpu.outcomes import BROKEN, FAILED, Outcome
-from experiments.benchmarks.gpu.plan import Kernel, Plan
+from experiments.benchmarks.gpu.outcomes import FAILED, UNFINISHED, Outcome
+from experiments.benchmarks.gpu.plan import Plan
 from experiments.benchmarks.gpu.record import Record
 from experiments.benchmarks.gpu.switches import MOST_KERNELS, SWITCHES, conclusion
 
 ROOT = Path(__file__).parents[3]
 MODULE = "experiments.benchmarks.gpu.bringup"
+SEED_LIMIT = 2**31 - plan.SEEDS  # JAX takes 32 bits, and a run several seeds from it on
 MARGIN_SECONDS = 5.0  # of the budget, to end what runs and to write what was found
 
 
@@ -66,30 +71,29 @@ class Run:
         self._record = record
         self._steps = steps
         self._end = record.start + budget - MARGIN_SECONDS
-        self._broken: set[Kernel] = set()
-        self._variants = [*plan.VARIANTS]
+        self._broken = Broken()
 
     def all(self) -> None:
         """Runs every phase, and with the time that is left what had to wait."""
         self._card()
-        self._smoke()
         waited = [
-            *self._phase(plan.RIGHT, self._steps.right(self._broken)),
-            *self._phase(plan.FAST, self._steps.fast(self._broken, self._variants)),
+            *self._smoke(),
+            *self._noted(plan.RIGHT, self._steps.right(self._broken)),
+            *self._phase(plan.FAST, self._steps.fast(self._broken)),
             *self._phase(plan.WHY, self._steps.why(self._broken)),
         ]
-        again = [
-            each.step
-            for each in waited
-            if each.verdict.outcome in (Outcome.NOT_RUN, Outcome.NO_TIME) and not each.step.missing
-        ]
+        unfinished = [each for each in waited if each.verdict.outcome in UNFINISHED]
+        # What was slow once may be so again.
+        unfinished.sort(key=lambda each: each.verdict.outcome is Outcome.SLOW)
+        again = [each.step for each in unfinished if not each.step.missing]
         if again:
             self._record.say(f"with the time that is left: {len(again)} steps that had to wait")
             [*self._run(again, self._end, 1)]
 
     def _card(self) -> None:
         (card,) = self._run([self._steps.card()], self._end, 1)
-        if card.verdict.outcome in (Outcome.REFUSED, Outcome.ERROR):
+        outcome = card.verdict.outcome
+        if outcome is Outcome.REFUSED or (outcome is Outcome.ERROR and not card.verdict.measured):
             raise NoCardError(card.verdict.detail)
         self._keep(card)
         (ceilings,) = self._run([self._steps.ceilings()], self._end, 1)
@@ -99,31 +103,32 @@ class Run:
         for values in finished.verdict.measured:
             self._record.machine(values)
 
-    def _smoke(self) -> None:
-        finished = self._phase(plan.SMOKE, self._steps.smoke())
+    def _smoke(self) -> list[Finished]:
+        finished = self._noted(plan.SMOKE, self._steps.smoke())
         failed = [
-            each for each in finished
+            each.step for each in finished
             if each.verdict.outcome in FAILED and "kernel" in each.step.about
         ]  # fmt: skip
-        self._broken = {
-            Kernel(*each.step.about["kernel"]) for each in failed if each.verdict.outcome in BROKEN
-        }
+        chosen = failed[:MOST_KERNELS]
+        if chosen:
+            steps = [again for step in chosen for again in self._steps.switched(step, SWITCHES)]
+            switched = self._phase(plan.SWITCHES, steps)
+            for step in chosen:
+                kernel = step.about["kernel"]
+                outcomes = {
+                    each.step.about["switch"]: each.verdict.outcome
+                    for each in switched
+                    if each.step.about["kernel"] == kernel
+                }
+                self._record.conclude(conclusion(" ".join(kernel), outcomes))
+        return finished
+
+    def _noted(self, name: str, steps: Iterable[Step]) -> list[Finished]:
+        """Runs a phase of which later ones leave out what hung or crashed."""
+        finished = self._phase(name, steps)
         for each in finished:
-            if each.verdict.outcome in BROKEN and "variant" in each.step.about:
-                self._variants.remove(each.step.about["variant"])
-        chosen = [each.step for each in failed[:MOST_KERNELS]]
-        if not chosen:
-            return
-        steps = [again for step in chosen for again in self._steps.switched(step, SWITCHES)]
-        switched = self._phase(plan.SWITCHES, steps)
-        for step in chosen:
-            kernel = step.about["kernel"]
-            outcomes = {
-                each.step.about["switch"]: each.verdict.outcome
-                for each in switched
-                if each.step.about["kernel"] == kernel
-            }
-            self._record.conclude(conclusion(" ".join(kernel), outcomes))
+            self._broken.note(each)
+        return finished
 
     def _phase(self, name: str, steps: Iterable[Step]) -> list[Finished]:
         """Runs steps within the share of the time left that is theirs."""
@@ -187,11 +192,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = arguments(argv)
-    if not options.budget >= plan.SMALLEST_BUDGET:
+    if not plan.SMALLEST_BUDGET <= options.budget < math.inf:
         print(f"--budget must be at least {plan.SMALLEST_BUDGET:.0f} seconds, which the first two "
-              f"phases take, got {options.budget:g}", file=sys.stderr)  # fmt: skip
+              f"phases take, and finite, got {options.budget:g}", file=sys.stderr)  # fmt: skip
         return 2
-    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    if options.seed is not None and not 0 <= options.seed < SEED_LIMIT:
+        print(f"--seed must be from 0 to {SEED_LIMIT - 1}, got {options.seed}", file=sys.stderr)
+        return 2
+    seed = secrets.randbelow(SEED_LIMIT) if options.seed is None else options.seed
     command = shlex.join(["python3", "-m", MODULE, *(sys.argv[1:] if argv is None else argv)])
     try:
         record = Record(options.out, command=command, budget=options.budget, seed=seed,
@@ -221,7 +229,12 @@ def _run(record: Record, seed: int, options: argparse.Namespace) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 1 if record.close("complete") else 0
+    failed = record.close("complete")
+    unchecked = [
+        outcome for (phase, _), outcome in record.outcomes.items()
+        if phase in (plan.SMOKE, plan.RIGHT) and outcome in UNFINISHED
+    ]  # fmt: skip
+    return 1 if failed or unchecked else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ some run it under ``vmap`` too.
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from carafe_jax.plan import Implementation
 from experiments.benchmarks.calls import operator, with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import reference
+from experiments.benchmarks.gpu.check_cases import VMAPPED
 from experiments.benchmarks.gpu.child import Tell
 from experiments.benchmarks.gpu.timing import compile_in_threads
 
@@ -45,44 +46,6 @@ class Outcome:
     repeats: bool
     vmap_error: float | None
     passed: bool
-
-
-# The shapes of the detector first, then geometries that differ in their tiles, in small.
-_SHAPES = (
-    Case(2, 50, 84, 256, up=2),
-    Case(2, 50, 84, 256, up=2, dtype="bfloat16"),
-    Case(2, 56, 56, 256, down=2),
-    Case(2, 56, 56, 256, down=2, dtype="bfloat16"),
-    Case(2, 25, 42, 256, up=2, dtype="float16"),
-    Case(3, 21, 19, 256, up=2, groups=2),
-    Case(2, 29, 31, 24, kernel_size=3, up=2),
-    Case(2, 21, 19, 100, kernel_size=7, up=2, dtype="bfloat16"),
-    Case(2, 31, 29, 100, kernel_size=3, down=2),
-    Case(2, 27, 33, 24, kernel_size=7, down=2, dtype="bfloat16"),
-    Case(2, 17, 23, 24, up=3),
-    Case(2, 13, 15, 100, kernel_size=3, up=4, dtype="float16"),
-    Case(2, 31, 37, 24, down=3),
-    Case(1, 33, 41, 3, up=2),
-    Case(2, 25, 27, 24, down=2, groups=2, dtype="bfloat16"),
-    Case(2, 11, 13, 100, kernel_size=7, up=3, dtype="bfloat16"),
-    Case(1, 29, 35, 3, kernel_size=7, down=3, dtype="float16"),
-    Case(2, 9, 11, 24, up=4, dtype="bfloat16"),
-    Case(2, 13, 11, 100, kernel_size=3, up=3, groups=2, dtype="float16"),
-    Case(2, 19, 23, 256, kernel_size=3, dtype="bfloat16"),
-)
-_VMAPPED = (Case(2, 29, 31, 24, kernel_size=3, up=2), Case(2, 31, 29, 100, kernel_size=3, down=2))
-
-
-def _from_both(*cases: Case) -> tuple[Case, ...]:
-    return tuple(case.replace(normalizer=each) for case in cases for each in (None, "softmax"))
-
-
-CHECKS = {
-    "real": _from_both(*_SHAPES),
-    # For Pallas' interpreter, where a source pixel takes a tenth of a second.
-    "toy": _from_both(Case(1, 3, 2, 8, kernel_size=3, up=2)),
-}
-VMAPPED = _from_both(*_VMAPPED)
 
 
 def random_operands(case: Case, seed: int) -> Arrays:
@@ -154,19 +117,14 @@ def run_check(
     return Outcome((y_error, dx_error, dw_error), repeats, vmap_error, passed)
 
 
-def checks(tell: Tell, part: int, parts: int, size: str, leave_out: Sequence[Sequence[str]]) -> str:
-    """Every ``parts``-th check from ``part`` on.
+def checks(tell: Tell, cases: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
+    """Checks cases, each with the seed of its operands.
 
     Args:
         tell: sends messages.
-        part: which of the parts.
-        parts: how many there are.
-        size: ``"real"``, or ``"toy"`` for the interpreter.
-        leave_out: operators and dtypes whose kernels do not end.
+        cases: seed and case.
     """
-    left_out = {tuple(pair) for pair in leave_out}
-    numbered = [*enumerate(CHECKS[size])][part::parts]
-    mine = [(seed, case) for seed, case in numbered if (case.operator, case.dtype) not in left_out]
+    mine = [(seed, Case.from_json(case)) for seed, case in cases]
 
     def prepared(seed: int, case: Case) -> tuple[Arrays, Arrays]:
         operands = random_operands(case, seed)
@@ -182,7 +140,7 @@ def checks(tell: Tell, part: int, parts: int, size: str, leave_out: Sequence[Seq
         })  # fmt: skip
         for (_, case), future in zip(mine, waiting, strict=True):
             what = f"{case} {case.dtype} {case.operator}"
-            tell.stage(f"running {what}")
+            tell.running(what, case.to_json())
             found = run_check(
                 case, *future.result(), programs[case, False], programs.get((case, True))
             )

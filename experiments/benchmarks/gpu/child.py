@@ -1,9 +1,9 @@
 """A step in a process of its own: ``python -m experiments.benchmarks.gpu.child '{...}'``.
 
 The parent starts it. Its argument is JSON: ``do`` names the function, ``seconds`` after which the
-parent ends it, ``interpret`` whether kernels run in Pallas' interpreter, ``options`` the arguments
-of the function. Its standard output carries messages alone, a JSON object a line; what libraries
-print goes to its standard error.
+parent ends it, ``parent`` its process id, ``interpret`` whether kernels run in Pallas'
+interpreter, ``options`` the arguments of the function. Its standard output carries messages alone,
+a JSON object a line; what libraries print goes to its standard error.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ FUNCTIONS = {
     "card": "machine",
     "ceilings": "machine",
     "smoke": "smoke",
+    "switched": "switched",
     "reference": "right",
     "right": "right",
     "checks": "checks",
@@ -44,9 +45,20 @@ class Tell:
         print(json.dumps({kind: value}), file=self._file, flush=True)
 
     def stage(self, doing: str) -> None:
-        """What it does from now on, for the parent to say if that does not end."""
+        """What it prepares from now on, for the parent to say if that does not end."""
         print(doing, file=sys.stderr, flush=True)
         self._send("stage", doing)
+
+    def running(self, what: str, case: Mapping[str, Any] | None = None) -> None:
+        """What runs on the device from now on; a kernel hangs if that does not end.
+
+        Args:
+            what: for people.
+            case: that the kernels compute, in JSON; left out again if it does not end.
+        """
+        doing = f"running {what}"
+        print(doing, file=sys.stderr, flush=True)
+        self._send("running", {"doing": doing, "case": case})
 
     def measured(self, **values: Any) -> None:
         """Numbers for the record, kept whatever happens next. NaN becomes text: JSON has none."""
@@ -82,15 +94,20 @@ def _without_nan(value: Any) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type and the first line of its message."""
-    first, *_ = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {first[:300]}"
+    """An error's type, and the first line of its message that says something."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *(line[:300] for line in lines[:1])])
 
 
-def _end_with_the_parent() -> None:
-    """Has Linux kill this process when its parent ends, and rather than it when memory runs out."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+def end_with(parent: int) -> None:
+    """Has Linux kill this process when its parent ends, and rather than it when memory runs out.
+
+    Linux means the thread that started the process. That of ``parent`` stays; a profiler between
+    the two may start processes from threads that end, so that nothing is asked for under one.
+    """
+    if os.getppid() == parent:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("500")
 
@@ -116,10 +133,10 @@ def run(tell: Tell, spec: Mapping[str, Any]) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    _end_with_the_parent()
+    spec = json.loads(arguments[0])
+    end_with(spec["parent"])
     tell = Tell(os.dup(1))
     os.dup2(2, 1)
-    spec = json.loads(arguments[0])
     faulthandler.enable()
     # Where Python stands shortly before the parent ends it.
     faulthandler.dump_traceback_later(max(spec["seconds"] - 2, 1))

@@ -30,7 +30,7 @@ class Step:
         phase: which part of the run it belongs to.
         name: unique within the phase.
         command: with its arguments; writes messages to its standard output, see ``outcomes``.
-        seconds: after which it hangs.
+        seconds: after which it is ended.
         about: what the record says of it, so that tables can be made.
         report: adds what a tool that ran the command has left, once it has ended.
         missing: why it cannot run at all.
@@ -126,8 +126,17 @@ class _Child:
         ending = Ending(self.process.returncode, self.killed, bytes(self.output), log[-20_000:])
         found = verdict(ending)
         if self.step.report is not None:
-            found = self.step.report(found)
+            found = _reported(self.step.report, found)
         return Finished(self.step, found, time.monotonic() - self.start, log)
+
+
+def _reported(report: Callable[[Verdict], Verdict], found: Verdict) -> Verdict:
+    """A verdict with what a tool has left, which may be anything."""
+    try:
+        return report(found)
+    except Exception as error:
+        detail = f"its report cannot be read: {type(error).__name__}: {error}"
+        return Verdict(Outcome.ERROR, detail, found.measured)
 
 
 def _both_ends(file: IO[bytes]) -> str:

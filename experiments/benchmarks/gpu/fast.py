@@ -1,7 +1,6 @@
 """Times of the operators, and of the programs that the kernels can be compiled to."""
 
 import functools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from experiments.benchmarks.gpu.timing import (
     compiled,
     grouped,
     set_count,
+    text_of,
     time_program,
     traced,
 )
@@ -136,11 +136,6 @@ def _without_errors[Program](
     return programs
 
 
-def _text(program: jax.stages.Traced) -> str:
-    """What a program does; addresses of Python's objects are no part of that."""
-    return re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
-
-
 def operators(
     tell: Tell,
     runs: Sequence[Mapping[str, Any]],
@@ -169,7 +164,7 @@ def operators(
     firsts: dict[str, Job] = {}
     compiling: dict[Job, Callable[[], Callable[..., Any] | Exception]] = {}
     for job, program in _without_errors(tell, found).items():
-        first = firsts.setdefault(_text(program), job)
+        first = firsts.setdefault(text_of(program), job)
         if first is job:
             compiling[job] = functools.partial(_compile, program)
         else:
@@ -185,7 +180,7 @@ def _time(
     """Times programs, and compares those of variants with that of the default."""
     results = {}
     for job, program in programs.items():
-        tell.stage(f"running {job}")
+        tell.running(str(job), job.case.to_json())
         mine = groups[job[:2]]
         result = program(*mine[0])[0]
         difference = None
@@ -220,6 +215,7 @@ def one_kernel(tell: Tell, case: Mapping[str, Any], kernel: str) -> str:
     arguments = [named[name] for name in call.operands]
     tell.stage("compiling")
     program = jax.jit(call.function).lower(*arguments).compile()
+    tell.running(kernel, case)
     for _ in range(2):
         jax.block_until_ready(program(*arguments))
     return f"{given} {kernel}"

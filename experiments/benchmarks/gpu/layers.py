@@ -1,7 +1,7 @@
 """Times of whole layers: CARAFE, and what else one would rescale a map with."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +11,10 @@ from flax import linen as nn
 from carafe_jax.linen import CARAFE, KernelPredictor
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu.child import Tell
-from experiments.benchmarks.gpu.fast import random_sets
+from experiments.benchmarks.gpu.fast import Operands, random_sets
+from experiments.benchmarks.gpu.plan import OUR_LAYER
 from experiments.benchmarks.gpu.timing import (
+    Time,
     calls_at_a_time,
     compile_in_threads,
     compiled,
@@ -20,8 +22,6 @@ from experiments.benchmarks.gpu.timing import (
     time_program,
     traced,
 )
-
-OURS = "CARAFE mosaic_gpu"
 
 
 class Bilinear(nn.Module):
@@ -55,7 +55,7 @@ def layers_of(case: Case) -> dict[str, nn.Module]:
     dtype = jnp.dtype(case.dtype)
     options = {"kernel_size": case.kernel_size, "up": case.up, "down": case.down, "dtype": dtype}
     carafe: dict[str, nn.Module] = {
-        OURS: CARAFE(**options, implementation="mosaic_gpu"),
+        OUR_LAYER: CARAFE(**options, implementation="mosaic_gpu"),
         "CARAFE xla": CARAFE(**options, implementation="xla"),
         "CARAFE's convolutions": KernelPredictor(**options),
     }
@@ -75,7 +75,8 @@ def layers_of(case: Case) -> dict[str, nn.Module]:
     }
 
 
-def _variables(layer: nn.Module, case: Case) -> Any:
+def variables_of(layer: nn.Module, case: Case) -> Any:
+    """Parameters of a layer, from a map that is as small as can be."""
     # Only the channels decide on the parameters.
     small = jnp.zeros((1, 2 * case.down, 2 * case.down, case.channels), case.dtype)
     if isinstance(layer, CARAFE):  # the same parameters, and no kernel to compile
@@ -104,27 +105,36 @@ def layers(tell: Tell, case: Mapping[str, Any], leave_out_kernels: bool) -> str:
     given = Case.from_json(case)
     sets = random_sets(given)
     calls = calls_at_a_time(given.moved.forward)
-    jobs, groups = {}, {}
-    for name, layer in layers_of(given).items():
-        if leave_out_kernels and name == OURS:
-            continue
-        variables = _variables(layer, given)
-        last = "logits" if isinstance(layer, KernelPredictor) else "dy"
-        operands = [(variables, each.x, getattr(each, last)) for each in sets]
-        groups[name, "forward"] = grouped([each[:2] for each in operands], calls)
-        groups[name, "both"] = grouped(operands, calls)
-        for each, run in (("forward", layer.apply), ("both", _with_gradients(layer.apply))):
-            jobs[name, each] = functools.partial(_compiled, run, groups[name, each][0])
-    tell.stage("compiling")
-    programs = compile_in_threads(jobs)
     summary = []
-    for (name, each), program in programs.items():
-        tell.stage(f"running {name} {each}")
-        time = time_program(program, groups[name, each])
-        tell.measured(**{"case": case, "layer": name, "pass": each,
-                         "microseconds": time.median, "least": time.least})  # fmt: skip
-        summary.append(f"{name} {each} {time.median:.4g} us")
+    for name, layer in layers_of(given).items():
+        if leave_out_kernels and name == OUR_LAYER:
+            continue
+        # One after the other, so that the first have their times if the last take too long.
+        for each, time in _times(tell, name, layer, given, sets, calls):
+            tell.measured(**{"case": case, "layer": name, "pass": each,
+                             "microseconds": time.median, "least": time.least})  # fmt: skip
+            summary.append(f"{name} {each} {time.median:.4g} us")
     return "; ".join(summary)
+
+
+def _times(
+    tell: Tell, name: str, layer: nn.Module, case: Case, sets: Sequence[Operands], calls: int
+) -> Iterator[tuple[str, Time]]:
+    """Times of both passes of a layer."""
+    tell.stage(f"compiling {name}")
+    variables = variables_of(layer, case)
+    last = "logits" if isinstance(layer, KernelPredictor) else "dy"
+    operands = [(variables, each.x, getattr(each, last)) for each in sets]
+    groups = {"forward": grouped([each[:2] for each in operands], calls),
+              "both": grouped(operands, calls)}  # fmt: skip
+    functions = {"forward": layer.apply, "both": _with_gradients(layer.apply)}
+    programs = compile_in_threads({
+        each: functools.partial(_compiled, function, groups[each][0])
+        for each, function in functions.items()
+    })  # fmt: skip
+    for each, program in programs.items():
+        tell.running(f"{name} {each}")
+        yield each, time_program(program, groups[each])
 
 
 def _compiled(function: Callable[..., Any], group: tuple[Any, ...]) -> Callable[..., Any]:

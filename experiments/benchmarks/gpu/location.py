@@ -5,10 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# What the kernels usually take: channels of a step, and cells along an axis of a tile. Finer than a
-# tile of the kernels is harmless, as both lie on multiples.
-STEP_CHANNELS = 64
-TILE_CELLS = 8
+TILE_CELLS = 8  # along an axis of most tiles
 
 Bools = npt.NDArray[np.bool_]
 
@@ -43,24 +40,38 @@ def _cut(cells: npt.NDArray[np.intp]) -> Bools:
     return cells >= full
 
 
-def channel_parts(channels: int) -> dict[str, Bools]:
-    """Parts of the channels of a map, as :func:`parts`."""
-    step = np.arange(channels) // STEP_CHANNELS
+def channel_parts(channels: int, step_channels: int) -> dict[str, Bools]:
+    """Parts of the channels of a map, as :func:`parts`, in steps of so many."""
+    step = np.arange(channels) // step_channels
     return {"last step": step == step[-1], "second slot": step % 2 == 1}
 
 
 def describe(
-    wrong: Bools, not_finite: Bools, cells: tuple[int, int], radius: int, is_map: bool
+    wrong: Bools,
+    not_finite: Bools,
+    cells: tuple[int, int],
+    radius: int,
+    step_channels: int | None,
 ) -> tuple[str, dict[str, Any]]:
     """What share of ``[B, H, W, n]`` is wrong, and what share of that lies in each part.
 
     Beside each stands the share that the part has of the array: mistakes that keep to a part have
     all of theirs in it.
 
+    Args:
+        wrong: which elements are.
+        not_finite: which elements are no number.
+        cells: pixels of a cell along each axis.
+        radius: of the taps, in cells.
+        step_channels: of a map, how many channels a block takes at a time; ``None`` for arrays of
+            weights.
+
     Returns:
         a line for people, and the shares.
     """
-    named = parts(wrong.shape, cells, radius) | (channel_parts(wrong.shape[3]) if is_map else {})
+    named = parts(wrong.shape, cells, radius)
+    if step_channels is not None:
+        named |= channel_parts(wrong.shape[3], step_channels)
     count = int(wrong.sum())
     shares: dict[str, Any] = {
         "wrong": float(wrong.mean()),
@@ -74,7 +85,7 @@ def describe(
         share, usual = float((wrong & whole).sum() / max(count, 1)), float(whole.mean())
         shares[name] = {"of wrong": share, "of all": usual}
         shown.append(f"{name} {_percent(share)} (usual {_percent(usual)})")
-    if is_map:
+    if step_channels is not None:
         blocks = [int(block) for block in np.unique(np.nonzero(wrong)[3] // 32)]
         shares["blocks of 32 channels"] = blocks
         if len(blocks) < -(-wrong.shape[3] // 32):

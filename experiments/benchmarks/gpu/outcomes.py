@@ -5,7 +5,7 @@ import enum
 import json
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -19,7 +19,8 @@ class Outcome(enum.StrEnum):
     OUT_OF_MEMORY = "out of memory"
     CUDA_ERROR = "CUDA error"  # one that spoils the process's context
     CRASH = "crash"  # ended by a signal
-    HANG = "hang"
+    HANG = "hang"  # its own limit passed while kernels ran
+    SLOW = "slow"  # its own limit passed before they ran: imports, tracing, compiling
     BAD_OUTPUT = "bad output"
     NO_TIME = "no time"  # ended before its own limit, as the phase was over
     NOT_RUN = "not run"  # nothing started: no time, or no such tool
@@ -28,9 +29,12 @@ class Outcome(enum.StrEnum):
 BROKEN = frozenset({Outcome.CUDA_ERROR, Outcome.CRASH, Outcome.HANG})
 """Outcomes after which the same kernel is not asked for again."""
 
+UNFINISHED = frozenset({Outcome.NOT_RUN, Outcome.NO_TIME, Outcome.SLOW})
+"""Outcomes that tell nothing about a kernel, so that a step may run again."""
+
 FAILED = BROKEN | {Outcome.WRONG, Outcome.ERROR, Outcome.OUT_OF_MEMORY, Outcome.BAD_OUTPUT}
 
-KINDS_OF_MESSAGE = ("stage", "measured", "wrong", "refused", "error", "done")
+KINDS_OF_MESSAGE = ("stage", "running", "measured", "wrong", "refused", "error", "done")
 
 _OUT_OF_MEMORY = re.compile(
     r"RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY|OutOfMemoryError|MemoryError|CUDA out of memory"
@@ -49,7 +53,8 @@ class Ending:
 
     Attributes:
         status: as ``Popen.returncode``; ``None`` if it could not be ended.
-        killed: ``HANG``, ``NO_TIME`` or ``BAD_OUTPUT``, if the parent killed it for that.
+        killed: ``HANG`` when its own limit passed, ``NO_TIME`` or ``BAD_OUTPUT``, if the parent
+            killed it for that.
         output: of its pipe.
         log: the end of what it wrote for people.
     """
@@ -62,11 +67,37 @@ class Ending:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """An outcome, why in a line, and what was measured."""
+    """An outcome, why in a line, what was measured, and which case ran when it ended."""
 
     outcome: Outcome
     detail: str
     measured: tuple[Mapping[str, Any], ...] = ()
+    case: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Last:
+    """What a child said last of what it does.
+
+    Attributes:
+        doing: in words.
+        running: whether programs ran on the device.
+        case: that ran, if it is one.
+    """
+
+    doing: str = ""
+    running: bool = False
+    case: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, messages: Sequence[Mapping[str, Any]]) -> "_Last":
+        for message in reversed(messages):
+            match message:
+                case {"running": {"doing": doing, "case": dict() | None as case}}:
+                    return cls(str(doing), True, case)
+                case {"stage": doing}:
+                    return cls(str(doing))
+        return cls()
 
 
 def parse(output: bytes) -> tuple[list[dict[str, Any]], str | None]:
@@ -96,19 +127,22 @@ def verdict(ending: Ending) -> Verdict:
         for kind, value in message.items():
             said[kind].append(value)
     measured = tuple(value for value in said["measured"] if isinstance(value, dict))
-    outcome, detail = _outcome(ending, said, garbage)
-    return Verdict(outcome, detail, measured)
+    last = _Last.of(messages)
+    outcome, detail = _outcome(ending, said, garbage, last)
+    return Verdict(outcome, detail, measured, last.case)
 
 
 def _outcome(
-    ending: Ending, said: Mapping[str, list[Any]], garbage: str | None
+    ending: Ending, said: Mapping[str, list[Any]], garbage: str | None, last: _Last
 ) -> tuple[Outcome, str]:
-    stage = f" while {said['stage'][-1]}" if said["stage"] else ""
+    stage = f" while {last.doing}" if last.doing else ""
     if ending.killed is Outcome.BAD_OUTPUT:
         return Outcome.BAD_OUTPUT, "it wrote without end"
     if ending.killed is not None:
-        detail = f"ended{stage}" if ending.killed is Outcome.NO_TIME else f"no end{stage}"
-        return ending.killed, detail + ("" if ending.status is not None else "; survived SIGKILL")
+        no_time = ending.killed is Outcome.NO_TIME
+        outcome = ending.killed if no_time or last.running else Outcome.SLOW
+        detail = f"{'ended' if no_time else 'no end'}{stage}"
+        return outcome, detail + ("" if ending.status is not None else "; survived SIGKILL")
     errors = " ".join(map(str, said["error"]))
     failed = ending.status != 0
     if failed and (found := _STICKY.search(errors + ending.log)):

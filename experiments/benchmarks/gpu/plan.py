@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import os
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import profilers
+from experiments.benchmarks.gpu.broken import Broken
+from experiments.benchmarks.gpu.check_cases import CHECKS
 from experiments.benchmarks.gpu.children import Step
+from experiments.benchmarks.gpu.kernels import PASSES, Kernel
 
 CARD, SMOKE, SWITCHES, RIGHT, FAST, WHY = "card", "smoke", "switches", "right", "fast", "why"
 # Seconds of a run of 525. A phase has its share of what is left when it begins, so what one saves
@@ -54,14 +58,6 @@ TOY_SEEDS = 1
 INTERPRETER_SLOWNESS = 2
 
 
-class Kernel(NamedTuple):
-    """A kernel, as far as the smoke phase tells them apart."""
-
-    operator: str
-    name: str
-    dtype: str
-
-
 # Programs that the kernels can be compiled to besides the default: settings, and what they change,
 # see `smoke.calls_of` and `fast.VARIANTS`.
 VARIANTS: dict[str, tuple[dict[str, str], str]] = {
@@ -72,20 +68,8 @@ VARIANTS: dict[str, tuple[dict[str, str], str]] = {
 }
 SMOKED_VARIANTS = ("bands", "together")  # the others are what the single kernels are
 
-# Which kernels a pass of an operator takes.
-PASSES = {
-    "reassemble": {"forward": ("forward",), "backward": ("dx", "dw")},
-    "carafe": {"forward": ("forward",), "backward": ("dx", "dlogits")},
-}
-
-
-def passes_without(broken: Collection[Kernel], operator: str, dtype: str) -> list[str]:
-    """Passes of an operator that take no kernel which hung or crashed."""
-    return [
-        name
-        for name, kernels in PASSES[operator].items()
-        if not any(Kernel(operator, kernel, dtype) in broken for kernel in kernels)
-    ]
+# The layer that the kernels are in.
+OUR_LAYER = "CARAFE mosaic_gpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +92,8 @@ class Plan:
 
     def command(self, do: str, seconds: float, options: Mapping[str, Any]) -> list[str]:
         """Of a child, see ``child.py``."""
-        spec = {"do": do, "seconds": seconds, "interpret": self.interpret, "options": options}
+        spec = {"do": do, "seconds": seconds, "parent": os.getpid(), "interpret": self.interpret,
+                "options": options}  # fmt: skip
         return [sys.executable, "-m", "experiments.benchmarks.gpu.child", json.dumps(spec)]
 
     def _step(
@@ -137,11 +122,16 @@ class Plan:
                 one = case.replace(dtype=dtype, normalizer=normalizer)
                 for kernels in PASSES[one.operator].values():
                     for kernel in kernels:
-                        yield self._smoke(SMOKE, 45, Kernel(one.operator, kernel, dtype), one)
+                        about = {"kernel": Kernel(one.operator, kernel, dtype),
+                                 "case": one.to_json()}  # fmt: skip
+                        options = {"cases": [one.to_json()], "kernel": kernel,
+                                   "seeds": self.seeds, "settings": {}}  # fmt: skip
+                        yield self._step(SMOKE, " ".join(about["kernel"]), "smoke", 45, options,
+                                         **about)  # fmt: skip
         for name, others in more.items():
-            options = {"cases": [other.to_json() for other in others], "kernel": None,
-                       "seeds": self.seeds, "settings": {}}  # fmt: skip
-            yield self._step(SMOKE, name, "smoke", 45, options)
+            cases = [other.to_json() for other in others]
+            options = {"cases": cases, "kernel": None, "seeds": self.seeds, "settings": {}}
+            yield self._step(SMOKE, name, "smoke", 45, options, cases=cases)
         for variant in SMOKED_VARIANTS:
             settings, changed = VARIANTS[variant]
             cases = [one.replace(dtype=dtype).to_json()
@@ -150,60 +140,45 @@ class Plan:
             yield self._step(SMOKE, f"variant {variant}, {changed}", "smoke", 45, options,
                              variant=variant)  # fmt: skip
 
-    def _smoke(
-        self, phase: str, seconds: float, kernel: Kernel, case: Case, switch: str = "",
-        settings: Mapping[str, Any] | None = None,
-    ) -> Step:  # fmt: skip
-        name = " ".join(kernel) + (f", {switch}" if switch else "")
-        options = {"cases": [case.to_json()], "kernel": kernel.name, "seeds": self.seeds,
-                   "settings": settings or {}}  # fmt: skip
-        about = {"kernel": kernel, "case": case.to_json(), "switch": switch}
-        return self._step(phase, name, "smoke", seconds, options, **about)
-
     def switched(self, failed: Step, switches: Mapping[str, Mapping[str, Any]]) -> Iterator[Step]:
-        """A smoke step again, with changes of settings or of the case."""
-        kernel, case = Kernel(*failed.about["kernel"]), Case.from_json(failed.about["case"])
+        """A smoke step again, with one thing changed."""
+        kernel = Kernel(*failed.about["kernel"])
         for switch, changes in switches.items():
-            changed = case.replace(**changes.get("case", {}))
-            yield self._smoke(SWITCHES, 30, kernel, changed, switch, changes.get("settings"))
+            options = {"case": failed.about["case"], "kernel": kernel.name, "seeds": self.seeds,
+                       "settings": {}, "one_step": False, **changes}  # fmt: skip
+            yield self._step(SWITCHES, f"{' '.join(kernel)}, {switch}", "switched", 30, options,
+                             **failed.about, switch=switch)  # fmt: skip
 
-    def right(self, broken: Collection[Kernel]) -> Iterator[Step]:
+    def right(self, broken: Broken) -> Iterator[Step]:
         """Real shapes against XLA in float64, which is compared with NumPy; and the checks."""
         size = "toy" if self.interpret else "real"
         yield self._step(RIGHT, "XLA in float64 against NumPy", "reference", 60, {"size": size})
         for label, case in self._cases(TOY if self.interpret else MAIN):
-            cases = [
-                one.to_json()
-                for one in _both_operators(case)
-                if len(passes_without(broken, one.operator, one.dtype)) == len(PASSES[one.operator])
-            ]
+            cases = [one.to_json() for one in _both_operators(case) if broken.serves_all(one)]
             if cases:
                 yield self._step(RIGHT, label, "right", 90, {"cases": cases, "seed": self.seeds[0]},
                                  cases=cases)  # fmt: skip
-        leave_out = sorted({(kernel.operator, kernel.dtype) for kernel in broken})
-        children = 1 if self.interpret else CHECK_CHILDREN
+        checked = [(seed, case.to_json()) for seed, case in enumerate(CHECKS[size])
+                   if broken.serves_all(case)]  # fmt: skip
+        children = min(len(checked), 1 if self.interpret else CHECK_CHILDREN)
         for part in range(children):
-            options = {"part": part, "parts": children, "size": size, "leave_out": leave_out}
-            yield self._step(RIGHT, f"checks, part {part + 1} of {children}", "checks", 90, options)
+            yield self._step(RIGHT, f"checks, part {part + 1} of {children}", "checks", 90,
+                             {"cases": checked[part::children]})  # fmt: skip
 
     def _cases(self, cases: Mapping[str, Case]) -> Iterator[tuple[str, Case]]:
         for name, case in cases.items():
             for dtype in self._dtypes:
                 yield f"{name} {dtype}", case.replace(dtype=dtype)
 
-    def fast(self, broken: Collection[Kernel], variants: Collection[str]) -> Iterator[Step]:
-        """Times: what tells most comes first, as time may run out.
-
-        Args:
-            broken: kernels that hung or crashed.
-            variants: which to compare with the default.
-        """
+    def fast(self, broken: Broken) -> Iterator[Step]:
+        """Times: what tells most comes first, as time may run out."""
         main = [*self._cases(TOY if self.interpret else MAIN)]
         for label, case in main:
-            yield from self._operators(label, case, "mosaic_gpu", broken, variants)
+            yield from self._operators(label, case, "mosaic_gpu", broken)
             yield from self._operators(label, case, "xla")
         for label, case in main:
-            options = {"case": case.to_json(), "leave_out_kernels": _any_broken(broken, case)}
+            served = broken.serves_all(case.replace(normalizer="softmax"))
+            options = {"case": case.to_json(), "leave_out_kernels": not served}
             yield self._step(FAST, f"{label}, layers", "layers", 60, options, case=case.to_json())
         if not self.interpret:
             for form in ("unfold", "tap loop"):
@@ -212,35 +187,35 @@ class Plan:
                     name = f"{label}, torch {form}"
                     yield self._step(FAST, name, "torch_operator", 60, options, case=case.to_json())
             for label, case in self._cases(MORE):
-                yield from self._operators(label, case, "mosaic_gpu", broken, variants)
+                yield from self._operators(label, case, "mosaic_gpu", broken)
                 yield from self._operators(label, case, "xla")
 
     def _operators(
-        self, label: str, case: Case, implementation: str, broken: Collection[Kernel] = (),
-        variants: Collection[str] = (),
-    ) -> Iterator[Step]:  # fmt: skip
+        self, label: str, case: Case, implementation: str, broken: Broken | None = None
+    ) -> Iterator[Step]:
+        broken = broken or Broken()  # other implementations have no kernels of ours
         runs = [
             {"case": one.to_json(), "passes": passes}
             for one in _both_operators(case)
-            if (passes := passes_without(broken, one.operator, one.dtype))
+            if (passes := broken.passes(one))
         ]
+        variants = [each for each in VARIANTS if each not in broken.variants]
         if runs:
             options = {"runs": runs, "implementation": implementation,
-                       "variants": [*variants]}  # fmt: skip
+                       "variants": variants if implementation == "mosaic_gpu" else []}  # fmt: skip
             name = f"{label}, {'ours' if implementation == 'mosaic_gpu' else implementation}"
             about = {"case": case.to_json(), "implementation": implementation}
             yield self._step(FAST, name, "operators", 60, options, **about)
 
-    def why(self, broken: Collection[Kernel]) -> Iterator[Step]:
+    def why(self, broken: Broken) -> Iterator[Step]:
         """Counters of single kernels, and their accesses to memory under a checker."""
         if self.interpret:
             return
         up = MAIN["up 2"]
         for dtype, name in (("bfloat16", "forward"), ("bfloat16", "dx"), ("bfloat16", "dw"),
                             ("float32", "forward")):  # fmt: skip
-            kernel = Kernel("reassemble", name, dtype)
-            if kernel not in broken:
-                case = up.replace(dtype=dtype)
+            kernel, case = Kernel("reassemble", name, dtype), up.replace(dtype=dtype)
+            if broken.serves(case, name):
                 command = self.command("one_kernel", 60, {"case": case.to_json(), "kernel": name})
                 about = {"kernel": kernel, "case": case.to_json()}
                 yield profilers.counters(WHY, f"ncu {' '.join(kernel)}", command, 60, about,
@@ -254,8 +229,3 @@ class Plan:
 
 def _both_operators(case: Case) -> tuple[Case, ...]:
     return tuple(case.replace(normalizer=normalizer) for normalizer in NORMALIZERS)
-
-
-def _any_broken(broken: Collection[Kernel], case: Case) -> bool:
-    """Whether the layer of a case would run a kernel that hung or crashed."""
-    return any(kernel.operator == "carafe" and kernel.dtype == case.dtype for kernel in broken)

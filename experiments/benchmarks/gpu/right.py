@@ -62,7 +62,7 @@ def reference(tell: Tell, size: str) -> str:
     largest = 0.0
     for case in _REFERENCE_CASES[size]:
         for one in (case, case.replace(normalizer="softmax")):
-            tell.stage(f"running {one} {one.operator}")
+            tell.running(f"XLA in float64, {one} {one.operator}")
             operands = random_operands(one, seed=0)
             found = _exact(_program(one, True), [*map(jnp.asarray, operands)])
             pairs = zip(map(np.asarray, found), expected_results(one, operands), strict=True)
@@ -84,7 +84,7 @@ def right(tell: Tell, cases: Sequence[Mapping[str, Any]], seed: int) -> str:
     })  # fmt: skip
     summary = []
     for case in both:
-        tell.stage(f"running {case.operator}")
+        tell.running(case.operator, case.to_json())
         operands = _operands(case, seed)
         found = programs[case, False](*operands)
         again = programs[case, False](*operands)
@@ -92,10 +92,11 @@ def right(tell: Tell, cases: Sequence[Mapping[str, Any]], seed: int) -> str:
         del again
         tell.stage(f"comparing {case.operator}")
         errors = _errors(found, _exact(programs[case, True], operands))
+        passed = repeats and within_tolerances(case, errors)
         tell.measured(case=case.to_json(), errors=dict(zip(RESULTS, errors, strict=True)),
-                      repeats=repeats)  # fmt: skip
+                      repeats=repeats, passed=passed)  # fmt: skip
         text = f"{case.operator} {', '.join(f'{error:.1e}' for error in errors)}"
-        if not (repeats and within_tolerances(case, errors)):
+        if not passed:
             tell.wrong(f"{text}{'' if repeats else ', other bits again'}")
         summary.append(text)
     return f"errors of {', '.join(RESULTS)}: {'; '.join(summary)}"

@@ -5,12 +5,12 @@ from typing import Any
 
 from experiments.benchmarks.gpu.outcomes import FAILED, Outcome
 
-# Changes of `mosaic_gpu.Settings`, or of the case.
+# Changes of what `switched.switched` is called with.
 SWITCHES: dict[str, Mapping[str, Any]] = {
     "automatic barriers": {"settings": {"automatic_barriers": True}},
     "one slot": {"settings": {"max_slots": 1}},
     "padded maps": {"settings": {"padded_maps": True}},
-    "one step": {"case": {"channels": 64}},
+    "one step": {"one_step": True},
 }
 # How many kernels that fail are run again; the others fail for the same reason, most likely.
 MOST_KERNELS = 3
@@ -25,7 +25,9 @@ _POINTS_AT = {
 
 def conclusion(kernel: str, outcomes: Mapping[str, Outcome]) -> str:
     """What the outcomes with each switch tell, in one line."""
-    unknown = [switch for switch in SWITCHES if outcomes.get(switch) not in {Outcome.OK, *FAILED}]
+    idle = [switch for switch in SWITCHES if outcomes.get(switch) is Outcome.REFUSED]
+    known = {Outcome.OK, Outcome.REFUSED, *FAILED}
+    unknown = [switch for switch in SWITCHES if outcomes.get(switch) not in known]
     helped = [switch for switch in SWITCHES if outcomes.get(switch) is Outcome.OK]
     if helped:
         text = f"right with {', '.join(helped)}: " + "; or ".join(
@@ -35,5 +37,6 @@ def conclusion(kernel: str, outcomes: Mapping[str, Outcome]) -> str:
         text = "no switch that ran helps"
     else:
         text = "no switch helps: arithmetic, layouts or addresses, not the order of accesses"
-    open_question = f" (not known: {', '.join(unknown)})" if unknown else ""
-    return f"{kernel}: {text}{open_question}"
+    notes = {"does not apply": idle, "not known": unknown}
+    noted = [f" ({what}: {', '.join(which)})" for what, which in notes.items() if which]
+    return f"{kernel}: {text}{''.join(noted)}"

@@ -6,17 +6,19 @@ short have tables too. Exit code 2 if the file is no record of a run.
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import plan
-from experiments.benchmarks.gpu.outcomes import Outcome
+from experiments.benchmarks.gpu.doubts import Doubts, Steps
 
-type Steps = Sequence[Mapping[str, Any]]
 NONE = "-"
 DOUBTFUL = " (!)"
+# What a file that is no record raises: numbers may be huge, and lists nested without end.
+_NO_RECORD = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+              RecursionError)  # fmt: skip
 _FORMS = ("unfold", "tap loop")
 
 
@@ -36,6 +38,11 @@ def microseconds(value: float | None) -> str:
     if value is None:
         return NONE
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def marked(value: float | None, doubtful: bool) -> str:
+    """Microseconds, and a mark if a check failed of what they belong to."""
+    return microseconds(value) + (DOUBTFUL if doubtful and value is not None else "")
 
 
 def ratio(numerator: float | None, denominator: float | None) -> str:
@@ -98,30 +105,9 @@ def times(steps: Steps) -> dict[Timed, float]:
     return found
 
 
-def doubts(steps: Steps) -> Callable[[Case, str], bool]:
-    """Whether a check failed of the kernels that a pass of a case takes."""
-    kernels, cases = set[plan.Kernel](), set[Case]()
-    for step in steps:
-        if step["outcome"] in (Outcome.OK, Outcome.REFUSED, Outcome.NO_TIME):
-            continue
-        if step["phase"] == plan.SMOKE and "kernel" in step["about"]:
-            kernels.add(plan.Kernel(*step["about"]["kernel"]))
-        elif step["phase"] == plan.RIGHT:
-            cases.update(map(Case.from_json, step["about"].get("cases", ())))
-
-    def doubtful(case: Case, name: str) -> bool:
-        taken = [k for each, ks in plan.PASSES[case.operator].items() for k in ks
-                 if name in (each, "both")]  # fmt: skip
-        return case in cases or any(
-            plan.Kernel(case.operator, kernel, case.dtype) in kernels for kernel in taken
-        )
-
-    return doubtful
-
-
 def operators(steps: Steps, bandwidth: float | None) -> Iterator[str]:
     """Times of both operators beside the floor, XLA and PyTorch."""
-    found, doubtful = times(steps), doubts(steps)
+    found, doubts = times(steps), Doubts(steps)
     cases = dict.fromkeys(
         timed.case for timed in found if timed.by in ("mosaic_gpu default", "xla default")
     )
@@ -141,9 +127,8 @@ def operators(steps: Steps, bandwidth: float | None) -> Iterator[str]:
             moved = sum(case.moved) if name == "both" else getattr(case.moved, name)
             floor = 1e6 * moved / bandwidth if bandwidth else None
             ours, xla = by(case, name, "mosaic_gpu"), by(case, name, "xla")
-            mark = DOUBTFUL if ours is not None and doubtful(case, name) else ""
             cells = [case, case.dtype, case.operator, name, microseconds(floor),
-                     microseconds(ours) + mark, ratio(floor, ours), microseconds(xla),
+                     marked(ours, doubts.of(case, name)), ratio(floor, ours), microseconds(xla),
                      ratio(xla, ours)]  # fmt: skip
             for form in _FORMS:
                 other = found.get(Timed(case, name, form))
@@ -153,6 +138,7 @@ def operators(steps: Steps, bandwidth: float | None) -> Iterator[str]:
 
 def variants(steps: Steps) -> Iterator[str]:
     """Programs that the kernels can be compiled to, beside each other."""
+    doubts = Doubts(steps)
     yield head(
         ["shape", "dtype", "operator", "pass", "variant", "us", "difference from default"], 5
     )
@@ -166,7 +152,8 @@ def variants(steps: Steps) -> Iterator[str]:
             elif "refused" in measured:
                 shown = "refused"
             else:
-                shown = microseconds(measured["microseconds"])
+                doubtful = doubts.of(case, measured["pass"], measured["variant"])
+                shown = marked(measured["microseconds"], doubtful)
             difference = scientific(measured.get("difference"))
             yield row([case, case.dtype, case.operator, measured["pass"], measured["variant"],
                        shown, difference])  # fmt: skip
@@ -175,14 +162,19 @@ def variants(steps: Steps) -> Iterator[str]:
 def layers(steps: Steps) -> Iterator[str]:
     """Whole layers."""
     yield head(["shape", "dtype", "layer", "forward", "forward and backward"], 3)
-    found = times(steps)
+    found, doubts = times(steps), Doubts(steps)
     names = dict.fromkeys(
         (Case.from_json(measured["case"]), measured["layer"])
         for step in steps for measured in step["measured"] if "layer" in measured
     )  # fmt: skip
     for case, name in names:
-        numbers = [found.get(Timed(case, each, name)) for each in ("forward", "both")]
-        yield row([case, case.dtype, name, *map(microseconds, numbers)])
+        inside = case.replace(normalizer="softmax")  # what the layer calls
+        numbers = [
+            marked(found.get(Timed(case, each, name)),
+                   name == plan.OUR_LAYER and doubts.of(inside, each))
+            for each in ("forward", "both")
+        ]  # fmt: skip
+        yield row([case, case.dtype, name, *numbers])
 
 
 def errors(steps: Steps) -> Iterator[str]:
@@ -235,12 +227,14 @@ def document(results: Mapping[str, Any]) -> Iterator[str]:
         "Counters": counters(steps),
         "Steps": outcomes(steps),
     }
+    doubtful = False
     for title, lines in sections.items():
         first, *others = lines
         if others:
             yield f"\n## {title}\n\n{first}"
             yield from others
-    if any(DOUBTFUL in line for line in operators(steps, 1.0)):
+        doubtful |= any(DOUBTFUL in line for line in others)
+    if doubtful:
         yield f"\n{DOUBTFUL.strip()}: a check of these kernels failed."
     for title, key in (("Conclusions", "conclusions"), ("Not run", "not_run")):
         if results[key]:
@@ -257,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         results = json.loads(Path(paths[0]).read_text())
         lines = [*document(results)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _NO_RECORD as error:
         print(f"{paths[0]} is no record of a run: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     print("\n".join(lines))

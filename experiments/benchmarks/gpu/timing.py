@@ -4,6 +4,7 @@ import concurrent.futures
 import contextvars
 import dataclasses
 import itertools
+import re
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -87,6 +88,11 @@ def grouped(operand_sets: Sequence[tuple[Any, ...]], calls: int) -> list[tuple[A
 def traced(function: Callable[..., Any], group: tuple[Any, ...]) -> jax.stages.Traced:
     """A program of one call on each operand set of a group, see :func:`chained`."""
     return jax.jit(chained(function)).trace(*group)
+
+
+def text_of(program: jax.stages.Traced) -> str:
+    """What a program does; addresses of Python's objects are no part of that."""
+    return re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
 
 
 def compiled(program: jax.stages.Traced) -> Callable[..., Any]:

@@ -21,13 +21,21 @@ PROGRAMS = {
     "ok": "say(measured={'a': 1}); say(done='fine')",
     "wrong": "say(measured={'a': 2}); say(wrong='all of it'); say(done='compared')",
     "refused": "say(refused='another capability')",
-    "hang": "say(measured={'a': 3}); say(stage='running'); time.sleep(600)",
+    "hang": """
+        say(measured={'a': 3}); say(running={'doing': 'running it', 'case': None})
+        time.sleep(600)""",
+    "hang in a case": """
+        say(running={'doing': 'running it', 'case': json.loads(sys.argv[1])}); time.sleep(600)""",
+    "slow": """
+        say(running={'doing': 'running it', 'case': None}); say(stage='compiling')
+        time.sleep(600)""",
     "hang with a child": """
         say(stage=str(subprocess.Popen(['sleep', '600']).pid)); time.sleep(600)""",
     "hang that hears no signal": """
         for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.SIG_IGN)
         time.sleep(600)""",
     "hang without a pipe": "os.close(1); time.sleep(600)",
+    "error after a measurement": "say(measured={'card': 'H100'}); fail('nvidia-smi')",
     "orphan": "subprocess.Popen(['sleep', '600']); say(done='left something')",
     "segfault": "say(stage='running'); ctypes.string_at(0)",
     "abort": "os.abort()",
@@ -51,23 +59,37 @@ PROGRAMS = {
 }  # fmt: skip
 
 
-def command(program):
+def command(program, *arguments):
     """Of one of the programs."""
-    return [sys.executable, "-S", "-c", _START + textwrap.dedent(PROGRAMS[program])]
+    return [sys.executable, "-S", "-c", _START + textwrap.dedent(PROGRAMS[program]), *arguments]
 
 
-def run_with(programs, out, *arguments):
-    """The command line, with programs in place of the children that do something."""
+def run_with(programs, out, *arguments, seconds=None, asked=None):
+    """The command line, with programs in place of the children that do something.
+
+    Args:
+        programs: by what a step does: its function, its kernel, or its kernel with a setting or
+            ``one_step``.
+        out: folder.
+        arguments: of the command line.
+        seconds: limits of steps, by kernel or function.
+        asked: list for the function and the options of every step that is planned.
+    """
 
     class Faked(Plan):
-        def command(self, do, seconds, options):
-            del seconds
+        def _step(self, phase, name, do, limit, options, **about):
+            limit = (seconds or {}).get(options.get("kernel") or do, limit)
+            return super()._step(phase, name, do, limit, options, **about)
+
+        def command(self, do, limit, options):
+            del limit
+            if asked is not None:
+                asked.append((do, options))
             kernel = options.get("kernel") or do
-            settings = options.get("settings", {})
-            keys = [f"{kernel} {key}" for key in settings] + [kernel, do]
-            if "one step" in programs and options.get("cases", [{}])[0].get("channels") == 64:
-                keys.insert(0, "one step")
-            return command(next((programs[key] for key in keys if key in programs), "ok"))
+            changes = [*options.get("settings", {}), *["one_step"] * options.get("one_step", False)]
+            keys = [*(f"{kernel} {change}" for change in changes), kernel, do]
+            program = next((programs[key] for key in keys if key in programs), "ok")
+            return command(program, json.dumps(options.get("cases", [None])[-1]))
 
     bringup.Plan = Faked
     return bringup.main(["--out", str(out), *arguments])

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from unittest import mock
 import jax
 import pytest
 
+from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import bringup, machine, plan
-from experiments.benchmarks.gpu.children import Finished
+from experiments.benchmarks.gpu.broken import Broken
+from experiments.benchmarks.gpu.children import Finished, Step
+from experiments.benchmarks.gpu.kernels import PASSES
 from experiments.benchmarks.gpu.outcomes import Outcome, Verdict
 from experiments.benchmarks.gpu.record import Record
 from experiments.benchmarks.gpu.switches import SWITCHES, conclusion
@@ -112,7 +116,7 @@ def test_tools_that_are_not_there_are_no_failure(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.usefixtures("few_steps")
 def test_a_failing_kernel_runs_again_with_switches(tmp_path, capsys):
-    programs = {"dx": "wrong", "dx max_slots": "ok"}
+    programs = {"dx": "wrong", "dx max_slots": "ok", "dx one_step": "refused"}
     assert run_with(programs, tmp_path) == 1
     found = results(tmp_path)
     switched = [step for step in found["steps"] if step["phase"] == "switches"]
@@ -121,30 +125,168 @@ def test_a_failing_kernel_runs_again_with_switches(tmp_path, capsys):
     assert right == {"one slot"}
     assert len(found["conclusions"]) == 2
     assert found["conclusions"][0].startswith("reassemble dx float32: right with one slot: copying")
+    assert found["conclusions"][0].endswith("(does not apply: one step)")
     assert capsys.readouterr().out.count("CONCLUSION") == 2
 
 
-@pytest.mark.usefixtures("few_steps")
-def test_kernels_that_crash_are_not_asked_for_again(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        plan, "passes_without", lambda broken, *_: asked.append(set(broken)) or ["forward"]
-    )
-    assert run_with({"dlogits": "segfault", "bands": "abort", "dw": "wrong"}, tmp_path) == 1
-    # One that is only wrong is timed, and XLA's times need no kernel at all.
-    assert {frozenset(broken) for broken in asked} == {
-        frozenset(), frozenset({plan.Kernel("carafe", "dlogits", "float32")})
+def planned(asked, do):
+    """Options of the steps of a function."""
+    return [options for each, options in asked if each == do]
+
+
+def timed(asked):
+    """Cases and passes of the kernels that are timed."""
+    return {
+        (Case.from_json(run["case"]), name)
+        for options in planned(asked, "operators") if options["implementation"] == "mosaic_gpu"
+        for run in options["runs"] for name in run["passes"]
     }  # fmt: skip
-    names = [step["name"] for step in results(tmp_path)["steps"]]
-    assert "up 2 float32, ours" in names
-    assert "up 2 float32" not in names  # in float64, output and gradients are one program
 
 
-def test_passes_without_broken_kernels():
-    broken = {plan.Kernel("carafe", "dx", "float32")}
-    assert plan.passes_without(broken, "carafe", "float32") == ["forward"]
-    assert plan.passes_without(broken, "carafe", "bfloat16") == ["forward", "backward"]
-    assert plan.passes_without(broken, "reassemble", "float32") == ["forward", "backward"]
+@pytest.mark.usefixtures("few_steps")
+def test_kernels_that_crash_are_not_asked_for_again(tmp_path):
+    asked = []
+    programs = {"dlogits": "segfault", "bands": "abort", "dw": "wrong"}
+    assert run_with(programs, tmp_path, asked=asked) == 1
+    up = plan.MAIN["up 2"]
+    # One that is only wrong is timed, and XLA's times need no kernel at all.
+    assert timed(asked) == {
+        (up, "forward"), (up, "backward"), (up.replace(normalizer="softmax"), "forward"),
+    }  # fmt: skip
+    (xla,) = [each for each in planned(asked, "operators") if each["implementation"] == "xla"]
+    assert [run["passes"] for run in xla["runs"]] == [["forward", "backward"]] * 2
+    # In float64, output and gradients are one program.
+    (right,) = planned(asked, "right")
+    assert right["cases"] == [up.to_json()]
+    assert {each["normalizer"] for options in planned(asked, "checks")
+            for _, each in options["cases"] if each["dtype"] == "float32"} == {None}  # fmt: skip
+    assert [each["leave_out_kernels"] for each in planned(asked, "layers")] == [True]
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_kernel_that_is_slow_to_compile_is_kept_and_runs_again(tmp_path):
+    asked = []
+    code = run_with({"dx": "slow"}, tmp_path, seconds={"dx": 2}, asked=asked)
+    assert code == 1  # nobody knows yet whether it is right
+    up = plan.MAIN["up 2"]
+    assert {case for case, _ in timed(asked)} == {up, up.replace(normalizer="softmax")}
+    found = results(tmp_path)
+    assert not [step for step in found["steps"] if step["phase"] == "switches"]
+    slow = [step["name"] for step in found["steps"] if step["outcome"] == "slow"]
+    assert sorted(slow) == ["carafe dx float32"] * 2 + ["reassemble dx float32"] * 2
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize("do", ["right", "smoke"])
+def test_a_case_that_hangs_is_not_timed(tmp_path, monkeypatch, do):
+    """The child names the last of its cases, which takes logits."""
+    up = plan.MAIN["up 2"]
+    monkeypatch.setattr(plan, "SMOKE_MORE", {"all": (up, up.replace(normalizer="softmax"))})
+    monkeypatch.setattr(plan, "SMOKED_VARIANTS", ())
+    asked = []
+    programs = {do: "hang in a case"} | {
+        kernel: "ok" for kernels in PASSES["carafe"].values() for kernel in (*kernels, "dw")
+    }
+    run_with(programs, tmp_path, seconds={do: 3}, asked=asked)
+    assert {case for case, _ in timed(asked)} == {up}
+
+
+def finished(outcome, measured=(), case=None, phase=plan.RIGHT, **about):
+    step = Step(phase, "step", (), 1, about)
+    return Finished(step, Verdict(outcome, "", tuple(measured), case))
+
+
+def test_what_is_left_out_after_a_hang_without_a_kernel():
+    """Cases that are compiled alike, but for those that came to their end."""
+    up, head, down = (plan.MAIN[name].replace(dtype="bfloat16")
+                      for name in ("up 2", "mask head", "ResNet stem"))  # fmt: skip
+    logits = up.replace(normalizer="softmax")
+    broken = Broken()
+    ended = {"case": head.to_json(), "repeats": True}
+    broken.note(finished(Outcome.OK, [ended], cases=[head.to_json()]))
+    broken.note(finished(Outcome.HANG, case=up.to_json(), cases=[up.to_json(), logits.to_json()]))
+    assert broken.passes(up) == []
+    assert broken.passes(plan.MORE["FPN"].replace(dtype="bfloat16")) == []
+    for case in (head, down, logits, up.replace(dtype="float32"), up.replace(kernel_size=7)):
+        assert broken.serves_all(case)
+
+
+def test_a_crash_before_anything_ran_leaves_out_all_cases_of_the_step():
+    down = plan.SMOKE_MORE["down 2, all kernels"]
+    broken = Broken()
+    broken.note(finished(Outcome.CRASH, phase=plan.SMOKE, cases=[each.to_json() for each in down]))
+    for normalizer in plan.NORMALIZERS:
+        assert broken.passes(plan.MAIN["ResNet stem"].replace(normalizer=normalizer)) == []
+        assert broken.serves_all(plan.MAIN["up 2"].replace(normalizer=normalizer))
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SLOW, Outcome.WRONG, Outcome.NO_TIME, Outcome.ERROR])
+def test_what_does_not_hang_or_crash_is_kept(outcome):
+    broken = Broken()
+    case = plan.MAIN["up 2"].to_json()
+    broken.note(finished(outcome, case=case, cases=[case]))
+    broken.note(finished(outcome, kernel=("reassemble", "dx", "float32")))
+    assert broken.serves_all(plan.MAIN["up 2"])
+
+
+def test_passes_without_a_broken_kernel():
+    broken = Broken()
+    broken.note(finished(Outcome.CUDA_ERROR, kernel=("carafe", "dx", "float32")))
+    case = plan.MAIN["up 2"].replace(normalizer="softmax")
+    assert broken.passes(case) == ["forward"]
+    assert broken.passes(case.replace(dtype="bfloat16")) == ["forward", "backward"]
+    assert broken.passes(case.replace(normalizer=None)) == ["forward", "backward"]
+
+
+def a_run(tmp_path, monkeypatch, outcomes):
+    """Names of the steps of a run, in the order in which they are run.
+
+    Args:
+        outcomes: by phase, of the first try; all else is right.
+    """
+    names, tried = [], set()
+
+    def run_steps(steps, **_):
+        for step in steps:
+            names.append((step.phase, step.name))
+            first = names[-1] not in tried
+            tried.add(names[-1])
+            outcome = outcomes.get(step.phase, Outcome.OK) if first else Outcome.OK
+            yield Finished(step, Verdict(outcome, ""))
+
+    monkeypatch.setattr(bringup, "run_steps", run_steps)
+    record = Record(tmp_path)
+    bringup.Run(record, plan.Plan([1], tmp_path), 515).all()
+    record.close("complete")
+    return names
+
+
+@pytest.mark.parametrize("outcome", [Outcome.NOT_RUN, Outcome.NO_TIME, Outcome.SLOW])
+@pytest.mark.parametrize("phase", [plan.SMOKE, plan.RIGHT, plan.FAST])
+def test_what_had_to_wait_runs_at_the_end(tmp_path, monkeypatch, phase, outcome):
+    names = a_run(tmp_path, monkeypatch, {phase: outcome})
+    waited = [name for name in dict.fromkeys(names) if name[0] == phase]
+    assert names[-len(waited) :] == waited
+    assert len(names) == len(set(names)) + len(waited)
+
+
+def test_what_was_slow_runs_last(tmp_path, monkeypatch):
+    slow_first = {plan.SMOKE: Outcome.SLOW, plan.RIGHT: Outcome.NOT_RUN}
+    names = a_run(tmp_path, monkeypatch, slow_first)
+    again = [phase for number, (phase, name) in enumerate(names) if (phase, name) in names[:number]]
+    assert [*dict.fromkeys(again)] == [plan.RIGHT, plan.SMOKE]
+
+
+@pytest.mark.parametrize(("phase", "code"), [("smoke", 1), ("right", 1), ("fast", 0)])
+@pytest.mark.usefixtures("few_steps")
+def test_a_check_that_never_ran_is_no_success(tmp_path, monkeypatch, phase, code):
+    def run_steps(steps, **_):
+        for step in steps:
+            outcome = Outcome.NOT_RUN if step.phase == phase else Outcome.OK
+            yield Finished(step, Verdict(outcome, ""))
+
+    monkeypatch.setattr(bringup, "run_steps", run_steps)
+    assert bringup.main(["--out", str(tmp_path)]) == code
 
 
 @pytest.mark.parametrize(
@@ -171,6 +313,14 @@ def test_a_conclusion_says_what_is_not_known():
     text = conclusion("kernel", outcomes)
     assert text == (
         "kernel: no switch that ran helps (not known: automatic barriers, padded maps, one step)"
+    )
+
+
+def test_a_conclusion_says_what_does_not_apply():
+    outcomes = dict.fromkeys(SWITCHES, Outcome.WRONG) | {"one slot": Outcome.REFUSED}
+    assert conclusion("kernel", outcomes) == (
+        "kernel: no switch helps: arithmetic, layouts or addresses, not the order of accesses "
+        "(does not apply: one slot)"
     )
 
 
@@ -202,7 +352,40 @@ def test_a_card_that_is_refused_ends_the_run(tmp_path, capsys, card, code):
     assert [step["name"] for step in results(tmp_path)["steps"]] == ["card and versions"]
 
 
-@pytest.mark.parametrize("budget", ["104", "0", "-1", "nan", "much"])
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize("card", ["error after a measurement", "segfault", "wrong"])
+def test_a_card_that_was_found_is_used(tmp_path, card):
+    assert run_with({"card": card}, tmp_path) == 1
+    assert results(tmp_path)["ended"] == "complete"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no such file"), subprocess.TimeoutExpired("nvidia-smi", 20)]
+)
+def test_the_card_is_used_without_its_driver_s_tool(tell, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", fails)
+    assert "driver None" in machine.card(tell, any_device=True)
+    assert tell.said("measured")[-1] == {"driver": None}
+
+
+@pytest.mark.parametrize("seed", ["-5", "2147483648", "1.5", "x"])
+def test_a_seed_that_is_none_is_refused(tmp_path, capsys, seed):
+    try:
+        code = bringup.main(["--out", str(tmp_path / "out"), "--seed", seed])
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    err = capsys.readouterr().err
+    assert "--seed" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("budget", ["104", "0", "-1", "nan", "inf", "much"])
 def test_a_budget_that_is_too_small_is_refused(tmp_path, capsys, budget):
     try:
         code = bringup.main(["--out", str(tmp_path / "out"), "--budget", budget])
@@ -260,22 +443,49 @@ def test_after_sigkill_what_was_found_is_there(tmp_path):
     assert {"smoke: reassemble dx float32", "smoke: carafe dx float32"} <= {*found["not_run"]}
 
 
-def test_a_child_ends_with_its_parent(tmp_path):
+_CHILD = """
+import sys, time
+from experiments.benchmarks.gpu import child
+child.end_with(int(sys.argv[1]))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_child_ends_with_its_parent():
     program = """
-import subprocess, sys
-child = "from experiments.benchmarks.gpu import child as c; c._end_with_the_parent(); "
-child += "import time; print('ready', flush=True); time.sleep(600)"
-process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+import os, signal, subprocess, sys
+command = [sys.executable, "-c", sys.argv[1], str(os.getpid())]
+process = subprocess.Popen(command, stdout=subprocess.PIPE)
 process.stdout.readline()
 print(process.pid, flush=True)
-import os, signal
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    pid = int(python(program).stdout)
+    pid = int(python(program, _CHILD).stdout)
     deadline = time.monotonic() + 30
     while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_alive(pid)
+
+
+def test_a_child_outlives_a_thread_of_the_profiler_that_started_it():
+    program = """
+import subprocess, sys, threading
+started = []
+def start():
+    command = [sys.executable, "-c", sys.argv[1], "1"]  # its parent is further away
+    started.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+    started[0].stdout.readline()
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+try:
+    started[0].wait(1)
+except subprocess.TimeoutExpired:
+    print("alive")
+started[0].kill()
+"""
+    assert python(program, _CHILD).stdout == "alive\n"
 
 
 def test_phases_share_what_is_left(tmp_path, monkeypatch):

@@ -8,9 +8,9 @@ from carafe_kernels.geometry import Geometry
 
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import checks, plan, reference
+from experiments.benchmarks.gpu.broken import Broken
+from experiments.benchmarks.gpu.check_cases import CHECKS, VMAPPED
 from experiments.benchmarks.gpu.checks import (
-    CHECKS,
-    VMAPPED,
     compiled,
     expected_results,
     random_operands,
@@ -145,16 +145,17 @@ def test_the_kernels_serve_every_case(case):
     assert reason is None
 
 
-def test_every_part_of_the_checks_is_run_once(tell, monkeypatch):
-    monkeypatch.setitem(CHECKS, "real", tuple(TINY.replace(height=n) for n in range(2, 7)))
+def numbered(*cases):
+    return [(seed, case.to_json()) for seed, case in enumerate(cases)]
+
+
+def test_cases_are_checked_one_by_one(tell, monkeypatch):
     monkeypatch.setattr(checks, "compiled", lambda case, _, vmapped: compiled(case, "xla", vmapped))
-    for part in range(2):
-        checks.checks(tell, part=part, parts=2, size="real", leave_out=[["carafe", "float32"]])
-    assert [each["case"]["height"] for each in tell.said("measured")] == [2, 4, 6, 3, 5]
+    checks.checks(tell, numbered(*(TINY.replace(height=height) for height in (4, 2, 3))))
+    assert [each["case"]["height"] for each in tell.said("measured")] == [4, 2, 3]
     assert all(each["passed"] for each in tell.said("measured"))
+    assert [each["case"]["height"] for each in tell.said("running")] == [4, 2, 3]
     assert not tell.said("wrong")
-    checks.checks(tell, part=0, parts=1, size="real", leave_out=[["reassemble", "float32"]])
-    assert len(tell.said("measured")) == 5
 
 
 def test_a_failed_check_is_told(tell, monkeypatch):
@@ -162,9 +163,18 @@ def test_a_failed_check_is_told(tell, monkeypatch):
         return lambda *arrays: [2 * array for array in compiled(case, "xla", vmapped)(*arrays)]
 
     monkeypatch.setattr(checks, "compiled", wrong)
-    checks.checks(tell, part=0, parts=1, size="toy", leave_out=[])
+    checks.checks(tell, numbered(TINY, TINY.replace(normalizer="softmax")))
     assert len(tell.said("wrong")) == 2
     assert "errors 1.0e+00, 1.0e+00, 1.0e+00" in tell.said("wrong")[0]
+
+
+def test_the_children_share_the_checks(tmp_path):
+    steps = [step for step in plan.Plan([1], tmp_path).right(Broken()) if "checks" in step.name]
+    parts = [json.loads(step.command[-1])["options"]["cases"] for step in steps]
+    assert len(parts) == plan.CHECK_CHILDREN
+    found = {seed: Case.from_json(case) for part in parts for seed, case in part}
+    assert sum(map(len, parts)) == len(found)
+    assert [found[seed] for seed in range(len(found))] == [*CHECKS["real"]]
 
 
 def test_bytes_that_move_once():

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from experiments.benchmarks.gpu import children
+from experiments.benchmarks.gpu import children, profilers
 from experiments.benchmarks.gpu.children import Step, run_steps
 from experiments.benchmarks.gpu.outcomes import Outcome, Verdict
 from tests.experiments.benchmarks.gpu.fake_children import PROGRAMS, command, is_alive
@@ -12,10 +12,13 @@ EXPECTED = {
     "ok": (Outcome.OK, "fine"),
     "wrong": (Outcome.WRONG, "all of it"),
     "refused": (Outcome.REFUSED, "another capability"),
-    "hang": (Outcome.HANG, "no end while running"),
-    "hang with a child": (Outcome.HANG, "no end while"),
-    "hang that hears no signal": (Outcome.HANG, "no end"),
-    "hang without a pipe": (Outcome.HANG, "no end"),
+    "hang": (Outcome.HANG, "no end while running it"),
+    "hang in a case": (Outcome.HANG, "no end while running it"),
+    "slow": (Outcome.SLOW, "no end while compiling"),
+    "hang with a child": (Outcome.SLOW, "no end while"),
+    "hang that hears no signal": (Outcome.SLOW, "no end"),
+    "hang without a pipe": (Outcome.SLOW, "no end"),
+    "error after a measurement": (Outcome.ERROR, "exit code 1: nvidia-smi"),
     "orphan": (Outcome.OK, "left something"),
     "segfault": (Outcome.CRASH, "SIGSEGV while running"),
     "abort": (Outcome.CRASH, "SIGABRT"),
@@ -34,7 +37,7 @@ EXPECTED = {
     "endless messages": (Outcome.BAD_OUTPUT, "it wrote without end"),
     "endless log": (Outcome.BAD_OUTPUT, "it wrote without end"),
 }
-HANG_SECONDS = 3.0
+HANG_SECONDS = 10.0
 ENOUGH_SECONDS = 120.0
 
 
@@ -44,7 +47,7 @@ def run(steps, seconds=ENOUGH_SECONDS, parallel=1):
 
 
 def step(program, seconds=ENOUGH_SECONDS, **options):
-    return Step("phase", program, command(program), seconds, **options)
+    return Step("phase", program, command(program, '{"batch": 2}'), seconds, **options)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def finished():
     """All programs, side by side."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(children, "MAX_LOG", 2**20)
-        limits = {name: HANG_SECONDS for name in PROGRAMS if name.startswith("hang")}
+        limits = {name: HANG_SECONDS for name in PROGRAMS if name.startswith(("hang", "slow"))}
         steps = [step(name, limits.get(name, ENOUGH_SECONDS)) for name in PROGRAMS]
         return {each.step.name: each for each in run(steps, parallel=8)}
 
@@ -116,6 +119,24 @@ def test_a_child_ends_when_nobody_asks_for_the_next():
 def children_of(pid):
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [child for child in map(int, file.read().split()) if is_alive(child)]
+
+
+def test_a_case_that_runs_is_known(finished):
+    assert finished["hang in a case"].verdict.case == {"batch": 2}
+    assert finished["hang"].verdict.case is None
+    assert finished["slow"].verdict.case is None
+
+
+def test_a_report_that_cannot_be_read_ends_its_step_alone():
+    def report(found):
+        return profilers.with_counters(found, f'"{"x" * 200_000}"')
+
+    steps = [step("ok", report=report), step("wrong")]
+    first, second = run(steps)
+    assert first.verdict.outcome is Outcome.ERROR
+    assert first.verdict.detail.startswith("its report cannot be read: Error: field larger")
+    assert first.verdict.measured == ({"a": 1},)
+    assert second.verdict.outcome is Outcome.WRONG
 
 
 def test_a_report_has_the_last_word():

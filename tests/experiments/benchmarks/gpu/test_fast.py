@@ -1,12 +1,15 @@
 """The steps that compare and time whole operators and layers, here by XLA alone."""
 
 import json
+import os
+import subprocess
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from carafe_kernels import mosaic_gpu
+from flax import linen as nn
 
 from experiments.benchmarks.calls import operator
 from experiments.benchmarks.cases import Case
@@ -100,7 +103,7 @@ def test_a_default_that_is_refused_is_an_error(tell):
 def test_layers_rescale_alike(case):
     x = jnp.ones(case.x_shape)
     for name, layer in layers.layers_of(case).items():
-        variables = layers._variables(layer, case)
+        variables = layers.variables_of(layer, case)
         out = jax.eval_shape(layer.apply, variables, x)
         expected = case.logits_shape if name == "CARAFE's convolutions" else case.y_shape
         assert out.shape == expected, name
@@ -112,8 +115,24 @@ def test_layers_are_timed(tell, case):
     layers.layers(tell, case.to_json(), leave_out_kernels=True)
     found = tell.said("measured")
     names = {each["layer"] for each in found}
-    assert names == layers.layers_of(case).keys() - {layers.OURS}
+    assert names == layers.layers_of(case).keys() - {plan.OUR_LAYER}
     assert len(found) == 2 * len(names)
+
+
+def test_layers_have_their_times_though_a_later_one_fails(tell, monkeypatch):
+    class Fails(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            raise ValueError("no room")
+
+    case = TINY.replace(up=1)
+    few = {"dense": nn.Dense(TINY.channels), "fails": Fails()}
+    monkeypatch.setattr(layers, "layers_of", lambda _: few)
+    with pytest.raises(ValueError, match="no room"):
+        layers.layers(tell, case.to_json(), leave_out_kernels=True)
+    assert [(each["layer"], each["pass"]) for each in tell.said("measured")] == [
+        ("dense", "forward"), ("dense", "both"),
+    ]  # fmt: skip
 
 
 def by_xla(factor):
@@ -132,6 +151,7 @@ def test_results_are_compared_with_float64(tell, monkeypatch, factor, count):
     assert len(tell.said("wrong")) == count
     errors = [each["errors"] for each in tell.said("measured")]
     assert [set(each) for each in errors] == [{"y", "dx", "dw"}] * 2
+    assert [each["passed"] for each in tell.said("measured")] == [count == 0] * 2
     if factor == 1.001:
         assert errors[0]["y"] == pytest.approx(1e-3, rel=1e-2)
 
@@ -195,6 +215,15 @@ def test_a_child_tells_how_its_function_ended(run_child):
     assert code == 1
     assert messages[0] == {"measured": {"error": "nan", "errors": ["inf", 1.0]}}
     assert messages[1] == {"error": "ValueError: no room"}
+
+    def fails_silently(tell):
+        raise AssertionError
+
+    def fails_late(tell):
+        raise RuntimeError("\n  \nno backend")
+
+    assert run_child(fails_silently)[1] == [{"error": "AssertionError"}]
+    assert run_child(fails_late)[1] == [{"error": "RuntimeError: no backend"}]
     assert run_child(refuses) == (0, [{"refused": "NotImplementedError: another card"}])
 
 
@@ -225,5 +254,26 @@ def test_errors_of_memory_are_read(count, outcome):
     assert found.outcome is outcome
     assert found.measured[1] == {"memory_errors": count}
     assert json.dumps(found.measured)
+
+
+@pytest.mark.parametrize(
+    "report", ["", "========= Device not supported\n========= ERROR SUMMARY: 0 errors\n"]
+)
+def test_a_memory_check_that_did_not_run_is_no_success(report):
+    found = profilers.with_memory_errors(FINE, report)
+    assert (found.outcome, found.measured) == (Outcome.ERROR, FINE.measured)
+    assert found.detail.startswith("no report: ")
     cut = Verdict(Outcome.HANG, "no end")
-    assert profilers.with_memory_errors(cut, "") == cut
+    assert profilers.with_memory_errors(cut, report) == cut
+
+
+def test_arrays_under_the_memory_check_have_memory_of_their_own(tmp_path, monkeypatch):
+    """The environment of the checker, which it hands to its child, as the checker itself tells."""
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text("#!/bin/sh\necho allocator $XLA_PYTHON_CLIENT_ALLOCATOR with $*\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    step = profilers.memory_check("why", "memcheck", ["python3", "-c", "..."], 9, tmp_path)
+    said = subprocess.run(step.command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("allocator platform with --tool memcheck ")
+    assert said.endswith(" python3 -c ...\n")

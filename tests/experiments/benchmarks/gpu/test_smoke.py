@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.benchmarks.calls import KernelCall, operator
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.gpu import location, smoke
-from experiments.benchmarks.gpu.smoke import Calls
+from experiments.benchmarks.gpu import location, memory, poisoned, smoke
+from experiments.benchmarks.gpu.channel_steps import channels_of_a_step
+from experiments.benchmarks.gpu.poisoned import Calls
 from tests.kernels import oracle
 
 CASE = Case(2, 11, 9, 192, kernel_size=3, up=2)
@@ -36,7 +38,7 @@ def check(tell, name, spoil, case=CASE):
         return jnp.asarray(found)
 
     call = Calls(program, OPERANDS[name], (name,))
-    return smoke._check(tell, case, call, program, seed=3)
+    return poisoned.check(tell, case, call, program, seed=3)
 
 
 @pytest.mark.parametrize("name", OPERANDS)
@@ -99,13 +101,16 @@ def test_tiles_that_reach_over_the_end(tell):
 
 
 def test_steps_whose_sums_are_wrong(tell):
+    channels = channels_of_a_step(CASE, "dw")
+    assert channels == 32
+
     def program(x, dy):
         x, dy = np.array(x), np.array(dy)
-        dy[..., 64:128] = 0  # a step that is left out
+        dy[..., channels : 2 * channels] = 0  # a step that is left out
         return jnp.asarray(np.float32(right("dw")(x, dy)))
 
-    smoke._check(tell, CASE, Calls(program, ("x", "dy"), ("dw",)), program, seed=0)
-    assert "with the channels of one step alone: wrong in [1] of 3" in tell.said("wrong")[1]
+    poisoned.check(tell, CASE, Calls(program, ("x", "dy"), ("dw",)), program, seed=0)
+    assert "with the channels of one step alone: wrong in [1] of 6" in tell.said("wrong")[1]
 
 
 def test_other_bits_are_told(tell):
@@ -119,18 +124,20 @@ def test_other_bits_are_told(tell):
 
 
 def test_memory_is_poisoned_before_each_run(tell, monkeypatch):
-    poisoned = []
-    monkeypatch.setattr(smoke, "poison", lambda shapes, value: poisoned.append((shapes, value)))
+    filled = []
+    monkeypatch.setattr(
+        poisoned, "poison", lambda shapes, value: filled.append((shapes, value)) or []
+    )
     check(tell, "dx", lambda found: None)
-    assert [str(value) for _, value in poisoned] == ["nan", "-1000.0"]
-    shapes = {shape for shape, _ in poisoned[0][0]}
+    assert [str(value) for _, value in filled] == ["nan", "-1000.0"]
+    shapes = {shape for shape, _ in filled[0][0]}
     assert shapes == {CASE.weights_shape, CASE.y_shape, CASE.x_shape}
 
 
 def test_poison_is_freed():
-    smoke.poison([((3,), "bfloat16"), ((2, 2), "float32")], float("nan"))
+    memory.poison([((3,), "bfloat16"), ((2, 2), "float32")], float("nan"))
     before = len(jax.live_arrays())
-    smoke.poison([((3,), "bfloat16"), ((2, 2), "float32")], float("nan"))
+    memory.poison([((3,), "bfloat16"), ((2, 2), "float32")], float("nan"))
     assert len(jax.live_arrays()) == before
 
 
@@ -143,12 +150,16 @@ def test_a_backward_pass_is_called_as_a_whole(case):
 
 
 def test_cases_that_do_not_serve_the_settings_are_passed_over(tell, monkeypatch):
-    def compiled(case, call):
-        if case.dtype == "bfloat16":
-            return NotImplementedError("float32 alone")
-        return lambda *arrays: jnp.asarray(np.float32(right("dw")(*map(np.asarray, arrays))))
+    def by_xla(case):
+        def dw(x, dy):
+            if case.dtype == "bfloat16":
+                raise NotImplementedError("float32 alone")
+            weights = jnp.zeros(case.weights_shape)
+            return jax.vjp(lambda w: operator(case, "xla")(x, w), weights)[1](dy)[0]
 
-    monkeypatch.setattr(smoke, "_compiled", compiled)
+        return {"dw": KernelCall(dw, ("x", "dy"))}
+
+    monkeypatch.setattr(smoke, "kernel_calls", by_xla)
     cases = [CASE.to_json(), CASE.replace(dtype="bfloat16").to_json()]
     said = smoke.smoke(tell, cases, "dw", [1, 2], {"max_slots": 1})
     assert "1 of 2 refused" in said
@@ -157,6 +168,30 @@ def test_cases_that_do_not_serve_the_settings_are_passed_over(tell, monkeypatch)
     ]  # fmt: skip
     with pytest.raises(NotImplementedError, match="float32 alone"):
         smoke.smoke(tell, cases[1:], "dw", [1], {})
+
+
+def test_results_in_poisoned_memory_are_told(tell, monkeypatch):
+    """A result that lies elsewhere says nothing about elements that were never written."""
+    ranges = iter(([memory.Range(0, 2**63)], [memory.Range(0, 1)]))
+    monkeypatch.setattr(poisoned, "poison", lambda *_: next(ranges))
+    check(tell, "forward", lambda found: None)
+    (measured,) = tell.said("measured")
+    assert measured["in_poison"] == {"forward, NaN": True, "forward, -1000": False}
+
+
+def test_the_memory_that_is_poisoned_is_known():
+    filled = memory.poison([((3,), "bfloat16"), ((2, 2), "float32")], float("nan"))
+    assert [each.nbytes for each in filled] == [6] * 3 + [16] * 3
+    array = jnp.zeros((2, 2))
+    assert memory.Range.of(array) == (array.unsafe_buffer_pointer(), 16)
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6)), max_size=5),
+       st.integers(0, 20), st.integers(1, 6))  # fmt: skip
+def test_ranges_of_memory(others, start, nbytes):
+    filled = {byte for first, count in others for byte in range(first, first + count)}
+    lies = memory.Range(start, nbytes).lies_in([memory.Range(*each) for each in others])
+    assert lies == ({*range(start, start + nbytes)} <= filled)
 
 
 sizes = st.integers(1, 40)

@@ -92,10 +92,81 @@ def test_a_record_in_tables():
 def test_a_wrong_case_marks_its_own_times_alone():
     results = record()
     results["steps"][1]["outcome"] = "wrong"
-    marked = [line for line in rows(results) if tables.DOUBTFUL in line]
-    assert [line.split(" | ")[2:4] for line in marked] == [
+    assert [line.split(" | ")[2:4] for line in marked(results)[:3]] == [
         ["reassemble", "backward"], ["reassemble", "both"], ["carafe", "forward"],
     ]  # fmt: skip
+
+
+def marked(results):
+    return [line for line in rows(results) if tables.DOUBTFUL in line]
+
+
+def spoiled(**changes):
+    """A record of which nothing failed, but for one step that is added."""
+    results = record()
+    results["steps"][0] = changes
+    results["steps"].append(
+        step("fast", "layers", [{"case": CASE.to_json(), "layer": "CARAFE mosaic_gpu",
+                                 "pass": each, "microseconds": 50.0, "least": 40.0}
+                                for each in ("forward", "both")])
+    )  # fmt: skip
+    return results
+
+
+BANDS = ["reassemble", "forward", "bands"]
+LAYER = ["CARAFE mosaic_gpu"]
+WEIGHTS = [["reassemble", "forward"], ["reassemble", "backward"], ["reassemble", "both"]]
+
+
+@pytest.mark.parametrize("outcome", ["wrong", "hang", "no time"])
+def test_a_failed_check_of_the_very_case_marks_its_times(outcome):
+    check = {"case": CASE.to_json(), "errors": [1.0, 1.0, 1.0], "repeats": True,
+             "vmap_error": None, "passed": False}  # fmt: skip
+    found = marked(spoiled(**step("right", "checks, part 1 of 6", [check], outcome)))
+    cells = [line.strip("| ").split(" | ")[2:] for line in found]
+    assert [line[:2] for line in cells[:3]] == WEIGHTS
+    assert len(cells) == 6  # and in the table of variants
+    assert [*tables.document(spoiled(**step("right", "checks", [check])))]
+
+
+def test_a_failed_step_of_all_kernels_marks_what_is_compiled_alike():
+    def failed(case):
+        return spoiled(**step("smoke", "all kernels", [], "hang", cases=[case.to_json()]))
+
+    small = CASE.replace(height=3, channels=320)
+    names = [line.strip("| ").split(" | ")[2:4] for line in marked(failed(small))]
+    assert names[:3] == WEIGHTS
+    assert not marked(failed(small.replace(up=1, down=2)))
+    assert not marked(failed(small.replace(kernel_size=7)))
+    assert not marked(failed(small.replace(dtype="bfloat16")))
+
+
+@pytest.mark.parametrize("outcome", ["slow", "no time", "refused", "ok"])
+def test_a_step_that_tells_nothing_marks_nothing(outcome):
+    json_case = CASE.to_json()
+    assert not marked(spoiled(**step("smoke", "all kernels", [], outcome, cases=[json_case])))
+    assert not marked(spoiled(**step("right", "up 2", [], outcome, cases=[json_case])))
+
+
+def test_a_variant_that_failed_marks_its_own_times_alone():
+    found = marked(spoiled(**step("smoke", "variant bands", [], "wrong", variant="bands")))
+    assert [line.strip("| ").split(" | ")[2:5] for line in found] == [BANDS]
+
+
+def test_a_kernel_in_a_layer_marks_the_layer():
+    forward = step("smoke", "carafe forward float32", [], "wrong",
+                   kernel=["carafe", "forward", "float32"])  # fmt: skip
+    (line,) = [line for line in marked(spoiled(**forward)) if "CARAFE" in line]
+    assert line == "| 2x10x10x8 k=5 up 2 | float32 | CARAFE mosaic_gpu | 50.0 (!) | 50.0 (!) |"
+    backward = step("smoke", "carafe dx float32", [], "wrong", kernel=["carafe", "dx", "float32"])
+    (line,) = [line for line in marked(spoiled(**backward)) if "CARAFE" in line]
+    assert line.endswith("| 50.0 | 50.0 (!) |")
+
+
+def test_marks_are_explained_wherever_they_stand():
+    results = spoiled(**step("smoke", "variant bands", [], "wrong", variant="bands"))
+    assert "(!): a check of these kernels failed." in "\n".join(tables.document(results))
+    assert "(!)" not in "\n".join(tables.document(spoiled(**step("smoke", "fine", []))))
 
 
 def numbers(value):
@@ -157,7 +228,14 @@ def test_the_command(tmp_path, capsys):
     assert re.search(r"^## Operators", capsys.readouterr().out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"steps": 3}'])
+HUGE = json.dumps({**record(), "seconds": 10**400})
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "[]", "{}", '{"steps": 3}', HUGE, NESTED],
+    ids=["absent", "empty", "list", "object", "number", "huge", "nested"],
+)  # fmt: skip
 def test_what_is_no_record_is_refused(tmp_path, capsys, content):
     path = tmp_path / "results.json"
     if content is not None:

@@ -1,0 +1,32 @@
+"""How many channels of the map a block of a kernel takes at a time."""
+
+import jax.numpy as jnp
+from carafe_kernels import mosaic_gpu
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu.arrays import copied_dtype
+from carafe_kernels.mosaic_gpu.band_tiling import band_tile
+from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.mosaic_gpu.tiling import forward_tile, input_gradient_tile
+from carafe_kernels.mosaic_gpu.weight_tiling import weight_gradient_tile
+
+from experiments.benchmarks.cases import Case
+
+
+def channels_of_a_step(case: Case, kernel: str) -> int:
+    """Of ``"forward"``, ``"dx"``, ``"dw"`` or ``"dlogits"``, with the current settings."""
+    settings = mosaic_gpu.current_settings()
+    problem = _problem(case)
+    if kernel in ("dw", "dlogits"):
+        return weight_gradient_tile(problem).channels
+    if kernel == "forward" and settings.forward == "bands":
+        return band_tile(problem, settings.max_slots).channels
+    tile_of = forward_tile if kernel == "forward" else input_gradient_tile
+    return tile_of(problem, settings.max_slots).words * problem.channels_of_a_word
+
+
+def _problem(case: Case) -> Problem:
+    geometry = Geometry(**case.options).lowest_terms
+    cells_dtype = copied_dtype(jnp.dtype(case.kernels_dtype), geometry)
+    size = case.height, case.width
+    return Problem(geometry, case.batch, size, case.channels, jnp.dtype(case.dtype), cells_dtype,
+                   case.normalizer)  # fmt: skip
