@@ -41,7 +41,7 @@ def _cut(cells: npt.NDArray[np.intp]) -> Bools:
 
 
 def channel_parts(channels: int, step_channels: int) -> dict[str, Bools]:
-    """Parts of the channels of a map, as :func:`parts`, in steps of so many."""
+    """Parts of the channels of a map, as :func:`parts`, in steps of ``step_channels``."""
     step = np.arange(channels) // step_channels
     return {"last step": step == step[-1], "second slot": step % 2 == 1}
 

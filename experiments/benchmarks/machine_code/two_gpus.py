@@ -100,7 +100,7 @@ def compiled(case: SharedCall, devices: list[jax.Device]) -> str:
 def kernels(text: str) -> list[str]:
     """What the kernels of a program return: an array, and the share of it that is computed.
 
-    They are told by the numbers of elements, which are those of no two arrays or halves here.
+    The number of elements identifies an array: no two arrays or halves have the same number here.
     """
     places = math.prod(OUT_SIZE) * GEOMETRY.weight_channels
     whole = {"y": math.prod(OUT_SIZE) * CHANNELS, "x": math.prod(SIZE) * CHANNELS, "dw": places}

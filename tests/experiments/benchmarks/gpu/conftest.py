@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from experiments.benchmarks.gpu import bringup, plan
 from experiments.benchmarks.gpu.child import Tell
 from experiments.benchmarks.gpu.outcomes import parse
 
@@ -27,3 +28,17 @@ def tell(tmp_path):
     told = Told(tmp_path / "messages")
     yield told
     told.close()
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch):
+    """`run_with` puts its own plan in the place of the real one."""
+    monkeypatch.setattr(bringup, "Plan", bringup.Plan)
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """One main case in one dtype, and nothing after it."""
+    monkeypatch.setattr(plan, "MAIN", {"up 2": plan.MAIN["up 2"]})
+    monkeypatch.setattr(plan, "MORE", {})
+    monkeypatch.setattr(plan, "DTYPES", ("float32",))

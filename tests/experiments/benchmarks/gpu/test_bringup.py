@@ -1,33 +1,22 @@
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from unittest import mock
 
-import jax
 import pytest
 
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.gpu import bringup, machine, plan
-from experiments.benchmarks.gpu.broken import Broken
-from experiments.benchmarks.gpu.children import Finished, Step
+from experiments.benchmarks.gpu import bringup, plan
+from experiments.benchmarks.gpu.children import Finished
 from experiments.benchmarks.gpu.kernels import PASSES
 from experiments.benchmarks.gpu.outcomes import Outcome, Verdict
 from experiments.benchmarks.gpu.record import Record
-from experiments.benchmarks.gpu.switches import SWITCHES, conclusion
+from experiments.benchmarks.gpu.switches import SWITCHES
 from tests.experiments.benchmarks.gpu.fake_children import is_alive, results, run_with
+from tests.experiments.benchmarks.gpu.programs import ENVIRONMENT, ROOT, python
 
-ROOT = Path(__file__).parents[4]
 FOLDER = ROOT / "experiments" / "benchmarks" / "gpu"
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}",
-    "JAX_PLATFORMS": "cpu",
-}
 # What a machine with JAX and Flax may lack; optax and rich come with Flax.
 MISSING = (
     "tyro",
@@ -39,27 +28,6 @@ MISSING = (
     "gradio",
     "orbax",
 )
-
-
-def python(program, *arguments):
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def restored(monkeypatch):
-    """`run_with` puts its own plan in the place of the real one."""
-    monkeypatch.setattr(bringup, "Plan", bringup.Plan)
-
-
-@pytest.fixture
-def few_steps(monkeypatch):
-    """One main case in one dtype, and nothing after it."""
-    monkeypatch.setattr(plan, "MAIN", {"up 2": plan.MAIN["up 2"]})
-    monkeypatch.setattr(plan, "MORE", {})
-    monkeypatch.setattr(plan, "DTYPES", ("float32",))
 
 
 def test_the_parent_never_imports_jax():
@@ -191,53 +159,6 @@ def test_a_case_that_hangs_is_not_timed(tmp_path, monkeypatch, do):
     assert {case for case, _ in timed(asked)} == {up}
 
 
-def finished(outcome, measured=(), case=None, phase=plan.RIGHT, **about):
-    step = Step(phase, "step", (), 1, about)
-    return Finished(step, Verdict(outcome, "", tuple(measured), case))
-
-
-def test_what_is_left_out_after_a_hang_without_a_kernel():
-    """Cases that are compiled alike, but for those that came to their end."""
-    up, head, down = (plan.MAIN[name].replace(dtype="bfloat16")
-                      for name in ("up 2", "mask head", "ResNet stem"))  # fmt: skip
-    logits = up.replace(normalizer="softmax")
-    broken = Broken()
-    ended = {"case": head.to_json(), "repeats": True}
-    broken.note(finished(Outcome.OK, [ended], cases=[head.to_json()]))
-    broken.note(finished(Outcome.HANG, case=up.to_json(), cases=[up.to_json(), logits.to_json()]))
-    assert broken.passes(up) == []
-    assert broken.passes(plan.MORE["FPN"].replace(dtype="bfloat16")) == []
-    for case in (head, down, logits, up.replace(dtype="float32"), up.replace(kernel_size=7)):
-        assert broken.serves_all(case)
-
-
-def test_a_crash_before_anything_ran_leaves_out_all_cases_of_the_step():
-    down = plan.SMOKE_MORE["down 2, all kernels"]
-    broken = Broken()
-    broken.note(finished(Outcome.CRASH, phase=plan.SMOKE, cases=[each.to_json() for each in down]))
-    for normalizer in plan.NORMALIZERS:
-        assert broken.passes(plan.MAIN["ResNet stem"].replace(normalizer=normalizer)) == []
-        assert broken.serves_all(plan.MAIN["up 2"].replace(normalizer=normalizer))
-
-
-@pytest.mark.parametrize("outcome", [Outcome.SLOW, Outcome.WRONG, Outcome.NO_TIME, Outcome.ERROR])
-def test_what_does_not_hang_or_crash_is_kept(outcome):
-    broken = Broken()
-    case = plan.MAIN["up 2"].to_json()
-    broken.note(finished(outcome, case=case, cases=[case]))
-    broken.note(finished(outcome, kernel=("reassemble", "dx", "float32")))
-    assert broken.serves_all(plan.MAIN["up 2"])
-
-
-def test_passes_without_a_broken_kernel():
-    broken = Broken()
-    broken.note(finished(Outcome.CUDA_ERROR, kernel=("carafe", "dx", "float32")))
-    case = plan.MAIN["up 2"].replace(normalizer="softmax")
-    assert broken.passes(case) == ["forward"]
-    assert broken.passes(case.replace(dtype="bfloat16")) == ["forward", "backward"]
-    assert broken.passes(case.replace(normalizer=None)) == ["forward", "backward"]
-
-
 def a_run(tmp_path, monkeypatch, outcomes):
     """Names of the steps of a run, in the order in which they are run.
 
@@ -287,123 +208,6 @@ def test_a_check_that_never_ran_is_no_success(tmp_path, monkeypatch, phase, code
 
     monkeypatch.setattr(bringup, "run_steps", run_steps)
     assert bringup.main(["--out", str(tmp_path)]) == code
-
-
-@pytest.mark.parametrize(
-    ("helped", "said"),
-    [
-        ({"automatic barriers"}, "a barrier between the threads of a block is missing"),
-        ({"one slot"}, "its barrier or its parity"),
-        ({"padded maps"}, "bounds"),
-        ({"one step"}, "spoils the next"),
-        ({"one step", "padded maps"}, "right with padded maps, one step"),
-        (set(), "no switch helps: arithmetic"),
-    ],
-)
-def test_conclusions(helped, said):
-    outcomes = {switch: Outcome.OK if switch in helped else Outcome.WRONG for switch in SWITCHES}
-    text = conclusion("reassemble dx float32", outcomes)
-    assert text.startswith("reassemble dx float32: ")
-    assert said in text
-    assert "not known" not in text
-
-
-def test_a_conclusion_says_what_is_not_known():
-    outcomes = {"one slot": Outcome.WRONG, "padded maps": Outcome.NOT_RUN}
-    text = conclusion("kernel", outcomes)
-    assert text == (
-        "kernel: no switch that ran helps (not known: automatic barriers, padded maps, one step)"
-    )
-
-
-def test_a_conclusion_says_what_does_not_apply():
-    outcomes = dict.fromkeys(SWITCHES, Outcome.WRONG) | {"one slot": Outcome.REFUSED}
-    assert conclusion("kernel", outcomes) == (
-        "kernel: no switch helps: arithmetic, layouts or addresses, not the order of accesses "
-        "(does not apply: one slot)"
-    )
-
-
-def test_without_a_gpu_it_says_so(tmp_path):
-    completed = python("from experiments.benchmarks.gpu.bringup import main; import sys; "
-                       "sys.exit(main(sys.argv[1:]))", "--out", str(tmp_path))  # fmt: skip
-    assert completed.returncode == 2
-    assert completed.stderr.count("\n") == 1
-    assert completed.stderr.startswith("no GPU to run the kernels on: NotImplementedError: this ")
-    assert "needs an NVIDIA GPU" in completed.stderr or "they need an NVIDIA" in completed.stderr
-    assert results(tmp_path)["ended"] == "no card"
-
-
-def test_a_card_of_another_capability_is_refused(monkeypatch):
-    ampere = mock.Mock(
-        spec=jax.Device, platform="gpu", device_kind="NVIDIA A100", compute_capability="8.0"
-    )
-    monkeypatch.setattr(jax, "devices", lambda: [ampere])
-    with pytest.raises(NotImplementedError, match=r"A100 has compute capability 8\.0"):
-        machine.card(mock.Mock(), any_device=False)
-
-
-@pytest.mark.parametrize(("card", "code"), [("refused", 2), ("exception", 2)])
-def test_a_card_that_is_refused_ends_the_run(tmp_path, capsys, card, code):
-    assert run_with({"card": card}, tmp_path) == code
-    err = capsys.readouterr().err
-    assert err.startswith("no GPU to run the kernels on: ")
-    assert err.count("\n") == 1
-    assert [step["name"] for step in results(tmp_path)["steps"]] == ["card and versions"]
-
-
-@pytest.mark.usefixtures("few_steps")
-@pytest.mark.parametrize("card", ["error after a measurement", "segfault", "wrong"])
-def test_a_card_that_was_found_is_used(tmp_path, card):
-    assert run_with({"card": card}, tmp_path) == 1
-    assert results(tmp_path)["ended"] == "complete"
-
-
-@pytest.mark.parametrize(
-    "error", [OSError("no such file"), subprocess.TimeoutExpired("nvidia-smi", 20)]
-)
-def test_the_card_is_used_without_its_driver_s_tool(tell, monkeypatch, error):
-    def fails(*_, **__):
-        raise error
-
-    monkeypatch.setattr(shutil, "which", lambda name: name)
-    monkeypatch.setattr(subprocess, "run", fails)
-    assert "driver None" in machine.card(tell, any_device=True)
-    assert tell.said("measured")[-1] == {"driver": None}
-
-
-@pytest.mark.parametrize("seed", ["-5", "2147483648", "1.5", "x"])
-def test_a_seed_that_is_none_is_refused(tmp_path, capsys, seed):
-    try:
-        code = bringup.main(["--out", str(tmp_path / "out"), "--seed", seed])
-    except SystemExit as error:
-        code = error.code
-    assert code == 2
-    err = capsys.readouterr().err
-    assert "--seed" in err
-    assert err.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("budget", ["104", "0", "-1", "nan", "inf", "much"])
-def test_a_budget_that_is_too_small_is_refused(tmp_path, capsys, budget):
-    try:
-        code = bringup.main(["--out", str(tmp_path / "out"), "--budget", budget])
-    except SystemExit as error:
-        code = error.code
-    assert code == 2
-    err = capsys.readouterr().err
-    assert "--budget" in err
-    assert err.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert bringup.main(["--out", str(tmp_path / "file" / "out")]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("--out must be a folder that can be written: ")
-    assert err.count("\n") == 1
 
 
 def start(tmp_path, programs, steps):
