@@ -26,10 +26,10 @@ from rich.table import Table
 
 from experiments.benchmarks.timing import compare
 from experiments.data.coco_masks import compressed_counts
-from experiments.detection.object_masks import box_mask, decode_mask
-from experiments.models.detection.mask_targets import crop_masks
-from experiments.models.detection.nms import nms
-from experiments.models.detection.roi_align import assign_levels, roi_align
+from experiments.detection.data.object_masks import box_mask, decode_mask
+from experiments.detection.model.mask_targets import crop_masks
+from experiments.detection.model.nms import nms
+from experiments.detection.model.roi_align import assign_levels, roi_align
 
 _HEIGHT, _WIDTH = 800, 1344
 _STRIDES = (4, 8, 16, 32)

@@ -26,7 +26,7 @@ from rich.table import Table
 from experiments.classification.batches import ClassificationData, open_folder, training_batches
 from experiments.classification.data_config import DataConfig
 from experiments.classification.images import decode_image, training_crop
-from experiments.data.photographs import pypi_photographs
+from experiments.data.composed.photographs import pypi_photographs
 
 _WIDTH, _HEIGHT = 500, 375
 _QUALITY = 97  # about ImageNet's 110 kB an image

@@ -19,7 +19,7 @@ from experiments.classification.presets import PRESETS, TABLES
 from experiments.classification.tables import dry_run as dry_run_table
 from experiments.classification.tables import run_table
 from experiments.classification.task import BEST, initial_state, make_evaluator, train_run
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.data.prepared import DataError
 from experiments.data.records import CorruptRecordError
 from experiments.engine.command_line import run_command
@@ -55,7 +55,7 @@ def train(
         config: of the run.
         output: folder of the run; a started run in it is continued.
         data_dir: folder of the tfds data sets.
-        cache: folder that `python -m experiments.data.debian --stamps` filled.
+        cache: folder that `python -m experiments.data.composed.debian --stamps` filled.
         operation: how the run is looked after.
         distributed: the other processes of the run, if any.
     """
@@ -77,7 +77,7 @@ def evaluate(
     Args:
         run: folder of the run.
         data_dir: folder of the tfds data sets.
-        cache: folder that `python -m experiments.data.debian --stamps` filled.
+        cache: folder that `python -m experiments.data.composed.debian --stamps` filled.
         checkpoint: the one with the highest top-1 accuracy so far, or the newest.
         batch_size: images at a time, over all processes and devices.
         max_unreadable_records: images that may be left out; one more is an error.

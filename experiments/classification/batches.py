@@ -17,8 +17,9 @@ import tensorflow_datasets as tfds
 
 from experiments.classification.data_config import DataConfig
 from experiments.classification.images import decode_image, evaluation_crop, training_crop
-from experiments.data import digits, imagenet, stamps
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data import imagenet
+from experiments.data.composed import digits, stamps
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.data.records import PaddedRecords, ReadableRecords, Source
 
 
@@ -45,7 +46,7 @@ def open_data(
     Args:
         config: of the run.
         data_dir: folder of the tfds data sets.
-        cache: folder that `python -m experiments.data.debian --stamps` filled; used for stamps.
+        cache: folder that :mod:`experiments.data.composed.debian` filled; used for stamps.
 
     Raises:
         DataError: ImageNet is not there, or not as it must be.

@@ -18,7 +18,7 @@ from experiments.classification.task import (
     train_run,
     train_step,
 )
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.engine.logs import METRICS
 from experiments.engine.metrics import read_metrics
 from experiments.engine.parallel import check_batch_size, split

@@ -16,7 +16,7 @@ from experiments.classification.batches import (
     training_batches,
 )
 from experiments.classification.configs import ClassificationConfig
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.engine import optimization, steps
 from experiments.engine.distributed import primary_first
 from experiments.engine.evaluation import COUNT, Evaluator
@@ -152,7 +152,7 @@ def train_run(
         folder: of the run.
         data_dir: folder of the tfds data sets.
         operation: how to look after the run.
-        cache: folder that `python -m experiments.data.debian --stamps` filled; used for stamps.
+        cache: folder that :mod:`experiments.data.composed.debian` filled; used for stamps.
     """
     training = config.training
     check_batch_size(training.batch_size, training.accumulation)

@@ -11,11 +11,11 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.data.prepared import DataError
 from experiments.data.records import CorruptRecordError
 from experiments.detection.configs import DetectionConfig
-from experiments.detection.datasets import Split, open_data
+from experiments.detection.data.datasets import Split, open_data
 from experiments.detection.evaluation.results import write_results
 from experiments.detection.prediction.predict import InputError, report
 from experiments.detection.prediction.predict import predict as predict_files
@@ -66,7 +66,7 @@ def train(
         config: of the run.
         output: folder of the run; a started run in it is continued.
         data_dir: folder of the tfds data sets.
-        cache: folder that `python -m experiments.data.debian --stamps` filled.
+        cache: folder that `python -m experiments.data.composed.debian --stamps` filled.
         operation: how the run is looked after.
         distributed: the other processes of the run, if any.
     """
@@ -90,7 +90,7 @@ def evaluate(
     Args:
         run: folder of the run.
         data_dir: folder of the tfds data sets.
-        cache: folder that `python -m experiments.data.debian --stamps` filled.
+        cache: folder that `python -m experiments.data.composed.debian --stamps` filled.
         split: of the images; those of test, which is COCO's test-dev, are for its server alone.
         results: folder for bbox.json and segm.json, as COCO's server takes them.
         checkpoint: the newest, or the one with the highest AP so far.
@@ -172,7 +172,7 @@ def scenes(
         seeds: of the runs.
         output: folder of the runs; by default runs/scenes-<scale>.
         data_dir: folder of the tfds data sets.
-        cache: folder that `python -m experiments.data.debian --stamps` filled.
+        cache: folder that `python -m experiments.data.composed.debian --stamps` filled.
         operation: how the runs are looked after.
         distributed: the other processes of the runs, if any.
     """

@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Literal
 
-from experiments.detection.data_config import DataConfig
+from experiments.detection.data.config import DataConfig
+from experiments.detection.model.config import DetectorConfig
+from experiments.detection.model.sampling import ANCHORS, PROPOSALS, SamplerConfig
 from experiments.engine.config import check
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import TrainingConfig
-from experiments.models.detection.config import DetectorConfig
-from experiments.models.detection.sampling import ANCHORS, PROPOSALS, SamplerConfig
 
 # Section 5.1: 0.02 for 16 images a step. 500 steps of them warm up; in epochs of COCO, because with
 # the linear scaling rule as many images do, whatever the size of a batch.

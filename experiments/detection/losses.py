@@ -16,12 +16,12 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from experiments.detection.configs import DetectionConfig
+from experiments.detection.model import rpn
+from experiments.detection.model.boxes import encode
+from experiments.detection.model.detector import BOX_WEIGHTS, Detector
+from experiments.detection.model.mask_targets import crop_masks
+from experiments.detection.model.sampling import Objects, Sample, sample
 from experiments.engine.steps import LossFunction, Sums
-from experiments.models.detection import rpn
-from experiments.models.detection.boxes import encode
-from experiments.models.detection.detector import BOX_WEIGHTS, Detector
-from experiments.models.detection.mask_targets import crop_masks
-from experiments.models.detection.sampling import Objects, Sample, sample
 from experiments.models.imagenet_statistics import normalize
 
 # Where the smooth L1 loss turns from a square to a line.

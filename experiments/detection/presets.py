@@ -4,20 +4,20 @@ import dataclasses
 from typing import Literal
 
 from carafe_jax.plan import Normalizer
-from experiments.data.scenes import ScenesConfig
+from experiments.data.composed.scenes import ScenesConfig
 from experiments.detection.configs import COCO_TRAINING, SCHEDULE_2X, DetectionConfig
-from experiments.detection.data_config import DataConfig
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.presets import Preset
-from experiments.engine.settings import TrainingConfig
-from experiments.models.detection.anchors import AnchorConfig
-from experiments.models.detection.config import (
+from experiments.detection.data.config import DataConfig
+from experiments.detection.model.anchors import AnchorConfig
+from experiments.detection.model.config import (
     BoxHeadConfig,
     DetectorConfig,
     MaskHeadConfig,
     ProposalConfig,
 )
-from experiments.models.detection.sampling import ANCHORS, PROPOSALS
+from experiments.detection.model.sampling import ANCHORS, PROPOSALS
+from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.presets import Preset
+from experiments.engine.settings import TrainingConfig
 from experiments.models.fpn import FPNConfig
 from experiments.models.resnet import Depth, ResNetConfig
 from experiments.resamplers import CarafeConfig, Downsampler, Upsampler

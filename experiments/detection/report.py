@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.detection.presets import DetectionPreset
 from experiments.detection.tables import cost_of, last_evaluation
 from experiments.detection.task import train_run

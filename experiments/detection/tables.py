@@ -12,9 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.detection.configs import DetectionConfig
-from experiments.detection.images import bucket_shape
+from experiments.detection.data.images import bucket_shape
 from experiments.detection.presets import PRESETS, DetectionPreset
 from experiments.detection.task import (
     detect,

@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import optax
 
 from experiments.data.coco_annotations import Category
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.data.prepared import DataError
 from experiments.detection.backbone import with_backbone
-from experiments.detection.batches import evaluation_batches, training_batches
 from experiments.detection.configs import DetectionConfig
-from experiments.detection.datasets import DetectionData, Split, open_data
+from experiments.detection.data.batches import evaluation_batches, training_batches
+from experiments.detection.data.datasets import DetectionData, Split, open_data
 from experiments.detection.evaluation.evaluator import DetectionEvaluator
 from experiments.detection.evaluation.ground_truth import read_ground_truth
 from experiments.detection.losses import make_loss_function
+from experiments.detection.model.detector import Detections, Detector, is_frozen
 from experiments.engine import optimization, steps
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_in
 from experiments.engine.config import check
@@ -30,7 +31,6 @@ from experiments.engine.parallel import AXIS, check_batch_size
 from experiments.engine.settings import Operation
 from experiments.engine.stepping import Task
 from experiments.engine.steps import State, supervised_step
-from experiments.models.detection.detector import Detections, Detector, is_frozen
 from experiments.models.imagenet_statistics import normalize
 
 TASK = "detection"
@@ -95,7 +95,7 @@ def train_step(config: DetectionConfig, steps_per_epoch: int) -> TaskStep:
 
 
 def detect(model: Detector, state: State, image: jax.Array, size: jax.Array) -> Detections:
-    """The detections in images as bytes; see :class:`experiments.models.detection.Detector`."""
+    """The detections in images as bytes; see :class:`.model.detector.Detector`."""
     variables = {"params": state["params"], **state["model_state"]}
     return model.apply(variables, normalize(image, size), size)
 
@@ -146,7 +146,7 @@ def train_run(
         folder: of the run.
         data_dir: folder of the tfds data sets.
         operation: how to look after the run.
-        cache: folder that `python -m experiments.data.debian --stamps` filled; used for scenes.
+        cache: folder that :mod:`experiments.data.composed.debian` filled; used for scenes.
 
     Raises:
         ConfigError: the backbone's norms are frozen, and there is nothing that trained them.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.data.pictures import PictureError
 from experiments.data.prepared import DataError
 from experiments.data.records import CorruptRecordError
@@ -20,8 +20,8 @@ from experiments.engine.presets import subcommands
 from experiments.engine.runs import load_run
 from experiments.engine.settings import Operation
 from experiments.engine.tables import Spread, print_tables
-from experiments.inpainting.batches import open_data
 from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import make_evaluator
 from experiments.inpainting.fill import variables_of
 from experiments.inpainting.prediction.holes import InputError
@@ -77,7 +77,7 @@ def table10(
         output: folder of the results, by default runs/table10-SCALE; what is done in it is not
             done again.
         data_dir: folder of the tfds data sets.
-        photographs: folder that `python -m experiments.data.debian` filled.
+        photographs: folder that `python -m experiments.data.composed.debian` filled.
         operation: how the runs are looked after.
     """
     output = output or Path(f"runs/table10-{scale}")
@@ -101,7 +101,7 @@ def train(
         output: folder of the run; a started run in it is continued.
         images: a folder of images to train on, in place of the preset's data set.
         data_dir: folder of the tfds data sets.
-        photographs: folder that `python -m experiments.data.debian` filled.
+        photographs: folder that `python -m experiments.data.composed.debian` filled.
         operation: how the run is looked after.
         distributed: the other processes of the run, if any.
     """
@@ -127,7 +127,7 @@ def evaluate(
         run: folder of the run.
         images: a folder of images, in place of the run's own: those of its validation part.
         data_dir: folder of the tfds data sets.
-        photographs: folder that `python -m experiments.data.debian` filled.
+        photographs: folder that `python -m experiments.data.composed.debian` filled.
         checkpoint: the newest, or the one with the highest PSNR of the image.
         batch_size: images at a time, over all processes and devices.
         max_unreadable_records: images that may be left out; one more is an error.
@@ -169,7 +169,7 @@ def compare(
         output: folder of the table and the figure.
         examples: rows of the figure.
         data_dir: folder of the tfds data sets.
-        photographs: folder that `python -m experiments.data.debian` filled.
+        photographs: folder that `python -m experiments.data.composed.debian` filled.
     """
     compare_runs(runs, output, data_dir, photographs, examples)
 

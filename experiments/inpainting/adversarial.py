@@ -18,8 +18,8 @@ from experiments.inpainting.losses import (
     hole_shares,
     reconstruction,
 )
+from experiments.inpainting.model.patchgan import PatchGAN
 from experiments.inpainting.pixels import to_unit
-from experiments.models.patchgan import PatchGAN
 
 
 def make_discriminator(config: InpaintingConfig) -> PatchGAN:

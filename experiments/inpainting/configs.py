@@ -10,8 +10,8 @@ from experiments.data.folder import images_digest
 from experiments.engine.config import check, check_at_least
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import TrainingConfig
-from experiments.models.generators import GeneratorConfig
-from experiments.models.patchgan import PatchGANConfig
+from experiments.inpainting.model.generators import GeneratorConfig
+from experiments.inpainting.model.patchgan import PatchGANConfig
 
 BUCKET_PERCENT = 10
 
@@ -47,7 +47,7 @@ class DataConfig:
 
     Attributes:
         source: ``"pypi"``: the seven photographs that come with the dependencies. ``"debian"``: 71
-            photographs, which `python -m experiments.data.debian` fetches.
+            photographs, which `python -m experiments.data.composed.debian` fetches.
             ``"places365_small"``: 1.8 million photographs of places (reference 50).
         images: a folder of images, searched with its subfolders, that takes the place of
             ``source``; one image in ten is kept to evaluate. :meth:`with_images` sets it.

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from experiments.engine.evaluation import COUNT, Evaluator
 from experiments.engine.guard import UNREADABLE
-from experiments.inpainting.batches import InpaintingData, buckets, evaluation_batches
 from experiments.inpainting.configs import HoleConfig, InpaintingConfig
+from experiments.inpainting.data.batches import InpaintingData, buckets, evaluation_batches
 from experiments.inpainting.fill import fill, make_generator
 from experiments.inpainting.metrics import METRICS, image_metrics
 from experiments.inpainting.pixels import to_unit
@@ -31,7 +31,7 @@ def make_evaluator(
 
     Args:
         config: of the run.
-        data: what :func:`experiments.inpainting.batches.open_data` gives for it.
+        data: what :func:`experiments.inpainting.data.batches.open_data` gives for it.
         max_unreadable: so many images may be left out; one more is an error.
 
     Returns:

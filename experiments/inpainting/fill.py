@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 
 from experiments.engine.parallel import AXIS
 from experiments.inpainting.configs import InpaintingConfig
-from experiments.models import generators
-from experiments.models.generators import Generator
+from experiments.inpainting.model import generators
+from experiments.inpainting.model.generators import Generator
 
 
 def make_generator(config: InpaintingConfig) -> Generator:

@@ -13,8 +13,8 @@ from experiments.inpainting.configs import (
     InpaintingConfig,
     ReconstructionConfig,
 )
-from experiments.models.generators import GeneratorConfig
-from experiments.models.patchgan import PatchGANConfig
+from experiments.inpainting.model.generators import GeneratorConfig
+from experiments.inpainting.model.patchgan import PatchGANConfig
 
 InpaintingPreset = Preset[InpaintingConfig]
 

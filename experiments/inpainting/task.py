@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.engine import optimization, steps
 from experiments.engine.checkpoints import CHECKPOINTS, steps_in
 from experiments.engine.config import check, differences
@@ -21,8 +21,8 @@ from experiments.engine.settings import Operation, TrainingConfig
 from experiments.engine.stepping import Task
 from experiments.engine.steps import State
 from experiments.inpainting.adversarial import alternating_step, make_discriminator
-from experiments.inpainting.batches import open_data, training_batches
 from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.data.batches import open_data, training_batches
 from experiments.inpainting.evaluation import make_evaluator
 from experiments.inpainting.fill import make_generator, variables_of
 
@@ -103,7 +103,7 @@ def train_run(
         folder: of the run.
         data_dir: folder of the tfds data sets.
         operation: how to look after the run.
-        photographs: folder that `python -m experiments.data.debian` filled; used for its source.
+        photographs: folder that :mod:`experiments.data.composed.debian` filled; for its source.
     """
     training = config.training
     check_batch_size(training.batch_size, training.accumulation)

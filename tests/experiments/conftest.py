@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.data.crops import prepare
+from experiments.data.composed.crops import prepare
 
 
 @pytest.fixture(scope="session")

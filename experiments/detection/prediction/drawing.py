@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.detection.data.object_masks import decode_mask
 from experiments.detection.evaluation.results import Result
-from experiments.detection.object_masks import decode_mask
 
 Colour = tuple[int, int, int]
 Plate = tuple[int, int, int, int]  # left, top, right and bottom, the last two beyond it

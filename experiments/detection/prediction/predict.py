@@ -12,9 +12,9 @@ from PIL import Image
 
 from experiments.data.coco_annotations import Category
 from experiments.data.pictures import PictureError, open_picture, to_rgb
-from experiments.detection.data_config import DataConfig
+from experiments.detection.data.config import DataConfig
+from experiments.detection.data.images import bucket_shape, fit_image, is_portrait, resized_size
 from experiments.detection.evaluation.results import Result, image_results
-from experiments.detection.images import bucket_shape, fit_image, is_portrait, resized_size
 from experiments.detection.prediction.drawing import draw_detections
 from experiments.engine.files import write_atomically, write_json
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from experiments.data.masks import free_form_mask
 from experiments.data.pictures import PictureError, open_picture, visible_files
+from experiments.inpainting.data.masks import free_form_mask
 
 _WHITE = 128
 

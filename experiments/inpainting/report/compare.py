@@ -5,13 +5,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.engine.config import ConfigError, check, differences
 from experiments.engine.files import write_json
 from experiments.engine.runs import load_run
 from experiments.engine.tables import Spread, print_tables, save_tables
-from experiments.inpainting.batches import open_data
 from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import Metrics, make_evaluator
 from experiments.inpainting.fill import variables_of
 from experiments.inpainting.report import figures
@@ -56,7 +56,7 @@ def compare(
         runs: folders of at least two runs of the same data; their networks may differ.
         output: folder of the results.
         data_dir: folder of the tfds data sets.
-        photographs: folder that `python -m experiments.data.debian` filled; used for its source.
+        photographs: folder that :mod:`experiments.data.composed.debian` filled; for its source.
         examples: images of the figure.
 
     Raises:

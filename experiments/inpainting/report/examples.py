@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from experiments.data.records import CorruptRecordError
-from experiments.inpainting.batches import InpaintingData, buckets, validation_example
 from experiments.inpainting.configs import DataConfig, InpaintingConfig
+from experiments.inpainting.data.batches import InpaintingData, buckets, validation_example
 from experiments.inpainting.fill import fill, make_generator
 from experiments.inpainting.pixels import to_bytes, to_unit
 
@@ -25,8 +25,9 @@ def spread_examples(data: InpaintingData, config: DataConfig, count: int) -> lis
         count: at least 1.
 
     Returns:
-        At most ``count``, as :func:`experiments.inpainting.batches.validation_example` gives them;
-        for an image that cannot be read the next one with a hole of that size, if there is one.
+        At most ``count``, as :func:`experiments.inpainting.data.batches.validation_example` gives
+        them; for an image that cannot be read the next one with a hole of that size, if there is
+        one.
     """
     images, sizes = len(data.validation), len(buckets(config.holes))
     count = min(count, images)

@@ -8,15 +8,15 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.data.debian import DEFAULT_CACHE
+from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.engine.config import check
 from experiments.engine.files import write_json
 from experiments.engine.logs import METRICS
 from experiments.engine.metrics import read_metrics
 from experiments.engine.settings import Operation
 from experiments.engine.tables import print_tables, save_tables
-from experiments.inpainting.batches import open_data
 from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import Metrics
 from experiments.inpainting.fill import make_generator, variables_of
 from experiments.inpainting.presets import InpaintingPreset
@@ -55,7 +55,7 @@ def run_experiment(
         output: folder of the results.
         data_dir: folder of the tfds data sets.
         operation: how to look after the runs.
-        photographs: folder that `python -m experiments.data.debian` filled; used for its source.
+        photographs: folder that :mod:`experiments.data.composed.debian` filled; for its source.
 
     Raises:
         ConfigError: the presets are on different data, or a name or a seed is there twice.

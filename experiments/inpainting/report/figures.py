@@ -16,9 +16,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from carafe_jax import reassemble
 from experiments.engine.plots import save_figure
+from experiments.inpainting.model.generators import Generator, GeneratorConfig
 from experiments.inpainting.pixels import to_unit
 from experiments.inpainting.report.examples import Example
-from experiments.models.generators import Generator, GeneratorConfig
 
 # Panels of the training curves: what is drawn of the logs, and as what.
 _CURVES = {

@@ -11,8 +11,8 @@ from experiments.benchmarks.detection_operations import (
     random_boxes,
     through_all_taps,
 )
-from experiments.models.detection.nms import nms
-from experiments.models.detection.roi_align import assign_levels, roi_align
+from experiments.detection.model.nms import nms
+from experiments.detection.model.roi_align import assign_levels, roi_align
 
 
 def test_the_loop_keeps_the_same_boxes():

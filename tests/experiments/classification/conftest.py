@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.data import digits
+from experiments.data.composed import digits
 
 
 @pytest.fixture(scope="session")

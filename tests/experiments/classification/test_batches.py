@@ -16,9 +16,9 @@ from experiments.classification.batches import (
 )
 from experiments.classification.data_config import DataConfig
 from experiments.classification.images import evaluation_crop
+from experiments.data.composed.photographs import pypi_photographs
+from experiments.data.composed.stamps import StampsConfig
 from experiments.data.imagenet import DataError
-from experiments.data.photographs import pypi_photographs
-from experiments.data.stamps import StampsConfig
 
 CONFIG = DataConfig(image_side=24, eval_resize=28)
 TRAIN, VALIDATION = 22, 13

@@ -12,7 +12,7 @@ from experiments.classification.images import (
     random_resized_box,
     training_crop,
 )
-from experiments.data.photographs import pypi_photographs
+from experiments.data.composed.photographs import pypi_photographs
 from experiments.data.records import CorruptRecordError
 from experiments.engine.config import ConfigError
 

@@ -2,7 +2,7 @@ import pytest
 
 from experiments.detection.task import train_run
 from experiments.engine.settings import Operation
-from tests.experiments.data.fake_stamps import write_fake_stamps
+from tests.experiments.data.composed.fake_stamps import write_fake_stamps
 from tests.experiments.detection.tiny import TINY
 
 

@@ -8,9 +8,9 @@ from experiments.detection.configs import (
     SCHEDULE_2X,
     DetectionConfig,
 )
-from experiments.detection.data_config import DataConfig
+from experiments.detection.data.config import DataConfig
+from experiments.detection.model.config import DetectorConfig
 from experiments.engine.config import ConfigError, load, save
-from experiments.models.detection.config import DetectorConfig
 from experiments.models.resnet import ResNetConfig
 
 DECAYS_ALL = dataclasses.replace(

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from experiments.detection.configs import DetectionConfig
-from experiments.detection.data_config import DataConfig
+from experiments.detection.data.config import DataConfig
 from experiments.detection.losses import make_loss_function
-from experiments.models.detection.anchors import pyramid_anchors
-from experiments.models.detection.config import DetectorConfig
-from experiments.models.detection.detector import Detector, is_frozen
-from experiments.models.detection.sampling import Objects, SamplerConfig, sample
+from experiments.detection.model.anchors import pyramid_anchors
+from experiments.detection.model.config import DetectorConfig
+from experiments.detection.model.detector import Detector, is_frozen
+from experiments.detection.model.sampling import Objects, SamplerConfig, sample
 from experiments.models.fpn import FPNConfig
 from experiments.models.imagenet_statistics import normalize
 from experiments.models.resnet import ResNetConfig
-from tests.experiments.models.detection.shallow import (
+from tests.experiments.detection.model.shallow import (
     CLASSES,
     CONFIG,
     PROPOSALS,

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from experiments.data.scenes import CATEGORIES
+from experiments.data.composed.scenes import CATEGORIES
 from experiments.detection import __main__ as command_line
 from experiments.detection.presets import TABLES
 from experiments.detection.task import TASK

@@ -6,11 +6,17 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.data.scenes import CATEGORIES, ScenesConfig
+from experiments.data.composed.scenes import CATEGORIES, ScenesConfig
 from experiments.detection import task
 from experiments.detection.configs import DetectionConfig
-from experiments.detection.data_config import DataConfig
-from experiments.detection.datasets import open_data
+from experiments.detection.data.config import DataConfig
+from experiments.detection.data.datasets import open_data
+from experiments.detection.model.config import (
+    BoxHeadConfig,
+    DetectorConfig,
+    MaskHeadConfig,
+    ProposalConfig,
+)
 from experiments.detection.task import (
     BEST,
     TASK,
@@ -28,12 +34,6 @@ from experiments.engine.metrics import read_metrics
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.runs import load_run
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.models.detection.config import (
-    BoxHeadConfig,
-    DetectorConfig,
-    MaskHeadConfig,
-    ProposalConfig,
-)
 from experiments.models.fpn import FPNConfig
 from experiments.models.resnet import ResNetConfig
 from tests.experiments.detection.tiny import TINY

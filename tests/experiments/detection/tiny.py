@@ -4,21 +4,21 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from experiments.data.scenes import ScenesConfig
+from experiments.data.composed.scenes import ScenesConfig
 from experiments.detection.configs import DetectionConfig
-from experiments.detection.data_config import DataConfig
-from experiments.detection.task import train_run
-from experiments.engine.distributed import Distributed, start
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.settings import Operation, TrainingConfig
-from experiments.models.detection.anchors import AnchorConfig
-from experiments.models.detection.config import (
+from experiments.detection.data.config import DataConfig
+from experiments.detection.model.anchors import AnchorConfig
+from experiments.detection.model.config import (
     BoxHeadConfig,
     DetectorConfig,
     MaskHeadConfig,
     ProposalConfig,
 )
-from experiments.models.detection.sampling import ANCHORS, PROPOSALS
+from experiments.detection.model.sampling import ANCHORS, PROPOSALS
+from experiments.detection.task import train_run
+from experiments.engine.distributed import Distributed, start
+from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.settings import Operation, TrainingConfig
 from experiments.models.fpn import FPNConfig
 from experiments.models.resnet import ResNetConfig
 

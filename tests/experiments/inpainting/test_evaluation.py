@@ -5,13 +5,13 @@ from PIL import Image
 
 from experiments.engine.evaluation import UnreadableEvaluationError
 from experiments.engine.settings import TrainingConfig
-from experiments.inpainting.batches import InpaintingData, buckets, validation_example
 from experiments.inpainting.configs import DataConfig, HoleConfig, InpaintingConfig
+from experiments.inpainting.data.batches import InpaintingData, buckets, validation_example
 from experiments.inpainting.evaluation import make_evaluator
 from experiments.inpainting.fill import fill, make_generator
 from experiments.inpainting.metrics import METRICS, image_metrics
+from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.pixels import to_unit
-from experiments.models.generators import GeneratorConfig
 
 SIDE = 24
 CONFIG = InpaintingConfig(

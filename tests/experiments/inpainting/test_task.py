@@ -17,13 +17,13 @@ from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.parallel import data_parallel, split
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.inpainting.adversarial import alternating_step
-from experiments.inpainting.batches import open_data, training_batches
 from experiments.inpainting.configs import (
     AdversarialConfig,
     DataConfig,
     InpaintingConfig,
     ReconstructionConfig,
 )
+from experiments.inpainting.data.batches import open_data, training_batches
 from experiments.inpainting.fill import compose, variables_of
 from experiments.inpainting.losses import (
     discriminator_loss,
@@ -31,10 +31,10 @@ from experiments.inpainting.losses import (
     hole_shares,
     reconstruction,
 )
+from experiments.inpainting.model.generators import GeneratorConfig, build_generator
+from experiments.inpainting.model.patchgan import PatchGAN, PatchGANConfig
 from experiments.inpainting.presets import PRESETS, TABLE_10
 from experiments.inpainting.task import initial_state, make_optimizer, train_run
-from experiments.models.generators import GeneratorConfig, build_generator
-from experiments.models.patchgan import PatchGAN, PatchGANConfig
 
 SMALL = InpaintingConfig(
     model=GeneratorConfig(

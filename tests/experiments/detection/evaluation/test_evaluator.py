@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.detection.batches import evaluation_batches
-from experiments.detection.data_config import DataConfig
+from experiments.detection.data.batches import evaluation_batches
+from experiments.detection.data.config import DataConfig
+from experiments.detection.data.record_index import index_records
 from experiments.detection.evaluation.coco_metrics import coco_metrics
 from experiments.detection.evaluation.evaluator import DetectionEvaluator
 from experiments.detection.evaluation.ground_truth import read_ground_truth
 from experiments.detection.evaluation.results import of_kind
-from experiments.detection.record_index import index_records
 from experiments.engine.evaluation import UnreadableEvaluationError
 from tests.experiments.detection.evaluation import fake_detector
 from tests.experiments.detection.evaluation.annotated import CATEGORIES, perfect_results, result

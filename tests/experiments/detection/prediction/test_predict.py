@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from experiments.data.coco_annotations import Category
-from experiments.detection.data_config import DataConfig
+from experiments.detection.data.config import DataConfig
 from experiments.detection.prediction.predict import DETECTIONS, InputError, predict, report
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

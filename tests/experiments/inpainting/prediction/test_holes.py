@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data.masks import free_form_mask
+from experiments.inpainting.data.masks import free_form_mask
 from experiments.inpainting.prediction.holes import (
     HoleChoice,
     InputError,

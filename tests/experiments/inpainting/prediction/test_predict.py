@@ -12,11 +12,11 @@ from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
 from experiments.engine.guard import first_carry
 from experiments.inpainting.configs import AdversarialConfig, InpaintingConfig
+from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.prediction.holes import HoleChoice, InputError, hole_of_brush
 from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.prediction.predict import predict, predict_command, read_picture
 from experiments.inpainting.task import BEST, initial_state
-from experiments.models.generators import GeneratorConfig
 
 CONFIG = InpaintingConfig(
     GeneratorConfig("unet", upsampler="nearest", width=4, levels=2),

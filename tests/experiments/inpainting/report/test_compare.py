@@ -12,10 +12,10 @@ from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import TrainingConfig
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
 from experiments.inpainting.fill import variables_of
+from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.report import compare as module
 from experiments.inpainting.report.compare import compare
 from experiments.inpainting.task import initial_state
-from experiments.models.generators import GeneratorConfig
 
 
 @pytest.fixture

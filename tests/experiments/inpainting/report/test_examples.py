@@ -3,8 +3,8 @@ import pytest
 from hypothesis import strategies
 
 from experiments.data.records import CorruptRecordError
-from experiments.inpainting.batches import InpaintingData, buckets
 from experiments.inpainting.configs import DataConfig
+from experiments.inpainting.data.batches import InpaintingData, buckets
 from experiments.inpainting.report import examples
 from experiments.inpainting.report.examples import spread_examples
 

@@ -13,12 +13,12 @@ from experiments.engine.presets import Preset
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
 from experiments.inpainting.metrics import METRICS
+from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.report import experiment
 from experiments.inpainting.report.compare import compare
 from experiments.inpainting.report.experiment import run_experiment
 from experiments.inpainting.report.results import summarize
 from experiments.inpainting.task import initial_state
-from experiments.models.generators import GeneratorConfig
 
 BASELINE = InpaintingConfig(
     model=GeneratorConfig(width=2, levels=1, norm="none"),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.inpainting.model.generators import GeneratorConfig, GlobalLocal
 from experiments.inpainting.report.figures import (
     contributions,
     has_kernels,
@@ -12,7 +13,6 @@ from experiments.inpainting.report.figures import (
     save_kernels,
     save_training_curves,
 )
-from experiments.models.generators import GeneratorConfig, GlobalLocal
 
 CARAFE = GeneratorConfig(width=4, downsampler="carafe", upsampler="carafe", norm="none")
 

@@ -5,8 +5,8 @@ import pytest
 from experiments.engine.presets import Preset
 from experiments.engine.settings import TrainingConfig
 from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.report.gains import baseline_of, gains, paper_gains
-from experiments.models.generators import GeneratorConfig
 
 PLAIN = InpaintingConfig(model=GeneratorConfig())
 PARTIAL = InpaintingConfig(model=GeneratorConfig(convolution="partial", upsampler="nearest"))

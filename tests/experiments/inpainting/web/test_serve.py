@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data.photographs import pypi_photographs
+from experiments.data.composed.photographs import pypi_photographs
 from experiments.data.pictures import PictureError
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import make_generator
+from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.prediction.holes import InputError
 from experiments.inpainting.prediction.inpainter import Inpainter
 from experiments.inpainting.web import serve
 from experiments.inpainting.web.comparison import Comparison, preview
 from experiments.inpainting.web.gate import Gate
-from experiments.models.generators import GeneratorConfig
 from tests.experiments.inpainting.web.served import free_port
 
 COFFEE = pypi_photographs()[2].path  # 600x400

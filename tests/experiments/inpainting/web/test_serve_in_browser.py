@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data.photographs import pypi_photographs
+from experiments.data.composed.photographs import pypi_photographs
 from tests.experiments.inpainting.web.served import GREYS, serving
 from tests.experiments.inpainting.web.test_serve import BAD_PICTURES
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from experiments.data.photographs import pypi_photographs
+from experiments.data.composed.photographs import pypi_photographs
 from tests.experiments.inpainting.web.served import ROOT, serving
 
 pytestmark = pytest.mark.web

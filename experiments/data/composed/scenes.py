@@ -1,0 +1,246 @@
+"""A data set to detect and segment: photographed objects, cut out, on crops of photographs.
+
+It is written as a folder in COCO's layout and prepared as COCO is, so that all that COCO takes is
+tried offline: `python -m experiments.data.composed.scenes --help`. It is no benchmark: objects are
+pasted.
+"""
+
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from jaxtyping import UInt8
+from PIL import Image
+from pycocotools import mask as rle
+
+from experiments.data import coco_tfds
+from experiments.data.coco_annotations import Category
+from experiments.data.coco_tfds import CocoConfig
+from experiments.data.composed.debian import DEFAULT_CACHE
+from experiments.data.composed.photographs import debian_photographs, pypi_photographs
+from experiments.data.composed.scenes_backgrounds import backgrounds, scaled_pixels
+from experiments.data.composed.scenes_composition import Scene, compose
+from experiments.data.composed.stamps import cut_out, kept_stamps, split_by_stamp
+from experiments.data.composed.stamps_manifest import CLASSES
+from experiments.data.prepared import alone_in
+from experiments.engine.files import write_json
+
+# With gaps, as COCO's have.
+CATEGORIES = tuple(Category(2 * n + 1, name) for n, name in enumerate(CLASSES))
+
+_SPLITS = ("train", "val")
+_LANDSCAPE_SHARE = 0.7
+_QUALITY = 92
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenesConfig:
+    """How scenes are composed.
+
+    Attributes:
+        photographs: ``"pypi"``: those of the seven photographs that come with the dependencies
+            which show no object of a class. ``"debian"``: those of 71.
+        longer_side: of the images, in pixels; the shorter one is three quarters of it. Seven in
+            ten are landscapes, the others portraits.
+        training_images: their number.
+        validation_images: likewise.
+        smallest: longer side of an object, in pixels; sizes are even in their logarithm.
+        largest: likewise; at most the images' shorter side.
+        max_objects: 1 to so many are drawn for an image; one that finds no place is left out.
+    """
+
+    photographs: Literal["pypi", "debian"] = "debian"
+    longer_side: int = 640
+    training_images: int = 4_000
+    validation_images: int = 500
+    smallest: int = 16
+    largest: int = 400
+    max_objects: int = 8
+
+    def __post_init__(self) -> None:
+        """Sees that objects fit into images."""
+        for field in ("longer_side", "training_images", "validation_images", "max_objects"):
+            if (value := getattr(self, field)) < 1:
+                raise ValueError(f"{field} must be at least 1, got {value}")
+        if not 8 <= self.smallest <= self.largest <= self.shorter_side:
+            raise ValueError(
+                f"smallest and largest must be in 8..{self.shorter_side} (pixels) and in this "
+                f"order, got {self.smallest} and {self.largest}"
+            )
+
+    @property
+    def shorter_side(self) -> int:
+        """Of the images, in pixels."""
+        return self.longer_side * 3 // 4
+
+    @property
+    def name(self) -> str:
+        """Of the data set; other data have another name, by which tfds tells what is there."""
+        return "-".join(["scenes", *map(str, dataclasses.astuple(self))])
+
+
+def prepare_scenes(
+    data_dir: Path, cache: Path = DEFAULT_CACHE, config: ScenesConfig | None = None
+) -> Path:
+    """Builds the data set, unless it is there, and returns the folder to read it from.
+
+    The images and annotations are in `data_dir/scenes/<name>` besides, in COCO's layout.
+
+    Args:
+        data_dir: tfds keeps its data sets in folders below this one.
+        cache: the folder that `python -m experiments.data.composed.debian --stamps` filled.
+        config: how scenes are composed.
+
+    Returns:
+        The folder for :func:`experiments.data.coco.open_coco`.
+
+    Raises:
+        FileNotFoundError: a stamp or a photograph is missing; the message names the command that
+            fetches it.
+    """
+    config = config or ScenesConfig()
+    coco_config = CocoConfig(name=config.name, train="train", validation="val")
+    home = data_dir / "scenes"
+    folder = home / config.name
+    prepared = data_dir / coco_tfds.NAME / config.name / str(coco_tfds.CocoInstances.VERSION)
+    if not prepared.is_dir():
+        with alone_in(home):
+            if not folder.is_dir():
+                unfinished = home / f".unfinished-{config.name}"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                _write_folder(unfinished, cache, config)
+                unfinished.rename(folder)
+    return coco_tfds.prepare(folder, data_dir, coco_config)
+
+
+def scene(
+    key: tuple[int, int],
+    photographs: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    cut_outs: Sequence[Sequence[Image.Image]],
+    config: ScenesConfig,
+) -> Scene:
+    """Composes a scene, the same for the same arguments.
+
+    Args:
+        key: split and number, of which all that is random follows.
+        photographs: no side of them is shorter than a scene's longer side.
+        cut_outs: of each class, at least one; see :func:`experiments.data.composed.stamps.cut_out`.
+        config: how scenes are composed.
+    """
+    rng = np.random.default_rng(key)
+    width, height = config.longer_side, config.shorter_side
+    if rng.random() >= _LANDSCAPE_SHARE:
+        width, height = height, width
+    photograph = photographs[int(rng.integers(len(photographs)))]
+    top, left = (
+        int(rng.integers(whole - part, endpoint=True))
+        for whole, part in zip(photograph.shape, (height, width), strict=False)
+    )
+    background = np.ascontiguousarray(photograph[top : top + height, left : left + width])
+    count = int(rng.integers(config.max_objects)) + 1
+    return compose(rng, background, cut_outs, count, (config.smallest, config.largest))
+
+
+def annotations_of(composed: Scene) -> list[dict[str, Any]]:
+    """Says where the objects of a scene are, as COCO does, without ids.
+
+    Args:
+        composed: the scene.
+
+    Returns:
+        For each object, ``category_id``, ``bbox``, ``area`` and ``segmentation`` of what is seen of
+        it, and ``iscrowd``, 0.
+    """
+    annotations = []
+    for label, mask in zip(composed.labels, composed.masks, strict=True):
+        encoded = rle.encode(np.asfortranarray(mask, np.uint8))
+        height, width = (int(length) for length in encoded["size"])
+        annotations.append(
+            {
+                "category_id": CATEGORIES[label].id,
+                "bbox": rle.toBbox(encoded).tolist(),
+                "area": int(rle.area(encoded)),
+                "iscrowd": 0,
+                "segmentation": {
+                    "size": [height, width],
+                    "counts": encoded["counts"].decode("ascii"),
+                },
+            }
+        )
+    return annotations
+
+
+def _write_folder(folder: Path, cache: Path, config: ScenesConfig) -> None:
+    stamps = split_by_stamp(kept_stamps(cache))
+    photographs = backgrounds(
+        pypi_photographs() if config.photographs == "pypi" else debian_photographs(cache)
+    )
+    counts = (config.training_images, config.validation_images)
+    for split, (part, count) in enumerate(zip(_SPLITS, counts, strict=True)):
+        pixels = [
+            scaled_pixels(photograph, config.longer_side) for photograph in photographs[split]
+        ]
+        cut_outs = [
+            [cut_out(stamp.path, config.largest) for stamp in stamps[split] if stamp.label == name]
+            for name in CLASSES
+        ]
+        first_id = 1 + split * config.training_images
+        _write_split(folder, part, (split, first_id, count), pixels, cut_outs, config)
+
+
+def _write_split(
+    folder: Path,
+    part: str,
+    numbers: tuple[int, int, int],
+    photographs: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    cut_outs: Sequence[Sequence[Image.Image]],
+    config: ScenesConfig,
+) -> None:
+    split, first_id, count = numbers
+    (folder / part).mkdir(parents=True)
+
+    def write(number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        composed = scene((split, number), photographs, cut_outs, config)
+        image_id = first_id + number
+        name = f"{image_id:012}.jpg"
+        composed.image.save(folder / part / name, quality=_QUALITY)
+        width, height = composed.image.size
+        image = {"id": image_id, "file_name": name, "height": height, "width": width}
+        return image, [{"image_id": image_id, **entry} for entry in annotations_of(composed)]
+
+    # Pillow and NumPy let other threads run while they compute.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        written = list(pool.map(write, range(count)))
+    annotations = [entry for _, entries in written for entry in entries]
+    content = {
+        "images": [image for image, _ in written],
+        "categories": [category._asdict() for category in CATEGORIES],
+        "annotations": [{"id": 1 + place, **entry} for place, entry in enumerate(annotations)],
+    }
+    write_json(folder / "annotations" / f"instances_{part}.json", content)
+
+
+def main(config: ScenesConfig, data_dir: Path = Path("data"), cache: Path = DEFAULT_CACHE) -> None:
+    """Builds the scenes.
+
+    Args:
+        config: How scenes are composed.
+        data_dir: Folder of the prepared data sets.
+        cache: What `python -m experiments.data.composed.debian --stamps` filled.
+    """
+    try:
+        print(f"scenes in {prepare_scenes(data_dir, cache, config)}")
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,68 @@
+"""Photographs behind scenes: those on which nothing is left unannotated."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from experiments.data.composed.crops import scaled_size, split_by_photograph
+from experiments.data.composed.photographs import Photograph
+
+# Crops are taken of photographs this much larger than a scene, on their shorter side.
+_ROOM = 1.5
+
+# Chosen by eye: they show what belongs to a class, or looks like it.
+_SHOWING_CLASSES = frozenset(
+    {
+        "lomiri-wallpapers-16.04-Dragonfly_by_Bolly",
+        "lomiri-wallpapers-16.04-Picture_0B_by_freespace",
+        "lomiri-wallpapers-16.04-Picture_1A_by_freespace",
+        "lomiri-wallpapers-16.04-Wine_by_Jakkub_Mede",
+        "lomiri-wallpapers-16.04-free_by_Peter_Nerlich",
+        "lomiri-wallpapers-16.04-seeding_by_Clements_Engelhardt",
+        "lomiri-wallpapers-20.04-Kleiber_by_Lukas_Baubkus",
+        "lxqt-themes-Butterfly-Kenneth-Wimer",
+        "lxqt-themes-appleflower",
+        "lxqt-themes-butterfly",
+        "lxqt-themes-flowers",
+        "mate-backgrounds-FreshFlower",
+        "mate-backgrounds-Garden",
+        "mate-backgrounds-LadyBird",
+        "mate-backgrounds-TwoWings",
+        "mate-backgrounds-YellowFlower",
+        "opencv-doc-butterfly",
+        "opencv-doc-fruits",
+        "opencv-doc-home",
+        "opencv-doc-rubberwhale1",
+        "opencv-doc-scenetext01",
+        "opencv-doc-scenetext05",
+        "opencv-doc-scenetext06",
+        "plasma-workspace-wallpapers-EveningGlow",
+        "skimage-motorcycle_left",
+        "sklearn-flower",
+    }
+)
+
+
+def backgrounds(
+    photographs: Sequence[Photograph],
+) -> tuple[list[Photograph], list[Photograph]]:
+    """Splits into training and validation, without photographs that show objects of a class."""
+    # The split comes first: what is for validation here is so in the other data sets as well.
+    train, validation = (
+        [photograph for photograph in part if photograph.name not in _SHOWING_CLASSES]
+        for part in split_by_photograph(photographs)
+    )
+    return train, validation
+
+
+def scaled_pixels(photograph: Photograph, longer_side: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Reads a photograph, its shorter side one and a half times ``longer_side``, in pixels.
+
+    One that is smaller is left so, or enlarged until its shorter side is ``longer_side``.
+    """
+    with Image.open(photograph.path) as opened:
+        image = opened.convert("RGB")
+    size = scaled_size(image.size, longer_side, round(_ROOM * longer_side))
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))

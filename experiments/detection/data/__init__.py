@@ -1,0 +1,1 @@
+"""Images with objects: data sets, order, batches."""

@@ -1,0 +1,77 @@
+"""The data sets of the detection task."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from experiments.data.coco import coco_boxes_folder, coco_folder, open_coco
+from experiments.data.coco_annotations import Category
+from experiments.data.composed.debian import DEFAULT_CACHE
+from experiments.data.composed.scenes import prepare_scenes
+from experiments.data.prepared import DataError
+from experiments.data.records import Source
+from experiments.detection.data.config import DataConfig
+from experiments.detection.data.record_index import RecordIndex, kept_index
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionData:
+    """A data set on disk.
+
+    Attributes:
+        folder: of the data set.
+        train: records as :mod:`experiments.data.coco` gives them.
+        validation: likewise.
+        test: likewise, without objects; None where there are none.
+        categories: by label.
+    """
+
+    folder: Path
+    train: Source
+    validation: Source
+    test: Source | None
+    categories: tuple[Category, ...]
+
+    def source(self, split: Split) -> Source:
+        """The records of a split.
+
+        Raises:
+            DataError: the data set has no such split.
+        """
+        source: Source | None = getattr(self, split)
+        if source is None:
+            raise DataError(f"{self.folder} must have images of {split}, got none when prepared")
+        return source
+
+    def index(self, split: Split) -> RecordIndex:
+        """What is known of a split's records; each process must ask for it.
+
+        Raises:
+            DataError: the data set has no such split.
+        """
+        return kept_index(self.source(split), self.folder, split)
+
+
+def open_data(config: DataConfig, data_dir: Path, cache: Path = DEFAULT_CACHE) -> DetectionData:
+    """Opens a data set, and builds scenes if need be.
+
+    Args:
+        config: of the run.
+        data_dir: folder of the tfds data sets.
+        cache: folder that :mod:`experiments.data.composed.debian` filled; used for scenes.
+
+    Raises:
+        DataError: COCO is not there, or not as it must be; the message says how to prepare it.
+        FileNotFoundError: stamps or photographs are missing in ``cache``.
+    """
+    match config.source:
+        case "coco":
+            folder = coco_folder(data_dir)
+        case "coco_boxes":
+            folder = coco_boxes_folder(data_dir)
+        case "scenes":
+            folder = prepare_scenes(data_dir, cache, config.scenes)
+    data = open_coco(folder)
+    return DetectionData(folder, data.train, data.validation, data.test, data.categories)

@@ -1,0 +1,1 @@
+"""The detector, layer by layer."""

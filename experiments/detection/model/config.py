@@ -1,0 +1,124 @@
+"""Sizes and choices of a two-stage detector."""
+
+import dataclasses
+from typing import get_args
+
+from experiments.detection.model.anchors import AnchorConfig
+from experiments.engine.config import check, check_at_least
+from experiments.models.fpn import FPNConfig
+from experiments.models.resnet import ResNetConfig
+from experiments.resamplers import CarafeConfig, Upsampler
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposalConfig:
+    """How the RPN's boxes become proposals.
+
+    Attributes:
+        per_level: boxes of each level with the highest scores that NMS sees.
+        kept: proposals of an image, of all levels together.
+        iou_threshold: of NMS, which runs on each level by itself.
+    """
+
+    per_level: int
+    kept: int
+    iou_threshold: float = 0.7
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for a field out of range."""
+        check_at_least(self, per_level=1, kept=1)
+        check(0 < self.iou_threshold <= 1, "iou_threshold", "in (0, 1]", self.iou_threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxHeadConfig:
+    """The head that classifies and refines proposals.
+
+    Attributes:
+        size: side of the maps that RoIAlign cuts out.
+        features: of both fully connected layers.
+        class_agnostic: one box a proposal, rather than one for each class.
+        score_threshold: detections have at least this score.
+        iou_threshold: of NMS, which runs on each class by itself.
+        detections: of an image, at most.
+    """
+
+    size: int = 7
+    features: int = 1024
+    class_agnostic: bool = False
+    score_threshold: float = 0.05
+    iou_threshold: float = 0.5
+    detections: int = 100
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for a field out of range."""
+        check_at_least(self, size=1, features=1, detections=1, score_threshold=0)
+        check(0 < self.iou_threshold <= 1, "iou_threshold", "in (0, 1]", self.iou_threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskHeadConfig:
+    """The head that predicts masks.
+
+    Attributes:
+        size: side of the maps that RoIAlign cuts out; masks have twice that.
+        layers: 3x3 convolutions before the upsampler.
+        features: of the convolutions.
+        upsampler: from ``size`` to the masks (section 4.1, Table 6).
+        carafe: of the upsampler, if it is CARAFE++.
+        class_agnostic: one mask a box, rather than one for each class.
+    """
+
+    size: int = 14
+    layers: int = 4
+    features: int = 256
+    upsampler: Upsampler = "deconvolution"
+    carafe: CarafeConfig = dataclasses.field(default_factory=CarafeConfig)
+    class_agnostic: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for a field out of range."""
+        check_at_least(self, size=1, layers=0, features=1)
+        upsamplers = get_args(Upsampler)
+        check(self.upsampler in upsamplers, "upsampler", f"one of {upsamplers}", self.upsampler)
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorConfig:
+    """Sizes and choices of a :class:`experiments.detection.model.detector.Detector`.
+
+    Attributes:
+        backbone: its norms are frozen in the paper's detectors, as in Detectron.
+        frozen_stages: 0: the whole backbone is trained. 1: all but the stem and Res-2, as in
+            Detectron; up to 4: none of it.
+        neck: the feature pyramid.
+        anchors: of the RPN; one stride for each level of the pyramid.
+        training_proposals: of an image, in training.
+        proposals: of an image, in inference.
+        box: head for boxes.
+        masks: whether there is a mask head: Mask R-CNN rather than Faster R-CNN.
+        mask: head for masks.
+    """
+
+    backbone: ResNetConfig = dataclasses.field(default_factory=lambda: ResNetConfig(norm="frozen"))
+    frozen_stages: int = 1
+    neck: FPNConfig = dataclasses.field(default_factory=FPNConfig)
+    anchors: AnchorConfig = dataclasses.field(default_factory=AnchorConfig)
+    training_proposals: ProposalConfig = dataclasses.field(
+        default_factory=lambda: ProposalConfig(2000, 2000)
+    )
+    proposals: ProposalConfig = dataclasses.field(
+        default_factory=lambda: ProposalConfig(1000, 1000)
+    )
+    box: BoxHeadConfig = dataclasses.field(default_factory=BoxHeadConfig)
+    masks: bool = False
+    mask: MaskHeadConfig = dataclasses.field(default_factory=MaskHeadConfig)
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for a field out of range."""
+        check(0 <= self.frozen_stages <= 4, "frozen_stages", "in 0..4", self.frozen_stages)
+        stride = self.backbone.output_stride
+        check(stride == 32, "output_stride", "32 for a feature pyramid", stride)
+        strides = (4, 8, 16, 32, 64) if self.neck.extra_level else (4, 8, 16, 32)
+        given = self.anchors.strides
+        check(given == strides, "strides", f"{strides}, as those of the pyramid", given)

@@ -1,0 +1,211 @@
+"""Faster R-CNN (reference 35) and Mask R-CNN (reference 12) with a feature pyramid."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from experiments.detection.model.anchors import pyramid_anchors
+from experiments.detection.model.boxes import clip, decode
+from experiments.detection.model.config import BoxHeadConfig, DetectorConfig, ProposalConfig
+from experiments.detection.model.heads import BoxHead, MaskHead
+from experiments.detection.model.nms import nms
+from experiments.detection.model.roi_align import assign_levels, roi_align
+from experiments.detection.model.rpn import RPNHead, propose
+from experiments.models import resnet
+from experiments.models.fpn import FPN
+from experiments.models.resnet import ResNet
+
+# Of the box head's deltas, as in Detectron (reference 10).
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+# RoIs are cut out of the first levels, with strides of 4 to 32; the last is for the RPN alone.
+_ROI_LEVELS = 4
+
+Detections = dict[str, jax.Array]
+Pyramid = Sequence[jax.Array]
+
+
+class Detector(nn.Module):
+    """A two-stage detector; all its shapes are static.
+
+    The stages are methods of their own, because in training what is sampled lies between them; the
+    call is inference.
+
+    Args:
+        config: sizes and choices.
+        num_classes: without the background.
+        dtype: of the computation, float32 or bfloat16; parameters, logits, boxes and scores are
+            float32.
+        axis_name: mapped axis over which ``"sync_batch"`` gathers statistics.
+    """
+
+    config: DetectorConfig
+    num_classes: int
+    dtype: jax.typing.DTypeLike | None = None
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        config, dtype = self.config, self.dtype
+        self.backbone = ResNet(
+            config.backbone,
+            num_classes=None,
+            dtype=dtype,
+            axis_name=self.axis_name,
+            frozen_stages=config.frozen_stages,
+        )
+        self.neck = FPN(config.neck, dtype=dtype)
+        self.rpn = RPNHead(len(config.anchors.ratios), dtype=dtype)
+        self.box_head = BoxHead(config.box, self.num_classes, dtype=dtype)
+        if config.masks:
+            self.mask_head = MaskHead(config.mask, self.num_classes, dtype=dtype)
+
+    def features(
+        self, image: Float[Array, "batch height width 3"], train: bool = False
+    ) -> tuple[Float[Array, "batch rows columns channels"], ...]:
+        """The feature pyramid P2 to P6 of images, with strides of 4 to 64."""
+        return self.neck(self.backbone.features(image, train))
+
+    def score_anchors(
+        self, pyramid: Pyramid
+    ) -> tuple[list[jax.Array], list[jax.Array], tuple[Any, ...]]:
+        """The RPN's logits, deltas and anchors, each by level; see :class:`.rpn.RPNHead`."""
+        anchors = pyramid_anchors(
+            [(level.shape[1], level.shape[2]) for level in pyramid], self.config.anchors
+        )
+        return *self.rpn(pyramid), anchors
+
+    def classify(
+        self, pyramid: Pyramid, boxes: Float[Array, "batch rois 4"]
+    ) -> tuple[Float[Array, "batch rois logits"], Float[Array, "batch rois boxes 4"]]:
+        """The box head's logits and deltas of regions; see :class:`.heads.BoxHead`."""
+        return self.box_head(self._cut_out(pyramid, boxes, self.config.box.size))
+
+    def predict_masks(
+        self,
+        pyramid: Pyramid,
+        boxes: Float[Array, "batch rois 4"],
+        labels: Int[Array, "batch rois"],
+    ) -> Float[Array, "batch rois side side"]:
+        """Logits of each region's mask of its own class, in float32.
+
+        Args:
+            pyramid: of :meth:`features`.
+            boxes: ``[B, R, 4]``.
+            labels: ``[B, R]``, from 0.
+        """
+        logits = self.mask_head(self._cut_out(pyramid, boxes, self.config.mask.size))
+        if self.config.mask.class_agnostic:
+            return logits[..., 0]
+        return jnp.take_along_axis(logits, labels[:, :, None, None, None], axis=-1)[..., 0]
+
+    def propose(
+        self,
+        logits: list[jax.Array],
+        deltas: list[jax.Array],
+        anchors: Sequence[Any],
+        size: Int[Array, "batch 2"],
+        config: ProposalConfig,
+    ) -> tuple[Float[Array, "batch proposals 4"], Bool[Array, "batch proposals"]]:
+        """The proposals of each image; see :func:`.rpn.propose`."""
+
+        def of_image(logits: Any, deltas: Any, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return propose(logits, deltas, anchors, size, config)
+
+        return jax.vmap(of_image)(logits, deltas, size)
+
+    def __call__(
+        self, image: Float[Array, "batch height width 3"], size: Int[Array, "batch 2"]
+    ) -> Detections:
+        """Detects objects.
+
+        Args:
+            image: ``[B, H, W, 3]``, normalised, zero where it is padded.
+            size: height and width of each image within its padding, in pixels.
+
+        Returns:
+            ``boxes`` float32 ``[B, D, 4]`` in pixels of the input, ``scores`` ``[B, D]``,
+            descending, ``labels`` int32 ``[B, D]``, ``valid`` bool ``[B, D]``: which of them there
+            are; and with a mask head ``masks`` ``[B, D, M, M]``, probabilities over each box.
+        """
+        pyramid = self.features(image)
+        proposals, valid = self.propose(*self.score_anchors(pyramid), size, self.config.proposals)
+        logits, deltas = self.classify(pyramid, proposals)
+        chosen = functools.partial(select, config=self.config.box)
+        found = jax.vmap(chosen)(logits, deltas, proposals, valid, size)
+        if self.config.masks:
+            masks = self.predict_masks(pyramid, found["boxes"], found["labels"])
+            found["masks"] = nn.sigmoid(masks)
+        return found
+
+    def layers(
+        self, image: Float[Array, "batch height width 3"], proposals: int = 1, detections: int = 1
+    ) -> None:
+        """Applies every layer to so many boxes, and nothing else.
+
+        For parameters, which do not depend on the boxes, and for what the layers cost.
+        """
+        pyramid = self.features(image)
+        self.score_anchors(pyramid)
+        batch = image.shape[0]
+        self.classify(pyramid, jnp.zeros((batch, proposals, 4)))
+        if self.config.masks:
+            labels = jnp.zeros((batch, detections), jnp.int32)
+            self.predict_masks(pyramid, jnp.zeros((batch, detections, 4)), labels)
+
+    def _cut_out(self, pyramid: Pyramid, boxes: jax.Array, side: int) -> jax.Array:
+        levels = pyramid[:_ROI_LEVELS]
+        strides = self.config.anchors.strides[:_ROI_LEVELS]
+        return roi_align(levels, strides, boxes, assign_levels(boxes, len(levels)), side)
+
+
+def is_frozen(path: Sequence[str], config: DetectorConfig) -> bool:
+    """Whether the parameter at a path of a detector's tree is not trained."""
+    return path[0] == "backbone" and resnet.is_frozen(path[1:], config.frozen_stages)
+
+
+def select(
+    logits: Float[Array, "proposals logits"],
+    deltas: Float[Array, "proposals boxes 4"],
+    proposals: Float[Array, "proposals 4"],
+    valid: Bool[Array, " proposals"],
+    size: Int[Array, "2"],
+    config: BoxHeadConfig,
+) -> Detections:
+    """The detections of one image: refined, classified, and by NMS one for each object.
+
+    Args:
+        logits: ``[P, K + 1]``, the background last.
+        deltas: ``[P, K, 4]`` or ``[P, 1, 4]``.
+        proposals: ``[P, 4]``.
+        valid: ``[P]``, which of them there are.
+        size: height and width of the image, in pixels.
+        config: thresholds, and how many there may be.
+
+    Returns:
+        ``boxes`` ``[D, 4]``, ``scores``, ``labels`` and ``valid`` ``[D]``.
+    """
+    scores = jax.nn.softmax(logits)[:, :-1].T  # [K, P]
+    refined = jax.vmap(decode, in_axes=(1, None, None))(deltas, proposals, BOX_WEIGHTS)
+    boxes = clip(refined, size)  # [K, P, 4] or [1, P, 4]
+    classes = scores.shape[0]
+    boxes = jnp.broadcast_to(boxes, (classes, *boxes.shape[1:]))
+    candidate = valid[None] & (scores >= config.score_threshold)
+    kept = jax.vmap(nms, in_axes=(0, 0, None, 0))(boxes, scores, config.iou_threshold, candidate)
+    ranked = jnp.where(kept, scores, -jnp.inf).reshape(-1)  # [K * P]
+    best, order = jax.lax.top_k(ranked, min(config.detections, ranked.size))
+    missing = config.detections - order.size
+    found = jnp.isfinite(best)
+    result = {
+        "boxes": boxes.reshape(-1, 4)[order] * found[:, None],
+        "scores": jnp.where(found, best, 0.0),
+        "labels": (order // scores.shape[1]).astype(jnp.int32),
+        "valid": found,
+    }
+    return {
+        name: jnp.pad(value, ((0, missing), *[(0, 0)] * (value.ndim - 1)))
+        for name, value in result.items()
+    }

@@ -1,0 +1,121 @@
+"""Region proposal network (reference 35), one head on all levels of a pyramid (reference 23)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from experiments.detection.model.boxes import clip, decode
+from experiments.detection.model.config import ProposalConfig
+from experiments.detection.model.nms import nms
+
+WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+
+_NORMAL = nn.initializers.normal(0.01)
+
+
+class RPNHead(nn.Module):
+    """Scores every anchor, and predicts how to refine it.
+
+    Args:
+        anchors: of a place.
+        dtype: of the hidden convolution.
+    """
+
+    anchors: int
+    dtype: jax.typing.DTypeLike | None = None
+
+    @nn.compact
+    def __call__(
+        self, pyramid: Sequence[Float[Array, "batch height width channels"]]
+    ) -> tuple[list[Float[Array, "batch boxes"]], list[Float[Array, "batch boxes 4"]]]:
+        """Maps the levels ``[B, H, W, C]`` to logits and deltas.
+
+        Returns:
+            For each level float32 logits ``[B, H * W * A]`` of there being an object, and deltas
+            ``[B, H * W * A, 4]`` for :func:`experiments.detection.model.boxes.decode`, in the
+            order of the anchors.
+        """
+        channels = pyramid[0].shape[-1]
+
+        def convolution(features: int, size: int, dtype: Any, name: str) -> nn.Module:
+            return nn.Conv(
+                features,
+                (size, size),
+                padding=size // 2,
+                kernel_init=_NORMAL,
+                dtype=dtype,
+                name=name,
+            )
+
+        shared = convolution(channels, 3, self.dtype, "conv")
+        # In bfloat16 thousands of anchors would have the same score.
+        objectness = convolution(self.anchors, 1, jnp.float32, "objectness")
+        boxes = convolution(4 * self.anchors, 1, jnp.float32, "boxes")
+        logits, deltas = [], []
+        for level in pyramid:
+            x = nn.relu(shared(level))
+            batch = x.shape[0]
+            logits.append(objectness(x).reshape(batch, -1))
+            deltas.append(boxes(x).reshape(batch, -1, 4))
+        return logits, deltas
+
+
+def propose(
+    logits: Sequence[Float[Array, " boxes"]],
+    deltas: Sequence[Float[Array, "boxes 4"]],
+    anchors: Sequence[Float[Array, "boxes 4"]],
+    size: Int[Array, "2"],
+    config: ProposalConfig,
+) -> tuple[Float[Array, "proposals 4"], Bool[Array, " proposals"]]:
+    """The proposals of one image: the best boxes of each level after NMS, then the best of all.
+
+    Args:
+        logits: of each level, ``[N_l]``.
+        deltas: likewise, ``[N_l, 4]``.
+        anchors: likewise.
+        size: height and width of the image within the padded input, in pixels.
+        config: how many, and the threshold of NMS.
+
+    Returns:
+        ``config.kept`` boxes ``[P, 4]`` with descending scores, clipped to the image, and which of
+        them there are ``[P]``. They are constants of the gradient.
+    """
+    candidates = [
+        _best_of_level(*level, size, config.per_level)
+        for level in zip(logits, deltas, anchors, strict=True)
+    ]
+    # Together, because a GPU's host has a part in each turn of a loop of unknown length.
+    longest = max(scores.size for _, scores in candidates)
+    boxes = jnp.stack([_padded(boxes, longest, 0.0) for boxes, _ in candidates])  # [L, N, 4]
+    scores = jnp.stack([_padded(scores, longest, -jnp.inf) for _, scores in candidates])
+    by_level = jax.vmap(nms, in_axes=(0, 0, None, 0))
+    kept = by_level(boxes, scores, config.iou_threshold, jnp.isfinite(scores))
+    scores = jnp.where(kept, scores, -jnp.inf).reshape(-1)
+    boxes = boxes.reshape(-1, 4)
+    best, order = jax.lax.top_k(scores, min(config.kept, scores.size))
+    missing = config.kept - order.size
+    boxes = jnp.pad(boxes[order], ((0, missing), (0, 0)))
+    valid = jnp.pad(jnp.isfinite(best), (0, missing))
+    return jax.lax.stop_gradient(boxes * valid[:, None]), valid
+
+
+def _best_of_level(
+    logits: jax.Array, deltas: jax.Array, anchors: jax.Array, size: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """The refined anchors with the highest scores, or fewer, and these; what is none has -inf."""
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    # Training knows no anchors in the padding, and there may be many, all with one score.
+    inside = (centres < size[None, ::-1]).all(axis=-1)
+    scores, order = jax.lax.top_k(jnp.where(inside, logits, -jnp.inf), min(count, logits.size))
+    boxes = clip(decode(deltas[order], jnp.asarray(anchors)[order], WEIGHTS), size)
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=-1)
+    return boxes, jnp.where(has_area, scores, -jnp.inf)
+
+
+def _padded(array: jax.Array, length: int, value: float) -> jax.Array:
+    widths = ((0, length - array.shape[0]), *[(0, 0)] * (array.ndim - 1))
+    return jnp.pad(array, widths, constant_values=value)

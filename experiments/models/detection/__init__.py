@@ -1,1 +1,0 @@
-"""Two-stage detection: its operations, which know no network, and its networks."""

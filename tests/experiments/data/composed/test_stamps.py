@@ -1,0 +1,175 @@
+"""On a stand-in for the package: discs of one colour a class, and the photographs of PyPI."""
+
+import colorsys
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image, ImageDraw
+
+from experiments.data.composed.photographs import pypi_photographs
+from experiments.data.composed.stamps import (
+    Stamp,
+    StampsConfig,
+    cut_out,
+    kept_stamps,
+    pasted,
+    prepare,
+    split_by_stamp,
+)
+from experiments.data.composed.stamps_manifest import CLASSES, STAMPS, kept_name
+
+SIDE = 48
+COLOURS = {
+    label: tuple(round(255 * value) for value in colorsys.hsv_to_rgb(number / len(CLASSES), 1, 1))
+    for number, label in enumerate(CLASSES)
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """What a fetch leaves; the discs have empty margins."""
+    cache = tmp_path_factory.mktemp("cache")
+    folder = cache / STAMPS.name
+    folder.mkdir()
+    entries = {}
+    for label, stamps in CLASSES.items():
+        for stamp in stamps:
+            image = Image.new("RGBA", (24, 40))
+            ImageDraw.Draw(image).ellipse((2, 10, 21, 29), fill=(*COLOURS[label], 255))
+            path = folder / kept_name(stamp)
+            image.save(path)
+            content = path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            entries[path.name] = {"size": len(content), "sha256": digest}
+    (folder / "index.json").write_text(json.dumps({"files": entries}))
+    return cache
+
+
+@pytest.fixture(scope="module")
+def config():
+    return StampsConfig(
+        photographs="pypi", side=SIDE, training_examples=180, validation_examples=62
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(cache, config, tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("data"), cache, config)
+
+
+@pytest.fixture(scope="module")
+def splits(folder):
+    builder = tfds.builder_from_directory(folder)
+    assert builder.info.features["label"].names == list(CLASSES)
+    return {split: list(builder.as_data_source(split)) for split in ("train", "validation")}
+
+
+def test_the_manifest_has_twelve_classes_of_nine_stamps_or_more():
+    counts = {label: len(stamps) for label, stamps in CLASSES.items()}
+    assert list(counts) == sorted(counts)
+    assert len(counts) == 12
+    assert min(counts.values()) == 9
+    assert len(STAMPS.files) == len(set(STAMPS.files.values())) == sum(counts.values()) == 237
+    assert not any("mirror" in file or "cartoon" in file for file in STAMPS.files.values())
+    assert (
+        STAMPS.files["animals-birds-crow.png"] == "usr/share/tuxpaint/stamps/animals/birds/crow.png"
+    )
+
+
+def test_splits_share_neither_stamp_nor_photograph(splits):
+    for field in ("stamp", "photograph"):
+        train, validation = (
+            {record[field].decode() for record in splits[split]} for split in splits
+        )
+        assert train
+        assert validation
+        assert not train & validation
+    photographs = {record["photograph"].decode() for split in splits.values() for record in split}
+    assert photographs <= {photograph.name for photograph in pypi_photographs()}
+
+
+def test_classes_are_balanced(splits):
+    for split, count in (("train", 180), ("validation", 62)):
+        counts = np.bincount([record["label"] for record in splits[split]], minlength=12)
+        assert counts.sum() == count
+        assert np.ptp(counts) <= 1
+
+
+def test_every_image_shows_all_of_a_stamp_of_its_class(splits):
+    """A disc covers pi/4 of a square whose side is 0.4 to 0.8 of the image's."""
+    names = list(CLASSES)
+    for record in splits["train"]:
+        label = names[record["label"]]
+        assert record["stamp"].decode() in CLASSES[label]
+        distance = np.abs(record["image"].astype(int) - COLOURS[label]).max(axis=-1)
+        share = (distance < 8).mean()
+        assert 0.4**2 * np.pi / 4 * 0.7 < share < 0.8**2 * np.pi / 4 * 1.2, record["stamp"]
+
+
+def test_the_same_seeds_give_the_same_data(folder, cache, config, tmp_path):
+    again = tfds.builder_from_directory(prepare(tmp_path, cache, config))
+    first = tfds.builder_from_directory(folder)
+    for split in ("train", "validation"):
+        for a, b in zip(*(x.as_data_source(split) for x in (first, again)), strict=True):
+            np.testing.assert_array_equal(a["image"], b["image"])
+
+
+def test_other_data_gets_another_folder(config):
+    names = {
+        config.name,
+        StampsConfig().name,
+        StampsConfig(side=64).name,
+        StampsConfig(training_examples=1).name,
+        StampsConfig(validation_examples=1).name,
+        StampsConfig(photographs="pypi").name,
+    }
+    assert len(names) == 6
+
+
+def test_the_real_classes_split_179_to_58(cache):
+    stamps = kept_stamps(cache)
+    train, validation = split_by_stamp(stamps)
+    assert (len(train), len(validation)) == (179, 58)
+    assert {stamp.name for stamp in train} | {stamp.name for stamp in validation} == {
+        name for names in CLASSES.values() for name in names
+    }
+    assert split_by_stamp(stamps[::-1]) == (train, validation)
+    of_class = [stamp for stamp in validation if stamp.label == "bugs"]
+    assert len(of_class) == 3
+    assert all(isinstance(stamp, Stamp) for stamp in train)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_cut_out_loses_its_margins_and_keeps_its_shape(tmp_path, mode):
+    image = Image.new("RGBA", (100, 80))
+    ImageDraw.Draw(image).rectangle((10, 20, 69, 39), fill=(200, 200, 200, 255))
+    options = {}
+    if mode == "P":
+        image = image.quantize(4)
+        transparent = image.getpixel((0, 0))
+        options = {"transparency": bytes(0 if n == transparent else 255 for n in range(4))}
+    else:
+        image = image.convert(mode)
+    image.save(tmp_path / "stamp.png", **options)
+    stamp = cut_out(tmp_path / "stamp.png", 30)
+    assert stamp.mode == "RGBA"
+    assert stamp.size == (30, 10)
+    assert stamp.getpixel((15, 5)) == (200, 200, 200, 255)
+
+
+def test_what_is_transparent_shows_the_background():
+    background = np.full((20, 20, 3), 50, np.uint8)
+    stamp = Image.new("RGBA", (10, 10), (255, 0, 0, 0))
+    stamp.putpixel((0, 0), (255, 0, 0, 255))
+    image = np.asarray(pasted(np.random.default_rng(0), background, stamp))
+    changed = (image != background).any(axis=-1)
+    assert 0 < changed.sum() < 30
+    np.testing.assert_array_equal(image[~changed], background[~changed])
+
+
+def test_an_empty_cache_names_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"experiments\.data\.debian --stamps --cache"):
+        prepare(tmp_path / "data", tmp_path)

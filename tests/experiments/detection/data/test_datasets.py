@@ -1,0 +1,58 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.data.composed.scenes import CATEGORIES
+from experiments.data.prepared import DataError
+from experiments.detection.data.config import DataConfig
+from experiments.detection.data.datasets import open_data
+from experiments.detection.data.record_index import index_records
+from experiments.detection.task import num_classes
+from tests.experiments.detection.tiny import TINY
+
+
+@pytest.fixture(scope="module")
+def data(scenes_dir, stamps_cache):
+    return open_data(TINY.data, scenes_dir, stamps_cache)
+
+
+def test_scenes_are_built_where_there_are_none(data, scenes_dir, tmp_path):
+    assert (len(data.train), len(data.validation), data.test) == (8, 6, None)
+    assert data.source("train") is data.train
+    assert data.source("validation") is data.validation
+    assert data.categories == CATEGORIES
+    assert num_classes(TINY) == len(data.categories)
+    again = open_data(TINY.data, scenes_dir, tmp_path)  # from no stamps
+    assert again.folder == data.folder
+    assert again.train[3]["image"] == data.train[3]["image"]
+
+
+def test_the_index_of_a_split_is_kept_beside_the_data(data, scenes_dir, tmp_path):
+    for split in ("train", "validation"):
+        right = index_records(data.source(split))
+        for _ in range(2):
+            found = data.index(split)
+            for field in dataclasses.fields(right):
+                np.testing.assert_array_equal(
+                    getattr(found, field.name), getattr(right, field.name)
+                )
+    assert not np.isin(data.index("train").image_id, data.index("validation").image_id).any()
+
+
+def test_a_split_that_is_not_there_is_told(data):
+    for look in (data.source, data.index):
+        with pytest.raises(DataError, match="must have images of test, got none when prepared"):
+            look("test")
+
+
+@pytest.mark.parametrize("source", ["coco", "coco_boxes"])
+def test_coco_that_is_not_there_says_how_to_prepare_it(source, tmp_path):
+    with pytest.raises(DataError, match=r"To prepare it.*") as error:
+        open_data(DataConfig(source), tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_scenes_without_stamps_name_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"experiments\.data\.debian --stamps"):
+        open_data(TINY.data, tmp_path / "data", tmp_path)

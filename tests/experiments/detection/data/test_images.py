@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from experiments.data.records import CorruptRecordError
+from experiments.detection.data.config import DataConfig
+from experiments.detection.data.images import (
+    bucket_shape,
+    decode_image,
+    fit_image,
+    is_portrait,
+    resized_size,
+)
+from tests.experiments.detection.fake_records import make_record, noise
+
+COCO = DataConfig()
+
+
+def test_the_buckets_of_coco():
+    assert bucket_shape(COCO, portrait=False) == (800, 1344)
+    assert bucket_shape(COCO, portrait=True) == (1344, 800)
+    assert bucket_shape(DataConfig(shorter=97, longer=128), portrait=False) == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("size", "resized"),
+    [
+        ((480, 640), (800, 1067)),  # the shorter side decides
+        ((640, 480), (1067, 800)),
+        ((427, 640), (800, 1199)),
+        ((300, 640), (625, 1333)),  # the longer one does
+        ((500, 500), (800, 800)),
+        ((1600, 2400), (800, 1200)),
+        ((1, 5000), (1, 1333)),
+        ((5000, 1), (1333, 1)),
+    ],
+)
+def test_resized_sizes_by_hand(size, resized):
+    assert resized_size(*size, COCO, is_portrait(*size)) == resized
+
+
+def test_a_square_image_is_landscape():
+    assert [is_portrait(5, 5), is_portrait(5, 6), is_portrait(6, 5)] == [False, False, True]
+
+
+@given(
+    height=st.integers(1, 3000),
+    width=st.integers(1, 3000),
+    shorter=st.integers(1, 900),
+    more=st.integers(0, 600),
+    portrait=st.booleans(),
+)
+def test_every_image_fits_into_either_bucket_and_fills_its_own(
+    height, width, shorter, more, portrait
+):
+    config = DataConfig(shorter=shorter, longer=shorter + more)
+    resized = resized_size(height, width, config, portrait)
+    bucket = bucket_shape(config, portrait)
+    assert all(1 <= side <= limit for side, limit in zip(resized, bucket, strict=True))
+    for new, scale in zip(resized, (resized[0] / height, resized[1] / width), strict=True):
+        assert new == 1 or abs(scale - resized[0] / height) * min(height, width) <= 1.01
+    if portrait == is_portrait(height, width):
+        assert min(resized) == shorter or max(resized) == config.longer
+
+
+def test_an_image_of_the_other_orientation_is_made_small_enough():
+    assert resized_size(1000, 500, COCO, portrait=False) == (800, 400)
+    assert resized_size(500, 1000, COCO, portrait=True) == (400, 800)
+
+
+def test_an_image_is_read_to_the_bit_and_exif_is_ignored():
+    pixels = noise(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = decode_image(make_record(1, pixels, [], exif=exif))
+    np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+def test_a_grey_jpeg_becomes_rgb():
+    image = decode_image(make_record(1, np.full((8, 8), 77, np.uint8), [], image_format="JPEG"))
+    np.testing.assert_array_equal(np.asarray(image), np.full((8, 8, 3), 77))
+
+
+def test_what_cannot_be_read_is_named(caplog):
+    record = make_record(9, noise(30, 40), [])
+    record["image"] = record["image"][:-500]
+    with pytest.raises(CorruptRecordError, match=r"image 000000000009\.png cannot be read"):
+        decode_image(record)
+    assert "000000000009.png" in caplog.text
+
+
+def test_an_image_of_another_size_than_was_annotated_is_refused():
+    record = {**make_record(9, noise(30, 40), []), "height": 40, "width": 30}
+    with pytest.raises(CorruptRecordError, match=r"must be \(30, 40\) wide and high, got \(40, 30"):
+        decode_image(record)
+
+
+def test_an_image_lies_in_the_top_left_and_mirrored_it_is_the_same_mirrored():
+    image = Image.fromarray(noise(7, 9))
+    plain = fit_image(image, (14, 18), (32, 64))
+    mirrored = fit_image(image, (14, 18), (32, 64), flip=True)
+    assert plain.shape == (32, 64, 3)
+    np.testing.assert_array_equal(mirrored[:14, :18], plain[:14, :18][:, ::-1])
+    for found in (plain, mirrored):
+        assert not found[14:].any()
+        assert not found[:, 18:].any()
+
+
+def test_pixels_stay_where_they_are_in_continuous_coordinates():
+    # A ramp sampled at pixel centres is, after resizing, the same ramp at the new centres.
+    ramp = (10 * (np.arange(12) + 0.5)).round().astype(np.uint8)
+    image = Image.fromarray(np.broadcast_to(ramp[None, :, None], (6, 12, 3)).copy())
+    for width in (24, 6):
+        found = fit_image(image, (6, width), (32, 32))[0, :width, 0]
+        expected = 10 * (np.arange(width) + 0.5) * 12 / width
+        np.testing.assert_allclose(found[2:-2], expected[2:-2], atol=1)
+
+
+def test_shrinking_does_not_alias():
+    stripes = np.zeros((8, 64, 3), np.uint8)
+    stripes[:, ::4] = 252
+    found = fit_image(Image.fromarray(stripes), (2, 16), (32, 32))[:2, :16]
+    np.testing.assert_allclose(found[:, 1:-1], 63, atol=20)

@@ -1,0 +1,70 @@
+"""A detector whose pyramid is made of means of pixels, so that it compiles in little time."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.detection.model.anchors import AnchorConfig
+from experiments.detection.model.config import (
+    BoxHeadConfig,
+    DetectorConfig,
+    MaskHeadConfig,
+    ProposalConfig,
+)
+from experiments.detection.model.detector import Detector
+
+# Unoptimised, programs this small compile in half the time and run as fast.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+CLASSES = 3
+PROPOSALS = 24
+# Ratios with whole roots: coordinates of all anchors are exact in float32, and so are ties.
+CONFIG = DetectorConfig(
+    anchors=AnchorConfig(scale=2.0, ratios=(0.25, 1.0, 4.0)),
+    training_proposals=ProposalConfig(16, PROPOSALS),
+    proposals=ProposalConfig(16, PROPOSALS),
+    box=BoxHeadConfig(size=2, features=8, detections=10),
+    masks=True,
+    mask=MaskHeadConfig(size=2, layers=1, features=4, upsampler="nearest"),
+)
+
+
+class Shallow(Detector):
+    """Has an RPN and heads as every detector, but neither backbone nor neck."""
+
+    def features(self, image, train=False):
+        batch, height, width, channels = image.shape
+        levels = []
+        for stride in self.config.anchors.strides:
+            cells = (batch, height // stride, stride, width // stride, stride, channels)
+            mean = image.reshape(cells).mean(axis=(2, 4))
+            levels.append(jnp.concatenate([mean, mean[..., :1] * mean[..., 1:2]], axis=-1))
+        return tuple(levels)
+
+
+def random_variables(model, seed=0):
+    """Numbers for all parameters, and not zero where training would start at it."""
+    shapes = jax.eval_shape(
+        lambda: model.init(
+            jax.random.key(0, impl="rbg"), jnp.zeros((1, 64, 64, 3)), method="layers"
+        )
+    )
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        scale = np.prod(leaf.shape[:-1]) ** -0.5 if name == "kernel" else 0.3
+        x = rng.normal(scale=scale, size=leaf.shape)
+        # Scales and variances of norms are above zero.
+        return (np.abs(x) + 0.7 if name in ("scale", "var") else x).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def random_images(seed=0):
+    """Two images of 64x64 pixels in squares of one colour, with some noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 220, (2, 8, 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    return (coarse + rng.integers(0, 36, coarse.shape)).astype(np.uint8)

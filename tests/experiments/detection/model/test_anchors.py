@@ -1,0 +1,66 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.detection.model.anchors import AnchorConfig, pyramid_anchors
+from experiments.detection.model.boxes import area
+from experiments.engine.config import ConfigError
+
+
+def test_anchors_by_hand():
+    config = AnchorConfig(scale=2, ratios=(1.0, 4.0), strides=(4,))
+    (anchors,) = pyramid_anchors([(2, 2)], config)
+    square, tall = np.array([-4, -4, 4, 4]), np.array([-2, -8, 2, 8])
+    expected = [
+        centre + shape
+        for centre in ([0, 0, 0, 0], [4, 0, 4, 0], [0, 4, 0, 4], [4, 4, 4, 4])
+        for shape in (square, tall)
+    ]
+    np.testing.assert_array_equal(anchors, expected)
+    assert anchors.dtype == np.float32
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=1, max_size=3),
+    st.sampled_from([(0.5, 1.0, 2.0), (1.0,)]),
+    st.sampled_from([4.0, 8.0]),
+)
+def test_every_anchor_is_where_and_what_it_should_be(shapes, ratios, scale):
+    strides = tuple(4 * 2**level for level in range(len(shapes)))
+    levels = pyramid_anchors(shapes, AnchorConfig(scale, ratios, strides))
+    for anchors, (height, width), stride in zip(levels, shapes, strides, strict=True):
+        assert anchors.shape == (height * width * len(ratios), 4)
+        boxes = iter(anchors)
+        for i in range(height):
+            for j in range(width):
+                for ratio in ratios:
+                    w, h = scale * stride / math.sqrt(ratio), scale * stride * math.sqrt(ratio)
+                    x, y = j * stride, i * stride
+                    box = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+                    np.testing.assert_allclose(next(boxes), box, rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(area(anchors), (scale * stride) ** 2, rtol=1e-5)
+
+
+def test_the_paper_has_so_many():
+    shapes = [(200, 336), (100, 168), (50, 84), (25, 42), (13, 21)]
+    anchors = pyramid_anchors(shapes, AnchorConfig())
+    assert sum(map(len, anchors)) == 3 * sum(h * w for h, w in shapes)
+    np.testing.assert_allclose(anchors[4][1], [-256, -256, 256, 256])
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [({"scale": 0}, "scale"), ({"ratios": ()}, "ratios"), ({"ratios": (1.0, -1.0)}, "ratios"),
+     ({"strides": (0,)}, "strides")],
+)  # fmt: skip
+def test_bad_config(fields, name):
+    with pytest.raises(ConfigError, match=name):
+        AnchorConfig(**fields)
+
+
+def test_a_level_without_a_stride():
+    with pytest.raises(ValueError, match=r"shapes must have one entry .* got \[\(2, 2\)\]"):
+        pyramid_anchors([(2, 2)], AnchorConfig())

@@ -1,0 +1,200 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.detection.model.roi_align import assign_levels, roi_align
+
+STRIDES = (4, 8, 16)
+# Odd, narrow and of a single pixel.
+SHAPES = ((9, 12), (5, 6), (1, 2))
+CHANNELS = 3
+
+
+def taps(position, size):
+    """Pixels and weights of a point on an axis of centres 0 to size - 1."""
+    if position < -1 or position > size:
+        return []
+    position = min(max(position, 0), size - 1)
+    low = math.floor(position)
+    return [(low, low + 1 - position), (min(low + 1, size - 1), position - low)]
+
+
+def loop(pyramid, boxes, levels, output_size, points, cotangent=None):
+    """Values, or, given their cotangent, the gradients of the maps, in float64."""
+    batch, regions = levels.shape
+    y = np.zeros((batch, regions, output_size, output_size, pyramid[0].shape[-1]))
+    gradients = [np.zeros(x.shape) for x in pyramid]
+    for b, r, i, j in np.ndindex(batch, regions, output_size, output_size):
+        level = levels[b, r]
+        features = pyramid[level].astype(np.float64)
+        x1, y1, x2, y2 = boxes[b, r].astype(np.float64) / STRIDES[level] - 0.5
+        for n, m in np.ndindex(points, points):
+            row = y1 + (i + (n + 0.5) / points) * (y2 - y1) / output_size
+            column = x1 + (j + (m + 0.5) / points) * (x2 - x1) / output_size
+            for p, wp in taps(row, features.shape[1]):
+                for q, wq in taps(column, features.shape[2]):
+                    weight = wp * wq / points**2
+                    if cotangent is None:
+                        y[b, r, i, j] += weight * features[b, p, q]
+                    else:
+                        gradients[level][b, p, q] += weight * cotangent[b, r, i, j]
+    return y if cotangent is None else gradients
+
+
+def draw(seed, regions, output_size=2, grid=4):
+    """Maps, and boxes on a grid: inside, across borders, outside, empty, inverted and huge.
+
+    On a grid positions are exact in float32: they may be where a point stops to count.
+    """
+    rng = np.random.default_rng(seed)
+    pyramid = [rng.normal(size=(2, *shape, CHANNELS)).astype(np.float32) for shape in SHAPES]
+    corners = rng.integers(-20 * grid, 60 * grid, (2, regions, 2)) / grid
+    sides = rng.integers(-4 * grid, 40 * grid, (2, regions, 2)) / grid
+    sides[:, 1::4] /= 8
+    boxes = np.concatenate([corners, corners + sides], axis=-1).astype(np.float32)
+    boxes[:, 0] = [-8, -8, 56, 40]
+    boxes[:, -1] = 0
+    levels = rng.integers(0, 3, (2, regions)).astype(np.int32)
+    cotangent = rng.normal(size=(2, regions, output_size, output_size, CHANNELS))
+    return pyramid, boxes, levels, cotangent.astype(np.float32)
+
+
+@jax.jit(static_argnums=(4, 5))
+def with_gradient(pyramid, boxes, levels, cotangent, output_size, points):
+    y, pullback = jax.vjp(
+        lambda maps: roi_align(maps, STRIDES, boxes, levels, output_size, points), pyramid
+    )
+    return y, *pullback(cotangent)
+
+
+@jax.jit
+def run(pyramid, boxes, levels):
+    return roi_align(pyramid, STRIDES, boxes, levels, 2)
+
+
+def check(drawn, output_size, points, atol=2e-6):
+    pyramid, boxes, levels, cotangent = drawn
+    y, gradients = with_gradient(pyramid, boxes, levels, cotangent, output_size, points)
+    np.testing.assert_allclose(y, loop(pyramid, boxes, levels, output_size, points), atol=atol)
+    expected = loop(pyramid, boxes, levels, output_size, points, cotangent)
+    for found, gradient in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(found, gradient, atol=5 * atol)
+
+
+@given(st.integers(0, 2**32))
+def test_values_and_gradients_are_those_of_the_loop(seed):
+    check(draw(seed, regions=9), 2, 2)
+
+
+@pytest.mark.parametrize(("output_size", "points"), [(7, 2), (3, 1), (1, 3)])
+def test_other_sizes_between_grid_points(output_size, points):
+    # 22 regions in two images: more than one step of the gradient, and no multiple of it.
+    check(draw(0, 11, output_size, grid=997), output_size, points, atol=2e-5)
+
+
+def test_cells_by_hand():
+    """A map whose values are the pixels' centres gives the points' own places."""
+    y, x = np.mgrid[:8, :10] + 0.5
+    features = np.stack([x, y], axis=-1)[None].astype(np.float32)
+    boxes = np.float32([[[8, 12, 32, 20]]])  # x 2 to 8 and y 3 to 5 on the map
+    found = roi_align([features], [4], boxes, np.zeros((1, 1), np.int32), 2)
+    np.testing.assert_allclose(found[0, 0, :, :, 0], [[3.5, 6.5], [3.5, 6.5]], rtol=1e-6)
+    np.testing.assert_allclose(found[0, 0, :, :, 1], [[3.5, 3.5], [4.5, 4.5]], rtol=1e-6)
+
+
+def test_only_its_own_level_and_image_reach_a_region():
+    pyramid, boxes, levels, _ = draw(1, 9)
+    levels[0, :3] = range(3)
+    other = [np.full_like(x, np.nan) for x in pyramid]
+    for level in range(3):
+        maps = [pyramid[n] if n == level else other[n] for n in range(3)]
+        maps = [np.stack([x[0], np.full_like(x[1], np.nan)]) for x in maps]
+        found = np.asarray(run(maps, boxes, levels))
+        chosen = levels == level
+        chosen[1] = False
+        assert chosen.any()
+        assert np.isfinite(found[chosen]).all()
+
+
+def test_boxes_that_are_not_finite_give_zeros():
+    pyramid, boxes, levels, _ = draw(2, 9)
+    boxes[0, 3], boxes[1, 4, 2] = np.nan, np.inf
+    found = np.asarray(run(pyramid, boxes, levels))
+    assert not found[0, 3].any()
+    assert not found[1, 4].any()
+    assert np.isfinite(found).all()
+
+
+def test_boxes_are_constants():
+    pyramid, boxes, levels, _ = draw(3, 4)
+    gradient = jax.jit(jax.grad(lambda b: run(pyramid, b, levels).sum()))(boxes)
+    assert not gradient.any()
+
+
+def test_no_regions():
+    pyramid, boxes, levels, cotangent = draw(4, 4)
+    y, gradients = with_gradient(pyramid, boxes[:, :0], levels[:, :0], cotangent[:, :0], 2, 2)
+    assert y.shape == (2, 0, 2, 2, CHANNELS)
+    assert not any(g.any() for g in gradients)
+
+
+def test_bfloat16_is_summed_in_float32():
+    pyramid, boxes, levels, cotangent = draw(5, 40)
+    boxes[:] = boxes[:1, :1]  # 80 regions add to the same pixels
+    levels[:] = 0
+    pyramid = [x.astype(jnp.bfloat16) for x in pyramid]
+    cotangent = cotangent.astype(jnp.bfloat16)
+    y, gradients = with_gradient(pyramid, boxes, levels, cotangent, 2, 2)
+    assert y.dtype == jnp.bfloat16
+    assert all(g.dtype == jnp.bfloat16 for g in gradients)
+    expected = loop(pyramid, boxes, levels, 2, 2)
+    np.testing.assert_allclose(np.float64(y), expected, rtol=2**-8, atol=1e-6)
+    expected = loop(pyramid, boxes, levels, 2, 2, np.float64(cotangent))
+    np.testing.assert_allclose(np.float64(gradients[0]), expected[0], rtol=2**-8, atol=1e-5)
+
+
+def test_levels_follow_the_equation():
+    rng = np.random.default_rng(0)
+    corners, sides = rng.uniform(0, 99, (2, 200, 2)), np.exp(rng.uniform(0, 7.5, (2, 200, 2)))
+    boxes = np.concatenate([corners, corners + sides], axis=-1).astype(np.float32)
+    side = np.sqrt(np.prod(boxes[..., 2:].astype(float) - boxes[..., :2], axis=-1))
+    level = np.clip(np.floor(4 + np.log2(side / 224)), 2, 5)
+    np.testing.assert_array_equal(assign_levels(boxes), level - 2)
+    level = np.clip(np.floor(4 + np.log2(side / 224)), 3, 4)
+    np.testing.assert_array_equal(assign_levels(boxes, levels=2, finest_stride=8), level - 3)
+
+
+def test_levels_begin_at_powers_of_two():
+    sides = [0, 111.99, 112, 223.99, 224, 447.9, 448, 4000]
+    boxes = np.float32([[0, 0, side, side] for side in sides] + [[9, 9, 0, 0]])
+    assert assign_levels(boxes).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pyramid": []}, "pyramid must be one or more maps"),
+        ({"pyramid": [np.zeros((2, 4, 4, 1)), np.zeros((2, 2, 2, 3))]}, "of one B and one C"),
+        ({"pyramid": [np.zeros((2, 4, 0, 1))] * 2}, "pyramid must be"),
+        ({"strides": (4,)}, r"strides must be 2, one for each map, got \[4\]"),
+        ({"boxes": np.zeros((1, 5, 4))}, r"boxes must be \[B, R, 4\] with B = 2, got \(1, 5, 4\)"),
+        ({"levels": np.zeros((2, 4), int)}, r"levels must be \[B, R\] = \(2, 5\), got \(2, 4\)"),
+        ({"output_size": 0}, "output_size must be at least 1, got 0"),
+        ({"sampling_ratio": 0}, "sampling_ratio must be at least 1, got 0"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {
+        "pyramid": [np.zeros((2, 4, 4, 1)), np.zeros((2, 2, 2, 1))],
+        "strides": (4, 8),
+        "boxes": np.zeros((2, 5, 4)),
+        "levels": np.zeros((2, 5), int),
+        "output_size": 7,
+    }
+    with pytest.raises(ValueError, match=message):
+        roi_align(**arguments | change)
