@@ -24,7 +24,7 @@ from experiments.engine.metrics import read_metrics
 from experiments.engine.parallel import check_batch_size, split
 from experiments.engine.settings import Operation
 from experiments.engine.step_time import inference_seconds, training_seconds
-from experiments.models.cost import cost
+from experiments.engine.cost import cost
 
 
 def dry_run(

@@ -31,7 +31,7 @@ from experiments.engine.parallel import check_batch_size, split
 from experiments.engine.settings import Operation
 from experiments.engine.step_time import inference_seconds, training_seconds
 from experiments.engine.tables import Table, print_tables, save_tables
-from experiments.models.cost import Cost, cost
+from experiments.engine.cost import Cost, cost
 
 # Of a random image of the dry run.
 _OBJECTS = 8

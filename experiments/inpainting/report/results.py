@@ -20,7 +20,7 @@ from experiments.inpainting.report.gains import (
     paper_gains,
 )
 from experiments.inpainting.report.tables import bucket_table, digits, metrics_table
-from experiments.models.cost import Cost, cost
+from experiments.engine.cost import Cost, cost
 
 _ONE_SEED = (
     "One seed ranks nothing: how much runs differ by their seeds alone is not known. This shows "

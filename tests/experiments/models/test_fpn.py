@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.engine.config import ConfigError
-from experiments.models.cost import cost
+from experiments.engine.cost import cost
 from experiments.models.fpn import FPN, FPNConfig, Kind
 from experiments.resamplers import CarafeConfig, Upsampler
 from tests.experiments.resamplers import loops

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.models.cost import Cost, cost
+from experiments.engine.cost import Cost, cost
 from experiments.resamplers import CarafeConfig, Upsampler, upsample
 from tests.experiments.resamplers import loops
 

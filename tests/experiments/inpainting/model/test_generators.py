@@ -6,7 +6,7 @@ from jax.extend.core import jaxprs_in_params
 
 from experiments.engine.config import ConfigError
 from experiments.inpainting.model.generators import GeneratorConfig, build_generator
-from experiments.models.cost import cost
+from experiments.engine.cost import cost
 
 NETWORKS = {
     "global-local": GeneratorConfig(width=4),
