@@ -18,9 +18,10 @@ import tensorflow_datasets as tfds
 from experiments.classification.data_config import DataConfig
 from experiments.classification.images import decode_image, evaluation_crop, training_crop
 from experiments.data import imagenet
+from experiments.data.classes import check_classes
 from experiments.data.composed import digits, stamps
-from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.data.records import PaddedRecords, ReadableRecords, Source
+from experiments.engine.folders import DataFolders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,29 +39,28 @@ class ClassificationData:
     class_names: tuple[str, ...]
 
 
-def open_data(
-    config: DataConfig, data_dir: Path, cache: Path = DEFAULT_CACHE
-) -> ClassificationData:
+def open_data(config: DataConfig, folders: DataFolders) -> ClassificationData:
     """Opens a data set, and builds the small ones if need be.
 
     Args:
         config: of the run.
-        data_dir: folder of the tfds data sets.
-        cache: folder that :mod:`experiments.data.composed.debian` filled; used for stamps.
+        folders: where data sets lie, and the files that stamps are made of.
 
     Raises:
-        DataError: ImageNet is not there, or not as it must be.
-        FileNotFoundError: stamps or photographs are missing in ``cache``.
+        DataError: ImageNet is not there, or not as it must be; or the data set has another number
+            of classes.
+        FileNotFoundError: stamps or photographs are missing.
     """
     if config.source == "imagenet2012":
-        folder = imagenet.imagenet_folder(data_dir)
+        folder = imagenet.imagenet_folder(folders.data_dir)
     elif config.source == "digits":
-        folder = digits.prepare(data_dir)
+        folder = digits.prepare(folders.data_dir)
     else:
-        folder = stamps.prepare(
-            data_dir, cache, stamps.StampsConfig(photographs=config.photographs)
-        )
-    return open_folder(folder)
+        photographs = stamps.StampsConfig(photographs=config.photographs)
+        folder = stamps.prepare(folders.data_dir, folders.cache, photographs)
+    data = open_folder(folder)
+    check_classes(config.source, data.class_names, folder)
+    return data
 
 
 def open_folder(folder: Path) -> ClassificationData:

@@ -1,12 +1,14 @@
 """Configs of the classification task."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from experiments.classification.data_config import DataConfig
 from experiments.engine.config import check
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.settings import TrainingConfig
+from experiments.engine.settings import RunConfig, TrainingConfig
 from experiments.models.resnet import ResNetConfig
 
 # Goyal et al. (reference 11), as section 5.1 has it: 1,024 images a step, 90 epochs.
@@ -27,22 +29,21 @@ IMAGENET_TRAINING = TrainingConfig(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassificationConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(RunConfig):
     """One run.
 
     Attributes:
         model: the network.
         data: what is classified.
-        training: how it is trained.
-        dtype: of the computation; parameters, statistics and sums are float32 in any case.
+        training: how the network is trained.
+        task: names the task in the run's folder.
     """
 
     model: ResNetConfig = dataclasses.field(default_factory=ResNetConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     training: TrainingConfig = IMAGENET_TRAINING
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    task: Literal["classification"] = "classification"
+    task: Annotated[Literal["classification"], tyro.conf.Suppress] = "classification"
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for an image that is smaller than the network's stride."""

@@ -11,10 +11,10 @@ from PIL import Image
 
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.images import evaluation_crop
-from experiments.classification.task import BEST, CLASSES, classify, initial_state, make_model
+from experiments.classification.task import CLASSES, RUNS, classify, make_model
 from experiments.data.pictures import PictureError, open_picture, to_rgb
 from experiments.engine.checkpoints import CheckpointError
-from experiments.engine.runs import LoadedRun, load_run
+from experiments.engine.runs import LoadedRun, Which
 
 _SHOWN = 5
 
@@ -30,13 +30,19 @@ class Guess(NamedTuple):
     probability: float
 
 
-def load_classifier(folder: Path) -> tuple[LoadedRun[ClassificationConfig], tuple[str, ...]]:
-    """Reads the best checkpoint of a run, and the names of its classes.
+def load_classifier(
+    folder: Path, checkpoint: Which = "newest"
+) -> tuple[LoadedRun[ClassificationConfig], tuple[str, ...]]:
+    """Reads a checkpoint of a run, and the names of its classes.
+
+    Args:
+        folder: of the run.
+        checkpoint: the newest, or the one with the highest top-1 accuracy so far.
 
     Raises:
         CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
     """
-    run = load_run(folder, ClassificationConfig, initial_state, "classification", BEST)
+    run = RUNS.load(folder, checkpoint)
     try:
         names = tuple(json.loads((folder / CLASSES).read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -75,17 +81,20 @@ def read_image(path: Path) -> Image.Image:
         raise InputError(str(error)) from error
 
 
-def predict(folder: Path, paths: Sequence[Path]) -> Iterator[tuple[Path, list[Guess] | InputError]]:
+def predict(
+    folder: Path, paths: Sequence[Path], checkpoint: Which = "newest"
+) -> Iterator[tuple[Path, list[Guess] | InputError]]:
     """Classifies image files, one after the other.
 
     Args:
         folder: of the run.
         paths: of the images; one that cannot be read does not stop the others.
+        checkpoint: the newest, or the one with the highest top-1 accuracy so far.
 
     Yields:
         Each path with its five likeliest classes, or with what is wrong with it.
     """
-    guess = classifier(*load_classifier(folder))
+    guess = classifier(*load_classifier(folder, checkpoint))
     for path in paths:
         try:
             yield path, guess(read_image(path))

@@ -4,31 +4,44 @@ import dataclasses
 
 from experiments.classification.configs import IMAGENET_TRAINING, ClassificationConfig
 from experiments.classification.data_config import DataConfig
+from experiments.engine.experiment import Experiment
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.presets import Preset
+from experiments.engine.presets import Metric, Preset, Scores
 from experiments.engine.settings import TrainingConfig
 from experiments.models.resnet import ResNetConfig
 from experiments.resamplers import Downsampler
 
 ClassificationPreset = Preset[ClassificationConfig]
 
-# By downsampler: its name in Table 3, and the box AP of a Faster R-CNN on that backbone.
-_TABLE_3: dict[Downsampler, tuple[str, float]] = {
-    "strided": ("Conv", 36.5),
-    "max_pool": ("Max Pool", 37.8),
-    "avg_pool": ("Avg Pool", 37.9),
-    "dpp": ("DPP", 37.7),
-    "lip": ("LIP", 38.0),
-    "carafe": ("CARAFE++", 38.8),
+METRICS = (
+    Metric("top1", "top-1", "%", factor=100),
+    Metric("top5", "top-5", "%", factor=100),
+)
+
+# By downsampler, its name in Table 3.
+_DOWNSAMPLERS: dict[Downsampler, str] = {
+    "strided": "Conv",
+    "max_pool": "Max Pool",
+    "avg_pool": "Avg Pool",
+    "dpp": "DPP",
+    "lip": "LIP",
+    "carafe": "CARAFE++",
 }
 
-# By compressed channels C_m: top-1 and top-5 in percent.
+
+def _accuracy(top1: float, top5: float) -> Scores:
+    return {"top1": top1, "top5": top5}
+
+
+# Table 2, and the row of Table 12 that it shares with it.
+_RESNET_50_CARAFE = _accuracy(77.46, 93.63)
+# By compressed channels C_m.
 _TABLE_12 = {
-    4: (77.31, 93.59),
-    8: (77.43, 93.63),
-    16: (77.46, 93.63),
-    32: (77.40, 93.60),
-    64: (77.46, 93.67),
+    4: _accuracy(77.31, 93.59),
+    8: _accuracy(77.43, 93.63),
+    16: _RESNET_50_CARAFE,
+    32: _accuracy(77.40, 93.60),
+    64: _accuracy(77.46, 93.67),
 }
 
 _DIGITS = ClassificationConfig(
@@ -52,12 +65,10 @@ _STAMPS = ClassificationConfig(
 )
 
 
-def _imagenet(name: str, row: str, model: ResNetConfig, paper: str) -> ClassificationPreset:
-    return Preset(name, row, ClassificationConfig(model=model), paper)
-
-
-def _accuracy(top1: float, top5: float) -> str:
-    return f"top-1 {top1:.2f} %, top-5 {top5:.2f} %"
+def _imagenet(
+    name: str, row: str, model: ResNetConfig, paper: Scores, note: str = ""
+) -> ClassificationPreset:
+    return Preset(name, row, ClassificationConfig(model=model), paper, note)
 
 
 TABLE_2 = (
@@ -66,7 +77,7 @@ TABLE_2 = (
         "table2-resnet50-carafe",
         "Table 2, ResNet-50 w/ CARAFE++",
         ResNetConfig(50, "carafe"),
-        _accuracy(77.46, 93.63),
+        _RESNET_50_CARAFE,
     ),
     _imagenet(
         "table2-resnet101", "Table 2, ResNet-101", ResNetConfig(101), _accuracy(78.10, 93.92)
@@ -83,16 +94,17 @@ TABLE_3 = tuple(
         f"table3-resnet50-{method.replace('_', '-')}",
         f"Table 3, backbone {name}",
         ResNetConfig(50, method),
-        f"box AP {ap} of Faster R-CNN on this backbone; its accuracy is not given",
+        {},
+        "gives the AP of a detector on this backbone, and not its accuracy",
     )
-    for method, (name, ap) in _TABLE_3.items()
+    for method, name in _DOWNSAMPLERS.items()
 )
 TABLE_12 = tuple(
     _imagenet(
         f"table12-resnet50-c{channels}",
         f"Table 12, C_m = {channels}",
         ResNetConfig(50, "carafe", compressed_channels=channels),
-        _accuracy(*scores),
+        scores,
     )
     for channels, scores in _TABLE_12.items()
 )
@@ -101,10 +113,14 @@ SMALL = tuple(
         f"{config.data.source}-resnet18-{method.replace('_', '-')}",
         f"{config.data.source.capitalize()}, ResNet-18, {name}",
         dataclasses.replace(config, model=dataclasses.replace(config.model, downsampler=method)),
-        "none: another data set",
+        paper_note="none: another data set",
     )
     for config in (_DIGITS, _STAMPS)
-    for method, (name, _) in _TABLE_3.items()
+    for method, name in _DOWNSAMPLERS.items()
 )
-TABLES = {"table2": TABLE_2, "table3": TABLE_3, "table12": TABLE_12}
+EXPERIMENTS = {
+    "table2": Experiment("Table 2, ImageNet", TABLE_2),
+    "table3": Experiment("The backbones of Table 3, ImageNet", TABLE_3),
+    "table12": Experiment("Table 12, ImageNet", TABLE_12),
+}
 PRESETS = (*TABLE_2, *TABLE_3, *TABLE_12, *SMALL)

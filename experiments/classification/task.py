@@ -16,35 +16,30 @@ from experiments.classification.batches import (
     training_batches,
 )
 from experiments.classification.configs import ClassificationConfig
-from experiments.data.composed.debian import DEFAULT_CACHE
+from experiments.data.classes import num_classes
 from experiments.engine import optimization, steps
 from experiments.engine.distributed import primary_first
 from experiments.engine.evaluation import COUNT, Evaluator
+from experiments.engine.folders import Folders
 from experiments.engine.guard import TaskStep
 from experiments.engine.initialization import draw_variables, initial_key
 from experiments.engine.loop import train
 from experiments.engine.parallel import AXIS, check_batch_size
+from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation
 from experiments.engine.stepping import Task
 from experiments.engine.steps import State, Sums, supervised_step
 from experiments.models.imagenet_statistics import normalize
 from experiments.models.resnet import ResNet
 
-# The metric by which a run's best checkpoint is known.
-BEST = "top1"
 CLASSES = "classes.json"
-
-
-def num_classes(config: ClassificationConfig) -> int:
-    """Number of classes of a config's data set."""
-    return {"imagenet2012": 1000, "digits": 10, "stamps": 12}[config.data.source]
 
 
 def make_model(config: ClassificationConfig) -> ResNet:
     """The network of a config; BatchNorm that is synchronised is so over the mapped axis."""
     return ResNet(
         config.model,
-        num_classes=num_classes(config),
+        num_classes=num_classes(config.data.source),
         dtype=jnp.dtype(config.dtype),
         axis_name=AXIS if config.model.norm == "sync_batch" else None,
     )
@@ -70,6 +65,9 @@ def training_state(config: ClassificationConfig, variables: Any) -> State:
 def initial_state(config: ClassificationConfig) -> State:
     """The state of a run at step 0."""
     return training_state(config, initial_variables(config))
+
+
+RUNS = RunType("classification", ClassificationConfig, initial_state, best="top1")
 
 
 def make_optimizer(
@@ -139,24 +137,19 @@ def make_evaluator(
 
 
 def train_run(
-    config: ClassificationConfig,
-    folder: Path,
-    data_dir: Path,
-    operation: Operation,
-    cache: Path = DEFAULT_CACHE,
+    config: ClassificationConfig, folder: Path, folders: Folders, operation: Operation
 ) -> State:
     """Trains a run in ``folder``, or goes on with it; see :func:`experiments.engine.loop.train`.
 
     Args:
         config: of the run.
         folder: of the run.
-        data_dir: folder of the tfds data sets.
-        operation: how to look after the run.
-        cache: folder that :mod:`experiments.data.composed.debian` filled; used for stamps.
+        folders: where the data lie.
+        operation: how the run is logged, saved and evaluated.
     """
     training = config.training
     check_batch_size(training.batch_size, training.accumulation)
-    data = primary_first(lambda: open_data(config.data, data_dir, cache))
+    data = primary_first(lambda: open_data(config.data, folders))
     steps_per_epoch = max(1, len(data.train) // training.batch_size)
     task = Task(
         state=initial_state(config),
@@ -164,7 +157,7 @@ def train_run(
         dataset=training_batches(data, config.data, training.batch_size, training.seed),
         steps=training.schedule.steps(training.schedule.length, steps_per_epoch),
         evaluate=make_evaluator(config, data, operation.max_unreadable_records),
-        best=BEST,
+        best=RUNS.best,
         files={CLASSES: list(data.class_names)},
     )
     return train(folder, config, training, task, operation)

@@ -1,14 +1,16 @@
 """Configs of the detection task."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from experiments.detection.data.config import DataConfig
 from experiments.detection.model.config import DetectorConfig
 from experiments.detection.model.sampling import ANCHORS, PROPOSALS, SamplerConfig
 from experiments.engine.config import check
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.settings import TrainingConfig
+from experiments.engine.settings import RunConfig, TrainingConfig
 
 # Section 5.1: 0.02 for 16 images a step. 500 steps of them warm up; in epochs of COCO, because with
 # the linear scaling rule as many images do, whatever the size of a batch.
@@ -31,19 +33,19 @@ COCO_TRAINING = TrainingConfig(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class DetectionConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DetectionConfig(RunConfig):
     """One run.
 
     Attributes:
         model: the network.
         data: where objects are found.
-        training: how it is trained.
+        training: how the network is trained.
         anchor_sampler: the RPN's examples.
         proposal_sampler: the heads' examples.
         backbone_from: folder of a classification run whose network this one's backbone starts as,
             rather than at random.
-        dtype: of the computation; parameters, losses and boxes are float32 in any case.
+        task: names the task in the run's folder.
     """
 
     model: DetectorConfig = dataclasses.field(default_factory=DetectorConfig)
@@ -52,8 +54,7 @@ class DetectionConfig:
     anchor_sampler: SamplerConfig = ANCHORS
     proposal_sampler: SamplerConfig = PROPOSALS
     backbone_from: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    task: Literal["detection"] = "detection"
+    task: Annotated[Literal["detection"], tyro.conf.Suppress] = "detection"
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for parts that do not go together."""

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.data.classes import num_classes
 from experiments.data.coco_annotations import Category
-from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.data.prepared import DataError
 from experiments.detection.backbone import with_backbone
 from experiments.detection.configs import DetectionConfig
@@ -24,31 +24,25 @@ from experiments.engine import optimization, steps
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_in
 from experiments.engine.config import check
 from experiments.engine.distributed import is_primary, primary_first
+from experiments.engine.folders import Folders
 from experiments.engine.guard import TaskStep
 from experiments.engine.initialization import draw_variables, initial_key
 from experiments.engine.loop import train
 from experiments.engine.parallel import AXIS, check_batch_size
+from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation
 from experiments.engine.stepping import Task
 from experiments.engine.steps import State, supervised_step
 from experiments.models.imagenet_statistics import normalize
 
-TASK = "detection"
-# The metric by which a run's best checkpoint is known.
-BEST = "box_AP"
 CATEGORIES = "categories.json"
-
-
-def num_classes(config: DetectionConfig) -> int:
-    """Number of categories of a config's data set."""
-    return {"coco": 80, "coco_boxes": 80, "scenes": 12}[config.data.source]
 
 
 def make_model(config: DetectionConfig) -> Detector:
     """The network of a config; BatchNorm that is synchronised is so over the mapped axis."""
     return Detector(
         config.model,
-        num_classes=num_classes(config),
+        num_classes=num_classes(config.data.source),
         dtype=jnp.dtype(config.dtype),
         axis_name=AXIS if config.model.backbone.norm == "sync_batch" else None,
     )
@@ -73,6 +67,9 @@ def training_state(config: DetectionConfig, variables: Any) -> State:
 def initial_state(config: DetectionConfig) -> State:
     """The state of a run at step 0, its backbone at random."""
     return training_state(config, initial_variables(config))
+
+
+RUNS = RunType("detection", DetectionConfig, initial_state, best="box_AP")
 
 
 def make_optimizer(
@@ -112,10 +109,8 @@ def make_evaluator(
         split: which images; those of ``"test"`` have no objects, and so only results.
 
     Raises:
-        DataError: there is no such split; it has no objects, and is not ``"test"``; or the data
-            set has other categories.
+        DataError: there is no such split; or it has no objects, and is not ``"test"``.
     """
-    _check_categories(config, data)
     model = make_model(config)
     source = data.source(split)
     training = config.training
@@ -133,20 +128,15 @@ def make_evaluator(
 
 
 def train_run(
-    config: DetectionConfig,
-    folder: Path,
-    data_dir: Path,
-    operation: Operation,
-    cache: Path = DEFAULT_CACHE,
+    config: DetectionConfig, folder: Path, folders: Folders, operation: Operation
 ) -> State:
     """Trains a run in ``folder``, or goes on with it; see :func:`experiments.engine.loop.train`.
 
     Args:
         config: of the run.
         folder: of the run.
-        data_dir: folder of the tfds data sets.
-        operation: how to look after the run.
-        cache: folder that :mod:`experiments.data.composed.debian` filled; used for scenes.
+        folders: where the data lie.
+        operation: how the run is logged, saved and evaluated.
 
     Raises:
         ConfigError: the backbone's norms are frozen, and there is nothing that trained them.
@@ -156,7 +146,7 @@ def train_run(
     if config.model.backbone.norm == "frozen":
         expected = "a classification run: frozen norms take their averages from it"
         check(config.backbone_from is not None, "backbone_from", expected, None)
-    data = primary_first(lambda: open_data(config.data, data_dir, cache))
+    data = primary_first(lambda: open_data(config.data, folders))
     index = data.index("train")
     images = int(index.usable.sum())
     if is_primary():
@@ -176,17 +166,10 @@ def train_run(
         ),
         steps=training.schedule.steps(training.schedule.length, steps_per_epoch),
         evaluate=evaluate,
-        best=BEST,
+        best=RUNS.best,
         files={CATEGORIES: [category._asdict() for category in data.categories]},
     )
     return train(folder, config, training, task, operation)
-
-
-def _check_categories(config: DetectionConfig, data: DetectionData) -> None:
-    if len(data.categories) != num_classes(config):
-        raise DataError(
-            f"{data.folder} must have {num_classes(config)} categories, got {len(data.categories)}"
-        )
 
 
 def read_categories(folder: Path) -> tuple[Category, ...]:

@@ -3,7 +3,7 @@
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 from absl import logging
@@ -22,7 +22,6 @@ _MENDABLE: tuple[type[Exception], ...] = (
     CheckpointError,
     ConfigError,
     NonFiniteLossError,
-    OSError,
     UnreadableEvaluationError,
     UnreadableRecordsError,
 )
@@ -33,7 +32,9 @@ def run_command(
 ) -> None:
     """Runs the subcommand that the command line names.
 
-    What the user can mend is told in a line, with exit code 2; SIGTERM gives 143, and ctrl-C 130.
+    What the user can mend is printed in a line, with exit code 2. So is an error of the operating
+    system, below its traceback: it may also be a fault of ours. SIGTERM gives 143, and ctrl-C 130.
+    Whatever ends one of several processes ends the others too.
 
     Args:
         task: the name of its package in ``experiments``.
@@ -48,22 +49,25 @@ def run_command(
             config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs),
         )
     except KeyboardInterrupt:
-        _leave(
-            "interrupted; a run goes on from its last checkpoint",
-            _AFTER_SIGINT,
-        )
+        print("interrupted; a run goes on from its last checkpoint", file=sys.stderr)
+        _leave(_AFTER_SIGINT)
     except Interrupted as interrupted:
-        _leave(str(interrupted), _AFTER_SIGTERM)
+        # All processes end at the same step, so none has to be ended by another.
+        print(interrupted, file=sys.stderr)
+        sys.exit(_AFTER_SIGTERM)
     except (*_MENDABLE, *mendable) as error:
         print(f"error: {error}", file=sys.stderr)
-        abort(2)
-        sys.exit(2)
+        _leave(2)
+    except OSError as error:
+        if error.errno is not None:  # else it was raised with a sentence that says what to do
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        _leave(2)
     except Exception:
         traceback.print_exc()
-        abort(1)
-        sys.exit(1)
+        _leave(1)
 
 
-def _leave(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+def _leave(code: int) -> NoReturn:
+    abort(code)
     sys.exit(code)

@@ -1,14 +1,22 @@
-"""Reading a run's folder: its config, and a state it has saved."""
+"""The folder of a run: where it lies, and how its config and a state are read back."""
 
-from collections.abc import Callable
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, restore_state
+from experiments.engine.distributed import is_primary
 from experiments.engine.guard import first_carry
+from experiments.engine.parallel import check_batch_size
+from experiments.engine.presets import Preset
+from experiments.engine.settings import EvaluationConfig, RunConfig
+
+Which = Literal["newest", "best"]
 
 
 class LoadedRun[Config](NamedTuple):
@@ -18,42 +26,99 @@ class LoadedRun[Config](NamedTuple):
         config: of the run.
         state: of its task.
         step: after which the state was saved.
-        damaged: newer checkpoints that cannot be read, each with the reason.
     """
 
     config: Config
     state: Any
     step: int
-    damaged: tuple[str, ...]
 
 
-def load_run[Config](
-    folder: Path,
-    config_type: type[Config],
-    initial_state: Callable[[Config], Any],
-    task: str,
-    best: str | None = None,
-) -> LoadedRun[Config]:
-    """Reads config and state of a run.
+@dataclasses.dataclass(frozen=True)
+class RunType[Config: RunConfig]:
+    """What the runs of a task have in common.
+
+    Attributes:
+        task: the name of its package in ``experiments``.
+        config_type: of their configs.
+        initial_state: makes the state of the task from a config.
+        best: the metric by which the best checkpoint is known, larger is better.
+    """
+
+    task: str
+    config_type: type[Config]
+    initial_state: Callable[[Config], Any]
+    best: str
+
+    def load(self, folder: Path, checkpoint: Which = "newest") -> LoadedRun[Config]:
+        """Reads config and state of a run; newer checkpoints that are damaged are reported.
+
+        Args:
+            folder: of the run.
+            checkpoint: the newest, or the one with the highest :attr:`best`, if any was evaluated.
+
+        Raises:
+            CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
+        """
+        path = folder / "config.json"
+        if not path.exists():
+            raise CheckpointError(f"{folder} holds no run: {path.name} is missing")
+        try:
+            config = configs.load(self.config_type, path)
+        except configs.ConfigError as error:
+            raise CheckpointError(f"{folder} is no run of the {self.task} task: {error}") from error
+        # Traced alone, for the shapes.
+        carry = jax.eval_shape(lambda: first_carry(self.initial_state(config), 0))
+        best = self.best if checkpoint == "best" else None
+        restored = restore_state(folder / CHECKPOINTS, carry, best)
+        if is_primary():
+            for message in restored.damaged:
+                used = f"the checkpoint of step {restored.step} is used"
+                print(f"{message}; {used}", file=sys.stderr)
+        return LoadedRun(config, restored.state["state"], restored.step)
+
+    def load_to_evaluate(self, folder: Path, evaluation: EvaluationConfig) -> LoadedRun[Config]:
+        """Reads a run; the batch size of the evaluation takes the place of the config's.
+
+        Args:
+            folder: of the run.
+            evaluation: which checkpoint, and how many images at a time.
+
+        Raises:
+            CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
+            ConfigError: the devices cannot share a batch.
+        """
+        check_batch_size(evaluation.batch_size)
+        loaded = self.load(folder, evaluation.checkpoint)
+        config = loaded.config.with_training(batch_size=evaluation.batch_size)
+        return loaded._replace(config=config)
+
+
+def preset_of[Config: RunConfig](
+    config: Config, presets: Sequence[Preset[Config]]
+) -> Preset[Config] | None:
+    """The first preset that differs from a config in the seed at most; None if there is none."""
+    seed = config.training.seed
+    return next((each for each in presets if each.config.with_training(seed=seed) == config), None)
+
+
+def run_folder[Config: RunConfig](
+    config: Config, presets: Sequence[Preset[Config]], runs: Path, task: str
+) -> Path:
+    """The folder of a preset's run, ``RUNS/TASK/PRESET-seedN``; equal configs share it.
 
     Args:
-        folder: of the run.
-        config_type: of the task's configs.
-        initial_state: makes the task's state; traced alone, for its shapes.
-        task: its name, for messages.
-        best: takes the checkpoint with the highest metric of this name, if any was evaluated, in
-            place of the newest.
+        config: equal to that of a preset but for the seed.
+        presets: all of the task; the first that equals the config gives the name.
+        runs: folder of all runs.
+        task: the name of its package in ``experiments``.
 
     Raises:
-        CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
+        ConfigError: no preset has this config.
     """
-    path = folder / "config.json"
-    if not path.exists():
-        raise CheckpointError(f"{folder} holds no run: {path.name} is missing")
-    try:
-        config = configs.load(config_type, path)
-    except configs.ConfigError as error:
-        raise CheckpointError(f"{folder} is no run of the {task} task: {error}") from error
-    carry = jax.eval_shape(lambda: first_carry(initial_state(config), 0))
-    restored = restore_state(folder / CHECKPOINTS, carry, best)
-    return LoadedRun(config, restored.state["state"], restored.step, restored.damaged)
+    preset = preset_of(config, presets)
+    if preset is None:
+        raise configs.ConfigError(
+            "output must be given for a config that is no preset's, got None: without it a run "
+            "lies in the folder of its preset"
+        )
+    return runs / task / f"{preset.name}-seed{config.training.seed}"

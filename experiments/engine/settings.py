@@ -1,6 +1,7 @@
 """The settings of a run that are the same for every task."""
 
 import dataclasses
+from typing import Any, Literal, Self
 
 from experiments.engine.config import check_at_least
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
@@ -31,9 +32,47 @@ class TrainingConfig:
         check_at_least(self, batch_size=1, accumulation=1, seed=0, workers=0)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What the config of a run holds in every task.
+
+    Attributes:
+        training: how the model is trained.
+        dtype: of the computation; parameters, statistics and sums are float32 in any case.
+    """
+
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def with_training(self, **changes: Any) -> Self:
+        """The same config with other values of fields of ``training``."""
+        return dataclasses.replace(self, training=dataclasses.replace(self.training, **changes))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How a finished or running run is evaluated.
+
+    Attributes:
+        checkpoint: the newest, or the one with the best evaluation so far.
+        batch_size: images at a time, over all processes and devices.
+        max_unreadable_records: images that may be unreadable; one more is an error.
+    """
+
+    checkpoint: Literal["newest", "best"] = "newest"
+    batch_size: int = 8
+    max_unreadable_records: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for what is out of range."""
+        check_at_least(self, batch_size=1, max_unreadable_records=0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """How a run is looked after. Nothing here changes its numbers, so all may differ on resume.
+    """How a run is logged, saved and evaluated. Nothing here changes its numbers.
+
+    All of it may differ when a run goes on.
 
     Attributes:
         checkpoint_every: steps between checkpoints.

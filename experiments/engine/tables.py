@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from experiments.engine.files import write_atomically
+from experiments.engine.presets import Metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Self:
         """The spread of the values of at least one run."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+    def scaled(self, factor: float) -> Self:
+        """The spread of the values times a positive factor."""
+        deviation = None if self.deviation is None else factor * self.deviation
+        return type(self)(factor * self.mean, deviation)
 
     def text(self, digits: int, sign: str = "") -> str:
         """Mean and deviation.
@@ -53,7 +59,7 @@ class Table:
         title: above it.
         headings: of the columns.
         rows: each as long as ``headings``.
-        labels: so many of the first columns name the row; the others hold numbers.
+        labels: number of the first columns, which name the row; the others hold numbers.
     """
 
     title: str
@@ -92,3 +98,19 @@ def save_tables(path: Path, tables: Sequence[Table], notes: Sequence[str] = ()) 
     """Writes tables, and lines of text below them, as Markdown, atomically."""
     text = "\n".join([*(table.markdown() for table in tables), *(f"{note}\n" for note in notes)])
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def print_metrics(metrics: Sequence[Metric], found: Mapping[str, float]) -> None:
+    """Prints the metrics of one evaluation, one a line.
+
+    Args:
+        metrics: of the task; what an evaluation has besides follows by its name.
+        found: by the name of the metric.
+    """
+    known = {metric.name: metric for metric in metrics}
+    names = [name for name in known if name in found]
+    for name in names:
+        print(f"  {known[name].text(known[name].factor * found[name])}")
+    for name in found:
+        if name not in known:
+            print(f"  {name} {found[name]:.4g}")

@@ -9,7 +9,7 @@ import tyro
 from experiments.data.folder import images_digest
 from experiments.engine.config import check, check_at_least
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.settings import TrainingConfig
+from experiments.engine.settings import RunConfig, TrainingConfig
 from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.model.patchgan import PatchGANConfig
 
@@ -131,8 +131,8 @@ PAPER_TRAINING = TrainingConfig(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class InpaintingConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InpaintingConfig(RunConfig):
     """One run.
 
     Attributes:
@@ -145,8 +145,8 @@ class InpaintingConfig:
         ema_decay: of an exponential moving average of the generator, parameters and BatchNorm's
             averages, which then takes its place in evaluation and prediction; 0 for none. In step
             ``n`` it is at most ``(1 + n) / (10 + n)``.
-        dtype: of the computation; parameters, statistics and losses stay float32.
-        training: how, for generator and discriminator alike.
+        training: how generator and discriminator are trained.
+        task: names the task in the run's folder.
     """
 
     model: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
@@ -155,9 +155,8 @@ class InpaintingConfig:
     adversarial: AdversarialConfig = dataclasses.field(default_factory=AdversarialConfig)
     start_from: str | None = None
     ema_decay: float = 0.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
     training: TrainingConfig = PAPER_TRAINING
-    task: Literal["inpainting"] = "inpainting"
+    task: Annotated[Literal["inpainting"], tyro.conf.Suppress] = "inpainting"
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for a decay that averages nothing, or forever."""

@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
+from experiments.engine.experiment import Experiment
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.presets import Preset
-from experiments.engine.settings import TrainingConfig
+from experiments.engine.presets import Metric, Preset
+from experiments.engine.settings import Operation, TrainingConfig
 from experiments.inpainting.configs import (
     PAPER_TRAINING,
     AdversarialConfig,
@@ -17,6 +18,16 @@ from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.model.patchgan import PatchGANConfig
 
 InpaintingPreset = Preset[InpaintingConfig]
+
+# The order of Table 10 first, then what it does not have.
+METRICS = (
+    Metric("l1_image", "L1", "%"),
+    Metric("psnr_image", "PSNR", "dB"),
+    Metric("ssim_image", "SSIM", digits=4, place="column"),
+    Metric("l1_hole", "hole L1", "%", place="column"),
+    Metric("psnr_hole", "hole PSNR", "dB", place="column"),
+    Metric("ssim_hole", "hole SSIM", digits=4, place="column"),
+)
 
 _CARAFE = GeneratorConfig(downsampler="carafe", upsampler="carafe")
 # Partial Conv of Table 10 is the same generator with partial convolutions (section 5.1). They have
@@ -34,10 +45,10 @@ _ROWS = {
     "partial-conv-carafe": "Partial Conv w/ CARAFE++",
 }
 _SCORES = {
-    "global-local": "L1 6.69 %, PSNR 19.58 dB",
-    "global-local-carafe": "L1 5.82 %, PSNR 20.93 dB",
-    "partial-conv": "L1 5.96 %, PSNR 20.78 dB",
-    "partial-conv-carafe": "L1 5.60 %, PSNR 21.05 dB",
+    "global-local": {"l1_image": 6.69, "psnr_image": 19.58},
+    "global-local-carafe": {"l1_image": 5.82, "psnr_image": 20.93},
+    "partial-conv": {"l1_image": 5.96, "psnr_image": 20.78},
+    "partial-conv-carafe": {"l1_image": 5.60, "psnr_image": 21.05},
 }
 # What a row has other than Table 10: see `_on_two_cores`.
 _UPSAMPLED = {"global-local": ", nearest upsampling"}
@@ -48,10 +59,10 @@ _RUNTIMES = {
     "partial-conv-carafe": "6 min",
 }
 _MEASURED_ON_TWO_CORES = {
-    "global-local": "PSNR 22.96 dB, in the hole 17.78 dB",
-    "global-local-carafe": "PSNR 23.50 dB, in the hole 18.32 dB",
-    "partial-conv": "PSNR 24.29 dB, in the hole 19.11 dB",
-    "partial-conv-carafe": "PSNR 24.55 dB, in the hole 19.37 dB",
+    "global-local": {"psnr_image": 22.96, "psnr_hole": 17.78},
+    "global-local-carafe": {"psnr_image": 23.50, "psnr_hole": 18.32},
+    "partial-conv": {"psnr_image": 24.29, "psnr_hole": 19.11},
+    "partial-conv-carafe": {"psnr_image": 24.55, "psnr_hole": 19.37},
 }
 _OTHER_DATA = "none: another data set"
 # The first width at which a baseline has both the parameters and the operations of the row with
@@ -116,7 +127,7 @@ GPU = (
             f"gpu-{name}",
             f"{_ROWS[name]} (gpu)",
             _with_model(_GPU, model),
-            _OTHER_DATA,
+            paper_note=_OTHER_DATA,
         )
         for name, model in _MODELS.items()
     ),
@@ -125,7 +136,7 @@ GPU = (
             f"gpu-{name}-wide",
             f"{_ROWS[name]}, wide (gpu)",
             _with_model(_GPU, _MODELS[name], width=width),
-            _OTHER_DATA,
+            paper_note=_OTHER_DATA,
         )
         for name, width in _WIDTHS_OF_EQUAL_COST.items()
     ),
@@ -135,9 +146,10 @@ CPU = tuple(
         f"cpu-{name}",
         f"{_ROWS[name]}{_UPSAMPLED.get(name, '')} (cpu)",
         _with_model(_CPU, _on_two_cores(model)),
-        _OTHER_DATA,
-        f"{_MEASURED_ON_TWO_CORES[name]} (one seed, 2026-11-23, 2 CPU cores)",
-        f"{_RUNTIMES[name]} on 2 CPU cores",
+        paper_note=_OTHER_DATA,
+        measured=_MEASURED_ON_TWO_CORES[name],
+        measured_note="one seed, 2026-11-23, 2 CPU cores",
+        runtime=f"{_RUNTIMES[name]} on 2 CPU cores",
     )
     for name, model in _MODELS.items()
 )
@@ -146,13 +158,19 @@ UNET = tuple(
         name,
         f"U-Net of Partial Conv{' w/ CARAFE++' if name.endswith('carafe') else ''}",
         _with_model(_UNET, model, architecture="unet", levels=7),
-        "none: reference 26 trains on 512x512, with a perceptual and a style loss",
+        paper_note="none: reference 26 trains on 512x512, with a perceptual and a style loss",
     )
     for name, model in (
         ("unet", _MODELS["partial-conv"]),
         ("unet-carafe", _MODELS["partial-conv-carafe"]),
     )
 )
-# The smallest presets, which show that everything works.
-DEMO = CPU[:2]
 PRESETS = (*TABLE_10, *GPU, *CPU, *UNET)
+_SEEDS = (0, 1, 2)
+EXPERIMENTS = {
+    # The smallest presets, which show that everything works.
+    "demo": Experiment("Demo", CPU[:2], operation=Operation(checkpoint_every=100)),
+    "table10": Experiment("Table 10, Places", TABLE_10, _SEEDS),
+    "table10-gpu": Experiment("Table 10 on 71 photographs, with widened baselines", GPU, _SEEDS),
+    "table10-cpu": Experiment("Table 10 in small, on seven photographs", CPU, _SEEDS),
+}

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.engine import optimization, steps
 from experiments.engine.checkpoints import CHECKPOINTS, steps_in
 from experiments.engine.config import check, differences
 from experiments.engine.distributed import is_primary, primary_first
+from experiments.engine.folders import Folders
 from experiments.engine.initialization import draw_variables, initial_key
 from experiments.engine.loop import train
 from experiments.engine.parallel import check_batch_size
-from experiments.engine.runs import load_run
+from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.engine.stepping import Task
 from experiments.engine.steps import State
@@ -25,11 +25,6 @@ from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data, training_batches
 from experiments.inpainting.evaluation import make_evaluator
 from experiments.inpainting.fill import make_generator, variables_of
-
-TASK = "inpainting"
-
-# The metric by which a run's best checkpoint is known.
-BEST = "psnr_image"
 
 
 def make_optimizer(config: TrainingConfig) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -68,9 +63,12 @@ def initial_state(config: InpaintingConfig) -> State:
     return state
 
 
+RUNS = RunType("inpainting", InpaintingConfig, initial_state, best="psnr_image")
+
+
 def _started_from(config: InpaintingConfig, folder: Path, state: State) -> State:
     """A first state with the networks of another run."""
-    run = load_run(folder, InpaintingConfig, initial_state, TASK)
+    run = RUNS.load(folder)
     alike = dataclasses.replace(
         run.config.model, freeze_encoder_norm=config.model.freeze_encoder_norm
     )
@@ -90,26 +88,21 @@ def _started_from(config: InpaintingConfig, folder: Path, state: State) -> State
 
 
 def train_run(
-    config: InpaintingConfig,
-    folder: Path,
-    data_dir: Path,
-    operation: Operation,
-    photographs: Path = DEFAULT_CACHE,
+    config: InpaintingConfig, folder: Path, folders: Folders, operation: Operation
 ) -> State:
     """Trains a run in ``folder``, or goes on with it; see :func:`experiments.engine.loop.train`.
 
     Args:
         config: of the run.
         folder: of the run.
-        data_dir: folder of the tfds data sets.
-        operation: how to look after the run.
-        photographs: folder that :mod:`experiments.data.composed.debian` filled; for its source.
+        folders: where the data lie.
+        operation: how the run is logged, saved and evaluated.
     """
     training = config.training
     check_batch_size(training.batch_size, training.accumulation)
     unit = training.schedule.unit
     check(unit == "step", "schedule.unit", "'step' for this task", unit)
-    data = primary_first(lambda: open_data(config.data, data_dir, photographs))
+    data = primary_first(lambda: open_data(config.data, folders))
     if is_primary():
         print(f"{len(data.train)} images to train on, {len(data.validation)} to evaluate")
     state = initial_state(config)
@@ -122,6 +115,6 @@ def train_run(
         dataset=training_batches(data, config.data, training.batch_size, training.seed),
         steps=training.schedule.steps(training.schedule.length, steps_per_epoch=1),
         evaluate=lambda state: evaluator(variables_of(state)),
-        best=BEST,
+        best=RUNS.best,
     )
     return train(folder, config, training, task, operation)

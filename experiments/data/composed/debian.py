@@ -12,7 +12,6 @@ CC-BY-SA, GPL), which is why the photographs are fetched and not kept in the rep
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from experiments.data.composed.debian_manifest import PACKAGES, Package
 from experiments.data.composed.stamps_manifest import STAMPS
+from experiments.engine.folders import default_cache
 
 _POLL_SECONDS = 0.2
 _HINTS = {
@@ -40,12 +40,6 @@ _HINTS = {
 
 class FetchError(RuntimeError):
     """The files of a package could not be fetched."""
-
-
-def default_cache() -> Path:
-    """Returns where photographs are kept: under `$XDG_CACHE_HOME`, or else `~/.cache`."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "carafe-jax" / "photographs"
 
 
 def is_complete(cache: Path, package: Package) -> bool:

@@ -4,14 +4,15 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from experiments.data.classes import check_classes
 from experiments.data.coco import coco_boxes_folder, coco_folder, open_coco
 from experiments.data.coco_annotations import Category
-from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.data.composed.scenes import prepare_scenes
 from experiments.data.prepared import DataError
 from experiments.data.records import Source
 from experiments.detection.data.config import DataConfig
 from experiments.detection.data.record_index import RecordIndex, kept_index
+from experiments.engine.folders import DataFolders
 
 Split = Literal["train", "validation", "test"]
 
@@ -54,24 +55,26 @@ class DetectionData:
         return kept_index(self.source(split), self.folder, split)
 
 
-def open_data(config: DataConfig, data_dir: Path, cache: Path = DEFAULT_CACHE) -> DetectionData:
+def open_data(config: DataConfig, folders: DataFolders) -> DetectionData:
     """Opens a data set, and builds scenes if need be.
 
     Args:
         config: of the run.
-        data_dir: folder of the tfds data sets.
-        cache: folder that :mod:`experiments.data.composed.debian` filled; used for scenes.
+        folders: where data sets lie, and the files that scenes are made of.
 
     Raises:
-        DataError: COCO is not there, or not as it must be; the message says how to prepare it.
-        FileNotFoundError: stamps or photographs are missing in ``cache``.
+        DataError: COCO is not there, or not as it must be; the message says how to prepare it. Or
+            the data set has another number of categories.
+        FileNotFoundError: objects or photographs of scenes are missing.
     """
     match config.source:
         case "coco":
-            folder = coco_folder(data_dir)
+            folder = coco_folder(folders.data_dir)
         case "coco_boxes":
-            folder = coco_boxes_folder(data_dir)
+            folder = coco_boxes_folder(folders.data_dir)
         case "scenes":
-            folder = prepare_scenes(data_dir, cache, config.scenes)
+            folder = prepare_scenes(folders.data_dir, folders.cache, config.scenes)
     data = open_coco(folder)
+    names = tuple(category.name for category in data.categories)
+    check_classes(config.source, names, folder)
     return DetectionData(folder, data.train, data.validation, data.test, data.categories)

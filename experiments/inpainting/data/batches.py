@@ -26,6 +26,7 @@ from experiments.data.pictures import PictureError, open_picture, to_rgb
 from experiments.data.places import places_folder
 from experiments.data.prepared import DataError
 from experiments.data.records import CorruptRecordError, PaddedRecords, ReadableRecords, Source
+from experiments.engine.folders import DataFolders
 from experiments.inpainting.configs import BUCKET_PERCENT, DataConfig, HoleConfig
 from experiments.inpainting.data.masks import hole_in_range
 
@@ -54,13 +55,12 @@ def buckets(holes: HoleConfig) -> tuple[tuple[int, int], ...]:
     return tuple((start, start + BUCKET_PERCENT) for start in starts)
 
 
-def open_data(config: DataConfig, data_dir: Path, photographs: Path) -> InpaintingData:
+def open_data(config: DataConfig, folders: DataFolders) -> InpaintingData:
     """Opens a data set, and builds that of photographs if need be.
 
     Args:
         config: of the run.
-        data_dir: folder of the tfds data sets.
-        photographs: folder that :mod:`experiments.data.composed.debian` filled; for its source.
+        folders: where data sets and photographs lie.
 
     Raises:
         DataError: Places365 or the folder of images is not there, or not as it must be; or the
@@ -75,9 +75,9 @@ def open_data(config: DataConfig, data_dir: Path, photographs: Path) -> Inpainti
             )
         return InpaintingData(*open_images(Path(config.images)))
     if config.source == "places365_small":
-        folder = places_folder(data_dir)
+        folder = places_folder(folders.data_dir)
     else:
-        folder = crops.prepare(config.source, data_dir, photographs, config.crop_side)
+        folder = crops.prepare(config.source, folders.data_dir, folders.cache, config.crop_side)
     builder = tfds.builder_from_directory(folder)
     decoders = {"image": tfds.decode.SkipDecoding()}
     train, validation = (

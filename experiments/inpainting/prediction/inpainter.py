@@ -1,6 +1,5 @@
 """Fills holes in pictures of any size with a trained generator."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +7,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from experiments.engine import runs
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import fill, make_generator, stride_of, variables_of
 from experiments.inpainting.pixels import to_bytes, to_unit
 from experiments.inpainting.prediction.holes import InputError, check_hole
 from experiments.inpainting.prediction.scaling import paste_enlarged, shrink
 from experiments.inpainting.prediction.tiles import Tiling
-from experiments.inpainting.task import TASK, initial_state
+from experiments.inpainting.task import RUNS
 
 _DEFAULT_TILING = Tiling()
 
@@ -162,7 +160,7 @@ def load_inpainter(
 ) -> Inpainter:
     """An inpainter with the newest checkpoint of a run.
 
-    Checkpoints that are damaged are told on stderr, and another is used.
+    Checkpoints that are damaged are reported on stderr, and another is used.
 
     Args:
         run: its folder.
@@ -177,9 +175,7 @@ def load_inpainter(
     """
     if full_size and working_side is not None:
         raise InputError(f"expected working_side or full_size, got both, {working_side} pixels")
-    loaded = runs.load_run(run, InpaintingConfig, initial_state, TASK)
-    for message in loaded.damaged:
-        print(f"{message}; the checkpoint of step {loaded.step} is used", file=sys.stderr)
+    loaded = RUNS.load(run)
     if not full_size and working_side is None:
         working_side = loaded.config.data.crop_side
     return Inpainter(loaded.config, variables_of(loaded.state), working_side)

@@ -1,14 +1,12 @@
 """Runs side by side on the same images: one table as Table 10, one figure as Fig. 8."""
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.engine.config import ConfigError, check, differences
 from experiments.engine.files import write_json
-from experiments.engine.runs import load_run
+from experiments.engine.folders import DataFolders
 from experiments.engine.tables import Spread, print_tables, save_tables
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data
@@ -17,7 +15,7 @@ from experiments.inpainting.fill import variables_of
 from experiments.inpainting.report import figures
 from experiments.inpainting.report.examples import fill_examples, spread_examples
 from experiments.inpainting.report.tables import bucket_table, metrics_table
-from experiments.inpainting.task import TASK, initial_state
+from experiments.inpainting.task import RUNS
 
 _MAX_UNREADABLE = 100
 
@@ -44,8 +42,7 @@ def check_same_data(configs: Mapping[str, InpaintingConfig]) -> None:
 def compare(
     runs: Sequence[Path],
     output: Path,
-    data_dir: Path,
-    photographs: Path = DEFAULT_CACHE,
+    folders: DataFolders,
     examples: int = 5,
 ) -> None:
     """Evaluates the newest checkpoints of runs on the same images, and shows what each fills in.
@@ -55,8 +52,7 @@ def compare(
     Args:
         runs: folders of at least two runs of the same data; their networks may differ.
         output: folder of the results.
-        data_dir: folder of the tfds data sets.
-        photographs: folder that :mod:`experiments.data.composed.debian` filled; for its source.
+        folders: where the data lie.
         examples: images of the figure.
 
     Raises:
@@ -66,17 +62,12 @@ def compare(
     check(len(runs) >= 2, "runs", "at least two folders", [str(run) for run in runs])
     check(examples >= 1, "examples", "at least 1", examples)
     names = _names(runs)
-    loaded = {
-        name: load_run(run, InpaintingConfig, initial_state, TASK)
-        for name, run in zip(names, runs, strict=True)
-    }
+    loaded = {name: RUNS.load(run) for name, run in zip(names, runs, strict=True)}
     check_same_data({name: run.config for name, run in loaded.items()})
     shared = next(iter(loaded.values())).config.data
-    data = open_data(shared, data_dir, photographs)
+    data = open_data(shared, folders)
     evaluated: dict[str, Metrics] = {}
     for name, run in loaded.items():
-        for message in run.damaged:
-            print(message, file=sys.stderr)
         evaluate = make_evaluator(run.config, data, _MAX_UNREADABLE)
         evaluated[name] = evaluate(variables_of(run.state))
     shown = spread_examples(data, shared, examples)

@@ -4,16 +4,9 @@ from collections.abc import Mapping
 
 from experiments.engine.tables import Row, Table
 from experiments.inpainting.evaluation import IMAGES
+from experiments.inpainting.presets import METRICS
 
-# The order of Table 10 first, then what it does not have.
-_HEADINGS = {
-    "l1_image": "L1, %",
-    "psnr_image": "PSNR, dB",
-    "ssim_image": "SSIM",
-    "l1_hole": "hole L1, %",
-    "psnr_hole": "hole PSNR, dB",
-    "ssim_hole": "hole SSIM",
-}
+_HEADINGS = tuple(metric.heading for metric in METRICS)
 
 
 def metrics_table(title: str, rows: Mapping[str, Row]) -> Table:
@@ -24,7 +17,7 @@ def metrics_table(title: str, rows: Mapping[str, Row]) -> Table:
         rows: metrics by the name of the run.
     """
     texts = ((name, *_texts(row)) for name, row in rows.items())
-    return Table(title, ("", *_HEADINGS.values()), tuple(texts))
+    return Table(title, ("", *_HEADINGS), tuple(texts))
 
 
 def bucket_table(title: str, rows: Mapping[str, Row]) -> Table:
@@ -41,13 +34,8 @@ def bucket_table(title: str, rows: Mapping[str, Row]) -> Table:
             hole = f"{bucket.removeprefix('/')} %"
             images = f"{row[IMAGES + bucket].mean:.0f}"
             texts.append((hole, name, images, *_texts(row, bucket)))
-    return Table(title, ("hole", "", IMAGES, *_HEADINGS.values()), tuple(texts), labels=2)
+    return Table(title, ("hole", "", IMAGES, *_HEADINGS), tuple(texts), labels=2)
 
 
 def _texts(row: Row, bucket: str = "") -> list[str]:
-    return [row[metric + bucket].text(digits(metric)) for metric in _HEADINGS]
-
-
-def digits(metric: str) -> int:
-    """How many digits after the decimal point a metric is written with."""
-    return 4 if metric.startswith("ssim") else 2
+    return [row[metric.name + bucket].text(metric.digits) for metric in METRICS]

@@ -7,9 +7,9 @@ import pytest
 from experiments.detection import report
 from experiments.detection.report import run_experiment, summarize
 from experiments.engine.config import ConfigError
+from experiments.engine.cost import Cost
 from experiments.engine.presets import Preset
 from experiments.engine.settings import Operation
-from experiments.engine.cost import Cost
 from tests.experiments.detection.tiny import TINY
 
 CARAFE = dataclasses.replace(

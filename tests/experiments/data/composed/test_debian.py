@@ -19,7 +19,6 @@ from experiments.data.composed.debian import (
     PACKAGES,
     Package,
     build_debian,
-    default_cache,
     is_complete,
 )
 from experiments.data.composed.photographs import debian_photographs, pypi_photographs
@@ -338,13 +337,3 @@ def test_without_apt_every_package_is_named(
     assert list(failures) == NAMES
     for name, message in failures.items():
         assert message.startswith(f"{name}: apt-cache is not on PATH")
-
-
-def test_the_default_cache_is_where_caches_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "carafe-jax" / "photographs"
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert default_cache() == Path("/home/somebody/.cache/carafe-jax/photographs")

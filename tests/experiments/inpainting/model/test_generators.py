@@ -5,8 +5,8 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from experiments.engine.config import ConfigError
-from experiments.inpainting.model.generators import GeneratorConfig, build_generator
 from experiments.engine.cost import cost
+from experiments.inpainting.model.generators import GeneratorConfig, build_generator
 
 NETWORKS = {
     "global-local": GeneratorConfig(width=4),

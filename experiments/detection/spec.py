@@ -1,0 +1,112 @@
+"""The detection task, as command line and tables need it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.classes import num_classes
+from experiments.detection.backbone import backbone_folder
+from experiments.detection.configs import DetectionConfig
+from experiments.detection.data.images import bucket_shape
+from experiments.detection.presets import EXPERIMENTS, METRICS, PRESETS
+from experiments.detection.task import (
+    RUNS,
+    detect,
+    initial_state,
+    make_model,
+    train_run,
+    train_step,
+)
+from experiments.engine.cost import Cost, cost
+from experiments.engine.experiment import TaskSpec
+from experiments.engine.folders import Folders
+from experiments.engine.parallel import split
+from experiments.engine.settings import Operation
+from experiments.engine.step_time import inference_seconds, training_seconds
+
+# Of a random image whose step is timed.
+_OBJECTS = 8
+
+
+def cost_of(config: DetectionConfig) -> Cost:
+    """Parameters and operations of a detector's layers, on one image of the landscape bucket.
+
+    Without decoding of boxes and NMS, the operations of which depend on what is in the image.
+    """
+    model = config.model
+    image = jax.ShapeDtypeStruct((1, *bucket_shape(config.data, portrait=False), 3), jnp.float32)
+    return cost(
+        make_model(config),
+        image,
+        method="layers",
+        proposals=model.proposals.kept,
+        detections=model.box.detections,
+    )
+
+
+def resized(config: DetectionConfig, shorter: int) -> DetectionConfig:
+    """The same config for images with a shorter side of ``shorter`` pixels."""
+    longer = round(config.data.longer * shorter / config.data.shorter)
+    data = dataclasses.replace(config.data, shorter=shorter, longer=longer)
+    return dataclasses.replace(config, data=data)
+
+
+def step_seconds(config: DetectionConfig, batch_size: int) -> tuple[float, float]:
+    """Median seconds of a training step and of an inference on ``batch_size`` random images."""
+    batch = split(_random_batch(config, batch_size))
+    state = initial_state(config)
+    model = make_model(config)
+    return (
+        training_seconds(state, train_step(config, steps_per_epoch=1000), batch),
+        inference_seconds(
+            state, lambda state, batch: detect(model, state, batch["image"], batch["size"]), batch
+        ),
+    )
+
+
+def prepared(config: DetectionConfig, folders: Folders) -> DetectionConfig:
+    """A preset's config as it is trained: frozen norms need the run that trained the backbone."""
+    if config.model.backbone.norm != "frozen":
+        return config
+    folder = backbone_folder(config.model.backbone, folders.runs)
+    return dataclasses.replace(config, backbone_from=str(folder))
+
+
+def _random_batch(config: DetectionConfig, batch_size: int) -> dict[str, Any]:
+    data = config.data
+    rng = np.random.default_rng(0)
+    shape = bucket_shape(data, portrait=False)
+    limits = np.array([shape[1], shape[0], shape[1], shape[0]], np.float32)
+    corners = rng.uniform(0, 1, (batch_size, data.max_objects, 2, 2)).astype(np.float32)
+    boxes = np.concatenate([corners.min(axis=2), corners.max(axis=2)], axis=-1) * limits
+    classes = num_classes(data.source)
+    labels = rng.integers(0, classes, (batch_size, data.max_objects), np.int32)
+    labels[:, _OBJECTS:] = -1
+    batch = {
+        "image": rng.integers(0, 256, (batch_size, *shape, 3), np.uint8),
+        "size": np.full((batch_size, 2), shape, np.int32),
+        "boxes": boxes,
+        "labels": labels,
+        "crowd": np.zeros(labels.shape, bool),
+    }
+    if data.mask_side is not None:
+        sides = (data.mask_side, data.mask_side)
+        batch["masks"] = rng.integers(0, 2, (*labels.shape, *sides), np.uint8)
+    return batch
+
+
+SPEC = TaskSpec(
+    run_type=RUNS,
+    metrics=METRICS,
+    presets=PRESETS,
+    experiments=EXPERIMENTS,
+    operation=Operation(checkpoint_every=1000),
+    train=train_run,
+    cost=cost_of,
+    step_seconds=step_seconds,
+    resized=resized,
+    prepared=prepared,
+)

@@ -1,0 +1,78 @@
+"""What the rows of a table cost, without training them."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+
+from experiments.engine.cost import Cost
+from experiments.engine.experiment import TaskSpec
+from experiments.engine.parallel import check_batch_size
+from experiments.engine.presets import scores_text
+from experiments.engine.settings import RunConfig
+from experiments.engine.tables import Table, print_tables
+
+
+def dry_run[Config: RunConfig](
+    spec: TaskSpec[Config],
+    name: str,
+    *,
+    time_steps: bool = False,
+    batch_size: int = 1,
+    shorter_side: int | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Prints parameters and operations of every row of a table, by shapes alone.
+
+    They are those of the model on one image. On request it also compiles and times a training step
+    and an inference of every row, on random images: medians of five after the first, of one batch
+    over all devices. They compare rows of one table on one machine; the speed of inference is also
+    given as a share of the first row's.
+
+    Args:
+        spec: of the task.
+        name: of the experiment in ``spec``.
+        time_steps: whether steps are compiled and timed, which takes minutes a row.
+        batch_size: images of a timed step.
+        shorter_side: of the images, in pixels; by default each preset's own.
+        dtype: of the computation.
+
+    Raises:
+        ConfigError: the devices cannot share the batch, or the task has no images of this size.
+    """
+    experiment = spec.experiments[name]
+    if time_steps:
+        check_batch_size(batch_size)
+    headings = ["", "parameters", "GFLOP"]
+    if time_steps:
+        headings += ["training, ms", "images/s", "inference, ms", "images/s", "share"]
+    metrics = [metric for metric in spec.metrics if metric.place == "headline"]
+    lines, costs, seconds = [], dict[Config, Cost](), dict[Config, tuple[float, float]]()
+    first: float | None = None
+    for preset in experiment.presets:
+        config = dataclasses.replace(preset.config, dtype=dtype)
+        if shorter_side is not None:
+            config = spec.resized(config, shorter_side)
+        if config not in costs:  # equal rows are measured once
+            costs[config] = spec.cost(config)
+        found = costs[config]
+        cells = [f"{found.parameters:,}", f"{found.flops / 1e9:.4g}"]
+        if time_steps:
+            if config not in seconds:
+                seconds[config] = spec.step_seconds(config, batch_size)
+                print(f"{preset.name}: timed", flush=True)
+            training, inference = seconds[config]
+            first = inference if first is None else first
+            cells += [
+                f"{1e3 * training:.0f}",
+                f"{batch_size / training:.3g}",
+                f"{1e3 * inference:.0f}",
+                f"{batch_size / inference:.3g}",
+                f"{first / inference:.2f}",
+            ]
+        paper = scores_text(metrics, preset.paper, preset.paper_note)
+        lines.append((preset.row, *cells, paper))
+    title = experiment.title
+    if time_steps:
+        title += f": {batch_size} images a step on {jax.devices()[0].device_kind}"
+    print_tables([Table(title, (*headings, "paper"), tuple(lines))])

@@ -1,0 +1,100 @@
+"""What inpainting adds to the table of an experiment: sizes of holes, gains and pictures."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.engine.experiment import Report, Row, plain
+from experiments.engine.folders import Folders
+from experiments.engine.logs import METRICS as LOG
+from experiments.engine.metrics import read_metrics
+from experiments.engine.runs import run_folder
+from experiments.engine.tables import Row as Values
+from experiments.engine.tables import Table
+from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.data.batches import open_data
+from experiments.inpainting.fill import make_generator, variables_of
+from experiments.inpainting.presets import METRICS, PRESETS
+from experiments.inpainting.report import figures
+from experiments.inpainting.report.examples import fill_examples, spread_examples
+from experiments.inpainting.report.gains import baseline_of, gains, paper_gains
+from experiments.inpainting.report.tables import bucket_table
+from experiments.inpainting.task import RUNS
+
+_EXAMPLES_SHOWN = 5
+_GAINS = "A gain (Δ) is over pairs of runs with the same seed, and so is its deviation."
+
+InpaintingRow = Row[InpaintingConfig]
+
+
+def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Report:
+    """Tables of metrics by the size of the hole and of gains, and pictures.
+
+    Leaves in ``output`` ``fills.png`` of the first seed; ``curves.png``; and ``kernels.png`` of the
+    first seed of the first row of Global&Local with CARAFE++ both ways, if there is one.
+
+    Args:
+        rows: of the table, all on the same data.
+        output: folder of the table.
+        folders: where runs and data lie.
+    """
+    _draw_fills(rows, output, folders)
+    logs = {
+        row.preset.row: [read_metrics(run / LOG) for run in _runs(row, folders)] for row in rows
+    }
+    figures.save_training_curves(output / "curves.png", logs)
+    by_name = {row.preset.name: row for row in rows}
+    presets = {name: row.preset for name, row in by_name.items()}
+    baselines = {name: baseline_of(preset, presets) for name, preset in presets.items()}
+    gained = {
+        name: gains(by_name[name].runs, by_name[baseline].runs)
+        for name, baseline in baselines.items()
+        if baseline is not None
+    }
+    buckets = bucket_table("By the size of the hole", {row.preset.row: row.metrics for row in rows})
+    results = {
+        name: {"baseline": baselines[name], "gains": plain(gained.get(name, {}))}
+        for name in by_name
+    }
+    predict = f"{sys.executable} -m experiments.inpainting predict IMAGE --mask MASK"
+    run = _runs(rows[-1], folders)[0]
+    hint = f"To fill a hole of your own:\n    {predict} --run {run}"
+    return Report((buckets, _gains_table(rows, gained)), (_GAINS,), results, (hint,))
+
+
+def _runs(row: InpaintingRow, folders: Folders) -> list[Path]:
+    configs = [row.preset.config.with_training(seed=seed) for seed in row.runs]
+    return [run_folder(config, PRESETS, folders.runs, RUNS.task) for config in configs]
+
+
+def _gains_table(rows: Sequence[InpaintingRow], gained: Mapping[str, Values]) -> Table:
+    shown = [metric for metric in METRICS if metric.place == "headline"]
+    lines = []
+    for row in rows:
+        ours = gained.get(row.preset.name, {})
+        paper = paper_gains(row.preset.config) if ours else {}
+        cells = [
+            values[metric.name].text(metric.digits, "+") if metric.name in values else ""
+            for metric in shown
+            for values in (ours, paper)
+        ]
+        lines.append((row.preset.row, *cells))
+    headings = [each for metric in shown for each in (f"Δ{metric.heading}", "paper's")]
+    return Table("What CARAFE++ changes (Δ)", ("", *headings), tuple(lines))
+
+
+def _draw_fills(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> None:
+    shared = rows[0].preset.config.data
+    shown = spread_examples(open_data(shared, folders), shared, _EXAMPLES_SHOWN)
+    variables = [variables_of(row.state) for row in rows]
+    fills = {
+        row.preset.row: fill_examples(row.preset.config, of_row, shown)
+        for row, of_row in zip(rows, variables, strict=True)
+    }
+    figures.save_fills(output / "fills.png", shown, fills)
+    for row, of_row in zip(rows, variables, strict=True):
+        if figures.has_kernels(row.preset.config.model):
+            model = make_generator(row.preset.config)
+            example = shown[len(shown) // 2]
+            figures.save_kernels(output / "kernels.png", model, of_row, example)
+            break

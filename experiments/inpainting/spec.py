@@ -1,0 +1,69 @@
+"""The inpainting task, as command line and tables need it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.engine.cost import Cost, cost
+from experiments.engine.experiment import TaskSpec
+from experiments.engine.parallel import split
+from experiments.engine.settings import Operation
+from experiments.engine.step_time import inference_seconds, training_seconds
+from experiments.inpainting.adversarial import alternating_step
+from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.fill import fill, make_generator, variables_of
+from experiments.inpainting.pixels import to_unit
+from experiments.inpainting.presets import EXPERIMENTS, METRICS, PRESETS
+from experiments.inpainting.report.report import report
+from experiments.inpainting.task import RUNS, initial_state, make_optimizer, train_run
+
+
+def cost_of(config: InpaintingConfig) -> Cost:
+    """Parameters and operations of a config's generator on one image."""
+    side = config.data.crop_side
+    image, mask = (jax.ShapeDtypeStruct((1, side, side, n), jnp.float32) for n in (3, 1))
+    return cost(make_generator(config), image, mask)
+
+
+def resized(config: InpaintingConfig, side: int) -> InpaintingConfig:
+    """The same config for crops of ``side`` x ``side`` pixels."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, crop_side=side))
+
+
+def step_seconds(config: InpaintingConfig, batch_size: int) -> tuple[float, float]:
+    """Median seconds of a training step and of an inference on ``batch_size`` random images."""
+    rng = np.random.default_rng(0)
+    side = config.data.crop_side
+    image = rng.integers(0, 256, (batch_size, side, side, 3), np.uint8)
+    mask = np.zeros((batch_size, side, side, 1), np.uint8)
+    mask[:, side // 4 : 3 * side // 4, side // 4 : 3 * side // 4] = 1
+    batch = split({"image": image, "mask": mask})
+    state = initial_state(config)
+    generator = make_generator(config)
+    step = alternating_step(config, *make_optimizer(config.training))
+    return (
+        training_seconds(state, step, batch),
+        inference_seconds(
+            variables_of(state),
+            lambda variables, b: fill(
+                generator, variables, to_unit(b["image"]), b["mask"].astype(jnp.float32)
+            ),
+            batch,
+        ),
+    )
+
+
+SPEC = TaskSpec(
+    run_type=RUNS,
+    metrics=METRICS,
+    presets=PRESETS,
+    experiments=EXPERIMENTS,
+    operation=Operation(checkpoint_every=1000, evaluate_every=5000),
+    train=train_run,
+    cost=cost_of,
+    step_seconds=step_seconds,
+    resized=resized,
+    report=report,
+)
