@@ -19,8 +19,7 @@ from experiments.classification.task import (
     train_step,
 )
 from experiments.data.composed.debian import DEFAULT_CACHE
-from experiments.engine.logs import METRICS
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import METRICS, read_metrics
 from experiments.engine.parallel import check_batch_size, split
 from experiments.engine.settings import Operation
 from experiments.engine.step_time import inference_seconds, training_seconds

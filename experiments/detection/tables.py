@@ -25,8 +25,7 @@ from experiments.detection.task import (
     train_step,
 )
 from experiments.engine.distributed import is_primary, primary_first
-from experiments.engine.logs import METRICS
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import METRICS, read_metrics
 from experiments.engine.parallel import check_batch_size, split
 from experiments.engine.settings import Operation
 from experiments.engine.step_time import inference_seconds, training_seconds

@@ -8,7 +8,7 @@ import jax
 
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, restore_state
-from experiments.engine.guard import first_carry
+from experiments.engine.step import first_carry
 
 
 class LoadedRun[Config](NamedTuple):
@@ -56,4 +56,4 @@ def load_run[Config](
         raise CheckpointError(f"{folder} is no run of the {task} task: {error}") from error
     carry = jax.eval_shape(lambda: first_carry(initial_state(config), 0))
     restored = restore_state(folder / CHECKPOINTS, carry, best)
-    return LoadedRun(config, restored.state["state"], restored.step, restored.damaged)
+    return LoadedRun(config, restored.state.state, restored.step, restored.damaged)

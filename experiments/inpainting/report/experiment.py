@@ -11,8 +11,7 @@ from rich.console import Console
 from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.engine.config import check
 from experiments.engine.files import write_json
-from experiments.engine.logs import METRICS
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import METRICS, read_metrics
 from experiments.engine.settings import Operation
 from experiments.engine.tables import print_tables, save_tables
 from experiments.inpainting.configs import InpaintingConfig

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.engine.guard import UNREADABLE
+from experiments.engine.step import UNREADABLE
 from experiments.engine.tables import Row, Spread, Table
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import IMAGES, Metrics

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine.loop import train
+from experiments.engine.loop import Task, train
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.engine.stepping import Task
-from experiments.engine.steps import Sums, initial_state, supervised_step
+from experiments.engine.step import LossSums, initial_state, supervised_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +23,7 @@ def loss(params, model_state, batch, key):
     del key
     error = (params["slope"] * batch["x"] + params["offset"] - batch["y"]) ** 2
     seen = {"seen": model_state["seen"] + batch["x"].mean()}
-    return Sums(error.sum(), jnp.float32(error.size), {}, seen)
+    return LossSums(error.sum(), jnp.float32(error.size), {}, seen)
 
 
 def batches():

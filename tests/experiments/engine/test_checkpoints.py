@@ -11,9 +11,9 @@ import pytest
 from experiments.engine import checkpoints
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CheckpointError, restore, restore_state
-from experiments.engine.guard import first_carry
 from experiments.engine.input import Input
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import read_metrics
+from experiments.engine.step import first_carry
 from tests.experiments.engine import fitted, toy
 from tests.experiments.engine.toy import run
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from experiments.engine.config import ConfigError
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import read_metrics
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.presets import Preset
 from experiments.engine.settings import Operation, TrainingConfig
