@@ -10,7 +10,7 @@ from experiments.classification.task import CLASSES, initial_variables, training
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints, steps_in
 from experiments.engine.files import write_json
-from experiments.engine.guard import first_carry
+from experiments.engine.step import first_carry
 from experiments.models.torch_weights import load_torch_resnet
 
 

@@ -17,18 +17,22 @@ from experiments.classification.batches import (
 )
 from experiments.classification.configs import ClassificationConfig
 from experiments.data.classes import num_classes
-from experiments.engine import optimization, steps
+from experiments.engine import optimization, step
 from experiments.engine.distributed import primary_first
 from experiments.engine.evaluation import COUNT, Evaluator
 from experiments.engine.folders import Folders
-from experiments.engine.guard import TaskStep
-from experiments.engine.initialization import draw_variables, initial_key
-from experiments.engine.loop import train
+from experiments.engine.loop import Task, train
 from experiments.engine.parallel import AXIS, check_batch_size
 from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation
-from experiments.engine.stepping import Task
-from experiments.engine.steps import State, Sums, supervised_step
+from experiments.engine.step import (
+    LossSums,
+    State,
+    TaskStep,
+    draw_variables,
+    initial_key,
+    supervised_step,
+)
 from experiments.models.imagenet_statistics import normalize
 from experiments.models.resnet import ResNet
 
@@ -59,7 +63,7 @@ def training_state(config: ClassificationConfig, variables: Any) -> State:
     """
     # The learning rate is no part of the state, and so the number of steps does not matter here.
     optimizer, _ = make_optimizer(config, steps_per_epoch=1000)
-    return steps.initial_state(variables["params"], variables["batch_stats"], optimizer)
+    return step.initial_state(variables["params"], variables["batch_stats"], optimizer)
 
 
 def initial_state(config: ClassificationConfig) -> State:
@@ -91,7 +95,7 @@ def classify(
 
 def loss_function(
     model: ResNet, params: Any, model_state: Any, batch: dict[str, jax.Array], key: jax.Array
-) -> Sums:
+) -> LossSums:
     """Cross-entropy, in nats; the metric ``top1`` is of the training batch."""
     del key
     logits, collections = model.apply(
@@ -103,11 +107,11 @@ def loss_function(
     label = batch["label"]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).sum()
     correct = (logits.argmax(-1) == label).sum().astype(jnp.float32)
-    return Sums(loss, jnp.float32(label.size), {"top1": correct}, collections["batch_stats"])
+    return LossSums(loss, jnp.float32(label.size), {"top1": correct}, collections["batch_stats"])
 
 
 def train_step(config: ClassificationConfig, steps_per_epoch: int) -> TaskStep:
-    """The training step of a config; see :func:`experiments.engine.steps.supervised_step`."""
+    """The training step of a config; see :func:`experiments.engine.step.supervised_step`."""
     optimizer, rate = make_optimizer(config, steps_per_epoch)
     loss = functools.partial(loss_function, make_model(config))
     return supervised_step(loss, optimizer, rate, config.training.accumulation)

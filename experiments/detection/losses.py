@@ -21,7 +21,7 @@ from experiments.detection.model.boxes import encode
 from experiments.detection.model.detector import BOX_WEIGHTS, Detector
 from experiments.detection.model.mask_targets import crop_masks
 from experiments.detection.model.sampling import Objects, Sample, sample
-from experiments.engine.steps import LossFunction, Sums
+from experiments.engine.step import LossFunction, LossSums
 from experiments.models.imagenet_statistics import normalize
 
 # Where the smooth L1 loss turns from a square to a line.
@@ -30,13 +30,13 @@ _BOX_BETA = 1.0
 
 
 def make_loss_function(detector: Detector, config: DetectionConfig) -> LossFunction:
-    """The loss of a config, for :func:`experiments.engine.steps.supervised_step`.
+    """The loss of a config, for :func:`experiments.engine.step.supervised_step`.
 
     Its metrics are the parts of the loss, ``rpn_objectness``, ``rpn_boxes``, ``classes``,
     ``boxes`` and ``masks``, and ``positives``, the number of positive RoIs of an image.
     """
 
-    def loss_function(params: Any, model_state: Any, batch: Any, key: jax.Array) -> Sums:
+    def loss_function(params: Any, model_state: Any, batch: Any, key: jax.Array) -> LossSums:
         def losses(detector: Detector) -> dict[str, jax.Array]:
             return _losses(detector, config, batch, key)
 
@@ -46,7 +46,7 @@ def make_loss_function(detector: Detector, config: DetectionConfig) -> LossFunct
         sums = {name: value.sum() for name, value in found.items()}
         loss = sum(value for name, value in sums.items() if name != "positives")
         count = jnp.float32(batch["image"].shape[0])
-        return Sums(jnp.asarray(loss), count, sums, changed)
+        return LossSums(jnp.asarray(loss), count, sums, changed)
 
     return loss_function
 

@@ -20,19 +20,16 @@ from experiments.detection.evaluation.evaluator import DetectionEvaluator
 from experiments.detection.evaluation.ground_truth import read_ground_truth
 from experiments.detection.losses import make_loss_function
 from experiments.detection.model.detector import Detections, Detector, is_frozen
-from experiments.engine import optimization, steps
+from experiments.engine import optimization, step
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_in
 from experiments.engine.config import check
 from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.folders import Folders
-from experiments.engine.guard import TaskStep
-from experiments.engine.initialization import draw_variables, initial_key
-from experiments.engine.loop import train
+from experiments.engine.loop import Task, train
 from experiments.engine.parallel import AXIS, check_batch_size
 from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation
-from experiments.engine.stepping import Task
-from experiments.engine.steps import State, supervised_step
+from experiments.engine.step import State, TaskStep, draw_variables, initial_key, supervised_step
 from experiments.models.imagenet_statistics import normalize
 
 CATEGORIES = "categories.json"
@@ -59,7 +56,7 @@ def training_state(config: DetectionConfig, variables: Any) -> State:
     """The state of a run that starts from ``variables``."""
     # The learning rate is no part of the state, and so the number of steps does not matter here.
     optimizer, _ = make_optimizer(config, steps_per_epoch=1000)
-    return steps.initial_state(
+    return step.initial_state(
         variables["params"], {"batch_stats": variables["batch_stats"]}, optimizer
     )
 
@@ -85,7 +82,7 @@ def make_optimizer(
 
 
 def train_step(config: DetectionConfig, steps_per_epoch: int) -> TaskStep:
-    """The training step of a config; see :func:`experiments.engine.steps.supervised_step`."""
+    """The training step of a config; see :func:`experiments.engine.step.supervised_step`."""
     optimizer, rate = make_optimizer(config, steps_per_epoch)
     loss = make_loss_function(make_model(config), config)
     return supervised_step(loss, optimizer, rate, config.training.accumulation)

@@ -10,10 +10,9 @@ from absl import logging
 
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.config import ConfigError
-from experiments.engine.distributed import abort
+from experiments.engine.distributed import Interrupted, abort
 from experiments.engine.evaluation import UnreadableEvaluationError
-from experiments.engine.interruption import Interrupted
-from experiments.engine.stepping import NonFiniteLossError, UnreadableRecordsError
+from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
 
 # What a shell reports of a program that a signal ended.
 _AFTER_SIGINT, _AFTER_SIGTERM = 130, 143

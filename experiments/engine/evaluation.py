@@ -7,11 +7,9 @@ from typing import Any
 import grain
 import jax
 
-from experiments.engine.guard import UNREADABLE
 from experiments.engine.input import CORRUPT, Input
 from experiments.engine.parallel import AXIS, data_parallel, replicate
-
-Sums = dict[str, jax.Array]
+from experiments.engine.step import UNREADABLE
 
 # The name of the sum by which all others are divided.
 COUNT = "count"
@@ -34,12 +32,12 @@ class Evaluator:
 
     def __init__(
         self,
-        sums: Callable[[Any, Any], Sums],
+        sums: Callable[[Any, Any], dict[str, jax.Array]],
         dataset: grain.MapDataset,
         workers: int = 0,
         max_unreadable: int = 0,
     ) -> None:
-        def total(state: Any, batch: Any) -> Sums:
+        def total(state: Any, batch: Any) -> dict[str, jax.Array]:
             batch = dict(batch)
             unreadable = batch.pop(UNREADABLE).sum() if UNREADABLE in batch else 0
             return jax.lax.psum({**sums(state, batch), UNREADABLE: unreadable}, AXIS)

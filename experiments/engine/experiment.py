@@ -12,8 +12,7 @@ from experiments.engine.cost import Cost
 from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.files import write_json
 from experiments.engine.folders import Folders
-from experiments.engine.logs import METRICS
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import METRICS, read_metrics
 from experiments.engine.presets import Metric, Preset, scores_text
 from experiments.engine.runs import RunType, run_folder
 from experiments.engine.settings import Operation, RunConfig

@@ -10,8 +10,8 @@ import absl.flags
 import grain
 import numpy as np
 
-from experiments.engine.guard import UNREADABLE
 from experiments.engine.parallel import split
+from experiments.engine.step import UNREADABLE
 
 # Fields that no device needs: which records a batch is of, and which could not be read for it.
 RECORD = "record"

@@ -1,30 +1,72 @@
-"""The life of a run, the same for every task: claimed, restored, stepped, and closed."""
+"""The training loop of every task: a run is claimed, restored, stepped, saved and evaluated."""
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
+import numpy as np
 
 from experiments.engine import checkpoints
 from experiments.engine import config as configs
-from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints
-from experiments.engine.distributed import all_agree, barrier, is_primary
+from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints, save_state
+from experiments.engine.distributed import (
+    Interrupted,
+    Interruption,
+    all_agree,
+    barrier,
+    is_primary,
+)
 from experiments.engine.environment import append_environment
 from experiments.engine.files import write_json
-from experiments.engine.guard import Carry, first_carry
-from experiments.engine.input import Input
-from experiments.engine.interruption import Interruption
-from experiments.engine.logs import METRICS, RunLogs
-from experiments.engine.metrics import read_metrics
-from experiments.engine.parallel import check_batch_size, replicate
+from experiments.engine.input import CORRUPT, RECORD, Input
+from experiments.engine.logs import METRICS, RunLogs, read_metrics
+from experiments.engine.parallel import check_batch_size, data_parallel, replicate
 from experiments.engine.plots import save_curves
 from experiments.engine.progress import TrainingProgress
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.engine.stepping import Loop, Task
+from experiments.engine.step import Carry, TaskStep, first_carry, guarded
+
+# Steps that may be under way on the devices before the host looks at the metrics of the first.
+_STEPS_AHEAD = 2
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss, a gradient or a parameter became NaN or infinite."""
+
+
+class UnreadableRecordsError(RuntimeError):
+    """More records of the data set could not be read than is allowed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A training task.
+
+    Attributes:
+        state: initial state, a pytree of arrays; the same on every process.
+        step: see :func:`experiments.engine.step.guarded`.
+        dataset: endless batches of this process; see :class:`experiments.engine.input.Input`.
+        steps: number of steps in all.
+        evaluate: from a state to metrics; every process calls it and gets the same. Those with a
+            ``/`` in their name are parts of others: they are logged, but not printed or drawn.
+        best: the metric of ``evaluate`` by which the best checkpoint is known, larger is better.
+        files: what is saved as JSON in the run's folder, by the name of the file.
+    """
+
+    state: Any
+    step: TaskStep
+    dataset: grain.MapDataset
+    steps: int
+    evaluate: Callable[[Any], dict[str, float]] | None = None
+    best: str | None = None
+    files: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def train(
@@ -41,7 +83,7 @@ def train(
         config: of the run; a frozen dataclass. It must equal the one in the folder.
         training: the part of ``config`` that the loop itself needs.
         task: what to train.
-        operation: how to look after the run.
+        operation: when to save, evaluate, log and stop.
 
     Returns:
         The final state.
@@ -59,52 +101,14 @@ def train(
     configs.check(task.steps >= 1, "length", "at least one step", task.steps)
     _claim(folder, config, task.files)
     with contextlib.ExitStack() as stack:
-        data = stack.enter_context(closing(Input(task.dataset, training.workers)))
-        carry: Carry = jax.device_get(first_carry(task.state, training.seed))
-        restored = checkpoints.restore(folder / CHECKPOINTS, carry, data.iterator)
-        start = restored.step if restored else 0
-        if restored:
-            _check_limit(restored.state, operation)
-        store = Checkpoints(
-            folder / CHECKPOINTS, operation.keep_last, operation.keep_best, task.best
-        )
-        loop = Loop(
-            folder=folder,
-            batch_size=training.batch_size,
-            task=task,
-            operation=operation,
-            data=data,
-            # As the step returns it, for another placement would be compiled for once more.
-            carry=replicate(restored.state if restored else carry),
-            start=start,
-            store=stack.enter_context(closing(store)),
-            logs=stack.enter_context(closing(RunLogs(folder, start))),
-            progress=stack.enter_context(
-                TrainingProgress(folder.name, start, task.steps, visible=is_primary())
-            ),
-            interruption=stack.enter_context(Interruption()),
-            totals=restored.progress if restored else {},
-        )
-        if is_primary():
-            operated = dataclasses.asdict(operation)
-            append_environment(folder / "environment.jsonl", step=start, operation=operated)
-        for message in restored.damaged if restored else ():
-            loop.report(start, "damaged checkpoint", message)
-        state = loop.run(evaluated=restored is None or restored.metrics is not None)
+        state = _Loop(folder, training, task, operation, stack).run()
     if is_primary():
         save_curves(folder / "curves.png", read_metrics(folder / METRICS))
     return state
 
 
-def _check_limit(carry: Carry, operation: Operation) -> None:
-    # Past the limit every step would leave the state as it is, and say nothing.
-    skipped, limit = int(carry["skipped"]), operation.max_skipped_steps
-    configs.check(
-        skipped <= limit, "max_skipped_steps", f"at least the {skipped} steps skipped so far", limit
-    )
-
-
 def _claim(folder: Path, config: Any, files: Mapping[str, Any]) -> None:
+    """Makes ``folder`` the folder of a run with ``config``, or checks that it is."""
     path = folder / "config.json"
     if is_primary() and not path.exists():
         orphaned = checkpoints.steps_in(folder / CHECKPOINTS)
@@ -124,3 +128,235 @@ def _claim(folder: Path, config: Any, files: Mapping[str, Any]) -> None:
     if is_primary():
         for name, content in files.items():
             write_json(folder / name, content)
+
+
+class _Loop:
+    """One process's part in a run, from its start or resume on.
+
+    Args:
+        folder: see :func:`train`.
+        training: see :func:`train`.
+        task: see :func:`train`.
+        operation: see :func:`train`.
+        stack: closes what is opened here.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        training: TrainingConfig,
+        task: Task,
+        operation: Operation,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._folder, self._task, self._operation = folder, task, operation
+        self._data = stack.enter_context(closing(Input(task.dataset, training.workers)))
+        carry: Carry = jax.device_get(first_carry(task.state, training.seed))
+        restored = checkpoints.restore(folder / CHECKPOINTS, carry, self._data.iterator)
+        self._start, self._seconds = 0, {"seconds": 0.0, "seconds_waiting": 0.0}
+        self._evaluated = True
+        if restored:
+            carry, self._start = restored.state, restored.step
+            self._seconds |= restored.progress
+            self._evaluated = restored.metrics is not None
+            _check_skipped(int(carry.skipped), operation.max_skipped_steps)
+        self._counted = {"skipped": int(carry.skipped), "unreadable": int(carry.unreadable)}
+        # Placed as the step returns it, for another placement would be compiled for once more.
+        self._carry: Carry = replicate(carry)
+        self._step = data_parallel(
+            guarded(task.step, operation.max_skipped_steps), donate_state=True
+        )
+        # Number, metrics and host's part of the batch of each step under way on the devices.
+        self._under_way: deque[tuple[int, dict[str, jax.Array], dict[str, np.ndarray]]] = deque()
+        store = Checkpoints(
+            folder / CHECKPOINTS, operation.keep_last, operation.keep_best, task.best
+        )
+        self._store = stack.enter_context(closing(store))
+        self._logs = stack.enter_context(closing(RunLogs(folder, self._start)))
+        self._progress = stack.enter_context(
+            TrainingProgress(folder.name, self._start, task.steps, visible=is_primary())
+        )
+        self._trace = stack.enter_context(closing(_Trace(folder / "profile", operation)))
+        self._interruption = stack.enter_context(Interruption())
+        self._clock = _Clock(self._data, self._start, training.batch_size)
+        if is_primary():
+            operated = dataclasses.asdict(operation)
+            append_environment(folder / "environment.jsonl", step=self._start, operation=operated)
+        for message in restored.damaged if restored else ():
+            self._report(self._start, "damaged checkpoint", message)
+
+    def run(self) -> Any:
+        """Steps until the end; returns the final state."""
+        operation, last = self._operation, self._task.steps
+        if not self._evaluated and self._evaluates(self._start):
+            self._evaluate(self._start)
+        for number in range(self._start + 1, last + 1):
+            if self._trace.starts(number):
+                self._settle()
+                self._trace.start()
+            batch, host = next(self._data)
+            self._carry, metrics = self._step(self._carry, batch)
+            self._under_way.append((number, metrics, host))
+            self._settle(leave=_STEPS_AHEAD)
+            if self._trace.ends(number):
+                self._settle()
+                self._trace.close()
+            stops, evaluates = self._interruption.requested(number), self._evaluates(number)
+            if stops or evaluates or _every(number, operation.checkpoint_every):
+                self._settle()
+                self._save(number, self._evaluate(number) if evaluates and not stops else None)
+            if stops:
+                raise Interrupted(
+                    f"SIGTERM after step {number} of {last}: saved; the same command goes on"
+                )
+        return self._carry.state
+
+    def _evaluates(self, number: int) -> bool:
+        return number == self._task.steps or _every(number, self._operation.evaluate_every)
+
+    def _settle(self, leave: int = 0) -> None:
+        """Looks at the metrics of all steps under way but the last ``leave``."""
+        while len(self._under_way) > leave:
+            number, arrays, host = self._under_way.popleft()
+            metrics = {name: value.item() for name, value in jax.device_get(arrays).items()}
+            self._check_records(number, metrics, host)
+            self._check_finite(number, metrics, host)
+            if number == self._start + 1:
+                self._clock.restart(number)  # the first step compiles
+            if _every(number, self._operation.log_every) or number in (1, self._task.steps):
+                self._logs.metrics(number, metrics)
+                if timing := self._clock.read(number):
+                    self._logs.timing(number, timing)
+                    self._progress.update(number, metrics["loss"], timing)
+                    self._clock.restart(number)
+
+    def _check_records(
+        self, number: int, metrics: dict[str, Any], host: dict[str, np.ndarray]
+    ) -> None:
+        if metrics["unreadable"] == self._counted["unreadable"]:
+            return
+        self._counted["unreadable"] = metrics["unreadable"]
+        if CORRUPT in host and (numbers := host[CORRUPT][host[CORRUPT] >= 0].tolist()):
+            message = f"cannot be read, and others were taken: {numbers}"
+            self._report(number, "unreadable records", message, records=numbers)
+        limit = self._operation.max_unreadable_records
+        if metrics["unreadable"] > limit:
+            raise UnreadableRecordsError(
+                f"{metrics['unreadable']} records could not be read up to step {number}, and "
+                f"max_unreadable_records allows {limit}; {self._folder}/incidents*.jsonl list them"
+            )
+
+    def _check_finite(
+        self, number: int, metrics: dict[str, Any], host: dict[str, np.ndarray]
+    ) -> None:
+        if metrics["skipped"] == self._counted["skipped"]:
+            return
+        self._counted["skipped"] = metrics["skipped"]
+        numbers = host[RECORD].tolist() if RECORD in host else None
+        bad = {name: value for name, value in metrics.items() if not np.isfinite(value)}
+        message = f"not finite: {', '.join(f'{name} {value}' for name, value in bad.items())}"
+        self._report(number, "skipped step", message, records=numbers)
+        if metrics["skipped"] > self._operation.max_skipped_steps:
+            folder = self._folder / f"failure-{number}"
+            failed = {"step": number, "reason": message, "records": numbers}
+            write_json(folder / f"batch-{jax.process_index()}.json", failed)
+            # The devices have left the state as it was before this step.
+            if is_primary() and not (folder / "state").exists():
+                save_state(folder / "state", self._carry.state)
+            raise NonFiniteLossError(
+                f"{message} at step {number}, and max_skipped_steps allows "
+                f"{self._operation.max_skipped_steps}; the state before it and what is known "
+                f"of its records are in {folder}"
+            )
+
+    def _save(self, number: int, metrics: dict[str, float] | None) -> None:
+        passed = self._clock.since_start()
+        progress = {name: self._seconds[name] + passed[name] for name in passed}
+        self._store.save(number, self._carry, self._data.iterator, progress, metrics)
+        self._clock.restart(number)
+
+    def _evaluate(self, number: int) -> dict[str, float] | None:
+        if self._task.evaluate is None:
+            return None
+        metrics = self._task.evaluate(self._carry.state)
+        self._logs.metrics(number, {f"eval/{name}": value for name, value in metrics.items()})
+        whole = {name: value for name, value in metrics.items() if "/" not in name}
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in whole.items())
+        self._progress.say(f"evaluation after step {number}: {shown}")
+        return metrics
+
+    def _report(self, step: int, kind: str, message: str, **details: Any) -> None:
+        """Writes an incident to the terminal and to the log."""
+        self._logs.incident(step, kind, message=message, **details)
+        self._progress.say(f"{kind}: {message}")
+
+
+def _check_skipped(skipped: int, limit: int) -> None:
+    # Past the limit every further step would leave the state as it is, without a message.
+    configs.check(
+        skipped <= limit, "max_skipped_steps", f"at least the {skipped} steps skipped so far", limit
+    )
+
+
+def _every(number: int, interval: int) -> bool:
+    return interval > 0 and number % interval == 0
+
+
+class _Trace:
+    """A trace of some steps by ``jax.profiler``; it ends with the run at the latest."""
+
+    def __init__(self, folder: Path, operation: Operation) -> None:
+        self._folder = folder
+        self._first = operation.profile_at
+        self._last = operation.profile_at + operation.profile_steps - 1
+        self._open = False
+
+    def starts(self, number: int) -> bool:
+        """Whether step ``number`` is the first to trace."""
+        return number == self._first
+
+    def ends(self, number: int) -> bool:
+        """Whether step ``number`` is the last to trace."""
+        return self._open and number == self._last
+
+    def start(self) -> None:
+        """Starts the trace."""
+        jax.profiler.start_trace(str(self._folder))
+        self._open = True
+
+    def close(self) -> None:
+        """Writes the trace, if one is open."""
+        if self._open:
+            self._open = False
+            jax.profiler.stop_trace()
+
+
+class _Clock:
+    """Measures the speed of training, without evaluations and checkpoints."""
+
+    def __init__(self, data: Input, step: int, batch_size: int) -> None:
+        self._data, self._batch_size = data, batch_size
+        self._start = time.monotonic()
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Measures from ``step`` on."""
+        self._step, self._began = step, time.monotonic()
+        self._waited = self._data.seconds_waited
+
+    def read(self, step: int) -> dict[str, float]:
+        """The speed since the last restart; empty if there was no step since."""
+        seconds = time.monotonic() - self._began
+        if step == self._step or not seconds:
+            return {}
+        steps_per_second = (step - self._step) / seconds
+        return {
+            "steps_per_second": steps_per_second,
+            "images_per_second": self._batch_size * steps_per_second,
+            "data_wait": (self._data.seconds_waited - self._waited) / seconds,
+        }
+
+    def since_start(self) -> dict[str, float]:
+        """Seconds since this process started the run, and those of them spent on waiting."""
+        seconds = time.monotonic() - self._start
+        return {"seconds": seconds, "seconds_waiting": self._data.seconds_waited}

@@ -11,10 +11,10 @@ import jax
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, restore_state
 from experiments.engine.distributed import is_primary
-from experiments.engine.guard import first_carry
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.presets import Preset
 from experiments.engine.settings import EvaluationConfig, RunConfig
+from experiments.engine.step import first_carry
 
 Which = Literal["newest", "best"]
 
@@ -74,7 +74,7 @@ class RunType[Config: RunConfig]:
             for message in restored.damaged:
                 used = f"the checkpoint of step {restored.step} is used"
                 print(f"{message}; {used}", file=sys.stderr)
-        return LoadedRun(config, restored.state["state"], restored.step)
+        return LoadedRun(config, restored.state.state, restored.step)
 
     def load_to_evaluate(self, folder: Path, evaluation: EvaluationConfig) -> LoadedRun[Config]:
         """Reads a run; the batch size of the evaluation takes the place of the config's.

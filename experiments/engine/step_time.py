@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.engine.guard import TaskStep, first_carry, guarded
 from experiments.engine.parallel import AXIS, data_parallel, replicate
+from experiments.engine.step import TaskStep, first_carry, guarded
 
 _ROUNDS = 5
 

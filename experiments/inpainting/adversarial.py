@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.engine.guard import TaskStep
-from experiments.engine.steps import Batch, State, Sums, descend
+from experiments.engine.step import Batch, LossSums, State, TaskStep, descend
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import compose, make_generator
 from experiments.inpainting.losses import (
@@ -65,7 +64,7 @@ def alternating_step(
 
     def discriminator_sums(
         of_generator: State, params: Any, model_state: Any, batch: Batch, key: jax.Array
-    ) -> Sums:
+    ) -> LossSums:
         del key
         image, mask, _, filled, _ = generate(
             of_generator["params"], of_generator["model_state"], batch
@@ -81,7 +80,7 @@ def alternating_step(
         real, fake = jnp.split(logits, 2)
         loss = discriminator_loss(real, fake, hole_shares(mask, stride), kind)
         metrics = {"real": real.mean((1, 2)).sum(), "fake": fake.mean((1, 2)).sum()}
-        return Sums(loss.sum(), jnp.float32(len(image)), metrics, model_state)
+        return LossSums(loss.sum(), jnp.float32(len(image)), metrics, model_state)
 
     def generator_sums(
         of_discriminator: State | None,
@@ -89,7 +88,7 @@ def alternating_step(
         model_state: Any,
         batch: Batch,
         key: jax.Array,
-    ) -> Sums:
+    ) -> LossSums:
         del key
         image, mask, prediction, filled, model_state = generate(params, model_state, batch)
         loss = reconstruction(prediction, filled, image, mask, config.reconstruction)
@@ -101,7 +100,7 @@ def alternating_step(
             adversarial = generator_loss(fake, hole_shares(mask, stride), kind)
             metrics["adversarial"] = adversarial.sum()
             loss += weight * adversarial
-        return Sums(loss.sum(), jnp.float32(len(image)), metrics, model_state)
+        return LossSums(loss.sum(), jnp.float32(len(image)), metrics, model_state)
 
     def step(
         state: State, batch: Batch, key: jax.Array, number: jax.Array
@@ -109,7 +108,9 @@ def alternating_step(
         state = dict(state)
         metrics = {"learning_rate": rate(number)}
         if weight:
-            sums: Callable[..., Sums] = functools.partial(discriminator_sums, state["generator"])
+            sums: Callable[..., LossSums] = functools.partial(
+                discriminator_sums, state["generator"]
+            )
             state["discriminator"], found = descend(
                 sums, optimizer, state["discriminator"], batch, key, accumulation
             )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.engine.evaluation import COUNT, Evaluator
-from experiments.engine.guard import UNREADABLE
+from experiments.engine.step import UNREADABLE
 from experiments.inpainting.configs import HoleConfig, InpaintingConfig
 from experiments.inpainting.data.batches import InpaintingData, buckets, evaluation_batches
 from experiments.inpainting.fill import fill, make_generator

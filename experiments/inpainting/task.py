@@ -8,18 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.engine import optimization, steps
+from experiments.engine import optimization, step
 from experiments.engine.checkpoints import CHECKPOINTS, steps_in
 from experiments.engine.config import check, differences
 from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.folders import Folders
-from experiments.engine.initialization import draw_variables, initial_key
-from experiments.engine.loop import train
+from experiments.engine.loop import Task, train
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.engine.stepping import Task
-from experiments.engine.steps import State
+from experiments.engine.step import State, draw_variables, initial_key
 from experiments.inpainting.adversarial import alternating_step, make_discriminator
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data, training_batches
@@ -40,7 +38,7 @@ def initial_state(config: InpaintingConfig) -> State:
 
     Returns:
         ``generator``, and where the config has them ``discriminator`` and ``average``: the first
-        two as of :func:`experiments.engine.steps.initial_state`, the last as of
+        two as of :func:`experiments.engine.step.initial_state`, the last as of
         :func:`experiments.inpainting.fill.variables_of`.
     """
     optimizer, _ = make_optimizer(config.training)
@@ -52,7 +50,7 @@ def initial_state(config: InpaintingConfig) -> State:
     def state_of(model: Any, number: int, *inputs: jax.ShapeDtypeStruct) -> State:
         key = jax.random.fold_in(initial_key(config.training.seed), number)
         variables = dict(draw_variables(model, key, *inputs))
-        return steps.initial_state(variables.pop("params"), variables, optimizer)
+        return step.initial_state(variables.pop("params"), variables, optimizer)
 
     state = {"generator": state_of(make_generator(config), 0, image, mask)}
     if config.adversarial.weight:

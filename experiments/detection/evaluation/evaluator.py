@@ -14,9 +14,9 @@ from experiments.detection.evaluation.ground_truth import GroundTruth
 from experiments.detection.evaluation.results import Result, image_results, write_results
 from experiments.engine.distributed import gather_bytes, is_primary
 from experiments.engine.evaluation import UnreadableEvaluationError
-from experiments.engine.guard import UNREADABLE
 from experiments.engine.input import CORRUPT, RECORD, Input
 from experiments.engine.parallel import data_parallel, join, replicate
+from experiments.engine.step import UNREADABLE
 
 Detections = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.engine.experiment import Report, Row, plain
 from experiments.engine.folders import Folders
 from experiments.engine.logs import METRICS as LOG
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import read_metrics
 from experiments.engine.runs import run_folder
 from experiments.engine.tables import Row as Values
 from experiments.engine.tables import Table

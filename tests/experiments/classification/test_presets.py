@@ -15,8 +15,8 @@ from experiments.classification.task import (
 )
 from experiments.engine import config as configs
 from experiments.engine.config import ConfigError
-from experiments.engine.guard import first_carry, guarded
 from experiments.engine.parallel import data_parallel, split
+from experiments.engine.step import first_carry, guarded
 from experiments.models.resnet import ResNetConfig
 
 
@@ -78,7 +78,7 @@ def test_one_training_step_of_every_preset(config):
     carry, metrics = step(first_carry(before, 0), split(batch))
     assert float(metrics["loss"]) == pytest.approx(np.log(num_classes(config)), rel=0.1)
     assert int(metrics["skipped"]) == 0
-    after = carry["state"]["params"]["fc"]["kernel"]
+    after = carry.state["params"]["fc"]["kernel"]
     assert (np.asarray(after) != before["params"]["fc"]["kernel"]).any()
 
 

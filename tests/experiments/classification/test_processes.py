@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import read_metrics
 
 pytestmark = pytest.mark.slow
 

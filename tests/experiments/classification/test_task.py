@@ -33,10 +33,10 @@ from experiments.classification.task import (
 )
 from experiments.engine.checkpoints import CheckpointError, steps_in
 from experiments.engine.config import ConfigError
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import read_metrics
+from experiments.engine.loop import UnreadableRecordsError
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.engine.stepping import UnreadableRecordsError
 from experiments.models.resnet import ResNetConfig
 
 CONFIG = ClassificationConfig(

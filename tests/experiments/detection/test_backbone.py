@@ -13,8 +13,8 @@ from experiments.detection.task import initial_variables, train_run
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
 from experiments.engine.config import ConfigError
-from experiments.engine.guard import first_carry
 from experiments.engine.settings import Operation
+from experiments.engine.step import first_carry
 from experiments.models.resnet import ResNetConfig
 from tests.experiments.detection.tiny import TINY
 

@@ -15,7 +15,7 @@ from experiments.detection import __main__ as command_line
 from experiments.detection.presets import TABLES
 from experiments.detection.task import TASK
 from experiments.engine import config as configs
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import read_metrics
 from tests.experiments.detection.tiny import TINY
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.engine import config as configs
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import read_metrics
 from tests.experiments.detection.tiny import TINY
 
 ROOT = Path(__file__).parents[3]

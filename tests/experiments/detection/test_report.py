@@ -3,9 +3,9 @@ import json
 import statistics
 
 import pytest
+from experiments.detection.report import run_experiment, summarize
 
 from experiments.detection import report
-from experiments.detection.report import run_experiment, summarize
 from experiments.engine.config import ConfigError
 from experiments.engine.cost import Cost
 from experiments.engine.presets import Preset

@@ -30,7 +30,7 @@ from experiments.detection.task import (
 )
 from experiments.engine.checkpoints import CheckpointError, steps_in
 from experiments.engine.config import ConfigError
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import read_metrics
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.runs import load_run
 from experiments.engine.settings import Operation, TrainingConfig

@@ -5,14 +5,16 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.engine import checkpoints
+from experiments.engine import config as configs
 from experiments.engine.checkpoints import CheckpointError, restore, restore_state
-from experiments.engine.guard import first_carry
 from experiments.engine.input import Input
-from experiments.engine.metrics import read_metrics
-from tests.experiments.engine import toy
+from experiments.engine.logs import read_metrics
+from experiments.engine.step import first_carry
+from tests.experiments.engine import fitted, toy
 from tests.experiments.engine.toy import run
 
 ROOT = Path(__file__).parents[3]
@@ -71,6 +73,19 @@ def test_without_a_whole_checkpoint_a_run_does_not_start_anew(copied):
     with pytest.raises(CheckpointError, match=r"10 is damaged: .*5 is damaged.* there is no other"):
         run(copied, 10)
     assert checkpoints.steps_in(copied / "checkpoints") == [5, 10]
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_version_0_1(tmp_path):
+    """Whatever holds the state between steps now, files that were written before are read."""
+    shutil.copytree(Path(__file__).parent / "fitted_checkpoints", tmp_path / "old/checkpoints")
+    configs.save(fitted.Config(), tmp_path / "old/config.json")
+    fitted.run(tmp_path / "old", 10)
+    fitted.run(tmp_path / "new", 10)
+    old, new = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("old", "new"))
+    assert old[0]["step"] == 5
+    for line, expected in zip(old, new[-len(old) :], strict=True):
+        np.testing.assert_equal(line.keys(), expected.keys())
+        np.testing.assert_allclose([*line.values()], [*expected.values()], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments.engine.checkpoints import restore_state, steps_in
 from experiments.engine.config import ConfigError
-from experiments.engine.guard import first_carry
-from experiments.engine.interruption import Interrupted, Interruption
-from experiments.engine.metrics import read_metrics
-from experiments.engine.stepping import NonFiniteLossError, UnreadableRecordsError
+from experiments.engine.distributed import Interrupted, Interruption
+from experiments.engine.logs import read_metrics
+from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
+from experiments.engine.step import first_carry
 from tests.experiments.engine import toy
 from tests.experiments.engine.toy import Config, poisoned_at, run
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.engine.checkpoints import steps_in
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import read_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.engine.loop import train
+from experiments.engine.loop import Task, train
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.engine.stepping import Task
 
 TRAINING = TrainingConfig(batch_size=8)
 

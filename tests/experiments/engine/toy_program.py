@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from experiments.engine import distributed
-from experiments.engine.interruption import Interrupted
+from experiments.engine.distributed import Interrupted
 from tests.experiments.engine import toy
 
 

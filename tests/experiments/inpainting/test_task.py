@@ -11,11 +11,11 @@ import optax
 import pytest
 
 from experiments.engine.config import ConfigError
-from experiments.engine.guard import first_carry, guarded
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import read_metrics
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.parallel import data_parallel, split
 from experiments.engine.settings import Operation, TrainingConfig
+from experiments.engine.step import first_carry, guarded
 from experiments.inpainting.adversarial import alternating_step
 from experiments.inpainting.configs import (
     AdversarialConfig,
@@ -128,7 +128,7 @@ def test_the_step_is_one_of_the_discriminator_and_then_one_of_the_generator(batc
     assert float(metrics["gradient_norm"]) == pytest.approx(
         float(optax.tree.norm(gradient)), rel=1e-3
     )
-    found = carry["state"]
+    found = carry.state
     close = {"rtol": 1e-3, "atol": 1e-5}
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, **close),
@@ -190,7 +190,7 @@ def test_the_first_and_the_last_row_learn_and_stay_finite(batch, preset):
         assert all(np.isfinite(value) for value in metrics.values())
         losses.append(float(metrics["reconstruction"]))
     assert losses[-1] < 0.6 * losses[0]
-    assert int(carry["skipped"]) == 0
+    assert int(carry.skipped) == 0
 
 
 @pytest.mark.slow

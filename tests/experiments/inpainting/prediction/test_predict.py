@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
-from experiments.engine.guard import first_carry
+from experiments.engine.step import first_carry
 from experiments.inpainting.configs import AdversarialConfig, InpaintingConfig
 from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.prediction.holes import HoleChoice, InputError, hole_of_brush

@@ -4,10 +4,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from experiments.inpainting.report.experiment import run_experiment
+from experiments.inpainting.report.results import summarize
 from PIL import Image
 
 from experiments.engine.config import ConfigError
-from experiments.engine.metrics import read_metrics
+from experiments.engine.logs import read_metrics
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.presets import Preset
 from experiments.engine.settings import Operation, TrainingConfig
@@ -16,8 +18,6 @@ from experiments.inpainting.metrics import METRICS
 from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.report import experiment
 from experiments.inpainting.report.compare import compare
-from experiments.inpainting.report.experiment import run_experiment
-from experiments.inpainting.report.results import summarize
 from experiments.inpainting.task import initial_state
 
 BASELINE = InpaintingConfig(

@@ -1,4 +1,4 @@
-from experiments.engine.metrics import MetricsLog, read_metrics
+from experiments.engine.logs import MetricsLog, read_metrics
 
 
 def test_lines_past_the_checkpoint_are_dropped_on_resume(tmp_path):

@@ -1,14 +1,22 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from experiments.engine.guard import first_carry, guarded
 from experiments.engine.parallel import data_parallel, split
-from experiments.engine.steps import Sums, initial_state, supervised_step
+from experiments.engine.step import (
+    LossSums,
+    draw_variables,
+    first_carry,
+    guarded,
+    initial_key,
+    initial_state,
+    supervised_step,
+)
 
 RATE = optax.constant_schedule(0.5)
 PARAMS = {"w": np.linspace(-1, 1, 3, dtype=np.float32)}
@@ -21,7 +29,7 @@ def loss_function(params, model_state, batch, key):
     seen = model_state["seen"] + batch["x"].mean()
     correct = (error < 1).astype(jnp.float32)
     metrics = {"close": (batch["weight"] * correct).sum()}
-    return Sums((batch["weight"] * error).sum(), batch["weight"].sum(), metrics, {"seen": seen})
+    return LossSums((batch["weight"] * error).sum(), batch["weight"].sum(), metrics, {"seen": seen})
 
 
 @pytest.fixture
@@ -52,16 +60,16 @@ def test_loss_and_step_are_those_of_the_whole_batch_however_it_is_shared(batch, 
         metrics["close"], (weight * (error**2 < 1)).sum() / weight.sum(), rtol=1e-5
     )
     np.testing.assert_allclose(metrics["learning_rate"], 0.5)
-    np.testing.assert_allclose(carry["state"]["params"]["w"], w - 0.5 * gradient, rtol=1e-5)
+    np.testing.assert_allclose(carry.state["params"]["w"], w - 0.5 * gradient, rtol=1e-5)
     # Each device adds up what its parts saw; the state is their mean.
     seen = x.reshape(4, accumulation, -1).mean(-1).sum(1).mean()
-    np.testing.assert_allclose(carry["state"]["model_state"]["seen"], seen, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(carry.state["model_state"]["seen"], seen, rtol=1e-5, atol=1e-7)
 
 
 def test_keys_differ_between_the_parts_of_a_batch():
     def draw(params, model_state, batch, key):
         value = jax.random.uniform(key)
-        return Sums(value + 0 * params["w"].sum(), jnp.float32(1), {"square": value**2}, {})
+        return LossSums(value + 0 * params["w"].sum(), jnp.float32(1), {"square": value**2}, {})
 
     optimizer = optax.sgd(RATE)
     step = data_parallel(guarded(supervised_step(draw, optimizer, RATE, accumulation=2), 0))
@@ -78,7 +86,7 @@ def test_bfloat16_models_keep_float32_parameters_and_sums():
         del key, batch
         prediction = params["w"].astype(jnp.bfloat16).sum()
         loss = prediction.astype(jnp.float32) * 0 + 1 + 2.0**-8
-        return Sums(loss, jnp.float32(1), {}, model_state)
+        return LossSums(loss, jnp.float32(1), {}, model_state)
 
     optimizer = optax.sgd(RATE)
     step = functools.partial(supervised_step, loss_in_bfloat16, optimizer, RATE)
@@ -86,5 +94,30 @@ def test_bfloat16_models_keep_float32_parameters_and_sums():
     carry, metrics = data_parallel(guarded(step(), 0))(
         first_carry(state, 0), split({"x": np.zeros(4, np.float32)})
     )
-    assert carry["state"]["params"]["w"].dtype == jnp.float32
+    assert carry.state["params"]["w"].dtype == jnp.float32
     assert float(metrics["loss"]) == 1 + 2.0**-8
+
+
+INPUT = jax.ShapeDtypeStruct((1, 3), jnp.float32)
+
+
+def test_what_is_drawn_depends_on_the_key_alone():
+    kernels = [
+        draw_variables(nn.Dense(4), initial_key(seed), INPUT)["params"]["kernel"]
+        for seed in (0, 0, 1)
+    ]
+    assert kernels[0].shape == (3, 4)
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert (np.asarray(kernels[0]) != kernels[2]).any()
+
+
+def test_a_network_is_drawn_through_the_named_method():
+    class Network(nn.Module):
+        @nn.compact
+        def layers(self, x):
+            return nn.Dense(2, name="dense")(x)
+
+    variables = draw_variables(Network(), initial_key(0), INPUT, method="layers")
+    assert jax.tree.map(jnp.shape, variables["params"]) == {
+        "dense": {"bias": (2,), "kernel": (3, 2)}
+    }
