@@ -1,4 +1,4 @@
-"""Arrows go one way, experiments -> carafe_jax -> carafe_kernels, and imports stay light."""
+"""Imports go one way, experiments -> carafe_jax -> carafe_kernels, and stay light."""
 
 import ast
 import re
@@ -77,9 +77,37 @@ def test_the_folder_of_the_kernels_is_no_package():
     assert not (ROOT / "kernels" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("folder", ["carafe_jax", "kernels", "experiments", "tests"])
-def test_no_module_is_a_drawer_for_everything(folder):
-    assert not [*(ROOT / folder).rglob("utils.py")]
+# What each part of the experiments may import of the others. Tasks are all that is not named.
+SHARED = {
+    "engine": set(),
+    "data": {"engine"},
+    "resamplers": {"engine"},
+    "models": {"engine", "resamplers"},
+}
+# Detectors start from backbones that were trained to classify.
+BETWEEN_TASKS = {("detection", "classification")}
+
+
+def parts():
+    folders = (ROOT / "experiments").iterdir()
+    return sorted(each.name for each in folders if (each / "__init__.py").exists())
+
+
+def test_the_parts_of_the_experiments_are_where_these_tests_look():
+    assert {*SHARED, "benchmarks", "classification", "detection", "inpainting"} <= {*parts()}
+
+
+@pytest.mark.parametrize("part", sorted({*parts()} - {"benchmarks"}))
+def test_what_several_tasks_share_imports_no_task_and_tasks_do_not_import_each_other(part):
+    imports = {
+        name.split(".")[1]
+        for path in modules(ROOT / "experiments" / part)
+        for name in imported(path)
+        if name.startswith("experiments.")
+    }
+    between = {other for task, other in BETWEEN_TASKS if task == part}
+    allowed = SHARED.get(part, {*SHARED, *between})
+    assert imports - {part} <= allowed
 
 
 def test_no_kernel_is_written_for_the_retired_backend():

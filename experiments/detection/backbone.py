@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.classification import task as classification
-from experiments.classification.presets import PRESETS
+from experiments.classification.presets import PRESETS, ClassificationPreset
+from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.config import check, differences
 from experiments.engine.runs import run_folder
 from experiments.models.resnet import ResNetConfig
@@ -26,7 +27,10 @@ def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[
         CheckpointError: there is no such run, or it cannot be read.
         ConfigError: it is of another network.
     """
-    run = classification.RUNS.load(folder)
+    try:
+        run = classification.RUNS.load(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"backbone_from: {error}{_advice(backbone)}") from error
     trained = dataclasses.replace(run.config.model, norm=backbone.norm)
     changed = differences(trained, backbone, "model.backbone.")
     check(not changed, "backbone_from", "a run of the same network", "; ".join(changed))
@@ -41,28 +45,39 @@ def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[
 def backbone_folder(backbone: ResNetConfig, runs: Path) -> Path:
     """The folder of the classification run that pretrains a backbone on ImageNet.
 
-    It is that of the first preset of the classification task with this network, with the preset's
-    own seed whatever the seed of the detector.
+    The run has the seed of its preset, whatever the seed of the detector.
 
     Args:
         backbone: of the detector; its norms need not be the run's.
         runs: folder of all runs.
 
     Raises:
-        ConfigError: there is no such run; the message says how to train or to convert one.
+        ConfigError: no preset of the classification task has this network.
     """
-    name, config = next(
-        (preset.name, preset.config)
-        for preset in PRESETS
-        if dataclasses.replace(preset.config.model, norm=backbone.norm) == backbone
-    )
-    folder = run_folder(config, PRESETS, runs, classification.RUNS.task).resolve()
+    preset = _preset(backbone)
+    check(preset is not None, "model.backbone", "the network of a classification preset", backbone)
+    assert preset is not None
+    return run_folder(preset.config, PRESETS, runs, classification.RUNS.task).resolve()
+
+
+def _advice(backbone: ResNetConfig) -> str:
+    preset = _preset(backbone)
+    if preset is None:
+        return ""
     command = f"python -m experiments.{classification.RUNS.task}"
-    check(
-        (folder / "config.json").exists(),
-        "backbone_from",
-        f"a run of {name}, which `{command} train {name}` trains and `{command} convert {name}` "
-        "makes of other weights",
-        f"{folder}, which holds none",
+    return (
+        f". Its backbone is that of {preset.name}: `{command} train {preset.name}` trains it, and "
+        f"`{command} convert {preset.name}` makes it of other weights"
     )
-    return folder
+
+
+def _preset(backbone: ResNetConfig) -> ClassificationPreset | None:
+    """The first preset of the classification task with this network, whatever its norms."""
+    return next(
+        (
+            preset
+            for preset in PRESETS
+            if dataclasses.replace(preset.config.model, norm=backbone.norm) == backbone
+        ),
+        None,
+    )

@@ -5,17 +5,18 @@ import numpy as np
 import pytest
 
 from experiments.classification.configs import ClassificationConfig
-from experiments.classification.presets import PRESETS, SMALL, TABLE_2, TABLE_3, TABLE_12
+from experiments.classification.presets import METRICS, PRESETS, SMALL, TABLE_2, TABLE_3, TABLE_12
 from experiments.classification.task import (
     initial_state,
     make_model,
     make_optimizer,
-    num_classes,
     train_step,
 )
+from experiments.data.classes import num_classes
 from experiments.engine import config as configs
 from experiments.engine.config import ConfigError
 from experiments.engine.parallel import data_parallel, split
+from experiments.engine.runs import preset_of
 from experiments.engine.step import first_carry, guarded
 from experiments.models.resnet import ResNetConfig
 
@@ -32,10 +33,18 @@ def test_names_are_unique_and_every_row_has_a_preset():
 def test_a_preset_survives_a_file_and_says_its_command(preset, tmp_path):
     configs.save(preset.config, tmp_path / "config.json")
     assert configs.load(ClassificationConfig, tmp_path / "config.json") == preset.config
-    text = preset.describe("classification")
-    assert f"experiments.classification train {preset.name} --output" in text
+    text = preset.describe("classification", METRICS)
+    assert f"experiments.classification train {preset.name}." in text
     assert "Paper: " in text
     assert "not run yet" in text
+
+
+def test_equal_rows_of_several_tables_are_one_run():
+    names = [preset_of(preset.config, PRESETS).name for preset in (*TABLE_3, *TABLE_12)]
+    assert names[0] == "table2-resnet50"
+    assert names[5] == names[8] == "table2-resnet50-carafe"
+    assert TABLE_12[2].paper == TABLE_2[1].paper
+    assert len({*names}) == len(names) - 1
 
 
 def test_the_learning_rate_of_imagenet_is_that_of_goyal_et_al():
@@ -66,7 +75,7 @@ def test_one_training_step_of_every_preset(config):
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (8, 32, 32, 3), np.uint8),
-        "label": rng.integers(0, num_classes(config), 8).astype(np.int32),
+        "label": rng.integers(0, num_classes(config.data.source), 8).astype(np.int32),
     }
     # No warm-up: the first learning rate of some presets is zero.
     schedule = dataclasses.replace(config.training.schedule, warmup=0)
@@ -76,7 +85,7 @@ def test_one_training_step_of_every_preset(config):
     before = jax.device_get(initial_state(config))
     step = data_parallel(guarded(train_step(config, steps_per_epoch=10), 0))
     carry, metrics = step(first_carry(before, 0), split(batch))
-    assert float(metrics["loss"]) == pytest.approx(np.log(num_classes(config)), rel=0.1)
+    assert float(metrics["loss"]) == pytest.approx(np.log(num_classes(config.data.source)), rel=0.1)
     assert int(metrics["skipped"]) == 0
     after = carry.state["params"]["fc"]["kernel"]
     assert (np.asarray(after) != before["params"]["fc"]["kernel"]).any()

@@ -18,7 +18,7 @@ def with_carafe(config):
 
 
 def presets(**configs):
-    return {name: Preset(name, name, config, "") for name, config in configs.items()}
+    return {name: Preset(name, name, config) for name, config in configs.items()}
 
 
 def test_a_baseline_differs_in_the_resamplers_alone():
@@ -44,8 +44,14 @@ def test_a_preset_that_differs_in_more_is_no_baseline():
 
 
 def test_gains_are_of_pairs_of_runs():
-    runs = [{"psnr_hole": 21.0, "images/10-20": 7}, {"psnr_hole": 24.0, "images/10-20": 7}]
-    baseline = [{"psnr_hole": 20.0, "images/10-20": 7}, {"psnr_hole": 22.0, "images/10-20": 7}]
+    runs = {
+        1: {"psnr_hole": 21.0, "images/10-20": 7},
+        3: {"psnr_hole": 24.0, "images/10-20": 7},
+    }
+    baseline = {
+        3: {"psnr_hole": 22.0, "images/10-20": 7},
+        1: {"psnr_hole": 20.0, "images/10-20": 7},
+    }
     (found,) = gains(runs, baseline).items()
     assert found[0] == "psnr_hole"
     assert found[1].mean == pytest.approx(1.5)

@@ -1,6 +1,6 @@
 from experiments.engine.tables import Spread, save_tables
 from experiments.inpainting.metrics import METRICS
-from experiments.inpainting.report.tables import bucket_table, digits, metrics_table
+from experiments.inpainting.report.tables import bucket_table, metrics_table
 
 ROW = {name: Spread(n + 0.25, 0.125) for n, name in enumerate(METRICS)}
 
@@ -16,7 +16,8 @@ def test_tables_as_markdown(tmp_path):
     assert lines[2] == ("|  | L1, % | PSNR, dB | SSIM | hole L1, % | hole PSNR, dB | hole SSIM |")
     assert lines[3] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     order = ["l1_image", "psnr_image", "ssim_image", "l1_hole", "psnr_hole", "ssim_hole"]
-    assert lines[4] == f"| one | {' | '.join(ROW[name].text(digits(name)) for name in order)} |"
+    texts = [ROW[name].text(4 if name.startswith("ssim") else 2) for name in order]
+    assert lines[4] == f"| one | {' | '.join(texts)} |"
     assert [line.split(" | ")[:3] for line in lines[-4:-2]] == [
         ["| 10-20 %", name, "12"] for name in ("one", "two")
     ]

@@ -1,0 +1,35 @@
+import dataclasses
+
+import jax
+import pytest
+
+from experiments.classification.presets import SMALL
+from experiments.classification.spec import SPEC, cost_of, resized, step_seconds
+
+CONFIG = dataclasses.replace(
+    SMALL[0].config, model=dataclasses.replace(SMALL[0].config.model, width=8)
+)
+
+
+def test_a_network_costs_what_its_layers_have():
+    # Of the standard 11,689,512: convolutions have a 64th at an eighth of the width, the stem and
+    # the norms an eighth, and there are ten classes.
+    stem, norms, classifier = 3 * 49 * 64, 2 * 4800, 513_000
+    squared = (11_689_512 - classifier - stem - norms) // 64
+    found = cost_of(CONFIG)
+    assert found.parameters == squared + (stem + norms) // 8 + 64 * 10 + 10
+    # Twice the side is four times the operations, but for the classifier.
+    larger = cost_of(resized(CONFIG, 64))
+    assert larger.parameters == found.parameters
+    assert larger.flops == pytest.approx(4 * found.flops, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_training_step_takes_longer_than_an_inference():
+    training, inference = step_seconds(CONFIG, 2 * jax.device_count())
+    assert training > inference > 0
+
+
+def test_rows_of_a_table_are_on_the_same_data():
+    for experiment in SPEC.experiments.values():
+        assert len({preset.config.data for preset in experiment.presets}) == 1

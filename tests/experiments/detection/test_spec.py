@@ -1,0 +1,115 @@
+import dataclasses
+import itertools
+import json
+
+import jax
+import pytest
+
+from experiments.classification import spec as classification
+from experiments.classification.presets import PRESETS as CLASSIFIERS
+from experiments.detection.backbone import backbone_folder
+from experiments.detection.presets import EXPERIMENTS, PRESETS
+from experiments.detection.spec import SPEC, cost_of, resized, step_seconds
+from experiments.engine import config as configs
+from experiments.engine.experiment import run_experiment
+from experiments.engine.folders import Folders
+from experiments.engine.runs import preset_of
+from tests.experiments.detection.tiny import TINY
+
+COCO_TABLES = [table for table in EXPERIMENTS if table.startswith("table")]
+
+
+def test_costs_grow_with_what_is_costed():
+    found = cost_of(TINY)
+    model = TINY.model
+    more = dataclasses.replace(model, proposals=dataclasses.replace(model.proposals, kept=32))
+    higher = cost_of(dataclasses.replace(TINY, model=more))
+    assert higher.parameters == found.parameters
+    # Of 16 more boxes, at least the products of the box head.
+    features, classes = model.box.features, 12
+    products = 49 * 4 * features + features**2 + features * (classes + 1 + 4 * classes)
+    assert higher.flops - found.flops > 16 * 2 * products
+    wider = dataclasses.replace(TINY.data, longer=128)
+    assert cost_of(dataclasses.replace(TINY, data=wider)).flops > 1.3 * found.flops
+
+
+def test_a_resized_config_keeps_the_shape_of_its_images():
+    config = EXPERIMENTS["table4"].presets[0].config
+    changed = configs.differences(config, resized(config, 400))
+    assert changed == ["data.shorter: 800 -> 400", "data.longer: 1333 -> 666"]
+
+
+@pytest.mark.slow
+def test_a_training_step_takes_longer_than_an_inference():
+    training, inference = step_seconds(TINY, jax.device_count())
+    assert training > inference > 0
+
+
+def test_the_backbone_of_every_row_is_a_preset_of_the_classification_task(tmp_path):
+    known = {preset.name: preset.config.model for preset in CLASSIFIERS}
+    used = set()
+    for preset in itertools.chain(*(EXPERIMENTS[table].presets for table in COCO_TABLES)):
+        backbone = preset.config.model.backbone
+        folder = backbone_folder(backbone, tmp_path)
+        name, _, seed = folder.name.rpartition("-seed")
+        assert (folder.parent, seed) == (tmp_path / "classification", "0")
+        assert dataclasses.replace(known[name], norm=backbone.norm) == backbone
+        used.add(name)
+    names = {f"table2-resnet{depth}{suffix}" for depth in (50, 101) for suffix in ("", "-carafe")}
+    assert used == names | {
+        f"table3-resnet50-{name}" for name in ("max-pool", "avg-pool", "dpp", "lip")
+    }
+
+
+def test_equal_rows_of_several_tables_are_one_run():
+    names = {
+        table: [preset_of(row.config, PRESETS).name for row in EXPERIMENTS[table].presets]
+        for table in COCO_TABLES
+    }
+    assert names["table4"][0] == names["table5"][0] == "table3-strided"
+    assert names["table11"][2] == names["table13"][3] == names["table14"][2] == "table4-carafe"
+    assert names["table7"][0] == "table6-deconvolution"
+    assert names["table1"] == [row.name for row in EXPERIMENTS["table1"].presets]
+
+
+def test_backbones_are_found_where_the_tables_of_classification_leave_them(tmp_path, monkeypatch):
+    """Table 2 and Table 3 of classification, then Table 3 of detection, without arguments."""
+    monkeypatch.chdir(tmp_path)
+    trained = []
+
+    def train(metric):
+        def train(config, folder, folders, operation):
+            if backbone := getattr(config, "backbone_from", None):
+                assert json.loads((tmp_path / backbone / "config.json").read_text())
+            trained.append(config)
+            folder.mkdir(parents=True, exist_ok=True)
+            configs.save(config, folder / "config.json")
+            (folder / "metrics.jsonl").write_text(f'{{"step": 1, "eval/{metric}": 0.5}}\n')
+
+        return train
+
+    classifiers = dataclasses.replace(classification.SPEC, train=train("top1"))
+    detectors = dataclasses.replace(SPEC, train=train("box_AP"), cost=lambda _: cost_of(TINY))
+    run_experiment(classifiers, "table2")
+    run_experiment(classifiers, "table3")
+    trained.clear()
+    run_experiment(detectors, "table3")
+    assert len(trained) == 6
+    assert len({config.backbone_from for config in trained}) == 6
+    table = (tmp_path / "runs/detection/table3/table.md").read_text()
+    assert table.count("| 50.0 |") == 6
+    assert "box AP 38.8 %, 12.1 fps" in table
+
+
+def test_a_run_knows_its_backbone_by_the_whole_path_from_wherever_it_is_continued(
+    tmp_path, monkeypatch
+):
+    config = EXPERIMENTS["table3"].presets[0].config
+    found = []
+    (tmp_path / "below").mkdir()
+    for place, runs in ((tmp_path, "runs"), (tmp_path / "below", "../runs")):
+        monkeypatch.chdir(place)
+        found.append(SPEC.prepared(config, Folders(runs=place / runs)))
+    assert found[0] == found[1]
+    small = EXPERIMENTS["scenes-cpu"].presets[0].config
+    assert SPEC.prepared(small, Folders()) == small

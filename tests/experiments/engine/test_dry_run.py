@@ -1,0 +1,46 @@
+import pytest
+
+from experiments.engine.config import ConfigError
+from experiments.engine.dry_run import dry_run
+from tests.experiments.engine.toy_spec import toy_spec
+
+
+def cells_of(printed, row):
+    (line,) = [line for line in printed.splitlines() if line.startswith(f"│ {row} ")]
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+def test_a_dry_run_prints_parameters_and_operations_by_shapes_alone(capsys):
+    def refuse(*arguments):
+        raise AssertionError("a dry run compiles nothing and trains nothing")
+
+    spec, _ = toy_spec(step_seconds=refuse, train=refuse)
+    dry_run(spec, "table1")
+    printed = capsys.readouterr().out
+    paper = "accuracy 12.3 %, 4.5 fps"
+    assert cells_of(printed, "Narrow") == ["Narrow", "32,000", "2", paper]
+    assert cells_of(printed, "Wide") == ["Wide", "64,000", "4", "none: too wide"]
+    dry_run(spec, "table1", shorter_side=8)
+    assert cells_of(capsys.readouterr().out, "Narrow")[1] == "8,000"
+
+
+def test_timed_steps_give_speed_also_as_a_share_of_the_first_row(capsys):
+    asked = []
+
+    def step_seconds(config, batch_size):
+        asked.append((config.width, config.dtype, batch_size))
+        return 0.5 * config.width, 0.25 * config.width
+
+    spec, _ = toy_spec(step_seconds=step_seconds)
+    dry_run(spec, "table1", time_steps=True, batch_size=4, dtype="bfloat16")
+    assert asked == [(1, "bfloat16", 4), (2, "bfloat16", 4)]
+    printed = capsys.readouterr().out
+    assert "4 images a step" in printed
+    assert cells_of(printed, "Narrow")[3:-1] == ["500", "8", "250", "16", "1.00"]
+    assert cells_of(printed, "Wide")[3:-1] == ["1000", "4", "500", "8", "0.50"]
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused_before_anything_is_built():
+    spec, _ = toy_spec(cost=None)
+    with pytest.raises(ConfigError, match=r"batch_size.*4.*2"):
+        dry_run(spec, "table1", time_steps=True, batch_size=2)

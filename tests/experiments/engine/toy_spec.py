@@ -1,0 +1,70 @@
+"""A task whose runs are trained in no time: what experiments and commands need of one."""
+
+import dataclasses
+import json
+
+from experiments.engine import config as configs
+from experiments.engine.cost import Cost
+from experiments.engine.experiment import Experiment, TaskSpec
+from experiments.engine.presets import Metric, Preset
+from experiments.engine.runs import RunType
+from experiments.engine.settings import Operation, RunConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToyConfig(RunConfig):
+    """Attributes: width: of nothing; wider runs are better."""
+
+    width: int = 1
+    side: int = 32
+
+
+NARROW = Preset("narrow", "Narrow", ToyConfig(width=1), {"accuracy": 12.3, "fps": 4.5})
+WIDE = Preset("wide", "Wide", ToyConfig(width=2), paper_note="none: too wide")
+SAME = Preset("same", "Narrow again", ToyConfig(width=1))
+EXPERIMENTS = {
+    "table1": Experiment("Table 1", (NARROW, WIDE)),
+    "table2": Experiment("Table 2", (SAME, WIDE), seeds=(0, 1)),
+}
+METRICS = (
+    Metric("accuracy", "accuracy", "%", 1, 100),
+    Metric("accuracy/small", "of small ones", "%", 1, 100, "column"),
+    Metric("loss", "loss", digits=3, place="detail"),
+    Metric("fps", "", "fps", 1),
+)
+
+
+def evaluation_of(config):
+    accuracy = config.width / 10 + config.training.seed / 100
+    return {"accuracy": accuracy, "accuracy/small": accuracy / 2, "loss": 1.5}
+
+
+def toy_spec(**changes):
+    """The task, and the list of the runs that it was asked to train: config, folder, the rest."""
+    trained = []
+
+    def train(config, folder, *rest):
+        trained.append((config, folder, *rest))
+        folder.mkdir(parents=True, exist_ok=True)
+        configs.save(config, folder / "config.json")
+        lines = [
+            {"step": 1, "loss": 9.0},
+            {"step": 2, "eval/accuracy": 0.99},  # of a state that is not the final one
+            {"step": 4, **{f"eval/{key}": value for key, value in evaluation_of(config).items()}},
+        ]
+        log = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "metrics.jsonl").write_text(log)
+        return f"state of {folder.name}"
+
+    spec = TaskSpec(
+        run_type=RunType("toy", ToyConfig, lambda config: {}, best="accuracy"),
+        metrics=METRICS,
+        presets=(NARROW, WIDE, SAME),
+        experiments=EXPERIMENTS,
+        operation=Operation(log_every=7),
+        train=train,
+        cost=lambda config: Cost(1000 * config.width * config.side, 2_000_000_000 * config.width),
+        step_seconds=lambda config, batch_size: (0.5 * config.width, 0.25 * config.width),
+        resized=lambda config, side: dataclasses.replace(config, side=side),
+    )
+    return dataclasses.replace(spec, **changes), trained
