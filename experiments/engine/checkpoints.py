@@ -1,13 +1,14 @@
 """Checkpoints of a run, by Orbax: written whole or not at all, kept by age and by score.
 
 A checkpoint holds ``state`` (what the loop carries: model, optimiser, step, random key), ``data``
-(the position of each process's iterator), ``progress`` (time spent) and, after an evaluation, its
-``metrics``. States are read and written as NumPy arrays, so neither depends on the devices.
+(the position of each process's iterator), ``progress`` (time spent) and, as soon as its state has
+been evaluated, ``metrics``. States are read and written as NumPy arrays, so neither depends on the
+devices.
 """
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +16,19 @@ import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
 
-from experiments.engine.checksums import verify_checksums, write_checksums
+from experiments.engine.checksums import add_checksum, verify_checksums, write_checksums
 from experiments.engine.distributed import all_agree, barrier, is_primary
+from experiments.engine.files import write_atomically
 
 # The folder of the checkpoints in a run's.
 CHECKPOINTS = "checkpoints"
 
 _SHOWN = 6
 _PROCESSES = "processes"
+# Where a checkpoint has its metrics: the file in which Orbax keeps them, too.
+_METRICS = "metrics/metrics"
 
 # What Orbax and TensorStore were seen to raise for files that are cut off, altered or missing.
 _DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError)
@@ -52,12 +56,40 @@ class Restored(NamedTuple):
     damaged: tuple[str, ...] = ()
 
 
+class _NewestAndBest:
+    """An Orbax preservation policy: the newest checkpoints stay, and those with the best scores.
+
+    It knows the scores itself, for Orbax takes metrics at the time of saving alone, and a
+    checkpoint is saved before its state is evaluated.
+    """
+
+    def __init__(self, keep_last: int, keep_best: int, scores: Mapping[int, float]) -> None:
+        self._keep_last, self._keep_best, self._scores = keep_last, keep_best, scores
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Those of ``steps`` whose checkpoints stay."""
+        scored = sorted(
+            (step for step in steps if step in self._scores),
+            key=lambda step: (self._scores[step], step),
+        )
+        best = scored[max(0, len(scored) - self._keep_best) :]
+        return {*sorted(steps)[-self._keep_last :], *best}
+
+    def should_preserve(
+        self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext
+    ) -> list[bool]:
+        """Whether each checkpoint stays, for Orbax."""
+        del context
+        kept = self.kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
 class Checkpoints:
     """Writes the checkpoints of one run.
 
     Args:
         folder: is created; an absolute or a relative path.
-        keep_last: how many of the newest stay.
+        keep_last: how many of the newest stay, at least 1.
         keep_best: how many of those with the highest metric stay too.
         best: name of that metric; None keeps by age alone.
     """
@@ -65,21 +97,16 @@ class Checkpoints:
     def __init__(
         self, folder: Path, keep_last: int = 2, keep_best: int = 0, best: str | None = None
     ) -> None:
-        self._folder = folder.absolute()
-        policies: list[Any] = [preservation_policy.LatestN(keep_last)]
-        if best is not None and keep_best:
-            policies.append(
-                preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: metrics[best],
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+        self._folder, self._best = folder.absolute(), best
+        self._scores: dict[int, float] = {}
+        for step in steps_in(self._folder):
+            self._note_score(step, _metrics_of(self._folder / str(step)))
+        self._policy = _NewestAndBest(keep_last, keep_best, self._scores)
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-                best_fn=(lambda metrics: metrics[best]) if best is not None else None,
+                preservation_policy=self._policy,
+                lightweight_initialize=True,  # the policy needs no metadata
                 create=True,
                 enable_async_checkpointing=False,
             ),
@@ -91,7 +118,6 @@ class Checkpoints:
         state: Any,
         data: grain.DatasetIterator | None,
         progress: Mapping[str, float],
-        metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Saves a checkpoint; every process of the run calls this.
 
@@ -101,7 +127,6 @@ class Checkpoints:
             data: this process's iterator, whose position is saved; None at step 0, where it has
                 not moved yet.
             progress: numbers to go on counting from.
-            metrics: what an evaluation of this state found.
 
         Raises:
             CheckpointError: it could not be written; older ones are untouched.
@@ -113,12 +138,7 @@ class Checkpoints:
         if data is not None:
             items["data"] = grain.checkpoint.CheckpointSave(data)
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(**items),
-                metrics=metrics and dict(metrics),
-                force=True,
-            )
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except (ValueError, OSError, RuntimeError) as error:
             older = [other for other in steps_in(self._folder) if other != step]
             kept = f"the newest whole one is of step {older[-1]}" if older else "there is none"
@@ -128,6 +148,37 @@ class Checkpoints:
             ) from error
         if is_primary():
             write_checksums(self._folder / str(step))
+
+    def mark(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of its state to a checkpoint; every process of the run calls this.
+
+        Checkpoints that are neither among the newest nor among the best then are deleted.
+
+        Args:
+            step: of the checkpoint.
+            metrics: what an evaluation of its state found, the same on every process.
+
+        Raises:
+            CheckpointError: they could not be written; the checkpoint stays as it is.
+        """
+        path = self._folder / str(step)
+        if is_primary():
+            try:
+                text = json.dumps(dict(metrics))
+                write_atomically(path / _METRICS, lambda file: file.write(text.encode()))
+                add_checksum(path, _METRICS)
+            except OSError as error:
+                raise CheckpointError(
+                    f"the metrics of the checkpoint {path} could not be written: {error}"
+                ) from error
+        self._note_score(step, metrics)
+        steps = self._manager.all_steps()
+        for old in sorted({*steps} - self._policy.kept(steps)):
+            self._manager.delete(old)
+
+    def _note_score(self, step: int, metrics: Mapping[str, float] | None) -> None:
+        if self._best is not None and (score := _score(metrics, self._best)) > -math.inf:
+            self._scores[step] = score
 
     def close(self) -> None:
         """Frees what Orbax holds."""
@@ -188,7 +239,7 @@ def restore_state(folder: Path, state: Any, best: str | None = None) -> Restored
     if not paths:
         raise CheckpointError(f"{folder} holds no checkpoint")
     if best is not None:
-        paths.sort(key=lambda path: _score(path, best), reverse=True)
+        paths.sort(key=lambda path: _score(_metrics_of(path), best), reverse=True)
     damaged: list[tuple[Path, str]] = []
     for path in paths:
         try:
@@ -244,7 +295,7 @@ def _read_state(path: Path, state: Any) -> Any:
 def _read(path: Path, state: Any) -> tuple[Any, dict[str, float], dict[str, float] | None]:
     """State, progress and metrics of a checkpoint."""
     verify_checksums(path)
-    metrics = path / "metrics" / "metrics"
+    metrics = path / _METRICS
     return (
         _read_state(path, state),
         _read_json(path / "progress" / "metadata"),
@@ -252,11 +303,18 @@ def _read(path: Path, state: Any) -> tuple[Any, dict[str, float], dict[str, floa
     )
 
 
-def _score(path: Path, metric: str) -> float:
+def _metrics_of(path: Path) -> dict[str, float] | None:
+    """The metrics of a checkpoint; None if it has none that can be read."""
     try:
-        return float(_read_json(path / "metrics" / "metrics")[metric])
-    except _DAMAGE:
-        return -math.inf
+        return {name: float(value) for name, value in _read_json(path / _METRICS).items()}
+    except (*_DAMAGE, AttributeError, TypeError):
+        return None
+
+
+def _score(metrics: Mapping[str, float] | None, metric: str) -> float:
+    """The value of one metric; where it is missing or NaN, less than any other."""
+    value = math.nan if metrics is None else metrics.get(metric, math.nan)
+    return -math.inf if math.isnan(value) else value
 
 
 def _check_processes(path: Path, progress: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Checksums of the files of a folder: what was whole once, and no longer is, is told from it."""
+"""Checksums of the files of a folder, by which files that were altered later are found."""
 
 import json
 import zlib
@@ -17,6 +17,18 @@ def write_checksums(folder: Path) -> None:
     """Writes size and CRC-32 of every file below ``folder`` into a file there, atomically."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != NAME)
     write_json(folder / NAME, {str(path.relative_to(folder)): _summary(path) for path in files})
+
+
+def add_checksum(folder: Path, name: str) -> None:
+    """Adds one file to the checksums of ``folder``, atomically; the others stay as they are.
+
+    Args:
+        folder: without checksums, it gets those of this file alone.
+        name: of the file, relative to ``folder``.
+    """
+    path = folder / NAME
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, {**known, name: _summary(folder / name)})
 
 
 def verify_checksums(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from experiments.engine.files import write_atomically
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
-
-_ALL = 2**63
+# What the names of an evaluation's metrics begin with.
+EVALUATION = "eval/"
 
 
 class RunLogs:
@@ -23,33 +23,45 @@ class RunLogs:
 
     ``metrics.jsonl`` holds what a repeated or resumed run gives again, ``timing.jsonl`` what it
     does not. ``tensorboard/`` holds both, for TensorBoard. ``incidents.jsonl``, with the number of
-    the process in its name for every process but the first, tells of skipped steps, unreadable
-    records and damaged checkpoints, and keeps what was there before.
+    the process in its name for every process but the first, lists skipped steps, unreadable
+    records and damaged checkpoints, and keeps the lines of earlier starts.
+
+    Lines past ``resume_at`` were written by a process that was ended before its next checkpoint.
+    They are dropped, for this process writes them again.
 
     Args:
         folder: of the run.
         resume_at: the step after which this process goes on.
+        evaluated: False drops the evaluation of step ``resume_at`` too.
     """
 
-    def __init__(self, folder: Path, resume_at: int) -> None:
-        self._logs: dict[str, MetricsLog] = {}
+    def __init__(self, folder: Path, resume_at: int, evaluated: bool = True) -> None:
+        def keep(line: Mapping[str, Any]) -> bool:
+            repeated = not evaluated and any(name.startswith(EVALUATION) for name in line)
+            return line["step"] < resume_at + (not repeated)
+
+        self._logs: dict[str, JsonLines] = {}
         if is_primary():
-            self._logs = {name: MetricsLog(folder / name, resume_at) for name in (METRICS, TIMING)}
+            self._logs = {name: JsonLines(folder / name, keep) for name in (METRICS, TIMING)}
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1)
         process = jax.process_index()
         incidents = folder / (f"incidents-{process}.jsonl" if process else "incidents.jsonl")
-        self._incidents = MetricsLog(incidents, resume_at=_ALL)
+        self._incidents = JsonLines(incidents)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes down values that are the same each time the run is repeated."""
+        """Logs values that are the same each time the run is repeated."""
         self._write(METRICS, step, values)
 
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs the metrics of an evaluation, each with ``eval/`` before its name."""
+        self._write(METRICS, step, {f"{EVALUATION}{name}": value for name, value in values.items()})
+
     def timing(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes down values that differ each time."""
+        """Logs values that differ each time."""
         self._write(TIMING, step, values)
 
     def incident(self, step: int, kind: str, **details: Any) -> None:
-        """Writes down something that should not have happened."""
+        """Logs a fault that the run got over, or that ended it."""
         self._incidents.write(step, {"incident": kind, **details})
 
     def close(self) -> None:
@@ -67,17 +79,18 @@ class RunLogs:
                     self._events.add_scalar(tag, value, step)
 
 
-class MetricsLog:
+class JsonLines:
     """One JSON object a line, appended as training goes: ``{"step": 20, "loss": 0.31}``.
 
     Args:
         path: the file; its folder is created.
-        resume_at: lines past this step are of a run that was cut off after its last checkpoint;
-            they are dropped, for the resumed run writes them again.
+        keep: which of the lines that are there stay.
     """
 
-    def __init__(self, path: Path, resume_at: int) -> None:
-        kept = [line for line in read_metrics(path) if line["step"] <= resume_at]
+    def __init__(
+        self, path: Path, keep: Callable[[Mapping[str, Any]], bool] = lambda line: True
+    ) -> None:
+        kept = [line for line in read_metrics(path) if keep(line)]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(path, lambda file: file.write(text.encode()))
         self._file = path.open("a", buffering=1)

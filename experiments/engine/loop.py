@@ -75,8 +75,9 @@ def train(
     """Trains a task to its last step, from the newest checkpoint in ``folder`` if there is one.
 
     Killed at any moment and started again, a run goes on with the same batches and gives the same
-    numbers, to the bit on a CPU. SIGTERM ends it after a checkpoint. For what is in the folder then
-    see ``experiments/README.md``.
+    numbers, to the bit on a CPU. SIGTERM ends it after a checkpoint. A state is saved before it is
+    evaluated: an evaluation that fails or is killed costs no step, and the next start begins with
+    it. ``experiments/README.md`` lists what is in the folder then.
 
     Args:
         folder: of the run; with several processes, one that all of them see.
@@ -172,7 +173,7 @@ class _Loop:
             folder / CHECKPOINTS, operation.keep_last, operation.keep_best, task.best
         )
         self._store = stack.enter_context(closing(store))
-        self._logs = stack.enter_context(closing(RunLogs(folder, self._start)))
+        self._logs = stack.enter_context(closing(RunLogs(folder, self._start, self._evaluated)))
         self._progress = stack.enter_context(
             TrainingProgress(folder.name, self._start, task.steps, visible=is_primary())
         )
@@ -204,11 +205,13 @@ class _Loop:
             stops, evaluates = self._interruption.requested(number), self._evaluates(number)
             if stops or evaluates or _every(number, operation.checkpoint_every):
                 self._settle()
-                self._save(number, self._evaluate(number) if evaluates and not stops else None)
+                self._save(number)
             if stops:
                 raise Interrupted(
                     f"SIGTERM after step {number} of {last}: saved; the same command goes on"
                 )
+            if evaluates:
+                self._evaluate(number)
         return self._carry.state
 
     def _evaluates(self, number: int) -> bool:
@@ -269,21 +272,24 @@ class _Loop:
                 f"of its records are in {folder}"
             )
 
-    def _save(self, number: int, metrics: dict[str, float] | None) -> None:
+    def _save(self, number: int) -> None:
         passed = self._clock.since_start()
         progress = {name: self._seconds[name] + passed[name] for name in passed}
-        self._store.save(number, self._carry, self._data.iterator, progress, metrics)
+        self._store.save(number, self._carry, self._data.iterator, progress)
         self._clock.restart(number)
 
-    def _evaluate(self, number: int) -> dict[str, float] | None:
+    def _evaluate(self, number: int) -> None:
+        """Evaluates the state, which is saved, and marks its checkpoint with the metrics."""
         if self._task.evaluate is None:
-            return None
+            return
         metrics = self._task.evaluate(self._carry.state)
-        self._logs.metrics(number, {f"eval/{name}": value for name, value in metrics.items()})
+        # Logged first: a process that finds no metrics in the checkpoint drops these lines.
+        self._logs.evaluation(number, metrics)
+        self._store.mark(number, metrics)
         whole = {name: value for name, value in metrics.items() if "/" not in name}
         shown = ", ".join(f"{name} {value:.4g}" for name, value in whole.items())
         self._progress.say(f"evaluation after step {number}: {shown}")
-        return metrics
+        self._clock.restart(number)
 
     def _report(self, step: int, kind: str, message: str, **details: Any) -> None:
         """Writes an incident to the terminal and to the log."""

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.engine.files import write_atomically
+from experiments.engine.logs import EVALUATION
 
 _COLUMNS = 3
 _NOT_PLOTTED = frozenset({"step", "skipped", "unreadable"})
@@ -30,7 +31,7 @@ def save_curves(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
     names = [
         name
         for name in logged
-        if name not in _NOT_PLOTTED and "/" not in name.removeprefix("eval/")
+        if name not in _NOT_PLOTTED and "/" not in name.removeprefix(EVALUATION)
     ]
     columns = min(_COLUMNS, max(1, len(names)))
     rows = -(-max(1, len(names)) // columns)

@@ -1,3 +1,4 @@
+import math
 import shlex
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from experiments.engine import checkpoints
 from experiments.engine import config as configs
-from experiments.engine.checkpoints import CheckpointError, restore, restore_state
+from experiments.engine.checkpoints import CheckpointError, Checkpoints, restore, restore_state
 from experiments.engine.input import Input
 from experiments.engine.logs import read_metrics
 from experiments.engine.step import first_carry
@@ -103,6 +104,82 @@ def test_a_checkpoint_of_another_model_is_refused_field_by_field(trained, other,
     with pytest.raises(CheckpointError, match=f"of another model.*{message}"):
         restore(trained / "checkpoints", carry(other), data.iterator)
     data.close()
+
+
+def save(folder, scores, keep_last=1, keep_best=1):
+    """Saves a checkpoint for each score, and marks it where the score is not None."""
+    state = {"x": np.arange(3.0)}
+    store = Checkpoints(folder, keep_last, keep_best, best="score")
+    for step, score in scores.items():
+        store.save(step, state, None, {})
+        if score is not None:
+            store.mark(step, {"score": score} if score != MISSING else {})
+    store.close()
+    return state
+
+
+MISSING = 404
+
+
+@pytest.mark.parametrize(
+    ("scores", "keep", "left"),
+    [
+        ({1: 0.1, 2: 0.9, 3: 0.2}, (1, 1), [2, 3]),
+        ({1: 0.1, 2: 0.9, 3: 0.95}, (1, 1), [3]),
+        ({1: 0.1, 2: 0.9, 3: 0.2, 4: None}, (1, 1), [2, 4]),
+        ({1: 0.3, 2: 0.9, 3: 0.2, 4: 0.1}, (1, 2), [1, 2, 4]),
+        ({1: 0.3, 2: 0.9, 3: 0.2, 4: 0.1}, (2, 0), [3, 4]),
+        ({1: 0.5, 2: 0.5, 3: 0.2}, (1, 1), [2, 3]),
+        ({1: 0.5, 2: math.nan, 3: MISSING, 4: None}, (1, 1), [1, 4]),
+        ({1: math.nan, 2: None}, (1, 1), [2]),
+    ],
+)
+def test_the_newest_and_the_best_checkpoints_stay(tmp_path, scores, keep, left):
+    save(tmp_path, scores, *keep)
+    assert checkpoints.steps_in(tmp_path) == left
+
+
+def test_the_best_checkpoint_stays_over_a_restart(tmp_path):
+    save(tmp_path, {1: 0.1, 2: 0.9, 3: 0.2})
+    state = save(tmp_path, {4: 0.3})
+    assert checkpoints.steps_in(tmp_path) == [2, 4]
+    assert restore_state(tmp_path, state, best="score").metrics == {"score": 0.9}
+
+
+def test_metrics_that_were_altered_are_found(tmp_path):
+    state = save(tmp_path, {1: 0.5, 2: 0.4})
+    (tmp_path / "2/metrics/metrics").write_text('{"score": 0.9}')
+    found = restore_state(tmp_path, state)
+    assert found.step == 1
+    assert "metrics/metrics has crc32" in found.damaged[0]
+
+
+def test_marking_a_checkpoint_does_not_vouch_for_files_that_were_altered_before(tmp_path):
+    store = Checkpoints(tmp_path)
+    store.save(1, {"x": np.arange(3.0)}, None, {})
+    truncate(tmp_path / "1", "manifest.ocdbt")
+    store.mark(1, {"score": 1.0})
+    store.close()
+    with pytest.raises(CheckpointError, match=r"1 is damaged: .*manifest\.ocdbt has bytes"):
+        restore_state(tmp_path, {"x": np.zeros(3)})
+
+
+def test_an_older_checkpoint_whose_metrics_cannot_be_read_stops_no_run(tmp_path):
+    save(tmp_path, {1: 0.1, 2: 0.9, 3: 0.2})
+    (tmp_path / "2/metrics/metrics").write_text("{")
+    save(tmp_path, {4: 0.3})
+    assert checkpoints.steps_in(tmp_path) == [4]
+
+
+def test_metrics_that_cannot_be_written_leave_the_checkpoint_as_it_was(tmp_path):
+    state = save(tmp_path, {1: None})
+    (tmp_path / "1/metrics").write_text("in the way")
+    store = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match=r"metrics of the checkpoint .*/1 .*File exists"):
+        store.mark(1, {"score": 1.0})
+    store.close()
+    (tmp_path / "1/metrics").unlink()
+    assert restore_state(tmp_path, state).metrics is None
 
 
 def test_no_checkpoint_is_said(trained, tmp_path):

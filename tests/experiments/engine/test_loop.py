@@ -1,5 +1,9 @@
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,12 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from experiments.engine.checkpoints import restore_state, steps_in
+from experiments.engine.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    restore_state,
+    steps_in,
+)
 from experiments.engine.config import ConfigError
 from experiments.engine.distributed import Interrupted, Interruption
 from experiments.engine.logs import read_metrics
@@ -167,24 +176,93 @@ def test_a_profile_past_the_end_or_across_a_resume_does_no_harm(tmp_path):
     assert len(lines(tmp_path / "across")) == 9
 
 
-@pytest.mark.parametrize("stop", [4, 6])
-def test_an_evaluation_that_sigterm_kept_from_happening_is_made_up_for(tmp_path, stop):
-    evaluated = []
+EVALUATED = {"best": "score", "evaluate_every": 4, "checkpoint_every": 100}
 
-    def evaluate(state):
-        evaluated.append(float(state["sum"]))
-        return {"score": 1.0}
 
-    options = {"evaluate": evaluate, "best": "score", "evaluate_every": 4}
-    run(tmp_path / "whole", 6, **options)
-    expected, evaluated[:] = list(evaluated), []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Interruption, "requested", lambda self, step: step == stop)
-        with pytest.raises(Interrupted, match=f"SIGTERM after step {stop} of 6"):
-            run(tmp_path / "stopped", 6, **options)
-    run(tmp_path / "stopped", 6, **options)
-    assert evaluated == expected
-    assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")
+def score(state):
+    return {"score": float(state["sum"])}
+
+
+@pytest.fixture(scope="module")
+def evaluated_whole(tmp_path_factory):
+    """A run of six steps, evaluated after the fourth and the sixth."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    run(folder, 6, evaluate=score, **EVALUATED)
+    return folder
+
+
+def check_goes_on_with_the_evaluation(folder, whole, step):
+    """The checkpoint of ``step`` is there without metrics; no step before it is taken again."""
+    assert steps_in(folder / "checkpoints")[-1] == step
+    assert restore_state(folder / "checkpoints", carry()).metrics is None
+    run(folder, 6, evaluate=score, **EVALUATED)
+    assert lines(folder) == lines(whole)
+    assert lines(folder, "environment.jsonl")[-1]["step"] == step
+    for name in (folder, whole):
+        assert steps_in(name / "checkpoints") == [4, 6]
+    best = restore_state(folder / "checkpoints", carry(), best="score")
+    assert best.step == 6
+    assert best.metrics == restore_state(whole / "checkpoints", carry(), best="score").metrics
+
+
+@pytest.mark.parametrize("step", [4, 6])
+def test_an_evaluation_that_sigterm_kept_from_happening_is_made_up_for(
+    evaluated_whole, tmp_path, step, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(Interruption, "requested", lambda self, number: number == step)
+        with pytest.raises(Interrupted, match=f"SIGTERM after step {step} of 6"):
+            run(tmp_path, 6, evaluate=score, **EVALUATED)
+    check_goes_on_with_the_evaluation(tmp_path, evaluated_whole, step)
+
+
+@pytest.mark.parametrize("step", [4, 6])
+def test_an_evaluation_that_raises_costs_no_step(evaluated_whole, tmp_path, step):
+    steps = iter([4, 6])
+
+    def failing(state):
+        if next(steps) == step:
+            raise MemoryError
+        return score(state)
+
+    with pytest.raises(MemoryError):
+        run(tmp_path, 6, evaluate=failing, **EVALUATED)
+    check_goes_on_with_the_evaluation(tmp_path, evaluated_whole, step)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+from tests.experiments.engine import test_loop, toy
+
+def killed(state):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+toy.run(Path(sys.argv[1]), 6, evaluate=killed, **test_loop.EVALUATED)
+"""
+
+
+def test_an_evaluation_that_is_killed_costs_no_step(evaluated_whole, tmp_path):
+    program = [sys.executable, "-c", KILLED, str(tmp_path)]
+    ended = subprocess.run(program, cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    check_goes_on_with_the_evaluation(tmp_path, evaluated_whole, 4)
+
+
+def test_an_evaluation_that_was_logged_but_not_saved_is_logged_once(
+    evaluated_whole, tmp_path, monkeypatch
+):
+    def full(self, step, metrics):
+        raise CheckpointError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "mark", full)
+        with pytest.raises(CheckpointError, match="no space left"):
+            run(tmp_path, 6, evaluate=score, **EVALUATED)
+    assert "eval/score" in lines(tmp_path)[-1]
+    check_goes_on_with_the_evaluation(tmp_path, evaluated_whole, 4)
 
 
 def test_a_skipped_step_counts_for_no_schedule(tmp_path):

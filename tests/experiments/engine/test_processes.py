@@ -70,6 +70,15 @@ class Run:
             process.communicate(timeout=60)  # ends when its workers have ended too
 
 
+def steps_and_evaluations(folder):
+    """The lines of the log, those of evaluations by themselves."""
+    lines = read_metrics(folder / "metrics.jsonl")
+    evaluations = {line["step"]: line["eval/score"] for line in lines if "eval/score" in line}
+    steps = [line for line in lines if "loss" in line]
+    assert len(steps) + len(evaluations) == len(lines)
+    return steps, evaluations
+
+
 def latest(folder):
     return max(steps_in(folder / "checkpoints"), default=0)
 
@@ -81,7 +90,7 @@ def undisturbed(tmp_path_factory):
     for processes in (1, 2):
         folder = tmp_path_factory.mktemp("undisturbed")
         Run(folder, 400, processes, workers=0, checkpoint_every=FOREVER).finish()
-        losses[processes] = [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
+        losses[processes] = [line["loss"] for line in steps_and_evaluations(folder)[0]]
     np.testing.assert_allclose(losses[1], losses[2], rtol=1e-5)  # sums in another order
     return losses
 
@@ -98,11 +107,14 @@ def test_killed_at_random_moments_and_resumed_the_losses_are_the_same(
         time.sleep(moments.uniform(0, 0.4))
         run.kill()
         assert latest(tmp_path) > before
-    steps = latest(tmp_path) + 5
+    steps = latest(tmp_path) // 4 * 4 + 8
     Run(tmp_path, steps, processes, workers).finish()
-    lines = read_metrics(tmp_path / "metrics.jsonl")
+    lines, evaluations = steps_and_evaluations(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, steps + 1))
     assert [line["loss"] for line in lines] == undisturbed[processes][:steps]
+    assert list(evaluations) == list(range(4, steps + 1, 4))
+    best = max(evaluations, key=evaluations.__getitem__)
+    assert steps_in(tmp_path / "checkpoints") == sorted({best, steps - 2, steps})
     assert not (tmp_path / "incidents.jsonl").read_text()
 
 
@@ -114,10 +126,10 @@ def test_sigterm_saves_and_ends(undisturbed, tmp_path, processes):
     outputs = run.finish(code=143)
     stopped = latest(tmp_path)
     assert f"SIGTERM after step {stopped} of" in outputs[0]
-    lines = read_metrics(tmp_path / "metrics.jsonl")
+    lines, _ = steps_and_evaluations(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, stopped + 1))
     Run(tmp_path, stopped + 3, processes, workers=0).finish()
-    lines = read_metrics(tmp_path / "metrics.jsonl")
+    lines, _ = steps_and_evaluations(tmp_path)
     assert [line["loss"] for line in lines] == undisturbed[processes][: stopped + 3]
 
 

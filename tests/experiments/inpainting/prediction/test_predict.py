@@ -41,8 +41,9 @@ def save_run(folder, steps):
         state["generator"]["params"] = jax.tree.map(
             lambda array, factor=factor: factor * array, state["generator"]["params"]
         )
-        metrics = None if metric is None else {BEST: metric}
-        checkpoints.save(step, jax.device_get(first_carry(state, 0)), None, {}, metrics)
+        checkpoints.save(step, jax.device_get(first_carry(state, 0)), None, {})
+        if metric is not None:
+            checkpoints.mark(step, {BEST: metric})
     checkpoints.close()
     configs.save(CONFIG, folder / "config.json")
 
