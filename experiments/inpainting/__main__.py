@@ -31,7 +31,7 @@ from experiments.inpainting.report.compare import compare as compare_runs
 from experiments.inpainting.report.experiment import run_experiment
 from experiments.inpainting.report.tables import bucket_table, metrics_table
 from experiments.inpainting.task import BEST, TASK, initial_state, train_run
-from experiments.inpainting.web.serve import ServeError, serve
+from experiments.inpainting.web.page import ServeError, serve
 
 DEFAULT_DATA_DIR = Path("data")
 DEFAULT_OPERATION = Operation(checkpoint_every=1000, evaluate_every=5000)
