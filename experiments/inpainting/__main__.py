@@ -34,7 +34,7 @@ from experiments.inpainting.report.compare import compare as compare_runs
 from experiments.inpainting.report.tables import bucket_table, metrics_table
 from experiments.inpainting.spec import SPEC
 from experiments.inpainting.task import RUNS
-from experiments.inpainting.web.serve import ServeError, serve
+from experiments.inpainting.web.page import ServeError, serve
 
 EVALUATION = EvaluationConfig(batch_size=8, max_unreadable_records=100)
 

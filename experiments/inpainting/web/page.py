@@ -1,33 +1,23 @@
-"""The web page of :mod:`experiments.inpainting.web.serve`, in Gradio."""
+"""A web page, in Gradio, on which two trained models fill the same hole."""
 
-import tempfile
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-from gradio import processing_utils
-from starlette.middleware import Middleware
-
 from experiments.data.pictures import PictureError
 from experiments.inpainting.prediction.holes import InputError
-from experiments.inpainting.web.address import Address
-from experiments.inpainting.web.comparison import Comparison, Filled, preview
-from experiments.inpainting.web.gate import Gate
+from experiments.inpainting.prediction.inpainter import load_inpainter
+from experiments.inpainting.web.comparison import Filled, Model, fill_with_each, preview
 
 MAX_BYTES = 20 * 2**20
-_ENVELOPE_BYTES = 100_000  # of a form around a file
-# Gradio does much that this page does not need: fetch addresses for its visitors, for one.
-_ROUTES = {
-    "HEAD": "/",
-    "GET": r"/|/(assets|static|svelte)/.*|/(config|theme\.css|favicon\.ico|manifest\.json)"
-    r"|/gradio_api/(queue/data|startup-events|upload_progress|heartbeat/\w+|file=/.*)",
-    "POST": r"/gradio_api/(upload|queue/join|cancel|reset)",
-}
-_QUEUE = 8  # fills that wait; further visitors are told to come again
-# For pictures and what is made of them: some twenty of the largest, and hundreds of others.
-_FOLDER_BYTES = 2**30
-_CACHE_CHECK, _CACHE_AGE = 600, 3600  # seconds
-
+_MAX_PORT = 65535
+_QUEUE = 8  # fills that wait; further visitors are asked to come again
+_CACHE = (600, 3600)  # seconds between two looks for old files, and their age
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _TITLE = "Filling holes with CARAFE++"
 _INTRODUCTION = f"""# {_TITLE}
 Drop a picture, paint over what is to go, and press **Fill**: the same network fills the hole
@@ -35,12 +25,117 @@ without and with CARAFE++. Nothing leaves the machine that shows this page.
 """
 
 
-def build(comparison: Comparison) -> gr.Blocks:
-    """The page, ready to be launched."""
-    blocks = gr.Blocks(
-        title=_TITLE, analytics_enabled=False, delete_cache=(_CACHE_CHECK, _CACHE_AGE)
-    )
-    with blocks:
+class ServeError(RuntimeError):
+    """The page cannot be served."""
+
+
+def serve(
+    baseline: Path,
+    carafe: Path,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    working_side: int | None = None,
+    full_size: bool = False,
+) -> None:
+    """Serves a page to drop a picture, paint a hole and see two models fill it, until stopped.
+
+    Args:
+        baseline: folder of a trained run.
+        carafe: folder of a trained run with CARAFE++.
+        host: name or address to listen at; by default only this machine can open the page.
+        port: port to listen at; 0 takes the first free one from 7860 on.
+        working_side: pictures whose shorter side is longer are filled at this size, in pixels; by
+            default at that of the images that the run was trained on.
+        full_size: fills pictures at their own size instead.
+
+    Raises:
+        CheckpointError: a run cannot be read.
+        InputError: ``working_side`` is below 1, or given with ``full_size``.
+        ServeError: Gradio is not installed, or cannot listen at this host and port.
+    """
+    if find_spec("gradio") is None:
+        raise ServeError('the page needs Gradio: pip install --editable ".[web]"')
+    if not 0 <= port <= _MAX_PORT:
+        raise ServeError(f"port must be from 0 to {_MAX_PORT}, got {port}")
+    models = {
+        "baseline": load_inpainter(baseline, working_side, full_size),
+        "CARAFE++": load_inpainter(carafe, working_side, full_size),
+    }
+    serve_models(models, host, port)
+
+
+def serve_models(models: Mapping[str, Model], host: str, port: int) -> None:
+    """Serves the page for any models, until SIGINT or SIGTERM.
+
+    Args:
+        models: the models, by the names that the page shows.
+        host: name or address to listen at.
+        port: port to listen at; 0 takes the first free one from 7860 on.
+
+    Raises:
+        ServeError: Gradio cannot listen at this host and port.
+    """
+    host = host.strip("[]")
+    if host not in _LOOPBACK:
+        print(
+            f"warning: at {host} everyone who reaches this machine can use the page; it asks for "
+            "no password, and sends pictures unencrypted",
+            file=sys.stderr,
+        )
+    blocks = _page(models)
+    # SIGTERM ends the process as ctrl-C does, so that Gradio removes its temporary files.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _, url, _ = blocks.launch(
+            server_name=f"[{host}]" if ":" in host else host,
+            server_port=port or None,
+            max_file_size=MAX_BYTES,
+            share=False,
+            footer_links=[],
+            run_history=False,
+            prevent_thread_lock=True,
+            quiet=True,
+        )
+        print(f"{url} (ctrl-C to stop)", flush=True)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:  # Gradio's message names settings of its own, and no host
+        raise ServeError(
+            f"cannot listen at host {host}, port {port}: the port is taken, or the host is not "
+            "this machine"
+        ) from error
+    finally:
+        blocks.close(verbose=False)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _page(models: Mapping[str, Model]) -> Any:
+    import gradio as gr  # optional, and slow to import
+
+    def show(file: str | None) -> list[Any]:
+        try:
+            shown = preview(file)
+        except PictureError as error:
+            return [None, *forget(), problem(error)]
+        value = {"background": shown, "layers": [], "composite": shown}
+        return [gr.skip(), *no_results, value, problem(None)]
+
+    def forget() -> list[None]:
+        return [*no_results, None]
+
+    def fill(file: str | None, painted: dict[str, Any] | None) -> list[Any]:
+        layers = painted["layers"] if painted else []
+        try:
+            filled = fill_with_each(models, file, layers[0] if layers else None).values()
+        except (PictureError, InputError) as error:
+            return [*no_results, problem(error)]
+        return [*(each.image for each in filled), *(_time(each) for each in filled), problem(None)]
+
+    def problem(error: Exception | None) -> Any:
+        return gr.update(value=str(error or ""), visible=error is not None)
+
+    with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=_CACHE) as blocks:
         gr.Markdown(_INTRODUCTION)
         with gr.Row():
             with gr.Column(scale=1):
@@ -50,6 +145,7 @@ def build(comparison: Comparison) -> gr.Blocks:
             hole = gr.ImageEditor(
                 label="Paint the hole",
                 elem_id="hole",
+                type="pil",
                 scale=3,
                 height=460,
                 sources=(),
@@ -58,47 +154,20 @@ def build(comparison: Comparison) -> gr.Blocks:
                 buttons=[],
                 brush=gr.Brush(default_size=32, colors=["#ff00aa"], color_mode="fixed"),
             )
-        # On the instance: for a subclass Gradio would write a .pyi beside this file. It holds while
-        # `hole` is given values alone, as an update of its options would make a new instance.
-        hole.preprocess = _painted
         images, times = [], []
         with gr.Row():
-            for name in comparison.names:
+            for name in models:
                 with gr.Column():
-                    slug = name.lower().rstrip("+")
+                    buttons = ["download", "fullscreen"]
                     images.append(
-                        gr.Image(
-                            label=name,
-                            format="png",
-                            interactive=False,
-                            buttons=["download", "fullscreen"],
-                            elem_id=f"image-{slug}",
-                        )
+                        gr.Image(label=name, format="png", interactive=False, buttons=buttons)
                     )
-                    times.append(gr.Markdown(elem_id=f"time-{slug}"))
+                    times.append(gr.Markdown())
         results = [*images, *times]
-
-        def show(file: str | None) -> list[Any]:
-            try:
-                shown = preview(Path(file) if file else None)
-            except PictureError as error:
-                return [None, *forget(), _told(error)]
-            value = {"background": shown, "layers": [], "composite": shown}
-            return [gr.skip(), *[None] * len(results), value, _told()]
-
-        def forget() -> list[Any]:
-            return [None] * (len(results) + 1)
-
-        def fill(file: str | None, painted: bytes | None) -> list[Any]:
-            try:
-                filled = comparison.fill(Path(file) if file else None, painted)
-            except (PictureError, InputError) as error:
-                return [*[None] * len(results), _told(error)]
-            images = (result.image for result in filled.values())
-            return [*images, *(_time(result) for result in filled.values()), _told()]
-
+        no_results = [None] * len(results)
         picture.upload(show, picture, [picture, *results, hole, message], api_visibility="private")
         picture.clear(forget, None, [*results, hole], api_visibility="private")
+        # One fill at a time: two would slow each other down, and their times would be wrong.
         button.click(
             fill,
             [picture, hole],
@@ -106,66 +175,7 @@ def build(comparison: Comparison) -> gr.Blocks:
             concurrency_limit=1,
             api_visibility="private",
         )
-    blocks.queue(max_size=_QUEUE)
-    return blocks
-
-
-def launch(blocks: gr.Blocks, address: Address) -> str:
-    """Starts to serve, in threads of its own.
-
-    Args:
-        blocks: the page.
-        address: to listen at. What comes in lies in the temporary folder of :mod:`tempfile`.
-
-    Returns:
-        The page's address.
-
-    Raises:
-        OSError: the port has been taken meanwhile.
-    """
-    processing_utils.async_ssrf_protected_download = _refuse_download
-    gate = Middleware(
-        Gate,
-        routes=_ROUTES,
-        names=address.names,
-        max_bytes=MAX_BYTES + _ENVELOPE_BYTES,
-        folder=Path(tempfile.gettempdir()),
-        folder_bytes=_FOLDER_BYTES,
-    )
-    _, url, _ = blocks.launch(
-        server_name=address.host,
-        server_port=address.port,
-        max_file_size=MAX_BYTES,
-        app_kwargs={"middleware": [gate]},
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"]),
-        footer_links=[],
-        share=False,
-        ssr_mode=False,
-        mcp_server=False,
-        pwa=False,
-        run_history=False,
-        enable_monitoring=False,
-        inbrowser=False,
-        inline=False,
-        prevent_thread_lock=True,
-        quiet=True,
-    )
-    return str(url)
-
-
-async def _refuse_download(address: str, **options: Any) -> str:
-    """Stands in for Gradio's download of what a visitor names in place of an uploaded file."""
-    del address, options
-    raise gr.Error("The picture must be uploaded, got an address.", print_exception=False)
-
-
-def _painted(payload: Any) -> bytes | None:
-    """What is painted, as the bytes of an image file; by itself Gradio decodes whatever is sent."""
-    return Path(payload.layers[0].path).read_bytes() if payload and payload.layers else None
-
-
-def _told(error: Exception | None = None) -> Any:
-    return gr.update(value=str(error or ""), visible=error is not None)
+    return blocks.queue(max_size=_QUEUE)
 
 
 def _time(filled: Filled) -> str:

@@ -1,0 +1,281 @@
+"""The served page in a headless Chromium: `apt install chromium`."""
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.data.composed.photographs import pypi_photographs
+from experiments.inpainting.web.page import MAX_BYTES
+from tests.experiments.inpainting.web.test_comparison import BAD_PICTURES
+
+pytestmark = pytest.mark.web
+
+ROOT = Path(__file__).resolve().parents[4]
+COFFEE = pypi_photographs()[2].path  # 600x400
+GREYS = {"baseline": 100, "CARAFE++": 200}
+PAINT = (255, 0, 170)
+PATIENCE = 60_000  # milliseconds
+
+# Both models fill with grey.
+SERVER = f"""
+import sys
+import numpy as np
+from experiments.inpainting.web.page import ServeError, serve_models
+
+class Grey:
+    shapes_compiled = 1
+
+    def __init__(self, value):
+        self.value = np.uint8(value)
+
+    def __call__(self, image, hole):
+        return np.where(hole[..., None], self.value, image)
+
+try:
+    models = {{name: Grey(value) for name, value in {GREYS}.items()}}
+    serve_models(models, sys.argv[1], int(sys.argv[2]))
+except ServeError as error:
+    sys.exit(f"error: {{error}}")
+"""
+
+
+class Served(NamedTuple):
+    """A page that is being served.
+
+    Attributes:
+        url: of the page.
+        process: that serves it.
+        temporary: the process's folder of temporary files.
+        errors: a file of what the process says on stderr.
+    """
+
+    url: str
+    process: subprocess.Popen
+    temporary: Path
+    errors: Path
+
+    def uploads(self):
+        """The bytes of the files that visitors' pictures have left."""
+        found = [path for path in self.temporary.rglob("*") if path.is_file()]
+        return sum(path.stat().st_size for path in found)
+
+
+def start(folder, host, port, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_TEMP_DIR": str(folder)}
+    command = [sys.executable, "-c", SERVER, host, str(port)]
+    return subprocess.Popen(command, env=environment, text=True, **options)
+
+
+@contextlib.contextmanager
+def serving(folder, host="127.0.0.1"):
+    temporary, errors = folder / "temporary", folder / "errors.txt"
+    with (
+        errors.open("w") as file,
+        start(temporary, host, 0, stdout=subprocess.PIPE, stderr=file) as process,
+    ):
+        patience = threading.Timer(180, process.kill)
+        patience.start()
+        try:
+            line = process.stdout.readline()
+            assert line.endswith(" (ctrl-C to stop)\n"), errors.read_text()
+            yield Served(line.split()[0], process, temporary, errors)
+        finally:
+            patience.cancel()
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    assert executable, "these tests need Chromium: apt install chromium"
+    with sync_playwright() as playwright:
+        # The sandbox refuses to run as root, which is who runs tests in a container.
+        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@contextlib.contextmanager
+def opened(browser, url):
+    """A page that asks no other host than the server for anything."""
+    hosts = set()
+    page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    page.set_default_timeout(PATIENCE)
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    page.goto(url)
+    yield page
+    page.close()
+    # Addresses of the page's own memory (blob:, data:) have no host.
+    assert hosts - {""} == {urlsplit(url).netloc}
+
+
+@pytest.fixture
+def page(browser, server):
+    with opened(browser, server.url) as page:
+        yield page
+
+
+def drop(page, content):
+    # There is another input, of the editor, and none here while a picture is shown.
+    place = page.get_by_role("button").filter(has_text="Drop File Here")
+    place.locator("input[type=file]").set_input_files(
+        {"name": "picture.png", "mimeType": "image/png", "buffer": content}
+    )
+
+
+def paint(page):
+    """Drags the brush through the middle of the picture, until the editor is ready to show it."""
+    page.locator("#hole canvas").first.wait_for()
+    box = page.locator("#hole canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for _ in range(30):
+        page.mouse.move(x - 50, y)
+        page.mouse.down()
+        page.mouse.move(x + 50, y + 20, steps=10)
+        page.mouse.up()
+        page.wait_for_timeout(1000)
+        with Image.open(io.BytesIO(page.screenshot(clip=box))) as seen:
+            if (np.asarray(seen.convert("RGB")) == PAINT).all(axis=-1).sum() > 500:
+                return
+    pytest.fail("no stroke was seen on the picture")
+
+
+def fill(page):
+    page.get_by_role("button", name="Fill").click()
+
+
+def result(page, name):
+    """Where the page shows what the model of this name has filled, and its time."""
+    return page.locator(".column").filter(has=page.get_by_text(name, exact=True)).last
+
+
+def download(page, name):
+    with page.expect_download() as saved:
+        result(page, name).get_by_label("Download").click()
+    with Image.open(saved.value.path()) as image:
+        assert image.format == "PNG"
+        return np.asarray(image)
+
+
+def told(text):
+    return f"document.querySelector('#message textarea')?.value.includes('{text}')"
+
+
+def test_a_painted_hole_is_filled_by_both_models(page):
+    drop(page, COFFEE.read_bytes())
+    paint(page)
+    fill(page)
+    baseline, carafe = (download(page, name) for name in GREYS)
+    with Image.open(COFFEE) as image:
+        original = np.asarray(image)
+    hole = (baseline != carafe).any(axis=-1)
+    for filled, grey in zip((baseline, carafe), GREYS.values(), strict=True):
+        np.testing.assert_array_equal(filled, np.where(hole[..., None], grey, original))
+    rows, columns = np.nonzero(hole)
+    assert 0.01 < hole.mean() < 0.3
+    assert abs(rows.mean() - 200) < 40
+    assert abs(columns.mean() - 300) < 40
+    for name in GREYS:
+        assert " ms" in result(page, name).inner_text()
+    assert not page.locator("#message").is_visible()
+
+
+def test_another_picture_clears_the_first_results(page):
+    drop(page, COFFEE.read_bytes())
+    paint(page)
+    fill(page)
+    for name in GREYS:
+        result(page, name).locator("img").wait_for()
+    page.get_by_label("Clear", exact=True).click()
+    drop(page, COFFEE.read_bytes())
+    for name in GREYS:
+        result(page, name).locator("img").wait_for(state="detached")
+        result(page, name).get_by_text(" ms").wait_for(state="detached")
+    # Neither is the hole of the first picture the second's.
+    page.locator("#hole canvas").first.wait_for()
+    fill(page)
+    page.wait_for_function(told("no hole"))
+
+
+def test_without_a_hole_or_a_picture_the_page_says_what_to_do(page):
+    fill(page)
+    page.wait_for_function(told("drop one first"))
+    drop(page, COFFEE.read_bytes())
+    page.locator("#hole canvas").first.wait_for()
+    fill(page)
+    page.wait_for_function(told("no hole"))
+
+
+def test_bad_pictures_are_refused_and_the_next_is_taken(page):
+    for text, message in {
+        "no picture of a known format": "the picture cannot be read: no picture of a known format",
+        "at most 16,000,000 pixels": "16,000,000 pixels",
+        "several frames": "frames",
+        "truncated": "picture .*truncated",
+        "must be opaque": "opaque",
+    }.items():
+        drop(page, BAD_PICTURES[message])
+        page.wait_for_function(told(text))
+    drop(page, COFFEE.read_bytes())
+    page.locator("#message").wait_for(state="hidden")
+    page.locator("#hole canvas").first.wait_for()
+
+
+def test_long_files_are_refused_and_the_next_is_taken(page):
+    drop(page, bytes(MAX_BYTES + 1))
+    page.get_by_text("exceed the maximum allowed size of 20").first.wait_for()
+    drop(page, COFFEE.read_bytes())
+    page.locator("#hole canvas").first.wait_for()
+
+
+@pytest.mark.parametrize(
+    ("number", "host"), [(signal.SIGINT, "127.0.0.1"), (signal.SIGTERM, "0.0.0.0")]
+)
+def test_no_picture_is_left_when_the_server_is_stopped(browser, tmp_path, number, host):
+    with serving(tmp_path, host) as server, opened(browser, server.url) as page:
+        drop(page, COFFEE.read_bytes())
+        page.locator("#hole canvas").first.wait_for()
+        assert server.uploads() > 0
+        server.process.send_signal(number)
+        assert server.process.wait(timeout=60) == 0
+        assert server.uploads() == 0
+        assert (f"warning: at {host} " in server.errors.read_text()) is (host == "0.0.0.0")
+
+
+def refusal(host, port, folder):
+    with start(folder, host, port, stderr=subprocess.PIPE) as process:
+        _, told = process.communicate(timeout=180)
+    assert process.returncode == 1
+    return told.splitlines()[-1]
+
+
+def test_an_address_that_cannot_be_listened_at_is_told_in_a_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert refusal("127.0.0.1", port, tmp_path).startswith(
+            f"error: cannot listen at host 127.0.0.1, port {port}: "
+        )
+    assert refusal("192.0.2.1", port, tmp_path).startswith(
+        f"error: cannot listen at host 192.0.2.1, port {port}: "
+    )
