@@ -1,6 +1,6 @@
 ## make demo         fill holes in photographs with two networks, in some minutes
-## make test         the whole test suite
-## make test-fast    the same without the slow tests
+## make test         all tests but the slow ones, in less than eight minutes on two cores
+## make test-all     the slow tests, which `make test` leaves out
 ## make test-oldest  operator and layers on the oldest supported JAX and Flax
 ## make test-torch   PyTorch's ResNets against ours; takes 6.5 GB for .venv-torch
 ## make test-web     the web page in a headless browser: Chromium, which root installs by apt
@@ -13,7 +13,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help environments demo test test-fast test-oldest test-torch test-web check-dist lint format clean
+.PHONY: help environments demo test test-all test-oldest test-torch test-web check-dist lint format clean
 
 VENV := .venv
 OLDEST := .venv-oldest
@@ -32,10 +32,10 @@ demo: $(VENV)/.complete
 	$(VENV)/bin/python -m experiments.inpainting demo
 
 test: $(VENV)/.complete
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not torch and not web"
-
-test-fast: $(VENV)/.complete
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torch and not web"
+
+test-all: $(VENV)/.complete
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow and not torch and not web"
 
 test-oldest: $(OLDEST)/.complete
 	$(OLDEST)/bin/python -m pytest $(PARALLEL) -m "not (slow and interpreted)" \

@@ -1,5 +1,6 @@
 """Settings of all tests, and one cache of compiled programs for the session's processes."""
 
+import gc
 import os
 import tempfile
 
@@ -44,6 +45,14 @@ settings.load_profile("tests")
 pytest.register_assert_rewrite(
     "tests.kernels.operator_base", "tests.kernels.placement_base", "tests.carafe_jax.twins"
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """JAX keeps each program that it compiled, and next to no module runs those of another."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def pytest_configure(config):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from pycocotools.coco import COCO
 
-from experiments.data import coco, coco_tfds
+from experiments.data import coco
 from experiments.data.coco import OFFICIAL_IDS, coco_boxes_folder, coco_folder, open_coco
 from experiments.data.coco_annotations import Category
 from experiments.data.coco_tfds import COCO_2017, CocoConfig, prepare
@@ -144,31 +145,34 @@ def test_preparing_twice_gives_the_same_files(folder, data_dir, tmp_path):
     assert files(again) == files(coco_folder(data_dir, "small"))
 
 
-def test_a_preparation_that_was_killed_begins_again(folder, data_dir, tmp_path):
+def test_a_preparation_that_was_killed_begins_again(own_folder, folder, data_dir, tmp_path):
+    # The preparation waits for the content of one image, and is killed there.
+    slow = own_folder / "val" / file_name(22)
+    slow.unlink()
+    os.mkfifo(slow)
     process = multiprocessing.get_context("spawn").Process(
-        target=_prepare_until_killed, args=(folder, tmp_path)
+        target=prepare, args=(own_folder, tmp_path, CONFIG)
     )
     process.start()
+    while not is_read(slow):
+        assert process.is_alive()
+        time.sleep(0.05)
+    process.kill()
     process.join()
-    assert process.exitcode == 9
     (left,) = (tmp_path / "coco_instances" / "small").glob("incomplete.*")
     assert left.is_dir()
-    with pytest.raises(DataError, match="its preparation did not end"):
+    with pytest.raises(DataError, match=r"incomplete.*did not end"):
         coco_folder(tmp_path, "small")
     assert files(prepare(folder, tmp_path, CONFIG)) == files(coco_folder(data_dir, "small"))
     assert not left.exists()
 
 
-def _prepare_until_killed(folder, data_dir):
-    read = coco_tfds._encoded
-
-    def read_until_killed(path, *arguments):
-        if path.name == file_name(22):
-            os._exit(9)
-        return read(path, *arguments)
-
-    coco_tfds._encoded = read_until_killed
-    prepare(folder, data_dir, CONFIG)
+def is_read(fifo):
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:  # no reader yet
+        return False
+    return True
 
 
 def test_what_is_prepared_needs_no_folder(data_dir, tmp_path):
@@ -213,13 +217,13 @@ def other_categories(folder):
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lose_image, r"own/train lacks 1 of the 3 images of .*train\.json, .* 000000000012\.png"),
-        (damage_image, r"000000000012\.png must be an image: cannot identify"),
-        (other_image, r"12\.png must be 50 x 30 .*train\.json says of image 12, got 30 x 50"),
-        (lose_images, r"must be in .*/own/val, which is no folder"),
-        (lose_annotations, r"instances_val\.json cannot be read: No such file"),
-        (other_images, r"val\.json: annotations\[0\], id 1: image_id must be .*, got 22"),
-        (other_categories, r"val\.json must have the categories of .*train\.json"),
+        (lose_image, r"own/train.* 1 .* 3 .*train\.json.*000000000012\.png"),
+        (damage_image, r"000000000012\.png.*image"),
+        (other_image, r"12\.png.* 50 x 30 .*train\.json.* 30 x 50"),
+        (lose_images, r"own/val.* folder"),
+        (lose_annotations, r"instances_val\.json.*No such file"),
+        (other_images, r"val\.json.*annotations\[0\].*image_id.* 22"),
+        (other_categories, r"val\.json.*categories.*train\.json"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_named_and_nothing_is_left(
@@ -236,7 +240,7 @@ def test_what_is_wrong_with_a_folder_is_named_and_nothing_is_left(
 def test_the_official_years_must_have_all_their_images(tmp_path):
     parts = contents()
     folder = write_folder(tmp_path / "coco", {"train2017": parts["train"], "val2017": parts["val"]})
-    message = r"must have 118287 images and 860001 annotations, got 3 and 6"
+    message = r"118287 .*860001 .* 3 .* 6$"
     with pytest.raises(DataError, match=message):
         prepare(folder, tmp_path / "data", COCO_2017)
     # Those of 2014, which shared out the same annotated images otherwise.
@@ -250,20 +254,20 @@ def test_a_lost_file_is_named(data_dir, tmp_path):
     folder = coco_folder(own, "small")
     (lost,) = folder.glob("*-test.*")
     lost.unlink()
-    with pytest.raises(DataError, match=rf"lacks 1 of the 1 files of .* 'test', .*{lost.name}"):
+    with pytest.raises(DataError, match=rf"'test'.*{lost.name}"):
         open_coco(folder)
 
 
 def test_other_data_are_refused(data_folder):
-    with pytest.raises(DataError, match=r"must hold coco_instances or tfds' coco, got photograph_"):
+    with pytest.raises(DataError, match=r"coco_instances.* photograph_"):
         open_coco(data_folder)
 
 
 def test_nothing_prepared_names_the_command(tmp_path):
-    message = r"must hold coco_instances/2017, .*python -m experiments\.data\.coco COCO --data-dir "
+    message = r"coco_instances/2017.*python -m experiments\.data\.coco COCO --data-dir "
     with pytest.raises(DataError, match=message + str(tmp_path)):
         coco_folder(tmp_path)
-    message = r"must hold coco/2017, .*tfds build coco/2017 --file_format=array_record --data_dir="
+    message = r"coco/2017.*tfds build coco/2017 --file_format=array_record --data_dir="
     with pytest.raises(DataError, match=message + str(tmp_path)):
         coco_boxes_folder(tmp_path)
 

@@ -65,34 +65,34 @@ def twice(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (first(image_id=99), r"id 903: image_id must be .* of the 3 images, got 99: are the anno"),
-        (first(category_id=1), r"id 903: category_id must be one of \[2, 17, 90\], got 1"),
-        (first(bbox=[1, 2, 3]), r"id 903: bbox must be 4 numbers, got \[1, 2, 3\]"),
-        (first(bbox=[1, 2, float("nan"), 4]), r"id 903: bbox .* must be a finite number, got nan"),
-        (first(bbox=[1, float("inf"), 3, 4]), r"must be a finite number, got inf"),
-        (first(bbox=[1, "2", 3, 4]), r"must be a finite number, got '2'"),
-        (first(bbox=[1, 2, -3, 4]), r"id 903: bbox must have no negative width or height"),
-        (first(area="big"), r"id 903: area must be a finite number, got 'big'"),
-        (first(iscrowd=2), r"id 903: iscrowd must be one of \[0, 1\], got 2"),
-        (first(segmentation=[[1, 2, 3, 4, 5]]), r"id 903: a polygon must have an even number"),
-        (first(segmentation={"size": [60, 40], "counts": [2400]}), r"id 903: size of the segm"),
-        (first(id=8), r"annotation 8 must be listed once"),
-        (without("bbox"), r"id 903: must have 'bbox', got \['area', 'category_id'"),
-        (without("iscrowd"), r"must have 'iscrowd'"),
-        (without("id"), r"annotations\[0\], id None: must have 'id'"),
-        (twice("images"), r"image 13 must be listed once, it is listed twice"),
-        (twice("categories"), r"category 90 must be listed once"),
+        (first(image_id=99), r"id 903.*image_id.* 99"),
+        (first(category_id=1), r"id 903.*category_id.*\[2, 17, 90\].* 1$"),
+        (first(bbox=[1, 2, 3]), r"id 903.*bbox.*\[1, 2, 3\]"),
+        (first(bbox=[1, 2, float("nan"), 4]), r"id 903.*bbox.* nan"),
+        (first(bbox=[1, float("inf"), 3, 4]), r"id 903.*bbox.* inf"),
+        (first(bbox=[1, "2", 3, 4]), r"id 903.*bbox.* '2'"),
+        (first(bbox=[1, 2, -3, 4]), r"id 903.*bbox.* -3"),
+        (first(area="big"), r"id 903.*area.* 'big'"),
+        (first(iscrowd=2), r"id 903.*iscrowd.*\[0, 1\].* 2$"),
+        (first(segmentation=[[1, 2, 3, 4, 5]]), r"id 903.*polygon.* 5$"),
+        (first(segmentation={"size": [60, 40], "counts": [2400]}), r"id 903.*size.*\[60, 40\]"),
+        (first(id=8), r"annotation 8 "),
+        (without("bbox"), r"id 903.*'bbox'.*\['area', 'category_id'"),
+        (without("iscrowd"), r"id 903.*'iscrowd'"),
+        (without("id"), r"annotations\[0\].*'id'"),
+        (twice("images"), r"image 13 .*twice"),
+        (twice("categories"), r"category 90 .*twice"),
         (
             lambda content: content["images"][0].update(
                 file_name=content["images"][1]["file_name"]
             ),
-            r"file_name '000000000012.png' must be listed once",
+            r"file_name '000000000012\.png'.*twice",
         ),
-        (lambda content: content["images"][0].update(height=0), r"height must be an integer of at"),
-        (lambda content: content["images"][0].update(width=2.5), r"width must be an integer of at"),
-        (lambda content: content["images"][0].update(file_name=3), r"file_name must be a text"),
-        (lambda content: content.pop("annotations"), r"must have a list of annotations, got \['c"),
-        (lambda content: content.update(images=[3]), r"must have a list of images"),
+        (lambda content: content["images"][0].update(height=0), r"height.* 0$"),
+        (lambda content: content["images"][0].update(width=2.5), r"width.* 2\.5$"),
+        (lambda content: content["images"][0].update(file_name=3), r"file_name.* 3$"),
+        (lambda content: content.pop("annotations"), r"annotations.*\['categories'"),
+        (lambda content: content.update(images=[3]), r"images.*3"),
     ],
 )
 def test_what_is_malformed_is_named(written, change, message):
@@ -105,18 +105,18 @@ def test_what_is_malformed_is_named(written, change, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"images": [', r"must be JSON: Expecting value"),
-        (b"\xff\xd8\xff", r"must be JSON: "),
-        (b"[1]", r"must have a list of categories, got list"),
+        (b'{"images": [', r"JSON.*Expecting value"),
+        (b"\xff\xd8\xff", r"JSON"),
+        (b"[1]", r"categories.* list$"),
     ],
 )
 def test_a_file_that_is_none_is_named(tmp_path, content, message):
     path = tmp_path / "instances.json"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"{path} {message}"):
+    with pytest.raises(DataError, match=rf"{path}.*{message}"):
         read_annotations(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=rf"{tmp_path}/none.json cannot be read: No such file"):
+    with pytest.raises(DataError, match=rf"{tmp_path}/none\.json.*No such file"):
         read_annotations(tmp_path / "none.json")

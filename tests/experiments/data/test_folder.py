@@ -54,8 +54,8 @@ def test_of_two_images_one_trains_and_one_validates(tmp_path):
 
 
 def test_a_folder_that_is_none_or_holds_too_little(tmp_path):
-    with pytest.raises(DataError, match=f"images must be a folder, got {tmp_path}/none"):
+    with pytest.raises(DataError, match=rf"images.*{tmp_path}/none"):
         open_images(tmp_path / "none")
     touch(tmp_path, ["one.png", "notes.txt"])
-    with pytest.raises(DataError, match=rf"must hold two images.*, got 1 in {tmp_path} .*\.webp"):
+    with pytest.raises(DataError, match=rf" 1 .*{tmp_path}.*\.webp"):
         open_images(tmp_path)

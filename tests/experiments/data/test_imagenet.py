@@ -49,14 +49,14 @@ def test_a_whole_data_set_is_found(tmp_path):
 
 def test_nothing_prepared_names_the_command(tmp_path):
     command = r"python -m experiments\.data\.imagenet --archives TARS --data-dir "
-    message = rf"data_dir must hold imagenet2012, got .*{command}{tmp_path}"
+    message = rf"data_dir.*imagenet2012.*{command}{tmp_path}"
     with pytest.raises(DataError, match=message):
         imagenet_folder(tmp_path)
 
 
 def test_preparing_names_what_is_missing(tmp_path, monkeypatch):
     (tmp_path / "ILSVRC2012_img_val.tar").touch()
-    with pytest.raises(DataError, match=r"archives must hold .* lacks \['ILSVRC2012_img_train"):
+    with pytest.raises(DataError, match=r"archives.*ILSVRC2012_img_train"):
         prepare(tmp_path, tmp_path / "data")
     (tmp_path / "ILSVRC2012_img_train.tar").touch()
     monkeypatch.setattr(prepared, "find_spec", lambda module: None)

@@ -73,13 +73,13 @@ def test_an_archive_that_is_not_the_published_one_is_named(tmp_path, monkeypatch
 
 
 def test_nothing_prepared_names_the_command(tmp_path):
-    message = r"must hold places365_small, got .*python -m experiments\.data\.places --data-dir "
+    message = r"places365_small.*python -m experiments\.data\.places --data-dir "
     with pytest.raises(DataError, match=message + str(tmp_path)):
         places_folder(tmp_path)
 
 
 def test_preparing_names_what_is_missing(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match=f"archives must be a folder, got {tmp_path}/none"):
+    with pytest.raises(DataError, match=rf"archives.*{tmp_path}/none"):
         prepare(tmp_path, tmp_path / "none")
     monkeypatch.setattr(prepared, "find_spec", lambda module: None)
     with pytest.raises(DataError, match="pip install tensorflow"):

@@ -79,15 +79,15 @@ def test_the_second_version_is_read_too_and_the_first_preferred(data_dir):
 @pytest.mark.parametrize("there", [True, False])
 def test_nothing_prepared(tmp_path, there):
     data_dir = tmp_path if there else tmp_path / "nothing"
-    with pytest.raises(DataError, match=f"data_dir must hold pictures, got {data_dir}. {HOW}$"):
+    with pytest.raises(DataError, match=rf"data_dir.*pictures.*{data_dir}.*{HOW}$"):
         find(data_dir)
 
 
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ("4.0.0", r"must hold version 5\.1\.0 or 5\.0\.0, got \['4\.0\.0'\]\. "),
-        ("incomplete.XY_5.1.0", r"got \['incomplete.*its preparation did not end"),
+        ("4.0.0", r"5\.1\.0.*5\.0\.0.*\['4\.0\.0'\]"),
+        ("incomplete.XY_5.1.0", r"incomplete\.XY_5\.1\.0.*did not end"),
     ],
 )
 def test_another_version_or_none_is_named(data_dir, found, message):
@@ -99,11 +99,11 @@ def test_another_version_or_none_is_named(data_dir, found, message):
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("dataset_info.json", r"lacks dataset_info\.json: its preparation did not end"),
-        ("features.json", r"lacks features\.json: its preparation did not end"),
+        ("dataset_info.json", r"dataset_info\.json.*did not end"),
+        ("features.json", r"features\.json.*did not end"),
         (
             "pictures-validation.array_record-00000-of-00001",
-            r"lacks 1 of the 1 files of the split 'validation', the first is pictures-valid",
+            r" 1 .*'validation'.*pictures-validation",
         ),
     ],
 )
@@ -115,13 +115,13 @@ def test_a_missing_file_is_named(data_dir, file, message):
 
 def test_the_usual_format_is_refused(data_dir):
     edit_info(data_dir / "pictures" / "5.1.0", lambda info: info.update(fileFormat="tfrecord"))
-    with pytest.raises(DataError, match=f"as array_record.*, got tfrecord.*{HOW}$"):
+    with pytest.raises(DataError, match=rf"array_record.* tfrecord.*{HOW}$"):
         find(data_dir)
 
 
 def test_a_missing_split_is_named(data_dir):
     edit_info(data_dir / "pictures" / "5.1.0", lambda info: info["splits"].pop())
-    with pytest.raises(DataError, match=rf"split 'validation', got \['train'\].*{HOW}$"):
+    with pytest.raises(DataError, match=rf"'validation'.*\['train'\].*{HOW}$"):
         find(data_dir)
 
 
@@ -134,7 +134,7 @@ def test_preparing_without_tensorflow(monkeypatch):
 def test_other_splits_can_be_asked_for(built):
     folder = built / "pictures" / "5.1.0"
     assert checked(folder, ("train",)) == folder
-    with pytest.raises(DataError, match=r"must have the split 'test', got \['train', 'valid"):
+    with pytest.raises(DataError, match=r"'test'.*\['train', 'validation'\]"):
         checked(folder, ("test",))
 
 

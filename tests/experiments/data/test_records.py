@@ -42,14 +42,14 @@ def test_the_next_readable_record_stands_in_and_the_last_is_followed_by_the_firs
 
 def test_too_many_unreadable_records_in_a_row_are_all_named():
     records = ReadableRecords([1, -1, -1, -1, 1], decode, attempts=3)
-    with pytest.raises(CorruptRecordError, match=r"3 in a row, got none: \[1, 2, 3\]"):
+    with pytest.raises(CorruptRecordError, match=r" 3 .*\[1, 2, 3\]"):
         records[1]
     assert records[2]["record"] == 4
 
 
 @pytest.mark.parametrize("attempts", [0, 3])
 def test_attempts_that_no_source_allows(attempts):
-    with pytest.raises(ValueError, match=rf"attempts must be in 1\.\.2 .*, got {attempts}"):
+    with pytest.raises(ValueError, match=rf"attempts.*2.* {attempts}$"):
         ReadableRecords([1, 2], decode, attempts=attempts)
 
 
@@ -79,7 +79,7 @@ def test_some_records_of_a_source_keep_their_numbers():
     assert [int(example["record"]) for example in found] == [4, 3, 0, -1]
     assert [example["corrupt"].tolist() for example in found] == [[-1], [3], [-1], [-1]]
     assert [float(example["weight"]) for example in found] == [1, 0, 1, 0]
-    with pytest.raises(ValueError, match=r"attempts must be in 1\.\.3 .*, got 4"):
+    with pytest.raises(ValueError, match=r"attempts.*3.* 4$"):
         ReadableRecords(source, decode, attempts=4, numbers=numbers)
 
 
@@ -89,7 +89,7 @@ def test_the_padded_length(multiple, length):
 
 
 def test_a_multiple_below_one():
-    with pytest.raises(ValueError, match="multiple must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"multiple.* 0$"):
         PaddedRecords([1], decode, 0, BLANK)
 
 

@@ -21,10 +21,10 @@ from tests.experiments.detection.model.shallow import (
     CONFIG,
     PROPOSALS,
     Shallow,
-    jit,
     random_images,
     random_variables,
 )
+from tests.experiments.unoptimized import jit
 
 ROWS, SIDE, MASK = 300, 5, 4
 SHAPES = [(64 // stride, 64 // stride) for stride in CONFIG.anchors.strides]

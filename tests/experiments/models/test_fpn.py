@@ -12,6 +12,7 @@ from experiments.engine.cost import cost
 from experiments.models.fpn import FPN, FPNConfig, Kind
 from experiments.resamplers import CarafeConfig, Upsampler
 from tests.experiments.resamplers import loops
+from tests.experiments.unoptimized import jit
 
 KEY = jax.random.key(0, impl="rbg")
 KINDS = get_args(Kind)
@@ -65,7 +66,7 @@ def test_with_nearest_it_is_the_loops(kind, levels):
     maps = random_maps()[-levels:]
     layer = FPN(FPNConfig(kind, channels=4))
     variables = random_variables(layer, maps)
-    found = jax.jit(layer.apply)(variables, maps)
+    found = jit(layer.apply)(variables, maps)
     expected = pyramid(variables["params"], maps, kind)
     assert len(found) == levels + 1
     for level, by_loops in zip(found, expected, strict=True):
@@ -90,15 +91,21 @@ def test_gradients_are_those_of_finite_differences():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("upsampler", get_args(Upsampler))
-@settings(max_examples=3)
+@settings(max_examples=5)
 @given(height=st.integers(1, 70), width=st.integers(1, 70), levels=st.integers(2, 4))
-def test_any_geometry(kind, upsampler, height, width, levels):
+def test_any_geometry(kind, height, width, levels):
     sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(levels + 1)]
     maps = [jax.ShapeDtypeStruct((2, *size, 3), jnp.float32) for size in sizes[:-1]]
-    layer = FPN(FPNConfig(kind, upsampler, channels=4))
+    layer = FPN(FPNConfig(kind, channels=4))
     found, _ = jax.eval_shape(layer.init_with_output, KEY, tuple(maps))
     assert [x.shape for x in found] == [(2, *size, 4) for size in sizes]
+
+
+@pytest.mark.parametrize("upsampler", get_args(Upsampler))
+def test_every_upsampler_meets_odd_sides(upsampler):
+    layer = FPN(FPNConfig("fpn_carafe", upsampler, channels=4))
+    found, _ = jax.eval_shape(layer.init_with_output, KEY, random_maps())
+    assert [x.shape for x in found] == [(2, *size, 4) for size in [*SIZES, (2, 1)]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,7 +113,7 @@ def test_without_the_extra_level(kind):
     maps = random_maps()
     layer = FPN(FPNConfig(kind, channels=4, extra_level=False))
     variables = random_variables(layer, maps)
-    found = layer.apply(variables, maps)
+    found = jax.eval_shape(layer.apply, variables, maps)
     assert [x.shape for x in found] == [(2, *size, 4) for size in SIZES]
     plain = random_variables(FPN(FPNConfig(channels=4)), maps)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, plain)
@@ -148,7 +155,7 @@ def test_parameters_of_mmdet_network():
 def test_initial_values(upsampler):
     maps = random_maps(SIZES[2:])
     layer = FPN(FPNConfig("fpn_carafe", upsampler, channels=16))
-    for path, leaf in jax.tree.leaves_with_path(jax.jit(layer.lazy_init)(KEY, maps)):
+    for path, leaf in jax.tree.leaves_with_path(jit(layer.lazy_init)(KEY, maps)):
         if path[-1].key == "bias":
             assert (leaf == 0).all()
         else:
@@ -164,24 +171,27 @@ def test_initial_values(upsampler):
 def test_bfloat16_compiles_once_with_finite_gradients(kind, upsampler):
     maps = random_maps(SIZES[2:], jnp.bfloat16)
     layer = FPN(FPNConfig(kind, upsampler, channels=4), dtype=jnp.bfloat16)
-    variables = jax.jit(layer.lazy_init)(KEY, maps)
+    variables = jit(layer.lazy_init)(KEY, maps)
+
+    traces = []
 
     def loss(variables, maps):
+        traces.append(kind)
         levels = layer.apply(variables, maps)
         assert all(x.dtype == jnp.bfloat16 for x in levels)
         return sum(jnp.square(x.astype(jnp.float32) - 1).sum() for x in levels), levels
 
-    gradient = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+    gradient = jit(jax.grad(loss, (0, 1), has_aux=True))
     for _ in range(2):
         (parameter_gradients, map_gradients), levels = gradient(variables, maps)
-    assert gradient._cache_size() == 1
+    assert len(traces) == 1
     assert all(x.dtype == jnp.bfloat16 for x in map_gradients)
     for leaf in jax.tree.leaves(parameter_gradients):
         assert leaf.dtype == jnp.float32
         assert np.isfinite(leaf).all()
         assert np.abs(leaf).max() > 0
     in_float32 = tuple(x.astype("float32") for x in maps)
-    exact = jax.jit(FPN(layer.config).apply)(variables, in_float32)
+    exact = jit(FPN(layer.config).apply)(variables, in_float32)
     for rounded, level in zip(levels, exact, strict=True):
         np.testing.assert_allclose(rounded.astype("float32"), level, rtol=0.05, atol=0.1)
 
@@ -190,16 +200,16 @@ def test_bfloat16_compiles_once_with_finite_gradients(kind, upsampler):
     "sizes", [[(8, 8)], [(8, 8), (8, 8)], [(9, 8), (4, 4)], [(8, 8), (4, 4), (2, 3)]]
 )
 def test_maps_that_are_no_halves(sizes):
-    with pytest.raises(ValueError, match="maps must be two or more, each half of the one before"):
+    with pytest.raises(ValueError, match=r"maps.*half"):
         FPN(FPNConfig(channels=2)).init(KEY, random_maps(sizes))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "pafpn"}, r"kind must be one of .*fpn_carafe.*got 'pafpn'"),
-        ({"upsampler": "bicubic"}, r"upsampler must be one of .*carafe.*got 'bicubic'"),
-        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"kind": "pafpn"}, "kind.*fpn_carafe.*'pafpn'"),
+        ({"upsampler": "bicubic"}, "upsampler.*carafe.*'bicubic'"),
+        ({"channels": 0}, "channels.* 0$"),
     ],
 )
 def test_fields_out_of_range(options, message):

@@ -11,6 +11,7 @@ from experiments.engine.config import ConfigError
 from experiments.models.resnet import Bottleneck, ResNet, ResNetConfig, is_frozen
 from experiments.resamplers import Downsampler
 from tests.experiments.resamplers import loops
+from tests.experiments.unoptimized import jit
 
 METHODS = get_args(Downsampler)
 # Channels at the seven sites of ResNet-50: stem, then 3x3 and shortcut of Res-3, Res-4 and Res-5.
@@ -23,6 +24,7 @@ def images(*shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
+@functools.cache
 def shapes(config, num_classes=1000, size=(64, 64), method=None):
     """Shapes of the variables and of the output, without computing either."""
     model = ResNet(config, num_classes)
@@ -56,7 +58,7 @@ def drawn(model, x, **options):
 
 
 def initial(module, x, **options):
-    return jax.jit(functools.partial(module.init, **options))(jax.random.key(0), x)
+    return jit(functools.partial(module.init, **options))(jax.random.key(0), x)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +134,16 @@ def test_names():
     assert set(variables["params"]["layer2_0"]) == {"conv1", "bn1", "conv2", "bn2"} | shortcut
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("size", "output_stride"), [((64, 64), 32), ((75, 91), 32), ((75, 91), 8)])
+@pytest.mark.parametrize(
+    ("depth", "method", "size", "output_stride"),
+    [
+        *((18, method, (75, 91), 32) for method in METHODS),
+        (18, "strided", (64, 64), 32),
+        (18, "strided", (75, 91), 8),
+        (50, "carafe", (75, 91), 16),
+        (50, "lip", (75, 91), 32),
+    ],
+)
 def test_shapes_of_the_maps(depth, method, size, output_stride):
     config = ResNetConfig(depth, method, output_stride=output_stride)
     maps, variables = shapes(config, None, size, "features")
@@ -155,10 +164,10 @@ def test_no_downsampler_where_dilation_takes_its_place(output_stride, stages):
 @pytest.mark.parametrize("depth", [18, 50])
 def test_a_dilated_network_computes_the_strided_one_and_what_lies_between(depth):
     x = images(1, 45, 53, 3)
-    configs = [ResNetConfig(depth, output_stride=n, width=8) for n in (32, 16, 8)]
+    configs = [ResNetConfig(depth, output_stride=n, width=4) for n in (32, 16, 8)]
     variables = drawn(ResNet(configs[0], None), x, method="features")
 
-    @jax.jit
+    @jit
     def all_c5(variables, x):
         return [ResNet(c, None).apply(variables, x, method="features")[3] for c in configs]
 
@@ -181,7 +190,7 @@ def test_stem_and_residual_blocks_by_hand():
         params[block]["bn2"] = {"scale": np.zeros(1), "bias": np.zeros(1)}
     kernel = np.arange(7 * 7 * 3, dtype=np.float32).reshape(7, 7, 3, 1) + 1
     params["conv1"]["kernel"] = kernel
-    c2 = jax.jit(lambda v, x: model.apply(v, x, method="features")[0])(variables, x)
+    c2 = jit(lambda v, x: model.apply(v, x, method="features")[0])(variables, x)
     # Row i of the convolution has the pixel at tap 4 - 2i + 3: taps 7 (none), 5, 3 and 1.
     taps = {1: 5, 2: 3, 3: 1}
     stem = np.zeros((4, 4))
@@ -210,7 +219,7 @@ def test_lip_bottleneck_by_hand():
     y = np.maximum(convolved(x, "conv1"), 0)
     y = convolved(np.maximum(convolved(mean(y), "conv2"), 0), "conv3")
     expected = np.maximum(y + convolved(mean(x), "downsample_conv"), 0)
-    np.testing.assert_allclose(jax.jit(block.apply)(variables, x), expected, atol=1e-5)
+    np.testing.assert_allclose(jit(block.apply)(variables, x), expected, atol=1e-5)
 
 
 def test_strided_bottleneck_by_hand():
@@ -227,13 +236,13 @@ def test_strided_bottleneck_by_hand():
     y = np.maximum(convolved(y, "conv2")[:, ::2, ::2], 0)
     shortcut = convolved(x[:, ::2, ::2], "downsample_conv")
     expected = np.maximum(convolved(y, "conv3") + shortcut, 0)
-    np.testing.assert_allclose(jax.jit(block.apply)(variables, x), expected, atol=1e-5)
+    np.testing.assert_allclose(jit(block.apply)(variables, x), expected, atol=1e-5)
 
 
 def test_initial_values():
     model = ResNet(ResNetConfig(18, width=16), 1000)
 
-    @jax.jit
+    @jit
     def some_parameters(key):  # all would take long to compile
         params = model.init(key, jnp.zeros((1, 32, 32, 3)))["params"]
         return params["fc"], params["layer4_0"], params["bn1"]
@@ -255,7 +264,7 @@ def test_running_averages():
     model = ResNet(ResNetConfig(18, width=2), None)
     variables = drawn(model, x, method="features")
     apply = functools.partial(model.apply, method="features", mutable=["batch_stats"])
-    updates = jax.jit(lambda v, x: apply(v, x, train=True)[1]["batch_stats"]["bn1"])(variables, x)
+    updates = jit(lambda v, x: apply(v, x, train=True)[1]["batch_stats"]["bn1"])(variables, x)
     convolved = loops.convolve(x, variables["params"]["conv1"]["kernel"])[:, ::2, ::2]
     before = variables["batch_stats"]["bn1"]
     mean = 0.9 * before["mean"] + 0.1 * convolved.mean(axis=(0, 1, 2))
@@ -264,9 +273,9 @@ def test_running_averages():
     np.testing.assert_allclose(updates["var"], variance, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_bfloat16_computes_and_float32_keeps(method):
-    model = ResNet(ResNetConfig(50, method), 10, dtype=jnp.bfloat16)
+@pytest.mark.parametrize(("depth", "method"), [*((18, method) for method in METHODS), (50, "lip")])
+def test_bfloat16_computes_and_float32_keeps(depth, method):
+    model = ResNet(ResNetConfig(depth, method), 10, dtype=jnp.bfloat16)
 
     def run(key):
         x = jnp.zeros((1, 33, 32, 3))
@@ -285,8 +294,8 @@ def test_bfloat16_logits_are_near_those_of_float32():
     config = ResNetConfig(18, "carafe", width=8)
     rough = ResNet(config, 10, dtype=jnp.bfloat16)
     variables = drawn(rough, x)
-    exact = jax.jit(ResNet(config, 10).apply)(variables, x)
-    logits, c5 = jax.jit(lambda v: (rough.apply(v, x), rough.apply(v, x, method="features")[3]))(
+    exact = jit(ResNet(config, 10).apply)(variables, x)
+    logits, c5 = jit(lambda v: (rough.apply(v, x), rough.apply(v, x, method="features")[3]))(
         variables
     )
     np.testing.assert_allclose(logits, exact, atol=0.03 * float(np.abs(exact).max()))
@@ -310,7 +319,7 @@ def test_frozen_norms_neither_move_nor_learn(norm):
     model = ResNet(ResNetConfig(18, "carafe", norm=norm, width=8), 4)
     variables = drawn(model, x)
 
-    @jax.jit
+    @jit
     def run(params):
         def loss(params):
             logits, updates = model.apply(
@@ -349,9 +358,9 @@ def test_frozen_stages_neither_learn_nor_count_statistics(stages):
     model = ResNet(ResNetConfig(18, "max_pool", width=2), num_classes=None, frozen_stages=stages)
     x = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
     key = jax.random.key(1, impl="rbg")
-    variables = jax.jit(functools.partial(model.init, method="features"))(key, x)
+    variables = jit(functools.partial(model.init, method="features"))(key, x)
 
-    @jax.jit
+    @jit
     def gradients(params):
         def loss(params):
             maps, changed = model.apply(
@@ -387,7 +396,7 @@ def test_frozen_stages_neither_learn_nor_count_statistics(stages):
 
 def test_frozen_stages_that_do_not_exist_are_refused():
     model = ResNet(ResNetConfig(18, width=4), num_classes=None, frozen_stages=5)
-    with pytest.raises(ValueError, match=r"frozen_stages must be in 0\.\.4, got 5"):
+    with pytest.raises(ValueError, match=r"frozen_stages.* 5$"):
         jax.eval_shape(
             functools.partial(model.init, method="features"),
             jax.random.key(0),
@@ -400,7 +409,7 @@ def test_frozen_norms_leave_the_norms_of_lip_alone():
     config = ResNetConfig(50, "lip", norm="frozen")
     block = Bottleneck(config, 2, True, (1, 1), train=True, dtype=None, axis_name=None)
     variables = drawn(block, x)
-    gradients = jax.jit(jax.grad(lambda v: block.apply(v, x).sum()))(variables)["params"]
+    gradients = jit(jax.grad(lambda v: block.apply(v, x).sum()))(variables)["params"]
     learned = {path for path, leaf in norm_leaves(gradients).items() if leaf.any()}
     assert learned == {path for path in norm_leaves(gradients) if "resample" in path}
 
@@ -415,7 +424,7 @@ def test_synchronised_statistics_are_those_of_the_whole_batch():
     def step(model, variables, x):
         return model.apply(variables, x, train=True, mutable=["batch_stats"])
 
-    logits, updates = jax.jit(functools.partial(step, alone))(variables, x)
+    logits, updates = jit(functools.partial(step, alone))(variables, x)
     mapped = jax.pmap(functools.partial(step, synchronised), "devices", in_axes=(None, 0))
     shares, shared_updates = mapped(variables, x.reshape(4, 2, 32, 32, 3))
     np.testing.assert_allclose(shares.reshape(8, 4), logits, rtol=1e-3, atol=1e-3)
@@ -437,7 +446,7 @@ def test_training_lowers_the_loss(method):
     variables = initial(model, x)
     optimizer = optax.sgd(0.05, momentum=0.9)
 
-    @jax.jit
+    @jit
     def step(variables, state):
         def loss(params):
             logits, updates = model.apply(
@@ -461,12 +470,12 @@ def test_training_lowers_the_loss(method):
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"depth": 20}, r"depth must be one of \(18, 34, 50, 101, 152\), got 20"),
-        ({"downsampler": "blur"}, "downsampler must be one of .*'carafe'.*, got 'blur'"),
-        ({"norm": "group"}, "norm must be one of .*'frozen'.*, got 'group'"),
-        ({"output_stride": 4}, r"output_stride must be one of \(32, 16, 8\), got 4"),
-        ({"compressed_channels": 0}, "compressed_channels must be at least 1, got 0"),
-        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"depth": 20}, "depth.*18.*20"),
+        ({"downsampler": "blur"}, "downsampler.*'carafe'.*'blur'"),
+        ({"norm": "group"}, "norm.*'frozen'.*'group'"),
+        ({"output_stride": 4}, "output_stride.*32.* 4$"),
+        ({"compressed_channels": 0}, "compressed_channels.* 0$"),
+        ({"width": 0}, "width.* 0$"),
     ],
 )
 def test_configs_that_make_no_network(field, message):
@@ -475,7 +484,7 @@ def test_configs_that_make_no_network(field, message):
 
 
 def test_calls_that_cannot_be_served():
-    with pytest.raises(ValueError, match="axis_name must name a mapped axis for norm 'sync_batch'"):
+    with pytest.raises(ValueError, match=r"axis_name.*sync_batch.*None"):
         shapes(ResNetConfig(18, norm="sync_batch"))
-    with pytest.raises(ValueError, match="num_classes must be an integer for logits, got None"):
+    with pytest.raises(ValueError, match=r"num_classes.*None"):
         shapes(ResNetConfig(18), num_classes=None)

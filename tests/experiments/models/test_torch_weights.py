@@ -1,5 +1,6 @@
 import functools
 import importlib
+import re
 import sys
 
 import jax
@@ -21,12 +22,16 @@ def small(num_classes=CLASSES, **config):
     return ResNet(ResNetConfig(**{"depth": 18, "width": WIDTH} | config), num_classes)
 
 
-def unset(model):
-    """Variables of the model, all NaN."""
+@functools.cache
+def shapes(model):
     method = "__call__" if model.num_classes else "features"
     init = functools.partial(model.init, method=method)
-    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
+    return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+def unset(model):
+    """Variables of the model, all NaN."""
+    return jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, leaf.dtype), shapes(model))
 
 
 def random_state(bottlenecks=False, blocks=(2, 2, 2, 2)):
@@ -86,7 +91,7 @@ def test_entries_go_where_they_belong(save):
         (params["layer1_1"]["conv2"], "layer1.1.conv2"),
         (params["layer3_0"]["downsample_conv"], "layer3.0.downsample.0"),
     ):
-        kernel, weight = ours["kernel"], state[f"{torch_name}.weight"]
+        kernel, weight = np.asarray(ours["kernel"]), state[f"{torch_name}.weight"]
         for out, in_, row, column in np.ndindex(weight.shape):
             assert kernel[row, column, in_, out] == weight[out, in_, row, column]
     for ours, running, torch_name in (
@@ -102,8 +107,7 @@ def test_entries_go_where_they_belong(save):
         assert_equal(ours["bias"], state[f"{torch_name}.bias"])
         assert_equal(running["mean"], state[f"{torch_name}.running_mean"])
         assert_equal(running["var"], state[f"{torch_name}.running_var"])
-    for out, in_ in np.ndindex(state["fc.weight"].shape):
-        assert params["fc"]["kernel"][in_, out] == state["fc.weight"][out, in_]
+    assert_equal(params["fc"]["kernel"], state["fc.weight"].T)
     assert_equal(params["fc"]["bias"], state["fc.bias"])
 
 
@@ -162,31 +166,29 @@ def test_all_that_does_not_fit_is_named(save):
     state["layer2.0.se.fc1.weight"] = np.ones((2, 8), np.float32)
     state["layer4.1.bn2.bias"] = np.ones(3, np.float32)
     state["layer4.0.downsample.0.weight"] = state["layer4.0.downsample.0.weight"][:, :, 0, 0]
-    with pytest.raises(
-        WeightsError, match=r"weights\.safetensors does not fit .* 5 of the entries"
-    ) as e:
+    with pytest.raises(WeightsError, match=r"weights\.safetensors.* 5 ") as e:
         load_torch_resnet(save(state), unset(small()))
-    assert str(e.value).splitlines()[1:] == [
-        "  bn1.running_var: expected [4], found nothing",
-        "  layer1.0.conv1.weight: expected [4, 4, 3, 3], found nothing",
-        "  layer2.0.se.fc1.weight: expected nothing, found [2, 8]",
-        "  layer4.0.downsample.0.weight: expected [32, 16, 1, 1], found [32, 16]",
-        "  layer4.1.bn2.bias: expected [32], found [3]",
+    _, *lines = str(e.value).splitlines()
+    entries = [re.findall(r"^ *(\S+):|(\[.*?\]|nothing)", line) for line in lines]
+    assert [[name or shape for name, shape in entry] for entry in entries] == [
+        ["bn1.running_var", "[4]", "nothing"],
+        ["layer1.0.conv1.weight", "[4, 4, 3, 3]", "nothing"],
+        ["layer2.0.se.fc1.weight", "nothing", "[2, 8]"],
+        ["layer4.0.downsample.0.weight", "[32, 16, 1, 1]", "[32, 16]"],
+        ["layer4.1.bn2.bias", "[32]", "[3]"],
     ]
 
 
 def test_a_transposed_classifier_of_equal_size_is_refused(save):
     state = random_state()
     state["fc.weight"] = np.ascontiguousarray(state["fc.weight"].T)
-    with pytest.raises(WeightsError, match=r"fc\.weight: expected \[5, 32\], found \[32, 5\]"):
+    with pytest.raises(WeightsError, match=r"fc\.weight.*\[5, 32\].*\[32, 5\]"):
         load_torch_resnet(save(state), unset(small()))
 
 
 def test_another_number_of_classes_is_refused_unless_the_classifier_is_kept(save):
     path, variables = save(random_state()), unset(small(num_classes=9))
-    with pytest.raises(
-        WeightsError, match=r"2 of the entries(.|\n)*fc\.bias: expected \[9\], found \[5\]"
-    ):
+    with pytest.raises(WeightsError, match=r" 2 (.|\n)*fc\.bias.*\[9\].*\[5\]"):
         load_torch_resnet(path, variables)
     loaded = load_torch_resnet(path, variables, keep=("fc",))
     assert_equal(loaded["params"].pop("fc"), variables["params"]["fc"])
@@ -197,7 +199,7 @@ def test_a_classifier_of_several_layers_is_left_out_with_its_like(save):
     state = random_state()
     state |= {f"fc.1.{entry}": state.pop(f"fc.{entry}") for entry in ("weight", "bias")}
     path, variables = save(state), unset(small())
-    with pytest.raises(WeightsError, match=r"4 of the entries(.|\n)*fc\.1\.bias: expected nothing"):
+    with pytest.raises(WeightsError, match=r" 4 (.|\n)*fc\.1\.bias.*\[5\]"):
         load_torch_resnet(path, variables)
     loaded = load_torch_resnet(path, variables, keep=("fc",))
     assert all(is_unset(loaded["params"]["fc"]))
@@ -206,22 +208,17 @@ def test_a_classifier_of_several_layers_is_left_out_with_its_like(save):
 def test_keeping_one_submodule_leaves_the_others_strict(save):
     state = random_state()
     del state["bn1.bias"]
-    with pytest.raises(
-        WeightsError, match=r"1 of the entries(.|\n)*bn1\.bias: expected \[4\], found noth"
-    ):
+    with pytest.raises(WeightsError, match=r" 1 (.|\n)*bn1\.bias.*\[4\]"):
         load_torch_resnet(save(state), unset(small()), keep=("fc",))
 
 
 def is_unset(tree):
-    return [bool(jnp.isnan(leaf).all()) for leaf in jax.tree.leaves(tree)]
+    return [bool(np.isnan(leaf).all()) for leaf in jax.tree.leaves(tree)]
 
 
 def test_new_downsamplers_keep_their_values_when_named(save):
     path, variables = save(random_state()), unset(small(downsampler="carafe"))
-    with pytest.raises(
-        WeightsError,
-        match=r"pool\.kernel_predictor\.norm\.weight: expected \[16\], found nothing",
-    ):
+    with pytest.raises(WeightsError, match=r"pool\.kernel_predictor\.norm\.weight.*\[16\]"):
         load_torch_resnet(path, variables)
     loaded = load_torch_resnet(path, variables, keep=NEW_IN_CARAFE)
     standard = load_torch_resnet(path, unset(small()))
@@ -253,22 +250,21 @@ def test_a_whole_name_keeps_one_submodule(save):
 
 @pytest.mark.parametrize("name", ["resample", "fc.weight", "layer5", "layer1_0", ""])
 def test_kept_names_must_occur(name, save):
-    with pytest.raises(ValueError, match=r"keep must hold submodules .*'fc'.*; got \[") as e:
+    with pytest.raises(ValueError, match=rf"keep.*\['{re.escape(name)}'\]$"):
         load_torch_resnet(save(random_state()), unset(small()), keep=("fc", name))
-    assert str(e.value).endswith(f"got [{name!r}]")
 
 
 @pytest.mark.parametrize("length", [0, 5, 1000, -1])
 def test_safetensors_that_are_cut_off_are_refused(length, save):
     path = save(random_state())
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(WeightsError, match=r"weights\.safetensors is damaged, or no safetensors"):
+    with pytest.raises(WeightsError, match=r"weights\.safetensors.*damaged"):
         load_torch_resnet(path, unset(small()))
 
 
 def test_quantised_weights_are_refused(save):
     state = random_state() | {"fc.weight": np.ones((CLASSES, 8 * WIDTH), np.int8)}
-    with pytest.raises(WeightsError, match=r"fc\.weight must be of a floating-point dtype, got I8"):
+    with pytest.raises(WeightsError, match=r"fc\.weight.*I8"):
         load_torch_resnet(save(state), unset(small()))
 
 
@@ -278,15 +274,13 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_a_file_of_another_kind(tmp_path):
-    with pytest.raises(ValueError, match=r"path must end in \.safetensors, .* got .*weights\.npz"):
+    with pytest.raises(ValueError, match=r"path.*\.safetensors.*weights\.npz"):
         load_torch_resnet(tmp_path / "weights.npz", unset(small()))
 
 
 def test_without_pytorch_the_error_names_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(
-        ImportError, match=r"takes PyTorch, which is missing; .*safetensors\.torch\.save"
-    ):
+    with pytest.raises(ImportError, match=r"PyTorch.*safetensors\.torch\.save"):
         load_torch_resnet(tmp_path / "weights.pth", unset(small()))
 
 
@@ -325,7 +319,6 @@ def jitted(depth):
     return jax.jit(ResNet(ResNetConfig(depth=depth), 1000).apply, static_argnames=("method",))
 
 
-@functools.cache
 def unset_standard(depth):
     return unset(ResNet(ResNetConfig(depth=depth), 1000))
 
@@ -457,7 +450,7 @@ class Trap:
 def test_pickled_code_is_refused_and_not_run(torch, tmp_path):
     state, traces = torch_model("torchvision", 18).state_dict(), tmp_path / "traces"
     path = save_torch({"state_dict": state, "trap": Trap(traces)}, tmp_path, ".pth")
-    with pytest.raises(WeightsError, match="does not unpickle it"):
+    with pytest.raises(WeightsError, match=r"weights\.pth.*unpickle"):
         load_torch_resnet(path, unset_standard(18))
     assert not traces.exists()
     torch.load(path, weights_only=False)
@@ -471,7 +464,7 @@ def test_pickled_code_is_refused_and_not_run(torch, tmp_path):
 def test_pickles_that_are_damaged_are_refused(damage, torch, tmp_path):
     path = save_torch(torch_model("torchvision", 18).state_dict(), tmp_path, ".pth")
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(WeightsError, match=r"weights\.pth is damaged"):
+    with pytest.raises(WeightsError, match=r"weights\.pth.*damaged"):
         load_torch_resnet(path, unset_standard(18))
 
 
@@ -479,21 +472,21 @@ def test_pickles_that_are_damaged_are_refused(damage, torch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], r"got list"),
-        ({"epoch": 3}, r"got 'epoch' of type int"),
-        ({"model": {"net": {}}}, r"got 'net' of type dict"),
-        ({1: 2}, r"got 1 of type int"),
+        ([1, 2], "list"),
+        ({"epoch": 3}, "'epoch'.* int"),
+        ({"model": {"net": {}}}, "'net'.* dict"),
+        ({1: 2}, " 1 .* int"),
     ],
 )
 def test_pickles_without_a_state_dict_are_refused(content, message, torch, tmp_path):
-    with pytest.raises(WeightsError, match=rf"must hold a state_dict, .*{message}"):
+    with pytest.raises(WeightsError, match=rf"weights\.pth.*state_dict.*{message}"):
         load_torch_resnet(save_torch(content, tmp_path, ".pth"), unset_standard(18))
 
 
 @pytest.mark.torch
 def test_quantised_weights_of_pytorch_are_refused(torch, tmp_path):
     state = torch_model("torchvision", 18).state_dict() | {"fc.bias": torch.ones(1000).to(int)}
-    with pytest.raises(WeightsError, match=r"fc\.bias must be of a floating-point .*torch\.int64"):
+    with pytest.raises(WeightsError, match=r"fc\.bias.*torch\.int64"):
         load_torch_resnet(save_torch(state, tmp_path, ".pth"), unset_standard(18))
 
 
@@ -507,5 +500,5 @@ def test_a_pickle_that_is_not_there(torch, tmp_path):
 def test_a_pytorch_that_may_run_pickled_code_is_refused(torch, tmp_path, monkeypatch):
     path = save_torch(torch_model("torchvision", 18).state_dict(), tmp_path, ".pth")
     monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.5.1+cu124"))
-    with pytest.raises(ImportError, match=r"takes PyTorch 2\.6 or newer, .* in version 2\.5\.1"):
+    with pytest.raises(ImportError, match=r"PyTorch.*2\.5\.1"):
         load_torch_resnet(path, unset_standard(18))

@@ -5,6 +5,8 @@ import itertools
 import jax
 import numpy as np
 
+from tests.experiments.unoptimized import jit
+
 
 def windows(size, window, before):
     """The pixels of each output's window that lie in the map; output i starts at 2i - before."""
@@ -122,7 +124,7 @@ def check_gradients(function, slow, *arguments):
     rng = np.random.default_rng(3)
     weights = rng.normal(size=slow(*arguments).shape)
     numbers = tuple(range(len(arguments)))
-    gradients = jax.grad(lambda *a: (function(*a) * weights).sum(), numbers)(*arguments)
+    gradients = jit(jax.grad(lambda *a: (function(*a) * weights).sum(), numbers))(*arguments)
     for number, gradient in zip(numbers, gradients, strict=True):
         step = 1e-5 * rng.normal(size=gradient.shape)
         ends = []

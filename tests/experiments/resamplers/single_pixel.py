@@ -3,15 +3,17 @@
 import jax
 import numpy as np
 
+from tests.experiments.unoptimized import jit
+
 X = np.arange(24.0, dtype=np.float32).reshape(1, 4, 6, 1)
 
 
 def apply_with_identity_convolution(module, x):
     """Sets the 3x3 convolution to pass its input, so that only the resampling shows."""
-    variables = module.init(jax.random.key(0), x)
+    variables = jit(module.init)(jax.random.key(0), x)
     kernel = np.zeros((3, 3, 1, 1), np.float32)
     kernel[1, 1] = 1
     variables = {
         "params": {**variables["params"], "Conv_0": {"kernel": kernel, "bias": np.zeros(1)}}
     }
-    return np.asarray(module.apply(variables, x))[0, :, :, 0]
+    return np.asarray(jit(module.apply)(variables, x))[0, :, :, 0]

@@ -16,10 +16,10 @@ def test_the_defaults_are_those_of_the_layer():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compressed_channels": 0}, "compressed_channels must be at least 1, got 0"),
-        ({"encoder_size": 2}, "encoder_size must be odd and at least 1, got 2"),
-        ({"kernel_size": -1}, "kernel_size must be odd and at least 1, got -1"),
-        ({"normalizer": "relu"}, r"normalizer must be one of .*softmax.*got 'relu'"),
+        ({"compressed_channels": 0}, "compressed_channels.* 0$"),
+        ({"encoder_size": 2}, "encoder_size.* 2$"),
+        ({"kernel_size": -1}, "kernel_size.* -1$"),
+        ({"normalizer": "relu"}, "normalizer.*softmax.*'relu'"),
     ],
 )
 def test_fields_out_of_range(options, message):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from experiments.resamplers.convolutions import Deconvolution, PixelShuffle, depth_to_space
 from tests.experiments.resamplers import loops
+from tests.experiments.unoptimized import jit
 
 
 def random_variables(layer, x):
@@ -29,7 +30,7 @@ def test_where_a_pixel_goes(size, expected):
     kernel = np.zeros((size, size, 1, 1), np.float32)
     kernel[:, :, 0, 0] = np.arange(size, 0, -1)
     params = {"ConvTranspose_0": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}
-    y = Deconvolution(1, size).apply({"params": params}, x)
+    y = jit(Deconvolution(1, size).apply)({"params": params}, x)
     np.testing.assert_array_equal(y[0, :, :, 0], [expected, expected])
 
 
@@ -40,11 +41,11 @@ def test_a_deconvolution_is_the_loop(size):
     variables = random_variables(layer, x)
     params = variables["params"]["ConvTranspose_0"]
     expected = loops.deconvolve(x, params["kernel"]) + params["bias"]
-    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=2e-5)
+    np.testing.assert_allclose(jit(layer.apply)(variables, x), expected, atol=2e-5)
 
 
 def test_a_kernel_of_one_pixel_has_targets_without_a_source():
-    with pytest.raises(ValueError, match="kernel_size must be at least 2, got 1"):
+    with pytest.raises(ValueError, match=r"kernel_size.* 1$"):
         Deconvolution(1, 1).init(jax.random.key(0), jnp.ones((1, 1, 1, 1)))
 
 
@@ -70,7 +71,7 @@ def test_pixel_shuffle_is_the_loop():
     variables = random_variables(PixelShuffle(2), x)
     params = variables["params"]["Conv_0"]
     cells = loops.convolve(x, params["kernel"]) + params["bias"]
-    y = PixelShuffle(2).apply(variables, x)
+    y = jit(PixelShuffle(2).apply)(variables, x)
     assert y.shape == (2, 6, 8, 2)
     np.testing.assert_allclose(y[:, 1::2, ::2], cells[..., 4:6], atol=2e-5)
     np.testing.assert_allclose(y[:, ::2, 1::2], cells[..., 2:4], atol=2e-5)

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.resamplers import Downsample, Downsampler, pool
 from tests.experiments.resamplers.single_pixel import X, apply_with_identity_convolution
+from tests.experiments.unoptimized import jit
 
 METHODS = get_args(Downsampler)
 POOLS = [method for method in METHODS if method != "strided"]
@@ -25,8 +26,8 @@ class Pool(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 5), (1, 1)])
 def test_downsamplers_halve_rounding_up(method, height, width):
-    x = jnp.ones((2, height, width, 3))
-    y, _ = Downsample(method, 5).init_with_output(jax.random.key(0), x)
+    x = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
+    y, _ = jax.eval_shape(Downsample(method, 5).init_with_output, jax.random.key(0), x)
     assert y.shape == (2, -(-height // 2), -(-width // 2), 5)
 
 
@@ -66,41 +67,40 @@ def test_parameters_lie_under_the_name(method):
 
 @pytest.mark.parametrize("method", POOLS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("value", [0.0, 3.0, None])
-def test_gradients_are_finite(method, dtype, value):
+def test_gradients_are_finite(method, dtype):
     shape = (2, 5, 4, 3)
-    x = jax.random.normal(jax.random.key(1), shape) if value is None else jnp.full(shape, value)
-    x = x.astype(dtype)
     layer = Pool(method, dtype)
-    variables = layer.init(jax.random.key(0), x)
+    variables = jit(layer.lazy_init)(jax.random.key(0), jax.ShapeDtypeStruct(shape, dtype))
 
     def loss(variables, x):
         y = layer.apply(variables, x)
         assert y.dtype == dtype
         return jnp.square(y.astype(jnp.float32) - 1).sum()
 
-    gradients, x_gradient = jax.grad(loss, (0, 1))(variables, x)
-    assert x_gradient.dtype == dtype
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
-    for leaf in jax.tree.leaves((gradients, x_gradient)):
-        assert np.isfinite(np.asarray(leaf, np.float32)).all()
-    assert np.abs(np.asarray(x_gradient, np.float32)).max() > 0
+    gradient = jit(jax.grad(loss, (0, 1)))
+    for x in (jnp.zeros(shape), jnp.full(shape, 3.0), jax.random.normal(jax.random.key(1), shape)):
+        gradients, x_gradient = gradient(variables, x.astype(dtype))
+        assert x_gradient.dtype == dtype
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
+        for leaf in jax.tree.leaves((gradients, x_gradient)):
+            assert np.isfinite(np.asarray(leaf, np.float32)).all()
+        assert np.abs(np.asarray(x_gradient, np.float32)).max() > 0
 
 
 @pytest.mark.parametrize("method", POOLS)
 def test_bfloat16_is_float32_rounded(method):
     x = jax.random.normal(jax.random.key(1), (2, 7, 6, 3)).astype(jnp.bfloat16)
-    variables = Pool(method).init(jax.random.key(0), x)
-    y = Pool(method, jnp.bfloat16).apply(variables, x)
-    expected = Pool(method).apply(variables, x.astype(jnp.float32))
+    variables = jit(Pool(method).init)(jax.random.key(0), x)
+    y = jit(Pool(method, jnp.bfloat16).apply)(variables, x)
+    expected = jit(Pool(method).apply)(variables, x.astype(jnp.float32))
     np.testing.assert_allclose(np.asarray(y, np.float32), expected, rtol=5e-3, atol=5e-3)
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match=r"method must be one of .*carafe.*got 'bicubic'"):
+    with pytest.raises(ValueError, match=r"method.*carafe.*'bicubic'"):
         Downsample("bicubic", 1).init(jax.random.key(0), X)
 
 
 def test_the_strided_convolution_has_no_pool():
-    with pytest.raises(ValueError, match="method 'strided' has no pool"):
+    with pytest.raises(ValueError, match=r"method.*'strided'"):
         Pool("strided").init(jax.random.key(0), X)

@@ -5,6 +5,7 @@ import pytest
 
 from experiments.resamplers.dpp import DetailPreservingPool, detail_preserving_pool
 from tests.experiments.resamplers import loops
+from tests.experiments.unoptimized import jit
 
 ZERO = jnp.zeros(1)
 
@@ -13,21 +14,21 @@ def test_a_detail_weighs_more_than_its_surroundings():
     # Mean 1, squared deviations 1, 1, 1, 9, each with 0.001 added, whose mean is 3.001. The
     # weights 1 + x / 3.001 sum to 8.
     x = jnp.array([[0, 0], [0, 4.0]]).reshape(1, 2, 2, 1)
-    y = detail_preserving_pool(x, ZERO, ZERO)
+    y = jit(detail_preserving_pool)(x, ZERO, ZERO)
     assert float(y[0, 0, 0, 0]) == pytest.approx(4 * (1 + 9.001 / 3.001) / 8, rel=1e-6)
 
 
 def test_exponents_of_the_parameters():
     # alpha = ln 3 gives every pixel a weight of 3, lambda = ln 2 squares the reward.
     x = jnp.array([[0, 0], [0, 4.0]]).reshape(1, 2, 2, 1)
-    y = detail_preserving_pool(x, jnp.log(jnp.array([3.0])), jnp.log(jnp.array([2.0])))
+    y = jit(detail_preserving_pool)(x, jnp.log(jnp.array([3.0])), jnp.log(jnp.array([2.0])))
     dull, bright = 3 + (1.001 / 3.001) ** 2, 3 + (9.001 / 3.001) ** 2
     assert float(y[0, 0, 0, 0]) == pytest.approx(4 * bright / (3 * dull + bright), rel=1e-6)
 
 
 def test_a_large_alpha_makes_a_mean():
     x = jnp.arange(12.0).reshape(1, 3, 4, 1)
-    y = detail_preserving_pool(x, ZERO + 20, ZERO)
+    y = jit(detail_preserving_pool)(x, ZERO + 20, ZERO)
     np.testing.assert_allclose(y[0, :, :, 0], [[2.5, 4.5], [8.5, 10.5]], rtol=1e-6)
 
 
@@ -36,7 +37,7 @@ def test_pool_is_the_loop(size):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *size, 3)).astype(np.float32)
     alpha, lam = rng.normal(size=(2, 3)).astype(np.float32)
-    y = detail_preserving_pool(x, alpha, lam)
+    y = jit(detail_preserving_pool)(x, alpha, lam)
     np.testing.assert_allclose(y, loops.detail_preserving_pool(x, alpha, lam), atol=2e-5)
 
 
@@ -50,7 +51,7 @@ def test_gradients_are_those_of_finite_differences():
 def test_bfloat16_is_computed_in_float32():
     # The mean 257.25 and deviations from it are no bfloat16 numbers.
     x = jnp.asarray([[256, 256], [256, 261]], jnp.bfloat16).reshape(1, 2, 2, 1)
-    y = detail_preserving_pool(x, ZERO - 3, ZERO + 1)
+    y = jit(detail_preserving_pool)(x, ZERO - 3, ZERO + 1)
     assert y.dtype == jnp.bfloat16
     exact = loops.detail_preserving_pool(x, -3, 1)
     np.testing.assert_array_equal(np.asarray(y), exact.astype(jnp.bfloat16))
@@ -58,12 +59,13 @@ def test_bfloat16_is_computed_in_float32():
 
 def test_layer_starts_at_equal_shares_and_learns_two_vectors():
     x = np.random.default_rng(0).normal(size=(1, 4, 4, 3)).astype(np.float32)
-    y, variables = DetailPreservingPool().init_with_output(jax.random.key(0), x)
+    y, variables = jit(DetailPreservingPool().init_with_output)(jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, variables["params"]) == {"alpha": (3,), "lambda": (3,)}
     np.testing.assert_allclose(y, loops.detail_preserving_pool(x, 0, 0), atol=1e-6)
     variables["params"]["alpha"] += 1.0
-    y = DetailPreservingPool().apply(variables, x)
+    apply = jit(DetailPreservingPool().apply)
+    y = apply(variables, x)
     np.testing.assert_allclose(y, loops.detail_preserving_pool(x, 1, 0), atol=1e-6)
     variables["params"]["lambda"] += 0.5
-    y = DetailPreservingPool().apply(variables, x)
+    y = apply(variables, x)
     np.testing.assert_allclose(y, loops.detail_preserving_pool(x, 1, 0.5), atol=1e-6)

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from experiments.resamplers.guided import GuidedUpsample, sample
 from experiments.resamplers.interpolation import bilinear
 from tests.experiments.resamplers import loops
+from tests.experiments.unoptimized import jit
 
 ROW = jnp.array([0.0, 4, 8, 16]).reshape(1, 1, 4, 1)
 
 
+@jit
 def at(column):
     return sample(ROW, jnp.array([0.0, column]).reshape(1, 1, 1, 2))[0, 0, 0, 0]
 
@@ -37,7 +39,7 @@ def test_samples_are_the_loop(height, width, targets, seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(2, height, width, 3)).astype(np.float32)
     places = rng.uniform(-2, 7, size=(2, *targets, 2)).astype(np.float32)
-    np.testing.assert_allclose(jax.jit(sample)(x, places), loops.sample(x, places), atol=1e-5)
+    np.testing.assert_allclose(jit(sample)(x, places), loops.sample(x, places), atol=1e-5)
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -48,7 +50,7 @@ def test_gradients_are_those_of_finite_differences():
 
 
 def test_there_is_no_gradient_outside_the_map():
-    gradient = jax.grad(at)
+    gradient = jit(jax.grad(at))
     assert gradient(0.25) == 4
     assert gradient(-0.25) == gradient(3.25) == gradient(1e9) == 0
 
@@ -64,7 +66,7 @@ def test_bfloat16_gradients_are_summed_in_float32():
 
 def test_it_starts_as_bilinear():
     x = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32)
-    y, variables = GuidedUpsample().init_with_output(jax.random.key(0), x)
+    y, variables = jit(GuidedUpsample().init_with_output)(jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, variables["params"]) == {
         "offsets": {"kernel": (3, 3, 3, 8), "bias": (8,)}
     }
@@ -78,7 +80,7 @@ def test_offsets_are_rows_and_columns_of_four_targets():
     bias[2 * 2 + 1] = 0.5
     bias[1 * 2 + 0] = 0.25
     params = {"offsets": {"kernel": np.zeros((3, 3, 1, 8), np.float32), "bias": bias}}
-    y = GuidedUpsample().apply({"params": params}, x)
+    y = jit(GuidedUpsample().apply)({"params": params}, x)
     places = loops.bilinear_places(x).copy()
     places[:, 1::2, ::2, 1] += 0.5
     places[:, ::2, 1::2, 0] += 0.25
@@ -90,7 +92,7 @@ def test_offsets_come_from_the_map():
     x, kernel = rng.normal(size=(1, 3, 4, 2)), rng.normal(size=(3, 3, 2, 8))
     x, kernel = x.astype(np.float32), kernel.astype(np.float32)
     params = {"offsets": {"kernel": kernel, "bias": np.zeros(8, np.float32)}}
-    y = GuidedUpsample().apply({"params": params}, x)
+    y = jit(GuidedUpsample().apply)({"params": params}, x)
     cells = loops.convolve(x, kernel).reshape(1, 3, 4, 2, 2, 2)  # [B, H, W, sy, sx, 2]
     offsets = cells.transpose(0, 1, 3, 2, 4, 5).reshape(1, 6, 8, 2)
     np.testing.assert_allclose(y, loops.sample(x, loops.bilinear_places(x) + offsets), atol=1e-4)

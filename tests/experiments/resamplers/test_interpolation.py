@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from experiments.resamplers.interpolation import bilinear, nearest
 from tests.experiments.resamplers import loops
+from tests.experiments.unoptimized import jit
 
 
 def test_nearest_repeats():
@@ -34,8 +35,8 @@ def test_bilinear_interpolates_between_pixel_centres():
 def test_interpolation_is_the_loop(dtype, shape):
     x = jnp.asarray(np.random.default_rng(0).integers(-8, 8, shape), dtype)
     for found, expected in (
-        (jax.jit(nearest)(x), loops.nearest(x)),
-        (jax.jit(bilinear)(x), loops.bilinear(x)),
+        (jit(nearest)(x), loops.nearest(x)),
+        (jit(bilinear)(x), loops.bilinear(x)),
     ):
         assert found.dtype == dtype
         np.testing.assert_array_equal(np.asarray(found, np.float64), expected)  # sixteenths

@@ -4,11 +4,12 @@ import numpy as np
 
 from experiments.resamplers.spatial_attention import SpatialAttentionUpsample
 from tests.experiments.resamplers import loops
+from tests.experiments.unoptimized import jit
 
 
 def test_it_starts_as_half_of_nearest():
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 3)).astype(np.float32)
-    y, variables = SpatialAttentionUpsample().init_with_output(jax.random.key(0), x)
+    y, variables = jit(SpatialAttentionUpsample().init_with_output)(jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, variables["params"]) == {
         "attention": {"kernel": (3, 3, 3, 1), "bias": (1,)}
     }
@@ -21,7 +22,7 @@ def test_attention_scales_all_channels_of_a_place():
     kernel[1, 1, 0] = 1
     params = {"attention": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}
     x = jnp.log(3.0) * jnp.array([[1.0, 4], [-1, 4]]).reshape(1, 1, 2, 2)
-    y = SpatialAttentionUpsample().apply({"params": params}, x) / jnp.log(3.0)
+    y = jit(SpatialAttentionUpsample().apply)({"params": params}, x) / jnp.log(3.0)
     pixels = np.array([[0.75, 3], [0.75, 3], [-0.25, 1], [-0.25, 1]])
     np.testing.assert_allclose(y[0], [pixels, pixels], rtol=1e-6)
 
@@ -33,5 +34,5 @@ def test_the_layer_is_the_loop():
     params = {"attention": {"kernel": kernel, "bias": np.full(1, 0.5, np.float32)}}
     doubled = loops.nearest(x)
     attention = 1 / (1 + np.exp(-loops.convolve(doubled, kernel) - 0.5))
-    y = SpatialAttentionUpsample().apply({"params": params}, x)
+    y = jit(SpatialAttentionUpsample().apply)({"params": params}, x)
     np.testing.assert_allclose(y, attention * doubled, atol=1e-5)

@@ -1,3 +1,4 @@
+import re
 from typing import Any, get_args
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from experiments.engine.cost import Cost, cost
 from experiments.resamplers import CarafeConfig, Upsampler, upsample
 from tests.experiments.resamplers import loops
+from tests.experiments.unoptimized import jit
 
 METHODS = get_args(Upsampler)
 KEY = jax.random.key(0, impl="rbg")
@@ -51,11 +53,11 @@ def test_a_target_size_crops_the_end(method, rows, columns, odd):
 @pytest.mark.parametrize("method", METHODS)
 def test_13_becomes_26_or_25(method):
     x = random_map(1, 13, 3, 2)
-    variables = random_variables(Upsample(method), x)
-    y = Upsample(method).apply(variables, x)
+    whole, cropped = Upsample(method), Upsample(method, (("size", (25, 6)),))
+    variables = random_variables(whole, x)
+    y, end_cropped = jit(lambda v, x: (whole.apply(v, x), cropped.apply(v, x)))(variables, x)
     assert y.shape == (1, 26, 6, 2)
-    cropped = Upsample(method, (("size", (25, 6)),)).apply(variables, x)
-    np.testing.assert_array_equal(cropped, y[:, :25])
+    np.testing.assert_array_equal(end_cropped, y[:, :25])
 
 
 @pytest.mark.parametrize("method", ["nearest_conv", "bilinear_conv"])
@@ -65,7 +67,8 @@ def test_a_convolution_follows_the_interpolation(method):
     params = variables["params"]["resample"]
     interpolated = getattr(loops, method.removesuffix("_conv"))(x)
     expected = loops.convolve(interpolated, params["kernel"]) + params["bias"]
-    np.testing.assert_allclose(Upsample(method).apply(variables, x), expected, atol=2e-5)
+    y = jit(Upsample(method).apply)(variables, x)
+    np.testing.assert_allclose(y, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +76,7 @@ def test_a_convolution_follows_the_interpolation(method):
 )
 def test_the_convolutions_keep_channels_and_take_an_initializer(method, kernel_size, targets):
     options = (("kernel_init", nn.initializers.constant(0.5)),)
-    variables = Upsample(method, options).init(KEY, random_map(1, 2, 2, 3))
+    variables = jit(Upsample(method, options).init)(KEY, random_map(1, 2, 2, 3))
     (params,) = variables["params"]["resample"].values()
     assert params["kernel"].shape == (kernel_size, kernel_size, 3, 3 * targets)
     assert (params["kernel"] == 0.5).all()
@@ -89,7 +92,7 @@ def test_the_kernel_of_the_mask_head():
 
 def test_carafe_starts_near_a_box_filter():
     x = random_map(1, 12, 12, 1)
-    y, _ = jax.jit(Upsample("carafe").init_with_output)(KEY, x)
+    y, _ = jit(Upsample("carafe").init_with_output)(KEY, x)
     means = [[x[0, i - 2 : i + 3, j - 2 : j + 3, 0].mean() for j in (4, 6)] for i in (4, 6)]
     np.testing.assert_allclose(y[0, 8:13:4, 8:13:4, 0], means, atol=2e-2)
 
@@ -98,7 +101,7 @@ def test_sizes_of_carafe():
     config = CarafeConfig(None, 1, 3, "sigmoid")
     x = random_map(1, 4, 4, 2)
     layer = Upsample("carafe", (("carafe", config),))
-    y, variables = jax.jit(layer.init_with_output)(KEY, x)
+    y, variables = jit(layer.init_with_output)(KEY, x)
     predictor = variables["params"]["resample"]["kernel_predictor"]
     assert set(predictor) == {"content_encoder"}
     assert predictor["content_encoder"]["kernel"].shape == (1, 1, 2, 4 * 9)
@@ -117,14 +120,14 @@ def test_by_default_the_result_has_the_dtype_of_the_map(method):
 def test_gradients_in_bfloat16(method):
     layer = Upsample(method, (("dtype", jnp.bfloat16),))
     x = random_map(1, 3, 2, 2)
-    variables = jax.jit(layer.lazy_init)(KEY, x)
+    variables = jit(layer.lazy_init)(KEY, x)
 
     def loss(variables, x):
         y = layer.apply(variables, x)
         assert y.dtype == jnp.bfloat16
         return jnp.square(y.astype(jnp.float32) - 1).sum()
 
-    gradients, x_gradient = jax.jit(jax.grad(loss, (0, 1)))(variables, x)
+    gradients, x_gradient = jit(jax.grad(loss, (0, 1)))(variables, x)
     assert x_gradient.dtype == jnp.float32
     for leaf in jax.tree.leaves(gradients):
         assert leaf.dtype == jnp.float32
@@ -166,10 +169,10 @@ def test_cost(method):
 
 @pytest.mark.parametrize("size", [(27, 6), (24, 6), (26, 4), (26, 7)])
 def test_a_size_that_is_no_double(size):
-    with pytest.raises(ValueError, match=r"size must be the double of \(13, 3\) or one less, got"):
+    with pytest.raises(ValueError, match=rf"size.*\(13, 3\).*{re.escape(str(size))}"):
         Upsample("nearest", (("size", size),)).apply({}, random_map(1, 13, 3, 2))
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match=r"method must be one of .*carafe.*got 'bicubic'"):
+    with pytest.raises(ValueError, match=r"method.*carafe.*'bicubic'"):
         Upsample("bicubic").apply({}, random_map(1, 2, 2, 1))

@@ -89,7 +89,7 @@ def test_large_crops_are_a_data_set_of_their_own(tmp_path):
     assert min(map(len, sources)) > 20
     assert sources[1][0]["image"].shape == (288, 288, 3)
     assert (photograph_side(96), photograph_side(97)) == (256, 512)
-    with pytest.raises(ValueError, match=r"crop_side must be at most 288 \(pixels\), got 289"):
+    with pytest.raises(ValueError, match=r"crop_side.* 288 .* 289$"):
         prepare("pypi", tmp_path, crop_side=289)
 
 

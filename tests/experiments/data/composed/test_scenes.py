@@ -197,11 +197,11 @@ def test_other_data_get_another_folder():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"largest": 481}, r"must be in 8\.\.480 \(pixels\) and in this order, got 16 and 481"),
-        ({"smallest": 4}, r"got 4 and 400"),
-        ({"smallest": 50, "largest": 40}, r"got 50 and 40"),
-        ({"max_objects": 0}, r"max_objects must be at least 1, got 0"),
-        ({"training_images": 0}, r"training_images must be at least 1, got 0"),
+        ({"largest": 481}, r"largest.* 480 .* 481$"),
+        ({"smallest": 4}, r"smallest.* 8.* 4 .* 400$"),
+        ({"smallest": 50, "largest": 40}, r"smallest.*largest.* 50 .* 40$"),
+        ({"max_objects": 0}, r"max_objects.* 0$"),
+        ({"training_images": 0}, r"training_images.* 0$"),
     ],
 )
 def test_scenes_that_cannot_be_are_refused(fields, message):

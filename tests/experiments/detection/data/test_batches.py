@@ -188,7 +188,7 @@ def test_processes_share_the_batches_of_one(batch, processes):
 @pytest.mark.parametrize("batch_size", [0, 7])
 def test_a_batch_that_processes_cannot_share(monkeypatch, batch_size):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    message = f"batch_size must be a multiple of the 2 processes, got {batch_size}"
+    message = rf"batch_size.* 2 processes.* {batch_size}$"
     for batches in (training, evaluation):
         with pytest.raises(ValueError, match=message):
             batches(batch_size)
@@ -292,7 +292,7 @@ def test_300_objects():
     batch = dataset[0]
     full = batch["labels"][batch["record"].tolist().index(1)]
     assert full.tolist() == list(range(300))
-    message = r"max_objects must be at least 300, which record 1 \(image 42\) has, got 299"
+    message = r"max_objects.* 300.*image 42.* 299$"
     config = DataConfig(shorter=24, longer=40, max_objects=299)
     with pytest.raises(DataError, match=message):
         training_batches(source, index, config, 2, seed=0)
@@ -301,14 +301,14 @@ def test_300_objects():
 
 def test_nothing_to_train_on():
     source = [record_of(EMPTY), record_of(CROWD)]
-    with pytest.raises(DataError, match=r"at least one image with an object.*got none in 2"):
+    with pytest.raises(DataError, match=r"object.* none .*2"):
         training_batches(source, index_records(source), CONFIG, 2, seed=0)
     assert len(evaluation_batches(source, index_records(source), CONFIG, 1)) == 2
 
 
 def test_the_index_of_another_split():
     source, index = data()
-    with pytest.raises(ValueError, match="index must be of 3 records, got one of 24"):
+    with pytest.raises(ValueError, match=r"index.* 3 .* 24"):
         training_batches(source[:3], index, CONFIG, 2, seed=0)
-    with pytest.raises(ValueError, match="index must be of 3 records, got one of 24"):
+    with pytest.raises(ValueError, match=r"index.* 3 .* 24"):
         evaluation_batches(source[:3], index, CONFIG, 2)

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -42,15 +43,14 @@ def test_the_index_of_a_split_is_kept_beside_the_data(data, scenes_dir, tmp_path
 
 def test_a_split_that_is_not_there_is_told(data):
     for look in (data.source, data.index):
-        with pytest.raises(DataError, match="must have images of test, got none when prepared"):
+        with pytest.raises(DataError, match=r"test.* none"):
             look("test")
 
 
 @pytest.mark.parametrize("source", ["coco", "coco_boxes"])
 def test_coco_that_is_not_there_says_how_to_prepare_it(source, tmp_path):
-    with pytest.raises(DataError, match=r"To prepare it.*") as error:
+    with pytest.raises(DataError, match=re.escape(str(tmp_path))):
         open_data(DataConfig(source), tmp_path)
-    assert str(tmp_path) in str(error.value)
 
 
 def test_scenes_without_stamps_name_the_command(tmp_path):

@@ -86,14 +86,14 @@ def test_a_grey_jpeg_becomes_rgb():
 def test_what_cannot_be_read_is_named(caplog):
     record = make_record(9, noise(30, 40), [])
     record["image"] = record["image"][:-500]
-    with pytest.raises(CorruptRecordError, match=r"image 000000000009\.png cannot be read"):
+    with pytest.raises(CorruptRecordError, match=r"000000000009\.png"):
         decode_image(record)
     assert "000000000009.png" in caplog.text
 
 
 def test_an_image_of_another_size_than_was_annotated_is_refused():
     record = {**make_record(9, noise(30, 40), []), "height": 40, "width": 30}
-    with pytest.raises(CorruptRecordError, match=r"must be \(30, 40\) wide and high, got \(40, 30"):
+    with pytest.raises(CorruptRecordError, match=r"\(30, 40\).*\(40, 30\)"):
         decode_image(record)
 
 

@@ -61,7 +61,7 @@ def test_masks_are_those_of_their_boxes_also_when_others_are_left_out():
 def test_an_object_without_a_segmentation_is_named():
     boxes = [[0, 0, 9, 9], [5, 5, 9, 9]]
     record = make_record(4, PIXELS, boxes, masks=[np.ones((20, 30)), None])
-    with pytest.raises(DataError, match="object 4001 of image 4 must have a segmentation"):
+    with pytest.raises(DataError, match=r"object 4001.*image 4.*segmentation"):
         training_objects(record, 7)
     assert len(training_objects(record, None)["labels"]) == 2
 
@@ -95,7 +95,7 @@ def test_300_objects_fit_into_300_rows_and_no_fewer():
     record = make_record(1, PIXELS, [[n % 25, n % 17, 2, 2] for n in range(300)])
     objects = training_objects(record, None)
     assert padded(objects, 300)["labels"].tolist() == list(range(300))
-    with pytest.raises(ValueError, match="max_objects must be at least 300, got 299"):
+    with pytest.raises(ValueError, match=r"max_objects.* 300.* 299$"):
         padded(objects, 299)
 
 

@@ -1,4 +1,5 @@
 import pickle
+import re
 from collections import Counter
 
 import pytest
@@ -90,10 +91,10 @@ def test_it_pickles_for_the_workers():
 
 @pytest.mark.parametrize("counts", [(), (0, 0), (-1, 4)])
 def test_counts_of_no_records(counts):
-    with pytest.raises(ValueError, match="counts must be at least 0, and 1 in all, got"):
+    with pytest.raises(ValueError, match=rf"counts.*{re.escape(str(list(counts)))}"):
         BucketedOrder(counts, 4, seed=0)
 
 
 def test_an_empty_batch():
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"batch_size.* 0$"):
         BucketedOrder((3, 3), 0, seed=0)

@@ -1,7 +1,5 @@
 """A detector whose pyramid is made of means of pixels, so that it compiles in little time."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +12,6 @@ from experiments.detection.model.config import (
     ProposalConfig,
 )
 from experiments.detection.model.detector import Detector
-
-# Unoptimised, programs this small compile in half the time and run as fast.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 CLASSES = 3
 PROPOSALS = 24

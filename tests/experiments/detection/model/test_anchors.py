@@ -62,5 +62,5 @@ def test_bad_config(fields, name):
 
 
 def test_a_level_without_a_stride():
-    with pytest.raises(ValueError, match=r"shapes must have one entry .* got \[\(2, 2\)\]"):
+    with pytest.raises(ValueError, match=r"shapes.*\[\(2, 2\)\]"):
         pyramid_anchors([(2, 2)], AnchorConfig())

@@ -19,10 +19,10 @@ from tests.experiments.detection.model.shallow import (
     CONFIG,
     PROPOSALS,
     Shallow,
-    jit,
     random_images,
     random_variables,
 )
+from tests.experiments.unoptimized import jit
 
 KEY = jax.random.key(0, impl="rbg")
 SIZE = np.int32([48, 60])

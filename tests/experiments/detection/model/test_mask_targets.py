@@ -105,9 +105,9 @@ def test_little_is_lost_by_small_masks(side, bound):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"masks": np.zeros((2, 4, 5))}, r"masks must be \[N, M, M\], got \(2, 4, 5\)"),
-        ({"boxes": np.zeros((3, 4))}, r"boxes must be \[N, 4\] with N = 2, got \(3, 4\)"),
-        ({"matched": np.zeros(4, int)}, r"matched and rois must be .* got \(4,\) and \(5, 4\)"),
+        ({"masks": np.zeros((2, 4, 5))}, r"masks.*\(2, 4, 5\)"),
+        ({"boxes": np.zeros((3, 4))}, r"boxes.* 2.*\(3, 4\)"),
+        ({"matched": np.zeros(4, int)}, r"matched.*rois.*\(4,\).*\(5, 4\)"),
     ],
 )
 def test_bad_input(change, message):

@@ -135,9 +135,9 @@ def test_under_vmap_it_keeps_the_same():
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (((3, 5), (3,)), r"boxes and scores must be \[N, 4\] and \[N\], got \(3, 5\)"),
-        (((3, 4), (2,)), r"boxes and scores must be .* and \(2,\)"),
-        (((3, 4), (3,), (4,)), r"valid must be \[N\] for N = 3 boxes, got \(4,\)"),
+        (((3, 5), (3,)), r"boxes.*\(3, 5\)"),
+        (((3, 4), (2,)), r"scores.*\(2,\)"),
+        (((3, 4), (3,), (4,)), r"valid.* 3 .*\(4,\)"),
     ],
 )
 def test_bad_shapes(shapes, message):

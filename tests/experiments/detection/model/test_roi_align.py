@@ -178,14 +178,14 @@ def test_levels_begin_at_powers_of_two():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pyramid": []}, "pyramid must be one or more maps"),
-        ({"pyramid": [np.zeros((2, 4, 4, 1)), np.zeros((2, 2, 2, 3))]}, "of one B and one C"),
-        ({"pyramid": [np.zeros((2, 4, 0, 1))] * 2}, "pyramid must be"),
-        ({"strides": (4,)}, r"strides must be 2, one for each map, got \[4\]"),
-        ({"boxes": np.zeros((1, 5, 4))}, r"boxes must be \[B, R, 4\] with B = 2, got \(1, 5, 4\)"),
-        ({"levels": np.zeros((2, 4), int)}, r"levels must be \[B, R\] = \(2, 5\), got \(2, 4\)"),
-        ({"output_size": 0}, "output_size must be at least 1, got 0"),
-        ({"sampling_ratio": 0}, "sampling_ratio must be at least 1, got 0"),
+        ({"pyramid": []}, r"pyramid.*\[\]"),
+        ({"pyramid": [np.zeros((2, 4, 4, 1)), np.zeros((2, 2, 2, 3))]}, r"pyramid.*\(2, 2, 2, 3\)"),
+        ({"pyramid": [np.zeros((2, 4, 0, 1))] * 2}, r"pyramid.*\(2, 4, 0, 1\)"),
+        ({"strides": (4,)}, r"strides.* 2.*\[4\]"),
+        ({"boxes": np.zeros((1, 5, 4))}, r"boxes.* 2.*\(1, 5, 4\)"),
+        ({"levels": np.zeros((2, 4), int)}, r"levels.*\(2, 5\).*\(2, 4\)"),
+        ({"output_size": 0}, r"output_size.* 0$"),
+        ({"sampling_ratio": 0}, r"sampling_ratio.* 0$"),
     ],
 )
 def test_bad_input(change, message):

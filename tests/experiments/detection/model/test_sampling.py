@@ -255,14 +255,14 @@ def test_single_objects_are_no_padding_and_no_crowd():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"count": 0}, "count must be at least 1, got 0"),
-        ({"positives": 0.0}, r"positives must be in \(0, 1\], got 0.0"),
-        ({"positives": 1.1}, r"positives must be in \(0, 1\], got 1.1"),
-        ({"count": 3}, "positives must be high enough for one of 3 examples, got 0.25"),
-        ({"positive_iou": 0.0}, r"positive_iou must be in \(0, 1\], got 0.0"),
-        ({"positive_iou": 1.5}, r"positive_iou must be in \(0, 1\], got 1.5"),
-        ({"negative_iou": -0.1}, r"negative_iou must be in \[0, positive_iou = 0.5\], got -0.1"),
-        ({"negative_iou": 0.6}, r"negative_iou must be in \[0, positive_iou = 0.5\], got 0.6"),
+        ({"count": 0}, r"count.* 0$"),
+        ({"positives": 0.0}, r"positives.* 0\.0$"),
+        ({"positives": 1.1}, r"positives.* 1\.1$"),
+        ({"count": 3}, r"positives.* 3 .* 0\.25$"),
+        ({"positive_iou": 0.0}, r"positive_iou.* 0\.0$"),
+        ({"positive_iou": 1.5}, r"positive_iou.* 1\.5$"),
+        ({"negative_iou": -0.1}, r"negative_iou.* 0\.5.* -0\.1$"),
+        ({"negative_iou": 0.6}, r"negative_iou.* 0\.5.* 0\.6$"),
     ],
 )
 def test_bad_configs(fields, message):
