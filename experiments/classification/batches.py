@@ -22,6 +22,7 @@ from experiments.data.classes import check_classes
 from experiments.data.composed import digits, stamps
 from experiments.data.records import PaddedRecords, ReadableRecords, Source
 from experiments.engine.folders import DataFolders
+from experiments.engine.parallel import share_of_process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +95,9 @@ def training_batches(
         ``[B, 4]``; see :class:`experiments.data.records.ReadableRecords`.
 
     Raises:
-        ValueError: ``batch_size`` is no multiple of the number of processes.
+        ConfigError: ``batch_size`` is no multiple of the number of processes.
     """
-    share = _share(batch_size)
+    share = share_of_process(batch_size)
     records = ReadableRecords(data.train, _decoded)
     dataset = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(_TrainingCrop(config))
@@ -120,24 +121,15 @@ def evaluation_batches(
         and ``corrupt``, int64 ``[B, 1]``; see :class:`experiments.data.records.PaddedRecords`.
 
     Raises:
-        ValueError: ``batch_size`` is no multiple of the number of processes.
+        ConfigError: ``batch_size`` is no multiple of the number of processes.
     """
-    share = _share(batch_size)
+    share = share_of_process(batch_size)
     side = config.image_side
     blank = {"image": np.zeros((side, side, 3), np.uint8), "label": np.int32(0)}
     decode = functools.partial(_evaluation_example, config=config)
     records = PaddedRecords(data.validation, decode, batch_size, blank)
     dataset = grain.MapDataset.source(records)[jax.process_index() :: jax.process_count()]
     return dataset.batch(share, drop_remainder=True)
-
-
-def _share(batch_size: int) -> int:
-    processes = jax.process_count()
-    if batch_size < 1 or batch_size % processes:
-        raise ValueError(
-            f"batch_size must be a multiple of the {processes} processes, got {batch_size}"
-        )
-    return batch_size // processes
 
 
 def _decoded(record: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def backbone_folder(backbone: ResNetConfig, runs: Path) -> Path:
         ConfigError: no preset of the classification task has this network.
     """
     preset = _preset(backbone)
-    check(preset is not None, "model.backbone", "the network of a classification preset", backbone)
+    expected = f"given for a backbone that no preset of the {classification.RUNS.task} task has"
+    check(preset is not None, "backbone_from", expected, None)
     assert preset is not None
     return run_folder(preset.config, PRESETS, runs, classification.RUNS.task).resolve()
 

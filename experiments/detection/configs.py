@@ -43,8 +43,9 @@ class DetectionConfig(RunConfig):
         training: how the network is trained.
         anchor_sampler: the RPN's examples.
         proposal_sampler: the heads' examples.
-        backbone_from: folder of a classification run whose network this one's backbone starts as,
-            rather than at random.
+        backbone_from: folder of a classification run whose network this one's backbone starts as.
+            By default a backbone with frozen norms starts as the run of the classification task's
+            preset with this network, and another at random.
         task: names the task in the run's folder.
     """
 

@@ -68,8 +68,11 @@ def step_seconds(config: DetectionConfig, batch_size: int) -> tuple[float, float
 
 
 def prepared(config: DetectionConfig, folders: Folders) -> DetectionConfig:
-    """A preset's config as it is trained: frozen norms need the run that trained the backbone."""
-    if config.model.backbone.norm != "frozen":
+    """A config as it is trained: frozen norms need a run that has trained the backbone.
+
+    Unless one is named, it is that of the classification task's preset with this network.
+    """
+    if config.model.backbone.norm != "frozen" or config.backbone_from is not None:
         return config
     folder = backbone_folder(config.model.backbone, folders.runs)
     return dataclasses.replace(config, backbone_from=str(folder))

@@ -86,6 +86,22 @@ def replicate(state: Any) -> Any:
     return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
+def share_of_process(batch_size: int) -> int:
+    """The examples of a global batch that this process prepares.
+
+    Args:
+        batch_size: examples over all processes.
+
+    Raises:
+        ConfigError: the processes cannot share them equally.
+    """
+    processes = jax.process_count()
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    _check_multiple("batch_size", batch_size, processes, f"the {processes} processes")
+    return batch_size // processes
+
+
 def check_batch_size(batch_size: int, accumulation: int = 1) -> None:
     """Checks that a global batch can be shared equally.
 

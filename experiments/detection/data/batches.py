@@ -19,6 +19,7 @@ from experiments.detection.data.images import bucket_shape, decode_image, fit_im
 from experiments.detection.data.objects import flipped, padded, scaled, training_objects
 from experiments.detection.data.order import BucketedOrder
 from experiments.detection.data.record_index import RecordIndex
+from experiments.engine.parallel import share_of_process
 
 # Of records of a bucket that are tried in a row, in training; a small bucket has fewer.
 _ATTEMPTS = 4
@@ -52,10 +53,10 @@ def training_batches(
 
     Raises:
         DataError: no record is usable, or one has more than ``max_objects`` objects.
-        ValueError: ``batch_size`` is no multiple of the number of processes, or the index is of
+        ConfigError: ``batch_size`` is no multiple of the number of processes, or the index is of
             another number of records.
     """
-    share = _share(batch_size)
+    share = share_of_process(batch_size)
     _check_index(source, index)
     _check_objects(index, config)
     dataset = grain.MapDataset.source(_OrderedExamples(source, index, config, batch_size, seed))
@@ -87,7 +88,7 @@ def evaluation_batches(
     Raises:
         ValueError: see :func:`training_batches`.
     """
-    share = _share(batch_size)
+    share = share_of_process(batch_size)
     _check_index(source, index)
     buckets = [
         grain.MapDataset.source(
@@ -103,15 +104,6 @@ def evaluation_batches(
     ]
     dataset = grain.MapDataset.concatenate(buckets)[jax.process_index() :: jax.process_count()]
     return dataset.batch(share, drop_remainder=True)
-
-
-def _share(batch_size: int) -> int:
-    processes = jax.process_count()
-    if batch_size < 1 or batch_size % processes:
-        raise ValueError(
-            f"batch_size must be a multiple of the {processes} processes, got {batch_size}"
-        )
-    return batch_size // processes
 
 
 def _check_index(source: Source, index: RecordIndex) -> None:

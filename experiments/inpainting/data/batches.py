@@ -27,6 +27,7 @@ from experiments.data.places import places_folder
 from experiments.data.prepared import DataError
 from experiments.data.records import CorruptRecordError, PaddedRecords, ReadableRecords, Source
 from experiments.engine.folders import DataFolders
+from experiments.engine.parallel import share_of_process
 from experiments.inpainting.configs import BUCKET_PERCENT, DataConfig, HoleConfig
 from experiments.inpainting.data.masks import hole_in_range
 
@@ -106,9 +107,9 @@ def training_batches(
         of records where there are fewer.
 
     Raises:
-        ValueError: ``batch_size`` is no multiple of the number of processes.
+        ConfigError: ``batch_size`` is no multiple of the number of processes.
     """
-    share = _share(batch_size)
+    share = share_of_process(batch_size)
     records = ReadableRecords(data.train, _decoded, min(_ATTEMPTS, len(data.train)))
     dataset = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(_CropFlipAndHole(config))
@@ -134,9 +135,9 @@ def evaluation_batches(
         without a hole, and of bucket -1.
 
     Raises:
-        ValueError: ``batch_size`` is no multiple of the number of processes.
+        ConfigError: ``batch_size`` is no multiple of the number of processes.
     """
-    share = _share(batch_size)
+    share = share_of_process(batch_size)
     blank = {"image": np.zeros((config.crop_side, config.crop_side, 3), np.uint8)}
     decode = functools.partial(_central_crop, config=config)
     records = PaddedRecords(data.validation, decode, batch_size, blank)
@@ -180,15 +181,6 @@ def evaluation_hole(
     bucket = number % len(ranges)
     rng = np.random.default_rng((config.crop_side, number))
     return _hole(rng, config, ranges[bucket]), bucket
-
-
-def _share(batch_size: int) -> int:
-    processes = jax.process_count()
-    if batch_size < 1 or batch_size % processes:
-        raise ValueError(
-            f"batch_size must be a multiple of the {processes} processes, got {batch_size}"
-        )
-    return batch_size // processes
 
 
 def _hole(

@@ -111,5 +111,7 @@ def test_a_run_knows_its_backbone_by_the_whole_path_from_wherever_it_is_continue
         monkeypatch.chdir(place)
         found.append(SPEC.prepared(config, Folders(runs=place / runs)))
     assert found[0] == found[1]
+    named = dataclasses.replace(config, backbone_from="elsewhere")
+    assert SPEC.prepared(named, Folders()) == named
     small = EXPERIMENTS["scenes-cpu"].presets[0].config
     assert SPEC.prepared(small, Folders()) == small

@@ -1,5 +1,6 @@
 """The commands that tasks share, through the command line, in this process."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def test_a_preset_is_trained_in_its_own_folder_unless_another_is_named(call, tmp
     assert call(spec, "train", "same", "--output", tmp_path / "own", "--side", 8)[0] == 0
     ((config, folder, *_),) = trained
     assert (config.side, folder) == (8, tmp_path / "own")
+
+
+def test_a_preset_is_trained_as_its_task_prepares_it(call, tmp_path):
+    prepared = lambda config, folders: dataclasses.replace(config, side=99)  # noqa: E731
+    spec, trained = toy_spec(prepared=prepared)
+    assert call(spec, "train", "wide", "--runs", tmp_path)[0] == 0
+    ((config, folder, *_),) = trained
+    assert (config.side, folder) == (99, tmp_path / "toy/wide-seed0")
 
 
 def test_equal_presets_share_their_folder_and_changed_ones_need_another(call, tmp_path):
