@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Self
 
 import absl.flags
@@ -60,6 +61,16 @@ class Input:
     def close(self) -> None:
         """Ends the threads and processes."""
         self.iterator.close()
+
+
+def unreadable_records(host: Mapping[str, np.ndarray]) -> list[int]:
+    """Numbers of the records that could not be read for a batch.
+
+    Args:
+        host: the fields of the batch that stay on the host.
+    """
+    numbers = host.get(CORRUPT, np.empty(0, np.int64))
+    return numbers[numbers >= 0].tolist()
 
 
 def _end_with_parent(worker: int, workers: int) -> None:

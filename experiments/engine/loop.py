@@ -25,7 +25,7 @@ from experiments.engine.distributed import (
 )
 from experiments.engine.environment import append_environment
 from experiments.engine.files import write_json
-from experiments.engine.input import CORRUPT, RECORD, Input
+from experiments.engine.input import RECORD, Input, unreadable_records
 from experiments.engine.logs import METRICS, RunLogs, read_metrics
 from experiments.engine.parallel import check_batch_size, data_parallel, replicate
 from experiments.engine.plots import save_curves
@@ -239,7 +239,7 @@ class _Loop:
         if metrics["unreadable"] == self._counted["unreadable"]:
             return
         self._counted["unreadable"] = metrics["unreadable"]
-        if CORRUPT in host and (numbers := host[CORRUPT][host[CORRUPT] >= 0].tolist()):
+        if numbers := unreadable_records(host):
             message = f"cannot be read, and others were taken: {numbers}"
             self._report(number, "unreadable records", message, records=numbers)
         limit = self._operation.max_unreadable_records
