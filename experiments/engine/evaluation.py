@@ -27,7 +27,7 @@ class Evaluator:
 
     Args:
         sums: from a state and one device's share of a batch to sums over its examples, ``count``
-            among them. Examples that only fill up a batch have to weigh nothing.
+            among them. Examples that only fill up a batch must not count.
         dataset: finite batches of this process, as many on every process.
         workers: see :class:`experiments.engine.input.Input`.
         max_unreadable_records: the largest number of records that may be left out of the means.
