@@ -120,7 +120,7 @@ def make_evaluator(
         ground_truth,
         masks=config.model.masks,
         workers=training.workers,
-        max_unreadable=max_unreadable,
+        max_unreadable_records=max_unreadable,
     )
 
 

@@ -44,9 +44,9 @@ class Restored(NamedTuple):
     Attributes:
         step: after which it was written.
         state: a pytree of NumPy arrays.
-        progress: what was saved as such.
-        metrics: what an evaluation of the state found; None if there was none.
-        damaged: checkpoints that came first and cannot be read, each with the reason.
+        progress: numbers to go on counting from, such as the time spent.
+        metrics: of an evaluation of the state; None if there was none.
+        damaged: checkpoints that would have come first and cannot be read, each with the reason.
     """
 
     step: int
@@ -156,7 +156,7 @@ class Checkpoints:
 
         Args:
             step: of the checkpoint.
-            metrics: what an evaluation of its state found, the same on every process.
+            metrics: of an evaluation of its state, the same on every process.
 
         Raises:
             CheckpointError: they could not be written; the checkpoint stays as it is.
@@ -181,7 +181,7 @@ class Checkpoints:
             self._scores[step] = score
 
     def close(self) -> None:
-        """Frees what Orbax holds."""
+        """Closes Orbax' checkpoint manager."""
         self._manager.close()
 
 
@@ -285,7 +285,7 @@ def _alone(handler: Any) -> ocp.Checkpointer:
 def _read_state(path: Path, state: Any) -> Any:
     with _alone(ocp.StandardCheckpointHandler()) as checkpointer:
         found = _arrays(checkpointer.metadata(path / "state").item_metadata)
-        if not found:  # what Orbax makes of metadata that is cut off
+        if not found:  # Orbax takes metadata that are cut off for empty ones
             raise ValueError("its metadata cannot be read")
         _check_same_model(path, _arrays(state), found)
         template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), state)

@@ -32,7 +32,7 @@ def add_checksum(folder: Path, name: str) -> None:
 
 
 def verify_checksums(folder: Path) -> None:
-    """Compares the files of ``folder`` with their checksums; without any, nothing is checked.
+    """Compares the files of ``folder`` with their checksums; without checksums nothing is checked.
 
     Raises:
         DamagedError: one differs, or the checksums themselves cannot be read.

@@ -26,7 +26,7 @@ class Distributed:
         process: number of this one, 0 to ``processes - 1``, with ``coordinator``.
         local_devices: numbers of the host's accelerators that are this process's, where several
             processes share a host; all by default.
-        cpu_devices: so many devices are made of a CPU; 1 by default.
+        cpu_devices: number of devices that JAX makes of the CPU; 1 by default.
     """
 
     auto: bool = False
@@ -68,7 +68,7 @@ def start(config: Distributed) -> None:
 
 
 def is_primary() -> bool:
-    """Whether this process writes what only one may write, and talks to the terminal."""
+    """Whether this process writes the files of the run and prints to the terminal."""
     return jax.process_index() == 0
 
 
@@ -80,7 +80,7 @@ def all_agree(holds: bool) -> bool:
 
 
 def gather_bytes(payload: bytes) -> list[bytes]:
-    """What every process hands in, by the number of the process; each must call it.
+    """The payloads of all processes, by the number of the process; each must call it.
 
     Args:
         payload: of this process; lengths may differ, and be 0.
@@ -101,9 +101,9 @@ def barrier(name: str) -> None:
 
 
 def primary_first[Result](make: Callable[[], Result]) -> Result:
-    """What ``make`` gives, called by the first process before the others.
+    """The result of ``make``, called by the first process before the others.
 
-    For what only one process may build, such as a data set, and all of them then open.
+    For a data set that only one process may build, and that all of them then open.
     """
     if is_primary():
         try:
@@ -116,9 +116,9 @@ def primary_first[Result](make: Callable[[], Result]) -> Result:
 
 
 def abort(code: int) -> None:
-    """Ends this process at once, if there are others; they notice, and end too.
+    """Ends this process at once, if there are others; those notice it, and end too.
 
-    At its usual end JAX waits minutes for the others, which wait for this one.
+    An ordinary exit would wait for minutes: JAX waits for the others, and they for this process.
     """
     if jax.process_count() > 1:
         sys.stdout.flush()
@@ -127,7 +127,7 @@ def abort(code: int) -> None:
 
 
 class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
-    """The run was asked to stop, and has saved what is needed to go on."""
+    """The run was asked to stop, and has saved a checkpoint to go on from."""
 
 
 class Interruption:
@@ -138,7 +138,7 @@ class Interruption:
         self._previous: Any = None
 
     def __enter__(self) -> Self:
-        # Among several processes JAX' own handler tells the others, and must stay.
+        # With several processes JAX' own handler must stay: it passes the signal on to the others.
         if jax.process_count() == 1:
             self._previous = signal.signal(signal.SIGTERM, self._note)
         return self

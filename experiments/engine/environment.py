@@ -1,4 +1,4 @@
-"""Where a run ran: versions, revision and devices, a line for each time it was started."""
+"""The environment of a run: versions, revision and devices, one line for each start."""
 
 import datetime
 import importlib.metadata
@@ -15,7 +15,7 @@ _PACKAGES = ("carafe-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
 
 
 def append_environment(path: Path, **more: Any) -> None:
-    """Appends one JSON object that says what this process runs on.
+    """Appends one JSON object with the command, versions and devices of this process.
 
     Args:
         path: of the file, one object a line.

@@ -1,13 +1,16 @@
 """Evaluation: sums over all records, each counted once, on however many devices and processes."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
 import grain
 import jax
 
-from experiments.engine.input import CORRUPT, Input
+from experiments.engine.config import ConfigError, check
+from experiments.engine.distributed import gather_bytes, is_primary
+from experiments.engine.input import Input, unreadable_records
 from experiments.engine.parallel import AXIS, data_parallel, replicate
 from experiments.engine.step import UNREADABLE
 
@@ -16,7 +19,7 @@ COUNT = "count"
 
 
 class UnreadableEvaluationError(RuntimeError):
-    """More records of an evaluation could not be read than is allowed."""
+    """More records of an evaluation could not be read than is allowed, or none could be read."""
 
 
 class Evaluator:
@@ -24,10 +27,13 @@ class Evaluator:
 
     Args:
         sums: from a state and one device's share of a batch to sums over its examples, ``count``
-            among them. Examples that only fill up a batch have to weigh nothing.
+            among them. Examples that only fill up a batch must not count.
         dataset: finite batches of this process, as many on every process.
         workers: see :class:`experiments.engine.input.Input`.
-        max_unreadable: so many records may be left out of the means; one more is an error.
+        max_unreadable_records: the largest number of records that may be left out of the means.
+
+    Raises:
+        ConfigError: ``dataset`` has no batches.
     """
 
     def __init__(
@@ -35,39 +41,72 @@ class Evaluator:
         sums: Callable[[Any, Any], dict[str, jax.Array]],
         dataset: grain.MapDataset,
         workers: int = 0,
-        max_unreadable: int = 0,
+        max_unreadable_records: int = 0,
     ) -> None:
         def total(state: Any, batch: Any) -> dict[str, jax.Array]:
-            batch = dict(batch)
-            unreadable = batch.pop(UNREADABLE).sum() if UNREADABLE in batch else 0
-            return jax.lax.psum({**sums(state, batch), UNREADABLE: unreadable}, AXIS)
+            batch = {name: array for name, array in batch.items() if name != UNREADABLE}
+            return jax.lax.psum(sums(state, batch), AXIS)
 
+        check_not_empty(dataset)
         self._step = data_parallel(total)
         self._dataset, self._workers = dataset, workers
-        self._max_unreadable = max_unreadable
+        self._max_unreadable_records = max_unreadable_records
 
     def __call__(self, state: Any) -> dict[str, float]:
         """The mean of each sum, and ``unreadable``, the number of records left out, if any.
 
         Raises:
-            UnreadableEvaluationError: that number is too large.
+            UnreadableEvaluationError: too many records cannot be read, or none can.
+            ConfigError: no example has a weight.
         """
         state = replicate(state)
         totals: dict[str, float] = {}
-        left_out: list[int] = []
+        unreadable: list[int] = []
         with closing(Input(self._dataset, self._workers)) as data:
             for batch, host in data:
-                if CORRUPT in host:
-                    left_out += host[CORRUPT][host[CORRUPT] >= 0].tolist()
+                unreadable += unreadable_records(host)
                 for name, value in jax.device_get(self._step(state, batch)).items():
                     totals[name] = totals.get(name, 0.0) + float(value)
-        count, unreadable = totals.pop(COUNT), totals.pop(UNREADABLE)
-        if left_out:
-            print(f"an evaluation leaves out records that cannot be read: {left_out}")
-        if unreadable > self._max_unreadable:
-            raise UnreadableEvaluationError(
-                f"{unreadable:.0f} records could not be read in an evaluation, and "
-                f"{self._max_unreadable} are allowed; of this process: {left_out}"
-            )
+        count = totals.pop(COUNT)
+        left_out = check_unreadable(unreadable, count > 0, self._max_unreadable_records)
         means = {name: total / count for name, total in totals.items()}
-        return {**means, UNREADABLE: unreadable} if unreadable else means
+        return {**means, UNREADABLE: float(left_out)} if left_out else means
+
+
+def check_not_empty(dataset: grain.MapDataset) -> None:
+    """Raises :class:`ConfigError` if there is nothing to evaluate on."""
+    check(len(dataset) > 0, "dataset", "of at least one batch to evaluate on", len(dataset))
+
+
+def check_unreadable(
+    unreadable: Sequence[int], evaluated: bool, max_unreadable_records: int
+) -> int:
+    """Prints which records an evaluation could not read; every process must call it at its end.
+
+    Args:
+        unreadable: numbers of the records that this process could not read.
+        evaluated: whether this process evaluated any record.
+        max_unreadable_records: the largest number of unreadable records that is no error.
+
+    Returns:
+        The number of unreadable records of all processes.
+
+    Raises:
+        UnreadableEvaluationError: there are more than allowed, or no record could be read.
+        ConfigError: there was no record at all.
+    """
+    payload = json.dumps({"unreadable": list(unreadable), "evaluated": evaluated}).encode()
+    parts = [json.loads(part) for part in gather_bytes(payload)]
+    numbers = sorted(number for part in parts for number in part["unreadable"])
+    if numbers and is_primary():
+        print(f"an evaluation leaves out records that cannot be read: {numbers}")
+    if len(numbers) > max_unreadable_records:
+        raise UnreadableEvaluationError(
+            f"{len(numbers)} records could not be read in an evaluation, and "
+            f"max_unreadable_records allows {max_unreadable_records}: {numbers}"
+        )
+    if not any(part["evaluated"] for part in parts):
+        if numbers:
+            raise UnreadableEvaluationError(f"no record of an evaluation could be read: {numbers}")
+        raise ConfigError("dataset must have at least one record to evaluate on, got none")
+    return len(numbers)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Writing files atomically: a file is either whole, or not there."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from typing import IO, Any
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file so that a reader, or a crash, meets the old content or the new, never a part.
+    """Writes a file so that a reader, also after a crash, finds the old content or the new.
 
     Args:
         path: the file; its folder is created.
-        write: is handed a binary file open for writing, in the folder of ``path``.
+        write: gets a binary file that is open for writing, in the folder of ``path``.
 
     Raises:
         OSError: the file cannot be written; nothing of it is left then.

@@ -1,9 +1,10 @@
-"""Batches on their way to the devices: read ahead, counted, and resumed where they were."""
+"""The input of a training or an evaluation: batches, read ahead and copied to the devices."""
 
 import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Self
 
 import absl.flags
@@ -13,7 +14,7 @@ import numpy as np
 from experiments.engine.parallel import split
 from experiments.engine.step import UNREADABLE
 
-# Fields that no device needs: which records a batch is of, and which could not be read for it.
+# Fields that stay on the host: the records of a batch, and those that could not be read for it.
 RECORD = "record"
 CORRUPT = "corrupt"
 
@@ -62,8 +63,18 @@ class Input:
         self.iterator.close()
 
 
+def unreadable_records(host: Mapping[str, np.ndarray]) -> list[int]:
+    """Numbers of the records that could not be read for a batch.
+
+    Args:
+        host: the fields of the batch that stay on the host.
+    """
+    numbers = host.get(CORRUPT, np.empty(0, np.int64))
+    return numbers[numbers >= 0].tolist()
+
+
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Runs in a worker: one whose parent was killed would wait for ever to hand over a batch."""
+    """Runs in a worker: without its parent, it would wait for ever for someone to take a batch."""
     del worker, workers
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -19,12 +19,12 @@ EVALUATION = "eval/"
 
 
 class RunLogs:
-    """The logs in a run's folder; metrics and timing are the primary process's alone.
+    """The logs in a run's folder; only the primary process writes metrics and timing.
 
-    ``metrics.jsonl`` holds what a repeated or resumed run gives again, ``timing.jsonl`` what it
-    does not. ``tensorboard/`` holds both, for TensorBoard. ``incidents.jsonl``, with the number of
-    the process in its name for every process but the first, lists skipped steps, unreadable
-    records and damaged checkpoints, and keeps the lines of earlier starts.
+    ``metrics.jsonl`` holds the values that a repeated or resumed run gives again, ``timing.jsonl``
+    the others. ``tensorboard/`` holds both, for TensorBoard. ``incidents.jsonl`` lists skipped
+    steps, unreadable records and damaged checkpoints, and keeps the lines of earlier starts; each
+    further process has a file of its own, with its number in the name.
 
     Lines past ``resume_at`` were written by a process that was ended before its next checkpoint.
     They are dropped, for this process writes them again.

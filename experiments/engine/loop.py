@@ -25,7 +25,7 @@ from experiments.engine.distributed import (
 )
 from experiments.engine.environment import append_environment
 from experiments.engine.files import write_json
-from experiments.engine.input import CORRUPT, RECORD, Input
+from experiments.engine.input import RECORD, Input, unreadable_records
 from experiments.engine.logs import METRICS, RunLogs, read_metrics
 from experiments.engine.parallel import check_batch_size, data_parallel, replicate
 from experiments.engine.plots import save_curves
@@ -54,10 +54,10 @@ class Task:
         step: see :func:`experiments.engine.step.guarded`.
         dataset: endless batches of this process; see :class:`experiments.engine.input.Input`.
         steps: number of steps in all.
-        evaluate: from a state to metrics; every process calls it and gets the same. Those with a
-            ``/`` in their name are parts of others: they are logged, but not printed or drawn.
-        best: the metric of ``evaluate`` by which the best checkpoint is known, larger is better.
-        files: what is saved as JSON in the run's folder, by the name of the file.
+        evaluate: from a state to metrics; every process calls it and gets the same. A metric with
+            a ``/`` in its name is a part of another: it is logged, but not printed or drawn.
+        best: the metric of ``evaluate`` that chooses the best checkpoint; larger is better.
+        files: contents of further files in the run's folder, saved as JSON, by name.
     """
 
     state: Any
@@ -83,7 +83,7 @@ def train(
         folder: of the run; with several processes, one that all of them see.
         config: of the run; a frozen dataclass. It must equal the one in the folder.
         training: the part of ``config`` that the loop itself needs.
-        task: what to train.
+        task: to train.
         operation: when to save, evaluate, log and stop.
 
     Returns:
@@ -239,7 +239,7 @@ class _Loop:
         if metrics["unreadable"] == self._counted["unreadable"]:
             return
         self._counted["unreadable"] = metrics["unreadable"]
-        if CORRUPT in host and (numbers := host[CORRUPT][host[CORRUPT] >= 0].tolist()):
+        if numbers := unreadable_records(host):
             message = f"cannot be read, and others were taken: {numbers}"
             self._report(number, "unreadable records", message, records=numbers)
         limit = self._operation.max_unreadable_records
@@ -268,8 +268,8 @@ class _Loop:
                 save_state(folder / "state", self._carry.state)
             raise NonFiniteLossError(
                 f"{message} at step {number}, and max_skipped_steps allows "
-                f"{self._operation.max_skipped_steps}; the state before it and what is known "
-                f"of its records are in {folder}"
+                f"{self._operation.max_skipped_steps}; the state before it and the numbers of "
+                f"its records are in {folder}"
             )
 
     def _save(self, number: int) -> None:

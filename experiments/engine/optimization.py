@@ -13,7 +13,7 @@ from experiments.engine.config import check, check_at_least
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """How long to train, and how the learning rate goes: linear warm-up, then a decay.
+    """Length of a training, and its learning rate: a linear warm-up, then a decay.
 
     Attributes:
         length: of the training, in ``unit``.
@@ -38,7 +38,7 @@ class ScheduleConfig:
     power: float = 0.9
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for what makes no schedule."""
+        """Raises ``ConfigError`` for values that make no schedule."""
         check(self.length > 0, "length", "positive", self.length)
         inside = f"at least 0 and below the length, {self.length:g}"
         check(0 <= self.warmup < self.length, "warmup", inside, self.warmup)
@@ -61,7 +61,7 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """What makes steps of gradients.
+    """The optimiser, and its highest learning rate.
 
     Attributes:
         name: ``"sgd"``: with momentum, weight decay added to the gradient. ``"adam"``: with
@@ -88,7 +88,7 @@ class OptimizerConfig:
     decay_all: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for what cannot be trained with."""
+        """Raises ``ConfigError`` for values out of range."""
         check(
             0 < self.learning_rate < math.inf,
             "learning_rate",
@@ -108,7 +108,7 @@ def learning_rate(
     """The learning rate of each step, counted from 0.
 
     Raises:
-        ConfigError: the warm-up would go down.
+        ConfigError: the learning rate would fall during the warm-up.
     """
     scale = batch_size / (optimizer.reference_batch_size or batch_size)
     peak = optimizer.learning_rate * scale

@@ -1,4 +1,4 @@
-"""Data parallelism: the only place that knows how a step is spread over devices.
+"""Data parallelism: the only module that spreads a step over devices.
 
 Steps run through ``pmap`` on all devices of all processes, also when there is one. State goes in
 and comes out unreplicated; a process splits its share of a batch over its local devices.
@@ -23,14 +23,14 @@ def data_parallel(
     Args:
         step: sees one device's share of the batch; its results must be the same on all devices,
             so it reduces them over the mapped axis :data:`AXIS`.
-        donate_state: the memory of the state that goes in is used for the one that comes out.
-        per_example: the results are instead of the examples in a device's share, and have their
-            batch axis.
+        donate_state: reuses the memory of the old state for the new one.
+        per_example: the results are of the examples in a device's share, and have a batch axis;
+            they may differ between devices.
 
     Returns:
-        A function of the unreplicated state and a batch that :func:`split` has spread over the
-        devices, that returns unreplicated results; with ``per_example`` they are spread as the
-        batch is, and :func:`join` puts them together.
+        A function of the unreplicated state and a batch from :func:`split`. It returns unreplicated
+        results; with ``per_example`` they are spread over the devices as the batch is, and
+        :func:`join` puts them together.
     """
     return jax.pmap(
         step,
@@ -65,7 +65,7 @@ def split(batch: Any) -> Any:
 
 
 def join(results: Any) -> Any:
-    """Brings what is spread over this process's devices to the host; undoes :func:`split`.
+    """Copies results from this process's devices to the host; undoes :func:`split`.
 
     Args:
         results: a pytree of arrays ``[devices, b / devices, ...]``.
@@ -110,7 +110,7 @@ def check_batch_size(batch_size: int, accumulation: int = 1) -> None:
         accumulation: parts in which a device works through its share.
 
     Raises:
-        ConfigError: it cannot; the message names the nearest sizes that can.
+        ConfigError: it cannot; the message names the nearest batch sizes that fit.
     """
     devices = jax.device_count()
     what = f"the {devices} devices" + (f" x accumulation {accumulation}" * (accumulation > 1))

@@ -21,11 +21,11 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def save_curves(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
-    """One panel a metric, over steps; those that are parts of another's have none.
+    """Draws each metric over steps in its own panel; metrics that are parts of others are left out.
 
     Args:
         path: of the PNG.
-        log: lines of a metrics log; a metric need not be in each, and a value may be None.
+        log: lines of a metrics log; a metric may be missing from some, and a value may be None.
     """
     logged = dict.fromkeys(name for line in log for name in line)
     names = [

@@ -1,4 +1,4 @@
-"""How far training is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a training: a bar on a terminal, a line now and then elsewhere."""
 
 import time
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class TrainingProgress:
         title: names the run.
         start: the step to begin at, after a resume.
         total: the number of steps.
-        visible: False shows nothing, for all processes but one.
+        visible: False shows nothing; all processes but one take that.
     """
 
     def __init__(self, title: str, start: int, total: int, visible: bool = True) -> None:
@@ -57,8 +57,8 @@ class TrainingProgress:
         """Reports that ``step`` steps are done.
 
         Args:
-            step: so many, from the start of the run.
-            loss: of the last of them.
+            step: number of steps, from the start of the run.
+            loss: of the last step.
             timing: ``images_per_second``, ``steps_per_second``, and ``data_wait``, the share of
                 time spent waiting.
         """

@@ -14,10 +14,10 @@ class TrainingConfig:
     Attributes:
         batch_size: examples of a step, over all processes and devices.
         accumulation: parts in which each device works through its share, to save memory.
-        seed: of the initial parameters, the order of the data, and all that is random in them.
+        seed: of the initial parameters, the order of the data, and their augmentation.
         workers: processes that prepare data, beside each process that trains; 0 for threads.
-        optimizer: what makes steps of gradients.
-        schedule: length and learning rate.
+        optimizer: the optimiser and its learning rate.
+        schedule: length of the training, and course of the learning rate.
     """
 
     batch_size: int = 256
@@ -28,7 +28,7 @@ class TrainingConfig:
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for what cannot be trained with."""
+        """Raises ``ConfigError`` for values out of range."""
         check_at_least(self, batch_size=1, accumulation=1, seed=0, workers=0)
 
 
@@ -70,9 +70,7 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """How a run is logged, saved and evaluated. Nothing here changes its numbers.
-
-    All of it may differ when a run goes on.
+    """When to save, evaluate, log and stop. A resumed run may change it: its numbers stay the same.
 
     Attributes:
         checkpoint_every: steps between checkpoints.
@@ -80,12 +78,12 @@ class Operation:
         keep_best: how many of those with the best evaluation stay too.
         evaluate_every: steps between evaluations, each with a checkpoint; 0: at the end alone.
         log_every: steps between lines of the logs.
-        max_skipped_steps: steps that are not finite and may be skipped, in the whole run; one more
-            stops it.
-        max_unreadable_records: how often a record may be unreadable and replaced by another, in
-            the whole run, where a bad one counts once an epoch; one more stops it.
+        max_skipped_steps: the largest number of steps in the run that may be skipped because they
+            are not finite; one more stops it.
+        max_unreadable_records: how often in the run a record may be unreadable and replaced by
+            another; one more stops it. A bad record counts once an epoch.
         profile_at: the first step to trace with ``jax.profiler``; 0 for none.
-        profile_steps: how many steps are traced.
+        profile_steps: number of steps to trace.
     """
 
     checkpoint_every: int = 1000
@@ -99,7 +97,7 @@ class Operation:
     profile_steps: int = 5
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for what is out of range."""
+        """Raises ``ConfigError`` for values out of range."""
         check_at_least(
             self,
             checkpoint_every=1,

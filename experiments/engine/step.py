@@ -67,17 +67,19 @@ def guarded(
     """Runs a task's step on a carry, and keeps the state from before a step that is not finite.
 
     Args:
-        step: ``step(state, batch, key, number)`` under the mapped axis ``AXIS``; ``key`` differs by
-            device and step, ``number`` counts from 0 those that were not skipped. It returns the
-            next state and metrics, among them ``loss``. Finite metrics must mean a finite state.
-            The loss alone does not, for it is from before the update; with the norm of the
-            gradient they do, and that compiles in a fraction of the time that a look at every
-            array takes.
-        max_skipped: so many steps may be skipped in a run. After one more the state stands still.
+        step: ``step(state, batch, key, number)`` under the mapped axis ``AXIS``. ``key`` differs by
+            device and step; ``number`` counts the steps that were not skipped, from 0. It returns
+            the next state and metrics, among them ``loss``. Finite metrics must mean a finite
+            state. The loss alone does not, for it is computed before the update; with the norm of
+            the gradient they do. A check of every array would take several times as long to
+            compile.
+        max_skipped: the largest number of steps that may be skipped in a run. After one more the
+            state no longer changes.
 
     Returns:
-        ``step(carry, batch)``; to the metrics it adds ``skipped`` and ``unreadable``, the numbers
-        so far. ``batch`` may have the field :data:`UNREADABLE`, an int32 ``[b]``.
+        ``step(carry, batch)``, which adds the metrics ``skipped`` and ``unreadable``: how many
+        steps were skipped so far, and how many records could not be read. ``batch`` may have the
+        field :data:`UNREADABLE`, an int32 ``[b]``.
     """
 
     def run(carry: Carry, batch: Any) -> tuple[Carry, dict[str, jax.Array]]:
@@ -112,12 +114,12 @@ def _all_finite(metrics: dict[str, jax.Array]) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LossSums:
-    """What a loss function finds in some examples; sums, so that parts of a batch add up.
+    """Loss and metrics of some examples, as sums, so that those of the parts of a batch add up.
 
     Attributes:
         loss: ``[]``, summed.
-        count: ``[]``, by which loss and metrics are divided in the end: the number of examples,
-            or of pixels. It must not depend on the parameters.
+        count: ``[]``, the number of examples, or of pixels, by which the sums over all devices are
+            divided. It must not depend on the parameters.
         metrics: name to ``[]``, summed.
         model_state: collections that the model has changed, such as batch statistics.
     """
@@ -205,10 +207,11 @@ def supervised_step(
     """The training step of a task with one network and one loss.
 
     Args:
-        loss_function: see :func:`descend`, as for ``optimizer`` and ``accumulation``.
-        optimizer: likewise.
-        rate: its learning rate, reported as ``learning_rate``.
-        accumulation: likewise.
+        loss_function: of parameters, model state, batch and random key.
+        optimizer: applied to the gradient.
+        rate: the learning rate of ``optimizer``, reported as ``learning_rate``.
+        accumulation: number of parts of equal size through which a device goes one after the
+            other; see :func:`descend`.
 
     Returns:
         ``step(state, batch, key, number)``, where ``number`` counts from 0; it returns the next
@@ -230,14 +233,12 @@ def initial_state(params: Any, model_state: Any, optimizer: optax.GradientTransf
 
 
 def draw_variables(module: nn.Module, key: jax.Array, *inputs: Any, **options: Any) -> Any:
-    """Draws a network's variables; they depend on network and key alone.
-
-    They are drawn on the CPU, to be the same for every accelerator.
+    """Draws the variables of a network on the CPU, so that they are the same for all accelerators.
 
     Args:
         module: a Linen module.
-        key: of the draw; see :func:`initial_key`.
-        inputs: shapes and dtypes of its inputs, as ``jax.ShapeDtypeStruct``.
+        key: random key; see :func:`initial_key`.
+        inputs: shapes and dtypes of the module's inputs, as ``jax.ShapeDtypeStruct``.
         options: of ``module.lazy_init``, such as ``method``.
 
     Returns:
@@ -248,5 +249,5 @@ def draw_variables(module: nn.Module, key: jax.Array, *inputs: Any, **options: A
 
 
 def initial_key(seed: int) -> jax.Array:
-    """A key by the generator that takes a fifth of the time to compile."""
+    """A key of the ``rbg`` generator, which compiles in a fifth of the time of the default one."""
     return jax.random.key(seed, impl="rbg")

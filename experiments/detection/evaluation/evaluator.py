@@ -13,8 +13,8 @@ from experiments.detection.evaluation.coco_metrics import Kind, coco_metrics
 from experiments.detection.evaluation.ground_truth import GroundTruth
 from experiments.detection.evaluation.results import Result, image_results, write_results
 from experiments.engine.distributed import gather_bytes, is_primary
-from experiments.engine.evaluation import UnreadableEvaluationError
-from experiments.engine.input import CORRUPT, RECORD, Input
+from experiments.engine.evaluation import check_not_empty, check_unreadable
+from experiments.engine.input import RECORD, Input, unreadable_records
 from experiments.engine.parallel import data_parallel, join, replicate
 from experiments.engine.step import UNREADABLE
 
@@ -36,7 +36,10 @@ class DetectionEvaluator:
         ground_truth: of all records.
         masks: whether the detections have masks, and these are evaluated too.
         workers: see :class:`experiments.engine.input.Input`.
-        max_unreadable: so many pictures may be unreadable; one more is an error.
+        max_unreadable_records: the largest number of images that may be unreadable.
+
+    Raises:
+        ConfigError: ``dataset`` has no batches.
     """
 
     def __init__(
@@ -46,16 +49,17 @@ class DetectionEvaluator:
         ground_truth: GroundTruth,
         masks: bool = False,
         workers: int = 0,
-        max_unreadable: int = 0,
+        max_unreadable_records: int = 0,
     ) -> None:
         def step(state: Any, batch: Any) -> tuple[Detections, Any]:
             batch = {name: array for name, array in batch.items() if name != UNREADABLE}
             return detect(state, batch), {name: batch[name] for name in _KEPT}
 
+        check_not_empty(dataset)
         self._step = data_parallel(step, per_example=True)
         self._dataset, self._workers = dataset, workers
         self._ground_truth, self._masks = ground_truth, masks
-        self._max_unreadable = max_unreadable
+        self._max_unreadable_records = max_unreadable_records
 
     def results(self, state: Any) -> list[Result]:
         """Detects the objects of the data set.
@@ -65,7 +69,8 @@ class DetectionEvaluator:
             order in which they were detected.
 
         Raises:
-            UnreadableEvaluationError: too many pictures cannot be read.
+            UnreadableEvaluationError: too many images cannot be read, or none can.
+            ConfigError: no example has a weight.
         """
         return self._detect(state)[0]
 
@@ -80,12 +85,13 @@ class DetectionEvaluator:
         Returns:
             The same on every process: ``box_AP`` and, as parts of it, ``box/AP50``, ``box/AP75``,
             ``box/AP_S``, ``box/AP_M`` and ``box/AP_L``; with masks the same with ``mask``; and
-            ``unreadable``, the number of pictures that cannot be read, if any. Their objects count
+            ``unreadable``, the number of images that cannot be read, if any. Their objects count
             as missed. What is not defined is left out; see
             :func:`experiments.detection.evaluation.coco_metrics.coco_metrics`.
 
         Raises:
-            UnreadableEvaluationError: that number is too large.
+            UnreadableEvaluationError: too many images cannot be read, or none can.
+            ConfigError: no example has a weight.
         """
         results, unreadable = self._detect(state)
         if output is not None and is_primary():
@@ -105,7 +111,8 @@ class DetectionEvaluator:
     def _detect(self, state: Any) -> tuple[list[Result], int]:
         state = replicate(state)
         own: list[Result] = []
-        left_out: list[int] = []
+        unreadable: list[int] = []
+        records = 0
         under_way: tuple[Any, dict[str, np.ndarray]] | None = None
         with closing(Input(self._dataset, self._workers)) as data:
             for batch, host in data:
@@ -114,11 +121,14 @@ class DetectionEvaluator:
                 if under_way is not None:
                     own += self._results_of(*under_way)
                 under_way = found, host
-                if CORRUPT in host:
-                    left_out += host[CORRUPT][host[CORRUPT] >= 0].tolist()
+                unreadable += unreadable_records(host)
+                records += int((host[RECORD] >= 0).sum())  # the others only fill up
         if under_way is not None:
             own += self._results_of(*under_way)
-        return self._gather(own, left_out)
+        left_out = check_unreadable(
+            unreadable, records > len(unreadable), self._max_unreadable_records
+        )
+        return _gather(own), left_out
 
     def _results_of(self, found: Any, host: dict[str, np.ndarray]) -> list[Result]:
         detections, kept = join(found)
@@ -133,17 +143,10 @@ class DetectionEvaluator:
             )
         return results
 
-    def _gather(self, own: list[Result], left_out: list[int]) -> tuple[list[Result], int]:
-        # As text numbers come back as they were, to the last bit.
-        payload = json.dumps({"results": own, "left_out": left_out}).encode()
-        parts = [json.loads(part) for part in gather_bytes(payload)]
-        unreadable = sorted(number for part in parts for number in part["left_out"])
-        if unreadable:
-            print(f"an evaluation finds nothing in records that cannot be read: {unreadable}")
-        if len(unreadable) > self._max_unreadable:
-            raise UnreadableEvaluationError(
-                f"{len(unreadable)} records could not be read in an evaluation, and "
-                f"{self._max_unreadable} are allowed: {unreadable}"
-            )
-        results: list[Result] = [result for part in parts for result in part["results"]]
-        return sorted(results, key=lambda result: result["image_id"]), len(unreadable)
+
+def _gather(own: list[Result]) -> list[Result]:
+    """The results of all processes by image, on each of them."""
+    # As text numbers come back as they were, to the last bit.
+    parts = [json.loads(part) for part in gather_bytes(json.dumps(own).encode())]
+    results: list[Result] = [result for part in parts for result in part]
+    return sorted(results, key=lambda result: result["image_id"])

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.data.records import CorruptRecordError, PaddedRecords
+from experiments.engine.command_line import run_command
+from experiments.engine.config import ConfigError
 from experiments.engine.evaluation import Evaluator, UnreadableEvaluationError
 
 VALUES = np.arange(1.0, 12.0, dtype=np.float32)  # eleven: an uneven last batch
@@ -30,8 +32,36 @@ def test_every_record_counts_once():
 
 
 def test_records_that_cannot_be_read_are_left_out_and_counted():
-    evaluate = Evaluator(sums, dataset(unreadable={3.0, 11.0}), max_unreadable=2)
+    evaluate = Evaluator(sums, dataset(unreadable={3.0, 11.0}), max_unreadable_records=2)
     readable = [value for value in VALUES if value not in (3.0, 11.0)]
     assert evaluate(jnp.float32(1)) == {"mean": pytest.approx(np.mean(readable)), "unreadable": 2}
-    with pytest.raises(UnreadableEvaluationError, match=r"2 records could not be read.*and 1 are"):
-        Evaluator(sums, dataset(unreadable={3.0, 11.0}), max_unreadable=1)(jnp.float32(1))
+    with pytest.raises(UnreadableEvaluationError, match=r"2 .*_records allows 1: \[2, 10\]"):
+        Evaluator(sums, dataset(unreadable={3.0, 11.0}), max_unreadable_records=1)(jnp.float32(1))
+
+
+def test_without_any_record_that_can_be_read_there_is_no_mean():
+    evaluate = Evaluator(sums, dataset(unreadable=VALUES), max_unreadable_records=11)
+    with pytest.raises(UnreadableEvaluationError, match=r"no record .*0, 1, .* 10\]"):
+        evaluate(jnp.float32(1))
+
+
+def test_the_command_line_names_unreadable_records_without_a_traceback(monkeypatch, capsys):
+    def evaluate():
+        Evaluator(sums, dataset(unreadable=VALUES), max_unreadable_records=11)(jnp.float32(1))
+
+    monkeypatch.setattr("sys.argv", ["toy", "evaluate"])
+    with pytest.raises(SystemExit) as ended:
+        run_command("toy", {"evaluate": evaluate, "train": lambda: None})
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: no record of an evaluation could be read: [0, 1,")
+    assert "Traceback" not in said
+
+
+def test_without_records_there_is_no_evaluation():
+    with pytest.raises(ConfigError, match=r"dataset .*batch.* 0"):
+        Evaluator(sums, grain.MapDataset.source([]).batch(8))
+    padding = PaddedRecords([], dict, 8, {"x": np.float32(0)}, numbers=[])
+    only_padding = grain.MapDataset.source([padding[number] for number in range(8)]).batch(8)
+    with pytest.raises(ConfigError, match=r"dataset .*record.*none"):
+        Evaluator(sums, only_padding)(jnp.float32(1))

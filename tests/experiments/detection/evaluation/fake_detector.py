@@ -85,10 +85,12 @@ def detect(shift, batch):
     }
 
 
-def evaluator(records, max_unreadable=0, detect=detect, **options):
+def evaluator(records, max_unreadable_records=0, detect=detect, **options):
     truth = read_ground_truth(records, CATEGORIES)
     dataset = batches(records, **options)
-    return DetectionEvaluator(detect, dataset, truth, masks=True, max_unreadable=max_unreadable)
+    return DetectionEvaluator(
+        detect, dataset, truth, masks=True, max_unreadable_records=max_unreadable_records
+    )
 
 
 def main() -> None:
@@ -102,7 +104,7 @@ def main() -> None:
         )
     )
     part = {"process": int(process), "processes": int(processes), "unreadable": (6,)}
-    evaluate = evaluator(scenes(), max_unreadable=1, **part)
+    evaluate = evaluator(scenes(), max_unreadable_records=1, **part)
     found = {
         "metrics": evaluate(jnp.float32(2)),
         "results": evaluate.results(jnp.float32(0)),

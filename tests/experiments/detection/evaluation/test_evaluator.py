@@ -15,6 +15,7 @@ from experiments.detection.evaluation.coco_metrics import coco_metrics
 from experiments.detection.evaluation.evaluator import DetectionEvaluator
 from experiments.detection.evaluation.ground_truth import read_ground_truth
 from experiments.detection.evaluation.results import of_kind
+from experiments.engine.config import ConfigError
 from experiments.engine.evaluation import UnreadableEvaluationError
 from tests.experiments.detection.evaluation import fake_detector
 from tests.experiments.detection.evaluation.annotated import CATEGORIES, perfect_results, result
@@ -82,15 +83,24 @@ def test_shifted_detections_have_the_ap_of_the_same_results_made_by_hand():
 
 def test_objects_of_pictures_that_cannot_be_read_are_missed(capsys):
     records = scenes()
-    metrics = evaluator(records, max_unreadable=1, unreadable={6})(jnp.float32(0))
+    metrics = evaluator(records, max_unreadable_records=1, unreadable={6})(jnp.float32(0))
     assert metrics["unreadable"] == 1
     readable = perfect_results([*records[:6], *records[7:]])
     truth = read_ground_truth(records, CATEGORIES)
     assert metrics["box_AP"] == pytest.approx(coco_metrics(truth.coco, readable, "bbox")["AP"])
     assert metrics["box_AP"] < 0.99
     assert "records that cannot be read: [6]" in capsys.readouterr().out
-    with pytest.raises(UnreadableEvaluationError, match=r"2 records .* 1 are allowed: \[3, 6\]"):
-        evaluator(records, max_unreadable=1, unreadable={6, 3})(jnp.float32(0))
+    with pytest.raises(UnreadableEvaluationError, match=r"2 .*_records allows 1: \[3, 6\]"):
+        evaluator(records, max_unreadable_records=1, unreadable={6, 3})(jnp.float32(0))
+
+
+def test_without_any_picture_that_can_be_read_there_is_no_ap():
+    everything = set(range(11))
+    evaluate = evaluator(scenes(), max_unreadable_records=11, unreadable=everything)
+    with pytest.raises(UnreadableEvaluationError, match=r"no record .*0, 1, .* 10\]"):
+        evaluate(jnp.float32(0))
+    with pytest.raises(ConfigError, match=r"dataset .*batch.* 0"):
+        evaluator([])
 
 
 def test_a_detector_that_finds_nothing_has_ap_0():
@@ -156,7 +166,7 @@ def test_two_processes_have_the_results_and_the_ap_of_one(tmp_path):
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
-    alone = evaluator(scenes(), max_unreadable=1, unreadable={6})
+    alone = evaluator(scenes(), max_unreadable_records=1, unreadable={6})
     right = {"metrics": alone(jnp.float32(2)), "results": alone.results(jnp.float32(0))}
     for process in range(2):
         found = json.loads((tmp_path / f"{process}.json").read_text())
