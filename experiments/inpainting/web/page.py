@@ -117,12 +117,9 @@ def _page(models: Mapping[str, Model]) -> Any:
         try:
             shown = preview(file)
         except PictureError as error:
-            return [None, *forget(), problem(error)]
-        value = {"background": shown, "layers": [], "composite": shown}
-        return [gr.skip(), *no_results, value, problem(None)]
-
-    def forget() -> list[None]:
-        return [*no_results, None]
+            return [None, None, problem(error)]
+        editor = {"background": shown, "layers": [], "composite": shown}
+        return [gr.skip(), editor, problem(None)]
 
     def fill(file: str | None, painted: dict[str, Any] | None) -> list[Any]:
         layers = painted["layers"] if painted else []
@@ -165,8 +162,9 @@ def _page(models: Mapping[str, Model]) -> Any:
                     times.append(gr.Markdown())
         results = [*images, *times]
         no_results = [None] * len(results)
-        picture.upload(show, picture, [picture, *results, hole, message], api_visibility="private")
-        picture.clear(forget, None, [*results, hole], api_visibility="private")
+        picture.upload(show, picture, [picture, hole, message], api_visibility="private")
+        # Gradio takes another picture only when the first has been cleared.
+        picture.clear(lambda: [*no_results, None], None, [*results, hole], api_visibility="private")
         # One fill at a time: two would slow each other down, and their times would be wrong.
         button.click(
             fill,
