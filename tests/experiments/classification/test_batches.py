@@ -111,7 +111,7 @@ def test_processes_share_the_batches_of_one(data, monkeypatch):
 @pytest.mark.parametrize("batch_size", [0, 7])
 def test_a_batch_that_processes_cannot_share(data, monkeypatch, batch_size):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    message = f"batch_size must be a multiple of the 2 processes, got {batch_size}"
+    message = f"batch_size.* 2 .* {batch_size}"
     with pytest.raises(ValueError, match=message):
         training_batches(data, CONFIG, batch_size, seed=0)
     with pytest.raises(ValueError, match=message):

@@ -91,7 +91,7 @@ def test_a_run_without_class_names_is_told(run, tmp_path):
     assert names == [str(digit) for digit in range(10)]
     (run / "classes.json").write_text("[")
     try:
-        with pytest.raises(CheckpointError, match=r"classes\.json cannot be read"):
+        with pytest.raises(CheckpointError, match=r"classes\.json"):
             load_classifier(run)
     finally:
         (run / "classes.json").write_text(json.dumps(names))
@@ -130,14 +130,14 @@ def test_a_corrupt_image_is_named_replaced_and_bounded(digits_dir, tmp_path, mon
     assert [line["records"] for line in found] == [[17]] * len(found)
     assert lines[3]["unreadable"] == len(found) >= 1
     assert lines[-1]["eval/unreadable"] == 1  # the evaluation leaves it out
-    with pytest.raises(UnreadableRecordsError, match="max_unreadable_records allows 0"):
+    with pytest.raises(UnreadableRecordsError, match=r"max_unreadable_records.* 0"):
         train_run(config, tmp_path / "strict", tmp_path, Operation(max_unreadable_records=0))
 
 
 def test_no_image_and_a_directory_are_told(tmp_path):
-    with pytest.raises(InputError, match=r"nothing\.png cannot be read"):
+    with pytest.raises(InputError, match=r"nothing\.png"):
         read_image(tmp_path / "nothing.png")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=str(tmp_path)):
         read_image(tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_converted_weights_make_a_run_that_predicts(tmp_path):
     )
     image = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
     assert len(classifier(loaded, names)(image)) == 5
-    with pytest.raises(ConfigError, match="output must be a folder without a run"):
+    with pytest.raises(ConfigError, match=f"output.*{tmp_path}/run"):
         convert(config, tmp_path / "weights.safetensors", tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"data\.source must be 'imagenet2012', got 'digits'"):
+    with pytest.raises(ConfigError, match=r"data\.source.*'digits'"):
         conversion.convert(SMALL[0].config, tmp_path / "weights.safetensors", tmp_path / "other")

