@@ -60,12 +60,12 @@ SMALL = DetectionConfig(
         flip=False,
         max_objects=2,
         mask_side=56,
-        scenes=ScenesConfig("pypi", 96, 8, 2, smallest=48, largest=64, max_objects=2),
+        scenes=ScenesConfig("pypi", 96, 4, 2, smallest=48, largest=64, max_objects=2),
     ),
     training=TrainingConfig(
-        batch_size=8,
+        batch_size=4,
         optimizer=OptimizerConfig(name="adam", learning_rate=3e-3),
-        schedule=ScheduleConfig(length=200, warmup=20, decay="cosine"),
+        schedule=ScheduleConfig(length=150, warmup=20, decay="cosine"),
     ),
     anchor_sampler=dataclasses.replace(TINY.anchor_sampler, count=32),
     proposal_sampler=dataclasses.replace(TINY.proposal_sampler, positives=0.5),
@@ -73,15 +73,15 @@ SMALL = DetectionConfig(
 
 
 @pytest.mark.slow
-def test_a_small_detector_overfits_eight_scenes(stamps_cache, tmp_path, monkeypatch):
+def test_a_small_detector_overfits_four_scenes(stamps_cache, tmp_path, monkeypatch):
     data = open_data(SMALL.data, tmp_path, stamps_cache)
-    assert len(data.train) == 8
+    assert len(data.train) == 4
     # The run's own evaluation is of the training split, and nothing else is compiled for it.
     seen = dataclasses.replace(data, validation=data.train)
     monkeypatch.setattr(task, "open_data", lambda *_: seen)
     train(tmp_path / "run", tmp_path, stamps_cache, SMALL, checkpoint_every=1000)
     last = read_metrics(tmp_path / "run/metrics.jsonl")[-1]
-    assert last["step"] == 200
+    assert last["step"] == 150
     assert last["eval/box_AP"] > 0.8
     assert last["eval/mask_AP"] > 0.8
 

@@ -9,6 +9,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from experiments.inpainting.metrics import METRICS, image_metrics
 from experiments.inpainting.ssim import similarity_map
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
+
 SIDE = 24
 MEASURE = jax.jit(image_metrics)
 

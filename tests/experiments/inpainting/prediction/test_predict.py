@@ -19,9 +19,10 @@ from experiments.inpainting.prediction.predict import predict, predict_command, 
 from experiments.inpainting.task import BEST, initial_state
 
 CONFIG = InpaintingConfig(
-    GeneratorConfig("unet", upsampler="nearest", width=4, levels=2),
+    GeneratorConfig("unet", upsampler="nearest", width=2, levels=1),
     adversarial=AdversarialConfig(weight=0),
 )
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 BOX = HoleChoice(box=(8, 5, 12, 7))
 
 
