@@ -57,13 +57,14 @@ def test_the_exif_orientation_is_ignored(photograph):
 @pytest.mark.parametrize("length", [0, 20, 2000, -2000, -100])
 def test_truncated_images_are_corrupt_records(photograph, format_, length):
     encoded = encode(photograph, format=format_)[:length]
-    with pytest.raises(CorruptRecordError, match=f"whole JPEG or PNG, got {len(encoded)} bytes"):
+    with pytest.raises(CorruptRecordError, match=f" {len(encoded)} bytes"):
         decode_image(encoded)
 
 
 def test_other_formats_are_corrupt_records(photograph):
-    with pytest.raises(CorruptRecordError):
-        decode_image(encode(photograph, format="bmp"))
+    encoded = encode(photograph, format="bmp")
+    with pytest.raises(CorruptRecordError, match=f" {len(encoded)} bytes"):
+        decode_image(encoded)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +168,11 @@ def test_pad_crop_moves_the_evaluation_crop_over_black():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_side": 0}, "image_side must be at least 1, got 0"),
-        ({"image_side": 257}, r"eval_resize must be at least image_side \(257\), got 256"),
-        ({"smallest_area": 0.0}, r"smallest_area must be in \(0, 1\], got 0\.0"),
-        ({"smallest_area": 1.5}, r"smallest_area must be in \(0, 1\], got 1\.5"),
-        ({"smallest_area": math.nan}, "smallest_area"),
+        ({"image_side": 0}, "image_side.* 0"),
+        ({"image_side": 257}, "eval_resize.*257.* 256"),
+        ({"smallest_area": 0.0}, r"smallest_area.* 0\.0"),
+        ({"smallest_area": 1.5}, r"smallest_area.* 1\.5"),
+        ({"smallest_area": math.nan}, "smallest_area.* nan"),
     ],
 )
 def test_configs_without_crops(options, message):

@@ -1,9 +1,8 @@
 import pytest
 
-from experiments.detection.task import train_run
-from experiments.engine.settings import Operation
+from tests.experiments.compilation import few_optimizations
 from tests.experiments.data.composed.fake_stamps import write_fake_stamps
-from tests.experiments.detection.tiny import TINY
+from tests.experiments.detection import tiny
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +23,6 @@ def scenes_dir(tmp_path_factory):
 def tiny_run(tmp_path_factory, scenes_dir, stamps_cache):
     """A run of six steps, with a checkpoint after every second; it is no good."""
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    operation = Operation(log_every=1, checkpoint_every=2, keep_last=3)
-    train_run(TINY, folder, scenes_dir, operation, stamps_cache)
+    with few_optimizations():
+        tiny.train(folder, scenes_dir, stamps_cache)
     return folder

@@ -13,6 +13,7 @@ from experiments.detection.task import initial_variables, train_run
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
 from experiments.engine.config import ConfigError
+from experiments.engine.folders import Folders
 from experiments.engine.settings import Operation
 from experiments.engine.step import first_carry
 from experiments.models.resnet import ResNetConfig
@@ -76,19 +77,18 @@ def test_the_network_of_a_classifier_becomes_the_backbone_and_the_rest_stays(
 )
 def test_another_network_is_refused_by_the_name_of_its_field(variables, folder, change, message):
     backbone = dataclasses.replace(FROZEN, **change)
-    expected = "backbone_from must be a run of the same network, got .*"
-    with pytest.raises(ConfigError, match=expected + message):
+    with pytest.raises(ConfigError, match="backbone_from.*" + message):
         with_backbone(variables, folder, backbone)
 
 
 def test_what_is_no_classification_run_is_told(variables, folder, tmp_path):
-    with pytest.raises(CheckpointError, match="holds no run"):
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
         with_backbone(variables, tmp_path, FROZEN)
     configs.save(TINY, tmp_path / "config.json")
-    with pytest.raises(CheckpointError, match="is no run of the classification task"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}.*classification"):
         with_backbone(variables, tmp_path, FROZEN)
     shutil.copy(folder / "config.json", tmp_path)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
         with_backbone(variables, tmp_path, FROZEN)
 
 
@@ -109,7 +109,7 @@ def test_a_run_starts_with_its_backbone_and_goes_on_without(
         model=dataclasses.replace(TINY.model, backbone=FROZEN),
         backbone_from=str(folder),
     )
-    arguments = config, tmp_path, scenes_dir, Operation(), stamps_cache
+    arguments = config, tmp_path, Folders(scenes_dir, stamps_cache), Operation()
     train_run(*arguments)
     state = started[0].state
     for found, right in (

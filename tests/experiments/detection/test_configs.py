@@ -19,18 +19,17 @@ DECAYS_ALL = dataclasses.replace(
 
 
 def test_masks_are_learned_where_there_is_a_head_for_them():
-    message = "mask_side must be given with a mask head, and None without, got "
-    with pytest.raises(ConfigError, match=message + "None"):
+    with pytest.raises(ConfigError, match=r"mask_side.* None$"):
         DetectionConfig(model=DetectorConfig(masks=True))
-    with pytest.raises(ConfigError, match=message + "28"):
+    with pytest.raises(ConfigError, match=r"mask_side.* 28$"):
         DetectionConfig(data=DataConfig(mask_side=28))
     config = DetectionConfig(DetectorConfig(masks=True), DataConfig(mask_side=28))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=r"mask_side.* 28$"):
         dataclasses.replace(config, model=DetectorConfig())
 
 
 def test_frozen_norms_do_not_decay():
-    with pytest.raises(ConfigError, match="decay_all must be False for frozen norms, which"):
+    with pytest.raises(ConfigError, match=r"decay_all.* True"):
         DetectionConfig(training=DECAYS_ALL)
     for norm in ("batch", "sync_batch"):
         model = DetectorConfig(backbone=ResNetConfig(norm=norm))

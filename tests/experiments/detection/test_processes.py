@@ -12,6 +12,8 @@ from experiments.engine import config as configs
 from experiments.engine.logs import read_metrics
 from tests.experiments.detection.tiny import TINY
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
+
 ROOT = Path(__file__).parents[3]
 
 

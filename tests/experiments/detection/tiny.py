@@ -17,6 +17,7 @@ from experiments.detection.model.config import (
 from experiments.detection.model.sampling import ANCHORS, PROPOSALS
 from experiments.detection.task import train_run
 from experiments.engine.distributed import Distributed, start
+from experiments.engine.folders import Folders
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.models.fpn import FPNConfig
@@ -53,11 +54,16 @@ TINY = DetectionConfig(
 )
 
 
-def main() -> None:
+def train(folder, data_dir, cache, config=TINY, checkpoint_every=2):
+    operation = Operation(log_every=1, checkpoint_every=checkpoint_every, keep_last=3)
+    return train_run(config, folder, Folders(data_dir, cache), operation)
+
+
+def main():
     """Trains it as one of two processes with two devices each."""
     folder, data_dir, cache, process, port = sys.argv[1:]
     start(Distributed(False, f"127.0.0.1:{port}", 2, int(process), cpu_devices=2))
-    train_run(TINY, Path(folder), Path(data_dir), Operation(log_every=1), Path(cache))
+    train(Path(folder), Path(data_dir), Path(cache))
 
 
 if __name__ == "__main__":

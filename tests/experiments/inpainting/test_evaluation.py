@@ -12,6 +12,9 @@ from experiments.inpainting.fill import fill, make_generator
 from experiments.inpainting.metrics import METRICS, image_metrics
 from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.pixels import to_unit
+from tests.experiments.inpainting.model.drawn import drawn
+
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 
 SIDE = 24
 CONFIG = InpaintingConfig(
@@ -23,8 +26,8 @@ CONFIG = InpaintingConfig(
 
 @pytest.fixture(scope="module")
 def variables():
-    image, mask = np.zeros((1, SIDE, SIDE, 3)), np.zeros((1, SIDE, SIDE, 1))
-    return jax.jit(make_generator(CONFIG).init)(jax.random.key(0, impl="rbg"), image, mask)
+    image, mask = (np.zeros((1, SIDE, SIDE, channels), np.float32) for channels in (3, 1))
+    return drawn(make_generator(CONFIG), image, mask)
 
 
 @pytest.fixture
@@ -42,10 +45,15 @@ def data(tmp_path):
 def metrics_one_by_one(data, variables, numbers):
     """Metrics of each image by itself, without batches, devices and padding."""
     model, found = make_generator(CONFIG), []
+
+    @jax.jit
+    def measure(variables, image, mask):
+        return image_metrics(fill(model, variables, image, mask), image, mask)
+
     for number in numbers:
         example = validation_example(data, CONFIG.data, number)
         image, mask = to_unit(example["image"][None]), example["mask"][None].astype(np.float32)
-        metrics = image_metrics(fill(model, variables, image, mask), image, mask)
+        metrics = measure(variables, image, mask)
         low, high = buckets(CONFIG.data.holes)[int(mask.mean() * 10) - 2]
         assert low <= 100 * mask.mean() < high
         found.append((f"{low}-{high}", {name: float(value[0]) for name, value in metrics.items()}))
@@ -76,5 +84,5 @@ def test_an_unreadable_image_is_left_out_and_a_bucket_without_images_too(data, v
     means = make_evaluator(CONFIG, data, 2)(variables)
     assert not [name for name in means if "30-40" in name]
     assert means == pytest.approx({**expected_means(found), "unreadable": 2}, rel=1e-4)
-    with pytest.raises(UnreadableEvaluationError, match="2 records could not be read"):
+    with pytest.raises(UnreadableEvaluationError, match=r"^2 .* 1 "):
         make_evaluator(CONFIG, data, 1)(variables)

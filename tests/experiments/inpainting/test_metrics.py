@@ -9,6 +9,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from experiments.inpainting.metrics import METRICS, image_metrics
 from experiments.inpainting.ssim import similarity_map
 
+pytestmark = pytest.mark.usefixtures("few_optimizations")
+
 SIDE = 24
 MEASURE = jax.jit(image_metrics)
 
@@ -129,5 +131,5 @@ def test_black_against_white_gives_the_worst_of_errors():
 
 
 def test_an_image_smaller_than_the_window_is_refused():
-    with pytest.raises(ValueError, match=r"image must be at least 11x11.*got 10x24"):
+    with pytest.raises(ValueError, match=r"image.* 11x11.* 10x24"):
         similarity_map(*[np.zeros((1, 10, 24, 3), np.float32)] * 2)

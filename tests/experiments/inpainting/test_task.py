@@ -1,8 +1,8 @@
 import dataclasses
-import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +10,15 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.engine.checkpoints import CHECKPOINTS, steps_in
 from experiments.engine.config import ConfigError
+from experiments.engine.folders import DataFolders
 from experiments.engine.logs import read_metrics
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.parallel import data_parallel, split
-from experiments.engine.settings import Operation, TrainingConfig
 from experiments.engine.step import first_carry, guarded
 from experiments.inpainting.adversarial import alternating_step
-from experiments.inpainting.configs import (
-    AdversarialConfig,
-    DataConfig,
-    InpaintingConfig,
-    ReconstructionConfig,
-)
+from experiments.inpainting.configs import AdversarialConfig
 from experiments.inpainting.data.batches import open_data, training_batches
 from experiments.inpainting.fill import compose, variables_of
 from experiments.inpainting.losses import (
@@ -34,34 +30,33 @@ from experiments.inpainting.losses import (
 from experiments.inpainting.model.generators import GeneratorConfig, build_generator
 from experiments.inpainting.model.patchgan import PatchGAN, PatchGANConfig
 from experiments.inpainting.presets import PRESETS, TABLE_10
-from experiments.inpainting.task import initial_state, make_optimizer, train_run
+from experiments.inpainting.task import RUNS, initial_state, make_optimizer
+from tests.experiments.inpainting.tiny import TINY, train
 
-SMALL = InpaintingConfig(
-    model=GeneratorConfig(
-        convolution="partial",
-        downsampler="carafe",
-        upsampler="carafe",
-        width=4,
-        levels=1,
-        norm="sync_batch",
-    ),
-    data=DataConfig(crop_side=16),
-    reconstruction=ReconstructionConfig(hole=2.0, valid=0.5),
-    adversarial=AdversarialConfig(weight=0.1, discriminator=PatchGANConfig(width=4, layers=2)),
-    training=TrainingConfig(
-        batch_size=8,
-        optimizer=OptimizerConfig(name="adam", learning_rate=1e-2, b1=0.5, b2=0.9),
-        schedule=ScheduleConfig(length=40, decay="constant"),
-    ),
-)
+pytestmark = pytest.mark.usefixtures("few_optimizations")
+
+ROOT = Path(__file__).parents[3]
+
 # Adam's first steps are signs of the gradient, whatever is left of one that is all but 0.
 DESCENT = dataclasses.replace(
-    SMALL,
+    TINY,
     training=dataclasses.replace(
-        SMALL.training, optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.0)
+        TINY.training, optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.0)
     ),
 )
-PLAIN = dataclasses.replace(SMALL, model=GeneratorConfig(width=4, levels=1, norm="none"))
+PLAIN = dataclasses.replace(TINY, model=GeneratorConfig(width=4, levels=1, norm="none"))
+
+
+@pytest.fixture(scope="module")
+def data_dir(data_folder):
+    return data_folder.parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+    """The folder of a run, and its last state."""
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    return folder, train(folder, data_dir)
 
 
 def make_step(config):
@@ -74,14 +69,14 @@ def make_step(config):
 
 @pytest.fixture(scope="module")
 def batch(data_folder):
-    data = open_data(SMALL.data, data_folder.parents[2], data_folder)
-    batch = training_batches(data, SMALL.data, 8, seed=0)[0]
+    data = open_data(TINY.data, DataFolders(data_folder.parents[2], data_folder))
+    batch = training_batches(data, TINY.data, 8, seed=0)[0]
     return {name: batch[name] for name in ("image", "mask")}
 
 
-@pytest.mark.parametrize("loss", ["hinge", "least_squares"])
-def test_the_step_is_one_of_the_discriminator_and_then_one_of_the_generator(batch, loss):
-    adversarial = dataclasses.replace(SMALL.adversarial, loss=loss)
+def test_the_step_is_one_of_the_discriminator_and_then_one_of_the_generator(batch):
+    loss = "least_squares"  # not the default: it is the config's
+    adversarial = dataclasses.replace(TINY.adversarial, loss=loss)
     config = dataclasses.replace(DESCENT, adversarial=adversarial, ema_decay=0.75)
     state = initial_state(config)
     carry, metrics = make_step(config)(first_carry(state, 0), batch)
@@ -180,7 +175,7 @@ def test_the_first_and_the_last_row_learn_and_stay_finite(batch, preset):
     """Narrow, and with all options of a discriminator."""
     discriminator = PatchGANConfig(width=4, layers=2, spectral=True)
     config = dataclasses.replace(
-        SMALL,
+        TINY,
         model=dataclasses.replace(preset.config.model, width=4),
         adversarial=AdversarialConfig(discriminator=discriminator),
     )
@@ -194,33 +189,28 @@ def test_the_first_and_the_last_row_learn_and_stay_finite(batch, preset):
 
 
 @pytest.mark.slow
-def test_a_run_starts_with_the_networks_of_another(data_folder, tmp_path):
-    training = dataclasses.replace(SMALL.training, schedule=ScheduleConfig(length=2))
-    config = dataclasses.replace(SMALL, training=training)
-    rest = data_folder.parents[2], Operation()
-    first = train_run(config, tmp_path / "first", *rest)
-    frozen = dataclasses.replace(config.model, freeze_encoder_norm=True)
-    second = dataclasses.replace(config, model=frozen, start_from=str(tmp_path / "first"))
-    found = train_run(second, tmp_path / "second", *rest)["generator"]
-    kept = first["generator"]["model_state"]["batch_stats"]["down_1"]["norm"]
+def test_a_run_starts_with_the_networks_of_another(run, data_dir, tmp_path):
+    first, _ = run
+    frozen = dataclasses.replace(TINY.model, freeze_encoder_norm=True)
+    training = dataclasses.replace(TINY.training, schedule=ScheduleConfig(length=2))
+    second = dataclasses.replace(TINY, model=frozen, training=training, start_from=str(first))
+    found = train(tmp_path / "second", data_dir, second)["generator"]
+    before = RUNS.load(first).state["generator"]
+    kept = before["model_state"]["batch_stats"]["down_1"]["norm"]
     after = found["model_state"]["batch_stats"]["down_1"]["norm"]
     jax.tree.map(np.testing.assert_array_equal, after, kept)
-    moved = optax.tree.norm(
-        jax.tree.map(jnp.subtract, found["params"], first["generator"]["params"])
-    )
+    moved = optax.tree.norm(jax.tree.map(jnp.subtract, found["params"], before["params"]))
     assert 0 < moved < 0.5 * optax.tree.norm(found["params"])
 
     wider = dataclasses.replace(second, model=dataclasses.replace(frozen, width=5))
-    with pytest.raises(
-        ConfigError, match=r"start_from must be a run of the same networks.*model.width: 4 -> 5"
-    ):
-        train_run(wider, tmp_path / "third", *rest)
-    judge = dataclasses.replace(config.adversarial.discriminator, layers=1)
+    with pytest.raises(ConfigError, match=r"start_from.*model\.width: 4 -> 5"):
+        train(tmp_path / "third", data_dir, wider)
+    judge = dataclasses.replace(TINY.adversarial.discriminator, layers=1)
     other = dataclasses.replace(
-        second, adversarial=dataclasses.replace(config.adversarial, discriminator=judge)
+        second, adversarial=dataclasses.replace(TINY.adversarial, discriminator=judge)
     )
-    with pytest.raises(ConfigError, match=r"adversarial.discriminator.layers: 2 -> 1"):
-        train_run(other, tmp_path / "third", *rest)
+    with pytest.raises(ConfigError, match=r"start_from.*discriminator\.layers: 2 -> 1"):
+        train(tmp_path / "third", data_dir, other)
 
 
 def test_presets_are_named_once_and_fit_what_they_name():
@@ -237,26 +227,30 @@ def test_presets_are_named_once_and_fit_what_they_name():
     assert (optimizer.learning_rate, optimizer.b1, optimizer.b2) == (1e-4, 0.5, 0.9)
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_the_pair_of_networks_gives_the_same_numbers(data_folder, tmp_path):
-    command = [
-        *(sys.executable, "-m", "experiments.inpainting", "train", "cpu-partial-conv-carafe"),
-        *("--data-dir", str(data_folder.parents[2]), "--model.width", "2", "--model.levels", "1"),
-        *("--data.crop-side", "16", "--ema-decay", "0.9", "--training.schedule.warmup", "0"),
-        *("--adversarial.discriminator.width", "2", "--training.schedule.length", "12"),
-        *("--operation.log-every", "1", "--operation.checkpoint-every", "4", "--output"),
-    ]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    log = tmp_path / "killed" / "metrics.jsonl"
-    with subprocess.Popen(
-        [*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        deadline = time.monotonic() + 120
-        while len(read_metrics(log)) < 6 and time.monotonic() < deadline:
-            assert process.poll() is None, "it ended before it was killed"
+def test_a_run_logs_both_losses_and_ends_with_an_evaluation(run):
+    folder, _ = run
+    lines = read_metrics(folder / "metrics.jsonl")
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 21))
+    for line in steps:
+        assert np.isfinite(line["loss"])
+        assert np.isfinite(line["discriminator_loss"])
+    assert lines[-1]["step"] == 20
+    assert lines[-1][f"eval/{RUNS.best}"] > 0
+
+
+def test_killed_and_resumed_the_pair_of_networks_gives_the_same_numbers(run, data_dir, tmp_path):
+    folder, state = run
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "tests.experiments.inpainting.tiny", killed, data_dir]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 300
+        while len(read_metrics(killed / "metrics.jsonl")) < 4 and time.monotonic() < deadline:
+            assert process.poll() is None, process.stdout.read()
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert len(read_metrics(log)) < 12
-    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
-    assert read_metrics(log) == read_metrics(tmp_path / "whole" / "metrics.jsonl")
-    assert "discriminator_loss" in read_metrics(log)[0]
+        process.kill()
+    before = steps_in(killed / CHECKPOINTS)
+    assert 0 < before[-1] < 20
+    resumed = train(killed, data_dir)
+    assert read_metrics(killed / "metrics.jsonl") == read_metrics(folder / "metrics.jsonl")
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)

@@ -10,12 +10,13 @@ from experiments.detection.data.config import DataConfig
 from experiments.detection.data.datasets import open_data
 from experiments.detection.data.record_index import index_records
 from experiments.detection.task import num_classes
+from experiments.engine.folders import DataFolders
 from tests.experiments.detection.tiny import TINY
 
 
 @pytest.fixture(scope="module")
 def data(scenes_dir, stamps_cache):
-    return open_data(TINY.data, scenes_dir, stamps_cache)
+    return open_data(TINY.data, DataFolders(scenes_dir, stamps_cache))
 
 
 def test_scenes_are_built_where_there_are_none(data, scenes_dir, tmp_path):
@@ -24,7 +25,7 @@ def test_scenes_are_built_where_there_are_none(data, scenes_dir, tmp_path):
     assert data.source("validation") is data.validation
     assert data.categories == CATEGORIES
     assert num_classes(TINY) == len(data.categories)
-    again = open_data(TINY.data, scenes_dir, tmp_path)  # from no stamps
+    again = open_data(TINY.data, DataFolders(scenes_dir, tmp_path))  # from no stamps
     assert again.folder == data.folder
     assert again.train[3]["image"] == data.train[3]["image"]
 
@@ -50,9 +51,9 @@ def test_a_split_that_is_not_there_is_told(data):
 @pytest.mark.parametrize("source", ["coco", "coco_boxes"])
 def test_coco_that_is_not_there_says_how_to_prepare_it(source, tmp_path):
     with pytest.raises(DataError, match=re.escape(str(tmp_path))):
-        open_data(DataConfig(source), tmp_path)
+        open_data(DataConfig(source), DataFolders(tmp_path))
 
 
 def test_scenes_without_stamps_name_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"experiments\.data\.debian --stamps"):
-        open_data(TINY.data, tmp_path / "data", tmp_path)
+        open_data(TINY.data, DataFolders(tmp_path / "data", tmp_path))

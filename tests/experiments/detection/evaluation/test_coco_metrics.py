@@ -157,11 +157,11 @@ def test_results_are_not_changed():
 
 
 def test_bad_input_is_told():
-    with pytest.raises(ValueError, match=r"the image_id of an annotated.*unknown ones: \[5\]"):
+    with pytest.raises(ValueError, match=r"image_id.*\[5\]"):
         metrics(RECORDS, [result(5, [0, 0, 9, 9])])
-    with pytest.raises(ValueError, match=r"the category_id of .*unknown ones: \[1\]"):
+    with pytest.raises(ValueError, match=r"category_id.*\[1\]"):
         metrics(RECORDS, [{**result(4, [0, 0, 9, 9]), "category_id": 1}])
     boxes_only = [record(1, [[0, 0, 9, 9], [1, 1, 5, 5]], masks=False)]
-    with pytest.raises(ValueError, match=r"ground_truth must have masks .* got 2 of 2"):
+    with pytest.raises(ValueError, match=r"ground_truth.* 2 of 2"):
         metrics(boxes_only, perfect_results(boxes_only), "segm")
     assert metrics(boxes_only, perfect_results(boxes_only))["AP"] == ONE

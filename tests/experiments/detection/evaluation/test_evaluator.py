@@ -89,8 +89,8 @@ def test_objects_of_pictures_that_cannot_be_read_are_missed(capsys):
     truth = read_ground_truth(records, CATEGORIES)
     assert metrics["box_AP"] == pytest.approx(coco_metrics(truth.coco, readable, "bbox")["AP"])
     assert metrics["box_AP"] < 0.99
-    assert "records that cannot be read: [6]" in capsys.readouterr().out
-    with pytest.raises(UnreadableEvaluationError, match=r"2 .*_records allows 1: \[3, 6\]"):
+    assert "[6]" in capsys.readouterr().out
+    with pytest.raises(UnreadableEvaluationError, match=r"^2 .* 1.*\[3, 6\]"):
         evaluator(records, max_unreadable_records=1, unreadable={6, 3})(jnp.float32(0))
 
 
@@ -147,7 +147,6 @@ def test_batches_of_records_in_both_buckets_are_evaluated():
     assert metrics["mask_AP"] == pytest.approx(1)
 
 
-@pytest.mark.slow
 def test_two_processes_have_the_results_and_the_ap_of_one(tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -84,7 +84,7 @@ def test_files_are_lists_with_the_keys_of_the_server(tmp_path):
 
 def test_bad_kinds_and_missing_masks_are_told(tmp_path):
     entries = results(detections([[0, 0, 4, 4], [3, 3, 9, 9]]))
-    with pytest.raises(ValueError, match=r"kind must be 'bbox' or 'segm', got 'keypoints'"):
+    with pytest.raises(ValueError, match=r"kind.*'keypoints'"):
         of_kind(entries, "keypoints")
-    with pytest.raises(ValueError, match=r"segmentation each for kind 'segm', got 2 of 2 without"):
+    with pytest.raises(ValueError, match=r"results.*segmentation.* 2 of 2"):
         write_results(tmp_path, entries, masks=True)

@@ -11,6 +11,7 @@ from PIL import Image
 from experiments.data.composed.photographs import pypi_photographs
 from experiments.data.prepared import DataError
 from experiments.data.records import CorruptRecordError
+from experiments.engine.folders import DataFolders
 from experiments.inpainting.configs import DataConfig, HoleConfig
 from experiments.inpainting.data.batches import (
     InpaintingData,
@@ -181,7 +182,7 @@ def test_processes_share_the_batches_of_one_and_draw_holes_of_their_own(data, mo
 
 def test_a_batch_that_processes_cannot_share(data, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    message = "batch_size must be a multiple of the 2 processes, got 7"
+    message = "batch_size.* 2 .* 7"
     with pytest.raises(ValueError, match=message):
         training_batches(data, CONFIG, 7, seed=0)
     with pytest.raises(ValueError, match=message):
@@ -247,7 +248,7 @@ def images(tmp_path):
 
 def test_a_folder_of_images_takes_the_same_path(images, tmp_path, caplog):
     config = DataConfig(crop_side=32).with_images(images)
-    data = open_data(config, tmp_path / "none", tmp_path / "none")
+    data = open_data(config, DataFolders(tmp_path / "none", tmp_path / "none"))
     names = data.train.names + data.validation.names
     assert len(names) == 25
     epoch = training_batches(data, config, len(data.train), seed=0)[0]
@@ -258,7 +259,7 @@ def test_a_folder_of_images_takes_the_same_path(images, tmp_path, caplog):
     assert (found["weight"] == 0).sum() == unreadable[1]
     assert f"image {images}/cut_off.jpg cannot be read" in caplog.text
     split = data.train if unreadable[0] else data.validation
-    with pytest.raises(CorruptRecordError, match=r"image .*cut_off\.jpg cannot be read"):
+    with pytest.raises(CorruptRecordError, match=r"cut_off\.jpg"):
         validation_example(InpaintingData(split, split), config, split.names.index("cut_off.jpg"))
 
 
@@ -268,7 +269,8 @@ def test_an_image_lies_as_its_exif_says(tmp_path):
     for name in ("a.png", "b.png"):
         gradient(64, 32).save(tmp_path / name, exif=exif)
     config = DataConfig(crop_side=32).with_images(tmp_path)
-    image = validation_example(open_data(config, tmp_path, tmp_path), config, 0)["image"]
+    data = open_data(config, DataFolders(tmp_path, tmp_path))
+    image = validation_example(data, config, 0)["image"]
     red, green = image[0, ..., 0].astype(int), image[:, 0, 1].astype(int)
     assert np.ptp(image[:, 0, 0].astype(int)) > 100  # red grows downwards
     assert green[0] == green[-1] > 200  # and green from right to left
@@ -279,7 +281,7 @@ def test_the_smallest_folder_trains_and_evaluates(tmp_path):
     for name in ("a.png", "b.png"):
         gradient(40, 40).save(tmp_path / name)
     config = DataConfig(crop_side=32).with_images(tmp_path)
-    data = open_data(config, tmp_path, tmp_path)
+    data = open_data(config, DataFolders(tmp_path, tmp_path))
     batch = training_batches(data, config, 4, seed=0)[1]
     assert batch["record"].tolist() == [0] * 4
     assert len(np.unique(batch["mask"], axis=0)) == 4
@@ -288,7 +290,7 @@ def test_the_smallest_folder_trains_and_evaluates(tmp_path):
 
 def test_photographs_are_built_in_the_size_that_crops_need(data_folder):
     data_dir = data_folder.parents[2]
-    data = open_data(DataConfig(crop_side=64), data_dir, data_dir)
+    data = open_data(DataConfig(crop_side=64), DataFolders(data_dir, data_dir))
     assert len(data.validation) > 50
     batch = training_batches(data, DataConfig(crop_side=64), 4, seed=0)[0]
     assert batch["image"].shape == (4, 64, 64, 3)
@@ -298,15 +300,15 @@ def test_photographs_are_built_in_the_size_that_crops_need(data_folder):
 
 def test_places_and_the_larger_set_name_the_command_that_fetches_them(tmp_path):
     with pytest.raises(DataError, match=r"python -m experiments\.data\.places"):
-        open_data(DataConfig("places365_small"), tmp_path, tmp_path)
+        open_data(DataConfig("places365_small"), DataFolders(tmp_path, tmp_path))
     with pytest.raises(FileNotFoundError, match=r"python -m experiments\.data\.debian"):
-        open_data(DataConfig("debian"), tmp_path, tmp_path)
+        open_data(DataConfig("debian"), DataFolders(tmp_path, tmp_path))
 
 
 def test_a_folder_that_has_changed_is_refused(images, tmp_path):
     config = DataConfig(crop_side=32).with_images(images)
-    open_data(config, tmp_path, tmp_path)
+    open_data(config, DataFolders(tmp_path, tmp_path))
     (images / "another.png").write_bytes(next(images.glob("*.png")).read_bytes())
-    with pytest.raises(DataError, match="must hold the images that it held when the run was"):
-        open_data(config, tmp_path, tmp_path)
+    with pytest.raises(DataError, match=str(images)):
+        open_data(config, DataFolders(tmp_path, tmp_path))
     assert DataConfig(crop_side=32).with_images(images) != config

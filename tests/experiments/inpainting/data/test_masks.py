@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -36,7 +38,7 @@ def test_hole_ratios_vary():
 @pytest.mark.parametrize("ranges", [{"width": (3.0, 3.0)}, {"strokes": (0, 0)}, {"length": (1, 0)}])
 def test_a_brush_that_cannot_draw_a_hole_is_refused(ranges):
     (name,) = ranges
-    with pytest.raises(ValueError, match=f"{name} must be a range within"):
+    with pytest.raises(ValueError, match=rf"{name}.*{re.escape(str(ranges[name]))}"):
         Brush(**ranges)
 
 
@@ -101,11 +103,11 @@ def test_holes_are_of_the_shapes_that_are_asked_for():
 @pytest.mark.parametrize("shapes", ["free_form", "rectangles"])
 @pytest.mark.parametrize(("side", "share"), [(1, (0.0, 0.1)), (1, (0.9, 1.0)), (3, (0.12, 0.2))])
 def test_a_share_that_no_hole_takes_is_named(shapes, side, share):
-    with pytest.raises(ValueError, match=rf"holes in {side}x{side} pixels can take, got \(0\."):
+    with pytest.raises(ValueError, match=rf"share.*{side}x{side}.*{re.escape(str(share))}"):
         hole_in_range(np.random.default_rng(0), side, side, shapes, share)
 
 
 @pytest.mark.parametrize("share", [(0.2, 0.2), (-0.1, 0.1), (0.5, 1.1)])
 def test_a_share_that_is_no_range(share):
-    with pytest.raises(ValueError, match=r"share must be a range within \[0, 1\], got \("):
+    with pytest.raises(ValueError, match=rf"share.*{re.escape(str(share))}"):
         hole_in_range(np.random.default_rng(0), 8, 8, "both", share)

@@ -7,6 +7,9 @@ from jax.extend.core import jaxprs_in_params
 from experiments.engine.config import ConfigError
 from experiments.engine.cost import cost
 from experiments.inpainting.model.generators import GeneratorConfig, build_generator
+from tests.experiments.inpainting.model.drawn import drawn
+
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 
 NETWORKS = {
     "global-local": GeneratorConfig(width=4),
@@ -30,24 +33,22 @@ def example(height=24, width=20):
     return image, mask
 
 
-def build(config, dtype="float32", size=(24, 20)):
+def build(config, dtype="float32"):
     model = build_generator(config, jnp.dtype(dtype), None)
-    key = jax.random.key(0, impl="rbg")  # with the default one this compiles for ten times as long
-    return model, jax.jit(model.init)(key, *example(*size))
+    return model, drawn(model, *example())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_any_size_and_nothing_of_the_hole(name):
-    model, variables = build(NETWORKS[name])
+    model, variables = build(NETWORKS[name])  # of another size
     apply = jax.jit(model.apply)
-    for size in ((24, 20), (11, 13)):
-        image, mask = example(*size)
-        found = apply(variables, image, mask)
-        assert found.shape == image.shape
-        assert found.dtype == jnp.float32
-        assert (np.abs(found) <= 1).all()
-        other = np.where(mask > 0, 5, image)
-        np.testing.assert_array_equal(apply(variables, other, mask), found)
+    image, mask = example(11, 13)
+    found = apply(variables, image, mask)
+    assert found.shape == image.shape
+    assert found.dtype == jnp.float32
+    assert (np.abs(found) <= 1).all()
+    other = np.where(mask > 0, 5, image).astype(np.float32)
+    np.testing.assert_array_equal(apply(variables, other, mask), found)
 
 
 def convolution(size, inputs, outputs):
@@ -131,8 +132,8 @@ def test_the_frozen_encoder_keeps_its_averages(name):
 
 
 def test_bfloat16_computes_in_half_and_returns_float32():
-    model, variables = build(NETWORKS["partial-carafe"], "bfloat16")
-    exact, _ = build(NETWORKS["partial-carafe"])
+    model, _ = build(NETWORKS["partial-carafe"], "bfloat16")
+    exact, variables = build(NETWORKS["partial-carafe"])
     found = jax.jit(model.apply)(variables, *example())
     assert found.dtype == jnp.float32
     expected = jax.jit(exact.apply)(variables, *example())
@@ -142,19 +143,16 @@ def test_bfloat16_computes_in_half_and_returns_float32():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"convolution": "partial"}, "upsampler must be 'nearest' or 'carafe' with partial"),
+        ({"convolution": "partial"}, "upsampler.*'deconvolution'"),
         (
             {"convolution": "partial", "downsampler": "max_pool", "upsampler": "carafe"},
-            "downsampler must be 'strided' or 'carafe' with partial",
+            "downsampler.*'max_pool'",
         ),
-        ({"architecture": "unet"}, "upsampler must be 'nearest', 'bilinear' or 'carafe' in a"),
-        (
-            {"architecture": "unet", "upsampler": "carafe", "skips": False},
-            "skips must be true in a U-Net",
-        ),
-        ({"norm": "none", "freeze_encoder_norm": True}, "norm must be a BatchNorm, to be frozen"),
-        ({"width": 1}, "width must be at least 2"),
-        ({"levels": 0}, "levels must be at least 1"),
+        ({"architecture": "unet"}, "upsampler.*'deconvolution'"),
+        ({"architecture": "unet", "upsampler": "carafe", "skips": False}, "skips.* False"),
+        ({"norm": "none", "freeze_encoder_norm": True}, "norm.*'none'"),
+        ({"width": 1}, "width.* 1"),
+        ({"levels": 0}, "levels.* 0"),
     ],
 )
 def test_what_makes_no_network_is_refused(options, message):

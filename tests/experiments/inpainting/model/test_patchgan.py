@@ -4,18 +4,21 @@ import numpy as np
 import pytest
 
 from experiments.inpainting.model.patchgan import PatchGAN, PatchGANConfig
+from tests.experiments.inpainting.model.drawn import drawn
+
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 
 
 def build(config, shape=(2, 96, 96, 4)):
     model = PatchGAN(config)
     x = jax.random.normal(jax.random.key(1), shape)
-    return model, jax.jit(model.init)(jax.random.key(0, impl="rbg"), x), x
+    return model, drawn(model, x), x
 
 
 def test_a_logit_sees_a_patch_of_70_pixels():
     """Reference 20 calls it the 70x70 PatchGAN."""
     model, variables, x = build(PatchGANConfig(width=4, norm="none"), (1, 96, 96, 4))
-    gradient = jax.grad(lambda x: model.apply(variables, x)[0, 6, 6])(x)
+    gradient = jax.jit(jax.grad(lambda x: model.apply(variables, x)[0, 6, 6]))(x)
     seen = np.asarray(jnp.abs(gradient).sum((0, 3)) > 0)
     rows, columns = np.nonzero(seen.any(1))[0], np.nonzero(seen.any(0))[0]
     assert rows[-1] - rows[0] + 1 == columns[-1] - columns[0] + 1 == 70
@@ -32,7 +35,8 @@ def test_a_logit_a_cell(size, layers):
 
 def test_an_image_is_judged_by_itself():
     model, variables, x = build(PatchGANConfig(width=4), (3, 32, 32, 4))
-    together, alone = model.apply(variables, x), model.apply(variables, x[1:2])
+    apply = jax.jit(model.apply)
+    together, alone = apply(variables, x), apply(variables, x[1:2])
     np.testing.assert_allclose(together[1], alone[0], rtol=1e-4, atol=1e-5)
 
 

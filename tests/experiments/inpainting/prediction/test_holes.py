@@ -42,10 +42,10 @@ def test_a_mask_painted_on_transparent_ground(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.zeros((21, 30), np.uint8), r"mask .*mask\.png has no hole"),
-        (np.full((21, 30), 255, np.uint8), r"mask .*mask\.png is all hole"),
-        (np.eye(30, dtype=np.uint8) * 255, "size of the image, 30x21, got 30x30"),
-        (np.zeros((21, 30), np.uint16), "8 bits a channel, got mode I;16"),
+        (np.zeros((21, 30), np.uint8), r"mask\.png.* no hole"),
+        (np.full((21, 30), 255, np.uint8), r"mask\.png.* all hole"),
+        (np.eye(30, dtype=np.uint8) * 255, r"mask\.png.* 30x21.* 30x30"),
+        (np.zeros((21, 30), np.uint16), r"mask\.png.* I;16"),
     ],
 )
 def test_mask_files_that_cannot_be_used(tmp_path, values, message):
@@ -65,12 +65,12 @@ def test_a_box_is_left_top_width_height():
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ((0, 0, 0, 4), "box must be at least 1x1 pixel wide and high, got 0x4"),
-        ((0, 0, 4, -1), "box must be at least"),
-        ((-1, 0, 2, 2), "box must lie within the image, 8x6, got 2x2 at -1, 0"),
-        ((7, 0, 2, 2), "box must lie within the image, 8x6, got 2x2 at 7, 0"),
-        ((0, 5, 2, 2), "box must lie within"),
-        ((0, 0, 8, 6), "the box is all hole"),
+        ((0, 0, 0, 4), "box.* 0x4"),
+        ((0, 0, 4, -1), "box.* 4x-1"),
+        ((-1, 0, 2, 2), "box.* 8x6.* -1, 0"),
+        ((7, 0, 2, 2), "box.* 8x6.* 7, 0"),
+        ((0, 5, 2, 2), "box.* 8x6.* 0, 5"),
+        ((0, 0, 8, 6), "box.* all hole"),
     ],
 )
 def test_boxes_that_cannot_be_used(box, message):
@@ -91,16 +91,16 @@ def test_names_give_holes_of_their_own_that_stay():
 
 
 def test_brushes_that_cannot_be_used():
-    with pytest.raises(InputError, match="seed must be at least 0, got -1"):
+    with pytest.raises(InputError, match=r"seed.* -1"):
         hole_of_brush(-1, (4, 4))
-    with pytest.raises(InputError, match="the brush's hole is all hole"):
+    with pytest.raises(InputError, match=r"brush.* all hole"):
         hole_of_brush(0, (1, 1))
 
 
 def test_one_source_of_holes_is_chosen(tmp_path):
-    with pytest.raises(InputError, match="one of mask, box and brush_seed, got none"):
+    with pytest.raises(InputError, match=r"mask.*box.*brush_seed.* none"):
         HoleChoice()
-    with pytest.raises(InputError, match="got box and brush_seed"):
+    with pytest.raises(InputError, match=r"mask.* got box and brush_seed"):
         HoleChoice(box=(0, 0, 1, 1), brush_seed=0)
     picture, size = tmp_path / "a.jpg", (40, 50)
     holes = [HoleChoice(brush_seed=0).hole(picture, size, named) for named in (False, True)]
@@ -113,7 +113,7 @@ def test_a_folder_of_masks_is_searched_by_stem(tmp_path):
         save(tmp_path / name, np.uint8(255) * (np.arange(3)[:, None] == row) * np.ones(4, np.uint8))
     choice = HoleChoice(mask=tmp_path)
     assert choice.hole(tmp_path / "photos/b.jpg", (3, 4), True)[1].all()
-    with pytest.raises(InputError, match=r"must hold one mask d\.\*, got none"):
+    with pytest.raises(InputError, match=r"d\.\*.* none"):
         choice.hole(tmp_path / "d.jpg", (3, 4), True)
-    with pytest.raises(InputError, match=r"one mask c\.\*, got c\.bmp and c\.png"):
+    with pytest.raises(InputError, match=r"c\.\*.* c\.bmp.* c\.png"):
         choice.hole(tmp_path / "c.jpg", (3, 4), True)

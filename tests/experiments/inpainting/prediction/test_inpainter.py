@@ -15,6 +15,9 @@ from experiments.inpainting.prediction import inpainter as inpainter_module
 from experiments.inpainting.prediction.holes import InputError
 from experiments.inpainting.prediction.inpainter import Inpainter, load_inpainter
 from experiments.inpainting.prediction.tiles import Tiling
+from tests.experiments.inpainting.model.drawn import drawn
+
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 
 CONFIG = InpaintingConfig(GeneratorConfig("unet", upsampler="nearest", width=4, levels=2))
 CARAFE = InpaintingConfig(
@@ -23,10 +26,8 @@ CARAFE = InpaintingConfig(
 
 
 def initial(config):
-    blank = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 32, 32, 1))
-    variables = jax.jit(make_generator(config).init)(jax.random.key(0, impl="rbg"), *blank)
-    # In a network that has learned, kernels differ from place to place, and statistics from 0.
-    return jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), variables)
+    blank = np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 32, 32, 1), np.float32)
+    return drawn(make_generator(config), *blank)
 
 
 VARIABLES = initial(CONFIG)
@@ -176,19 +177,19 @@ def test_memory_is_bounded_for_a_wide_picture(monkeypatch):
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_a_broken_network_is_told(broken):
     variables = jax.tree.map(lambda array: array * broken, VARIABLES)
-    with pytest.raises(InputError, match="the network must give finite values, got NaN or inf"):
+    with pytest.raises(InputError, match=r"network.* NaN"):
         Inpainter(CONFIG, variables)(noise(20, 20), np.eye(20, dtype=bool))
 
 
 @pytest.mark.parametrize(
     ("shape", "mask", "message"),
     [
-        ((4, 4, 4), np.eye(4, dtype=bool), r"got uint8 \(4, 4, 4\) and bool \(4, 4\)"),
-        ((4, 5, 3), np.eye(4, dtype=bool), r"got uint8 \(4, 5, 3\)"),
-        ((4, 4, 3), np.eye(4), "and float64"),
-        ((4, 4, 3), np.ones((4, 4), bool), "the mask is all hole"),
-        ((4, 4, 3), np.zeros((4, 4), bool), "the mask has no hole"),
-        ((0, 4, 3), np.zeros((0, 4), bool), "the mask has no hole"),
+        ((4, 4, 4), np.eye(4, dtype=bool), r"image.* \(4, 4, 4\).* \(4, 4\)"),
+        ((4, 5, 3), np.eye(4, dtype=bool), r"image.* \(4, 5, 3\)"),
+        ((4, 4, 3), np.eye(4), "mask.* float64"),
+        ((4, 4, 3), np.ones((4, 4), bool), "mask.* all hole"),
+        ((4, 4, 3), np.zeros((4, 4), bool), "mask.* no hole"),
+        ((0, 4, 3), np.zeros((0, 4), bool), "mask.* no hole"),
     ],
 )
 def test_arrays_that_are_no_image_with_a_hole(shape, mask, message):
@@ -197,7 +198,7 @@ def test_arrays_that_are_no_image_with_a_hole(shape, mask, message):
 
 
 def test_a_working_side_of_nothing_is_refused():
-    with pytest.raises(InputError, match="working_side must be at least 1 pixel, got 0"):
+    with pytest.raises(InputError, match=r"working_side.* 0"):
         Inpainter(CONFIG, VARIABLES, working_side=0)
 
 
@@ -231,10 +232,10 @@ def test_a_scratch_thinner_than_a_working_pixel_is_filled_from_its_sides():
 def test_a_run_fills_at_the_size_that_it_was_trained_on(tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, data=DataConfig(crop_side=16))
     loaded = LoadedRun(config, {"average": VARIABLES}, 1, ())
-    monkeypatch.setattr(inpainter_module.runs, "load_run", lambda *arguments: loaded)
+    monkeypatch.setattr(type(inpainter_module.RUNS), "load", lambda *arguments: loaded)
     image, mask = noise(40, 50), box((40, 50), slice(10, 30), slice(10, 30))
     for options, side in (({}, 16), ({"working_side": 20}, 20), ({"full_size": True}, None)):
         found = load_inpainter(tmp_path, **options)(image, mask)
         np.testing.assert_array_equal(found, Inpainter(config, VARIABLES, side)(image, mask))
-    with pytest.raises(InputError, match="expected working_side or full_size, got both, 20 pixels"):
+    with pytest.raises(InputError, match=r"working_side.*full_size.* 20"):
         load_inpainter(tmp_path, 20, full_size=True)

@@ -16,12 +16,13 @@ from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.prediction.holes import HoleChoice, InputError, hole_of_brush
 from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.prediction.predict import predict, predict_command, read_picture
-from experiments.inpainting.task import BEST, initial_state
+from experiments.inpainting.task import RUNS, initial_state
 
 CONFIG = InpaintingConfig(
-    GeneratorConfig("unet", upsampler="nearest", width=4, levels=2),
+    GeneratorConfig("unet", upsampler="nearest", width=2, levels=1),
     adversarial=AdversarialConfig(weight=0),
 )
+pytestmark = pytest.mark.usefixtures("few_optimizations")
 BOX = HoleChoice(box=(8, 5, 12, 7))
 
 
@@ -35,7 +36,7 @@ def run(tmp_path_factory):
 
 def save_run(folder, steps):
     """Checkpoints of parameters times a factor, with a metric or none."""
-    checkpoints = Checkpoints(folder / CHECKPOINTS, keep_last=9, best=BEST)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, keep_last=9, best=RUNS.best)
     for step, (factor, metric) in steps.items():
         state = initial_state(CONFIG)
         state["generator"]["params"] = jax.tree.map(
@@ -43,7 +44,7 @@ def save_run(folder, steps):
         )
         checkpoints.save(step, jax.device_get(first_carry(state, 0)), None, {})
         if metric is not None:
-            checkpoints.mark(step, {BEST: metric})
+            checkpoints.mark(step, {RUNS.best: metric})
     checkpoints.close()
     configs.save(CONFIG, folder / "config.json")
 
@@ -204,16 +205,16 @@ def test_an_output_that_cannot_be_written_fails_alone(run, tmp_path):
 @pytest.mark.parametrize("name", ["out.jpg", "folder.png"])
 def test_an_output_that_is_no_png_is_refused(run, tmp_path, name):
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(InputError, match=r"output must be a file that ends in \.png, got"):
+    with pytest.raises(InputError, match=rf"output.*{name}"):
         predict(run, save(tmp_path / "image.png"), BOX, tmp_path / name)
 
 
 def test_folders_that_cannot_be_used(run, tmp_path):
     image = save(tmp_path / "in/a.png")
-    with pytest.raises(InputError, match="output must be a folder, as the input is, got"):
+    with pytest.raises(InputError, match=f"output.*{image}"):
         predict(run, image.parent, BOX, image)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="must hold images, got no files"):
+    with pytest.raises(InputError, match=f"{tmp_path}/empty"):
         predict(run, tmp_path / "empty", BOX, tmp_path / "out")
 
 
@@ -270,24 +271,24 @@ def damage(checkpoint):
 
 
 def test_a_folder_without_a_run(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds no run: config\.json is missing"):
+    with pytest.raises(CheckpointError, match=rf"{tmp_path}.*config\.json"):
         load_inpainter(tmp_path)
 
 
 def test_a_truncated_checkpoint(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     damage(tmp_path / "run/checkpoints/0")
-    with pytest.raises(CheckpointError, match=r"checkpoints/0 is damaged"):
+    with pytest.raises(CheckpointError, match=r"checkpoints/0.* damaged"):
         load_inpainter(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("task", "classification", "is no run of the inpainting task"),
-        ("backbone", "resnet50", "is no run of the inpainting task"),
-        ("model.downsampler", "zzz", "is no run of the inpainting task"),
-        ("model.width", 6, r"of another model, \d+ of its arrays differ: .*expected .*found "),
+        ("task", "classification", "inpainting.*task.*'classification'"),
+        ("backbone", "resnet50", "inpainting.*backbone"),
+        ("model.downsampler", "zzz", r"inpainting.*model\.downsampler.*'zzz'"),
+        ("model.width", 6, "checkpoints/0.* model"),
     ],
 )
 def test_a_run_of_another_task_or_model(run, tmp_path, field, value, message):

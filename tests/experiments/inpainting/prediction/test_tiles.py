@@ -62,9 +62,9 @@ def test_shapes_are_few(stride):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((64, -1, 8), "margin must be at least 0, got -1"),
-        ((64, 0, 0), "ramp must be at least 1, got 0"),
-        ((47, 8, 8), r"side must be at least 2 \* \(2 \* margin \+ ramp\) = 48, got 47"),
+        ((64, -1, 8), "margin.* -1"),
+        ((64, 0, 0), "ramp.* 0"),
+        ((47, 8, 8), "side.* 48.* 47"),
     ],
 )
 def test_sizes_of_which_nothing_is_left(sizes, message):
