@@ -8,15 +8,13 @@ import jax
 import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.plan import Plan, Results, Slot
 
 import carafe_jax
-from carafe_jax.plan import Implementation
 from experiments.benchmarks.cases import Case
 
 
-def operator(
-    case: Case, implementation: Implementation
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def operator(case: Case, implementation: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The operator as a function of the map and the weights or logits."""
     options = case.options if case.normalizer is None else {
         **case.options, "normalizer": case.normalizer
@@ -46,51 +44,44 @@ class KernelCall(NamedTuple):
 
 def kernel_calls(case: Case) -> dict[str, KernelCall]:
     """The three kernels of a case, with the settings of where this is called."""
-    geometry, size = Geometry(**case.options), (case.height, case.width)
-    settings, normalizer = mosaic_gpu.current_settings(), case.normalizer
-    if normalizer is None:
-        dtype = jnp.dtype(case.kernels_dtype)
+    if case.normalizer is None:
         return {
-            "forward": KernelCall(
-                lambda x, w: mosaic_gpu.forward(x, w, geometry, settings), ("x", "kernels")
-            ),
-            "dx": KernelCall(
-                lambda w, y: mosaic_gpu.input_gradient(w, y, geometry, size, settings),
-                ("kernels", "dy"),
-            ),
-            "dw": KernelCall(
-                lambda x, y: mosaic_gpu.weight_gradient(x, y, geometry, dtype, settings),
-                ("x", "dy"),
-            ),
+            "forward": _call(case, ("y",), ("x", "kernels")),
+            "dx": _call(case, ("x",), ("kernels", "dy")),
+            "dw": _call(case, ("weights",), ("x", "dy")),
         }
     return {
-        "forward": KernelCall(
-            lambda x, w: mosaic_gpu.forward_from_logits(x, w, geometry, normalizer, settings),
-            ("x", "kernels"),
-        ),
-        "dx": KernelCall(
-            lambda w, y: mosaic_gpu.input_gradient_from_logits(
-                w, y, geometry, size, normalizer, settings
-            ),
-            ("kernels", "dy"),
-        ),
-        "dlogits": KernelCall(
-            lambda x, w, y: mosaic_gpu.logit_gradient(x, w, y, geometry, normalizer, settings),
-            ("x", "kernels", "dy"),
-        ),
+        "forward": _call(case, ("y",), ("x", "kernels")),
+        "dx": _call(case, ("x",), ("kernels", "dy")),
+        "dlogits": _call(case, ("logits",), ("x", "kernels", "dy")),
     }
 
 
 def both_gradients(case: Case) -> KernelCall:
     """The one kernel that computes both gradients, with the settings of where this is called."""
-    geometry, settings = Geometry(**case.options), mosaic_gpu.current_settings()
-    normalizer = case.normalizer
-    if normalizer is None:
-        return KernelCall(
-            lambda x, w, y: mosaic_gpu.gradients(x, w, y, geometry, settings),
-            ("x", "kernels", "dy"),
-        )
-    return KernelCall(
-        lambda x, w, y: mosaic_gpu.gradients_from_logits(x, w, y, geometry, normalizer, settings),
-        ("x", "kernels", "dy"),
+    slot: Slot = "weights" if case.normalizer is None else "logits"
+    return _call(case, ("x", slot), ("x", "kernels", "dy"))
+
+
+def _call(case: Case, results: Results, operands: tuple[str, ...]) -> KernelCall:
+    plan = Plan(
+        Geometry(**case.options),
+        (case.height, case.width),
+        jnp.dtype(case.dtype),
+        jnp.dtype(case.kernels_dtype),
+        case.normalizer,
+        "mosaic_gpu",
+        settings=mosaic_gpu.current_settings(),
     )
+    slots: dict[str, Slot] = {
+        "x": "x",
+        "kernels": "weights" if case.normalizer is None else "logits",
+        "dy": "y",
+    }
+
+    def run(*arrays: jax.Array) -> jax.Array | tuple[jax.Array, ...]:
+        named = {slots[name]: array for name, array in zip(operands, arrays, strict=True)}
+        found = mosaic_gpu.contract(plan, results, named)
+        return found if len(found) > 1 else found[0]
+
+    return KernelCall(run, operands)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from carafe_jax.plan import Implementation
 from experiments.benchmarks.calls import operator, with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import reference
@@ -84,7 +83,7 @@ def within_tolerances(case: Case, errors: Sequence[float]) -> bool:
     return y_error < y_tolerance and all(error < gradient_tolerance for error in gradient_errors)
 
 
-def compiled(case: Case, implementation: Implementation, vmapped: bool) -> Callable[..., Any]:
+def compiled(case: Case, implementation: str, vmapped: bool) -> Callable[..., Any]:
     """The program of a check; with ``vmapped``, one in which every map is a batch of its own."""
     run: Callable[..., Any] = with_gradients(operator(case, implementation))
     shapes = [case.x_shape, case.kernels_shape, case.y_shape]
