@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import re
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from tests.carafe_jax.gpus import (
     have_proven,
 )
 from tests.kernels.cases import Case
+from tests.kernels.errors import naming
 
 FORMS = ["carafe", "reassemble"]
 CASE = Case(3, up=2, size=(3, 4))
@@ -155,9 +157,7 @@ def test_a_proven_call_that_the_kernels_refuse_is_logged_once_for_debugging(monk
             assert chosen("reassemble", case) == "xla"
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("carafe_jax", logging.DEBUG)
-    assert record.getMessage() == (
-        "implementation=None does not run 'mosaic_gpu': they rescale by up or by down, not by 3 / 2"
-    )
+    assert re.search("'mosaic_gpu'.* not by 3 / 2", record.getMessage())
 
 
 # Where a program runs
@@ -240,13 +240,9 @@ def test_the_default_device_says_what_the_process_runs_on(monkeypatch):
 @pytest.mark.parametrize("device", [A100, MI300X, RTX_5090], ids=lambda device: device.device_kind)
 def test_a_card_without_what_the_kernels_need_is_named(monkeypatch, device):
     have_devices(monkeypatch, device)
-    with pytest.raises(NotImplementedError) as error:
+    expected = "mosaic_gpu", device.device_kind, device.compute_capability, "9.0", "'xla'"
+    with pytest.raises(NotImplementedError, match=naming(*expected)):
         operator("reassemble", "mosaic_gpu")(*operands("reassemble"))
-    assert str(error.value) == (
-        f"implementation 'mosaic_gpu' cannot serve this call: {device.device_kind} has compute "
-        f"capability {device.compute_capability}, and they need an NVIDIA GPU of compute "
-        "capability 9.0 or 10.x, Hopper or datacenter Blackwell; implementation='xla' or None can"
-    )
 
 
 def test_one_card_of_several_is_enough_for_a_named_implementation(monkeypatch, form):

@@ -218,7 +218,7 @@ def test_bands_lower_when_named(geometry, weights_dtype, normalizer, max_slots):
 def test_a_table_chooses_where_no_kernel_is_named():
     case = Geometry(5, 2), "bfloat16", "float32"
     assert "carafe_forward_bands" not in forward_text(*case)
-    with mock.patch.object(variants, "_BANDS", frozenset({("bfloat16", 5, False)})):
+    with mock.patch.object(variants, "BANDS", frozenset({("bfloat16", 5, False)})):
         assert "carafe_forward_bands" in forward_text(*case)
         assert "carafe_forward_bands" not in forward_text(*case, forward="multiply_add")
         assert "carafe_forward_bands" not in forward_text(*case, normalizer="softmax")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu
 
-from experiments.benchmarks.calls import kernel_calls, operator
+from experiments.benchmarks.calls import operator
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu.child import Tell, one_line
 from experiments.benchmarks.gpu.timing import (
@@ -21,6 +21,7 @@ from experiments.benchmarks.gpu.timing import (
     time_program,
     traced,
 )
+from experiments.benchmarks.kernel_calls import kernel_calls
 
 DEFAULT = "default"
 # Settings of the kernels, by the pass that they change.

@@ -14,8 +14,8 @@ from carafe_kernels.plan import Plan
 type Forward = Callable[[jax.Array, jax.Array, Problem, Settings], Work]
 
 # What was faster on a GPU, by (dtype of the map, kernel_size, whether logits come in).
-_BANDS: frozenset[tuple[str, int, bool]] = frozenset()
-_GRADIENTS_TOGETHER: frozenset[tuple[str, int, bool]] = frozenset()
+BANDS: frozenset[tuple[str, int, bool]] = frozenset()
+GRADIENTS_TOGETHER: frozenset[tuple[str, int, bool]] = frozenset()
 
 
 def forward_variant(problem: Problem, settings: Settings) -> tuple[str, Forward]:
@@ -28,7 +28,7 @@ def forward_variant(problem: Problem, settings: Settings) -> tuple[str, Forward]
     if settings.forward == "bands" and reason:
         raise NotImplementedError(f"forward 'bands' cannot serve this call: {reason}")
     case = problem.dtype.name, problem.geometry.kernel_size, problem.normalizer is not None
-    by_table = "bands" if case in _BANDS and not reason else "multiply_add"
+    by_table = "bands" if case in BANDS and not reason else "multiply_add"
     if (settings.forward or by_table) == "bands":
         return "carafe_forward_bands", forward_bands_kernel.forward
     return "carafe_forward", forward_kernel.forward
@@ -39,5 +39,5 @@ def gradients_together(plan: Plan) -> bool:
     settings = settings_of(plan)
     if settings.gradients is None:
         case = plan.x_dtype.name, plan.geometry.kernel_size, plan.normalizer is not None
-        return case in _GRADIENTS_TOGETHER
+        return case in GRADIENTS_TOGETHER
     return settings.gradients == "together"
