@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.normalizers import Normalizer
 from jaxtyping import Array, Float
 
 from carafe_jax import predictor
 from carafe_jax.ops import carafe, reassembly_kernels
-from carafe_jax.plan import Implementation, Normalizer
 
 
 class _PredictorOptions(nn.Module, kw_only=True):  # type: ignore[call-arg]
@@ -138,7 +138,7 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     """
 
     normalizer: Normalizer = "softmax"
-    implementation: Implementation | None = None
+    implementation: str | None = None
 
     def setup(self) -> None:
         names = {field.name for field in dataclasses.fields(_PredictorOptions)}

@@ -5,122 +5,78 @@ import functools
 
 import jax
 from carafe_kernels.normalizers import normalize
+from carafe_kernels.plan import Operands, Plan, Results
 
 from carafe_jax.differentiation import contract
-from carafe_jax.plan import Normalizer, Plan, Slot, kernels
-
-type _Operands = tuple[jax.Array, ...]
+from carafe_jax.implementations import gradients_together, run
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def reassemble_logits(
-    plan: Plan, normalizer: Normalizer, x: jax.Array, logits: jax.Array
-) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def reassemble_logits(plan: Plan, operands: Operands) -> jax.Array:
     """Normalises ``logits`` and reassembles ``x`` in one kernel; its gradient normalises again."""
-    return _compute_from_logits(plan, normalizer, "y", (x, logits))
+    (y,) = _compute(plan, ("y",), operands)
+    return y
 
 
-def _reassemble_logits_fwd(
-    plan: Plan, normalizer: Normalizer, x: jax.Array, logits: jax.Array
-) -> tuple[jax.Array, _Operands]:
-    return reassemble_logits(plan, normalizer, x, logits), (x, logits)
+def _reassemble_logits_fwd(plan: Plan, operands: Operands) -> tuple[jax.Array, Operands]:
+    return reassemble_logits(plan, operands), operands
 
 
-def _reassemble_logits_bwd(
-    plan: Plan, normalizer: Normalizer, operands: _Operands, cotangent: jax.Array
-) -> _Operands:
-    return _logit_gradients(plan, normalizer, *operands, cotangent)
+def _reassemble_logits_bwd(plan: Plan, operands: Operands, cotangent: jax.Array) -> tuple[Operands]:
+    return (_logit_gradients(plan, {**operands, "y": cotangent}),)
 
 
 reassemble_logits.defvjp(_reassemble_logits_fwd, _reassemble_logits_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _logit_gradients(plan: Plan, normalizer: Normalizer, *operands: jax.Array) -> _Operands:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _logit_gradients(plan: Plan, operands: Operands) -> Operands:
     """The gradients of :func:`reassemble_logits`, from its operands and the gradient by ``y``."""
-    if plan.gradients_together(from_logits=True):
-        return _compute_together_from_logits(plan, normalizer, operands)
-    return (
-        _compute_from_logits(plan, normalizer, "x", operands),
-        _compute_from_logits(plan, normalizer, "weights", operands),
-    )
+    if gradients_together(plan):
+        dx, dlogits = _compute(plan, ("x", "logits"), operands)
+    else:
+        of_x: Operands = {"logits": operands["logits"], "y": operands["y"]}
+        (dx,) = _compute(plan, ("x",), of_x)
+        (dlogits,) = _compute(plan, ("logits",), operands)
+    return {"x": dx, "logits": dlogits}
 
 
-def _logit_gradients_fwd(
-    plan: Plan, normalizer: Normalizer, *operands: jax.Array
-) -> tuple[_Operands, _Operands]:
-    return _logit_gradients(plan, normalizer, *operands), operands
+def _logit_gradients_fwd(plan: Plan, operands: Operands) -> tuple[Operands, Operands]:
+    return _logit_gradients(plan, operands), operands
 
 
-def _logit_gradients_bwd(
-    plan: Plan, normalizer: Normalizer, operands: _Operands, cotangents: _Operands
-) -> _Operands:
+def _logit_gradients_bwd(plan: Plan, operands: Operands, cotangents: Operands) -> tuple[Operands]:
     # Second derivatives are rare: they take two steps, each of which has derivatives of any order.
-    gradients = functools.partial(_gradients_in_two_steps, plan, normalizer)
-    return tuple(jax.vjp(gradients, *operands)[1](cotangents))
+    gradients = functools.partial(_in_two_steps, plan, ("x", "logits"))
+    _, pullback = jax.vjp(gradients, operands)
+    (of_operands,) = pullback((cotangents["x"], cotangents["logits"]))
+    return (of_operands,)
 
 
 _logit_gradients.defvjp(_logit_gradients_fwd, _logit_gradients_bwd)
 
 
-def _in_two_steps(plan: Plan, normalizer: Normalizer, x: jax.Array, logits: jax.Array) -> jax.Array:
-    """:func:`reassemble_logits`, with the weights in memory between normalising and reassembly."""
-    weights = normalize(logits, plan.geometry, plan.size, normalizer)
-    plan = dataclasses.replace(plan, weights_dtype=weights.dtype)
-    return contract(plan, "y", {"x": x, "weights": weights})
-
-
-def _gradients_in_two_steps(
-    plan: Plan, normalizer: Normalizer, x: jax.Array, logits: jax.Array, y: jax.Array
-) -> _Operands:
-    _, pullback = jax.vjp(functools.partial(_in_two_steps, plan, normalizer), x, logits)
-    return tuple(pullback(y))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _compute_from_logits(
-    plan: Plan, normalizer: Normalizer, result: Slot, operands: _Operands
-) -> jax.Array:
-    mosaic_gpu = kernels("mosaic_gpu")
-
-    def by_kernel(x: jax.Array, logits: jax.Array, *y: jax.Array) -> jax.Array:
-        fixed = normalizer, plan.settings
+def _in_two_steps(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
+    """Contracts with the weights in memory between normalising and reassembly."""
+    normalizer = plan.normalizer
+    assert normalizer is not None, "plans of logits have a normaliser"
+    weights, pullback = jax.vjp(
+        lambda logits: normalize(logits, plan.geometry, plan.size, normalizer), operands["logits"]
+    )
+    of_weights = dataclasses.replace(plan, normalizer=None, weights_dtype=weights.dtype)
+    found = []
+    for result in results:
         match result:
             case "y":
-                return mosaic_gpu.forward_from_logits(x, logits, plan.geometry, *fixed)
+                found.append(contract(of_weights, "y", {"x": operands["x"], "weights": weights}))
             case "x":
-                return mosaic_gpu.input_gradient_from_logits(
-                    logits, *y, plan.geometry, plan.size, *fixed
-                )
-            case "weights":
-                return mosaic_gpu.logit_gradient(x, logits, *y, plan.geometry, *fixed)
-
-    def by_xla(*operands: jax.Array) -> jax.Array:
-        by_xla = dataclasses.replace(plan, implementation="xla")
-        if result == "y":
-            return _in_two_steps(by_xla, normalizer, *operands)
-        dx, dlogits = _gradients_in_two_steps(by_xla, normalizer, *operands)
-        return dx if result == "x" else dlogits
-
-    if not plan.automatic:
-        return by_kernel(*operands)
-    return jax.lax.platform_dependent(*operands, cuda=by_kernel, default=by_xla)
+                found.append(contract(of_weights, "x", {"weights": weights, "y": operands["y"]}))
+            case "logits":
+                dweights = contract(of_weights, "weights", {"x": operands["x"], "y": operands["y"]})
+                found.extend(pullback(dweights))
+    return tuple(found)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _compute_together_from_logits(
-    plan: Plan, normalizer: Normalizer, operands: _Operands
-) -> _Operands:
-    def by_kernel(x: jax.Array, logits: jax.Array, y: jax.Array) -> _Operands:
-        return kernels("mosaic_gpu").gradients_from_logits(
-            x, logits, y, plan.geometry, normalizer, plan.settings
-        )
-
-    if not plan.automatic:
-        return by_kernel(*operands)
-    by_xla = dataclasses.replace(plan, implementation="xla")
-    return jax.lax.platform_dependent(
-        *operands,
-        cuda=by_kernel,
-        default=functools.partial(_gradients_in_two_steps, by_xla, normalizer),
-    )
+def _compute(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
+    return run(plan, results, operands, elsewhere=_in_two_steps)

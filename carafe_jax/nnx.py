@@ -5,13 +5,13 @@ from typing import Any, TypedDict, Unpack
 import jax
 import jax.numpy as jnp
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.normalizers import Normalizer
 from flax import nnx
 from jaxtyping import Array, Float
 
 from carafe_jax import predictor
 from carafe_jax.checks import check_groups, check_normalizer
 from carafe_jax.ops import carafe, reassembly_kernels
-from carafe_jax.plan import Implementation, Normalizer
 
 
 class PredictorOptions(TypedDict, total=False):
@@ -163,7 +163,7 @@ class CARAFE(nnx.Module):
         kernel_size: int = 5,
         groups: int = 1,
         normalizer: Normalizer = "softmax",
-        implementation: Implementation | None = None,
+        implementation: str | None = None,
         rngs: nnx.Rngs,
         **options: Unpack[PredictorOptions],
     ) -> None:

@@ -5,19 +5,17 @@ normalises predicted logits into kernels (section 3.2), which :func:`reassembly_
 All take channels-last maps and rescale by any ``up / down``.
 """
 
-import dataclasses
-
 import jax
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.normalizers import normalize
+from carafe_kernels.normalizers import Normalizer, normalize
 from carafe_kernels.placement import placed
+from carafe_kernels.plan import Plan
 from jaxtyping import Array, Float
 
 from carafe_jax.checks import check_shape, checked_array, checked_logits, checked_map
-from carafe_jax.choice import choose, fuses
 from carafe_jax.differentiation import contract
+from carafe_jax.implementations import choose
 from carafe_jax.logit_differentiation import reassemble_logits
-from carafe_jax.plan import Implementation, Normalizer, Plan, kernels
 
 
 def reassemble(
@@ -28,7 +26,7 @@ def reassemble(
     up: int = 1,
     down: int = 1,
     groups: int = 1,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
     r"""Reassembles a feature map with one given kernel per output pixel (Eqn. 3).
 
@@ -85,10 +83,7 @@ def reassemble(
     check_shape(
         "weights", weights, "[B, H', W', groups * kernel_size**2]", (batch, *expected), x, geometry
     )
-    x, weights = placed(x, weights, groups, "weights")
-    chosen = choose(implementation, geometry, x, weights)
-    plan = _plan(geometry, x, weights, chosen, automatic=implementation is None)
-    return contract(plan, "y", {"x": x, "weights": weights})
+    return _reassembled(choose(implementation, geometry, x, weights), x, weights)
 
 
 def carafe(
@@ -100,7 +95,7 @@ def carafe(
     down: int = 1,
     groups: int = 1,
     normalizer: Normalizer = "softmax",
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Normalises predicted logits into kernels and reassembles ``x`` with them (section 3).
 
@@ -139,12 +134,17 @@ def carafe(
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
+    plan = choose(implementation, geometry, x, logits, normalizer)
     placed_x, logits = placed(x, logits, groups, "logits")
-    if fuses(implementation, geometry, x, logits, normalizer):
-        plan = _plan(geometry, x, logits, "mosaic_gpu", automatic=implementation is None)
-        return reassemble_logits(plan, normalizer, placed_x, logits)
-    weights = normalize(logits, geometry, (x.shape[1], x.shape[2]), normalizer)
-    return reassemble(x, weights, implementation=implementation, **dataclasses.asdict(geometry))
+    if plan.normalizer is not None:
+        return reassemble_logits(plan, {"x": placed_x, "logits": logits})
+    weights = normalize(logits, geometry, plan.size, normalizer)
+    return _reassembled(plan, x, weights)
+
+
+def _reassembled(plan: Plan, x: jax.Array, weights: jax.Array) -> jax.Array:
+    x, weights = placed(x, weights, plan.geometry.groups, "weights")
+    return contract(plan, "y", {"x": x, "weights": weights})
 
 
 def reassembly_kernels(
@@ -179,23 +179,3 @@ def reassembly_kernels(
     x, logits = checked_logits(x, logits, geometry, normalizer)
     _, logits = placed(x, logits, groups, "logits")
     return normalize(logits, geometry, (x.shape[1], x.shape[2]), normalizer)
-
-
-def _plan(
-    geometry: Geometry,
-    x: jax.Array,
-    weights: jax.Array,
-    implementation: Implementation,
-    *,
-    automatic: bool,
-) -> Plan:
-    _, height, width, _ = x.shape
-    return Plan(
-        geometry,
-        (height, width),
-        x.dtype,
-        weights.dtype,
-        implementation,
-        automatic,
-        kernels(implementation).current_settings() if implementation == "mosaic_gpu" else None,
-    )

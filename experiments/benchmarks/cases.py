@@ -15,6 +15,17 @@ class Moved(NamedTuple):
     backward: int
 
 
+class Operand(NamedTuple):
+    """An array that a case is called with."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * _ITEMSIZES[self.dtype]
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A map ``[batch, height, width, channels]``, how it is rescaled, and with which kernels.
@@ -71,6 +82,10 @@ class Case:
         return "float32" if self.normalizer is None else self.dtype
 
     @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
     def taps(self) -> int:
         return self.kernel_size**2
 
@@ -96,13 +111,17 @@ class Case:
         return self.batch, *places, self.up**2 * self.groups * self.taps
 
     @property
-    def kernels_shape(self) -> tuple[int, ...]:
-        """Of the weights or logits."""
-        return self.weights_shape if self.normalizer is None else self.logits_shape
+    def operands(self) -> dict[str, Operand]:
+        """The map ``x``, the weights or logits ``kernels``, and a cotangent ``dy``."""
+        kernels = self.weights_shape if self.normalizer is None else self.logits_shape
+        return {
+            "x": Operand(self.x_shape, self.dtype),
+            "kernels": Operand(kernels, self.kernels_dtype),
+            "dy": Operand(self.y_shape, self.dtype),
+        }
 
     @property
     def moved(self) -> Moved:
         """Bytes of operands that are read and of results that are written, each once."""
-        x, y = (math.prod(s) * _ITEMSIZES[self.dtype] for s in (self.x_shape, self.y_shape))
-        kernels = math.prod(self.kernels_shape) * _ITEMSIZES[self.kernels_dtype]
+        x, kernels, y = (operand.nbytes for operand in self.operands.values())
         return Moved(forward=x + kernels + y, backward=(x + kernels + y) + (x + kernels))

@@ -22,10 +22,10 @@ from experiments.benchmarks.cases import Case
 from experiments.benchmarks.operator import arrays, through_patches
 from experiments.benchmarks.timing import compare
 
-_K, _R = 5, 2
 _UP = Case(1, 50, 50, 256, up=2)
 _DOWN = Case(1, 100, 100, 256, down=2)
-_H, _C = 50, 256  # cells on a side, channels
+_K, _R = _UP.kernel_size, _UP.kernel_size // 2
+_H, _C = _UP.height, _UP.channels  # cells on a side of both, channels
 _FLOAT32 = jnp.dtype("float32")
 
 Contraction = Callable[[jax.Array, jax.Array], jax.Array]
@@ -150,8 +150,7 @@ def _gradient(function: Contraction, argument: int, case: Case) -> Contraction:
 
 def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
     """The formulations of each contraction and case, what the operator does first."""
-    up, down = Geometry(_K, up=2), Geometry(_K, down=2)
-    size_up, size_down = (50, 50), (100, 100)
+    up, down = Geometry(**_UP.options), Geometry(**_DOWN.options)
     return {
         ("forward", _UP): {
             "shift and add": lambda x, w: xla.forward(x, w, up, _FLOAT32),
@@ -161,7 +160,7 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
         },
         ("input gradient", _UP): {
             "gather, a pass for some rows of taps": lambda w, y: xla.input_gradient(
-                w, y, up, size_up, _FLOAT32
+                w, y, up, _UP.size, _FLOAT32
             ),
             "gather in one loop": one_loop_gather,
             "scatter a tap": scatter,
@@ -180,7 +179,7 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
         },
         ("input gradient", _DOWN): {
             "gather by source phase": lambda w, y: xla.input_gradient(
-                w, y, down, size_down, _FLOAT32
+                w, y, down, _DOWN.size, _FLOAT32
             ),
             "autodiff of strided slices": _gradient(strided_slices, 0, _DOWN),
         },

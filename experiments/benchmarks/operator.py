@@ -4,6 +4,7 @@ Prints one table: median times side by side in one run, as ratios, and temporary
 the operator's own arrays, x + w + y. Runs unchanged on any JAX backend.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,7 +14,7 @@ from jax import lax
 from rich.console import Console
 from rich.table import Table
 
-from carafe_jax import reassemble
+from experiments.benchmarks.calls import operator, with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.timing import compare
 
@@ -52,18 +53,6 @@ def through_patches(x: jax.Array, weights: jax.Array, case: Case) -> jax.Array:
     return y.reshape(batch, rows * up, columns * up, -1)
 
 
-def with_gradient(
-    function: Callable[[jax.Array, jax.Array], jax.Array],
-) -> Callable[..., object]:
-    """Value and both gradients, for a given cotangent."""
-
-    def run(x: jax.Array, weights: jax.Array, cotangent: jax.Array) -> object:
-        y, pullback = jax.vjp(function, x, weights)
-        return y, pullback(cotangent)
-
-    return run
-
-
 def arrays(case: Case) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Random x, weights that sum to 1, and a cotangent."""
     keys = jax.random.split(jax.random.key(0), 3)
@@ -88,14 +77,11 @@ def run(rounds: int = 5) -> None:
         x, weights, cotangent = arrays(case)
         own_bytes = x.nbytes + weights.nbytes + cotangent.nbytes
 
-        def ours(x: jax.Array, weights: jax.Array, case: Case = case) -> jax.Array:
-            return reassemble(x, weights, kernel_size=case.kernel_size, up=case.up, down=case.down)
-
-        def patches(x: jax.Array, weights: jax.Array, case: Case = case) -> jax.Array:
-            return through_patches(x, weights, case)
-
-        forward = {"ours": ours, "patches": patches}
-        gradient = {name: with_gradient(function) for name, function in forward.items()}
+        forward: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+            "ours": operator(case, None),
+            "patches": functools.partial(through_patches, case=case),
+        }
+        gradient = {name: with_gradients(function) for name, function in forward.items()}
         rows = {
             "forward": compare(forward, (x, weights), rounds),
             "with gradient": compare(gradient, (x, weights, cotangent), rounds),

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Literal
 
-from carafe_jax.plan import Normalizer
+from carafe_kernels.normalizers import Normalizer
+
 from experiments.data.composed.scenes import ScenesConfig
 from experiments.detection.configs import COCO_TRAINING, SCHEDULE_2X, DetectionConfig
 from experiments.detection.data.config import DataConfig

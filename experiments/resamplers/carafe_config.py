@@ -3,7 +3,8 @@
 import dataclasses
 from typing import get_args
 
-from carafe_jax.plan import Normalizer
+from carafe_kernels.normalizers import Normalizer
+
 from experiments.engine.config import check, check_at_least
 
 

@@ -6,13 +6,17 @@ with one array a tap, for kernels that hold the taps of a pixel in registers, wi
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Geometry
+
+Normalizer = Literal["softmax", "sigmoid", "sigmoid_normalized"]
 
 
 def _sigmoid_normalized(logits: jax.Array) -> jax.Array:
@@ -25,6 +29,11 @@ NORMALIZERS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": jax.nn.sigmoid,
     "sigmoid_normalized": _sigmoid_normalized,
 }
+
+
+def normalized_dtype(logits_dtype: np.dtype) -> np.dtype:
+    """The dtype of the weights that :func:`normalize` returns, float32 at least."""
+    return jnp.promote_types(logits_dtype, jnp.float32)
 
 
 def normalize(
@@ -48,7 +57,7 @@ def normalize(
     Returns:
         Weights ``[B, H', W', groups * k * k]`` in float32, or float64 for float64 logits.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(normalized_dtype(logits.dtype))
     kernels = split_axis(logits, 3, geometry.up, geometry.up, geometry.groups, geometry.taps)
     weights = NORMALIZERS[normalizer](kernels)  # [b, rows, columns, up, up, groups, taps]
     weights = merge_axes(jnp.moveaxis(weights, 3, 2), 5)  # [b, rows, up, columns, up, n]

@@ -26,6 +26,8 @@ from jaxtyping import Array, Float
 
 from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Geometry, PhaseGroup, Reader
+from carafe_kernels.implementation import Implementation
+from carafe_kernels.plan import Operands, Plan, Results, Slot
 
 # A loop over memory holds one weight or one sum a term in a vector register, of which AVX-512
 # and NEON have 32; with more terms it spills. Whole rows keep what it reads in the first cache.
@@ -121,23 +123,6 @@ def _concatenate_blocks(blocks: Sequence[Sequence[jax.Array]]) -> jax.Array:
     """Joins blocks ``[b, q, u, r, v, ...]`` along both phase axes; a single one is not copied."""
     rows = [lax.concatenate(list(row), 4) if len(row) > 1 else row[0] for row in blocks]
     return lax.concatenate(rows, 2) if len(rows) > 1 else rows[0]
-
-
-def supports(
-    geometry: Geometry,
-    dtype: np.dtype,
-    shape: tuple[Any, ...],
-    device: jax.Device | None = None,
-    *,
-    weights_dtype: np.dtype | None = None,
-    normalizer: str | None = None,
-) -> str | None:
-    """Why a reassembly cannot be served: always ``None``, it can.
-
-    The logits of :func:`carafe_jax.carafe` are normalised apart; see there for the arguments.
-    """
-    del geometry, dtype, shape, device, weights_dtype, normalizer
-    return None
 
 
 def forward(
@@ -249,3 +234,41 @@ def weight_gradient(
     phases = geometry.phase_groups()
     w = _concatenate_blocks([[block(u, v) for v in phases] for u in phases])
     return _join_outputs(w, size, geometry)
+
+
+def supports(
+    geometry: Geometry,
+    dtype: np.dtype,
+    shape: tuple[Any, ...],
+    device: jax.Device | None = None,
+    *,
+    weights_dtype: np.dtype | None = None,
+    normalizer: str | None = None,
+) -> str | None:
+    """Why a call cannot be served: contractions of weights can all be, of logits none."""
+    del geometry, dtype, shape, device, weights_dtype
+    return None if normalizer is None else "XLA fuses no normaliser into the contractions"
+
+
+def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
+    """Computes ``y``, ``x`` or ``weights``, see :class:`carafe_kernels.implementation.Contract`."""
+    return tuple(_contracted(plan, result, operands) for result in results)
+
+
+def _contracted(plan: Plan, result: Slot, operands: Operands) -> jax.Array:
+    dtype = plan.accumulator
+    match result:
+        case "y":
+            out = forward(operands["x"], operands["weights"], plan.geometry, dtype)
+        case "x":
+            out = input_gradient(
+                operands["weights"], operands["y"], plan.geometry, plan.size, dtype
+            )
+        case "weights":
+            out = weight_gradient(operands["x"], operands["y"], plan.geometry, dtype)
+        case "logits":
+            raise NotImplementedError("XLA contracts weights, not logits")
+    return out.astype(plan.dtype(result))
+
+
+IMPLEMENTATION = Implementation(contract, supports)

@@ -5,7 +5,7 @@ from unittest import mock
 import jax
 from carafe_kernels.geometry import Geometry
 
-from carafe_jax import choice, proven
+from carafe_jax import implementations, proven
 
 
 def gpu(kind, capability):
@@ -21,13 +21,15 @@ RTX_5090 = gpu("NVIDIA GeForce RTX 5090", "12.0")
 
 def have_devices(monkeypatch, *devices):
     """Has what is traced see these devices in this process."""
-    monkeypatch.setattr(choice, "devices_of_process", lambda: list(devices))
+    monkeypatch.setattr(implementations, "devices_of_process", lambda: list(devices))
 
 
 def case_of(options, form, *, capability="9.0", dtypes=("float32", "float32"), channels=(1, 512)):
     """What a GPU would have proven about calls of `form` with `options`."""
     normalizer = "softmax" if form == "carafe" else None
-    return proven.Proven(capability, Geometry(**options), *dtypes, normalizer, channels)
+    return proven.Proven(
+        "mosaic_gpu", capability, Geometry(**options), *dtypes, normalizer, channels
+    )
 
 
 def have_proven(monkeypatch, *cases):

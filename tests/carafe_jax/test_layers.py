@@ -19,6 +19,7 @@ from tests.carafe_jax.twins import (
     twins,
 )
 from tests.kernels import oracle
+from tests.kernels.errors import naming
 from tests.kernels.sharding import collectives, each_axis_type, over_the_batch, replicated
 
 OPTIONS = [
@@ -380,22 +381,19 @@ def test_a_sharded_batch_stays_sharded_and_only_gradients_are_reduced(scale, axi
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "value"),
     [
-        (
-            {"compressed_channels": 0},
-            "compressed_channels, unless None or 'auto', must be an integer of at least 1, got 0",
-        ),
-        ({"encoder_size": 2}, "encoder_size must be odd, got 2"),
-        ({"encoder_dilation": 0}, "encoder_dilation must be an integer of at least 1, got 0"),
-        ({"groups": 4}, r"groups must divide .* got 4"),
-        ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
-        ({"up": 0}, "up must be an integer of at least 1, got 0"),
-        ({"normalizer": "relu"}, r"normalizer must be one of .*, got 'relu'"),
+        ("compressed_channels", 0),
+        ("encoder_size", 2),
+        ("encoder_dilation", 0),
+        ("groups", 4),
+        ("kernel_size", 4),
+        ("up", 0),
+        ("normalizer", "relu"),
     ],
-    ids=describe,
 )
-def test_bad_options_are_named(options, message):
+def test_bad_options_are_named(name, value):
+    options, message = {name: value}, naming(name, repr(value))
     with pytest.raises(ValueError, match=message):
         carafe_jax.linen.CARAFE(**options).init(jax.random.key(0), X)
     with pytest.raises(ValueError, match=message):
@@ -405,7 +403,7 @@ def test_bad_options_are_named(options, message):
 def test_the_implementation_is_chosen_when_called():
     linen, _, layer = twins(up=2, **SMALL)
     layer.implementation = "cuda"
-    with pytest.raises(ValueError, match=r"implementation must be None or one of .*, got 'cuda'"):
+    with pytest.raises(ValueError, match=r"implementation.*'cuda'"):
         layer(X)
     with pytest.raises(NotImplementedError, match="'mosaic_gpu' cannot run"):
         linen.clone(implementation="mosaic_gpu").init(jax.random.key(0), X)
@@ -417,12 +415,12 @@ def test_linen_options_are_keywords():
 
 
 def test_nnx_names_a_map_with_other_channels():
-    with pytest.raises(ValueError, match=rf"x must have {CHANNELS} channels, got shape \(.*, 3\)"):
+    with pytest.raises(ValueError, match=rf"x .*{CHANNELS} channels.*, 3\)"):
         twins(up=2, **SMALL).nnx(X[..., :3])
 
 
 def test_layers_name_a_map_of_wrong_rank():
-    with pytest.raises(ValueError, match="x must have rank 4"):
+    with pytest.raises(ValueError, match=r"x .*rank 4"):
         carafe_jax.linen.CARAFE(up=2).init(jax.random.key(0), X[0])
-    with pytest.raises(ValueError, match="x must have rank 4"):
+    with pytest.raises(ValueError, match=r"x .*rank 4"):
         twins(up=2, **SMALL).nnx(X[0])

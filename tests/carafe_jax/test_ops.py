@@ -1,6 +1,6 @@
 import dataclasses
 import functools
-import re
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 import carafe_jax
 from tests.kernels import oracle
 from tests.kernels.cases import Case
+from tests.kernels.errors import naming
 from tests.kernels.sharding import collectives, each_axis_type, over_the_batch
 
 NORMALIZERS = sorted(oracle.NORMALIZERS)
@@ -146,101 +147,63 @@ def test_forward_mode_is_refused():
 X = jnp.ones((2, 4, 5, 6))
 WEIGHTS = jnp.ones((2, 4, 5, 9))
 LOGITS = jnp.ones((2, 4, 5, 9))
-DTYPES = "('float16', 'bfloat16', 'float32', 'float64')"
-
-
-def bad_factors():
-    for name in ("kernel_size", "up", "down", "groups"):
-        for value in (0, -3, 2.0, "2", True, None):
-            message = f"{name} must be an integer of at least 1, got {value!r}"
-            yield pytest.param({name: value}, message, id=f"{name}={value!r}")
 
 
 BAD_OPTIONS = [
-    *bad_factors(),
-    pytest.param({"kernel_size": 4}, "kernel_size must be odd, got 4", id="an even kernel_size"),
-    pytest.param(
-        {"groups": 4}, "groups must divide the 6 channels of x, got 4", id="groups of unequal size"
-    ),
-    pytest.param(
-        {"implementation": "triton"},
-        "implementation must be None or one of ('xla', 'mosaic_gpu'), got 'triton'",
-        id="an unknown implementation",
-    ),
+    *itertools.product(("kernel_size", "up", "down", "groups"), (0, -3, 2.0, "2", True, None)),
+    ("kernel_size", 4),
+    ("groups", 4),
+    ("implementation", "triton"),
 ]
 BAD_MAPS = [
-    (jnp.ones((4, 5, 6)), "x must have rank 4, channels last, got shape (4, 5, 6)"),
-    (jnp.ones((1, 2, 4, 5, 6)), "x must have rank 4, channels last, got shape (1, 2, 4, 5, 6)"),
-    (jnp.ones((2, 4, 5, 6), jnp.int32), f"x must have one of the dtypes {DTYPES}, got int32"),
-    (jnp.ones((2, 4, 5, 6), bool), f"x must have one of the dtypes {DTYPES}, got bool"),
-    (jnp.ones((2, 4, 5, 6), complex), f"x must have one of the dtypes {DTYPES}, got complex64"),
-    (
-        jnp.ones((2, 4, 5, 6), jnp.float8_e4m3fn),
-        f"x must have one of the dtypes {DTYPES}, got float8_e4m3fn",
-    ),
-    ([[[[1.0]]]], "x must be a JAX or NumPy array, got list"),
-    (1.0, "x must be a JAX or NumPy array, got float"),
-    (None, "x must be a JAX or NumPy array, got NoneType"),
-    *(
-        (
-            jnp.ones(shape),
-            f"x must be [B, H, W, C] with H, W and C of at least 1, got shape {shape}",
-        )
-        for shape in [(2, 0, 5, 6), (2, 4, 0, 6), (2, 4, 5, 0)]
-    ),
+    (jnp.ones((4, 5, 6)), (4, 5, 6)),
+    (jnp.ones((1, 2, 4, 5, 6)), (1, 2, 4, 5, 6)),
+    (jnp.ones((2, 4, 5, 6), jnp.int32), "int32"),
+    (jnp.ones((2, 4, 5, 6), bool), "bool"),
+    (jnp.ones((2, 4, 5, 6), complex), "complex64"),
+    (jnp.ones((2, 4, 5, 6), jnp.float8_e4m3fn), "float8_e4m3fn"),
+    ([[[[1.0]]]], "list"),
+    (1.0, "float"),
+    (None, "NoneType"),
+    *((jnp.ones(shape), shape) for shape in [(2, 0, 5, 6), (2, 4, 0, 6), (2, 4, 5, 0)]),
 ]
-EXPECTED_WEIGHTS = (
-    "weights must be [B, H', W', groups * kernel_size**2] = (2, 4, 5, 9) for x of shape "
-    "(2, 4, 5, 6) and Geometry(kernel_size=3, up=1, down=1, groups=1), got shape "
-)
-EXPECTED_LOGITS = (
-    "logits must be [B, ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2] = "
-    "(2, 4, 5, 9) for x of shape (2, 4, 5, 6) and "
-    "Geometry(kernel_size=3, up=1, down=1, groups=1), got shape "
-)
-WRONG_SHAPES = [(3, 4, 5, 9), (1, 4, 5, 9), (2, 3, 5, 9), (2, 4, 6, 9), (2, 4, 5, 25)]
-
-
-def exactly(message):
-    return f"^{re.escape(message)}$"
-
-
-def bad_seconds(name, expected):
-    """Bad second arguments, of the given name."""
-    for shape in WRONG_SHAPES:
-        yield jnp.ones(shape), f"{expected}{shape}"
-    yield jnp.ones((2, 4, 5)), f"{name} must have rank 4, channels last, got shape (2, 4, 5)"
-    integers = jnp.ones((2, 4, 5, 9), jnp.int32)
-    yield integers, f"{name} must have one of the dtypes {DTYPES}, got int32"
-    yield [[[[1.0]]]], f"{name} must be a JAX or NumPy array, got list"
+BAD_SECONDS = [
+    *(
+        (jnp.ones(shape), shape)
+        for shape in [(3, 4, 5, 9), (1, 4, 5, 9), (2, 3, 5, 9), (2, 4, 6, 9), (2, 4, 5, 25)]
+    ),
+    (jnp.ones((2, 4, 5)), (2, 4, 5)),
+    (jnp.ones((2, 4, 5, 9), jnp.int32), "int32"),
+    ([[[[1.0]]]], "list"),
+]
 
 
 @pytest.mark.parametrize("function", [carafe_jax.reassemble, carafe_jax.carafe])
-@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS)
-def test_bad_options_are_named(function, options, message):
-    with pytest.raises(ValueError, match=exactly(message)):
-        function(X, WEIGHTS, **{"kernel_size": 3, **options})
+@pytest.mark.parametrize(("name", "value"), BAD_OPTIONS)
+def test_bad_options_are_named(function, name, value):
+    with pytest.raises(ValueError, match=naming(name, "got", repr(value))):
+        function(X, WEIGHTS, **{"kernel_size": 3, name: value})
 
 
 @pytest.mark.parametrize(
     "function", [carafe_jax.reassemble, carafe_jax.carafe, carafe_jax.reassembly_kernels]
 )
-@pytest.mark.parametrize(("x", "message"), BAD_MAPS)
-def test_bad_maps_are_named(function, x, message):
-    with pytest.raises(ValueError, match=exactly(message)):
+@pytest.mark.parametrize(("x", "found"), BAD_MAPS, ids=str)
+def test_bad_maps_are_named(function, x, found):
+    with pytest.raises(ValueError, match=f"^x {naming('got', found)}$"):
         function(x, WEIGHTS, kernel_size=3)
 
 
-@pytest.mark.parametrize(("weights", "message"), [*bad_seconds("weights", EXPECTED_WEIGHTS)])
-def test_bad_weights_are_named(weights, message):
-    with pytest.raises(ValueError, match=exactly(message)):
+@pytest.mark.parametrize(("weights", "found"), BAD_SECONDS, ids=str)
+def test_bad_weights_are_named(weights, found):
+    with pytest.raises(ValueError, match=naming("weights", "got", found)):
         carafe_jax.reassemble(X, weights, kernel_size=3)
 
 
 @pytest.mark.parametrize("function", [carafe_jax.carafe, carafe_jax.reassembly_kernels])
-@pytest.mark.parametrize(("logits", "message"), [*bad_seconds("logits", EXPECTED_LOGITS)])
-def test_bad_logits_are_named(function, logits, message):
-    with pytest.raises(ValueError, match=exactly(message)):
+@pytest.mark.parametrize(("logits", "found"), BAD_SECONDS, ids=str)
+def test_bad_logits_are_named(function, logits, found):
+    with pytest.raises(ValueError, match=naming("logits", "got", found)):
         function(X, logits, kernel_size=3)
 
 
@@ -254,23 +217,17 @@ def test_bad_logits_are_named(function, logits, message):
     ids=str,
 )
 def test_the_expected_shape_of_weights_follows_the_scale(options, shape):
-    with pytest.raises(ValueError, match=re.escape(f"= {shape} for x of shape (2, 4, 5, 6)")):
+    with pytest.raises(ValueError, match=naming("weights", shape, X.shape, "got", WEIGHTS.shape)):
         carafe_jax.reassemble(X, WEIGHTS, kernel_size=3, **options)
 
 
 @pytest.mark.parametrize("function", [carafe_jax.carafe, carafe_jax.reassembly_kernels])
 def test_an_unknown_normalizer_is_named(function):
-    message = f"normalizer must be one of {NORMALIZERS}, got 'relu'"
-    with pytest.raises(ValueError, match=exactly(message)):
+    with pytest.raises(ValueError, match=naming("normalizer", "softmax", "relu")):
         function(X, LOGITS, kernel_size=3, normalizer="relu")
 
 
 @pytest.mark.parametrize("function", [carafe_jax.reassemble, carafe_jax.carafe])
 def test_an_absent_implementation_says_why_and_what_would_do(function):
-    with pytest.raises(NotImplementedError) as error:
+    with pytest.raises(NotImplementedError, match=naming("mosaic_gpu", "cpu", "9.0", "'xla'")):
         function(X, WEIGHTS, kernel_size=3, implementation="mosaic_gpu")
-    assert str(error.value) == (
-        "implementation 'mosaic_gpu' cannot run on cpu: it needs an NVIDIA GPU of compute "
-        "capability 9.0 or 10.x, Hopper or datacenter Blackwell; implementation='xla' or None "
-        "runs on this device"
-    )

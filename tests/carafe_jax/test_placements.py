@@ -6,7 +6,6 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
-from carafe_kernels import mosaic_gpu
 from carafe_kernels.mosaic_gpu import calls
 from carafe_kernels.mosaic_gpu.batching import folded
 from hypothesis import example, given, settings
@@ -119,7 +118,7 @@ def test_xla_equals_one_device(axis_type, placement):
 @one_axis_for_both
 def test_kernels_equal_one_device(axis_type, placement):
     with stand_ins():
-        assert_right(placement, axis_type, "mosaic_gpu")
+        assert_right(placement, axis_type, "stand_ins")
 
 
 @each_axis_type
@@ -127,9 +126,10 @@ def test_kernels_equal_one_device(axis_type, placement):
 @given(placement=placements())
 @one_axis_for_both
 def test_one_kernel_for_both_gradients_equals_one_device(axis_type, placement):
-    with stand_ins() as calls, mosaic_gpu.using(gradients="together"):
-        assert_right(placement, axis_type, "mosaic_gpu")
-    assert {slot for slot, *_ in calls} == {"y", "both"}
+    with stand_ins(together=True) as computed:
+        assert_right(placement, axis_type, "stand_ins")
+    gradients = ("x", "logits" if placement[0] == "carafe" else "weights")
+    assert set(computed) == {("y",), gradients}
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_one_kernel_for_both_gradients_equals_one_device(axis_type, placement):
 def test_more_placements_equal_one_device(axis_type, placement):
     assert_right(placement, axis_type, "xla")
     with stand_ins():
-        assert_right(placement, axis_type, "mosaic_gpu")
+        assert_right(placement, axis_type, "stand_ins")
 
 
 # vmap over an explicit axis. With automatic axes vmap knows nothing of the mesh.
@@ -193,7 +193,7 @@ def assert_right_under_vmap(placement):
         mock.patch.object(calls, "folded", lambda function, max_batch: fold(function)),
         jax.sharding.set_mesh(mesh),
     ):
-        actual = jax.jit(jax.vmap(run(form, case, "mosaic_gpu"), in_axes))(*placed)
+        actual = jax.jit(jax.vmap(run(form, case, "stand_ins"), in_axes))(*placed)
     for value, desired in zip(actual, expected_of_vmap(form, case, in_axes), strict=True):
         np.testing.assert_allclose(value, desired, rtol=1e-5, atol=1e-5)
 
@@ -215,5 +215,5 @@ def test_more_placements_under_vmap_equal_one_device(placement):
 def test_rows_of_a_map_with_replicated_weights_differentiate(axis_type):
     placement = "reassemble", CASES[0], (1, 4), [P(None, "b"), P()]
     with stand_ins():
-        assert_right(placement, axis_type, "mosaic_gpu")
+        assert_right(placement, axis_type, "stand_ins")
     assert_right(placement, axis_type, "xla")

@@ -1,5 +1,3 @@
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +5,7 @@ import pytest
 from carafe_kernels.geometry import Geometry
 
 from carafe_jax.predictor import COMPRESSOR_INIT, ENCODER_INIT, PredictorSpec
+from tests.kernels.errors import naming
 
 
 @pytest.mark.parametrize(
@@ -50,23 +49,15 @@ def test_encoder_padding_is_the_same_on_every_side(size, dilation, reach):
     assert spec.encoder_padding == ((reach, reach), (reach, reach))
 
 
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("compressed_channels", "compressed_channels, unless None or 'auto',"),
-        ("encoder_size", "encoder_size"),
-        ("encoder_dilation", "encoder_dilation"),
-    ],
-)
+@pytest.mark.parametrize("name", ["compressed_channels", "encoder_size", "encoder_dilation"])
 @pytest.mark.parametrize("value", [0, -1, 3.0, "3", True], ids=repr)
-def test_options_must_be_positive_integers(name, label, value):
-    message = f"{label} must be an integer of at least 1, got {value!r}"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+def test_options_must_be_positive_integers(name, value):
+    with pytest.raises(ValueError, match=naming(name, repr(value))):
         PredictorSpec(Geometry(up=2), **{name: value})
 
 
 def test_encoder_size_must_be_odd():
-    with pytest.raises(ValueError, match=r"^encoder_size must be odd, got 2$"):
+    with pytest.raises(ValueError, match=r"encoder_size.*odd.*2"):
         PredictorSpec(Geometry(up=2), encoder_size=2)
 
 

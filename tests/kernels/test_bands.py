@@ -15,6 +15,7 @@ from carafe_kernels.mosaic_gpu import variants
 from carafe_kernels.mosaic_gpu.band_tiling import band_tile, why_no_bands
 from carafe_kernels.mosaic_gpu.buffers import SHARED_MEMORY, is_one_piece
 from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.plan import Plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -181,18 +182,14 @@ def test_tiles_are_what_copies_can_move(problem):
 
 
 def forward_text(geometry, dtype, weights_dtype, channels=256, normalizer=None, **options):
-    size = 25, 42
-    x = jax.ShapeDtypeStruct((2, *size, channels), dtype)
-    if normalizer is None:
-        shape = (2, *map(geometry.output_size, size), geometry.weight_channels)
-        run = functools.partial(mosaic_gpu.forward, geometry=geometry)
-    else:
-        shape = (2, *map(geometry.cells, size), geometry.logit_channels)
-        run = functools.partial(
-            mosaic_gpu.forward_from_logits, geometry=geometry, normalizer=normalizer
-        )
-    run = functools.partial(run, settings=mosaic_gpu.Settings(**options))
-    return lowered(run, x, jax.ShapeDtypeStruct(shape, weights_dtype))
+    settings = mosaic_gpu.Settings(**options)
+    dtypes = jnp.dtype(dtype), jnp.dtype(weights_dtype)
+    plan = Plan(geometry, (25, 42), *dtypes, normalizer, "mosaic_gpu", settings=settings)
+    operands = {
+        slot: jax.ShapeDtypeStruct((2, *plan.shape(slot, channels)), plan.dtype(slot))
+        for slot in ("x", "weights" if normalizer is None else "logits")
+    }
+    return lowered(functools.partial(mosaic_gpu.contract, plan, ("y",)), operands)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +218,7 @@ def test_bands_lower_when_named(geometry, weights_dtype, normalizer, max_slots):
 def test_a_table_chooses_where_no_kernel_is_named():
     case = Geometry(5, 2), "bfloat16", "float32"
     assert "carafe_forward_bands" not in forward_text(*case)
-    with mock.patch.object(variants, "_BANDS", frozenset({("bfloat16", 5, False)})):
+    with mock.patch.object(variants, "BANDS", frozenset({("bfloat16", 5, False)})):
         assert "carafe_forward_bands" in forward_text(*case)
         assert "carafe_forward_bands" not in forward_text(*case, forward="multiply_add")
         assert "carafe_forward_bands" not in forward_text(*case, normalizer="softmax")

@@ -59,8 +59,7 @@ def test_what_is_served_is_served_with_a_part_of_the_channels(geometry, dtype, n
 
 def test_a_named_implementation_says_what_it_cannot_serve():
     x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 6, 6, 9))
-    message = "'mosaic_gpu' cannot serve this call: they rescale by up or by down, not by 3 / 2"
-    with pytest.raises(NotImplementedError, match=message):
+    with pytest.raises(NotImplementedError, match=r"'mosaic_gpu'.* not by 3 / 2"):
         carafe_jax.reassemble(x, weights, kernel_size=3, up=3, down=2, implementation="mosaic_gpu")
 
 

@@ -27,6 +27,5 @@ def channels_of_a_step(case: Case, kernel: str) -> int:
 def _problem(case: Case) -> Problem:
     geometry = Geometry(**case.options).lowest_terms
     cells_dtype = copied_dtype(jnp.dtype(case.kernels_dtype), geometry)
-    size = case.height, case.width
-    return Problem(geometry, case.batch, size, case.channels, jnp.dtype(case.dtype), cells_dtype,
-                   case.normalizer)  # fmt: skip
+    return Problem(geometry, case.batch, case.size, case.channels, jnp.dtype(case.dtype),
+                   cells_dtype, case.normalizer)  # fmt: skip

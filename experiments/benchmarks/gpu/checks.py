@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from carafe_jax.plan import Implementation
 from experiments.benchmarks.calls import operator, with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import reference
@@ -51,11 +50,9 @@ class Outcome:
 def random_operands(case: Case, seed: int) -> Arrays:
     """The map, the weights or logits, and a cotangent of the output."""
     rng = np.random.default_rng(seed)
-    shapes = case.x_shape, case.kernels_shape, case.y_shape
-    dtypes = case.dtype, case.kernels_dtype, case.dtype
     x, kernels, dy = (
         rng.standard_normal(shape, np.float32).astype(jnp.dtype(dtype))
-        for shape, dtype in zip(shapes, dtypes, strict=True)
+        for shape, dtype in case.operands.values()
     )
     return x, kernels, dy
 
@@ -84,14 +81,13 @@ def within_tolerances(case: Case, errors: Sequence[float]) -> bool:
     return y_error < y_tolerance and all(error < gradient_tolerance for error in gradient_errors)
 
 
-def compiled(case: Case, implementation: Implementation, vmapped: bool) -> Callable[..., Any]:
+def compiled(case: Case, implementation: str, vmapped: bool) -> Callable[..., Any]:
     """The program of a check; with ``vmapped``, one in which every map is a batch of its own."""
     run: Callable[..., Any] = with_gradients(operator(case, implementation))
-    shapes = [case.x_shape, case.kernels_shape, case.y_shape]
+    arguments = [jax.ShapeDtypeStruct(*operand) for operand in case.operands.values()]
     if vmapped:
-        run, shapes = jax.vmap(run), [(shape[0], 1, *shape[1:]) for shape in shapes]
-    dtypes = case.dtype, case.kernels_dtype, case.dtype
-    arguments = map(jax.ShapeDtypeStruct, shapes, map(jnp.dtype, dtypes))
+        run = jax.vmap(run)
+        arguments = [s.update(shape=(s.shape[0], 1, *s.shape[1:])) for s in arguments]
     return jax.jit(run).lower(*arguments).compile()
 
 

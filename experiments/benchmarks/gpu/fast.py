@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu
 
-from carafe_jax.plan import Implementation
-from experiments.benchmarks.calls import kernel_calls, operator
+from experiments.benchmarks.calls import operator
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu.child import Tell, one_line
 from experiments.benchmarks.gpu.timing import (
@@ -22,6 +21,7 @@ from experiments.benchmarks.gpu.timing import (
     time_program,
     traced,
 )
+from experiments.benchmarks.kernel_calls import kernel_calls
 
 DEFAULT = "default"
 # Settings of the kernels, by the pass that they change.
@@ -99,9 +99,7 @@ def jobs_of(runs: Sequence[Mapping[str, Any]], variants: Sequence[str]) -> list[
     ]
 
 
-def _trace(
-    job: Job, implementation: Implementation, group: tuple[Any, ...]
-) -> jax.stages.Traced | Exception:
+def _trace(job: Job, implementation: str, group: tuple[Any, ...]) -> jax.stages.Traced | Exception:
     """A program that is not lowered yet, or why there is none."""
     try:
         with mosaic_gpu.using(**job.settings):
@@ -139,7 +137,7 @@ def _without_errors[Program](
 def operators(
     tell: Tell,
     runs: Sequence[Mapping[str, Any]],
-    implementation: Implementation,
+    implementation: str,
     variants: Sequence[str],
 ) -> str:
     """Times passes of operators that have the same maps.

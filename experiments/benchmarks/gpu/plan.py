@@ -96,22 +96,23 @@ class Plan:
                 "options": options}  # fmt: skip
         return [sys.executable, "-m", "experiments.benchmarks.gpu.child", json.dumps(spec)]
 
-    def _step(
+    def step(
         self, phase: str, name: str, do: str, seconds: float, options: Mapping[str, Any],
         **about: Any,
     ) -> Step:  # fmt: skip
+        """A child that does something."""
         seconds *= INTERPRETER_SLOWNESS if self.interpret else 1
         return Step(phase, name, self.command(do, seconds, options), seconds, about)
 
     def card(self) -> Step:
         """What the machine is."""
-        return self._step(
+        return self.step(
             CARD, "card and versions", "card", CARD_SECONDS, {"any_device": self.interpret}
         )
 
     def ceilings(self) -> Step:
         """What its memory can do."""
-        return self._step(CARD, "copy and dispatch", "ceilings", 30, {"small": self.interpret})
+        return self.step(CARD, "copy and dispatch", "ceilings", 30, {"small": self.interpret})
 
     def smoke(self) -> Iterator[Step]:
         """A child for each kernel, and one for all of them in each of other geometries."""
@@ -126,19 +127,19 @@ class Plan:
                                  "case": one.to_json()}  # fmt: skip
                         options = {"cases": [one.to_json()], "kernel": kernel,
                                    "seeds": self.seeds, "settings": {}}  # fmt: skip
-                        yield self._step(SMOKE, " ".join(about["kernel"]), "smoke", 45, options,
-                                         **about)  # fmt: skip
+                        yield self.step(SMOKE, " ".join(about["kernel"]), "smoke", 45, options,
+                                        **about)  # fmt: skip
         for name, others in more.items():
             cases = [other.to_json() for other in others]
             options = {"cases": cases, "kernel": None, "seeds": self.seeds, "settings": {}}
-            yield self._step(SMOKE, name, "smoke", 45, options, cases=cases)
+            yield self.step(SMOKE, name, "smoke", 45, options, cases=cases)
         for variant in SMOKED_VARIANTS:
             settings, changed = VARIANTS[variant]
             cases = [one.replace(dtype=dtype).to_json()
                      for one in _both_operators(case) for dtype in self._dtypes]  # fmt: skip
             options = {"cases": cases, "kernel": changed, "seeds": self.seeds, "settings": settings}
-            yield self._step(SMOKE, f"variant {variant}, {changed}", "smoke", 45, options,
-                             variant=variant)  # fmt: skip
+            yield self.step(SMOKE, f"variant {variant}, {changed}", "smoke", 45, options,
+                            variant=variant)  # fmt: skip
 
     def switched(self, failed: Step, switches: Mapping[str, Mapping[str, Any]]) -> Iterator[Step]:
         """A smoke step again, with one thing changed."""
@@ -146,24 +147,24 @@ class Plan:
         for switch, changes in switches.items():
             options = {"case": failed.about["case"], "kernel": kernel.name, "seeds": self.seeds,
                        "settings": {}, "one_step": False, **changes}  # fmt: skip
-            yield self._step(SWITCHES, f"{' '.join(kernel)}, {switch}", "switched", 30, options,
-                             **failed.about, switch=switch)  # fmt: skip
+            yield self.step(SWITCHES, f"{' '.join(kernel)}, {switch}", "switched", 30, options,
+                            **failed.about, switch=switch)  # fmt: skip
 
     def right(self, broken: Broken) -> Iterator[Step]:
         """Real shapes against XLA in float64, which is compared with NumPy; and the checks."""
         size = "toy" if self.interpret else "real"
-        yield self._step(RIGHT, "XLA in float64 against NumPy", "reference", 60, {"size": size})
+        yield self.step(RIGHT, "XLA in float64 against NumPy", "reference", 60, {"size": size})
         for label, case in self._cases(TOY if self.interpret else MAIN):
             cases = [one.to_json() for one in _both_operators(case) if broken.serves_all(one)]
             if cases:
-                yield self._step(RIGHT, label, "right", 90, {"cases": cases, "seed": self.seeds[0]},
-                                 cases=cases)  # fmt: skip
+                yield self.step(RIGHT, label, "right", 90, {"cases": cases, "seed": self.seeds[0]},
+                                cases=cases)  # fmt: skip
         checked = [(seed, case.to_json()) for seed, case in enumerate(CHECKS[size])
                    if broken.serves_all(case)]  # fmt: skip
         children = min(len(checked), 1 if self.interpret else CHECK_CHILDREN)
         for part in range(children):
-            yield self._step(RIGHT, f"checks, part {part + 1} of {children}", "checks", 90,
-                             {"cases": checked[part::children]})  # fmt: skip
+            yield self.step(RIGHT, f"checks, part {part + 1} of {children}", "checks", 90,
+                            {"cases": checked[part::children]})  # fmt: skip
 
     def _cases(self, cases: Mapping[str, Case]) -> Iterator[tuple[str, Case]]:
         for name, case in cases.items():
@@ -179,13 +180,13 @@ class Plan:
         for label, case in main:
             served = broken.serves_all(case.replace(normalizer="softmax"))
             options = {"case": case.to_json(), "leave_out_kernels": not served}
-            yield self._step(FAST, f"{label}, layers", "layers", 60, options, case=case.to_json())
+            yield self.step(FAST, f"{label}, layers", "layers", 60, options, case=case.to_json())
         if not self.interpret:
             for form in ("unfold", "tap loop"):
                 for label, case in main:
                     options = {"case": case.to_json(), "form": form}
                     name = f"{label}, torch {form}"
-                    yield self._step(FAST, name, "torch_operator", 60, options, case=case.to_json())
+                    yield self.step(FAST, name, "torch_operator", 60, options, case=case.to_json())
             for label, case in self._cases(MORE):
                 yield from self._operators(label, case, "mosaic_gpu", broken)
                 yield from self._operators(label, case, "xla")
@@ -205,7 +206,7 @@ class Plan:
                        "variants": variants if implementation == "mosaic_gpu" else []}  # fmt: skip
             name = f"{label}, {'ours' if implementation == 'mosaic_gpu' else implementation}"
             about = {"case": case.to_json(), "implementation": implementation}
-            yield self._step(FAST, name, "operators", 60, options, **about)
+            yield self.step(FAST, name, "operators", 60, options, **about)
 
     def why(self, broken: Broken) -> Iterator[Step]:
         """Counters of single kernels, and their accesses to memory under a checker."""

@@ -29,11 +29,9 @@ REFERENCE_TOLERANCE = 1e-12
 
 def _program(case: Case, exact: bool) -> Any:
     """Output and gradients, by XLA from float64 operands or by the kernels."""
-    shapes = case.x_shape, case.kernels_shape, case.y_shape
-    dtypes = (case.dtype, case.kernels_dtype, case.dtype)
     arguments = [
         jax.ShapeDtypeStruct(shape, "float64" if exact else dtype)
-        for shape, dtype in zip(shapes, dtypes, strict=True)
+        for shape, dtype in case.operands.values()
     ]
     run = with_gradients(operator(case, "xla" if exact else "mosaic_gpu"))
     # JAX keeps this setting by thread, and a compiled program keeps its own.
@@ -103,7 +101,8 @@ def right(tell: Tell, cases: Sequence[Mapping[str, Any]], seed: int) -> str:
 
 
 def _operands(case: Case, seed: int) -> list[jax.Array]:
-    shapes = case.x_shape, case.kernels_shape, case.y_shape
-    dtypes = map(jnp.dtype, (case.dtype, case.kernels_dtype, case.dtype))
     keys = jax.random.split(jax.random.key(seed, impl="rbg"), 3)
-    return [*map(jax.random.normal, keys, shapes, dtypes)]
+    return [
+        jax.random.normal(key, shape, jnp.dtype(dtype))
+        for key, (shape, dtype) in zip(keys, case.operands.values(), strict=True)
+    ]

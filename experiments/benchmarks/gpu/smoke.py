@@ -7,12 +7,13 @@ from typing import Any
 import jax
 from carafe_kernels import mosaic_gpu
 
-from experiments.benchmarks.calls import kernel_calls, operator
+from experiments.benchmarks.calls import operator
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu.child import Tell, one_line
 from experiments.benchmarks.gpu.fast import backward
 from experiments.benchmarks.gpu.poisoned import Calls, Program, check
 from experiments.benchmarks.gpu.timing import compile_in_threads
+from experiments.benchmarks.kernel_calls import kernel_calls
 
 GRADIENTS = "gradients"  # both, of one backward pass
 
@@ -73,9 +74,7 @@ def _smoke(tell: Tell, cases: Sequence[Case], kernel: str | None, seeds: Sequenc
 
 def traced(case: Case, call: Calls) -> jax.stages.Traced:
     """The program of a call, not lowered yet."""
-    shapes = {"x": case.x_shape, "kernels": case.kernels_shape, "dy": case.y_shape}
-    dtypes = {"x": case.dtype, "kernels": case.kernels_dtype, "dy": case.dtype}
-    arguments = [jax.ShapeDtypeStruct(shapes[name], dtypes[name]) for name in call.operands]
+    arguments = [jax.ShapeDtypeStruct(*case.operands[name]) for name in call.operands]
     return jax.jit(call.function).trace(*arguments)
 
 

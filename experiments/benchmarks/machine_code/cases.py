@@ -74,8 +74,4 @@ PROGRAMS = (
 
 def shapes(case: Case, shape: Shape) -> dict[str, jax.ShapeDtypeStruct]:
     """Of the operands of a case, by name."""
-    return {
-        "x": shape(case.x_shape, case.dtype),
-        "kernels": shape(case.kernels_shape, case.kernels_dtype),
-        "dy": shape(case.y_shape, case.dtype),
-    }
+    return {name: shape(*operand) for name, operand in case.operands.items()}

@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 from carafe_kernels import mosaic_gpu
 
-from experiments.benchmarks.calls import KernelCall, both_gradients, kernel_calls
 from experiments.benchmarks.cases import Case
+from experiments.benchmarks.kernel_calls import KernelCall, both_gradients, kernel_calls
 from experiments.benchmarks.machine_code import cases
 from experiments.benchmarks.machine_code.h100 import Shape
 

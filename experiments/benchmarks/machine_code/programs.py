@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 
-from carafe_jax.plan import Implementation
 from experiments.benchmarks.calls import operator, with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.machine_code import cases
@@ -28,7 +27,7 @@ class Program(NamedTuple):
     temporaries: float
 
 
-def compiled(case: Case, implementation: Implementation, shape: Shape) -> Program:
+def compiled(case: Case, implementation: str, shape: Shape) -> Program:
     """An operator with its gradients."""
     arguments = cases.shapes(case, shape).values()
     program = jax.jit(with_gradients(operator(case, implementation))).lower(*arguments).compile()

@@ -5,21 +5,21 @@ once and on its half, or if they communicate but to sum the gradient of weights 
 """
 
 import dataclasses
-import functools
 import math
 import re
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
-from carafe_kernels.geometry import Geometry
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-import carafe_jax
+from experiments.benchmarks.calls import operator, with_gradients
+from experiments.benchmarks.cases import Case
 from experiments.benchmarks.machine_code.h100 import gpus
 
-BATCH, SIZE, CHANNELS, GEOMETRY = 4, (48, 64), 256, Geometry(5, up=2)
-OUT_SIZE = tuple(map(GEOMETRY.output_size, SIZE))
+CASE = Case(4, 48, 64, 256, up=2)
 COLLECTIVES = (
     "all-gather|all-reduce|all-to-all|collective-broadcast|collective-permute|reduce-scatter"
 )
@@ -31,13 +31,13 @@ class SharedCall:
     """A call of an operator whose arrays two GPUs share.
 
     Attributes:
-        form: ``"carafe"`` or ``"reassemble"``.
+        case: what is called.
         split: what the GPUs share, ``"batch"`` or ``"channels"`` of the maps.
         axis_type: of the mesh.
         gradients: whether they are computed, too.
     """
 
-    form: str
+    case: Case
     split: str
     axis_type: AxisType
     gradients: bool
@@ -55,44 +55,32 @@ class SharedCall:
         return ["dw", "half of x", "half of y"], ["all-reduce"]
 
 
-CASES = [
-    SharedCall(form, split, axis_type, gradients)
+CALLS = [
+    SharedCall(CASE.replace(normalizer=normalizer), split, axis_type, gradients)
     for split in ("batch", "channels")
-    for form in ("carafe", "reassemble")
+    for normalizer in ("softmax", None)
     for axis_type in (AxisType.Auto, AxisType.Explicit)
     for gradients in (False, True)
 ]
 
 
-def compiled(case: SharedCall, devices: list[jax.Device]) -> str:
+def compiled(call: SharedCall, devices: list[jax.Device]) -> str:
     """The program of one GPU."""
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(case.axis_type,))
-    by_batch = case.split == "batch"
-    of_maps = PartitionSpec(AXIS) if by_batch else PartitionSpec(None, None, None, AXIS)
-
-    def shape(*sizes: int, of_a_map: bool = True) -> jax.ShapeDtypeStruct:
-        spec = of_maps if by_batch or of_a_map else PartitionSpec()
-        return jax.ShapeDtypeStruct(sizes, "float32", sharding=NamedSharding(mesh, spec))
-
-    places = SIZE if case.form == "carafe" else OUT_SIZE
-    last = GEOMETRY.logit_channels if case.form == "carafe" else GEOMETRY.weight_channels
-    x, dy = (shape(BATCH, *size, CHANNELS) for size in (SIZE, OUT_SIZE))
-    weights = shape(BATCH, *places, last, of_a_map=False)
-    operator = functools.partial(
-        getattr(carafe_jax, case.form),
-        kernel_size=GEOMETRY.kernel_size,
-        up=GEOMETRY.up,
-        implementation="mosaic_gpu",
-    )
-
-    def run(x: jax.Array, weights: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
-        if not case.gradients:
-            return (operator(x, weights),)
-        y, pullback = jax.vjp(operator, x, weights)
-        return y, *pullback(dy)
-
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(call.axis_type,))
+    of_batch, of_channels = PartitionSpec(AXIS), PartitionSpec(None, None, None, AXIS)
+    specs = {
+        "x": of_batch if call.split == "batch" else of_channels,
+        "kernels": of_batch if call.split == "batch" else PartitionSpec(),
+        "dy": of_batch if call.split == "batch" else of_channels,
+    }
+    arguments = [
+        jax.ShapeDtypeStruct(*operand, sharding=NamedSharding(mesh, specs[name]))
+        for name, operand in call.case.operands.items()
+    ]
+    run: Callable[..., Any] = operator(call.case, "mosaic_gpu")
+    run, arguments = (with_gradients(run), arguments) if call.gradients else (run, arguments[:2])
     with jax.sharding.set_mesh(mesh):
-        text = jax.jit(run).lower(x, weights, dy).compile().as_text()
+        text = jax.jit(run).lower(*arguments).compile().as_text()
     assert text is not None, "the CUDA compiler shows its program"
     return text
 
@@ -102,10 +90,9 @@ def kernels(text: str) -> list[str]:
 
     The number of elements identifies an array: no two arrays or halves have the same number here.
     """
-    places = math.prod(OUT_SIZE) * GEOMETRY.weight_channels
-    whole = {"y": math.prod(OUT_SIZE) * CHANNELS, "x": math.prod(SIZE) * CHANNELS, "dw": places}
-    shares = {BATCH * size: name for name, size in whole.items()}
-    shares |= {BATCH * size // 2: f"half of {name}" for name, size in whole.items()}
+    whole = {"y": CASE.y_shape, "x": CASE.x_shape, "dw": CASE.weights_shape}
+    shares = {math.prod(shape): name for name, shape in whole.items()}
+    shares |= {math.prod(shape) // 2: f"half of {name}" for name, shape in whole.items()}
     results = re.findall(r"= f32\[([\d,]+)\]\S* custom-call\(.*mosaic_gpu", text)
     sizes = (math.prod(map(int, result.split(","))) for result in results)
     return sorted(shares.get(size, f"{size} elements") for size in sizes)
@@ -122,15 +109,16 @@ def main() -> None:
     print("| shared | operator | axes | kernels of one GPU compute | communication |")
     print("|---|---|---|---|---|")
     wrong = False
-    for case in CASES:
-        text = compiled(case, devices)
+    for call in CALLS:
+        text = compiled(call, devices)
         found = kernels(text), communication(text)
-        right = found == case.expected
+        right = found == call.expected
         wrong |= not right
         computed, sent = (", ".join(names) or "none" for names in found)
         print(
-            f"| {case.split} | `{case.form}` | {case.axis_type.name} | {computed} | {sent} |",
-            "" if right else f"expected {case.expected}",
+            f"| {call.split} | `{call.case.operator}` | {call.axis_type.name} "
+            f"| {computed} | {sent} |",
+            "" if right else f"expected {call.expected}",
             flush=True,
         )
     sys.exit(1 if wrong else 0)

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from carafe_kernels.plan import Plan
+
 MAX_SLOTS = 2
 
 
@@ -59,15 +61,20 @@ class Settings:
         )
 
 
-DEFAULT_SETTINGS = Settings()
-_current: contextvars.ContextVar[Settings] = contextvars.ContextVar(
-    "settings", default=DEFAULT_SETTINGS
-)
+_DEFAULT = Settings()
+_current: contextvars.ContextVar[Settings] = contextvars.ContextVar("settings", default=_DEFAULT)
 
 
 def current_settings() -> Settings:
     """The settings of kernels that are traced now."""
     return _current.get()
+
+
+def settings_of(plan: Plan) -> Settings:
+    """The settings that a plan keeps."""
+    if not isinstance(plan.settings, Settings):
+        raise TypeError(f"settings of a plan must be Settings of mosaic_gpu, got {plan.settings!r}")
+    return plan.settings
 
 
 @contextlib.contextmanager

@@ -3,20 +3,19 @@
 from collections.abc import Callable
 
 import jax
-import numpy as np
 
-from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu import forward_bands_kernel, forward_kernel
 from carafe_kernels.mosaic_gpu.band_tiling import why_no_bands
 from carafe_kernels.mosaic_gpu.launch import Work
 from carafe_kernels.mosaic_gpu.problem import Problem
-from carafe_kernels.mosaic_gpu.settings import Settings
+from carafe_kernels.mosaic_gpu.settings import Settings, settings_of
+from carafe_kernels.plan import Plan
 
 type Forward = Callable[[jax.Array, jax.Array, Problem, Settings], Work]
 
 # What was faster on a GPU, by (dtype of the map, kernel_size, whether logits come in).
-_BANDS: frozenset[tuple[str, int, bool]] = frozenset()
-_GRADIENTS_TOGETHER: frozenset[tuple[str, int, bool]] = frozenset()
+BANDS: frozenset[tuple[str, int, bool]] = frozenset()
+GRADIENTS_TOGETHER: frozenset[tuple[str, int, bool]] = frozenset()
 
 
 def forward_variant(problem: Problem, settings: Settings) -> tuple[str, Forward]:
@@ -29,16 +28,16 @@ def forward_variant(problem: Problem, settings: Settings) -> tuple[str, Forward]
     if settings.forward == "bands" and reason:
         raise NotImplementedError(f"forward 'bands' cannot serve this call: {reason}")
     case = problem.dtype.name, problem.geometry.kernel_size, problem.normalizer is not None
-    by_table = "bands" if case in _BANDS and not reason else "multiply_add"
+    by_table = "bands" if case in BANDS and not reason else "multiply_add"
     if (settings.forward or by_table) == "bands":
         return "carafe_forward_bands", forward_bands_kernel.forward
     return "carafe_forward", forward_kernel.forward
 
 
-def gradients_together(
-    geometry: Geometry, dtype: np.dtype, settings: Settings, *, from_logits: bool
-) -> bool:
+def gradients_together(plan: Plan) -> bool:
     """Whether one kernel computes both gradients, as the settings have it or else the table."""
+    settings = settings_of(plan)
     if settings.gradients is None:
-        return (dtype.name, geometry.kernel_size, from_logits) in _GRADIENTS_TOGETHER
+        case = plan.x_dtype.name, plan.geometry.kernel_size, plan.normalizer is not None
+        return case in GRADIENTS_TOGETHER
     return settings.gradients == "together"

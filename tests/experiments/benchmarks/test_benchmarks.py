@@ -1,25 +1,21 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
 
-from carafe_jax import reassemble
+from experiments.benchmarks.calls import operator, with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.formulations import suites
-from experiments.benchmarks.operator import CASES, arrays, label, through_patches, with_gradient
+from experiments.benchmarks.operator import CASES, arrays, label, through_patches
 from experiments.benchmarks.timing import compare
 
 
 @pytest.mark.parametrize("case", [Case(1, 5, 5, 3, up=2), Case(1, 7, 7, 3, down=2)])
 def test_the_baseline_computes_the_same(case):
-    x, weights, cotangent = arrays(case)
-
-    def ours(x, weights):
-        return reassemble(x, weights, kernel_size=5, up=case.up, down=case.down)
-
-    def patches(x, weights):
-        return through_patches(x, weights, case)
-
-    found, expected = (with_gradient(f)(x, weights, cotangent) for f in (ours, patches))
+    operands = arrays(case)
+    patches = functools.partial(through_patches, case=case)
+    found, expected = (with_gradients(f)(*operands) for f in (operator(case, None), patches))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
 
 

@@ -1,6 +1,6 @@
 from jax.sharding import AxisType
 
-from experiments.benchmarks.machine_code.two_gpus import SharedCall, communication, kernels
+from experiments.benchmarks.machine_code.two_gpus import CASE, SharedCall, communication, kernels
 
 HALF_OF_Y = "%k.1 = f32[2,48,2,128,256]{4,3,2,1,0} custom-call(%a, %b), custom_call_target="
 WHOLE_X = "%k.0 = f32[4,48,64,256]{3,2,1,0} custom-call(%a, %b), custom_call_target="
@@ -22,7 +22,7 @@ def test_collectives_are_found_also_where_they_only_start():
 
 def test_only_the_gradient_of_shared_weights_is_communicated():
     def expected(split, gradients):
-        return SharedCall("carafe", split, AxisType.Auto, gradients).expected
+        return SharedCall(CASE, split, AxisType.Auto, gradients).expected
 
     assert [expected("batch", g)[1] for g in (False, True)] == [[], []]
     assert [expected("channels", g)[1] for g in (False, True)] == [[], ["all-reduce"]]

@@ -77,9 +77,9 @@ def run_with(programs, out, *arguments, seconds=None, asked=None):
     """
 
     class Faked(Plan):
-        def _step(self, phase, name, do, limit, options, **about):
+        def step(self, phase, name, do, limit, options, **about):
             limit = (seconds or {}).get(options.get("kernel") or do, limit)
-            return super()._step(phase, name, do, limit, options, **about)
+            return super().step(phase, name, do, limit, options, **about)
 
         def command(self, do, limit, options):
             del limit

@@ -36,7 +36,7 @@ def test_the_reference_agrees_with_the_oracle(case):
     rng = np.random.default_rng(0)
     shapes = case.x_shape, case.weights_shape, case.y_shape, case.logits_shape
     x, weights, dy, logits = map(rng.standard_normal, shapes)
-    size = case.height, case.width
+    size = case.size
     pairs = (
         (reference.forward(case, x, weights), oracle.reassemble(x, weights, **case.options)),
         (

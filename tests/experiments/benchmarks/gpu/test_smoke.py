@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.benchmarks.calls import KernelCall, operator
+from experiments.benchmarks.calls import operator
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import location, memory, poisoned, smoke
 from experiments.benchmarks.gpu.channel_steps import channels_of_a_step
 from experiments.benchmarks.gpu.poisoned import Calls
+from experiments.benchmarks.kernel_calls import KernelCall
 from tests.kernels import oracle
 
 CASE = Case(2, 11, 9, 192, kernel_size=3, up=2)
@@ -18,7 +19,7 @@ LOGITS = CASE.replace(normalizer="softmax")
 
 def right(name, case=CASE):
     """A program that is right for the operands of a kernel, by the oracle."""
-    options, size = case.options, (case.height, case.width)
+    options, size = case.options, case.size
     return {
         "forward": lambda x, w: oracle.reassemble(x, w, **options),
         "dx": lambda w, y: oracle.input_gradient(w, y, size, **options),

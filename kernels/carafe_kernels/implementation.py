@@ -1,0 +1,76 @@
+"""What an implementation of the reassembly brings."""
+
+import dataclasses
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.plan import Operands, Plan, Results
+
+
+class Contract(Protocol):
+    """Contracts the form ``sum(weights * y * gather(x))`` to the slots that are left out."""
+
+    def __call__(self, plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
+        """Computes arrays from the others.
+
+        Args:
+            plan: what stays fixed.
+            results: which arrays to compute: ``("y",)``, ``("x",)``, ``("weights",)``, or both
+                gradients, ``("x", "weights")``. With ``plan.normalizer``, ``"logits"`` stands in
+                the place of ``"weights"``.
+            operands: ``x`` and ``weights`` for ``y``; ``weights`` and ``y`` for ``x``; ``x`` and
+                ``y`` for ``weights``; all three for both gradients, and for that of ``logits``.
+
+        Returns:
+            The results in their order, in the dtypes of ``plan``.
+        """
+
+
+class Supports(Protocol):
+    """Says why an implementation cannot serve a call and its gradients."""
+
+    def __call__(
+        self,
+        geometry: Geometry,
+        dtype: np.dtype,
+        shape: tuple[Any, ...],
+        device: jax.Device | None = None,
+        *,
+        weights_dtype: np.dtype | None = None,
+        normalizer: str | None = None,
+    ) -> str | None:
+        """Returns the reason; ``None`` if it can.
+
+        Args:
+            geometry: shape of the reassembly.
+            dtype: of the map.
+            shape: of the map, ``[B, H, W, C]``; sizes may be symbolic.
+            device: where it is to run, or ``None`` if that is not known yet.
+            weights_dtype: of the weights or logits; that of the map by default.
+            normalizer: for contractions of logits, what turns them into weights; ``None`` for
+                contractions of weights.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """What computes contractions, and what it says of itself.
+
+    Args:
+        contract: computes.
+        supports: says what it serves.
+        platform: the one that its programs are lowered for, by its name in
+            ``jax.lax.platform_dependent``; ``None`` for any.
+        settings: returns what it keeps in the plan of a call that is traced now.
+        gradients_together: whether it is asked for both gradients of a plan at once.
+    """
+
+    contract: Contract
+    supports: Supports
+    platform: str | None = None
+    settings: Callable[[], Hashable] = lambda: None
+    gradients_together: Callable[[Plan], bool] = lambda plan: False

@@ -1,0 +1,64 @@
+"""What stays fixed through all derivatives of one reassembly."""
+
+import dataclasses
+from collections.abc import Hashable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from carafe_kernels.geometry import Geometry
+
+Slot = Literal["x", "weights", "logits", "y"]
+type Results = tuple[Slot, ...]
+type Operands = dict[Slot, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What stays fixed through all derivatives of one reassembly.
+
+    Args:
+        geometry: shape of the reassembly.
+        size: ``(H, W)`` of the map.
+        x_dtype: of the map and of the result.
+        weights_dtype: of the weights or logits.
+        normalizer: for contractions of logits, what turns them into weights; ``None`` for
+            contractions of weights.
+        implementation: name of what computes.
+        automatic: whether XLA computes where a program is lowered for a platform that the
+            implementation does not serve; else that is an error.
+        settings: of the implementation, as they were when the call was traced.
+    """
+
+    geometry: Geometry
+    size: tuple[int, int]
+    x_dtype: np.dtype
+    weights_dtype: np.dtype
+    normalizer: str | None
+    implementation: str
+    automatic: bool = False
+    settings: Hashable = None
+
+    @property
+    def accumulator(self) -> np.dtype:
+        """The dtype of sums."""
+        return jnp.promote_types(jnp.promote_types(self.x_dtype, self.weights_dtype), jnp.float32)
+
+    def dtype(self, slot: Slot) -> np.dtype:
+        """The dtype of an operand or result."""
+        return self.x_dtype if slot in ("x", "y") else self.weights_dtype
+
+    def shape(self, slot: Slot, channels: int) -> tuple[int, ...]:
+        """``[H, W, N]`` of one operand or result, for maps with ``channels``."""
+        match slot:
+            case "x":
+                return (*self.size, channels)
+            case "y":
+                return (*map(self.geometry.output_size, self.size), channels)
+            case "weights":
+                size = map(self.geometry.output_size, self.size)
+                return (*size, self.geometry.weight_channels)
+            case "logits":
+                return (*map(self.geometry.cells, self.size), self.geometry.logit_channels)

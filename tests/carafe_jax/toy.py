@@ -1,0 +1,37 @@
+"""A third implementation: products with a matrix of ones and zeros, which says what reads what."""
+
+import jax.numpy as jnp
+import numpy as np
+from carafe_kernels.implementation import Implementation
+
+from tests.kernels import oracle
+
+# Letters: batch, group, channel, output, tap, source.
+EINSUMS = {"y": "bogt,ots,bsgc->bogc", "x": "bogt,ots,bogc->bsgc", "weights": "bogc,ots,bsgc->bogt"}
+
+
+def supports(geometry, dtype, shape, device=None, *, weights_dtype=None, normalizer=None):
+    if normalizer is not None:
+        return "the toy normalises nothing"
+    return None if dtype == np.float32 else f"the toy computes in float32, not {dtype}"
+
+
+def contract(plan, results, operands):
+    (result,) = results
+    geometry, (height, width) = plan.geometry, plan.size
+    rows, columns = map(geometry.output_size, plan.size)
+    reads = np.zeros((rows * columns, geometry.taps, height * width), np.float32)
+    options = geometry.kernel_size, geometry.up, geometry.down
+    for (row, column), (i, j), tap in oracle.reads(plan.size, *options):
+        reads[row * columns + column, tap, i * width + j] = 1
+
+    def grouped(array):
+        return array.reshape(len(array), -1, geometry.groups, array.shape[3] // geometry.groups)
+
+    first, last = (grouped(operands[slot]) for slot in ("weights", "y", "x") if slot in operands)
+    out = jnp.einsum(EINSUMS[result], first, jnp.asarray(reads), last)
+    channels = next(operands[slot] for slot in ("x", "y") if slot in operands).shape[3]
+    return (out.reshape(len(out), *plan.shape(result, channels)),)
+
+
+IMPLEMENTATION = Implementation(contract, supports)
