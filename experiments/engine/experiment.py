@@ -55,7 +55,8 @@ class Row[Config: RunConfig]:
         preset: that was trained.
         cost: of its model on one image.
         runs: metrics of the final state of each run, by the seed, in the order of the seeds.
-        state: final state of the run of the first seed that was asked for.
+        state: final state of the run of the first seed that was asked for; None where the task
+            makes no report.
     """
 
     preset: Preset[Config]
@@ -170,22 +171,41 @@ def run_experiment[Config: RunConfig](
             if is_primary():
                 print(f"{folder.name}: {preset.row}")
             final = spec.train(spec.prepared(config, folders), folder, folders, operation)
-            state = final if state is None else state
+            if spec.report and state is None:
+                state = final
             runs[seed] = primary_first(functools.partial(last_evaluation, folder))
         trained.append((preset, runs, state))
-    if not is_primary():
-        return
-    every = [{**_earlier_runs(preset, earlier), **runs} for preset, runs, _ in trained]
-    shared = sorted(set.intersection(*map(set, every)))
-    rows = [
-        Row(preset, spec.cost(preset.config), {seed: runs[seed] for seed in shared}, state)
-        for (preset, _, state), runs in zip(trained, every, strict=True)
-    ]
-    report = spec.report(rows, output, folders) if spec.report else Report()
-    note = SEVERAL_SEEDS if len(shared) > 1 else ONE_SEED
-    table = _table(experiment.title, rows, spec.metrics)
+    if is_primary():
+        every = [{**_earlier_runs(preset, earlier), **runs} for preset, runs, _ in trained]
+        shared = sorted(set.intersection(*map(set, every)))
+        rows = [
+            Row(preset, spec.cost(preset.config), {seed: runs[seed] for seed in shared}, state)
+            for (preset, _, state), runs in zip(trained, every, strict=True)
+        ]
+        report = spec.report(rows, output, folders) if spec.report else Report()
+        _write(output, _table(experiment.title, rows, spec.metrics), rows, every, report)
+
+
+def _write(
+    output: Path,
+    table: Table,
+    rows: Sequence[Row[Any]],
+    every: Sequence[Mapping[int, Metrics]],
+    report: Report,
+) -> None:
+    """Writes and prints a table and the task's report.
+
+    Args:
+        output: folder of the table.
+        table: of the rows.
+        rows: with the runs of the seeds that all rows have.
+        every: all runs of each row, by the seed, for the JSON.
+        report: of the task.
+    """
+    seeds = list(rows[0].runs)
+    note = SEVERAL_SEEDS if len(seeds) > 1 else ONE_SEED
     tables, notes = (table, *report.tables), (note, *report.notes)
-    results = {
+    presets = {
         row.preset.name: {
             "row": row.preset.row,
             "config": dataclasses.asdict(row.preset.config),
@@ -197,8 +217,8 @@ def run_experiment[Config: RunConfig](
         }
         for row, runs in zip(rows, every, strict=True)
     }
-    content = {"title": table.title, "note": note, "seeds": shared, "presets": results}
-    write_json(output / RESULTS, content)
+    results = {"title": table.title, "note": note, "seeds": seeds, "presets": presets}
+    write_json(output / RESULTS, results)
     save_tables(output / TABLE, tables, notes)
     print_tables(tables, [*notes, f"Results: {output}", *report.hints])
 
@@ -207,8 +227,12 @@ def last_evaluation(folder: Path) -> Metrics:
     """The metrics of the final state of a finished run."""
     log = read_metrics(folder / METRICS)
     last = [line for line in log if any(key.startswith(_EVALUATED) for key in line)][-1]
-    evaluated = {key: value for key, value in last.items() if key.startswith(_EVALUATED)}
-    return {key.removeprefix(_EVALUATED): value for key, value in evaluated.items()}
+    # The log has null for a metric that was not finite.
+    return {
+        key.removeprefix(_EVALUATED): value
+        for key, value in last.items()
+        if key.startswith(_EVALUATED) and value is not None
+    }
 
 
 def plain(row: Mapping[str, Spread]) -> dict[str, Any]:

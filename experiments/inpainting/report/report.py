@@ -13,6 +13,7 @@ from experiments.engine.tables import Row as Values
 from experiments.engine.tables import Table
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data
+from experiments.inpainting.evaluation import IMAGES
 from experiments.inpainting.fill import make_generator, variables_of
 from experiments.inpainting.presets import METRICS, PRESETS
 from experiments.inpainting.report import figures
@@ -59,7 +60,11 @@ def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Rep
     predict = f"{sys.executable} -m experiments.inpainting predict IMAGE --mask MASK"
     run = _runs(rows[-1], folders)[0]
     hint = f"To fill a hole of your own:\n    {predict} --run {run}"
-    return Report((buckets, _gains_table(rows, gained)), (_GAINS,), results, (hint,))
+    first = next(iter(rows[0].runs.values()))
+    images = sum(count for key, count in first.items() if key.startswith(f"{IMAGES}/"))
+    data = rows[0].preset.config.data
+    note = f"Metrics are of {images:.0f} validation images of {data.images or data.source}."
+    return Report((buckets, _gains_table(rows, gained)), (note, _GAINS), results, (hint,))
 
 
 def _runs(row: InpaintingRow, folders: Folders) -> list[Path]:

@@ -122,6 +122,8 @@ def test_results_are_means_spreads_and_gains_over_the_seeds(finished):
     (line,) = [line for line in table.splitlines() if "| +1.35 |" in line]
     assert line.startswith("| Tiny w/ CARAFE++ |")
     assert "sample standard deviation" in table
+    images = sum(n for key, n in carafe[0].items() if key.startswith("images/"))
+    assert f"{images} validation images of pypi" in table
 
 
 @pytest.mark.slow
