@@ -89,6 +89,7 @@ def serving(folder, host="127.0.0.1"):
         patience.start()
         try:
             line = process.stdout.readline()
+            patience.cancel()
             assert line.endswith(" (ctrl-C to stop)\n"), errors.read_text()
             yield Served(line.split()[0], process, temporary, errors)
         finally:
