@@ -135,11 +135,11 @@ class _Loop:
     """One process's part in a run, from its start or resume on.
 
     Args:
-        folder: see :func:`train`.
-        training: see :func:`train`.
-        task: see :func:`train`.
-        operation: see :func:`train`.
-        stack: closes what is opened here.
+        folder: of the run.
+        training: batch size, seed and workers.
+        task: to train.
+        operation: when to save, evaluate, log and stop.
+        stack: closes the input, the logs and all else that is opened here.
     """
 
     def __init__(

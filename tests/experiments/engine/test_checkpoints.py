@@ -146,6 +146,11 @@ def test_the_best_checkpoint_stays_over_a_restart(tmp_path):
     assert restore_state(tmp_path, state, best="score").metrics == {"score": 0.9}
 
 
+def test_nan_is_not_the_best(tmp_path):
+    state = save(tmp_path, {1: 0.5, 2: math.nan, 3: 0.1}, keep_last=3)
+    assert restore_state(tmp_path, state, best="score").step == 1
+
+
 def test_metrics_that_were_altered_are_found(tmp_path):
     state = save(tmp_path, {1: 0.5, 2: 0.4})
     (tmp_path / "2/metrics/metrics").write_text('{"score": 0.9}')
@@ -182,8 +187,8 @@ def test_metrics_that_cannot_be_written_leave_the_checkpoint_as_it_was(tmp_path)
     assert restore_state(tmp_path, state).metrics is None
 
 
-def test_no_checkpoint_is_said(trained, tmp_path):
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+def test_a_folder_without_checkpoints_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=f"{tmp_path} holds no checkpoint"):
         restore_state(tmp_path, carry())
 
 

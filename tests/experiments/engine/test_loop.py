@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from experiments.engine import config as configs
 from experiments.engine.checkpoints import (
     CheckpointError,
     Checkpoints,
@@ -42,6 +44,11 @@ def whole(tmp_path_factory):
     return folder, run(folder, 23)
 
 
+@pytest.fixture
+def copied(whole, tmp_path):
+    return shutil.copytree(whole[0], tmp_path / "run")
+
+
 def test_a_stopped_run_goes_on_with_the_same_numbers(whole, tmp_path):
     folder, state = whole
     run(tmp_path, 12)
@@ -56,14 +63,12 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(whole, tmp_path):
     }
 
 
-def test_a_finished_run_is_not_trained_further(tmp_path):
-    first = run(tmp_path, 10)
-
+def test_a_finished_run_is_not_trained_further(whole, copied):
     def forbidden(state, batch, key, number):
         raise AssertionError("trained again")
 
-    again = run(tmp_path, 10, step=forbidden)
-    assert float(again["sum"]) == float(first["sum"])
+    again = run(copied, 23, step=forbidden)
+    assert float(again["sum"]) == float(whole[1]["sum"])
 
 
 def test_the_step_is_compiled_once(tmp_path, caplog):
@@ -73,26 +78,25 @@ def test_the_step_is_compiled_once(tmp_path, caplog):
     assert len(finished) == 1  # `pmap` calls what it compiles _fun
 
 
-def test_another_config_is_refused_by_field(tmp_path):
-    run(tmp_path, 5)
+def test_another_config_is_refused_by_field(copied):
     training = dataclasses.replace(Config().training, seed=1)
     with pytest.raises(ConfigError, match=r"training\.seed: 0 -> 1"):
-        run(tmp_path, 5, config=Config(training=training))
+        run(copied, 23, config=Config(training=training))
 
 
-def test_how_a_run_is_looked_after_may_change(tmp_path):
-    run(tmp_path, 5)
-    run(tmp_path, 8, checkpoint_every=2)
-    environment = lines(tmp_path, "environment.jsonl")
+def test_the_operation_of_a_run_may_change_and_each_start_is_logged(copied):
+    run(copied, 25, checkpoint_every=2)
+    assert steps_in(copied / "checkpoints") == [24, 25]
+    environment = lines(copied, "environment.jsonl")
     assert [entry["operation"]["checkpoint_every"] for entry in environment] == [5, 2]
-    assert [entry["step"] for entry in environment] == [0, 5]
+    assert [entry["step"] for entry in environment] == [0, 23]
     assert environment[0]["versions"]["jax"]
     assert len(environment[0]["devices"]) == 4
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused_before_anything_is_written(tmp_path):
     training = dataclasses.replace(Config().training, batch_size=6)
-    with pytest.raises(ConfigError, match=r"batch_size must be a multiple of 4 .*\[4, 8\]"):
+    with pytest.raises(ConfigError, match=r"batch_size .* 6; .*\[4, 8\]"):
         run(tmp_path / "run", 5, config=Config(training=training))
     assert not (tmp_path / "run").exists()
 
@@ -129,7 +133,7 @@ def test_steps_may_be_skipped_up_to_a_limit(tmp_path):
     assert incident["incident"] == "skipped step"
     assert incident["records"] == toy.batches()[3]["record"].tolist()
     # Another limit, below what has been used up, would leave every further step without effect.
-    with pytest.raises(ConfigError, match="max_skipped_steps must be at least the 1 steps"):
+    with pytest.raises(ConfigError, match=r"max_skipped_steps .* 1 .* 0$"):
         run(tmp_path, 12, step=poisoned_at(4))
 
 
@@ -284,7 +288,7 @@ def test_a_skipped_step_counts_for_no_schedule(tmp_path):
 
 
 def test_a_run_of_no_steps_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="length must be at least one step, got 0"):
+    with pytest.raises(ConfigError, match=r"length .* 0$"):
         run(tmp_path, 0)
 
 
@@ -315,19 +319,23 @@ def test_the_best_checkpoint_stays(tmp_path):
 
 
 def test_time_is_added_up_over_restarts(tmp_path):
-    run(tmp_path, 5)
-    first = restore_state(tmp_path / "checkpoints", carry()).progress
-    run(tmp_path, 10)
-    second = restore_state(tmp_path / "checkpoints", carry()).progress
-    assert second["seconds"] > first["seconds"] > 0
-    assert second["seconds_waiting"] >= first["seconds_waiting"]
+    store = Checkpoints(tmp_path / "checkpoints")
+    store.save(0, jax.device_get(carry()), None, {"seconds": 1e6, "seconds_waiting": 1e5})
+    store.close()
+    configs.save(Config(), tmp_path / "config.json")
+    run(tmp_path, 3)
+    restored = restore_state(tmp_path / "checkpoints", carry())
+    assert restored.step == 3
+    assert 1e6 < restored.progress["seconds"] < 2e6
+    assert 1e5 < restored.progress["seconds_waiting"] < 2e5
 
 
 def test_randomness_differs_by_step_and_device(tmp_path):
     def draw(state, batch, key, number):
-        keys = jax.lax.all_gather(jax.random.key_data(key), "devices")
-        return state, {"loss": jnp.float32(0), "draws": keys.astype(jnp.float32).sum()}
+        values = jax.lax.all_gather(jax.random.uniform(key), "devices")
+        return state, {"loss": jnp.float32(0), "low": values.min(), "high": values.max()}
 
     run(tmp_path, 4, step=draw)
-    seen = [line["draws"] for line in lines(tmp_path)]
-    assert len(set(seen)) == 4
+    drawn = lines(tmp_path)
+    assert all(line["low"] < line["high"] for line in drawn)
+    assert len({line["low"] for line in drawn}) == 4

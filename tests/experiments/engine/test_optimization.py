@@ -48,7 +48,7 @@ def test_milestones_that_share_a_step_both_count():
 def test_a_warm_up_that_goes_down_is_refused():
     schedule = ScheduleConfig(100, warmup=10, warmup_from=0.1)
     optimizer = OptimizerConfig(learning_rate=0.1, reference_batch_size=256)
-    with pytest.raises(ConfigError, match=r"warmup_from must be at most .* 0\.0125 for .* 32, got"):
+    with pytest.raises(ConfigError, match=r"warmup_from .* 0\.0125 for .* 32, .* 0\.1"):
         learning_rate(optimizer, schedule, batch_size=32, steps_per_epoch=1)
 
 
@@ -101,24 +101,24 @@ def test_momentum_is_that_of_goyal_et_al():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ScheduleConfig(length=0), "length must be positive, got 0"),
+        (lambda: ScheduleConfig(length=0), r"length .* 0$"),
         (
             lambda: ScheduleConfig(length=20, warmup=30),
-            "warmup must be at least 0 and below the length, 20, got 30",
+            r"warmup .* 20, .* 30$",
         ),
-        (lambda: ScheduleConfig(decay="step"), r"milestones must be given with decay 'step'"),
-        (lambda: ScheduleConfig(milestones=(5.0,)), r"milestones must be given with decay 'step'"),
+        (lambda: ScheduleConfig(decay="step"), r"milestones .* \(\)"),
+        (lambda: ScheduleConfig(milestones=(5.0,)), r"milestones .* \(5\.0,\)"),
         (
             lambda: ScheduleConfig(decay="step", milestones=(9.0, 5.0)),
-            r"milestones must be ascending, .* got \(9\.0, 5\.0\)",
+            r"milestones .* \(9\.0, 5\.0\)",
         ),
         (
             lambda: OptimizerConfig(learning_rate=0),
-            "learning_rate must be positive and finite, got 0",
+            r"learning_rate .* 0$",
         ),
-        (lambda: OptimizerConfig(b1=1.0), r"b1 must be in \[0, 1\), got 1\.0"),
-        (lambda: OptimizerConfig(weight_decay=-1), "weight_decay must be at least 0, got -1"),
-        (lambda: OptimizerConfig(reference_batch_size=0), "reference_batch_size must be at least"),
+        (lambda: OptimizerConfig(b1=1.0), r"b1 .* 1\.0"),
+        (lambda: OptimizerConfig(weight_decay=-1), r"weight_decay .* -1$"),
+        (lambda: OptimizerConfig(reference_batch_size=0), r"reference_batch_size .* 0$"),
     ],
 )
 def test_configs_that_cannot_be_trained(make, message):
