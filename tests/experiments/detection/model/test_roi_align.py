@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.detection.model.roi_align import assign_levels, roi_align
+from tests.experiments.unoptimized import jit
 
 STRIDES = (4, 8, 16)
 # Odd, narrow and of a single pixel.
@@ -64,7 +65,7 @@ def draw(seed, regions, output_size=2, grid=4):
     return pyramid, boxes, levels, cotangent.astype(np.float32)
 
 
-@jax.jit(static_argnums=(4, 5))
+@jit(static_argnums=(4, 5))
 def with_gradient(pyramid, boxes, levels, cotangent, output_size, points):
     y, pullback = jax.vjp(
         lambda maps: roi_align(maps, STRIDES, boxes, levels, output_size, points), pyramid
@@ -72,9 +73,11 @@ def with_gradient(pyramid, boxes, levels, cotangent, output_size, points):
     return y, *pullback(cotangent)
 
 
-@jax.jit
-def run(pyramid, boxes, levels):
+def align(pyramid, boxes, levels):
     return roi_align(pyramid, STRIDES, boxes, levels, 2)
+
+
+run = jit(align)
 
 
 def check(drawn, output_size, points, atol=2e-6):
@@ -132,7 +135,7 @@ def test_boxes_that_are_not_finite_give_zeros():
 
 def test_boxes_are_constants():
     pyramid, boxes, levels, _ = draw(3, 4)
-    gradient = jax.jit(jax.grad(lambda b: run(pyramid, b, levels).sum()))(boxes)
+    gradient = jit(jax.grad(lambda b: align(pyramid, b, levels).sum()))(boxes)
     assert not gradient.any()
 
 
