@@ -210,7 +210,7 @@ def test_scenes_that_cannot_be_are_refused(fields, message):
 
 
 def test_an_empty_cache_names_the_command(tmp_path, capsys):
-    with pytest.raises(FileNotFoundError, match=r"experiments\.data\.composed\.debian --stamps --cache"):
+    with pytest.raises(FileNotFoundError, match=r"data\.composed\.debian --stamps --cache"):
         prepare_scenes(tmp_path / "data", tmp_path, CONFIG)
     with pytest.raises(SystemExit) as exit_:
         main(CONFIG, tmp_path / "data", tmp_path)

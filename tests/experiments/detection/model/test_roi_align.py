@@ -105,7 +105,8 @@ def test_cells_by_hand():
     y, x = np.mgrid[:8, :10] + 0.5
     features = np.stack([x, y], axis=-1)[None].astype(np.float32)
     boxes = np.float32([[[8, 12, 32, 20]]])  # x 2 to 8 and y 3 to 5 on the map
-    found = roi_align([features], [4], boxes, np.zeros((1, 1), np.int32), 2)
+    align_cells = jit(roi_align, static_argnums=(1, 4))
+    found = align_cells([features], (4,), boxes, np.zeros((1, 1), np.int32), 2)
     np.testing.assert_allclose(found[0, 0, :, :, 0], [[3.5, 6.5], [3.5, 6.5]], rtol=1e-6)
     np.testing.assert_allclose(found[0, 0, :, :, 1], [[3.5, 3.5], [4.5, 4.5]], rtol=1e-6)
 
