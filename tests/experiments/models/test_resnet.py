@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 from typing import get_args
 
@@ -58,7 +59,8 @@ def drawn(model, x, **options):
 
 
 def initial(module, x, **options):
-    return jit(functools.partial(module.init, **options))(jax.random.key(0), x)
+    key = jax.random.key(0, impl="rbg")  # compiles in less time than the default
+    return jit(functools.partial(module.init, **options))(key, x)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +293,7 @@ def test_bfloat16_computes_and_float32_keeps(depth, method):
 
 def test_bfloat16_logits_are_near_those_of_float32():
     x = images(2, 64, 64, 3)
-    config = ResNetConfig(18, "carafe", width=8)
+    config = ResNetConfig(18, "carafe", output_stride=8, width=8)
     rough = ResNet(config, 10, dtype=jnp.bfloat16)
     variables = drawn(rough, x)
     exact = jit(ResNet(config, 10).apply)(variables, x)
@@ -316,7 +318,7 @@ def norm_leaves(tree):
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
 def test_frozen_norms_neither_move_nor_learn(norm):
     x = images(2, 32, 32, 3)
-    model = ResNet(ResNetConfig(18, "carafe", norm=norm, width=8), 4)
+    model = ResNet(ResNetConfig(18, "carafe", norm=norm, output_stride=8, width=8), 4)
     variables = drawn(model, x)
 
     @jit
@@ -337,8 +339,8 @@ def test_frozen_norms_neither_move_nor_learn(norm):
         )
     ]
     norms = norm_leaves(gradients)
-    # bn1, 8 blocks of 2, 3 shortcuts, 7 predictors.
-    assert len(norms) == 2 * (1 + 8 * 2 + 3 + 7)
+    # bn1, 8 blocks of 2, 3 shortcuts, 3 predictors.
+    assert len(norms) == 2 * (1 + 8 * 2 + 3 + 3)
     learned = [leaf.any() for leaf in norms.values()]
     if norm == "frozen":
         assert not any(moved)
@@ -356,7 +358,7 @@ def test_frozen_norms_neither_move_nor_learn(norm):
 @pytest.mark.parametrize("stages", [0, 2])
 def test_frozen_stages_neither_learn_nor_count_statistics(stages):
     model = ResNet(ResNetConfig(18, "max_pool", width=2), num_classes=None, frozen_stages=stages)
-    x = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    x = images(1, 64, 64, 3)
     key = jax.random.key(1, impl="rbg")
     variables = jit(functools.partial(model.init, method="features"))(key, x)
 
@@ -396,7 +398,7 @@ def test_frozen_stages_neither_learn_nor_count_statistics(stages):
 
 def test_frozen_stages_that_do_not_exist_are_refused():
     model = ResNet(ResNetConfig(18, width=4), num_classes=None, frozen_stages=5)
-    with pytest.raises(ValueError, match=r"frozen_stages.* 5$"):
+    with pytest.raises(ValueError, match=r"frozen_stages.* 5\b"):
         jax.eval_shape(
             functools.partial(model.init, method="features"),
             jax.random.key(0),
@@ -416,10 +418,10 @@ def test_frozen_norms_leave_the_norms_of_lip_alone():
 
 def test_synchronised_statistics_are_those_of_the_whole_batch():
     x = images(8, 32, 32, 3)
-    config = ResNetConfig(18, "carafe", norm="sync_batch", width=8)
+    config = ResNetConfig(18, "carafe", norm="sync_batch", output_stride=8, width=8)
     synchronised = ResNet(config, 4, axis_name="devices")
     variables = drawn(synchronised, x)
-    alone = ResNet(ResNetConfig(18, "carafe", width=8), 4)
+    alone = ResNet(dataclasses.replace(config, norm="batch"), 4)
 
     def step(model, variables, x):
         return model.apply(variables, x, train=True, mutable=["batch_stats"])
@@ -439,10 +441,9 @@ def test_synchronised_statistics_are_those_of_the_whole_batch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_training_lowers_the_loss(method):
+def test_training_lowers_the_loss():
     x, labels = images(8, 32, 32, 3), np.arange(8) % 4
-    model = ResNet(ResNetConfig(18, method, width=8), 4)
+    model = ResNet(ResNetConfig(18, "carafe", width=8), 4)
     variables = initial(model, x)
     optimizer = optax.sgd(0.05, momentum=0.9)
 

@@ -15,7 +15,6 @@ from tests.experiments.unoptimized import jit
 ROW = jnp.array([0.0, 4, 8, 16]).reshape(1, 1, 4, 1)
 
 
-@jit
 def at(column):
     return sample(ROW, jnp.array([0.0, column]).reshape(1, 1, 1, 2))[0, 0, 0, 0]
 
@@ -25,7 +24,7 @@ def at(column):
     [(0, 0), (2, 8), (2.25, 10), (3, 16), (3.5, 16), (1e9, 16), (-0.5, 0), (-1e30, 0)],
 )
 def test_a_sample_lies_between_its_neighbours(column, value):
-    assert at(column) == value
+    assert jit(at)(column) == value
 
 
 @settings(max_examples=8)
@@ -58,7 +57,7 @@ def test_there_is_no_gradient_outside_the_map():
 def test_bfloat16_gradients_are_summed_in_float32():
     x = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
     gradient = jax.grad(lambda x: sample(x, jnp.zeros((1, 16, 16, 2))).sum())
-    assert gradient(x).dtype == jnp.bfloat16
+    assert jax.eval_shape(gradient, x).dtype == jnp.bfloat16
     # A CPU sums bfloat16 in float32 anyway: look at what is asked for.
     sums = re.findall(r":(\w+)\[\S*\] = scatter-add", str(jax.make_jaxpr(gradient)(x)))
     assert set(sums) == {"f32"}

@@ -101,5 +101,5 @@ def test_the_larger_set_splits_57_to_14():
 
 
 def test_the_debian_set_names_the_command_that_fetches_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"python -m experiments\.data\.debian"):
+    with pytest.raises(FileNotFoundError, match=r"python -m experiments\.data\.composed\.debian"):
         prepare("debian", tmp_path, photographs=tmp_path / "nothing")

@@ -58,5 +58,5 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_empty_cache_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"opencv-doc.*experiments\.data\.debian --cache"):
+    with pytest.raises(FileNotFoundError, match=r"opencv-doc.*data\.composed\.debian --cache"):
         debian_photographs(tmp_path)

@@ -197,8 +197,8 @@ def test_other_data_get_another_folder():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"largest": 481}, r"largest.* 480 .* 481$"),
-        ({"smallest": 4}, r"smallest.* 8.* 4 .* 400$"),
+        ({"largest": 481}, r"largest.*\b480\b.* 481$"),
+        ({"smallest": 4}, r"smallest.* 4 .* 400$"),
         ({"smallest": 50, "largest": 40}, r"smallest.*largest.* 50 .* 40$"),
         ({"max_objects": 0}, r"max_objects.* 0$"),
         ({"training_images": 0}, r"training_images.* 0$"),
@@ -210,7 +210,7 @@ def test_scenes_that_cannot_be_are_refused(fields, message):
 
 
 def test_an_empty_cache_names_the_command(tmp_path, capsys):
-    with pytest.raises(FileNotFoundError, match=r"experiments\.data\.debian --stamps --cache"):
+    with pytest.raises(FileNotFoundError, match=r"data\.composed\.debian --stamps --cache"):
         prepare_scenes(tmp_path / "data", tmp_path, CONFIG)
     with pytest.raises(SystemExit) as exit_:
         main(CONFIG, tmp_path / "data", tmp_path)

@@ -170,5 +170,5 @@ def test_what_is_transparent_shows_the_background():
 
 
 def test_an_empty_cache_names_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"experiments\.data\.debian --stamps --cache"):
+    with pytest.raises(FileNotFoundError, match=r"data\.composed\.debian --stamps --cache"):
         prepare(tmp_path / "data", tmp_path)

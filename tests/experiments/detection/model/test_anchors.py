@@ -33,14 +33,15 @@ def test_every_anchor_is_where_and_what_it_should_be(shapes, ratios, scale):
     levels = pyramid_anchors(shapes, AnchorConfig(scale, ratios, strides))
     for anchors, (height, width), stride in zip(levels, shapes, strides, strict=True):
         assert anchors.shape == (height * width * len(ratios), 4)
-        boxes = iter(anchors)
+        expected = []
         for i in range(height):
             for j in range(width):
                 for ratio in ratios:
                     w, h = scale * stride / math.sqrt(ratio), scale * stride * math.sqrt(ratio)
                     x, y = j * stride, i * stride
-                    box = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
-                    np.testing.assert_allclose(next(boxes), box, rtol=1e-6, atol=1e-5)
+                    expected.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+        expected = np.reshape(expected, (-1, 4))
+        np.testing.assert_allclose(anchors, expected, rtol=1e-6, atol=1e-5)
         np.testing.assert_allclose(area(anchors), (scale * stride) ** 2, rtol=1e-5)
 
 

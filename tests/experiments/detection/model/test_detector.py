@@ -31,7 +31,7 @@ FEW = BoxHeadConfig(score_threshold=0.1, iou_threshold=0.4, detections=7)
 # More than there are candidates.
 MANY = BoxHeadConfig(score_threshold=0.2, iou_threshold=0.4, detections=COUNT * CLASSES + 4)
 
-run = jax.jit(select, static_argnums=5)
+run = jit(select, static_argnums=5)
 
 
 def draw(seed, agnostic):

@@ -10,6 +10,7 @@ from experiments.detection.model.heads import BoxHead, MaskHead
 from experiments.engine.cost import cost
 from experiments.resamplers import CarafeConfig, Upsampler
 from tests.experiments.resamplers import loops
+from tests.experiments.unoptimized import jit
 
 KEY = jax.random.key(0, impl="rbg")
 CLASSES = 3
@@ -36,7 +37,7 @@ def test_the_box_head_is_its_formula(class_agnostic):
     config = BoxHeadConfig(size=2, features=6, class_agnostic=class_agnostic)
     head, x = BoxHead(config, CLASSES), regions(2)
     variables = random_variables(head, x)
-    logits, deltas = jax.jit(head.apply)(variables, x)
+    logits, deltas = jit(head.apply)(variables, x)
 
     def dense(name, x):
         return x @ variables["params"][name]["kernel"] + variables["params"][name]["bias"]
@@ -60,7 +61,7 @@ def test_the_mask_head_is_its_loops(upsampler):
     config = MaskHeadConfig(size=3, layers=2, features=5, upsampler=upsampler)
     head, x = MaskHead(config, CLASSES), regions(3)
     variables = random_variables(head, x)
-    logits = jax.jit(head.apply)(variables, x)
+    logits = jit(head.apply)(variables, x)
     params = variables["params"]
 
     def convolve(name, x):
@@ -107,7 +108,7 @@ def test_in_bfloat16_the_box_head_gives_float32_near_that_of_float32():
     assert set(variables["params"]) == {"fc1", "fc2", "classes", "boxes"}
     random = random_variables(BoxHead(BOX, CLASSES), x)
     exact, near = (
-        jax.jit(BoxHead(BOX, CLASSES, dtype=dtype).apply)(random, x)
+        jit(BoxHead(BOX, CLASSES, dtype=dtype).apply)(random, x)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     for a, b in zip(exact, near, strict=True):
@@ -149,7 +150,7 @@ def test_parameters_of_the_standard_mask_head():
 
 def test_where_parameters_start():
     def init(head, shape):
-        return jax.jit(head.init)(KEY, jnp.zeros((1, 1, *shape)))["params"]
+        return jit(head.init)(KEY, jnp.zeros((1, 1, *shape)))["params"]
 
     box = init(BoxHead(BoxHeadConfig(features=64), 20), (4, 4, 16))
     bound = np.sqrt(6 / (256 + 64))  # Glorot and Bengio

@@ -1,14 +1,14 @@
 import math
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.detection.model.mask_targets import crop_masks
+from tests.experiments.unoptimized import jit
 
-crop = jax.jit(crop_masks, static_argnames="size")
+crop = jit(crop_masks, static_argnames="size")
 
 
 def bilinear(mask, row, column):

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.detection.model.nms import nms
+from tests.experiments.unoptimized import jit
 
-run = jax.jit(nms)
+run = jit(nms)
 # Few, so that little is compiled: below, at and above a tile, and several tiles.
 COUNTS = st.sampled_from([1, 6, 256, 257, 600])
 
@@ -126,7 +127,7 @@ def test_under_vmap_it_keeps_the_same():
     drawn = [draw(seed, 300) for seed in range(6)]
     boxes, scores, valid = (np.stack(parts) for parts in zip(*drawn, strict=True))
     valid[2] = False
-    keep = jax.jit(jax.vmap(nms, in_axes=(0, 0, None, 0)))(boxes, scores, 0.3, valid)
+    keep = jit(jax.vmap(nms, in_axes=(0, 0, None, 0)))(boxes, scores, 0.3, valid)
     for index in range(6):
         expected = loop(boxes[index], scores[index], 0.3, valid[index])
         np.testing.assert_array_equal(keep[index], expected)

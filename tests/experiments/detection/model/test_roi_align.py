@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.detection.model.roi_align import assign_levels, roi_align
+from tests.experiments.unoptimized import jit
 
 STRIDES = (4, 8, 16)
 # Odd, narrow and of a single pixel.
@@ -64,7 +65,7 @@ def draw(seed, regions, output_size=2, grid=4):
     return pyramid, boxes, levels, cotangent.astype(np.float32)
 
 
-@jax.jit(static_argnums=(4, 5))
+@jit(static_argnums=(4, 5))
 def with_gradient(pyramid, boxes, levels, cotangent, output_size, points):
     y, pullback = jax.vjp(
         lambda maps: roi_align(maps, STRIDES, boxes, levels, output_size, points), pyramid
@@ -72,9 +73,11 @@ def with_gradient(pyramid, boxes, levels, cotangent, output_size, points):
     return y, *pullback(cotangent)
 
 
-@jax.jit
-def run(pyramid, boxes, levels):
+def align(pyramid, boxes, levels):
     return roi_align(pyramid, STRIDES, boxes, levels, 2)
+
+
+run = jit(align)
 
 
 def check(drawn, output_size, points, atol=2e-6):
@@ -102,7 +105,8 @@ def test_cells_by_hand():
     y, x = np.mgrid[:8, :10] + 0.5
     features = np.stack([x, y], axis=-1)[None].astype(np.float32)
     boxes = np.float32([[[8, 12, 32, 20]]])  # x 2 to 8 and y 3 to 5 on the map
-    found = roi_align([features], [4], boxes, np.zeros((1, 1), np.int32), 2)
+    align_cells = jit(roi_align, static_argnums=(1, 4))
+    found = align_cells([features], (4,), boxes, np.zeros((1, 1), np.int32), 2)
     np.testing.assert_allclose(found[0, 0, :, :, 0], [[3.5, 6.5], [3.5, 6.5]], rtol=1e-6)
     np.testing.assert_allclose(found[0, 0, :, :, 1], [[3.5, 3.5], [4.5, 4.5]], rtol=1e-6)
 
@@ -132,7 +136,7 @@ def test_boxes_that_are_not_finite_give_zeros():
 
 def test_boxes_are_constants():
     pyramid, boxes, levels, _ = draw(3, 4)
-    gradient = jax.jit(jax.grad(lambda b: run(pyramid, b, levels).sum()))(boxes)
+    gradient = jit(jax.grad(lambda b: align(pyramid, b, levels).sum()))(boxes)
     assert not gradient.any()
 
 

@@ -12,6 +12,7 @@ from experiments.detection.model.config import ProposalConfig
 from experiments.detection.model.rpn import RPNHead, propose
 from experiments.engine.cost import cost
 from tests.experiments.resamplers import loops
+from tests.experiments.unoptimized import jit
 
 KEY = jax.random.key(0, impl="rbg")
 LEVELS = (30, 9, 2)
@@ -21,10 +22,10 @@ SOME = ProposalConfig(per_level=12, kept=8, iou_threshold=0.5)
 MANY = ProposalConfig(per_level=12, kept=26, iou_threshold=0.7)
 SIZE = np.int32([48, 60])
 
-run = jax.jit(propose, static_argnums=4)
+run = jit(propose, static_argnums=4)
 
 
-@functools.partial(jax.jit, static_argnums=4)
+@functools.partial(jit, static_argnums=4)
 def run_batch(logits, deltas, anchors, sizes, config):
     one = functools.partial(propose, config=config)
     return jax.vmap(one, in_axes=(0, 0, None, 0))(logits, deltas, anchors, sizes)
@@ -133,7 +134,7 @@ def test_proposals_are_constants_of_the_gradient():
         boxes, _ = propose(*predicted, anchors, SIZE, SOME)
         return boxes.sum()
 
-    gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(logits, deltas)
+    gradients = jit(jax.grad(total, argnums=(0, 1)))(logits, deltas)
     assert not any(np.asarray(g).any() for g in jax.tree.leaves(gradients))
 
 
@@ -153,7 +154,7 @@ def test_the_head_is_its_loops_on_every_level_in_the_order_of_the_anchors(pyrami
     anchors = AnchorConfig(strides=(4, 8))
     head = RPNHead(len(anchors.ratios))
     variables = random_parameters(head, pyramid)
-    logits, deltas = jax.jit(head.apply)(variables, pyramid)
+    logits, deltas = jit(head.apply)(variables, pyramid)
     boxes = pyramid_anchors([level.shape[1:3] for level in pyramid], anchors)
     params = variables["params"]
 
@@ -189,7 +190,7 @@ def test_in_bfloat16_logits_and_deltas_are_float32(pyramid):
     head = RPNHead(3, dtype=jnp.bfloat16)
     variables = jax.eval_shape(head.init, KEY, pyramid)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    found = jax.jit(head.apply)(random_parameters(head, pyramid), pyramid)
+    found = jit(head.apply)(random_parameters(head, pyramid), pyramid)
     for leaf in jax.tree.leaves(found):
         assert leaf.dtype == jnp.float32
         assert (leaf != leaf.astype(jnp.bfloat16).astype(jnp.float32)).any()
@@ -203,7 +204,7 @@ def test_parameters_are_those_of_the_published_networks():
 
 
 def test_where_parameters_start():
-    params = jax.jit(RPNHead(3).init)(KEY, [np.zeros((1, 2, 2, 256), np.float32)])["params"]
+    params = jit(RPNHead(3).init)(KEY, [np.zeros((1, 2, 2, 256), np.float32)])["params"]
     for name, count in {"conv": 256, "objectness": 3, "boxes": 12}.items():
         assert params[name]["kernel"].shape[-1] == count
         np.testing.assert_allclose(params[name]["kernel"].std(), 0.01, rtol=0.1)

@@ -15,6 +15,7 @@ from experiments.detection.model.sampling import (
     sample,
 )
 from experiments.engine.config import ConfigError
+from tests.experiments.unoptimized import jit
 
 EXAMPLES, ROWS = 24, 5
 # With room for every example to be drawn, whatever it is.
@@ -25,7 +26,7 @@ FEW = SamplerConfig(8, 0.5, 0.5, 0.25, best_for_each=True)
 WIDE = SamplerConfig(30, 0.17, 0.25, 0.25, best_for_each=False)
 CONFIGS = [ALL_ANCHORS, ALL_PROPOSALS, FEW, WIDE]
 
-run = jax.jit(sample, static_argnums=4)
+run = jit(sample, static_argnums=4)
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 
@@ -212,7 +213,7 @@ def test_every_candidate_is_as_likely():
     draws = 4000
     keys = jax.random.split(jax.random.key(1), draws)
     valid = np.ones(EXAMPLES, bool)
-    many = jax.jit(jax.vmap(functools.partial(sample, config=FEW), in_axes=(0, None, None, None)))
+    many = jit(jax.vmap(functools.partial(sample, config=FEW), in_axes=(0, None, None, None)))
     found = many(keys, examples, valid, objects)
     assert found.valid.all()
     index = np.asarray(found.index)
@@ -233,7 +234,7 @@ def test_under_vmap_each_image_has_its_own_draw():
     drawn = [draw(seed) for seed in range(3)]
     keys = jax.random.split(jax.random.key(0), 3)
     stacked = jax.tree.map(lambda *x: np.stack(x), *drawn)
-    many = jax.jit(jax.vmap(functools.partial(sample, config=FEW)))(keys, *stacked)
+    many = jit(jax.vmap(functools.partial(sample, config=FEW)))(keys, *stacked)
     for index, each in enumerate(drawn):
         alone = run(keys[index], *each, FEW)
         for name in ("index", "matched", "positive", "valid"):
