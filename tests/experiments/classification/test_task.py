@@ -113,7 +113,6 @@ def test_evaluation_is_exact_over_an_uneven_last_batch(digits_dir):
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
-@pytest.mark.slow
 def test_a_corrupt_image_is_named_replaced_and_bounded(digits_dir, tmp_path, monkeypatch):
     whole = open_data(TINY.data, DataFolders(digits_dir))
     records = [dict(whole.train[index]) for index in range(48)]
@@ -169,7 +168,6 @@ def torch_names(variables):
     return entries
 
 
-@pytest.mark.slow
 def test_converted_weights_make_a_run_that_predicts(tmp_path):
     config = ClassificationConfig(
         model=ResNetConfig(depth=18, width=8), data=DataConfig(image_side=32, eval_resize=32)

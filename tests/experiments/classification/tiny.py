@@ -17,7 +17,7 @@ TINY = ClassificationConfig(
     data=DataConfig("digits", 32, 32, "pad_crop", flip=False),
     training=TrainingConfig(
         batch_size=32,
-        optimizer=OptimizerConfig(learning_rate=0.05),
+        optimizer=OptimizerConfig(learning_rate=0.01),
         schedule=ScheduleConfig(length=8, decay="constant"),
     ),
 )

@@ -44,7 +44,9 @@ DESCENT = dataclasses.replace(
         TINY.training, optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.0)
     ),
 )
-PLAIN = dataclasses.replace(TINY, model=GeneratorConfig(width=4, levels=1, norm="none"))
+PLAIN = dataclasses.replace(
+    TINY, model=GeneratorConfig(width=4, levels=1, norm="none"), ema_decay=0.0
+)
 
 
 @pytest.fixture(scope="module")
