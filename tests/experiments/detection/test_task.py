@@ -70,15 +70,9 @@ SMALL = DetectionConfig(
 
 
 @pytest.mark.slow
-<<<<<<< HEAD
-def test_a_small_detector_overfits_four_scenes(stamps_cache, tmp_path, monkeypatch):
-    data = open_data(SMALL.data, DataFolders(tmp_path, stamps_cache))
-    assert len(data.train) == 4
-=======
 def test_a_small_detector_overfits_eight_scenes(stamps_cache, tmp_path, monkeypatch):
-    data = open_data(SMALL.data, tmp_path, stamps_cache)
+    data = open_data(SMALL.data, DataFolders(tmp_path, stamps_cache))
     assert len(data.train) == 8
->>>>>>> suite2
     # The run's own evaluation is of the training split, and nothing else is compiled for it.
     seen = dataclasses.replace(data, validation=data.train)
     monkeypatch.setattr(task, "open_data", lambda *_: seen)
