@@ -3,7 +3,11 @@
 import dataclasses
 import functools
 import logging
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +32,8 @@ from tests.carafe_jax.gpus import (
 from tests.kernels.cases import Case
 from tests.kernels.errors import naming
 
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"}
 FORMS = ["carafe", "reassemble"]
 CASE = Case(3, up=2, size=(3, 4))
 CPU = jax.devices("cpu")[0]
@@ -264,6 +270,20 @@ def test_logits_are_normalised_apart_where_no_kernel_does_it(monkeypatch, caplog
 def test_an_interpreted_kernel_is_not_chosen_by_itself(proven_form):
     with mosaic_gpu.interpreted():
         assert chosen(proven_form) == "xla"
+
+
+def test_nothing_imports_the_gpu_kernels_where_none_are_asked_for():
+    program = """
+import sys
+import carafe_jax, jax.numpy as jnp
+carafe_jax.carafe(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 2, 2, 1)), kernel_size=1)
+print([name for name in sys.modules if "pallas" in name or "mosaic_gpu" in name])
+"""
+    completed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert completed.stdout == "[]\n"
 
 
 # Another implementation
