@@ -105,7 +105,7 @@ one_axis_for_both = example(
 
 
 @each_axis_type
-@settings(max_examples=8)
+@settings(max_examples=3)
 @given(placement=placements())
 @one_axis_for_both
 def test_xla_equals_one_device(axis_type, placement):
@@ -113,7 +113,7 @@ def test_xla_equals_one_device(axis_type, placement):
 
 
 @each_axis_type
-@settings(max_examples=8)
+@settings(max_examples=3)
 @given(placement=placements())
 @one_axis_for_both
 def test_kernels_equal_one_device(axis_type, placement):
@@ -122,7 +122,7 @@ def test_kernels_equal_one_device(axis_type, placement):
 
 
 @each_axis_type
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(placement=placements())
 @one_axis_for_both
 def test_one_kernel_for_both_gradients_equals_one_device(axis_type, placement):
@@ -134,7 +134,7 @@ def test_one_kernel_for_both_gradients_equals_one_device(axis_type, placement):
 
 @pytest.mark.slow
 @each_axis_type
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(placement=placements())
 def test_more_placements_equal_one_device(axis_type, placement):
     assert_right(placement, axis_type, "xla")
@@ -198,14 +198,14 @@ def assert_right_under_vmap(placement):
         np.testing.assert_allclose(value, desired, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(placement=mapped_placements())
 def test_kernels_under_vmap_equal_one_device(placement):
     assert_right_under_vmap(placement)
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(placement=mapped_placements())
 def test_more_placements_under_vmap_equal_one_device(placement):
     assert_right_under_vmap(placement)

@@ -18,9 +18,12 @@ CASE = Case(1, up=2, size=(4, 4), batch=8, group_channels=32)
 PASSES = {"forward": ["y"], "vjp": ["y", "x", "weights"], "grad": ["y", "x", "weights"]}
 KERNELS = {"y": "carafe_forward", "x": "carafe_input_gradient", "weights": "carafe_weight_gradient"}
 
-each_implementation = pytest.mark.parametrize("implementation", ["mosaic_gpu", None, "xla"])
+by_kernels = pytest.mark.parametrize("implementation", ["mosaic_gpu", None])
 each_form = pytest.mark.parametrize("form", ["carafe", "reassemble"])
-each_pass = pytest.mark.parametrize("of_pass", PASSES)
+each_pass = pytest.mark.parametrize(
+    "of_pass", [pytest.param("forward", marks=pytest.mark.slow), "vjp",
+                pytest.param("grad", marks=pytest.mark.slow)]
+)  # fmt: skip
 
 
 def run(form, implementation, of_pass):
@@ -91,34 +94,32 @@ def in_shard_map(form, implementation, of_pass, axis_type, **options):
 @each_pass
 @each_axis_type
 @each_form
-@each_implementation
+@pytest.mark.parametrize("implementation", ["mosaic_gpu", None, "xla"])
 def test_shard_map(implementation, form, axis_type, of_pass):
     traced = in_shard_map(form, implementation, of_pass, axis_type)
     assert_kernels_run_on_parts(traced, implementation, of_pass)
 
 
 @pytest.mark.slow
-@each_pass
 @each_axis_type
 @each_form
-@each_implementation
-def test_shard_map_that_does_not_check_what_varies(implementation, form, axis_type, of_pass):
-    traced = in_shard_map(form, implementation, of_pass, axis_type, check_vma=False)
-    assert_kernels_run_on_parts(traced, implementation, of_pass)
+@by_kernels
+def test_shard_map_that_does_not_check_what_varies(implementation, form, axis_type):
+    traced = in_shard_map(form, implementation, "vjp", axis_type, check_vma=False)
+    assert_kernels_run_on_parts(traced, implementation, "vjp")
 
 
 @pytest.mark.slow
-@each_pass
 @each_form
-@each_implementation
-def test_pmap(implementation, form, of_pass):
+@by_kernels
+def test_pmap(implementation, form):
     devices = jax.local_device_count()
     split = [
         jax.ShapeDtypeStruct((devices, s.shape[0] // devices, *s.shape[1:]), s.dtype)
         for s in shapes(form)
     ]
-    traced = jax.jit(jax.pmap(run(form, implementation, of_pass))).trace(*split)
-    assert_kernels_run_on_parts(traced, implementation, of_pass)
+    traced = jax.jit(jax.pmap(run(form, implementation, "vjp"))).trace(*split)
+    assert_kernels_run_on_parts(traced, implementation, "vjp")
 
 
 def in_vmap(form, implementation, of_pass, split, spec):
@@ -145,10 +146,9 @@ def test_vmap_with_explicit_axes(split, spec):
 
 
 @pytest.mark.slow
-@each_pass
 @each_form
-@each_implementation
+@by_kernels
 @each_split
-def test_every_vmap_with_explicit_axes(split, spec, implementation, form, of_pass):
-    traced = in_vmap(form, implementation, of_pass, split, spec)
-    assert_kernels_run_on_parts(traced, implementation, of_pass)
+def test_every_vmap_with_explicit_axes(split, spec, implementation, form):
+    traced = in_vmap(form, implementation, "vjp", split, spec)
+    assert_kernels_run_on_parts(traced, implementation, "vjp")

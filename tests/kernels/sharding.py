@@ -18,9 +18,19 @@ def replicated(sharding):
     return NamedSharding(sharding.mesh, PartitionSpec())
 
 
+def run_and_collectives(function, *arguments):
+    """What a jitted function returns, and the kinds of communication in it, compiled once."""
+    compiled = function.lower(*arguments).compile()
+    return compiled(*arguments), _collectives(compiled)
+
+
 def collectives(function, *arguments):
-    """Kinds of communication in the compiled function."""
-    text = function.lower(*arguments).compile().as_text()
+    """Kinds of communication in a jitted function."""
+    return _collectives(function.lower(*arguments).compile())
+
+
+def _collectives(compiled):
+    text = compiled.as_text()
     assert f"num_partitions={jax.local_device_count()}" in text
     kinds = (
         "all-gather|all-reduce|all-to-all|collective-broadcast|collective-permute|reduce-scatter"

@@ -14,7 +14,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.kernels.cases import Case
-from tests.kernels.sharding import collectives
+from tests.kernels.operator_base import slow
+from tests.kernels.sharding import run_and_collectives
 from tests.kernels.single import with_tuple, without_tuple
 
 CASE = Case(3, up=2, size=(3, 4), batch=8)
@@ -141,8 +142,7 @@ def on_a_mesh(function, arrays, specs, mesh_sizes=(2, 2)):
         for array, spec in zip(arrays, specs, strict=True)
     ]
     with jax.sharding.set_mesh(mesh):
-        run = jax.jit(function)
-        return run(*placed), collectives(run, *placed)
+        return run_and_collectives(jax.jit(function), *placed)
 
 
 SPECS = [P("a", None), P(None, "a"), P("a", "b"), P(("b", "a"), None), P(None, ("a", "b"))]
@@ -150,8 +150,8 @@ each_spec = pytest.mark.parametrize("spec", SPECS, ids=str)
 
 
 @each_spec
-@pytest.mark.parametrize("max_batch", [16, 3, 1])
-@pytest.mark.parametrize("in_axes", [(0, 0), (0, None), (None, 0)], ids=str)
+@pytest.mark.parametrize("max_batch", [16, 3, slow(1)])
+@pytest.mark.parametrize("in_axes", [(0, 0), (None, 0), slow((0, None))], ids=str)
 def test_each_device_folds_its_part_and_nothing_moves(opaque, calls, in_axes, max_batch, spec):
     operands = dataclasses.replace(CASE, batch=16).random_operands()[:2]
     arrays = [

@@ -14,7 +14,12 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.kernels.cases import Case
-from tests.kernels.sharding import collectives, each_axis_type, over_the_batch, replicated
+from tests.kernels.sharding import (
+    each_axis_type,
+    over_the_batch,
+    replicated,
+    run_and_collectives,
+)
 from tests.kernels.single import with_tuple, without_tuple
 
 CASE = Case(3, up=2, size=(3, 4), batch=8)
@@ -64,12 +69,11 @@ def test_each_device_calls_it_on_its_part_of_a_sharded_batch(
     devices = jax.local_device_count()
     sharding = over_the_batch(axis_type)
     sharded = jax.device_put(operands, sharding)
-    function = jax.jit(opaque)
-    y = function(*sharded)
+    y, moved = run_and_collectives(jax.jit(opaque), *sharded)
     assert calls[-1] == CASE.batch // devices
     assert y.sharding.is_equivalent_to(sharding, y.ndim)
     assert_equal(y, expected)
-    assert not collectives(function, *sharded)
+    assert not moved
 
 
 @each_axis_type
@@ -188,8 +192,7 @@ def test_each_device_calls_it_on_its_channels(case, slot, axis_type):
         for i, array in enumerate(operands)
     ]
     shapes = []
-    run = jax.jit(partitioned(case, slot, shapes))
-    actual = run(*placed)
+    actual, moved = run_and_collectives(jax.jit(partitioned(case, slot, shapes)), *placed)
     split = [i != weights or case.groups > 1 for i in range(2)]
     assert shapes[-1] == [
         (*a.shape[:3], a.shape[3] // devices if s else a.shape[3])
@@ -198,9 +201,9 @@ def test_each_device_calls_it_on_its_channels(case, slot, axis_type):
     assert_equal(actual, partitioned(case, slot, [])(*map(jnp.asarray, operands)))
     # Only weight gradients of a group that several devices share are sums over them.
     summed = slot == "weights" and case.groups == 1
-    assert collectives(run, *placed) - {"all-gather"} == ({"all-reduce"} if summed else set())
+    assert moved - {"all-gather"} == ({"all-reduce"} if summed else set())
     if slot != "weights":
-        assert not collectives(run, *placed)
+        assert not moved
         assert actual.sharding.is_equivalent_to(NamedSharding(mesh, CHANNELS), actual.ndim)
 
 

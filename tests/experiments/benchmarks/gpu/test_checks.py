@@ -71,7 +71,7 @@ def test_the_gradient_of_softmax_agrees_with_differences(case):
 
 
 @pytest.mark.parametrize("normalizer", [None, "softmax"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_check_passes_what_is_right(dtype, normalizer):
     case = TINY.replace(dtype=dtype, normalizer=normalizer)
     operands = random_operands(case, seed=0)

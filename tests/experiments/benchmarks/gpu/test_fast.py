@@ -1,5 +1,6 @@
 """The steps that compare and time whole operators and layers, here by XLA alone."""
 
+import functools
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ def briefly(monkeypatch):
     monkeypatch.setattr(timing, "BATCH_SECONDS", 1e-4)
     monkeypatch.setattr(timing, "BATCHES", 2)
     monkeypatch.setattr(timing, "MAX_SETS", 4)
+    monkeypatch.setattr(timing, "CALLS_TOGETHER", 2)
 
 
 def runs(*passes):
@@ -103,7 +105,7 @@ def test_a_default_that_is_refused_is_an_error(tell):
 def test_layers_rescale_alike(case):
     x = jnp.ones(case.x_shape)
     for name, layer in layers.layers_of(case).items():
-        variables = layers.variables_of(layer, case)
+        variables = jax.eval_shape(functools.partial(layers.variables_of, layer, case))
         out = jax.eval_shape(layer.apply, variables, x)
         expected = case.logits_shape if name == "CARAFE's convolutions" else case.y_shape
         assert out.shape == expected, name
