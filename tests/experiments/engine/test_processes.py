@@ -18,6 +18,16 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
 FOREVER = 100_000
+_ARGUMENTS = [
+    "folder",
+    "steps",
+    "checkpoint-every",
+    "workers",
+    "process",
+    "processes",
+    "port",
+    "note",
+]
 SETTINGS = [(1, 0), (1, 2), (2, 0), (2, 2)]  # processes, grain workers
 
 
@@ -34,14 +44,22 @@ class Run:
         port = free_port()
         self.processes = []
         for process in range(processes):
-            arguments = (
-                *(folder, steps, checkpoint_every, workers),
-                *(process, processes, port, note),
-            )
-            command = [sys.executable, "-m", "tests.experiments.engine.toy_program"]
+            values = (folder, steps, checkpoint_every, workers, process, processes, port, note)
+            names = [
+                "folder",
+                "steps",
+                "checkpoint-every",
+                "workers",
+                "process",
+                "processes",
+                "port",
+                "note",
+            ]
+            arguments = [f"--{name}={value}" for name, value in zip(names, values, strict=True)]
+            command = [sys.executable, "-m", "tests.experiments.engine.toy_program", "train"]
             self.processes.append(
                 subprocess.Popen(
-                    [*command, *map(str, arguments)],
+                    [*command, *arguments],
                     cwd=ROOT,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -138,6 +156,19 @@ def test_a_process_that_fails_takes_the_others_with_it(tmp_path):
     run = Run(tmp_path, FOREVER, 2, workers=0, note="fails")
     outputs = [process.communicate(timeout=200)[0] for process in run.processes]
     assert "cannot read" in outputs[1]
+    assert all(process.returncode for process in run.processes)
+    assert time.monotonic() - began < 100  # JAX by itself would wait for five minutes
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_in_one_process_ends_them_all(tmp_path, processes):
+    run = Run(tmp_path, FOREVER, processes, workers=0)
+    run.wait_for(lambda: latest(tmp_path) > 0)
+    began = time.monotonic()
+    run.processes[-1].send_signal(signal.SIGINT)
+    outputs = [process.communicate(timeout=200)[0] for process in run.processes]
+    assert run.processes[-1].returncode == 130
+    assert "interrupted" in outputs[-1]
     assert all(process.returncode for process in run.processes)
     assert time.monotonic() - began < 100  # JAX by itself would wait for five minutes
 

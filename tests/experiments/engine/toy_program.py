@@ -1,50 +1,48 @@
-"""Trains the toy task; to be started, killed and started again by tests."""
+"""Trains the toy task by the command line; to be started, killed and started again by tests."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from experiments.engine import distributed
-from experiments.engine.distributed import Interrupted
+from experiments.engine.command_line import run_command
 from tests.experiments.engine import toy
 
 
-def main() -> None:
-    folder, steps, checkpoint_every, workers, process, processes, port, note = sys.argv[1:]
-    alone = processes == "1"
+def train(
+    folder: Path,
+    steps: int,
+    checkpoint_every: int,
+    workers: int,
+    process: int,
+    processes: int,
+    port: int,
+    note: str = "",
+) -> None:
+    """Trains as one of some processes; ``note`` names what the second process does otherwise."""
+    alone = processes == 1
     distributed.start(
         distributed.Distributed(
             coordinator=None if alone else f"127.0.0.1:{port}",
-            processes=None if alone else int(processes),
-            process=None if alone else int(process),
-            cpu_devices=4 // int(processes),
+            processes=None if alone else processes,
+            process=None if alone else process,
+            cpu_devices=4 // processes,
         )
     )
-    training = dataclasses.replace(toy.Config().training, workers=int(workers))
-    fails = note == "fails" and process == "1"
-    dataset = toy.batches(process=int(process), processes=int(processes))
-    if fails:
+    second = note if process == 1 else ""
+    dataset = toy.batches(process=process, processes=processes)
+    if second == "fails":
         dataset = dataset.map(fail)
-    try:
-        toy.run(
-            Path(folder),
-            int(steps),
-            config=toy.Config(
-                note=note if note == "other" and process == "1" else "", training=training
-            ),
-            dataset=dataset,
-            evaluate=evaluate,
-            best="score",
-            checkpoint_every=int(checkpoint_every),
-            evaluate_every=2 * int(checkpoint_every),
-        )
-    except Interrupted as interrupted:
-        print(interrupted)
-        sys.exit(143)
-    except Exception as error:
-        print("error:", error)
-        distributed.abort(2)
-        sys.exit(2)
+    training = dataclasses.replace(toy.Config().training, workers=workers)
+    toy.run(
+        folder,
+        steps,
+        config=toy.Config(note="other" if second == "other" else "", training=training),
+        dataset=dataset,
+        evaluate=evaluate,
+        best="score",
+        checkpoint_every=checkpoint_every,
+        evaluate_every=2 * checkpoint_every,
+    )
 
 
 def evaluate(state):
@@ -57,4 +55,5 @@ def fail(batch):
 
 
 if __name__ == "__main__":
-    main()
+    # tyro makes subcommands of two commands and more.
+    run_command("toy", {"train": train, "evaluate": evaluate})
