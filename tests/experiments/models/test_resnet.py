@@ -315,7 +315,7 @@ def norm_leaves(tree):
     return {path: leaf for path, leaf in paths.items() if path.rpartition("/")[0] in names}
 
 
-@pytest.mark.parametrize("norm", ["batch", "frozen"])
+@pytest.mark.parametrize("norm", ["frozen", pytest.param("batch", marks=pytest.mark.slow)])
 def test_frozen_norms_neither_move_nor_learn(norm):
     x = images(2, 32, 32, 3)
     model = ResNet(ResNetConfig(18, "carafe", norm=norm, output_stride=8, width=8), 4)
