@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.inpainting.configs import ReconstructionConfig
@@ -12,9 +12,10 @@ from experiments.inpainting.losses import (
 )
 
 
-@given(height=st.integers(1, 7), width=st.integers(1, 7), seed=st.integers(0, 2**16))
-@settings(max_examples=20, deadline=None)
-def test_reconstruction_against_loops(height, width, seed):
+# Few, for each is compiled.
+@given(size=st.sampled_from([(1, 1), (1, 7), (5, 1), (6, 7)]), seed=st.integers(0, 2**16))
+def test_reconstruction_against_loops(size, seed):
+    height, width = size
     rng = np.random.default_rng(seed)
     prediction, image = rng.uniform(-1, 1, (2, 2, height, width, 3)).astype(np.float32)
     mask = (rng.random((2, height, width, 1)) < 0.5).astype(np.float32)

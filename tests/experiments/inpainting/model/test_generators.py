@@ -38,7 +38,13 @@ def build(config, dtype="float32"):
     return model, drawn(model, *example())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+FAST = ("global-local-carafe", "partial-carafe", "unet", "unet-plain")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NETWORKS],
+)
 def test_any_size_and_nothing_of_the_hole(name):
     model, variables = build(NETWORKS[name])  # of another size
     apply = jax.jit(model.apply)
@@ -115,7 +121,7 @@ def test_carafe_takes_the_place_of_every_strided_convolution(name):
     )
 
 
-@pytest.mark.parametrize("name", ["partial-carafe", "unet"])
+@pytest.mark.parametrize("name", [pytest.param("partial-carafe", marks=pytest.mark.slow), "unet"])
 def test_the_frozen_encoder_keeps_its_averages(name):
     frozen = NETWORKS[name].__class__(**{**vars(NETWORKS[name]), "freeze_encoder_norm": True})
     model, variables = build(frozen)
@@ -131,6 +137,7 @@ def test_the_frozen_encoder_keeps_its_averages(name):
         assert (np.asarray(before) == np.asarray(after)).all() != decodes, place
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_half_and_returns_float32():
     model, _ = build(NETWORKS["partial-carafe"], "bfloat16")
     exact, variables = build(NETWORKS["partial-carafe"])
