@@ -20,6 +20,7 @@ from tests.carafe_jax.twins import (
 )
 from tests.kernels import oracle
 from tests.kernels.errors import naming
+from tests.kernels.operator_base import slow
 from tests.kernels.sharding import (
     collectives,
     each_axis_type,
@@ -31,15 +32,19 @@ from tests.kernels.sharding import (
 OPTIONS = [
     {"up": 2},
     {"down": 2},
-    {"up": 3, "down": 2, **SMALL},
     {"up": 2, "encoder_size": 1, "groups": 2, **SMALL},
     {"down": 2, "encoder_size": 5, "groups": 3, "normalizer": "sigmoid", **SMALL},
+    {"up": 2, "batch_norm": True, "dtype": jnp.bfloat16, **SMALL},
+    {"down": 2, "dtype": jnp.float16, "param_dtype": jnp.float16, "batch_norm": True, **SMALL},
+]
+# Others of the same kinds.
+MORE_OPTIONS = [
+    {"up": 3, "down": 2, **SMALL},
     {"down": 2, "encoder_dilation": 2, "normalizer": "sigmoid_normalized", **SMALL},
     {"up": 2, "batch_norm": True, **SMALL},
     {"down": 2, "batch_norm": True, "kernel_size": 3, "compressed_channels": None},
     {"up": 2, "dtype": jnp.bfloat16, **SMALL},
     {"up": 2, "param_dtype": jnp.bfloat16, **SMALL},
-    {"down": 2, "dtype": jnp.float16, "param_dtype": jnp.float16, "batch_norm": True, **SMALL},
 ]
 
 
@@ -51,7 +56,7 @@ def describe(parameter):
     return "-".join(f"{name}={value}" for name, value in names.items())
 
 
-every_option = pytest.mark.parametrize("options", OPTIONS, ids=describe)
+every_option = pytest.mark.parametrize("options", OPTIONS + MORE_OPTIONS, ids=describe)
 each_scale = pytest.mark.parametrize("scale", [{"up": 2}, {"down": 2}], ids=describe)
 
 
@@ -74,7 +79,7 @@ class OptionTwins(NamedTuple):
         return self.options.get("normalizer", "softmax")
 
 
-@pytest.fixture(scope="module", params=OPTIONS, ids=describe)
+@pytest.fixture(scope="module", params=[*OPTIONS, *map(slow, MORE_OPTIONS)], ids=describe)
 def option_twins(request):
     options = request.param
     linen, variables, layer = twins(**options)

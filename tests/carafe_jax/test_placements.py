@@ -105,7 +105,7 @@ one_axis_for_both = example(
 
 
 @each_axis_type
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(placement=placements())
 @one_axis_for_both
 def test_xla_equals_one_device(axis_type, placement):
@@ -113,7 +113,7 @@ def test_xla_equals_one_device(axis_type, placement):
 
 
 @each_axis_type
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(placement=placements())
 @one_axis_for_both
 def test_kernels_equal_one_device(axis_type, placement):
@@ -122,7 +122,7 @@ def test_kernels_equal_one_device(axis_type, placement):
 
 
 @each_axis_type
-@settings(max_examples=2)
+@settings(max_examples=1)
 @given(placement=placements())
 @one_axis_for_both
 def test_one_kernel_for_both_gradients_equals_one_device(axis_type, placement):

@@ -144,7 +144,7 @@ def test_a_missing_barrier_is_found(missing, channels):
 # Tiles
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     st.builds(
         Problem,

@@ -67,7 +67,7 @@ ROUNDED = Problem(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=150)
 @given(problems)
 @example(narrow(2, 8))
 @example(narrow(4, 4))
@@ -119,7 +119,7 @@ def assert_boxes_of_kernels(cells):
     assert cells.padded_rows * entries * cells.dtype.itemsize % 128 == 0
 
 
-@settings(max_examples=500)
+@settings(max_examples=150)
 @given(problems)
 @example(ROUNDED)
 def test_tiles_of_the_weight_gradient_are_what_copies_can_move(problem):
