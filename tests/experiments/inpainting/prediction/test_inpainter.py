@@ -19,9 +19,9 @@ from tests.experiments.inpainting.model.drawn import drawn
 
 pytestmark = pytest.mark.usefixtures("few_optimizations")
 
-CONFIG = InpaintingConfig(GeneratorConfig("unet", upsampler="nearest", width=4, levels=2))
+CONFIG = InpaintingConfig(model=GeneratorConfig("unet", upsampler="nearest", width=4, levels=2))
 CARAFE = InpaintingConfig(
-    GeneratorConfig("unet", downsampler="carafe", upsampler="carafe", width=4, levels=1)
+    model=GeneratorConfig("unet", downsampler="carafe", upsampler="carafe", width=4, levels=1)
 )
 
 

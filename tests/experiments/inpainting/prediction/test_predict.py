@@ -19,7 +19,7 @@ from experiments.inpainting.prediction.predict import predict, predict_command, 
 from experiments.inpainting.task import RUNS, initial_state
 
 CONFIG = InpaintingConfig(
-    GeneratorConfig("unet", upsampler="nearest", width=2, levels=1),
+    model=GeneratorConfig("unet", upsampler="nearest", width=2, levels=1),
     adversarial=AdversarialConfig(weight=0),
 )
 pytestmark = pytest.mark.usefixtures("few_optimizations")
