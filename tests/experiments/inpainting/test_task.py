@@ -76,6 +76,7 @@ def batch(data_folder):
     return {name: batch[name] for name in ("image", "mask")}
 
 
+@pytest.mark.slow
 def test_the_step_is_one_of_the_discriminator_and_then_one_of_the_generator(batch):
     loss = "least_squares"  # not the default: it is the config's
     adversarial = dataclasses.replace(TINY.adversarial, loss=loss)
@@ -151,6 +152,7 @@ def test_the_step_is_one_of_the_discriminator_and_then_one_of_the_generator(batc
     jax.tree.map(np.testing.assert_array_equal, variables_of(found), found["average"])
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up(batch):
     whole = dataclasses.replace(PLAIN, training=DESCENT.training)
     halves = dataclasses.replace(DESCENT.training, accumulation=2)
