@@ -282,7 +282,7 @@ class OperatorTests:
 
     # Derivatives of higher order
 
-    @all_scales
+    @each_scale
     @pytest.mark.parametrize("order", [2, slow(3)])
     def test_higher_derivatives_equal_numerical_ones(self, case, order):
         self.require("float64")

@@ -13,6 +13,7 @@ from tests.carafe_jax.gpus import H100, case_of, have_devices, have_proven
 from tests.kernels.cases import Case
 from tests.kernels.from_logits import carafe_and_gradients
 from tests.kernels.mosaic_gpu_lowering import lowered, tensor_sizes
+from tests.kernels.operator_base import slow
 from tests.kernels.sharding import each_axis_type, over_the_batch
 
 
@@ -29,10 +30,10 @@ def named_kernels(text):
 
 
 REAL = [
-    (Case(5, up=2, size=(200, 336), batch=8, group_channels=256), "9.0", "float32"),
+    slow(Case(5, up=2, size=(200, 336), batch=8, group_channels=256), "9.0", "float32"),
     (Case(5, up=2, size=(200, 336), batch=8, group_channels=256), "10.0", "bfloat16"),
     (Case(5, down=2, size=(200, 336), batch=8, group_channels=2048), "9.0", "bfloat16"),
-    (Case(5, down=2, size=(200, 336), batch=8, group_channels=2048), "10.0", "float32"),
+    slow(Case(5, down=2, size=(200, 336), batch=8, group_channels=2048), "10.0", "float32"),
 ]
 
 

@@ -8,6 +8,7 @@ from experiments.benchmarks.gpu import plan, switched
 from experiments.benchmarks.gpu.channel_steps import channels_of_a_step
 from experiments.benchmarks.gpu.kernels import PASSES
 from experiments.benchmarks.gpu.switches import SWITCHES
+from tests.kernels.operator_base import slow
 
 KERNELS = [
     (plan.SMOKE_CASE.replace(dtype=dtype, normalizer=normalizer), kernel)
@@ -49,7 +50,14 @@ def test_a_map_of_one_step_has_no_fewer(tell, monkeypatch):
     assert text == "does not apply: a block takes all channels at once"
 
 
-@pytest.mark.parametrize(("case", "kernel"), KERNELS, ids=IDS)
+@pytest.mark.parametrize(
+    ("case", "kernel"),
+    [
+        each if (each[0].dtype == "float32") == (each[0].normalizer is None) else slow(*each)
+        for each in KERNELS
+    ],
+    ids=IDS,
+)
 def test_settings_run_where_they_change_the_program(tell, monkeypatch, case, kernel):
     for switch in ("automatic barriers", "padded maps"):
         assert switched_to(tell, monkeypatch, case, kernel, switch) == case
