@@ -34,7 +34,7 @@ OPTIONS = [
     {"down": 2},
     {"up": 2, "encoder_size": 1, "groups": 2, **SMALL},
     {"down": 2, "encoder_size": 5, "groups": 3, "normalizer": "sigmoid", **SMALL},
-    {"up": 2, "batch_norm": True, "dtype": jnp.bfloat16, **SMALL},
+    {"up": 2, "dtype": jnp.bfloat16, **SMALL},
     {"down": 2, "dtype": jnp.float16, "param_dtype": jnp.float16, "batch_norm": True, **SMALL},
 ]
 # Others of the same kinds.
@@ -43,7 +43,6 @@ MORE_OPTIONS = [
     {"down": 2, "encoder_dilation": 2, "normalizer": "sigmoid_normalized", **SMALL},
     {"up": 2, "batch_norm": True, **SMALL},
     {"down": 2, "batch_norm": True, "kernel_size": 3, "compressed_channels": None},
-    {"up": 2, "dtype": jnp.bfloat16, **SMALL},
     {"up": 2, "param_dtype": jnp.bfloat16, **SMALL},
 ]
 

@@ -23,7 +23,7 @@ def test_masks_are_learned_where_there_is_a_head_for_them():
         DetectionConfig(model=DetectorConfig(masks=True))
     with pytest.raises(ConfigError, match=r"mask_side.* 28$"):
         DetectionConfig(data=DataConfig(mask_side=28))
-    config = DetectionConfig(DetectorConfig(masks=True), DataConfig(mask_side=28))
+    config = DetectionConfig(model=DetectorConfig(masks=True), data=DataConfig(mask_side=28))
     with pytest.raises(ConfigError, match=r"mask_side.* 28$"):
         dataclasses.replace(config, model=DetectorConfig())
 
@@ -47,7 +47,9 @@ def test_the_schedules_of_section_5_1(schedule, epochs):
 
 def test_a_saved_config_is_the_same(tmp_path):
     config = DetectionConfig(
-        DetectorConfig(masks=True), DataConfig(mask_side=112), backbone_from="runs/resnet50"
+        model=DetectorConfig(masks=True),
+        data=DataConfig(mask_side=112),
+        backbone_from="runs/resnet50",
     )
     save(config, tmp_path / "config.json")
     assert load(DetectionConfig, tmp_path / "config.json") == config
