@@ -121,6 +121,7 @@ def test_kernels_equal_one_device(axis_type, placement):
         assert_right(placement, axis_type, "stand_ins")
 
 
+@pytest.mark.slow
 @each_axis_type
 @settings(max_examples=1)
 @given(placement=placements())

@@ -145,7 +145,10 @@ def by_xla(factor):
     return wrong
 
 
-@pytest.mark.parametrize(("factor", "count"), [(1.0, 0), (1.001, 2), (float("nan"), 2)])
+@pytest.mark.parametrize(
+    ("factor", "count"),
+    [(1.0, 0), pytest.param(1.001, 2, marks=pytest.mark.slow), (float("nan"), 2)],
+)
 def test_results_are_compared_with_float64(tell, monkeypatch, factor, count):
     monkeypatch.setattr(right, "operator", by_xla(factor))
     cases = [run["case"] for run in runs()]
@@ -158,6 +161,7 @@ def test_results_are_compared_with_float64(tell, monkeypatch, factor, count):
         assert errors[0]["y"] == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_the_reference_is_compared_with_numpy(tell, monkeypatch):
     right.reference(tell, "toy")
     assert tell.said("wrong") == []
