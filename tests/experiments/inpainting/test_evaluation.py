@@ -84,5 +84,5 @@ def test_an_unreadable_image_is_left_out_and_a_bucket_without_images_too(data, v
     means = make_evaluator(CONFIG, data, 2)(variables)
     assert not [name for name in means if "30-40" in name]
     assert means == pytest.approx({**expected_means(found), "unreadable": 2}, rel=1e-4)
-    with pytest.raises(UnreadableEvaluationError, match=r"^2 .* 1 "):
+    with pytest.raises(UnreadableEvaluationError, match=r"^2 .* 1: "):
         make_evaluator(CONFIG, data, 1)(variables)

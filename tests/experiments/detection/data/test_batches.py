@@ -188,7 +188,7 @@ def test_processes_share_the_batches_of_one(batch, processes):
 @pytest.mark.parametrize("batch_size", [0, 7])
 def test_a_batch_that_processes_cannot_share(monkeypatch, batch_size):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    message = rf"batch_size.* 2 processes.* {batch_size}$"
+    message = f"batch_size.* {batch_size}"
     for batches in (training, evaluation):
         with pytest.raises(ValueError, match=message):
             batches(batch_size)

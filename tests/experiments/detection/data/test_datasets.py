@@ -24,7 +24,7 @@ def test_scenes_are_built_where_there_are_none(data, scenes_dir, tmp_path):
     assert data.source("train") is data.train
     assert data.source("validation") is data.validation
     assert data.categories == CATEGORIES
-    assert num_classes(TINY) == len(data.categories)
+    assert num_classes(TINY.data.source) == len(data.categories)
     again = open_data(TINY.data, DataFolders(scenes_dir, tmp_path))  # from no stamps
     assert again.folder == data.folder
     assert again.train[3]["image"] == data.train[3]["image"]

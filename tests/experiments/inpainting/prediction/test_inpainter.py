@@ -231,7 +231,7 @@ def test_a_scratch_thinner_than_a_working_pixel_is_filled_from_its_sides():
 
 def test_a_run_fills_at_the_size_that_it_was_trained_on(tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, data=DataConfig(crop_side=16))
-    loaded = LoadedRun(config, {"average": VARIABLES}, 1, ())
+    loaded = LoadedRun(config, {"average": VARIABLES}, 1)
     monkeypatch.setattr(type(inpainter_module.RUNS), "load", lambda *arguments: loaded)
     image, mask = noise(40, 50), box((40, 50), slice(10, 30), slice(10, 30))
     for options, side in (({}, 16), ({"working_side": 20}, 20), ({"full_size": True}, None)):
