@@ -21,12 +21,12 @@ from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
 from experiments.engine.presets import subcommands
-from experiments.engine.runs import Which, run_folder
-from experiments.engine.settings import EvaluationConfig
+from experiments.engine.runs import run_folder
+from experiments.engine.settings import EvaluationConfig, Which
 from experiments.engine.tables import print_metrics
 from experiments.models.torch_weights import WeightsError
 
-EVALUATION = EvaluationConfig(batch_size=64, max_unreadable_records=100)
+EVALUATION = EvaluationConfig(batch_size=64)
 
 if TYPE_CHECKING:
     Config = ClassificationConfig
@@ -71,7 +71,7 @@ def predict(
         run: folder of a trained run.
         checkpoint: the newest, or the one with the highest top-1 accuracy so far.
     """
-    check(bool(images), "images", "one or more", "none")
+    check(bool(images), "images", "one or more", list(images))
     failed = False
     for path, result in predict_files(run, images, checkpoint):
         if isinstance(result, InputError):

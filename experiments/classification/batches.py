@@ -50,7 +50,7 @@ def open_data(config: DataConfig, folders: DataFolders) -> ClassificationData:
     Raises:
         DataError: ImageNet is not there, or not as it must be; or the data set has another number
             of classes.
-        FileNotFoundError: stamps or photographs are missing.
+        DataError: stamps or photographs are missing.
     """
     if config.source == "imagenet2012":
         folder = imagenet.imagenet_folder(folders.data_dir)

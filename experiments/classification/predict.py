@@ -14,7 +14,8 @@ from experiments.classification.images import evaluation_crop
 from experiments.classification.task import CLASSES, RUNS, classify, make_model
 from experiments.data.pictures import PictureError, open_picture, to_rgb
 from experiments.engine.checkpoints import CheckpointError
-from experiments.engine.runs import LoadedRun, Which
+from experiments.engine.runs import LoadedRun
+from experiments.engine.settings import Which
 
 _SHOWN = 5
 

@@ -20,11 +20,10 @@ from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, ta
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
-from experiments.engine.runs import Which
-from experiments.engine.settings import EvaluationConfig
+from experiments.engine.settings import EvaluationConfig, Which
 from experiments.engine.tables import print_metrics
 
-EVALUATION = EvaluationConfig(batch_size=8)
+EVALUATION = EvaluationConfig()
 
 
 def evaluate(
@@ -70,7 +69,7 @@ def evaluate(
 def predict(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     run: Path,
-    output: Path = FOLDERS.runs / "detections",
+    output: Path = FOLDERS.runs / SPEC.name / "predictions",
     checkpoint: Which = "newest",
 ) -> None:
     """Draws the boxes and masks of the objects in images, and writes them as JSON.
@@ -82,7 +81,7 @@ def predict(
             detections.json, which has all.
         checkpoint: the newest, or the one with the highest AP so far.
     """
-    check(bool(images), "images", "one or more", "none")
+    check(bool(images), "images", "one or more", list(images))
     loaded = RUNS.load(run, checkpoint)
     categories = read_categories(run)
     # On the device once, rather than with every picture.

@@ -73,12 +73,13 @@ def _advice(backbone: ResNetConfig) -> str:
 
 
 def _preset(backbone: ResNetConfig) -> ClassificationPreset | None:
-    """The first preset of the classification task with this network, whatever its norms."""
+    """The first preset of classification on ImageNet with this network, whatever its norms."""
     return next(
         (
             preset
             for preset in PRESETS
-            if dataclasses.replace(preset.config.model, norm=backbone.norm) == backbone
+            if preset.config.data.source == "imagenet2012"
+            and dataclasses.replace(preset.config.model, norm=backbone.norm) == backbone
         ),
         None,
     )

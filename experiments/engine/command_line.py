@@ -58,8 +58,7 @@ def run_command(
         print(f"error: {error}", file=sys.stderr)
         _leave(2)
     except OSError as error:
-        if error.errno is not None:  # else it was raised with a sentence that says what to do
-            traceback.print_exc()
+        traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         _leave(2)
     except Exception:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -13,7 +13,7 @@ from experiments.engine.experiment import TaskSpec, run_experiment
 from experiments.engine.folders import DataFolders, Folders
 from experiments.engine.presets import subcommands
 from experiments.engine.runs import run_folder
-from experiments.engine.settings import Operation, RunConfig
+from experiments.engine.settings import Dtype, Operation, RunConfig
 
 Commands = dict[str, Callable[..., None]]
 
@@ -100,7 +100,7 @@ def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
         time_steps: bool = False,
         batch_size: int = 1,
         shorter_side: int | None = None,
-        dtype: Literal["float32", "bfloat16"] = "float32",
+        dtype: Dtype = "float32",
         seeds: tuple[int, ...] = experiment.seeds,
         folders: Annotated[Folders, BARE] = FOLDERS,
         operation: Operation = experiment.operation or spec.operation,
@@ -120,8 +120,13 @@ def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
             operation: how the runs are logged, saved and evaluated.
             distributed: the other processes of the runs, if any.
         """
+        costs = dry_run or time_steps
+        timed, sized = (batch_size, dtype), shorter_side
+        _check_used(time_steps, "batch_size and dtype", "time_steps", timed, (1, "float32"))
+        _check_used(costs, "shorter_side", "dry_run or time_steps", sized, None)
+        _check_used(not costs, "seeds", "neither dry_run nor time_steps", seeds, experiment.seeds)
         start(distributed)
-        if dry_run or time_steps:
+        if costs:
             print_costs(
                 spec,
                 name,
@@ -131,15 +136,13 @@ def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
                 dtype=dtype,
             )
         else:
-            given = (batch_size, shorter_side, dtype)
-            check(
-                given == (1, None, "float32"),
-                "batch_size, shorter_side and dtype",
-                "given with dry_run or time_steps alone: runs take those of their presets",
-                given,
-            )
             run_experiment(spec, name, seeds, folders, operation)
 
     assert table.__doc__ is not None
     table.__doc__ = f"{experiment.title}. {table.__doc__}"
     return table
+
+
+def _check_used(used: bool, name: str, beside: str, got: object, default: object) -> None:
+    """Refuses an option that would have no effect."""
+    check(used or got == default, name, f"given with {beside}, for it has no effect else", got)

@@ -11,7 +11,7 @@ from experiments.engine.files import write_json
 
 
 class ConfigError(ValueError):
-    """A config on disk does not fit the code or the command that reads it."""
+    """A config, or an argument of a command, is not as it must be."""
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -1,15 +1,15 @@
 """What the rows of a table cost, without training them."""
 
 import dataclasses
-from typing import Literal
 
 import jax
 
 from experiments.engine.cost import Cost
+from experiments.engine.distributed import is_primary
 from experiments.engine.experiment import TaskSpec
-from experiments.engine.parallel import check_batch_size
+from experiments.engine.parallel import check_batch_size, share_of_process
 from experiments.engine.presets import scores_text
-from experiments.engine.settings import RunConfig
+from experiments.engine.settings import Dtype, RunConfig
 from experiments.engine.tables import Table, print_tables
 
 
@@ -20,7 +20,7 @@ def dry_run[Config: RunConfig](
     time_steps: bool = False,
     batch_size: int = 1,
     shorter_side: int | None = None,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Dtype = "float32",
 ) -> None:
     """Prints parameters and operations of every row of a table, by shapes alone.
 
@@ -33,7 +33,7 @@ def dry_run[Config: RunConfig](
         spec: of the task.
         name: of the experiment in ``spec``.
         time_steps: whether steps are compiled and timed, which takes minutes a row.
-        batch_size: images of a timed step.
+        batch_size: images of a timed step, over all processes and devices.
         shorter_side: of the images, in pixels; by default each preset's own.
         dtype: of the computation.
 
@@ -59,8 +59,9 @@ def dry_run[Config: RunConfig](
         cells = [f"{found.parameters:,}", f"{found.flops / 1e9:.4g}"]
         if time_steps:
             if config not in seconds:
-                seconds[config] = spec.step_seconds(config, batch_size)
-                print(f"{preset.name}: timed", flush=True)
+                seconds[config] = spec.step_seconds(config, share_of_process(batch_size))
+                if is_primary():
+                    print(f"{preset.name}: timed", flush=True)
             training, inference = seconds[config]
             first = inference if first is None else first
             cells += [
@@ -75,4 +76,5 @@ def dry_run[Config: RunConfig](
     title = experiment.title
     if time_steps:
         title += f": {batch_size} images a step on {jax.devices()[0].device_kind}"
-    print_tables([Table(title, (*headings, "paper"), tuple(lines))])
+    if is_primary():
+        print_tables([Table(title, (*headings, "paper"), tuple(lines))])

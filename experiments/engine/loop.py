@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grain
 import jax
@@ -113,7 +113,12 @@ def _claim(folder: Path, config: Any, files: Mapping[str, Any]) -> None:
     path = folder / "config.json"
     if is_primary() and not path.exists():
         orphaned = checkpoints.steps_in(folder / CHECKPOINTS)
-        configs.check(not orphaned, "the folder", "without checkpoints of no config", str(folder))
+        configs.check(
+            not orphaned,
+            "the folder",
+            "without checkpoints where config.json is missing",
+            str(folder),
+        )
         configs.save(config, path)
     barrier("config saved")
     configs.check(path.exists(), "the folder", "one that all processes see", str(folder))
@@ -207,12 +212,18 @@ class _Loop:
                 self._settle()
                 self._save(number)
             if stops:
-                raise Interrupted(
-                    f"SIGTERM after step {number} of {last}: saved; the same command goes on"
-                )
+                self._interrupt(number)
             if evaluates:
                 self._evaluate(number)
+        # The last evaluation may take long, and further runs may follow in this process.
+        if self._interruption.requested(last + 1):
+            self._interrupt(last)
         return self._carry.state
+
+    def _interrupt(self, number: int) -> NoReturn:
+        raise Interrupted(
+            f"SIGTERM after step {number} of {self._task.steps}: saved; the same command goes on"
+        )
 
     def _evaluates(self, number: int) -> bool:
         return number == self._task.steps or _every(number, self._operation.evaluate_every)

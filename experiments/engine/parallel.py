@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.engine.config import ConfigError
+from experiments.engine.config import ConfigError, check
 
 AXIS = "devices"
 
@@ -96,8 +96,6 @@ def share_of_process(batch_size: int) -> int:
         ConfigError: the processes cannot share them equally.
     """
     processes = jax.process_count()
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     _check_multiple("batch_size", batch_size, processes, f"the {processes} processes")
     return batch_size // processes
 
@@ -118,6 +116,7 @@ def check_batch_size(batch_size: int, accumulation: int = 1) -> None:
 
 
 def _check_multiple(name: str, size: int, unit: int, what: str) -> None:
+    check(size >= 1, name, "at least 1", size)
     if size % unit:
         low = size // unit * unit
         nearest = [fitting for fitting in (low, low + unit) if fitting]

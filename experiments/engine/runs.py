@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,10 +13,8 @@ from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, restore
 from experiments.engine.distributed import is_primary
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.presets import Preset
-from experiments.engine.settings import EvaluationConfig, RunConfig
+from experiments.engine.settings import EvaluationConfig, RunConfig, Which
 from experiments.engine.step import first_carry
-
-Which = Literal["newest", "best"]
 
 
 class LoadedRun[Config](NamedTuple):

@@ -6,6 +6,10 @@ from typing import Any, Literal, Self
 from experiments.engine.config import check_at_least
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 
+Dtype = Literal["float32", "bfloat16"]
+# Of the checkpoints of a run.
+Which = Literal["newest", "best"]
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
@@ -42,7 +46,7 @@ class RunConfig:
     """
 
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
 
     def with_training(self, **changes: Any) -> Self:
         """The same config with other values of fields of ``training``."""
@@ -59,9 +63,9 @@ class EvaluationConfig:
         max_unreadable_records: images that may be unreadable; one more is an error.
     """
 
-    checkpoint: Literal["newest", "best"] = "newest"
+    checkpoint: Which = "newest"
     batch_size: int = 8
-    max_unreadable_records: int = 0
+    max_unreadable_records: int = 100
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for what is out of range."""

@@ -101,7 +101,7 @@ def evaluate(
 
 def compare(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    output: Path = FOLDERS.runs / "compare",
+    output: Path = FOLDERS.runs / SPEC.name / "compare",
     examples: int = 5,
     folders: Annotated[DataFolders, BARE] = DATA,
 ) -> None:

@@ -188,7 +188,7 @@ def prepare(
         crop_side: the crops are at least this large, in pixels; at most 288.
 
     Raises:
-        FileNotFoundError: a photograph is missing; the message names the command that fetches it.
+        DataError: a photograph is missing; the message names the command that fetches it.
         ValueError: there are no crops as large.
     """
     if crop_side > LARGE_CROP_SIDE:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from experiments.data.composed.debian import is_complete
 from experiments.data.composed.debian_manifest import PACKAGES
+from experiments.data.prepared import DataError
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def pypi_photographs() -> tuple[Photograph, ...]:
         the wheels; nothing is downloaded.
 
     Raises:
-        FileNotFoundError: If one of the packages, or a file of theirs, is not installed.
+        DataError: If one of the packages, or a file of theirs, is not installed.
     """
     return tuple(
         Photograph(name, _installed(package, module, file), f"{package}: {module}/{file}")
@@ -63,11 +64,11 @@ def debian_photographs(cache: Path) -> tuple[Photograph, ...]:
         71 photographs, those of `pypi_photographs` first. No two show the same scene.
 
     Raises:
-        FileNotFoundError: If a photograph is missing or damaged in `cache`, or one of
+        DataError: If a photograph is missing or damaged in `cache`, or one of
             `pypi_photographs` is.
     """
     if missing := [package.name for package in PACKAGES if not is_complete(cache, package)]:
-        raise FileNotFoundError(
+        raise DataError(
             f"cache {cache} lacks photographs of {', '.join(missing)}: "
             f"run `python -m experiments.data.composed.debian --cache {cache}`"
         )
@@ -88,7 +89,7 @@ def _installed(package: str, module: str, file: str) -> Path:
     for folder in (spec.submodule_search_locations if spec else None) or ():
         if (path := Path(folder) / file).is_file():
             return path
-    raise FileNotFoundError(
+    raise DataError(
         f"{module}/{file} is not installed: it comes with {package}, "
         f"`pip install --force-reinstall {package}`"
     )

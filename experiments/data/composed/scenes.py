@@ -102,7 +102,7 @@ def prepare_scenes(
         The folder for :func:`experiments.data.coco.open_coco`.
 
     Raises:
-        FileNotFoundError: a stamp or a photograph is missing; the message names the command that
+        DataError: a stamp or a photograph is missing; the message names the command that
             fetches it.
     """
     config = config or ScenesConfig()
@@ -237,7 +237,7 @@ def main(config: ScenesConfig, data_dir: Path = Path("data"), cache: Path = DEFA
     """
     try:
         print(f"scenes in {prepare_scenes(data_dir, cache, config)}")
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

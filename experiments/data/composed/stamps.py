@@ -20,6 +20,7 @@ from experiments.data.composed.crops import CropsConfig, crops, split_by_photogr
 from experiments.data.composed.debian import is_complete
 from experiments.data.composed.photographs import Photograph, debian_photographs, pypi_photographs
 from experiments.data.composed.stamps_manifest import CLASSES, STAMPS, kept_name
+from experiments.data.prepared import DataError
 
 _VALIDATION_SHARE = 0.25
 _FEWEST_VALIDATION_STAMPS = 3
@@ -147,10 +148,10 @@ def kept_stamps(cache: Path) -> tuple[Stamp, ...]:
         cache: the folder that `python -m experiments.data.composed.debian --stamps` filled.
 
     Raises:
-        FileNotFoundError: a stamp is missing or damaged in ``cache``.
+        DataError: a stamp is missing or damaged in ``cache``.
     """
     if not is_complete(cache, STAMPS):
-        raise FileNotFoundError(
+        raise DataError(
             f"cache {cache} lacks stamps of {STAMPS.name}: "
             f"run `python -m experiments.data.composed.debian --stamps --cache {cache}`"
         )
@@ -220,7 +221,7 @@ def prepare(data_dir: Path, cache: Path, config: StampsConfig | None = None) -> 
         config: how stamps are pasted.
 
     Raises:
-        FileNotFoundError: a stamp or a photograph is missing; the message names the command that
+        DataError: a stamp or a photograph is missing; the message names the command that
             fetches it.
     """
     builder = Stamps(config=config or StampsConfig(), data_dir=data_dir, cache=cache)

@@ -65,7 +65,7 @@ def open_data(config: DataConfig, folders: DataFolders) -> DetectionData:
     Raises:
         DataError: COCO is not there, or not as it must be; the message says how to prepare it. Or
             the data set has another number of categories.
-        FileNotFoundError: objects or photographs of scenes are missing.
+        DataError: objects or photographs of scenes are missing.
     """
     match config.source:
         case "coco":

@@ -66,7 +66,7 @@ def open_data(config: DataConfig, folders: DataFolders) -> InpaintingData:
     Raises:
         DataError: Places365 or the folder of images is not there, or not as it must be; or the
             folder holds other images than it did.
-        FileNotFoundError: photographs are missing.
+        DataError: photographs are missing.
     """
     if config.images is not None:
         if images_digest(Path(config.images)) != config.images_digest:

@@ -21,7 +21,7 @@ class OwnError(ValueError):
         (CheckpointError("no run"), 2, False),
         (UnreadableEvaluationError("records [3]"), 2, False),
         (OwnError("own"), 2, False),
-        (FileNotFoundError("photographs are missing: fetch them"), 2, False),
+        (FileNotFoundError("a library's own, without a number"), 2, True),
         (OSError(errno.ENOSPC, "No space left on device", "runs/a"), 2, True),
         (ZeroDivisionError("ours"), 1, True),
         (Interrupted("saved"), 143, False),

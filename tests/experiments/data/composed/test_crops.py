@@ -13,6 +13,7 @@ from experiments.data.composed.crops import (
     split_by_photograph,
 )
 from experiments.data.composed.photographs import Photograph, pypi_photographs
+from experiments.data.prepared import DataError
 
 
 def test_splits_share_no_photograph(data_folder):
@@ -101,5 +102,5 @@ def test_the_larger_set_splits_57_to_14():
 
 
 def test_the_debian_set_names_the_command_that_fetches_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"python -m experiments\.data\.composed\.debian"):
+    with pytest.raises(DataError, match=r"python -m experiments\.data\.composed\.debian"):
         prepare("debian", tmp_path, photographs=tmp_path / "nothing")

@@ -24,6 +24,7 @@ from experiments.data.composed.debian import (
 from experiments.data.composed.photographs import debian_photographs, pypi_photographs
 from experiments.data.composed.stamps import kept_stamps
 from experiments.data.composed.stamps_manifest import STAMPS
+from experiments.data.prepared import DataError
 
 DPKG_DEB = shutil.which("dpkg-deb")
 NAMES = [package.name for package in PACKAGES]
@@ -185,7 +186,7 @@ def test_what_is_damaged_is_fetched_again(
     whole = (cache / "mate-backgrounds" / "Aqua.jpg").read_bytes()
     damage(cache / "mate-backgrounds" / file)
     assert not is_complete(cache, PACKAGES[3])
-    with pytest.raises(FileNotFoundError, match="mate-backgrounds"):
+    with pytest.raises(DataError, match="mate-backgrounds"):
         debian_photographs(cache)
     assert build_debian(cache, packages) == {}
     assert (cache / "mate-backgrounds" / "Aqua.jpg").read_bytes() == whole

@@ -7,6 +7,7 @@ from PIL import Image
 
 from experiments.data.composed import photographs
 from experiments.data.composed.photographs import debian_photographs, pypi_photographs
+from experiments.data.prepared import DataError
 
 SIZES = {
     "skimage-astronaut": (512, 512),
@@ -53,10 +54,10 @@ def test_origin_names_the_package_and_the_file() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photographs, "find_spec", lambda module: None)
-    with pytest.raises(FileNotFoundError, match=r"astronaut\.png.*pip install.* scikit-image"):
+    with pytest.raises(DataError, match=r"astronaut\.png.*pip install.* scikit-image"):
         pypi_photographs()
 
 
 def test_an_empty_cache_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"opencv-doc.*data\.composed\.debian --cache"):
+    with pytest.raises(DataError, match=r"opencv-doc.*data\.composed\.debian --cache"):
         debian_photographs(tmp_path)

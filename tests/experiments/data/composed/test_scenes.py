@@ -24,6 +24,7 @@ from experiments.data.composed.scenes import (
 )
 from experiments.data.composed.scenes_composition import Scene
 from experiments.data.composed.stamps_manifest import CLASSES
+from experiments.data.prepared import DataError
 from tests.experiments.data.composed.fake_stamps import write_fake_stamps
 
 CONFIG = ScenesConfig(
@@ -210,7 +211,7 @@ def test_scenes_that_cannot_be_are_refused(fields, message):
 
 
 def test_an_empty_cache_names_the_command(tmp_path, capsys):
-    with pytest.raises(FileNotFoundError, match=r"data\.composed\.debian --stamps --cache"):
+    with pytest.raises(DataError, match=r"data\.composed\.debian --stamps --cache"):
         prepare_scenes(tmp_path / "data", tmp_path, CONFIG)
     with pytest.raises(SystemExit) as exit_:
         main(CONFIG, tmp_path / "data", tmp_path)

@@ -20,6 +20,7 @@ from experiments.data.composed.stamps import (
     split_by_stamp,
 )
 from experiments.data.composed.stamps_manifest import CLASSES, STAMPS, kept_name
+from experiments.data.prepared import DataError
 
 SIDE = 48
 COLOURS = {
@@ -170,5 +171,5 @@ def test_what_is_transparent_shows_the_background():
 
 
 def test_an_empty_cache_names_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"data\.composed\.debian --stamps --cache"):
+    with pytest.raises(DataError, match=r"data\.composed\.debian --stamps --cache"):
         prepare(tmp_path / "data", tmp_path)

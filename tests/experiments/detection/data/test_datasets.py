@@ -55,5 +55,5 @@ def test_coco_that_is_not_there_says_how_to_prepare_it(source, tmp_path):
 
 
 def test_scenes_without_stamps_name_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"experiments\.data\.composed\.debian --stamps"):
+    with pytest.raises(DataError, match=r"experiments\.data\.composed\.debian --stamps"):
         open_data(TINY.data, DataFolders(tmp_path / "data", tmp_path))

@@ -301,7 +301,7 @@ def test_photographs_are_built_in_the_size_that_crops_need(data_folder):
 def test_places_and_the_larger_set_name_the_command_that_fetches_them(tmp_path):
     with pytest.raises(DataError, match=r"python -m experiments\.data\.places"):
         open_data(DataConfig("places365_small"), DataFolders(tmp_path, tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"python -m experiments\.data\.composed\.debian"):
+    with pytest.raises(DataError, match=r"python -m experiments\.data\.composed\.debian"):
         open_data(DataConfig("debian"), DataFolders(tmp_path, tmp_path))
 
 
