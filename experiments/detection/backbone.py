@@ -27,10 +27,8 @@ def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[
         CheckpointError: there is no such run, or it cannot be read.
         ConfigError: it is of another network.
     """
-    try:
-        run = classification.RUNS.load(folder)
-    except CheckpointError as error:
-        raise CheckpointError(f"backbone_from: {error}{_advice(backbone)}") from error
+    check_backbone(folder, backbone)
+    run = classification.RUNS.load(folder)
     trained = dataclasses.replace(run.config.model, norm=backbone.norm)
     changed = differences(trained, backbone, "model.backbone.")
     check(not changed, "backbone_from", "a run of the same network", "; ".join(changed))
@@ -59,6 +57,12 @@ def backbone_folder(backbone: ResNetConfig, runs: Path) -> Path:
     check(preset is not None, "backbone_from", expected, None)
     assert preset is not None
     return run_folder(preset.config, PRESETS, runs, classification.RUNS.task).resolve()
+
+
+def check_backbone(folder: Path, backbone: ResNetConfig) -> None:
+    """Raises ``CheckpointError`` where no run can pretrain a backbone, and says how to get one."""
+    if not (folder / "config.json").exists():
+        raise CheckpointError(f"backbone_from: {folder} holds no run{_advice(backbone)}")
 
 
 def _advice(backbone: ResNetConfig) -> str:

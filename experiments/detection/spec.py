@@ -1,6 +1,7 @@
 """The detection task, as command line and tables need it."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.classes import num_classes
-from experiments.detection.backbone import backbone_folder
+from experiments.detection.backbone import backbone_folder, check_backbone
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.data.images import bucket_shape
 from experiments.detection.presets import EXPERIMENTS, METRICS, PRESETS
@@ -20,6 +21,7 @@ from experiments.detection.task import (
     train_run,
     train_step,
 )
+from experiments.engine.checkpoints import CHECKPOINTS, steps_in
 from experiments.engine.cost import Cost, cost
 from experiments.engine.experiment import TaskSpec
 from experiments.engine.folders import Folders
@@ -67,15 +69,26 @@ def step_seconds(config: DetectionConfig, batch_size: int) -> tuple[float, float
     )
 
 
-def prepared(config: DetectionConfig, folders: Folders) -> DetectionConfig:
+def prepared(config: DetectionConfig, folder: Path, folders: Folders) -> DetectionConfig:
     """A config as it is trained: frozen norms need a run that has trained the backbone.
 
     Unless one is named, it is that of the classification task's preset with this network.
+
+    Args:
+        config: of the run.
+        folder: of the run; one that has been started does not need its backbone's run any more.
+        folders: where runs lie.
+
+    Raises:
+        CheckpointError: there is no run of the backbone.
     """
-    if config.model.backbone.norm != "frozen" or config.backbone_from is not None:
-        return config
-    folder = backbone_folder(config.model.backbone, folders.runs)
-    return dataclasses.replace(config, backbone_from=str(folder))
+    backbone = config.model.backbone
+    if backbone.norm == "frozen" and config.backbone_from is None:
+        found = backbone_folder(backbone, folders.runs)
+        config = dataclasses.replace(config, backbone_from=str(found))
+    if config.backbone_from is not None and not steps_in(folder / CHECKPOINTS):
+        check_backbone(Path(config.backbone_from), backbone)
+    return config
 
 
 def _random_batch(config: DetectionConfig, batch_size: int) -> dict[str, Any]:

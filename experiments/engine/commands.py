@@ -56,7 +56,7 @@ def train_preset[Config: RunConfig](
         ConfigError: ``output`` is None, and no preset has this config.
     """
     output = output or run_folder(config, spec.presets, folders.runs, spec.name)
-    spec.train(spec.prepared(config, folders), output, folders, operation)
+    spec.train(spec.prepared(config, output, folders), output, folders, operation)
 
 
 def train_command(spec: TaskSpec[Any]) -> Callable[..., None]:

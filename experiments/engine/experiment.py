@@ -1,7 +1,6 @@
 """An experiment: the rows of a table, each trained with one or more seeds."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 
 from experiments.engine.config import ConfigError, check
 from experiments.engine.cost import Cost
-from experiments.engine.distributed import is_primary, primary_first
+from experiments.engine.distributed import is_primary
 from experiments.engine.files import write_json
 from experiments.engine.folders import Folders
-from experiments.engine.logs import METRICS, read_metrics
+from experiments.engine.logs import EVALUATION, METRICS, read_metrics
 from experiments.engine.presets import Metric, Preset, scores_text
 from experiments.engine.runs import RunType, run_folder
 from experiments.engine.settings import Operation, RunConfig
@@ -25,9 +24,8 @@ ONE_SEED = (
 SEVERAL_SEEDS = "± is the sample standard deviation over the seeds."
 RESULTS, TABLE = "results.json", "table.md"
 
-_EVALUATED = "eval/"
-
 Metrics = dict[str, float]
+Earlier = dict[str, tuple[Any, dict[int, Metrics]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +52,15 @@ class Row[Config: RunConfig]:
     Attributes:
         preset: that was trained.
         cost: of its model on one image.
+        folders: of its runs, by the seed.
         runs: metrics of the final state of each run, by the seed, in the order of the seeds.
-        state: final state of the run of the first seed that was asked for; None where the task
-            makes no report.
+        state: what the task's ``train`` returned for the first seed that this call was asked for;
+            None where the task makes no report.
     """
 
     preset: Preset[Config]
     cost: Cost
+    folders: Mapping[int, Path]
     runs: Mapping[int, Metrics]
     state: Any
 
@@ -101,13 +101,14 @@ class TaskSpec[Config: RunConfig]:
             first.
         experiments: by the name of their command.
         operation: of runs, by default.
-        train: trains a config in the folder of a run, or goes on with it, and returns the final
-            state.
+        train: trains a config in the folder of a run, or goes on with it, and returns what the
+            report needs of the final state.
         cost: parameters and operations of a config's model on one image, by shapes alone.
         step_seconds: median seconds of a training step and of an inference, each on a random batch
             of a given size.
         resized: the same config for images whose shorter side has another length, in pixels.
-        prepared: a preset's config as it is trained, given the folders of the command.
+        prepared: a config as it is trained, given the folder of its run and those of the command.
+            Raises an error where something that the run starts from is missing.
         report: what the task adds to a table, which it may also draw: from the rows, the folder of
             the table and those of the command. The first process alone calls it.
     """
@@ -121,7 +122,7 @@ class TaskSpec[Config: RunConfig]:
     cost: Callable[[Config], Cost]
     step_seconds: Callable[[Config, int], tuple[float, float]]
     resized: Callable[[Config, int], Config]
-    prepared: Callable[[Config, Folders], Config] = lambda config, folders: config
+    prepared: Callable[[Config, Path, Folders], Config] = lambda config, folder, folders: config
     report: Callable[[Sequence[Row[Config]], Path, Folders], Report] | None = None
 
     @property
@@ -153,37 +154,62 @@ def run_experiment[Config: RunConfig](
         operation: of the runs; by default that of experiment or task.
 
     Raises:
-        ConfigError: a seed is there twice, or there is none; or ``results.json`` cannot be read.
+        ConfigError: ``seeds`` is empty, or has a seed twice or below 0; or ``results.json`` cannot
+            be read.
     """
     experiment, folders = spec.experiments[name], folders or Folders()
     seeds = experiment.seeds if seeds is None else tuple(seeds)
     different = 0 < len(set(seeds)) == len(seeds)
-    check(different, "seeds", "one or more, all different", list(seeds))
+    check(different and min(seeds) >= 0, "seeds", "one or more from 0 on, all different", [*seeds])
     operation = operation or experiment.operation or spec.operation
     output = folders.runs / spec.name / name
+    # Errors of any row are found before the first one is trained.
     earlier = _read_results(output / RESULTS)
-    trained = []
+    planned = []
     for preset in experiment.presets:
-        runs, state = {}, None
         for seed in seeds:
             config = preset.config.with_training(seed=seed)
             folder = run_folder(config, spec.presets, folders.runs, spec.name)
-            if is_primary():
-                print(f"{folder.name}: {preset.row}")
-            final = spec.train(spec.prepared(config, folders), folder, folders, operation)
-            if spec.report and state is None:
-                state = final
-            runs[seed] = primary_first(functools.partial(last_evaluation, folder))
-        trained.append((preset, runs, state))
+            planned.append((preset, seed, folder, spec.prepared(config, folder, folders)))
+    states: dict[str, Any] = {}
+    found: dict[str, dict[int, Metrics]] = {preset.name: {} for preset in experiment.presets}
+    for preset, seed, folder, config in planned:
+        if is_primary():
+            print(f"{folder.name}: {preset.row}")
+        state = spec.train(config, folder, folders, operation)
+        if is_primary():
+            found[preset.name][seed] = last_evaluation(folder)
+            if spec.report:
+                states.setdefault(preset.name, state)
     if is_primary():
-        every = [{**_earlier_runs(preset, earlier), **runs} for preset, runs, _ in trained]
-        shared = sorted(set.intersection(*map(set, every)))
-        rows = [
-            Row(preset, spec.cost(preset.config), {seed: runs[seed] for seed in shared}, state)
-            for (preset, _, state), runs in zip(trained, every, strict=True)
+        every = [
+            {**_earlier_runs(preset, earlier), **found[preset.name]}
+            for preset in experiment.presets
         ]
+        rows = _rows(spec, experiment.presets, every, states, folders.runs)
         report = spec.report(rows, output, folders) if spec.report else Report()
         _write(output, _table(experiment.title, rows, spec.metrics), rows, every, report)
+
+
+def _rows[Config: RunConfig](
+    spec: TaskSpec[Config],
+    presets: Sequence[Preset[Config]],
+    every: Sequence[Mapping[int, Metrics]],
+    states: Mapping[str, Any],
+    runs: Path,
+) -> list[Row[Config]]:
+    """The rows of a table, with the seeds that all of them have."""
+    shared = sorted(set.intersection(*map(set, every)))
+    rows = []
+    for preset, metrics in zip(presets, every, strict=True):
+        folders = {
+            seed: run_folder(preset.config.with_training(seed=seed), spec.presets, runs, spec.name)
+            for seed in shared
+        }
+        of_seeds = {seed: metrics[seed] for seed in shared}
+        state = states.get(preset.name)
+        rows.append(Row(preset, spec.cost(preset.config), folders, of_seeds, state))
+    return rows
 
 
 def _write(
@@ -226,12 +252,12 @@ def _write(
 def last_evaluation(folder: Path) -> Metrics:
     """The metrics of the final state of a finished run."""
     log = read_metrics(folder / METRICS)
-    last = [line for line in log if any(key.startswith(_EVALUATED) for key in line)][-1]
+    last = [line for line in log if any(key.startswith(EVALUATION) for key in line)][-1]
     # The log has null for a metric that was not finite.
     return {
-        key.removeprefix(_EVALUATED): value
+        key.removeprefix(EVALUATION): value
         for key, value in last.items()
-        if key.startswith(_EVALUATED) and value is not None
+        if key.startswith(EVALUATION) and value is not None
     }
 
 
@@ -262,24 +288,28 @@ def _table(title: str, rows: Sequence[Row[Any]], metrics: Sequence[Metric]) -> T
     return Table(f"{title}, {plural} {', '.join(map(str, seeds))}", headings, tuple(lines))
 
 
-def _read_results(path: Path) -> dict[str, Any]:
+def _read_results(path: Path) -> Earlier:
+    """Config and runs of each row that an earlier call has finished."""
     if not path.exists():
         return {}
     try:
-        presets: dict[str, Any] = json.loads(path.read_bytes())["presets"]
-    except (ValueError, KeyError, TypeError) as error:
+        presets = json.loads(path.read_bytes())["presets"]
+        read = {name: (entry["config"], _by_seed(entry["runs"])) for name, entry in presets.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} must hold the results of an earlier call, got {error!r}: remove it to start "
             "the table anew from the runs"
         ) from error
-    return presets
+    return read
 
 
-def _earlier_runs(preset: Preset[Any], earlier: Mapping[str, Any]) -> dict[int, Metrics]:
+def _by_seed(runs: Mapping[str, Metrics]) -> dict[int, Metrics]:
+    return {int(seed): {**metrics} for seed, metrics in runs.items()}
+
+
+def _earlier_runs(preset: Preset[Any], earlier: Earlier) -> dict[int, Metrics]:
     """The runs of a row that an earlier call has finished, unless its config has changed since."""
-    entry = earlier.get(preset.name, {"config": None})
+    config, runs = earlier.get(preset.name, (None, {}))
     # As JSON has it: without tuples.
-    config = json.loads(json.dumps(dataclasses.asdict(preset.config)))
-    if entry["config"] != config:
-        return {}
-    return {int(seed): metrics for seed, metrics in entry["runs"].items()}
+    now = json.loads(json.dumps(dataclasses.asdict(preset.config)))
+    return runs if config == now else {}

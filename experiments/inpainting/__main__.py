@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
@@ -17,14 +17,11 @@ from experiments.engine.commands import (
     FOLDERS,
     Commands,
     task_commands,
-    train_preset,
 )
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
-from experiments.engine.folders import DataFolders, Folders
-from experiments.engine.presets import subcommands
-from experiments.engine.settings import EvaluationConfig, Operation
+from experiments.engine.folders import DataFolders
+from experiments.engine.settings import EvaluationConfig
 from experiments.engine.tables import Spread, print_tables
-from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import make_evaluator
 from experiments.inpainting.fill import variables_of
@@ -36,37 +33,7 @@ from experiments.inpainting.spec import SPEC
 from experiments.inpainting.task import RUNS
 from experiments.inpainting.web.page import ServeError, serve
 
-EVALUATION = EvaluationConfig(batch_size=8, max_unreadable_records=100)
-
-if TYPE_CHECKING:
-    Config = InpaintingConfig
-else:
-    Config = subcommands(SPEC.name, SPEC.presets, SPEC.metrics)
-
-
-def train(
-    config: Config,
-    output: Path | None = None,
-    images: Path | None = None,
-    folders: Annotated[Folders, BARE] = FOLDERS,
-    operation: Operation = SPEC.operation,
-    distributed: Distributed = ALONE,
-) -> None:
-    """Trains a preset, any field of which can be changed.
-
-    Args:
-        config: of the run.
-        output: folder of the run, where a started run is continued. By default
-            RUNS/TASK/PRESET-seedN; it must be given if more than the seed is changed.
-        images: a folder of images to train on, in place of the preset's data set.
-        folders: where runs and data lie.
-        operation: how the run is logged, saved and evaluated.
-        distributed: the other processes of the run, if any.
-    """
-    start(distributed)
-    if images is not None:
-        config = dataclasses.replace(config, data=config.data.with_images(images))
-    train_preset(SPEC, config, output, folders, operation)
+EVALUATION = EvaluationConfig()
 
 
 def evaluate(
@@ -104,6 +71,7 @@ def compare(
     output: Path = FOLDERS.runs / SPEC.name / "compare",
     examples: int = 5,
     folders: Annotated[DataFolders, BARE] = DATA,
+    evaluation: Annotated[EvaluationConfig, BARE] = EVALUATION,
 ) -> None:
     """Puts runs side by side: a table as Table 10, and a figure as Fig. 8.
 
@@ -112,15 +80,15 @@ def compare(
         output: folder of the table and the figure.
         examples: rows of the figure.
         folders: where the data lie.
+        evaluation: of which checkpoints, and how.
     """
-    compare_runs(runs, output, folders, examples)
+    compare_runs(runs, output, folders, examples, evaluation)
 
 
 def main() -> None:
     """Runs a subcommand."""
     commands: Commands = {
         **task_commands(SPEC),
-        "train": train,
         "evaluate": evaluate,
         "predict": predict_command,
         "compare": compare,

@@ -50,14 +50,15 @@ class DataConfig:
             photographs, which `python -m experiments.data.composed.debian` fetches.
             ``"places365_small"``: 1.8 million photographs of places (reference 50).
         images: a folder of images, searched with its subfolders, that takes the place of
-            ``source``; one image in ten is kept to evaluate. :meth:`with_images` sets it.
-        images_digest: of that folder's files: with others a run would be another.
+            ``source``; one image in ten is kept to evaluate.
+        images_digest: of that folder's files, which :meth:`with_images` computes: with other files
+            a run would be another.
         crop_side: side of the images that are trained on and evaluated, in pixels.
         holes: what is cut out of them.
     """
 
     source: Literal["pypi", "debian", "places365_small"] = "pypi"
-    images: Annotated[str | None, tyro.conf.Suppress] = None
+    images: str | None = None
     images_digest: Annotated[str | None, tyro.conf.Suppress] = None
     crop_side: int = 256
     holes: HoleConfig = dataclasses.field(default_factory=HoleConfig)

@@ -1,6 +1,8 @@
 """The inpainting task, as command line and tables need it."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 
 from experiments.engine.cost import Cost, cost
 from experiments.engine.experiment import TaskSpec
+from experiments.engine.folders import Folders
 from experiments.engine.parallel import split
 from experiments.engine.settings import Operation
 from experiments.engine.step_time import inference_seconds, training_seconds
@@ -55,15 +58,32 @@ def step_seconds(config: InpaintingConfig, batch_size: int) -> tuple[float, floa
     )
 
 
+def train_to_fill(
+    config: InpaintingConfig, folder: Path, folders: Folders, operation: Operation
+) -> Any:
+    """Trains a run, or goes on with it, and returns the variables that fill holes."""
+    return variables_of(train_run(config, folder, folders, operation))
+
+
+def prepared(config: InpaintingConfig, folder: Path, folders: Folders) -> InpaintingConfig:
+    """A config as it is trained: with the digest of the folder of images, if it names one."""
+    del folder, folders
+    images = config.data.images
+    if images is None:
+        return config
+    return dataclasses.replace(config, data=config.data.with_images(Path(images)))
+
+
 SPEC = TaskSpec(
     run_type=RUNS,
     metrics=METRICS,
     presets=PRESETS,
     experiments=EXPERIMENTS,
     operation=Operation(checkpoint_every=1000, evaluate_every=5000),
-    train=train_run,
+    train=train_to_fill,
     cost=cost_of,
     step_seconds=step_seconds,
     resized=resized,
+    prepared=prepared,
     report=report,
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments.engine.config import ConfigError, check, differences
 from experiments.engine.files import write_json
 from experiments.engine.folders import DataFolders
+from experiments.engine.settings import EvaluationConfig
 from experiments.engine.tables import Spread, print_tables, save_tables
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data
@@ -17,7 +18,7 @@ from experiments.inpainting.report.examples import fill_examples, spread_example
 from experiments.inpainting.report.tables import bucket_table, metrics_table
 from experiments.inpainting.task import RUNS
 
-_MAX_UNREADABLE = 100
+EVALUATION = EvaluationConfig()
 
 
 def check_same_data(configs: Mapping[str, InpaintingConfig]) -> None:
@@ -44,8 +45,9 @@ def compare(
     output: Path,
     folders: DataFolders,
     examples: int = 5,
+    evaluation: EvaluationConfig = EVALUATION,
 ) -> None:
-    """Evaluates the newest checkpoints of runs on the same images, and shows what each fills in.
+    """Evaluates runs on the same images, and shows what each fills in.
 
     Leaves in ``output``: ``compare.json`` and ``table.md`` with the metrics, and ``fills.png``.
 
@@ -54,21 +56,25 @@ def compare(
         output: folder of the results.
         folders: where the data lie.
         examples: images of the figure.
+        evaluation: of which checkpoints, and how.
 
     Raises:
-        ConfigError: the runs were on different data, or there are fewer than two.
+        ConfigError: the runs were on different data, there are fewer than two, or the devices
+            cannot share a batch.
         CheckpointError: one of them cannot be read.
     """
     check(len(runs) >= 2, "runs", "at least two folders", [str(run) for run in runs])
     check(examples >= 1, "examples", "at least 1", examples)
     names = _names(runs)
-    loaded = {name: RUNS.load(run) for name, run in zip(names, runs, strict=True)}
+    loaded = {
+        name: RUNS.load_to_evaluate(run, evaluation) for name, run in zip(names, runs, strict=True)
+    }
     check_same_data({name: run.config for name, run in loaded.items()})
     shared = next(iter(loaded.values())).config.data
     data = open_data(shared, folders)
     evaluated: dict[str, Metrics] = {}
     for name, run in loaded.items():
-        evaluate = make_evaluator(run.config, data, _MAX_UNREADABLE)
+        evaluate = make_evaluator(run.config, data, evaluation.max_unreadable_records)
         evaluated[name] = evaluate(variables_of(run.state))
     shown = spread_examples(data, shared, examples)
     fills = {

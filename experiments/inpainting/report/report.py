@@ -8,19 +8,17 @@ from experiments.engine.experiment import Report, Row, plain
 from experiments.engine.folders import Folders
 from experiments.engine.logs import METRICS as LOG
 from experiments.engine.logs import read_metrics
-from experiments.engine.runs import run_folder
 from experiments.engine.tables import Row as Values
 from experiments.engine.tables import Table
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import IMAGES
-from experiments.inpainting.fill import make_generator, variables_of
-from experiments.inpainting.presets import METRICS, PRESETS
+from experiments.inpainting.fill import make_generator
+from experiments.inpainting.presets import METRICS
 from experiments.inpainting.report import figures
 from experiments.inpainting.report.examples import fill_examples, spread_examples
 from experiments.inpainting.report.gains import baseline_of, gains, paper_gains
 from experiments.inpainting.report.tables import bucket_table
-from experiments.inpainting.task import RUNS
 
 _EXAMPLES_SHOWN = 5
 _GAINS = "A gain (Δ) is over pairs of runs with the same seed, and so is its deviation."
@@ -31,8 +29,9 @@ InpaintingRow = Row[InpaintingConfig]
 def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Report:
     """Tables of metrics by the size of the hole and of gains, and pictures.
 
-    Leaves in ``output`` ``fills.png`` of the first seed; ``curves.png``; and ``kernels.png`` of the
-    first seed of the first row of Global&Local with CARAFE++ both ways, if there is one.
+    Leaves in ``output`` ``fills.png``; ``curves.png``; and ``kernels.png`` of the first row of
+    Global&Local with CARAFE++ both ways, if there is one. Fills and kernels are of the first seed
+    that the command was asked for.
 
     Args:
         rows: of the table, all on the same data.
@@ -41,7 +40,7 @@ def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Rep
     """
     _draw_fills(rows, output, folders)
     logs = {
-        row.preset.row: [read_metrics(run / LOG) for run in _runs(row, folders)] for row in rows
+        row.preset.row: [read_metrics(run / LOG) for run in row.folders.values()] for row in rows
     }
     figures.save_training_curves(output / "curves.png", logs)
     by_name = {row.preset.name: row for row in rows}
@@ -58,18 +57,13 @@ def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Rep
         for name in by_name
     }
     predict = f"{sys.executable} -m experiments.inpainting predict IMAGE --mask MASK"
-    run = _runs(rows[-1], folders)[0]
+    run = next(iter(rows[-1].folders.values()))
     hint = f"To fill a hole of your own:\n    {predict} --run {run}"
     first = next(iter(rows[0].runs.values()))
     images = sum(count for key, count in first.items() if key.startswith(f"{IMAGES}/"))
     data = rows[0].preset.config.data
     note = f"Metrics are of {images:.0f} validation images of {data.images or data.source}."
     return Report((buckets, _gains_table(rows, gained)), (note, _GAINS), results, (hint,))
-
-
-def _runs(row: InpaintingRow, folders: Folders) -> list[Path]:
-    configs = [row.preset.config.with_training(seed=seed) for seed in row.runs]
-    return [run_folder(config, PRESETS, folders.runs, RUNS.task) for config in configs]
 
 
 def _gains_table(rows: Sequence[InpaintingRow], gained: Mapping[str, Values]) -> Table:
@@ -91,7 +85,7 @@ def _gains_table(rows: Sequence[InpaintingRow], gained: Mapping[str, Values]) ->
 def _draw_fills(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> None:
     shared = rows[0].preset.config.data
     shown = spread_examples(open_data(shared, folders), shared, _EXAMPLES_SHOWN)
-    variables = [variables_of(row.state) for row in rows]
+    variables = [row.state for row in rows]
     fills = {
         row.preset.row: fill_examples(row.preset.config, of_row, shown)
         for row, of_row in zip(rows, variables, strict=True)

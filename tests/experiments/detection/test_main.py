@@ -120,6 +120,8 @@ def test_bounds_of_an_evaluation_and_missing_images_are_named(call, tmp_path):
 
 def test_coco_that_is_not_there_is_named_before_a_run_begins(call, tmp_path):
     backbone = ["--backbone-from", tmp_path / "backbone"]
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone/config.json").write_text("{}")
     code, _, error = call(
         *(
             "train",

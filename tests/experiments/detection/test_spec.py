@@ -11,9 +11,13 @@ from experiments.detection.backbone import backbone_folder
 from experiments.detection.presets import EXPERIMENTS, PRESETS
 from experiments.detection.spec import SPEC, cost_of, resized, step_seconds
 from experiments.engine import config as configs
+from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError
+from experiments.engine.config import ConfigError
+from experiments.engine.cost import Cost
 from experiments.engine.experiment import run_experiment
 from experiments.engine.folders import Folders
 from experiments.engine.runs import preset_of
+from experiments.models.resnet import ResNetConfig
 from tests.experiments.detection.tiny import TINY
 
 COCO_TABLES = [table for table in EXPERIMENTS if table.startswith("table")]
@@ -88,8 +92,9 @@ def test_backbones_are_found_where_the_tables_of_classification_leave_them(tmp_p
 
         return train
 
-    classifiers = dataclasses.replace(classification.SPEC, train=train("top1"))
-    detectors = dataclasses.replace(SPEC, train=train("box_AP"), cost=lambda _: cost_of(TINY))
+    free = {"cost": lambda config: Cost(1, 1)}
+    classifiers = dataclasses.replace(classification.SPEC, train=train("top1"), **free)
+    detectors = dataclasses.replace(SPEC, train=train("box_AP"), **free)
     run_experiment(classifiers, "table2")
     run_experiment(classifiers, "table3")
     trained.clear()
@@ -107,11 +112,23 @@ def test_a_run_knows_its_backbone_by_the_whole_path_from_wherever_it_is_continue
     config = EXPERIMENTS["table3"].presets[0].config
     found = []
     (tmp_path / "below").mkdir()
+    started = tmp_path / "run"
+    (started / CHECKPOINTS / "4").mkdir(parents=True)  # needs the backbone's run no more
     for place, runs in ((tmp_path, "runs"), (tmp_path / "below", "../runs")):
         monkeypatch.chdir(place)
-        found.append(SPEC.prepared(config, Folders(runs=place / runs)))
+        found.append(SPEC.prepared(config, started, Folders(runs=place / runs)))
     assert found[0] == found[1]
     named = dataclasses.replace(config, backbone_from="elsewhere")
-    assert SPEC.prepared(named, Folders()) == named
+    assert SPEC.prepared(named, started, Folders()) == named
     small = EXPERIMENTS["scenes-cpu"].presets[0].config
-    assert SPEC.prepared(small, Folders()) == small
+    assert SPEC.prepared(small, tmp_path, Folders()) == small
+
+
+def test_a_backbone_that_is_missing_is_named_with_what_makes_it(tmp_path):
+    config = EXPERIMENTS["table3"].presets[3].config
+    with pytest.raises(CheckpointError, match=r"backbone_from.*train table3-resnet50-dpp"):
+        SPEC.prepared(config, tmp_path / "run", Folders(runs=tmp_path))
+    # A network that only another data set has trained is no backbone.
+    model = dataclasses.replace(config.model, backbone=ResNetConfig(18, norm="frozen"))
+    with pytest.raises(ConfigError, match="backbone_from"):
+        SPEC.prepared(dataclasses.replace(config, model=model), tmp_path, Folders(runs=tmp_path))

@@ -46,7 +46,7 @@ def test_a_preset_is_trained_in_its_own_folder_unless_another_is_named(call, tmp
 
 
 def test_a_preset_is_trained_as_its_task_prepares_it(call, tmp_path):
-    prepared = lambda config, folders: dataclasses.replace(config, side=99)  # noqa: E731
+    prepared = lambda config, *_: dataclasses.replace(config, side=99)  # noqa: E731
     spec, trained = toy_spec(prepared=prepared)
     assert call(spec, "train", "wide", "--runs", tmp_path)[0] == 0
     ((config, folder, *_),) = trained
@@ -86,12 +86,33 @@ def test_a_dry_run_trains_nothing(call):
     assert not trained
 
 
-def test_options_of_a_dry_run_are_refused_where_runs_would_not_take_them(call, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["--batch-size", 4], "batch_size"),
+        (["--dtype", "bfloat16"], "dtype"),
+        (["--shorter-side", 16], "shorter_side"),
+        (["--dry-run", "--batch-size", 4], "batch_size"),
+        (["--dry-run", "--seeds", 9], "seeds"),
+        (["--time-steps", "--seeds", 9], "seeds"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else value,
+)
+def test_options_without_effect_are_refused(call, tmp_path, arguments, name):
     spec, trained = toy_spec()
-    code, _, error = call(spec, "table1", "--batch-size", 4, "--runs", tmp_path)
+    code, printed, error = call(spec, "table1", "--runs", tmp_path, *arguments)
     assert code == 2
-    assert "batch_size" in error
+    assert name in error
+    assert not printed
     assert not trained
+
+
+@pytest.mark.parametrize("batch_size", [0, -4, 2])
+def test_a_batch_that_cannot_be_timed_is_refused(call, batch_size):
+    code, printed, error = call(toy_spec()[0], "table1", "--time-steps", "--batch-size", batch_size)
+    assert code == 2
+    assert f"got {batch_size}" in error
+    assert not printed
 
 
 def test_help_names_command_scores_and_fields_and_not_the_task(call):
@@ -103,3 +124,4 @@ def test_help_names_command_scores_and_fields_and_not_the_task(call):
     assert "Paper: accuracy 12.3 %, 4.5 fps." in text
     assert "Measured: not run yet." in text
     assert "--width" in text
+    assert "--task" not in text

@@ -123,21 +123,37 @@ def test_earlier_results_of_another_config_are_left_out_of_the_table(folders, re
     assert found["presets"]["wide"]["runs"].keys() == {"1"}
 
 
-def test_results_that_cannot_be_read_are_named_before_anything_is_trained(folders):
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"presets": []}', '{"presets": {"narrow": {}}}', '{"presets": {"narrow": 3}}'],
+)
+def test_results_that_cannot_be_read_are_named_before_anything_is_trained(folders, text):
     path = folders.runs / "toy/table1/results.json"
     path.parent.mkdir(parents=True)
-    path.write_text("{")
+    path.write_text(text)
     spec, trained = toy_spec()
     with pytest.raises(ConfigError, match=r"table1/results\.json"):
         run_experiment(spec, "table1", (1,), folders)
     assert not trained
 
 
-@pytest.mark.parametrize("seeds", [(), (1, 1)])
+@pytest.mark.parametrize("seeds", [(), (1, 1), (4, -1)])
 def test_seeds_must_be_there_and_differ(folders, seeds):
     spec, trained = toy_spec()
     with pytest.raises(ConfigError, match="seeds"):
         run_experiment(spec, "table1", seeds, folders)
+    assert not trained
+
+
+def test_what_a_row_lacks_is_found_before_the_first_is_trained(folders):
+    def prepared(config, folder, given):
+        if config.width == 2:
+            raise ConfigError(f"{folder.name} needs a backbone")
+        return config
+
+    spec, trained = toy_spec(prepared=prepared)
+    with pytest.raises(ConfigError, match="wide-seed3"):
+        run_experiment(spec, "table1", (3,), folders)
     assert not trained
 
 
@@ -167,7 +183,7 @@ def test_a_task_trains_what_it_has_prepared_and_adds_to_the_report(folders, resu
         return Report((more,), ("A note.",), {"wide": {"gain": 3}}, ("A hint.",))
 
     spec, trained = toy_spec(
-        prepared=lambda config, folders: dataclasses.replace(config, side=99), report=report
+        prepared=lambda config, *_: dataclasses.replace(config, side=99), report=report
     )
     run_experiment(spec, "table1", (5, 6), folders)
     assert {config.side for config, *_ in trained} == {99}

@@ -339,3 +339,15 @@ def test_randomness_differs_by_step_and_device(tmp_path):
     drawn = lines(tmp_path)
     assert all(line["low"] < line["high"] for line in drawn)
     assert len({line["low"] for line in drawn}) == 4
+
+
+def test_sigterm_in_the_last_evaluation_ends_the_program_after_it(tmp_path):
+    def evaluate(state):
+        signal.raise_signal(signal.SIGTERM)
+        return {"score": float(state["sum"])}
+
+    with pytest.raises(Interrupted, match="step 3 of 3"):
+        toy.run(tmp_path, 3, evaluate=evaluate)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")][-1] == 3
+    # The run is finished: further runs of a table would have followed.
+    toy.run(tmp_path, 3, evaluate=lambda state: {"score": 0.0})

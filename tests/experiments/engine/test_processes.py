@@ -2,90 +2,18 @@
 
 import random
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.engine.checkpoints import steps_in
 from experiments.engine.logs import read_metrics
+from tests.experiments.engine import toy
+from tests.experiments.engine.toy_processes import Run
 
-pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[3]
 FOREVER = 100_000
-_ARGUMENTS = [
-    "folder",
-    "steps",
-    "checkpoint-every",
-    "workers",
-    "process",
-    "processes",
-    "port",
-    "note",
-]
 SETTINGS = [(1, 0), (1, 2), (2, 0), (2, 2)]  # processes, grain workers
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-class Run:
-    """All processes of one start of the toy program, in one process group."""
-
-    def __init__(self, folder, steps, processes, workers, checkpoint_every=2, note=""):
-        port = free_port()
-        self.processes = []
-        for process in range(processes):
-            values = (folder, steps, checkpoint_every, workers, process, processes, port, note)
-            names = [
-                "folder",
-                "steps",
-                "checkpoint-every",
-                "workers",
-                "process",
-                "processes",
-                "port",
-                "note",
-            ]
-            arguments = [f"--{name}={value}" for name, value in zip(names, values, strict=True)]
-            command = [sys.executable, "-m", "tests.experiments.engine.toy_program", "train"]
-            self.processes.append(
-                subprocess.Popen(
-                    [*command, *arguments],
-                    cwd=ROOT,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-            )
-
-    def finish(self, code=0):
-        outputs = [process.communicate(timeout=300)[0] for process in self.processes]
-        for process, output in zip(self.processes, outputs, strict=True):
-            assert process.returncode == code, output
-        return outputs
-
-    def wait_for(self, condition):
-        deadline = time.monotonic() + 300
-        while not condition():
-            for process in self.processes:
-                assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-
-    def kill(self):
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
-            process.communicate(timeout=60)  # ends when its workers have ended too
 
 
 def steps_and_evaluations(folder):
@@ -113,6 +41,7 @@ def undisturbed(tmp_path_factory):
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "workers"), SETTINGS)
 def test_killed_at_random_moments_and_resumed_the_losses_are_the_same(
     undisturbed, tmp_path, processes, workers
@@ -136,6 +65,7 @@ def test_killed_at_random_moments_and_resumed_the_losses_are_the_same(
     assert not (tmp_path / "incidents.jsonl").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_saves_and_ends(undisturbed, tmp_path, processes):
     run = Run(tmp_path, FOREVER, processes, workers=0)
@@ -151,6 +81,7 @@ def test_sigterm_saves_and_ends(undisturbed, tmp_path, processes):
     assert [line["loss"] for line in lines] == undisturbed[processes][: stopped + 3]
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_takes_the_others_with_it(tmp_path):
     began = time.monotonic()
     run = Run(tmp_path, FOREVER, 2, workers=0, note="fails")
@@ -160,6 +91,7 @@ def test_a_process_that_fails_takes_the_others_with_it(tmp_path):
     assert time.monotonic() - began < 100  # JAX by itself would wait for five minutes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_ctrl_c_in_one_process_ends_them_all(tmp_path, processes):
     run = Run(tmp_path, FOREVER, processes, workers=0)
@@ -173,6 +105,7 @@ def test_ctrl_c_in_one_process_ends_them_all(tmp_path, processes):
     assert time.monotonic() - began < 100  # JAX by itself would wait for five minutes
 
 
+@pytest.mark.slow
 def test_processes_with_different_configs_do_not_train(tmp_path):
     run = Run(tmp_path, FOREVER, 2, workers=0, note="other")
     outputs = [process.communicate(timeout=200)[0] for process in run.processes]
@@ -181,8 +114,20 @@ def test_processes_with_different_configs_do_not_train(tmp_path):
     assert not latest(tmp_path)
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_is_refused_and_nothing_is_set_aside(tmp_path):
     Run(tmp_path, 4, 2, workers=0).finish()
     (output,) = Run(tmp_path, 8, 1, workers=0).finish(code=2)
     assert "is of a run of 2 processes" in output
     assert steps_in(tmp_path / "checkpoints") == [2, 4]
+
+
+def test_two_processes_train_together_and_agree_with_one(tmp_path):
+    Run(tmp_path / "two", 6, 2, workers=0, checkpoint_every=4).finish()
+    toy.run(tmp_path / "one", 6)
+    lines, evaluations = steps_and_evaluations(tmp_path / "two")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert list(evaluations) == [6]
+    alone = [line["loss"] for line in read_metrics(tmp_path / "one/metrics.jsonl")]
+    np.testing.assert_allclose([line["loss"] for line in lines], alone, rtol=1e-5)
+    assert steps_in(tmp_path / "two/checkpoints") == [4, 6]

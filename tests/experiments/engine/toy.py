@@ -10,8 +10,6 @@ import numpy as np
 from experiments.engine.loop import Task, train
 from experiments.engine.settings import Operation, TrainingConfig
 
-TRAINING = TrainingConfig(batch_size=8)
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:

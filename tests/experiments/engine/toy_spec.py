@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+from typing import Annotated, Literal
+
+import tyro
 
 from experiments.engine import config as configs
 from experiments.engine.cost import Cost
@@ -17,6 +20,7 @@ class ToyConfig(RunConfig):
 
     width: int = 1
     side: int = 32
+    task: Annotated[Literal["toy"], tyro.conf.Suppress] = "toy"
 
 
 NARROW = Preset("narrow", "Narrow", ToyConfig(width=1), {"accuracy": 12.3, "fps": 4.5})

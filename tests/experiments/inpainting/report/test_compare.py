@@ -47,7 +47,7 @@ def stand_in(monkeypatch):
     loaded = {}
 
     class Runs:
-        def load(self, folder):
+        def load_to_evaluate(self, folder, evaluation):
             return loaded[folder.name]
 
     monkeypatch.setattr(module, "RUNS", Runs())

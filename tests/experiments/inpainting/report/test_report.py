@@ -16,6 +16,7 @@ from experiments.inpainting.configs import AdversarialConfig, DataConfig, Inpain
 from experiments.inpainting.metrics import METRICS
 from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.report.compare import compare
+from experiments.inpainting.spec import SPEC
 from experiments.inpainting.task import initial_state
 
 BASELINE = InpaintingConfig(
@@ -57,16 +58,14 @@ def finished(tmp_path_factory, data_folder):
         return SPEC.train(config, folder, *rest)
 
     output = folders.runs / "inpainting"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report_module, "PRESETS", PRESETS)
-        spec = dataclasses.replace(
-            SPEC, presets=PRESETS, experiments={"tiny": Experiment("Tiny", PRESETS, SEEDS)}
-        )
-        killed = dataclasses.replace(spec, train=killed_before_the_third)
-        with pytest.raises(KilledError):
-            run_experiment(killed, "tiny", None, folders, operation)
-        before = {name: starts_of(output / name) for name in trained}
-        run_experiment(spec, "tiny", None, folders, operation)
+    spec = dataclasses.replace(
+        SPEC, presets=PRESETS, experiments={"tiny": Experiment("Tiny", PRESETS, SEEDS)}
+    )
+    killed = dataclasses.replace(spec, train=killed_before_the_third)
+    with pytest.raises(KilledError):
+        run_experiment(killed, "tiny", None, folders, operation)
+    before = {name: starts_of(output / name) for name in trained}
+    run_experiment(spec, "tiny", None, folders, operation)
     return folders, before
 
 

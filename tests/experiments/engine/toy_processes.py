@@ -1,0 +1,60 @@
+"""Starts of the toy program in one process or in several."""
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+ARGUMENTS = (
+    *("folder", "steps", "checkpoint-every", "workers"),
+    *("process", "processes", "port", "note"),
+)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Run:
+    """All processes of one start of the toy program, in one process group."""
+
+    def __init__(self, folder, steps, processes, workers, checkpoint_every=2, note=""):
+        port = free_port()
+        self.processes = []
+        for process in range(processes):
+            values = (folder, steps, checkpoint_every, workers, process, processes, port, note)
+            arguments = [f"--{name}={value}" for name, value in zip(ARGUMENTS, values, strict=True)]
+            command = [sys.executable, "-m", "tests.experiments.engine.toy_program", "train"]
+            self.processes.append(
+                subprocess.Popen(
+                    [*command, *arguments],
+                    cwd=ROOT,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+
+    def finish(self, code=0):
+        outputs = [process.communicate(timeout=300)[0] for process in self.processes]
+        for process, output in zip(self.processes, outputs, strict=True):
+            assert process.returncode == code, output
+        return outputs
+
+    def wait_for(self, condition):
+        deadline = time.monotonic() + 300
+        while not condition():
+            for process in self.processes:
+                assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def kill(self):
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.communicate(timeout=60)  # ends when its workers have ended too
