@@ -73,8 +73,13 @@ print(*sorted(added & set({EXPERIMENT_MODULES})))
     assert completed.stdout.split() == []
 
 
-def test_the_folder_of_the_kernels_is_no_package():
-    assert not (ROOT / "kernels" / "__init__.py").exists()
+def test_the_folder_of_the_kernels_hides_no_other_package_of_its_name(tmp_path):
+    """The package ``kernels`` on PyPI: a checkout that comes first on the path must not hide it."""
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels/__init__.py").write_text("found = True")
+    path = f"sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]"
+    program = f"import sys; {path}; import kernels; kernels.found"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 # What each part of the experiments may import of the others. Tasks are all that is not named.

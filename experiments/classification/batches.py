@@ -31,7 +31,7 @@ class ClassificationData:
 
     Attributes:
         train: records with ``image``, still encoded, and ``label``.
-        validation: likewise.
+        validation: records of the same form.
         class_names: by label.
     """
 

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
+from experiments.data.composed.stamps_manifest import CLASSES
 from experiments.data.prepared import DataError
 
 # By the name that configs use.
 _CLASSES = {
     "imagenet2012": 1000,
     "digits": 10,
-    "stamps": 12,
     "coco": 80,
     "coco_boxes": 80,
-    "scenes": 12,
+    "stamps": len(CLASSES),
+    "scenes": len(CLASSES),
 }
 
 

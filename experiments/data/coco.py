@@ -31,8 +31,9 @@ class CocoData:
 
     Attributes:
         train: records as :class:`experiments.data.coco_sources.InstanceRecords` gives them.
-        validation: likewise.
-        test: likewise, without objects; None if it was not there when the data were prepared.
+        validation: records of the same form.
+        test: records of the same form, without objects; None if it was not there when the data
+            were prepared.
         categories: ordered by id; an object's label is the place of its category.
         has_masks: whether objects have segmentations.
     """
@@ -76,7 +77,7 @@ def coco_boxes_folder(data_dir: Path, name: str = "2017") -> Path:
         The folder for :func:`open_coco`.
 
     Raises:
-        DataError: likewise.
+        DataError: it is not there, or not as it must be.
     """
     how = (
         "To prepare it, run once `pip install tensorflow` and `tfds build coco/"

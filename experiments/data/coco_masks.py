@@ -19,7 +19,7 @@ def compressed_counts(segmentation: Any, height: int, width: int) -> str:
             ``{"size": [height, width], "counts": ...}`` with run lengths as a list of integers, or
             compressed to a string.
         height: of the image, in pixels.
-        width: likewise.
+        width: of the image, in pixels.
 
     Returns:
         The ``counts`` of a compressed run-length encoding of the whole image; ``""`` for an empty

@@ -23,7 +23,8 @@ class CocoConfig(tfds.core.BuilderConfig):
 
     Attributes:
         train: annotations are in `annotations/instances_<train>.json`, images in `<train>/`.
-        validation: likewise.
+        validation: annotations are in `annotations/instances_<validation>.json`, images in
+            `<validation>/`.
         test: of images without annotations, `annotations/image_info_<test>.json`; used if it is
             there.
         test_images: their folder.

@@ -89,7 +89,7 @@ class PaddedRecords:
 
     Args:
         source: see :class:`ReadableRecords`.
-        decode: likewise.
+        decode: see :class:`ReadableRecords`.
         multiple: of which the length is made one, by padding at the end.
         blank: stands for padding and for records that cannot be read; the fields, shapes and
             dtypes that ``decode`` gives.

@@ -102,7 +102,7 @@ def make_evaluator(
     Args:
         config: of the run; its batch size is that of the evaluation.
         data: of the config.
-        max_unreadable: so many images may be unreadable; one more is an error.
+        max_unreadable: the largest number of images that may be unreadable.
         split: which images; those of ``"test"`` have no objects, and so only results.
 
     Raises:

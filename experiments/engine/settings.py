@@ -60,7 +60,7 @@ class EvaluationConfig:
     Attributes:
         checkpoint: the newest, or the one with the best evaluation so far.
         batch_size: images at a time, over all processes and devices.
-        max_unreadable_records: images that may be unreadable; one more is an error.
+        max_unreadable_records: the largest number of images that may be unreadable.
     """
 
     checkpoint: Which = "newest"

@@ -48,7 +48,7 @@ class Spread:
         return text if self.deviation is None else f"{text} ± {self.deviation:.{digits}f}"
 
 
-Row = Mapping[str, Spread]
+Spreads = Mapping[str, Spread]
 
 
 @dataclasses.dataclass(frozen=True)

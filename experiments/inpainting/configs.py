@@ -24,8 +24,8 @@ class HoleConfig:
         shapes: ``"free_form"``: brush strokes (reference 45); ``"rectangles"``; or ``"both"``, one
             or the other by chance.
         lowest: share of the image that the smallest holes take, in percent; a multiple of ten.
-        highest: share that the largest holes stay below, likewise. Every ten percent between the
-            two are as likely, and an evaluation reports them one by one.
+        highest: share that the largest holes stay below, in percent; a multiple of ten. Every ten
+            percent between the two are as likely, and an evaluation reports them one by one.
     """
 
     shapes: Literal["free_form", "rectangles", "both"] = "free_form"
@@ -140,7 +140,7 @@ class InpaintingConfig(RunConfig):
         model: the generator.
         data: what is filled.
         reconstruction: what the generator is trained for.
-        adversarial: likewise.
+        adversarial: the discriminator, and its part in the loss.
         start_from: folder of a run whose networks this one starts with, rather than at random.
             Its networks have to be the same, but for ``model.freeze_encoder_norm``.
         ema_decay: of an exponential moving average of the generator, parameters and BatchNorm's

@@ -32,7 +32,7 @@ def make_evaluator(
     Args:
         config: of the run.
         data: what :func:`experiments.inpainting.data.batches.open_data` gives for it.
-        max_unreadable: so many images may be left out; one more is an error.
+        max_unreadable: the largest number of images that may be left out.
 
     Returns:
         A function of what :func:`experiments.inpainting.fill.variables_of` gives, compiled once. It

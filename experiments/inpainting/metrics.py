@@ -20,7 +20,7 @@ def image_metrics(
 
     Args:
         filled: in [-1, 1], at least 11x11.
-        original: likewise.
+        original: in [-1, 1], of the same shape.
         mask: 1 in the hole, 0 elsewhere.
 
     Returns:

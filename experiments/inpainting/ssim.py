@@ -32,7 +32,7 @@ def similarity_map(
 
     Args:
         image: in [-1, 1], at least 11x11.
-        other: likewise.
+        other: in [-1, 1], of the same shape.
 
     Returns:
         ``[B, H, W]``, float32, at most 1, and exactly 1 where nothing under the window differs.

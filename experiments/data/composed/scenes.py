@@ -49,10 +49,10 @@ class ScenesConfig:
             which show no object of a class. ``"debian"``: those of 71.
         longer_side: of the images, in pixels; the shorter one is three quarters of it. Seven in
             ten are landscapes, the others portraits.
-        training_images: their number.
-        validation_images: likewise.
+        training_images: number of images to train on.
+        validation_images: number of images to validate on.
         smallest: longer side of an object, in pixels; sizes are even in their logarithm.
-        largest: likewise; at most the images' shorter side.
+        largest: longer side of an object, in pixels; at most the images' shorter side.
         max_objects: 1 to so many are drawn for an image; one that finds no place is left out.
     """
 

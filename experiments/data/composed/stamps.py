@@ -52,7 +52,7 @@ class StampsConfig(tfds.core.BuilderConfig):
             ``"debian"``: 71 photographs.
         side: of the images, in pixels.
         training_examples: equally many of each class, to within one.
-        validation_examples: likewise.
+        validation_examples: equally many of each class, to within one.
     """
 
     name: str = dataclasses.field(init=False)

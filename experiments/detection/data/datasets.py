@@ -24,8 +24,8 @@ class DetectionData:
     Attributes:
         folder: of the data set.
         train: records as :mod:`experiments.data.coco` gives them.
-        validation: likewise.
-        test: likewise, without objects; None where there are none.
+        validation: records of the same form.
+        test: records of the same form, without objects; None where there are none.
         categories: by label.
     """
 

@@ -36,7 +36,7 @@ def resized_size(height: int, width: int, config: DataConfig, portrait: bool) ->
 
     Args:
         height: of the image.
-        width: likewise.
+        width: of the image.
         config: its shorter and longer count.
         portrait: the bucket. An image of the other orientation is made small enough for it.
     """

@@ -17,7 +17,7 @@ def decode_mask(counts: str, height: int, width: int) -> UInt8[np.ndarray, "heig
     Args:
         counts: as COCO's results have it; not empty.
         height: of the image.
-        width: likewise.
+        width: of the image.
 
     Raises:
         ValueError: they are no run lengths, or not of so many pixels.

@@ -39,7 +39,7 @@ def paste_mask(
         box: x1, y1, x2, y2 in pixels of the image; it may reach beyond it. One without width or
             height covers nothing.
         height: of the image.
-        width: likewise.
+        width: of the image.
     """
     x1, y1, x2, y2 = (float(edge) for edge in box)
     canvas = np.zeros((width, height), np.uint8)  # the codes run along columns

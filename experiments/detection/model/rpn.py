@@ -75,8 +75,8 @@ def propose(
 
     Args:
         logits: of each level, ``[N_l]``.
-        deltas: likewise, ``[N_l, 4]``.
-        anchors: likewise.
+        deltas: of each level, ``[N_l, 4]``.
+        anchors: of each level, ``[N_l, 4]``.
         size: height and width of the image within the padded input, in pixels.
         config: how many, and the threshold of NMS.
 

@@ -94,7 +94,7 @@ def predict(
             at least one half are drawn. No input file is ever written to, nor is a drawing of
             another picture.
         infer: see :func:`detect_objects`.
-        config: likewise.
+        config: see :func:`detect_objects`.
         categories: by label.
 
     Yields:

@@ -43,7 +43,7 @@ class InpaintingData:
 
     Attributes:
         train: records with ``image``, an encoded image or the path of one.
-        validation: likewise.
+        validation: records of the same form.
     """
 
     train: Source

@@ -128,7 +128,7 @@ class MaskedCARAFE(nn.Module):
 
     Args:
         up: as of CARAFE++.
-        down: likewise.
+        down: as of CARAFE++.
         dtype: of the computation; the mask's is float32.
     """
 

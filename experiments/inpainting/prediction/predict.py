@@ -100,7 +100,7 @@ def predict(
         holes: where they come from. In a folder each file has brush strokes of its own.
         output: the PNG to write; for a folder the folder of PNGs with the same stems.
         working_side: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
-        full_size: likewise.
+        full_size: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
 
     Returns:
         For each picture, as it is done, what became of it; one that fails does not stop the others.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from experiments.engine.config import differences
-from experiments.engine.tables import Row, Spread
+from experiments.engine.tables import Spread, Spreads
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import Metrics
 from experiments.inpainting.metrics import METRICS
@@ -32,7 +32,7 @@ def _has_carafe(preset: InpaintingPreset) -> bool:
     return "carafe" in (preset.config.model.downsampler, preset.config.model.upsampler)
 
 
-def gains(runs: Mapping[int, Metrics], baseline: Mapping[int, Metrics]) -> Row:
+def gains(runs: Mapping[int, Metrics], baseline: Mapping[int, Metrics]) -> Spreads:
     """Differences between runs of the same seeds, which see the same images in the same order.
 
     Args:
@@ -47,7 +47,7 @@ def gains(runs: Mapping[int, Metrics], baseline: Mapping[int, Metrics]) -> Row:
     }
 
 
-def paper_gains(config: InpaintingConfig) -> Row:
+def paper_gains(config: InpaintingConfig) -> Spreads:
     """Differences of the scores in Table 10, between the rows of this network.
 
     All rows of that table are of Global&Local's network; for another there are none.

@@ -8,8 +8,7 @@ from experiments.engine.experiment import Report, Row, plain
 from experiments.engine.folders import Folders
 from experiments.engine.logs import METRICS as LOG
 from experiments.engine.logs import read_metrics
-from experiments.engine.tables import Row as Values
-from experiments.engine.tables import Table
+from experiments.engine.tables import Spreads, Table
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import IMAGES
@@ -66,7 +65,7 @@ def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Rep
     return Report((buckets, _gains_table(rows, gained)), (note, _GAINS), results, (hint,))
 
 
-def _gains_table(rows: Sequence[InpaintingRow], gained: Mapping[str, Values]) -> Table:
+def _gains_table(rows: Sequence[InpaintingRow], gained: Mapping[str, Spreads]) -> Table:
     shown = [metric for metric in METRICS if metric.place == "headline"]
     lines = []
     for row in rows:

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from experiments.engine.tables import Row, Table
+from experiments.engine.tables import Spreads, Table
 from experiments.inpainting.evaluation import IMAGES
 from experiments.inpainting.presets import METRICS
 
 _HEADINGS = tuple(metric.heading for metric in METRICS)
 
 
-def metrics_table(title: str, rows: Mapping[str, Row]) -> Table:
+def metrics_table(title: str, rows: Mapping[str, Spreads]) -> Table:
     """One row a run, over all images.
 
     Args:
@@ -20,7 +20,7 @@ def metrics_table(title: str, rows: Mapping[str, Row]) -> Table:
     return Table(title, ("", *_HEADINGS), tuple(texts))
 
 
-def bucket_table(title: str, rows: Mapping[str, Row]) -> Table:
+def bucket_table(title: str, rows: Mapping[str, Spreads]) -> Table:
     """One row a run and bucket; runs of a bucket stand together.
 
     Args:
@@ -37,5 +37,5 @@ def bucket_table(title: str, rows: Mapping[str, Row]) -> Table:
     return Table(title, ("hole", "", IMAGES, *_HEADINGS), tuple(texts), labels=2)
 
 
-def _texts(row: Row, bucket: str = "") -> list[str]:
+def _texts(row: Spreads, bucket: str = "") -> list[str]:
     return [row[metric.name + bucket].text(metric.digits) for metric in METRICS]
