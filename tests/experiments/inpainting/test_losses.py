@@ -12,7 +12,6 @@ from experiments.inpainting.losses import (
     reconstruction,
 )
 
-
 compiled = jax.jit(reconstruction, static_argnums=4)
 
 
