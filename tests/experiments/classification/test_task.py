@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import json
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -30,7 +31,8 @@ from experiments.classification.task import (
     initial_state,
     initial_variables,
     make_evaluator,
-    make_model,
+    train_step,
+    training_state,
 )
 from experiments.data.imagenet import DataError
 from experiments.engine.checkpoints import CheckpointError, steps_in
@@ -38,6 +40,8 @@ from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders
 from experiments.engine.logs import read_metrics
 from experiments.engine.loop import UnreadableRecordsError
+from experiments.engine.parallel import data_parallel, split
+from experiments.engine.step import first_carry, guarded
 from experiments.models.resnet import ResNetConfig
 from tests.experiments.classification.tiny import TINY, train
 
@@ -49,6 +53,22 @@ def of_length(steps):
     schedule = dataclasses.replace(TINY.training.schedule, length=steps)
     training = dataclasses.replace(TINY.training, schedule=schedule)
     return dataclasses.replace(TINY, training=training)
+
+
+class Linear(nn.Module):
+    """In place of a ResNet where records are tested: it takes no time to compile."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        return nn.Dense(10)(x.reshape(x.shape[0], -1))
+
+
+@pytest.fixture
+def linear(monkeypatch):
+    network = Linear()
+    monkeypatch.setattr(task, "make_model", lambda config: network)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +117,42 @@ def test_a_run_without_class_names_is_told(run, tmp_path):
         (run / "classes.json").write_text(json.dumps(names))
 
 
-def test_evaluation_is_exact_over_an_uneven_last_batch(digits_dir):
+def test_a_step_trains_every_part_of_the_network():
+    """Strided: with CARAFE++ it takes twice the time to compile, and is tested by itself."""
+    model = dataclasses.replace(TINY.model, downsampler="strided")
+    # Weight decay would move what has no gradient.
+    optimizer = dataclasses.replace(TINY.training.optimizer, weight_decay=0.0)
+    training = dataclasses.replace(TINY.training, optimizer=optimizer)
+    config = dataclasses.replace(TINY, model=model, training=training)
+    shapes = jax.eval_shape(lambda: initial_variables(config))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: rng.uniform(-0.5, 1, leaf.shape).astype(np.float32), shapes
+    )
+    before = jax.device_get(training_state(config, variables))
+    batch = {
+        "image": rng.integers(0, 256, (8, 32, 32, 3), np.uint8),
+        "label": rng.integers(0, 10, 8).astype(np.int32),
+    }
+    step = data_parallel(guarded(train_step(config, steps_per_epoch=10), 0))
+    carry, metrics = step(first_carry(before, 0), split(batch))
+    assert np.isfinite(metrics["loss"])
+    assert int(metrics["skipped"]) == 0
+    for kind in ("params", "model_state"):
+        for name, part in jax.device_get(carry.state[kind]).items():
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(part)), name
+            moved = jax.tree.map(lambda a, b: (a != b).any(), part, before[kind][name])
+            assert any(jax.tree.leaves(moved)), name
+
+
+def test_evaluation_is_exact_over_an_uneven_last_batch(digits_dir, linear):
     data = open_data(TINY.data, DataFolders(digits_dir))
     few = ClassificationData(data.train, [data.validation[i] for i in range(45)], data.class_names)
     state = initial_state(TINY)
     metrics = make_evaluator(TINY, few, max_unreadable=0)(state)
     crops = [evaluation_crop(decode_image(each["image"]), TINY.data) for each in few.validation]
     label = np.array([each["label"] for each in few.validation])
-    apply = jax.jit(functools.partial(classify, make_model(TINY)))
+    apply = jax.jit(functools.partial(classify, linear))
     logits = np.asarray(apply(state, np.stack(crops)), np.float64)
     order = np.argsort(-logits, axis=1)
     assert metrics["top1"] == pytest.approx((order[:, 0] == label).mean())
@@ -113,6 +161,7 @@ def test_evaluation_is_exact_over_an_uneven_last_batch(digits_dir):
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
+@pytest.mark.usefixtures("linear")
 def test_a_corrupt_image_is_named_replaced_and_bounded(digits_dir, tmp_path, monkeypatch):
     whole = open_data(TINY.data, DataFolders(digits_dir))
     records = [dict(whole.train[index]) for index in range(48)]

@@ -218,7 +218,9 @@ except CheckpointError as error:
 """
 
 
-@pytest.mark.parametrize("kind", ["no space left", "file too large"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("no space left", marks=pytest.mark.slow), "file too large"]
+)
 def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(tmp_path, kind):
     program = [sys.executable, "-c", FULL_DISK, str(tmp_path), kind]
     if kind == "no space left":

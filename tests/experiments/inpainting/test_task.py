@@ -243,6 +243,7 @@ def test_a_run_logs_both_losses_and_ends_with_an_evaluation(run):
     assert lines[-1][f"eval/{RUNS.best}"] > 0
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_the_pair_of_networks_gives_the_same_numbers(run, data_dir, tmp_path):
     folder, state = run
     killed = tmp_path / "killed"

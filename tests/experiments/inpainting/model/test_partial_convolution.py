@@ -23,11 +23,18 @@ def draw(seed, height, width, channels, soft=False):
     return Masked(jnp.asarray(features), jnp.asarray(mask))
 
 
+@functools.cache
+def shapes(module, *channels):
+    """Of the parameters, which do not depend on the size of the maps."""
+    maps = [draw(0, 5, 4, each) for each in channels]
+    return jax.eval_shape(module.init, jax.random.key(0), *maps)
+
+
 def trained(module, *maps):
     """Parameters as after training: kernels are far from box filters, biases are not zero."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *maps)
+    found = shapes(module, *(each.features.shape[-1] for each in maps))
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(scale=0.5, size=x.shape), x.dtype), shapes)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(scale=0.5, size=x.shape), x.dtype), found)
 
 
 # Few, so that little is compiled.
