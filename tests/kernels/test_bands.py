@@ -189,7 +189,7 @@ def forward_text(geometry, dtype, weights_dtype, channels=256, normalizer=None, 
         slot: jax.ShapeDtypeStruct((2, *plan.shape(slot, channels)), plan.dtype(slot))
         for slot in ("x", "weights" if normalizer is None else "logits")
     }
-    return lowered(functools.partial(mosaic_gpu.contract, plan, ("y",)), operands)
+    return lowered(functools.partial(mosaic_gpu.IMPLEMENTATION.contract, plan, ("y",)), operands)
 
 
 @pytest.mark.parametrize(
