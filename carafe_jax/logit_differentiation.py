@@ -57,7 +57,7 @@ _logit_gradients.defvjp(_logit_gradients_fwd, _logit_gradients_bwd)
 
 def _in_two_steps(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
     """Contracts with the weights in memory between normalising and reassembly."""
-    normalizer = plan.normalizer
+    normalizer, of_weights = plan.normalizer, plan.of_weights
     assert normalizer is not None, "plans of logits have a normaliser"
     weights, pullback = jax.vjp(
         lambda logits: normalize(logits, plan.geometry, plan.size, normalizer), operands["logits"]
@@ -66,17 +66,11 @@ def _in_two_steps(plan: Plan, results: Results, operands: Operands) -> tuple[jax
     for result in results:
         match result:
             case "y":
-                found.append(
-                    contract(plan.of_weights, "y", {"x": operands["x"], "weights": weights})
-                )
+                found.append(contract(of_weights, "y", {"x": operands["x"], "weights": weights}))
             case "x":
-                found.append(
-                    contract(plan.of_weights, "x", {"weights": weights, "y": operands["y"]})
-                )
+                found.append(contract(of_weights, "x", {"weights": weights, "y": operands["y"]}))
             case "logits":
-                dweights = contract(
-                    plan.of_weights, "weights", {"x": operands["x"], "y": operands["y"]}
-                )
+                dweights = contract(of_weights, "weights", {"x": operands["x"], "y": operands["y"]})
                 found.extend(pullback(dweights))
     return tuple(found)
 

@@ -52,7 +52,7 @@ class Implementation:
         supports: says why it cannot serve a call.
         platform: the one that its programs are lowered for, by its name in
             ``jax.lax.platform_dependent``; ``None`` for any.
-        settings: returns what it keeps in the plan of a call that is traced now.
+        settings: returns the settings that a plan keeps, if its call is traced now.
         gradients_together: says whether ``contract`` computes both gradients of a plan in one call.
     """
 

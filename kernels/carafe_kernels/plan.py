@@ -30,7 +30,7 @@ class Plan:
         implementation: name of what computes.
         automatic: whether XLA computes where a program is lowered for a platform that the
             implementation does not serve; else that is an error.
-        settings: what the implementation keeps of its settings when a call is traced.
+        settings: those that the implementation had when the call was traced.
     """
 
     geometry: Geometry

@@ -10,6 +10,7 @@ from carafe_kernels.plan import Plan
 
 import carafe_jax
 from tests.kernels.cases import Case
+from tests.kernels.errors import naming
 from tests.kernels.from_logits import carafe_and_gradients, random_map_logits_and_cotangent
 
 # The 2**31 - 1 elements that indices reach, and shapes around it.
@@ -71,6 +72,18 @@ def test_a_named_implementation_says_what_it_cannot_serve():
     x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 6, 6, 9))
     with pytest.raises(NotImplementedError, match=r"'mosaic_gpu'.* not by 3 / 2"):
         carafe_jax.reassemble(x, weights, kernel_size=3, up=3, down=2, implementation="mosaic_gpu")
+
+
+@pytest.mark.parametrize(
+    ("slot", "shape"), [("weights", (2, 8, 7, 9)), ("y", (2, 4, 4, 2)), ("y", (1, 8, 8, 2))]
+)
+def test_operands_that_do_not_fit_the_plan_are_refused(slot, shape):
+    plan = Plan(Geometry(3, 2), (4, 4), *[jnp.dtype("float32")] * 2, None, "mosaic_gpu")
+    operands = {"x": (2, 4, 4, 2), "weights": (2, 8, 8, 9), "y": (2, 8, 8, 2), slot: shape}
+    with pytest.raises(ValueError, match=naming(slot, "shape", shape)):
+        mosaic_gpu.IMPLEMENTATION.contract(
+            plan, ("x", "weights"), {name: jnp.ones(shape) for name, shape in operands.items()}
+        )
 
 
 @pytest.mark.parametrize("scale", [{"up": 2}, {"down": 2}])
