@@ -3,16 +3,15 @@
 import functools
 
 import jax
-from carafe_kernels import xla
 from carafe_kernels.plan import Operands, Plan, Results, Slot
 
-from carafe_jax.implementations import gradients_together, run
+from carafe_jax.implementations import implementation, run
 
 
 # Compiled also when called eagerly: op by op, the taps would not fuse.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _compute(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
-    return run(plan, results, operands, elsewhere=xla.contract)
+    return run(plan, results, operands)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -34,7 +33,7 @@ def _contract_fwd(plan: Plan, result: Slot, operands: Operands) -> tuple[jax.Arr
 def _contract_bwd(
     plan: Plan, result: Slot, operands: Operands, cotangent: jax.Array
 ) -> tuple[Operands]:
-    if result == "y" and gradients_together(plan):
+    if result == "y" and implementation(plan.implementation).gradients_together(plan):
         return (_gradients_together(plan, {**operands, "y": cotangent}),)
     first, second = operands
     return (

@@ -10,11 +10,12 @@ import importlib
 import itertools
 import logging
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.implementation import Contract, Implementation
-from carafe_kernels.normalizers import Normalizer, normalized_dtype
+from carafe_kernels.normalizers import Normalizer
 from carafe_kernels.plan import Operands, Plan, Results
 
 from carafe_jax.proven import is_proven
@@ -25,6 +26,8 @@ IMPLEMENTATIONS = {
     "xla": "carafe_kernels.xla",
     "mosaic_gpu": "carafe_kernels.mosaic_gpu",
 }
+# The same names, for type checkers.
+ImplementationName = Literal["xla", "mosaic_gpu"]
 PORTABLE = "xla"  # runs everywhere
 
 _logger = logging.getLogger("carafe_jax")
@@ -75,11 +78,9 @@ def choose(
         ValueError: no implementation has this name.
         NotImplementedError: the named implementation cannot serve this call.
     """
-    size, dtype = (x.shape[1], x.shape[2]), weights.dtype
-    apart = dtype if normalizer is None else normalized_dtype(dtype)
-    plans = [Plan(geometry, size, x.dtype, apart, None, PORTABLE)]
-    if normalizer is not None:
-        plans.insert(0, Plan(geometry, size, x.dtype, dtype, normalizer, PORTABLE))
+    size = x.shape[1], x.shape[2]
+    plan = Plan(geometry, size, x.dtype, weights.dtype, normalizer, PORTABLE)
+    plans = [plan] if normalizer is None else [plan, plan.of_weights]
     return _proven(plans, x) if name is None else _named(name, plans, x)
 
 
@@ -88,9 +89,10 @@ def _proven(plans: Sequence[Plan], x: jax.Array) -> Plan:
     devices = devices_of_process()
     for plan, name in itertools.product(plans, IMPLEMENTATIONS):
         if is_proven(name, plan, x.shape[3], devices):
-            reason = _reason(name, plan, x, devices[0])
+            candidate = _computed_by(name, plan, automatic=True)
+            reason = _reason(candidate, x, devices[0])
             if reason is None:
-                return _by(name, plan, automatic=True)
+                return candidate
             log_once(f"implementation=None does not run {name!r}: {reason}")
     return plans[-1]
 
@@ -103,38 +105,38 @@ def _named(name: str, plans: Sequence[Plan], x: jax.Array) -> Plan:
     # Without a GPU in this process the program may be for another one, and says what it lacks
     # where it is lowered. Of several GPUs, one will do.
     gpus = [device for device in devices_of_process() if device.platform == "gpu"]
-    for plan in plans:
-        reasons = [_reason(name, plan, x, device) for device in gpus or [None]]
-        if not all(reasons):
-            return _by(name, plan, automatic=False)
-        if plan.normalizer is not None:
-            log_once(f"logits are normalised apart: {reasons[0]}")
+    devices = gpus or [None]
+    candidates = [_computed_by(name, plan, automatic=False) for plan in plans]
+    for plan, device in itertools.product(candidates, devices):
+        if _reason(plan, x, device) is None:
+            if plan is not candidates[0] and name != PORTABLE:  # which never fuses them
+                reason = _reason(candidates[0], x, device)
+                log_once(f"logits are normalised apart: {reason}")
+            return plan
     raise NotImplementedError(
-        f"implementation {name!r} cannot serve this call: {reasons[0]}; "
-        f"implementation={PORTABLE!r} or None can"
+        f"implementation {name!r} cannot serve this call: "
+        f"{_reason(candidates[-1], x, devices[0])}; implementation={PORTABLE!r} or None can"
     )
 
 
-def _reason(name: str, plan: Plan, x: jax.Array, device: jax.Device | None) -> str | None:
-    """Why an implementation cannot serve a plan on a device; ``None`` if it can."""
-    return implementation(name).supports(
-        plan.geometry,
-        plan.x_dtype,
-        x.shape,
-        device,
-        weights_dtype=plan.weights_dtype,
-        normalizer=plan.normalizer,
-    )
+def _reason(plan: Plan, x: jax.Array, device: jax.Device | None) -> str | None:
+    """Why its implementation cannot serve a plan on a device; ``None`` if it can."""
+    supports = implementation(plan.implementation).supports
+    reason = supports(plan, x.shape, device)
+    if reason is None and plan.normalizer is not None:
+        # Second derivatives of reassembly from logits contract weights.
+        reason = supports(plan.of_weights, x.shape, device)
+    return reason
 
 
-def _by(name: str, plan: Plan, *, automatic: bool) -> Plan:
-    """The same by an implementation, with the settings that it has now."""
+def _computed_by(name: str, plan: Plan, *, automatic: bool) -> Plan:
+    """Returns the plan with an implementation and the settings that it has now."""
     settings = implementation(name).settings()
     return dataclasses.replace(plan, implementation=name, automatic=automatic, settings=settings)
 
 
 def run(
-    plan: Plan, results: Results, operands: Operands, elsewhere: Contract
+    plan: Plan, results: Results, operands: Operands, elsewhere: Contract | None = None
 ) -> tuple[jax.Array, ...]:
     """Contracts by the implementation of a plan.
 
@@ -142,18 +144,13 @@ def run(
         plan: what stays fixed.
         results: which arrays to compute.
         operands: the arrays to compute them from.
-        elsewhere: computes them by XLA, where an automatic choice is lowered for a platform that
-            the implementation does not serve.
+        elsewhere: computes them where an automatic choice is lowered for a platform that the
+            implementation does not serve; by default the portable implementation does.
     """
     chosen = implementation(plan.implementation)
     here = functools.partial(chosen.contract, plan, results)
     if not plan.automatic or chosen.platform is None:
         return here(operands)
     portable = dataclasses.replace(plan, implementation=PORTABLE, automatic=False, settings=None)
-    there = functools.partial(elsewhere, portable, results)
+    there = functools.partial(elsewhere or implementation(PORTABLE).contract, portable, results)
     return jax.lax.platform_dependent(operands, **{chosen.platform: here}, default=there)
-
-
-def gradients_together(plan: Plan) -> bool:
-    """Whether the implementation of a plan is asked for both gradients at once."""
-    return implementation(plan.implementation).gradients_together(plan)

@@ -11,6 +11,7 @@ from carafe_kernels.normalizers import Normalizer
 from jaxtyping import Array, Float
 
 from carafe_jax import predictor
+from carafe_jax.implementations import ImplementationName
 from carafe_jax.ops import carafe, reassembly_kernels
 
 
@@ -138,7 +139,7 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     """
 
     normalizer: Normalizer = "softmax"
-    implementation: str | None = None
+    implementation: ImplementationName | None = None
 
     def setup(self) -> None:
         names = {field.name for field in dataclasses.fields(_PredictorOptions)}

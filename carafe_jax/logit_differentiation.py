@@ -1,6 +1,5 @@
 """The derivatives of reassembly from logits, for kernels that normalise by themselves."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,7 +7,7 @@ from carafe_kernels.normalizers import normalize
 from carafe_kernels.plan import Operands, Plan, Results
 
 from carafe_jax.differentiation import contract
-from carafe_jax.implementations import gradients_together, run
+from carafe_jax.implementations import implementation, run
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -32,7 +31,7 @@ reassemble_logits.defvjp(_reassemble_logits_fwd, _reassemble_logits_bwd)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _logit_gradients(plan: Plan, operands: Operands) -> Operands:
     """The gradients of :func:`reassemble_logits`, from its operands and the gradient by ``y``."""
-    if gradients_together(plan):
+    if implementation(plan.implementation).gradients_together(plan):
         dx, dlogits = _compute(plan, ("x", "logits"), operands)
     else:
         of_x: Operands = {"logits": operands["logits"], "y": operands["y"]}
@@ -58,12 +57,11 @@ _logit_gradients.defvjp(_logit_gradients_fwd, _logit_gradients_bwd)
 
 def _in_two_steps(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
     """Contracts with the weights in memory between normalising and reassembly."""
-    normalizer = plan.normalizer
+    normalizer, of_weights = plan.normalizer, plan.of_weights
     assert normalizer is not None, "plans of logits have a normaliser"
     weights, pullback = jax.vjp(
         lambda logits: normalize(logits, plan.geometry, plan.size, normalizer), operands["logits"]
     )
-    of_weights = dataclasses.replace(plan, normalizer=None, weights_dtype=weights.dtype)
     found = []
     for result in results:
         match result:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from carafe_jax import predictor
 from carafe_jax.checks import check_groups, check_normalizer
+from carafe_jax.implementations import ImplementationName
 from carafe_jax.ops import carafe, reassembly_kernels
 
 
@@ -163,7 +164,7 @@ class CARAFE(nnx.Module):
         kernel_size: int = 5,
         groups: int = 1,
         normalizer: Normalizer = "softmax",
-        implementation: str | None = None,
+        implementation: ImplementationName | None = None,
         rngs: nnx.Rngs,
         **options: Unpack[PredictorOptions],
     ) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from carafe_jax.checks import check_shape, checked_array, checked_logits, checked_map
 from carafe_jax.differentiation import contract
-from carafe_jax.implementations import choose
+from carafe_jax.implementations import ImplementationName, choose
 from carafe_jax.logit_differentiation import reassemble_logits
 
 
@@ -26,7 +26,7 @@ def reassemble(
     up: int = 1,
     down: int = 1,
     groups: int = 1,
-    implementation: str | None = None,
+    implementation: ImplementationName | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
     r"""Reassembles a feature map with one given kernel per output pixel (Eqn. 3).
 
@@ -95,7 +95,7 @@ def carafe(
     down: int = 1,
     groups: int = 1,
     normalizer: Normalizer = "softmax",
-    implementation: str | None = None,
+    implementation: ImplementationName | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Normalises predicted logits into kernels and reassembles ``x`` with them (section 3).
 

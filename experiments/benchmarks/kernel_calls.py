@@ -58,7 +58,7 @@ def _call(case: Case, results: Results, operands: tuple[str, ...]) -> KernelCall
 
     def run(*arrays: jax.Array) -> jax.Array | tuple[jax.Array, ...]:
         named = {slots[name]: array for name, array in zip(operands, arrays, strict=True)}
-        found = mosaic_gpu.contract(plan, results, named)
+        found = mosaic_gpu.IMPLEMENTATION.contract(plan, results, named)
         return found if len(found) > 1 else found[0]
 
     return KernelCall(run, operands)

@@ -5,9 +5,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 
-from carafe_kernels.geometry import Geometry
 from carafe_kernels.plan import Operands, Plan, Results
 
 
@@ -34,39 +32,28 @@ class Supports(Protocol):
     """Says why an implementation cannot serve a call and its gradients."""
 
     def __call__(
-        self,
-        geometry: Geometry,
-        dtype: np.dtype,
-        shape: tuple[Any, ...],
-        device: jax.Device | None = None,
-        *,
-        weights_dtype: np.dtype | None = None,
-        normalizer: str | None = None,
+        self, plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = None
     ) -> str | None:
         """Returns the reason; ``None`` if it can.
 
         Args:
-            geometry: shape of the reassembly.
-            dtype: of the map.
+            plan: what stays fixed; with a ``normalizer``, contractions of logits.
             shape: of the map, ``[B, H, W, C]``; sizes may be symbolic.
             device: where it is to run, or ``None`` if that is not known yet.
-            weights_dtype: of the weights or logits; that of the map by default.
-            normalizer: for contractions of logits, what turns them into weights; ``None`` for
-                contractions of weights.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """What computes contractions, and what it says of itself.
+    """Computes contractions, and says which ones it serves, where and how.
 
     Args:
-        contract: computes.
-        supports: says what it serves.
+        contract: computes contractions.
+        supports: says why it cannot serve a call.
         platform: the one that its programs are lowered for, by its name in
             ``jax.lax.platform_dependent``; ``None`` for any.
-        settings: returns what it keeps in the plan of a call that is traced now.
-        gradients_together: whether it is asked for both gradients of a plan at once.
+        settings: returns the settings that a plan keeps, if its call is traced now.
+        gradients_together: says whether ``contract`` computes both gradients of a plan in one call.
     """
 
     contract: Contract

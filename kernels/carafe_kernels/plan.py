@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.normalizers import normalized_dtype
 
 Slot = Literal["x", "weights", "logits", "y"]
 type Results = tuple[Slot, ...]
@@ -29,7 +30,7 @@ class Plan:
         implementation: name of what computes.
         automatic: whether XLA computes where a program is lowered for a platform that the
             implementation does not serve; else that is an error.
-        settings: of the implementation, as they were when the call was traced.
+        settings: those that the implementation had when the call was traced.
     """
 
     geometry: Geometry
@@ -40,6 +41,12 @@ class Plan:
     implementation: str
     automatic: bool = False
     settings: Hashable = None
+
+    @property
+    def of_weights(self) -> "Plan":
+        """The plan for the weights that the normaliser makes of logits."""
+        dtype = normalized_dtype(self.weights_dtype)
+        return dataclasses.replace(self, normalizer=None, weights_dtype=dtype)
 
     @property
     def accumulator(self) -> np.dtype:

@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -236,18 +235,10 @@ def weight_gradient(
     return _join_outputs(w, size, geometry)
 
 
-def supports(
-    geometry: Geometry,
-    dtype: np.dtype,
-    shape: tuple[Any, ...],
-    device: jax.Device | None = None,
-    *,
-    weights_dtype: np.dtype | None = None,
-    normalizer: str | None = None,
-) -> str | None:
-    """Why a call cannot be served: contractions of weights can all be, of logits none."""
-    del geometry, dtype, shape, device, weights_dtype
-    return None if normalizer is None else "XLA fuses no normaliser into the contractions"
+def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = None) -> str | None:
+    """Says that XLA serves every contraction of weights, and none of logits."""
+    del shape, device
+    return None if plan.normalizer is None else "XLA fuses no normaliser into the contractions"
 
 
 def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
@@ -266,8 +257,6 @@ def _contracted(plan: Plan, result: Slot, operands: Operands) -> jax.Array:
             )
         case "weights":
             out = weight_gradient(operands["x"], operands["y"], plan.geometry, dtype)
-        case "logits":
-            raise NotImplementedError("XLA contracts weights, not logits")
     return out.astype(plan.dtype(result))
 
 

@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.implementation import Implementation
 
 import carafe_jax
 from carafe_jax import implementations, proven
@@ -267,6 +270,34 @@ def test_logits_are_normalised_apart_where_no_kernel_does_it(monkeypatch, caplog
     assert record.getMessage().startswith("logits are normalised apart: they normalise logits of")
 
 
+def test_xla_fuses_no_normaliser_and_logs_nothing_of_it(caplog):
+    implementations.log_once.cache_clear()
+    with caplog.at_level(logging.DEBUG, logger="carafe_jax"):
+        jax.eval_shape(operator("carafe", "xla"), *operands("carafe"))
+    assert not caplog.records
+
+
+def test_a_refused_call_logs_nothing(caplog):
+    implementations.log_once.cache_clear()
+    case = Case(3, up=3, down=2, size=(4, 4))
+    with (
+        caplog.at_level(logging.DEBUG, logger="carafe_jax"),
+        pytest.raises(NotImplementedError, match="not by 3 / 2"),
+    ):
+        jax.eval_shape(operator("carafe", "mosaic_gpu", case), *operands("carafe", case))
+    assert not caplog.records
+
+
+def test_the_log_says_why_the_card_that_serves_the_weights_does_not_fuse(monkeypatch, caplog):
+    have_devices(monkeypatch, A100, H100)
+    case = Case(3, up=4, down=2, size=(4, 4))
+    implementations.log_once.cache_clear()
+    with caplog.at_level(logging.DEBUG, logger="carafe_jax"):
+        jax.eval_shape(operator("carafe", "mosaic_gpu", case), *operands("carafe", case))
+    (record,) = caplog.records
+    assert "lowest terms" in record.getMessage()
+
+
 def test_an_interpreted_kernel_is_not_chosen_by_itself(proven_form):
     with mosaic_gpu.interpreted():
         assert chosen(proven_form) == "xla"
@@ -306,6 +337,21 @@ def test_an_entry_in_the_table_makes_a_module_an_implementation(monkeypatch, for
     assert multiplies == [True, False]
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     jax.tree.map(close, by_toy(*arrays), by_xla(*arrays))
+
+
+def test_type_checkers_know_the_names_of_the_table():
+    assert set(get_args(implementations.ImplementationName)) == set(implementations.IMPLEMENTATIONS)
+
+
+def test_logits_are_fused_only_where_the_weights_of_second_derivatives_are_served(monkeypatch):
+    fusing = Implementation(
+        contract=mock.Mock(),
+        supports=lambda plan, shape, device: None if plan.normalizer else "it takes no weights",
+    )
+    monkeypatch.setitem(sys.modules, "fusing", mock.Mock(IMPLEMENTATION=fusing))
+    monkeypatch.setitem(implementations.IMPLEMENTATIONS, "fusing", "fusing")
+    with pytest.raises(NotImplementedError, match=r"'fusing'.* it takes no weights"):
+        operator("carafe", "fusing")(*operands("carafe"))
 
 
 def test_an_implementation_refuses_what_it_does_not_serve(monkeypatch, form):

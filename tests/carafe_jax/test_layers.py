@@ -20,7 +20,6 @@ from tests.carafe_jax.twins import (
 )
 from tests.kernels import oracle
 from tests.kernels.errors import naming
-from tests.kernels.operator_base import slow
 from tests.kernels.sharding import (
     collectives,
     each_axis_type,
@@ -28,16 +27,19 @@ from tests.kernels.sharding import (
     replicated,
     run_and_collectives,
 )
+from tests.slow import slow
 
 OPTIONS = [
     {"up": 2},
     {"down": 2},
-    {"up": 2, "encoder_size": 1, "groups": 2, **SMALL},
-    {"down": 2, "encoder_size": 5, "groups": 3, "normalizer": "sigmoid", **SMALL},
-    {"up": 2, "dtype": jnp.bfloat16, **SMALL},
-    {"down": 2, "dtype": jnp.float16, "param_dtype": jnp.float16, "batch_norm": True, **SMALL},
-]
-# Others of the same kinds.
+    {"up": 3, "down": 2, "encoder_size": 1, "groups": 2, "batch_norm": True, **SMALL},
+    {"down": 2, "encoder_size": 5, "encoder_dilation": 2, "groups": 3, "normalizer": "sigmoid",
+     **SMALL},
+    {"up": 2, "dtype": jnp.bfloat16, "normalizer": "sigmoid_normalized", **SMALL},
+    {"down": 2, "dtype": jnp.float16, "param_dtype": jnp.float16, "batch_norm": True,
+     "kernel_size": 3, "compressed_channels": None},
+]  # fmt: skip
+# Fewer of them at once.
 MORE_OPTIONS = [
     {"up": 3, "down": 2, **SMALL},
     {"down": 2, "encoder_dilation": 2, "normalizer": "sigmoid_normalized", **SMALL},

@@ -13,6 +13,7 @@ import carafe_jax
 from tests.carafe_jax.gpus import H100, case_of, have_devices, have_proven
 from tests.kernels.cases import Case
 from tests.kernels.sharding import each_axis_type
+from tests.slow import slow
 
 CASE = Case(1, up=2, size=(4, 4), batch=8, group_channels=32)
 PASSES = {"forward": ["y"], "vjp": ["y", "x", "weights"], "grad": ["y", "x", "weights"]}
@@ -20,10 +21,7 @@ KERNELS = {"y": "carafe_forward", "x": "carafe_input_gradient", "weights": "cara
 
 by_kernels = pytest.mark.parametrize("implementation", ["mosaic_gpu", None])
 each_form = pytest.mark.parametrize("form", ["carafe", "reassemble"])
-each_pass = pytest.mark.parametrize(
-    "of_pass", [pytest.param("forward", marks=pytest.mark.slow), "vjp",
-                pytest.param("grad", marks=pytest.mark.slow)]
-)  # fmt: skip
+each_pass = pytest.mark.parametrize("of_pass", [slow("forward"), "vjp", slow("grad")])
 
 
 def run(form, implementation, of_pass):
@@ -104,9 +102,10 @@ def test_shard_map(implementation, form, axis_type, of_pass):
 @each_axis_type
 @each_form
 @by_kernels
-def test_shard_map_that_does_not_check_what_varies(implementation, form, axis_type):
-    traced = in_shard_map(form, implementation, "vjp", axis_type, check_vma=False)
-    assert_kernels_run_on_parts(traced, implementation, "vjp")
+@pytest.mark.parametrize("of_pass", ["vjp", "grad"])
+def test_shard_map_that_does_not_check_what_varies(of_pass, implementation, form, axis_type):
+    traced = in_shard_map(form, implementation, of_pass, axis_type, check_vma=False)
+    assert_kernels_run_on_parts(traced, implementation, of_pass)
 
 
 @pytest.mark.slow

@@ -10,10 +10,12 @@ from tests.kernels import oracle
 EINSUMS = {"y": "bogt,ots,bsgc->bogc", "x": "bogt,ots,bogc->bsgc", "weights": "bogc,ots,bsgc->bogt"}
 
 
-def supports(geometry, dtype, shape, device=None, *, weights_dtype=None, normalizer=None):
-    if normalizer is not None:
+def supports(plan, shape, device=None):
+    if plan.normalizer is not None:
         return "the toy normalises nothing"
-    return None if dtype == np.float32 else f"the toy computes in float32, not {dtype}"
+    return (
+        None if plan.x_dtype == np.float32 else f"the toy computes in float32, not {plan.x_dtype}"
+    )
 
 
 def contract(plan, results, operands):

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.kernels.operator_base import OperatorTests, each_scale, slow, split_over_devices
+from tests.kernels.operator_base import OperatorTests, each_scale, split_over_devices
 from tests.kernels.sharding import (
     collectives,
     each_axis_type,
     over_the_batch,
     run_and_collectives,
 )
+from tests.slow import slow
 
 
 class PlacementTests(OperatorTests):

@@ -8,7 +8,7 @@ import jax
 from carafe_kernels import mosaic_gpu, xla
 from carafe_kernels.implementation import Implementation
 from carafe_kernels.mosaic_gpu import calls
-from carafe_kernels.normalizers import normalize, normalized_dtype
+from carafe_kernels.normalizers import normalize
 
 from carafe_jax import implementations
 
@@ -17,9 +17,6 @@ def of_part(plan, results, operands):
     """The contractions of one device, from weights or logits."""
     if plan.normalizer is None:
         return xla.contract(plan, results, operands)
-    of_weights = dataclasses.replace(
-        plan, normalizer=None, weights_dtype=normalized_dtype(plan.weights_dtype)
-    )
 
     def normalized(logits):
         return normalize(logits, plan.geometry, plan.size, plan.normalizer)
@@ -29,7 +26,7 @@ def of_part(plan, results, operands):
     found = []
     for slot in results:
         of_slot = "weights" if slot == "logits" else slot
-        (value,) = xla.contract(of_weights, (of_slot,), operands)
+        (value,) = xla.contract(plan.of_weights, (of_slot,), operands)
         found.extend(pullback(value) if slot == "logits" else (value,))
     return tuple(found)
 
@@ -61,7 +58,7 @@ def stand_ins(*, together=False):
     settings = FreshSettings()
     implementation = Implementation(
         contract,
-        mosaic_gpu.supports,
+        mosaic_gpu.IMPLEMENTATION.supports,
         settings=lambda: settings,
         gradients_together=lambda plan: together,
     )

@@ -26,6 +26,7 @@ from tests.kernels.cases import Case
 from tests.kernels.interpreter import RaceError, interpreted
 from tests.kernels.interpreter_of_matrices import reshaped_references
 from tests.kernels.mosaic_gpu_lowering import lowered
+from tests.slow import slow
 
 FLOAT16, BFLOAT16, FLOAT32 = map(jnp.dtype, ("float16", "bfloat16", "float32"))
 
@@ -76,7 +77,7 @@ CASES = [
 @pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("case", "normalizer", "dtype", "weights_dtype"),
-    [CASES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[1:])],
+    [CASES[0], *(slow(*case) for case in CASES[1:])],
     ids=str,
 )
 def test_equals_the_oracle(case, normalizer, dtype, weights_dtype):
@@ -189,7 +190,7 @@ def forward_text(geometry, dtype, weights_dtype, channels=256, normalizer=None, 
         slot: jax.ShapeDtypeStruct((2, *plan.shape(slot, channels)), plan.dtype(slot))
         for slot in ("x", "weights" if normalizer is None else "logits")
     }
-    return lowered(functools.partial(mosaic_gpu.contract, plan, ("y",)), operands)
+    return lowered(functools.partial(mosaic_gpu.IMPLEMENTATION.contract, plan, ("y",)), operands)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def forward_text(geometry, dtype, weights_dtype, channels=256, normalizer=None, 
     ],
     ids=str,
 )
-@pytest.mark.parametrize("max_slots", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("max_slots", [2, slow(1)])
 def test_bands_lower_when_named(geometry, weights_dtype, normalizer, max_slots):
     text = forward_text(
         geometry,

@@ -14,9 +14,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.kernels.cases import Case
-from tests.kernels.operator_base import slow
 from tests.kernels.sharding import run_and_collectives
 from tests.kernels.single import with_tuple, without_tuple
+from tests.slow import slow
 
 CASE = Case(3, up=2, size=(3, 4), batch=8)
 GEOMETRY = Geometry(**CASE.options)

@@ -1,4 +1,3 @@
-import functools
 import math
 
 import jax
@@ -7,42 +6,53 @@ import numpy as np
 import pytest
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.plan import Plan
 
 import carafe_jax
 from tests.kernels.cases import Case
+from tests.kernels.errors import naming
 from tests.kernels.from_logits import carafe_and_gradients, random_map_logits_and_cotangent
 
 # The 2**31 - 1 elements that indices reach, and shapes around it.
 LARGE = (1, 2**15, 2**14, 4)
 
 
+def reason(geometry, *, dtype="float32", weights_dtype=None, normalizer=None, shape=(2, 8, 8, 64)):
+    """Why the kernels refuse a call."""
+    dtypes = np.dtype(dtype), np.dtype(weights_dtype or dtype)
+    plan = Plan(geometry, shape[1:3], *dtypes, normalizer, "mosaic_gpu")
+    return mosaic_gpu.IMPLEMENTATION.supports(plan, shape)
+
+
 def test_other_scales_kernels_dtypes_and_shapes_are_refused_with_a_reason():
-    float32, float64 = np.dtype(np.float32), np.dtype(np.float64)
-    supports = functools.partial(mosaic_gpu.supports, dtype=float32, shape=(2, 8, 8, 64))
-    assert supports(Geometry(5, 2)) is None
-    assert supports(Geometry(5, 4, 2)) is None
-    assert supports(Geometry(5, 3, 2)) == "they rescale by up or by down, not by 3 / 2"
-    assert supports(Geometry(9, 2)).startswith("they serve kernel_size in (1, 3, 5, 7)")
-    assert supports(Geometry(5, 1, 4)).startswith("they serve kernel_size in (1, 3, 5, 7)")
-    assert "not from float64" in supports(Geometry(5, 2), dtype=float64)
-    assert "not from float64" in supports(Geometry(5, 2), weights_dtype=float64)
-    assert "lowest terms" in supports(Geometry(5, 4, 2), normalizer="softmax")
-    reason = supports(Geometry(7, 4, groups=32))
-    assert reason == f"{Geometry(7, 4, groups=32)} needs more shared memory than a block has"
+    assert reason(Geometry(5, 2)) is None
+    assert reason(Geometry(5, 4, 2)) is None
+    assert reason(Geometry(5, 3, 2)) == "they rescale by up or by down, not by 3 / 2"
+    assert reason(Geometry(9, 2)).startswith("they serve kernel_size in (1, 3, 5, 7)")
+    assert reason(Geometry(5, 1, 4)).startswith("they serve kernel_size in (1, 3, 5, 7)")
+    assert "not from float64" in reason(Geometry(5, 2), dtype="float64")
+    assert "not from float64" in reason(Geometry(5, 2), weights_dtype="float64")
+    assert "lowest terms" in reason(Geometry(5, 4, 2), normalizer="softmax")
+    assert reason(Geometry(7, 4, groups=32)) == (
+        f"{Geometry(7, 4, groups=32)} needs more shared memory than a block has"
+    )
     (batch,) = jax.export.symbolic_shape("b")
-    assert supports(Geometry(5, 2), shape=(batch, 8, 8, 64)).startswith("they need a static shape")
+    assert reason(Geometry(5, 2), shape=(batch, 8, 8, 64)).startswith("they need a static shape")
 
 
 def test_sizes_past_32_bit_indices_are_refused():
-    supports = functools.partial(mosaic_gpu.supports, dtype=jnp.dtype(jnp.bfloat16))
     assert math.prod(LARGE) == 2**31
-    assert supports(Geometry(5, 1, 2), shape=LARGE) == (
+    assert reason(Geometry(5, 1, 2), dtype=jnp.bfloat16, shape=LARGE) == (
         "x has 2,147,483,648 elements, and their indices end at 2,147,483,647"
     )
     quarter = (1, 2**15, 2**12, 4)
-    assert supports(Geometry(3, 2), shape=quarter).startswith("y has 2,147,483,648 elements")
+    assert reason(Geometry(3, 2), dtype=jnp.bfloat16, shape=quarter).startswith(
+        "y has 2,147,483,648"
+    )
     thin = (1, 2**14, 2**13, 1)
-    assert supports(Geometry(3, 2), shape=thin).startswith("weights has 4,831,838,208 elements")
+    assert reason(Geometry(3, 2), dtype=jnp.bfloat16, shape=thin).startswith(
+        "weights has 4,831,838,208"
+    )
 
 
 @pytest.mark.parametrize("normalizer", [None, "softmax"])
@@ -50,10 +60,11 @@ def test_sizes_past_32_bit_indices_are_refused():
 @pytest.mark.parametrize("geometry", [Geometry(7, 4), Geometry(7, 3), Geometry(5, 2)], ids=str)
 def test_what_is_served_is_served_with_a_part_of_the_channels(geometry, dtype, normalizer):
     """Devices that share the channels have a part of them each."""
-    supports = functools.partial(
-        mosaic_gpu.supports, geometry, jnp.dtype(dtype), normalizer=normalizer
-    )
-    served = [supports(shape=(2, 16, 16, channels)) is None for channels in (1, 4, 8, 32, 256)]
+    options = {"dtype": dtype, "normalizer": normalizer}
+    served = [
+        reason(geometry, **options, shape=(2, 16, 16, channels)) is None
+        for channels in (1, 4, 8, 32, 256)
+    ]
     assert served == sorted(served, reverse=True)
 
 
@@ -61,6 +72,18 @@ def test_a_named_implementation_says_what_it_cannot_serve():
     x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 6, 6, 9))
     with pytest.raises(NotImplementedError, match=r"'mosaic_gpu'.* not by 3 / 2"):
         carafe_jax.reassemble(x, weights, kernel_size=3, up=3, down=2, implementation="mosaic_gpu")
+
+
+@pytest.mark.parametrize(
+    ("slot", "shape"), [("weights", (2, 8, 7, 9)), ("y", (2, 4, 4, 2)), ("y", (1, 8, 8, 2))]
+)
+def test_operands_that_do_not_fit_the_plan_are_refused(slot, shape):
+    plan = Plan(Geometry(3, 2), (4, 4), *[jnp.dtype("float32")] * 2, None, "mosaic_gpu")
+    operands = {"x": (2, 4, 4, 2), "weights": (2, 8, 8, 9), "y": (2, 8, 8, 2), slot: shape}
+    with pytest.raises(ValueError, match=naming(slot, "shape", shape)):
+        mosaic_gpu.IMPLEMENTATION.contract(
+            plan, ("x", "weights"), {name: jnp.ones(shape) for name, shape in operands.items()}
+        )
 
 
 @pytest.mark.parametrize("scale", [{"up": 2}, {"down": 2}])

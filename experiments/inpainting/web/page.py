@@ -51,7 +51,8 @@ def serve(
     Raises:
         CheckpointError: a run cannot be read.
         InputError: ``working_side`` is below 1, or given with ``full_size``.
-        ServeError: Gradio is not installed, or cannot listen at this host and port.
+        ServeError: Gradio is not installed or cannot listen at this host and port, or a proxy
+            hides the page.
     """
     if find_spec("gradio") is None:
         raise ServeError('the page needs Gradio: pip install --editable ".[web]"')
@@ -73,7 +74,7 @@ def serve_models(models: Mapping[str, Model], host: str, port: int) -> None:
         port: port to listen at; 0 takes the first free one from 7860 on.
 
     Raises:
-        ServeError: Gradio cannot listen at this host and port.
+        ServeError: Gradio cannot listen at this host and port, or a proxy hides the page.
     """
     host = host.strip("[]")
     if host not in _LOOPBACK:
@@ -102,8 +103,13 @@ def serve_models(models: Mapping[str, Model], host: str, port: int) -> None:
         pass
     except OSError as error:  # Gradio's message names settings of its own, and no host
         raise ServeError(
-            f"cannot listen at host {host}, port {port}: the port is taken, or the host is not "
-            "this machine"
+            f"cannot listen at host {host}, port {port}: the port is taken, or the host is unknown "
+            "or not this machine"
+        ) from error
+    except Exception as error:  # Gradio asks its server whether it answers, through any proxy
+        raise ServeError(
+            f"cannot reach the page at host {host}, port {port}: {error}; behind a proxy, set "
+            "NO_PROXY=localhost,127.0.0.1"
         ) from error
     finally:
         blocks.close(verbose=False)

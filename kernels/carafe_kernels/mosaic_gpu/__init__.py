@@ -23,9 +23,7 @@ __all__ = [
     "KERNEL_SIZES",
     "UPS",
     "Settings",
-    "contract",
     "current_settings",
     "interpreted",
-    "supports",
     "using",
 ]

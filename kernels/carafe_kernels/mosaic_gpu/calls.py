@@ -33,13 +33,21 @@ def call_kernels(
         plan: what stays fixed.
         results: what the kernels compute.
         operands: arrays ``[B, H, W, N]``, at least one of them a map.
+
+    Raises:
+        ValueError: an operand has another shape than the plan and the map: kernels would read
+            memory outside of it.
     """
     slots = [slot for slot in _ROLES if slot in operands]
     roles = tuple(_ROLES[slot] for slot in slots)
     of_results = tuple(_ROLES[slot] for slot in results)
     arrays = [operands[slot] for slot in slots]
     geometry, a_map = plan.geometry, roles.index("map")
-    channels = arrays[a_map].shape[3]
+    batch, *_, channels = arrays[a_map].shape
+    for slot, array in zip(slots, arrays, strict=True):
+        expected = (batch, *plan.shape(slot, channels))
+        if array.shape != expected:
+            raise ValueError(f"{slot} must have shape {expected}, got {array.shape}")
 
     def on_a_part(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         batch, *_, part = arrays[a_map].shape

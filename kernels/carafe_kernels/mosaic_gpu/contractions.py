@@ -80,7 +80,7 @@ def _gradients(plan: Plan, geometry: Geometry, operands: Operands) -> tuple[jax.
 
 
 def _problem(plan: Plan, geometry: Geometry, a_map: jax.Array) -> Problem:
-    """Of a part of the arrays, with the batch and the channels of a map."""
+    """Describes the part of the arrays that one device has, from one of its maps."""
     batch, _, _, channels = a_map.shape
     cells_dtype = copied_dtype(plan.weights_dtype, geometry)
     return Problem(geometry, batch, plan.size, channels, a_map.dtype, cells_dtype, plan.normalizer)
@@ -95,7 +95,7 @@ def _cells(problem: Problem, operands: Operands) -> jax.Array:
 
 
 def _from_cells(cells: jax.Array, problem: Problem, dtype: np.dtype) -> jax.Array:
-    """Undoes :func:`_cells`, from any parts."""
+    """Inverts :func:`_cells`: weights or logits from what the kernels store."""
     if problem.normalizer is None:
         return weights_from_cells(cells, problem.geometry).astype(dtype)
     return logits_from_cells(cells).astype(dtype)

@@ -4,15 +4,14 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
 
-from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu.arrays import MAX_INDEX, copied_dtype
 from carafe_kernels.mosaic_gpu.buffers import TooLargeError
 from carafe_kernels.mosaic_gpu.device import device_reason
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.tiling import forward_tile, input_gradient_tile
 from carafe_kernels.mosaic_gpu.weight_tiling import weight_gradient_tile
+from carafe_kernels.plan import Plan
 
 KERNEL_SIZES = (1, 3, 5, 7)
 UPS = (1, 2, 3, 4)
@@ -20,26 +19,9 @@ DOWNS = (1, 2, 3)
 _DTYPES = ("float16", "bfloat16", "float32")
 
 
-def supports(
-    geometry: Geometry,
-    dtype: np.dtype,
-    shape: tuple[Any, ...],
-    device: jax.Device | None = None,
-    *,
-    weights_dtype: np.dtype | None = None,
-    normalizer: str | None = None,
-) -> str | None:
-    """Why the kernels cannot serve a reassembly and its gradients; ``None`` if they can.
-
-    Args:
-        geometry: shape of the reassembly.
-        dtype: of the map.
-        shape: of the map, ``[B, H, W, C]``; sizes may be symbolic.
-        device: where it is to run, or ``None`` if that is not known yet.
-        weights_dtype: of the weights or logits; that of the map by default.
-        normalizer: for logits, what turns them into weights in the kernel.
-    """
-    dtypes = np.dtype(dtype), np.dtype(dtype if weights_dtype is None else weights_dtype)
+def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = None) -> str | None:
+    """Says what the kernels cannot serve, see :class:`carafe_kernels.implementation.Supports`."""
+    geometry, normalizer = plan.geometry, plan.normalizer
     if reason := device_reason(device):
         return reason
     reduced = geometry.lowest_terms
@@ -56,13 +38,13 @@ def supports(
         )
     if normalizer is not None and geometry != reduced:
         return f"they normalise logits of up and down in lowest terms, not of {geometry}"
-    for name in {d.name for d in dtypes} - set(_DTYPES):
+    for name in {plan.x_dtype.name, plan.weights_dtype.name} - set(_DTYPES):
         return f"they compute in float32, from {', '.join(_DTYPES)}, not from {name}"
     if not all(isinstance(size, int) for size in shape):
         return f"they need a static shape, not {shape}"
     batch, height, width, channels = shape
-    copied = copied_dtype(dtypes[1], reduced)
-    problem = Problem(reduced, batch, (height, width), channels, dtypes[0], copied, normalizer)
+    copied = copied_dtype(plan.weights_dtype, reduced)
+    problem = Problem(reduced, batch, (height, width), channels, plan.x_dtype, copied, normalizer)
     if reason := _size_reason(problem):
         return reason
     try:

@@ -441,9 +441,10 @@ def test_synchronised_statistics_are_those_of_the_whole_batch():
 
 
 @pytest.mark.slow
-def test_training_lowers_the_loss():
+@pytest.mark.parametrize("downsampler", ["carafe", "lip", "dpp"])
+def test_training_lowers_the_loss(downsampler):
     x, labels = images(8, 32, 32, 3), np.arange(8) % 4
-    model = ResNet(ResNetConfig(18, "carafe", width=8), 4)
+    model = ResNet(ResNetConfig(18, downsampler, width=8), 4)
     variables = initial(model, x)
     optimizer = optax.sgd(0.05, momentum=0.9)
 

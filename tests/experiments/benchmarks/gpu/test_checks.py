@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.plan import Plan
 
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import checks, plan, reference
@@ -135,14 +136,15 @@ SERVED = {
 
 @pytest.mark.parametrize("case", SERVED.values(), ids=SERVED)
 def test_the_kernels_serve_every_case(case):
-    reason = mosaic_gpu.supports(
+    plan = Plan(
         Geometry(**case.options),
+        case.size,
         jnp.dtype(case.dtype),
-        case.x_shape,
-        weights_dtype=jnp.dtype(case.kernels_dtype),
-        normalizer=case.normalizer,
+        jnp.dtype(case.kernels_dtype),
+        case.normalizer,
+        "mosaic_gpu",
     )
-    assert reason is None
+    assert mosaic_gpu.IMPLEMENTATION.supports(plan, case.x_shape) is None
 
 
 def numbered(*cases):

@@ -8,7 +8,7 @@ from experiments.benchmarks.gpu import plan, switched
 from experiments.benchmarks.gpu.channel_steps import channels_of_a_step
 from experiments.benchmarks.gpu.kernels import PASSES
 from experiments.benchmarks.gpu.switches import SWITCHES
-from tests.kernels.operator_base import slow
+from tests.slow import slow
 
 KERNELS = [
     (plan.SMOKE_CASE.replace(dtype=dtype, normalizer=normalizer), kernel)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -72,8 +75,10 @@ class Served(NamedTuple):
         return sum(path.stat().st_size for path in self.temporary.rglob("*") if path.is_file())
 
 
-def start(folder, host, port, **options):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_TEMP_DIR": str(folder)}
+def start(folder, host, port, variables=(), **options):
+    packages = f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"
+    environment = {**os.environ, "PYTHONPATH": packages, "GRADIO_TEMP_DIR": str(folder)}
+    environment |= dict(variables)
     command = [sys.executable, "-c", SERVER, host, str(port)]
     return subprocess.Popen(command, env=environment, text=True, **options)
 
@@ -249,9 +254,7 @@ def test_long_files_are_refused_and_the_next_is_taken(page):
     page.locator("#hole canvas").first.wait_for()
 
 
-@pytest.mark.parametrize(
-    ("number", "host"), [(signal.SIGINT, "127.0.0.1"), (signal.SIGTERM, "0.0.0.0")]
-)
+@pytest.mark.parametrize(("number", "host"), [(signal.SIGINT, "::1"), (signal.SIGTERM, "0.0.0.0")])
 def test_no_picture_is_left_when_the_server_is_stopped(browser, tmp_path, number, host):
     with serving(tmp_path, host) as server, opened(browser, server.url) as page:
         drop(page, COFFEE.read_bytes())
@@ -263,10 +266,11 @@ def test_no_picture_is_left_when_the_server_is_stopped(browser, tmp_path, number
         assert (f"warning: at {host} " in server.errors.read_text()) is (host == "0.0.0.0")
 
 
-def refusal(host, port, folder):
-    with start(folder, host, port, stderr=subprocess.PIPE) as process:
+def refusal(host, port, folder, variables=()):
+    with start(folder, host, port, variables, stderr=subprocess.PIPE) as process:
         _, errors = process.communicate(timeout=180)
     assert process.returncode == 1
+    assert "Traceback" not in errors
     return errors.splitlines()[-1]
 
 
@@ -274,5 +278,26 @@ def test_an_address_that_cannot_be_listened_at_is_named(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"host 127.0.0.1, port {port}: " in refusal("127.0.0.1", port, tmp_path)
-    # Of another machine.
-    assert f"host 192.0.2.1, port {port}: " in refusal("192.0.2.1", port, tmp_path)
+    for host in ("192.0.2.1", "no-machine.invalid"):  # of another machine, and of none
+        assert f"host {host}, port {port}: " in refusal(host, port, tmp_path)
+
+
+def test_a_proxy_that_hides_the_page_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        proxy = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    variables = {"http_proxy": proxy, "HTTP_PROXY": proxy, "no_proxy": "", "NO_PROXY": ""}
+    assert "host 127.0.0.1, port 0: " in (error := refusal("127.0.0.1", 0, tmp_path, variables))
+    assert "NO_PROXY=localhost,127.0.0.1" in error
+
+
+def get(url):
+    """Asks the server directly, whatever proxy there is."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url) as response:
+        return response.read()
+
+
+def test_strangers_get_no_other_files_and_no_functions(server):
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        get(f"{server.url}gradio_api/file=/etc/hostname")
+    functions = json.loads(get(f"{server.url}gradio_api/info"))
+    assert functions == {"named_endpoints": {}, "unnamed_endpoints": {}}
