@@ -1,7 +1,7 @@
 ## make demo         fill holes in photographs with two networks, in some minutes
 ## make test         all tests but the slow ones, in less than eight minutes on two cores
 ## make test-all     the slow tests, which `make test` leaves out
-## make test-oldest  operator and layers on the oldest supported JAX and Flax
+## make test-oldest  operator and layers on the oldest supported JAX and Flax, but the slow tests
 ## make test-torch   PyTorch's ResNets against ours; takes 6.5 GB for .venv-torch
 ## make test-web     the web page in a headless browser: Chromium, which root installs by apt
 ## make check-dist   wheel and sdist, each alone in an empty environment
@@ -31,14 +31,15 @@ environments: $(VENV)/.complete $(OLDEST)/.complete $(TORCH)/.complete
 demo: $(VENV)/.complete
 	$(VENV)/bin/python -m experiments.inpainting demo
 
+# Most tests compile more than they compute: most of XLA's optimisations cost more than they bring.
 test: $(VENV)/.complete
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torch and not web"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torch and not web"
 
 test-all: $(VENV)/.complete
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow and not torch and not web"
 
 test-oldest: $(OLDEST)/.complete
-	$(OLDEST)/bin/python -m pytest $(PARALLEL) -m "not (slow and interpreted)" \
+	$(OLDEST)/bin/python -m pytest $(PARALLEL) -m "not slow" \
 	  tests/kernels tests/carafe_jax carafe_jax kernels
 
 test-torch: $(TORCH)/.complete

@@ -74,7 +74,6 @@ CASES = [
 ]
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("case", "normalizer", "dtype", "weights_dtype"),
     [CASES[0], *(slow(*case) for case in CASES[1:])],
@@ -84,14 +83,12 @@ def test_equals_the_oracle(case, normalizer, dtype, weights_dtype):
     assert_equals_oracle(case, normalizer, dtype, weights_dtype)
 
 
-@pytest.mark.interpreted
 @pytest.mark.slow
 def test_one_buffer_for_all_steps_over_the_channels():
     case = Case(3, up=2, size=(3, 2), batch=1, group_channels=200)
     assert_equals_oracle(case, None, BFLOAT16, FLOAT32, max_slots=1)
 
 
-@pytest.mark.interpreted
 @pytest.mark.slow
 @settings(max_examples=4)
 @given(
@@ -112,7 +109,6 @@ def test_random_cases_equal_the_oracle(case, normalizer, weights_dtype, seed):
     assert_equals_oracle(case, normalizer, BFLOAT16, weights_dtype, seed)
 
 
-@pytest.mark.interpreted
 @pytest.mark.slow
 def test_gradients_are_those_of_the_other_kernels():
     case = Case(3, up=2, size=(3, 2), batch=1, group_channels=8)
@@ -129,7 +125,6 @@ def test_gradients_are_those_of_the_other_kernels():
         np.testing.assert_array_equal(gradient, other)
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("missing", "channels"), [("barrier_wait", 104), ("commit_smem", 96), ("wait_smem_to_gmem", 80)]
 )

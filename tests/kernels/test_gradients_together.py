@@ -36,7 +36,6 @@ def reassemble_and_gradients(case):
 
 
 @pytest.mark.slow
-@pytest.mark.interpreted
 @pytest.mark.parametrize(("case", "dtype"), CASES, ids=str)
 def test_one_kernel_computes_what_two_do(case, dtype):
     weights, logits = (
@@ -77,7 +76,6 @@ def test_it_is_one_kernel(form):
 
 
 @pytest.mark.slow
-@pytest.mark.interpreted
 @pytest.mark.parametrize("form", ["reassemble", "carafe"])
 def test_second_derivatives_are_those_of_xla(form):
     case = Case(1, up=2, size=(2, 3), batch=1)

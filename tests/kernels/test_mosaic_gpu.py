@@ -19,8 +19,6 @@ from tests.kernels.from_logits import carafe_and_gradients, random_map_logits_an
 from tests.kernels.interpreter import RaceError, interpreted
 from tests.kernels.operator_base import OperatorTests
 
-pytestmark = pytest.mark.interpreted
-
 
 @pytest.mark.slow
 class TestMosaicGpu(OperatorTests):

@@ -313,7 +313,6 @@ def test_phases_share_what_is_left(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.interpreted
 def test_the_real_children_run_in_the_interpreter(tmp_path, capsys):
     code = bringup.main(["--out", str(tmp_path), "--budget", "900", "--interpret"])
     out = capsys.readouterr().out
