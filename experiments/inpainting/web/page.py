@@ -84,8 +84,10 @@ def serve_models(models: Mapping[str, Model], host: str, port: int) -> None:
             file=sys.stderr,
         )
     blocks = _page(models)
-    # SIGTERM ends the process as ctrl-C does, so that Gradio removes its temporary files.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Both end the process as ctrl-C does, so that Gradio removes its temporary files. Programs that
+    # a script has started in the background ignore SIGINT by default.
+    stopping = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in stopping}
     try:
         _, url, _ = blocks.launch(
             server_name=f"[{host}]" if ":" in host else host,
@@ -113,7 +115,8 @@ def serve_models(models: Mapping[str, Model], host: str, port: int) -> None:
         ) from error
     finally:
         blocks.close(verbose=False)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _page(models: Mapping[str, Model]) -> Any:

@@ -1,6 +1,7 @@
 """Trains the toy task by the command line; to be started, killed and started again by tests."""
 
 import dataclasses
+import signal
 from pathlib import Path
 
 from experiments.engine import distributed
@@ -55,5 +56,7 @@ def fail(batch):
 
 
 if __name__ == "__main__":
+    # Ignored where the tests were started in the background of a script.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # tyro makes subcommands of two commands and more.
     run_command("toy", {"train": train, "evaluate": evaluate})
