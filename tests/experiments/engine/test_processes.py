@@ -85,10 +85,10 @@ def test_sigterm_saves_and_ends(undisturbed, tmp_path, processes):
 def test_a_process_that_fails_takes_the_others_with_it(tmp_path):
     began = time.monotonic()
     run = Run(tmp_path, FOREVER, 2, workers=0, note="fails")
-    outputs = [process.communicate(timeout=200)[0] for process in run.processes]
+    outputs = [process.communicate(timeout=280)[0] for process in run.processes]
     assert "cannot read" in outputs[1]
     assert all(process.returncode for process in run.processes)
-    assert time.monotonic() - began < 100  # JAX by itself would wait for five minutes
+    assert time.monotonic() - began < 200  # JAX by itself would wait for five minutes
 
 
 @pytest.mark.slow
@@ -98,17 +98,17 @@ def test_ctrl_c_in_one_process_ends_them_all(tmp_path, processes):
     run.wait_for(lambda: latest(tmp_path) > 0)
     began = time.monotonic()
     run.processes[-1].send_signal(signal.SIGINT)
-    outputs = [process.communicate(timeout=200)[0] for process in run.processes]
+    outputs = [process.communicate(timeout=280)[0] for process in run.processes]
     assert run.processes[-1].returncode == 130
     assert "interrupted" in outputs[-1]
     assert all(process.returncode for process in run.processes)
-    assert time.monotonic() - began < 100  # JAX by itself would wait for five minutes
+    assert time.monotonic() - began < 200  # JAX by itself would wait for five minutes
 
 
 @pytest.mark.slow
 def test_processes_with_different_configs_do_not_train(tmp_path):
     run = Run(tmp_path, FOREVER, 2, workers=0, note="other")
-    outputs = [process.communicate(timeout=200)[0] for process in run.processes]
+    outputs = [process.communicate(timeout=280)[0] for process in run.processes]
     assert "note: '' -> 'other'" in outputs[1]
     assert "another process was started with another config" in outputs[0]
     assert not latest(tmp_path)
