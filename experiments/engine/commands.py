@@ -13,7 +13,7 @@ from experiments.engine.experiment import TaskSpec, run_experiment
 from experiments.engine.folders import DataFolders, Folders
 from experiments.engine.presets import subcommands
 from experiments.engine.runs import run_folder
-from experiments.engine.settings import Dtype, Operation, RunConfig
+from experiments.engine.settings import Dtype, Operation
 
 Commands = dict[str, Callable[..., None]]
 
@@ -34,29 +34,6 @@ def task_commands(spec: TaskSpec[Any]) -> Commands:
     for name in spec.experiments:
         commands[name] = table_command(spec, name)
     return commands
-
-
-def train_preset[Config: RunConfig](
-    spec: TaskSpec[Config],
-    config: Config,
-    output: Path | None,
-    folders: Folders,
-    operation: Operation,
-) -> None:
-    """Trains a config, by default in the folder of its preset.
-
-    Args:
-        spec: of the task.
-        config: of the run.
-        output: folder of the run; None for ``<runs>/<task>/<preset>-seed<n>``.
-        folders: where runs and data lie.
-        operation: of the run.
-
-    Raises:
-        ConfigError: ``output`` is None, and no preset has this config.
-    """
-    output = output or run_folder(config, spec.presets, folders.runs, spec.name)
-    spec.train(spec.prepared(config, output, folders), output, folders, operation)
 
 
 def train_command(spec: TaskSpec[Any]) -> Callable[..., None]:
@@ -80,7 +57,8 @@ def train_command(spec: TaskSpec[Any]) -> Callable[..., None]:
             distributed: the other processes of the run, if any.
         """
         start(distributed)
-        train_preset(spec, config, output, folders, operation)
+        output = output or run_folder(config, spec.presets, folders.runs, spec.name)
+        spec.train(spec.prepared(config, output, folders), output, folders, operation)
 
     train.__annotations__["config"] = subcommands(spec.name, spec.presets, spec.metrics)
     return train
