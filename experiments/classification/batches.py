@@ -45,12 +45,11 @@ def open_data(config: DataConfig, folders: DataFolders) -> ClassificationData:
 
     Args:
         config: of the run.
-        folders: where data sets lie, and the files that stamps are made of.
+        folders: where data sets lie, and the files that ``"stamps"`` is composed of.
 
     Raises:
-        DataError: ImageNet is not there, or not as it must be; or the data set has another number
-            of classes.
-        DataError: stamps or photographs are missing.
+        DataError: ImageNet, or what a small set is composed of, is not there or not as it must be;
+            or the data set has another number of classes.
     """
     if config.source == "imagenet2012":
         folder = imagenet.imagenet_folder(folders.data_dir)

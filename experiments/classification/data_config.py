@@ -20,7 +20,7 @@ class DataConfig:
             ``"pad_crop"``: the evaluation's square moved by up to an eighth of its side.
         smallest_area: of the inception crop, as a share of the image.
         flip: whether half of the training images are mirrored.
-        photographs: behind the stamps: 71 of ``"debian"``, or seven of ``"pypi"``.
+        photographs: behind the objects of ``"stamps"``: 71 of ``"debian"``, or seven of ``"pypi"``.
     """
 
     source: Literal["imagenet2012", "digits", "stamps"] = "imagenet2012"

@@ -63,9 +63,8 @@ def open_data(config: DataConfig, folders: DataFolders) -> DetectionData:
         folders: where data sets lie, and the files that scenes are made of.
 
     Raises:
-        DataError: COCO is not there, or not as it must be; the message says how to prepare it. Or
-            the data set has another number of categories.
-        DataError: objects or photographs of scenes are missing.
+        DataError: COCO, or what scenes are composed of, is not there or not as it must be; the
+            message says how to prepare it. Or the data set has another number of categories.
     """
     match config.source:
         case "coco":

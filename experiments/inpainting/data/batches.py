@@ -64,9 +64,8 @@ def open_data(config: DataConfig, folders: DataFolders) -> InpaintingData:
         folders: where data sets and photographs lie.
 
     Raises:
-        DataError: Places365 or the folder of images is not there, or not as it must be; or the
-            folder holds other images than it did.
-        DataError: photographs are missing.
+        DataError: Places365, the photographs or the folder of images are not there, or not as they
+            must be; or the folder holds other images than it did.
     """
     if config.images is not None:
         if images_digest(Path(config.images)) != config.images_digest:
