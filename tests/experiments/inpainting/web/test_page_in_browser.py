@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -149,20 +150,44 @@ def drop(page, content):
     )
 
 
+def screen(page, box):
+    with Image.open(io.BytesIO(page.screenshot(clip=box))) as seen:
+        return np.asarray(seen.convert("RGB"))
+
+
+def shown(page):
+    """Waits until the editor shows a picture that no longer moves, and returns the editor's box.
+
+    The editor is on the page before it has a picture, and the picture grows until it fits.
+    """
+    canvas = page.locator("#hole canvas").first
+    canvas.wait_for()
+    deadline = time.monotonic() + PATIENCE / 1000
+    before = None
+    while time.monotonic() < deadline:
+        box = canvas.bounding_box()
+        seen = screen(page, box)
+        # Most of an editor without a picture, or with a small one, is white.
+        filled = (seen < 240).any(axis=-1).mean() > 0.6
+        if filled and before is not None and np.array_equal(before, seen):
+            return box
+        before = seen
+        page.wait_for_timeout(500)
+    pytest.fail("no picture was seen in the editor")
+
+
 def paint(page):
-    """Drags the brush through the middle of the picture, until the editor is ready to show it."""
-    page.locator("#hole canvas").first.wait_for()
-    box = page.locator("#hole canvas").first.bounding_box()
+    """Drags the brush through the middle of the picture."""
+    box = shown(page)
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 50, y)
+    page.mouse.down()
+    page.mouse.move(x + 50, y + 20, steps=10)
+    page.mouse.up()
     for _ in range(30):
-        page.mouse.move(x - 50, y)
-        page.mouse.down()
-        page.mouse.move(x + 50, y + 20, steps=10)
-        page.mouse.up()
-        page.wait_for_timeout(1000)
-        with Image.open(io.BytesIO(page.screenshot(clip=box))) as seen:
-            if (np.asarray(seen.convert("RGB")) == PAINT).all(axis=-1).sum() > 500:
-                return
+        page.wait_for_timeout(500)
+        if (screen(page, box) == PAINT).all(axis=-1).sum() > 500:
+            return
     pytest.fail("no stroke was seen on the picture")
 
 
@@ -218,7 +243,7 @@ def test_another_picture_clears_the_first_results(page):
         result(page, name).locator("img").wait_for(state="detached")
         result(page, name).get_by_text(" ms").wait_for(state="detached")
     # The second picture does not have the hole of the first.
-    page.locator("#hole canvas").first.wait_for()
+    shown(page)
     fill(page)
     page.wait_for_function(message_has("no hole"))
 
@@ -227,7 +252,7 @@ def test_without_a_hole_or_a_picture_the_page_says_what_to_do(page):
     fill(page)
     page.wait_for_function(message_has("drop one first"))
     drop(page, COFFEE.read_bytes())
-    page.locator("#hole canvas").first.wait_for()
+    shown(page)
     fill(page)
     page.wait_for_function(message_has("no hole"))
 
@@ -244,21 +269,21 @@ def test_bad_pictures_are_refused_and_the_next_is_taken(page):
         page.wait_for_function(message_has(text))
     drop(page, COFFEE.read_bytes())
     page.locator("#message").wait_for(state="hidden")
-    page.locator("#hole canvas").first.wait_for()
+    shown(page)
 
 
 def test_long_files_are_refused_and_the_next_is_taken(page):
     drop(page, bytes(MAX_BYTES + 1))
     page.get_by_text("exceed the maximum allowed size of 20").first.wait_for()
     drop(page, COFFEE.read_bytes())
-    page.locator("#hole canvas").first.wait_for()
+    shown(page)
 
 
 @pytest.mark.parametrize(("number", "host"), [(signal.SIGINT, "::1"), (signal.SIGTERM, "0.0.0.0")])
 def test_no_picture_is_left_when_the_server_is_stopped(browser, tmp_path, number, host):
     with serving(tmp_path, host) as server, opened(browser, server.url) as page:
         drop(page, COFFEE.read_bytes())
-        page.locator("#hole canvas").first.wait_for()
+        shown(page)
         assert server.temporary_bytes() > 0
         server.process.send_signal(number)
         assert server.process.wait(timeout=60) == 0
