@@ -1,5 +1,6 @@
 """A web page, in Gradio, on which two trained models fill the same hole."""
 
+import json
 import signal
 import sys
 import threading
@@ -172,8 +173,10 @@ def _page(models: Mapping[str, Model]) -> Any:
         results = [*images, *times]
         no_results = [None] * len(results)
         picture.upload(show, picture, [picture, hole, message], api_visibility="private")
-        # Gradio takes another picture only when the first has been cleared.
-        picture.clear(lambda: [*no_results, None], None, [*results, hole], api_visibility="private")
+        # Gradio takes another picture only when the first has been cleared. The browser clears by
+        # itself: an answer of the server might come after the next picture, and clear that one.
+        cleared = [*results, hole]
+        picture.clear(None, None, cleared, js=f"() => {json.dumps([None] * len(cleared))}")
         # One fill at a time: two would slow each other down, and their times would be wrong.
         button.click(
             fill,
