@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.classification import task as classification
 from experiments.classification.presets import PRESETS, ClassificationPreset
+from experiments.detection.configs import DetectionConfig
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.config import check, differences
 from experiments.engine.runs import run_folder
@@ -40,23 +41,34 @@ def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[
     }
 
 
-def backbone_folder(backbone: ResNetConfig, runs: Path) -> Path:
-    """The folder of the classification run that pretrains a backbone on ImageNet.
+def backbone_folder(config: DetectionConfig, runs: Path) -> Path | None:
+    """The folder of the classification run as whose network a detector's backbone starts.
 
-    The run has the seed of its preset, whatever the seed of the detector.
+    By default that is, for a backbone with frozen norms, the run of the classification task's
+    preset on ImageNet with this network. It has the seed of its preset, whatever the seed of the
+    detector.
 
     Args:
-        backbone: of the detector; its norms need not be the run's.
+        config: of the detector.
         runs: folder of all runs.
 
+    Returns:
+        The folder, or None for a backbone that starts at random.
+
     Raises:
-        ConfigError: no preset of the classification task has this network.
+        ConfigError: the norms are frozen, ``backbone_from`` is None, and no preset of the
+            classification task has this network.
     """
+    backbone = config.model.backbone
+    if config.backbone_from is not None:
+        return Path(config.backbone_from)
+    if backbone.norm != "frozen":
+        return None
     preset = _preset(backbone)
     expected = f"given for a backbone that no preset of the {classification.RUNS.task} task has"
     check(preset is not None, "backbone_from", expected, None)
     assert preset is not None
-    return run_folder(preset.config, PRESETS, runs, classification.RUNS.task).resolve()
+    return run_folder(preset.config, PRESETS, runs, classification.RUNS.task)
 
 
 def check_backbone(folder: Path, backbone: ResNetConfig) -> None:

@@ -70,9 +70,7 @@ def step_seconds(config: DetectionConfig, batch_size: int) -> tuple[float, float
 
 
 def prepared(config: DetectionConfig, folder: Path, folders: Folders) -> DetectionConfig:
-    """A config as it is trained: frozen norms need a run that has trained the backbone.
-
-    Unless one is named, it is that of the classification task's preset with this network.
+    """The same config, if what the run starts from is there.
 
     Args:
         config: of the run.
@@ -81,13 +79,11 @@ def prepared(config: DetectionConfig, folder: Path, folders: Folders) -> Detecti
 
     Raises:
         CheckpointError: there is no run of the backbone.
+        ConfigError: the norms are frozen, and no run can have trained them.
     """
-    backbone = config.model.backbone
-    if backbone.norm == "frozen" and config.backbone_from is None:
-        found = backbone_folder(backbone, folders.runs)
-        config = dataclasses.replace(config, backbone_from=str(found))
-    if config.backbone_from is not None and not steps_in(folder / CHECKPOINTS):
-        check_backbone(Path(config.backbone_from), backbone)
+    pretrained = backbone_folder(config, folders.runs)
+    if pretrained is not None and not steps_in(folder / CHECKPOINTS):
+        check_backbone(pretrained, config.model.backbone)
     return config
 
 

@@ -12,7 +12,7 @@ import optax
 from experiments.data.classes import num_classes
 from experiments.data.coco_annotations import Category
 from experiments.data.prepared import DataError
-from experiments.detection.backbone import with_backbone
+from experiments.detection.backbone import backbone_folder, with_backbone
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.data.batches import evaluation_batches, training_batches
 from experiments.detection.data.datasets import DetectionData, Split, open_data
@@ -22,7 +22,6 @@ from experiments.detection.losses import make_loss_function
 from experiments.detection.model.detector import Detections, Detector, is_frozen
 from experiments.engine import optimization, step
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_in
-from experiments.engine.config import check
 from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.folders import Folders
 from experiments.engine.loop import Task, train
@@ -136,13 +135,13 @@ def train_run(
         operation: how the run is logged, saved and evaluated.
 
     Raises:
-        ConfigError: the backbone's norms are frozen, and there is nothing that trained them.
+        CheckpointError: the run that the backbone starts from cannot be read.
+        ConfigError: the run of the backbone has another network; or the norms are frozen, and no
+            run can have trained them.
     """
     training = config.training
     check_batch_size(training.batch_size, training.accumulation)
-    if config.model.backbone.norm == "frozen":
-        expected = "a classification run: frozen norms take their averages from it"
-        check(config.backbone_from is not None, "backbone_from", expected, None)
+    pretrained = backbone_folder(config, folders.runs)
     data = primary_first(lambda: open_data(config.data, folders))
     index = data.index("train")
     images = int(index.usable.sum())
@@ -151,9 +150,11 @@ def train_run(
     steps_per_epoch = max(1, images // training.batch_size)
     evaluate = make_evaluator(config, data, operation.max_unreadable_records)
     state = initial_state(config)
-    if config.backbone_from is not None and not steps_in(folder / CHECKPOINTS):
+    if pretrained is not None and not steps_in(folder / CHECKPOINTS):
+        if is_primary():
+            print(f"the backbone starts as that of {pretrained}")
         variables = {"params": state["params"], **state["model_state"]}
-        started = with_backbone(variables, Path(config.backbone_from), config.model.backbone)
+        started = with_backbone(variables, pretrained, config.model.backbone)
         state = training_state(config, started)
     task = Task(
         state=state,

@@ -8,6 +8,7 @@ import pytest
 from experiments.classification import spec as classification
 from experiments.classification.presets import PRESETS as CLASSIFIERS
 from experiments.detection.backbone import backbone_folder
+from experiments.detection.configs import DetectionConfig
 from experiments.detection.presets import EXPERIMENTS, PRESETS
 from experiments.detection.spec import SPEC, cost_of, resized, step_seconds
 from experiments.engine import config as configs
@@ -54,7 +55,7 @@ def test_the_backbone_of_every_row_is_a_preset_of_the_classification_task(tmp_pa
     used = set()
     for preset in itertools.chain(*(EXPERIMENTS[table].presets for table in COCO_TABLES)):
         backbone = preset.config.model.backbone
-        folder = backbone_folder(backbone, tmp_path)
+        folder = backbone_folder(preset.config, tmp_path)
         name, _, seed = folder.name.rpartition("-seed")
         assert (folder.parent, seed) == (tmp_path / "classification", "0")
         assert dataclasses.replace(known[name], norm=backbone.norm) == backbone
@@ -79,12 +80,14 @@ def test_equal_rows_of_several_tables_are_one_run():
 def test_backbones_are_found_where_the_tables_of_classification_leave_them(tmp_path, monkeypatch):
     """Table 2 and Table 3 of classification, then Table 3 of detection, without arguments."""
     monkeypatch.chdir(tmp_path)
-    trained = []
+    trained, backbones = [], set()
 
     def train(metric):
         def train(config, folder, folders, operation):
-            if backbone := getattr(config, "backbone_from", None):
-                assert json.loads((tmp_path / backbone / "config.json").read_text())
+            if isinstance(config, DetectionConfig):
+                backbone = backbone_folder(config, folders.runs)
+                assert json.loads((backbone / "config.json").read_text())
+                backbones.add(backbone)
             trained.append(config)
             folder.mkdir(parents=True, exist_ok=True)
             configs.save(config, folder / "config.json")
@@ -100,24 +103,18 @@ def test_backbones_are_found_where_the_tables_of_classification_leave_them(tmp_p
     trained.clear()
     run_experiment(detectors, "table3")
     assert len(trained) == 6
-    assert len({config.backbone_from for config in trained}) == 6
+    assert len(backbones) == 6
     table = (tmp_path / "runs/detection/table3/table.md").read_text()
     assert table.count("| 50.0 |") == 6
     assert "box AP 38.8 %, 12.1 fps" in table
 
 
-def test_a_run_knows_its_backbone_by_the_whole_path_from_wherever_it_is_continued(
-    tmp_path, monkeypatch
-):
+def test_a_run_keeps_its_config_wherever_runs_lie_and_a_started_one_needs_no_backbone(tmp_path):
     config = EXPERIMENTS["table3"].presets[0].config
-    found = []
-    (tmp_path / "below").mkdir()
     started = tmp_path / "run"
-    (started / CHECKPOINTS / "4").mkdir(parents=True)  # needs the backbone's run no more
-    for place, runs in ((tmp_path, "runs"), (tmp_path / "below", "../runs")):
-        monkeypatch.chdir(place)
-        found.append(SPEC.prepared(config, started, Folders(runs=place / runs)))
-    assert found[0] == found[1]
+    (started / CHECKPOINTS / "4").mkdir(parents=True)
+    for runs in (tmp_path, tmp_path / "moved"):
+        assert SPEC.prepared(config, started, Folders(runs=runs)) == config
     named = dataclasses.replace(config, backbone_from="elsewhere")
     assert SPEC.prepared(named, started, Folders()) == named
     small = EXPERIMENTS["scenes-cpu"].presets[0].config
