@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def default_cache() -> Path:
-    """Where fetched packages are kept: under ``$XDG_CACHE_HOME``, or else ``~/.cache``."""
+    """Where files of fetched packages are kept: under ``$XDG_CACHE_HOME``, or else ``~/.cache``."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "carafe-jax" / "photographs"
+    return Path(home) / "carafe-jax" / "packages"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +17,7 @@ class DataFolders:
 
     Attributes:
         data_dir: folder of the prepared data sets.
-        cache: folder of photographs and objects, which `python -m experiments.data.composed.debian`
-            fills.
+        cache: folder of the files of fetched packages, of which some data sets are composed.
     """
 
     data_dir: Path = Path("data")
