@@ -1,9 +1,13 @@
 """How much the compiler does for programs that tests run a few times."""
 
 import contextlib
+import functools
 
 import jax
 import pytest
+
+# LLVM's optimisation takes about half of the time to compile; XLA's own passes all run.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from experiments.detection.model.sampling import Objects, SamplerConfig, sample
 from experiments.models.fpn import FPNConfig
 from experiments.models.imagenet_statistics import normalize
 from experiments.models.resnet import ResNetConfig
+from tests.experiments.compilation import jit
 from tests.experiments.detection.model.shallow import (
     CLASSES,
     CONFIG,
@@ -24,7 +25,6 @@ from tests.experiments.detection.model.shallow import (
     random_images,
     random_variables,
 )
-from tests.experiments.unoptimized import jit
 
 ROWS, SIDE, MASK = 300, 5, 4
 SHAPES = [(64 // stride, 64 // stride) for stride in CONFIG.anchors.strides]

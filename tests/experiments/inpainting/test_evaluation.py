@@ -12,7 +12,7 @@ from experiments.inpainting.fill import fill, make_generator
 from experiments.inpainting.metrics import METRICS, image_metrics
 from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.pixels import to_unit
-from tests.experiments.inpainting.model.drawn import drawn
+from tests.experiments.variables import scaled_variables
 
 pytestmark = pytest.mark.usefixtures("few_optimizations")
 
@@ -27,7 +27,7 @@ CONFIG = InpaintingConfig(
 @pytest.fixture(scope="module")
 def variables():
     image, mask = (np.zeros((1, SIDE, SIDE, channels), np.float32) for channels in (3, 1))
-    return drawn(make_generator(CONFIG), image, mask)
+    return scaled_variables(make_generator(CONFIG), image, mask)
 
 
 @pytest.fixture

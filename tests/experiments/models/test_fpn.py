@@ -11,8 +11,9 @@ from experiments.engine.config import ConfigError
 from experiments.engine.cost import cost
 from experiments.models.fpn import FPN, FPNConfig, Kind
 from experiments.resamplers import CarafeConfig, Upsampler
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
-from tests.experiments.unoptimized import jit
+from tests.experiments.variables import random_variables
 
 KEY = jax.random.key(0, impl="rbg")
 KINDS = get_args(Kind)
@@ -29,12 +30,6 @@ def random_maps(sizes=SIZES, dtype=np.float32):
         jnp.asarray(rng.normal(size=(2, *size, 3 + index)), dtype)
         for index, size in enumerate(sizes)
     )
-
-
-def random_variables(layer, maps):
-    rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(layer.init, KEY, maps)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
 def pyramid(params, maps, kind):

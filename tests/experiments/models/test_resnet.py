@@ -11,8 +11,9 @@ import pytest
 from experiments.engine.config import ConfigError
 from experiments.models.resnet import Bottleneck, ResNet, ResNetConfig, is_frozen
 from experiments.resamplers import Downsampler
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
-from tests.experiments.unoptimized import jit
+from tests.experiments.variables import scaled_variables
 
 METHODS = get_args(Downsampler)
 # Channels at the seven sites of ResNet-50: stem, then 3x3 and shortcut of Res-3, Res-4 and Res-5.
@@ -41,21 +42,6 @@ def count(tree):
 
 def parameters(*fields):
     return count(shapes(ResNetConfig(*fields))[1]["params"])
-
-
-def drawn(model, x, **options):
-    """Variables away from their initial zeros and ones, without compiling an initialiser."""
-    rng = np.random.default_rng(2)
-
-    def draw(path, leaf):
-        if path[-1].key == "kernel":
-            return rng.normal(size=leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        near = 1 if path[-1].key in ("scale", "var") else 0
-        return near + rng.uniform(-0.2, 0.2, size=leaf.shape)
-
-    init = functools.partial(model.init, **options)
-    variables = jax.eval_shape(init, jax.random.key(0), x)
-    return jax.tree.map_with_path(lambda p, leaf: draw(p, leaf).astype(np.float32), variables)
 
 
 def initial(module, x, **options):
@@ -167,7 +153,7 @@ def test_no_downsampler_where_dilation_takes_its_place(output_stride, stages):
 def test_a_dilated_network_computes_the_strided_one_and_what_lies_between(depth):
     x = images(1, 45, 53, 3)
     configs = [ResNetConfig(depth, output_stride=n, width=4) for n in (32, 16, 8)]
-    variables = drawn(ResNet(configs[0], None), x, method="features")
+    variables = scaled_variables(ResNet(configs[0], None), x, method="features")
 
     @jit
     def all_c5(variables, x):
@@ -184,7 +170,7 @@ def test_stem_and_residual_blocks_by_hand():
     model = ResNet(ResNetConfig(18, width=1), None)
     x = np.zeros((1, 8, 8, 3), np.float32)
     x[0, 4, 4, 0] = 1
-    variables = drawn(model, x, method="features")
+    variables = scaled_variables(model, x, method="features")
     params, stats = variables["params"], variables["batch_stats"]
     params["bn1"] = {"scale": np.full(1, 2.0), "bias": np.zeros(1)}
     stats["bn1"] = {"mean": np.zeros(1), "var": np.ones(1)}
@@ -264,7 +250,7 @@ def test_initial_values():
 def test_running_averages():
     x = images(2, 16, 16, 3)
     model = ResNet(ResNetConfig(18, width=2), None)
-    variables = drawn(model, x, method="features")
+    variables = scaled_variables(model, x, method="features")
     apply = functools.partial(model.apply, method="features", mutable=["batch_stats"])
     updates = jit(lambda v, x: apply(v, x, train=True)[1]["batch_stats"]["bn1"])(variables, x)
     convolved = loops.convolve(x, variables["params"]["conv1"]["kernel"])[:, ::2, ::2]
@@ -295,7 +281,7 @@ def test_bfloat16_logits_are_near_those_of_float32():
     x = images(2, 64, 64, 3)
     config = ResNetConfig(18, "carafe", output_stride=8, width=8)
     rough = ResNet(config, 10, dtype=jnp.bfloat16)
-    variables = drawn(rough, x)
+    variables = scaled_variables(rough, x)
     exact = jit(ResNet(config, 10).apply)(variables, x)
     logits, c5 = jit(lambda v: (rough.apply(v, x), rough.apply(v, x, method="features")[3]))(
         variables
@@ -319,7 +305,7 @@ def norm_leaves(tree):
 def test_frozen_norms_neither_move_nor_learn(norm):
     x = images(2, 32, 32, 3)
     model = ResNet(ResNetConfig(18, "carafe", norm=norm, output_stride=8, width=8), 4)
-    variables = drawn(model, x)
+    variables = scaled_variables(model, x)
 
     @jit
     def run(params):
@@ -410,7 +396,7 @@ def test_frozen_norms_leave_the_norms_of_lip_alone():
     x = images(1, 5, 6, 4)
     config = ResNetConfig(50, "lip", norm="frozen")
     block = Bottleneck(config, 2, True, (1, 1), train=True, dtype=None, axis_name=None)
-    variables = drawn(block, x)
+    variables = scaled_variables(block, x)
     gradients = jit(jax.grad(lambda v: block.apply(v, x).sum()))(variables)["params"]
     learned = {path for path, leaf in norm_leaves(gradients).items() if leaf.any()}
     assert learned == {path for path in norm_leaves(gradients) if "resample" in path}
@@ -420,7 +406,7 @@ def test_synchronised_statistics_are_those_of_the_whole_batch():
     x = images(8, 32, 32, 3)
     config = ResNetConfig(18, "carafe", norm="sync_batch", output_stride=8, width=8)
     synchronised = ResNet(config, 4, axis_name="devices")
-    variables = drawn(synchronised, x)
+    variables = scaled_variables(synchronised, x)
     alone = ResNet(dataclasses.replace(config, norm="batch"), 4)
 
     def step(model, variables, x):

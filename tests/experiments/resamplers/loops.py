@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 
-from tests.experiments.unoptimized import jit
+from tests.experiments.compilation import jit
 
 
 def windows(size, window, before):

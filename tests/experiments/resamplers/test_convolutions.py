@@ -6,14 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.resamplers.convolutions import Deconvolution, PixelShuffle, depth_to_space
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
-from tests.experiments.unoptimized import jit
-
-
-def random_variables(layer, x):
-    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+from tests.experiments.variables import random_variables
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.resamplers import Downsample, Downsampler, pool
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers.single_pixel import X, apply_with_identity_convolution
-from tests.experiments.unoptimized import jit
 
 METHODS = get_args(Downsampler)
 POOLS = [method for method in METHODS if method != "strided"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.resamplers.dpp import DetailPreservingPool, detail_preserving_pool
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
-from tests.experiments.unoptimized import jit
 
 ZERO = jnp.zeros(1)
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.resamplers.interpolation import bilinear, nearest
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
-from tests.experiments.unoptimized import jit
 
 
 def test_nearest_repeats():

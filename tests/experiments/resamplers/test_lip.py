@@ -9,19 +9,15 @@ from experiments.resamplers.lip import (
     SimplifiedLIP,
     local_importance_pool,
 )
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
-from tests.experiments.unoptimized import jit
+from tests.experiments.variables import random_variables
 
 SIZES = [(6, 4), (5, 7), (1, 2), (1, 1)]
 
 
 def random_map(*shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
-
-
-def randomised(variables):
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), variables)
 
 
 def means_of_3x3(x):
@@ -72,7 +68,7 @@ def test_simplified_network_starts_as_a_mean():
 @pytest.mark.parametrize("size", SIZES)
 def test_simplified_network_is_the_loops(size):
     x = random_map(2, *size, 3)
-    variables = randomised(jax.eval_shape(SimplifiedLIP().init, jax.random.key(0), x))
+    variables = random_variables(SimplifiedLIP(), x)
     params = variables["params"]
     assert {k: set(v) for k, v in params.items()} == {"conv": {"kernel"}, "norm": {"scale", "bias"}}
     logits = loops.convolve(x, params["conv"]["kernel"])
@@ -84,7 +80,7 @@ def test_simplified_network_is_the_loops(size):
 
 def test_trunk_is_the_loops():
     x = random_map(2, 5, 4, 3)
-    variables = randomised(jax.eval_shape(ImportanceTrunk().init, jax.random.key(0), x))
+    variables = random_variables(ImportanceTrunk(), x)
     expected = x
     for number in (1, 2):
         expected = loops.convolve(expected, variables["params"][f"conv{number}"]["kernel"])
@@ -96,9 +92,9 @@ def test_trunk_is_the_loops():
 
 def test_head_is_the_loops_and_starts_as_a_mean():
     x, trunk = random_map(2, 5, 4, 3), random_map(2, 5, 4, 128)
-    y, variables = jit(ImportanceHead().init_with_output)(jax.random.key(0), x, trunk)
+    y, _ = jit(ImportanceHead().init_with_output)(jax.random.key(0), x, trunk)
     np.testing.assert_allclose(y, means_of_3x3(x), atol=1e-6)
-    variables = randomised(variables)
+    variables = random_variables(ImportanceHead(), x, trunk)
     logits = loops.convolve(trunk, variables["params"]["conv"]["kernel"])
     logits = loops.gate(loops.instance_norm(logits, variables["params"]["norm"]))
     expected = loops.local_importance_pool(x, logits)

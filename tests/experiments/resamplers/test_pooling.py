@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from experiments.resamplers.pooling import avg_pool, max_pool, window_mean, window_sum
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
-from tests.experiments.unoptimized import jit
 
 X = np.arange(24.0, dtype=np.float32).reshape(1, 4, 6, 1)
 

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.resamplers.spatial_attention import SpatialAttentionUpsample
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
-from tests.experiments.unoptimized import jit
 
 
 def test_it_starts_as_half_of_nearest():

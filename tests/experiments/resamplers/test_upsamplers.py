@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from experiments.engine.cost import Cost, cost
 from experiments.resamplers import CarafeConfig, Upsampler, upsample
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
-from tests.experiments.unoptimized import jit
+from tests.experiments.variables import random_variables
 
 METHODS = get_args(Upsampler)
 KEY = jax.random.key(0, impl="rbg")
@@ -29,12 +30,6 @@ class Upsample(nn.Module):
 
 def random_map(*shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
-
-
-def random_variables(layer, x):
-    rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(layer.init, KEY, x)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
 @pytest.mark.parametrize("method", METHODS)

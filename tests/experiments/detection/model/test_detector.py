@@ -14,6 +14,7 @@ from experiments.detection.model.heads import BoxHead, MaskHead
 from experiments.models.fpn import FPN, FPNConfig
 from experiments.models.imagenet_statistics import normalize
 from experiments.models.resnet import ResNet, ResNetConfig
+from tests.experiments.compilation import jit
 from tests.experiments.detection.model.shallow import (
     CLASSES,
     CONFIG,
@@ -22,7 +23,6 @@ from tests.experiments.detection.model.shallow import (
     random_images,
     random_variables,
 )
-from tests.experiments.unoptimized import jit
 
 KEY = jax.random.key(0, impl="rbg")
 SIZE = np.int32([48, 60])

@@ -9,8 +9,9 @@ from experiments.detection.model.config import BoxHeadConfig, MaskHeadConfig
 from experiments.detection.model.heads import BoxHead, MaskHead
 from experiments.engine.cost import cost
 from experiments.resamplers import CarafeConfig, Upsampler
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
-from tests.experiments.unoptimized import jit
+from tests.experiments.variables import random_variables
 
 KEY = jax.random.key(0, impl="rbg")
 CLASSES = 3
@@ -19,12 +20,6 @@ BOX = BoxHeadConfig(size=2, features=6)
 
 def regions(size, channels=4):
     return np.random.default_rng(0).normal(size=(2, 3, size, size, channels)).astype(np.float32)
-
-
-def random_variables(head, x):
-    rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(head.init, KEY, x)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
 def outputs(head, x):

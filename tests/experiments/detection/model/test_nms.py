@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.detection.model.nms import nms
-from tests.experiments.unoptimized import jit
+from tests.experiments.compilation import jit
 
 run = jit(nms)
 # Few, so that little is compiled: below, at and above a tile, and several tiles.

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.detection.model.roi_align import assign_levels, roi_align
-from tests.experiments.unoptimized import jit
+from tests.experiments.compilation import jit
 
 STRIDES = (4, 8, 16)
 # Odd, narrow and of a single pixel.

@@ -11,8 +11,9 @@ from experiments.detection.model.anchors import AnchorConfig, pyramid_anchors
 from experiments.detection.model.config import ProposalConfig
 from experiments.detection.model.rpn import RPNHead, propose
 from experiments.engine.cost import cost
+from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
-from tests.experiments.unoptimized import jit
+from tests.experiments.variables import random_variables
 
 KEY = jax.random.key(0, impl="rbg")
 LEVELS = (30, 9, 2)
@@ -138,12 +139,6 @@ def test_proposals_are_constants_of_the_gradient():
     assert not any(np.asarray(g).any() for g in jax.tree.leaves(gradients))
 
 
-def random_parameters(layer, pyramid):
-    rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(layer.init, KEY, pyramid)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
-
-
 @pytest.fixture(scope="module")
 def pyramid():
     rng = np.random.default_rng(0)
@@ -153,7 +148,7 @@ def pyramid():
 def test_the_head_is_its_loops_on_every_level_in_the_order_of_the_anchors(pyramid):
     anchors = AnchorConfig(strides=(4, 8))
     head = RPNHead(len(anchors.ratios))
-    variables = random_parameters(head, pyramid)
+    variables = random_variables(head, pyramid)
     logits, deltas = jit(head.apply)(variables, pyramid)
     boxes = pyramid_anchors([level.shape[1:3] for level in pyramid], anchors)
     params = variables["params"]
@@ -190,7 +185,7 @@ def test_in_bfloat16_logits_and_deltas_are_float32(pyramid):
     head = RPNHead(3, dtype=jnp.bfloat16)
     variables = jax.eval_shape(head.init, KEY, pyramid)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    found = jit(head.apply)(random_parameters(head, pyramid), pyramid)
+    found = jit(head.apply)(random_variables(head, pyramid), pyramid)
     for leaf in jax.tree.leaves(found):
         assert leaf.dtype == jnp.float32
         assert (leaf != leaf.astype(jnp.bfloat16).astype(jnp.float32)).any()

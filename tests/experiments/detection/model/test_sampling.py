@@ -15,7 +15,7 @@ from experiments.detection.model.sampling import (
     sample,
 )
 from experiments.engine.config import ConfigError
-from tests.experiments.unoptimized import jit
+from tests.experiments.compilation import jit
 
 EXAMPLES, ROWS = 24, 5
 # With room for every example to be drawn, whatever it is.

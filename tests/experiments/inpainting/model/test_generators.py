@@ -7,7 +7,7 @@ from jax.extend.core import jaxprs_in_params
 from experiments.engine.config import ConfigError
 from experiments.engine.cost import cost
 from experiments.inpainting.model.generators import GeneratorConfig, build_generator
-from tests.experiments.inpainting.model.drawn import drawn
+from tests.experiments.variables import scaled_variables
 
 pytestmark = pytest.mark.usefixtures("few_optimizations")
 
@@ -35,7 +35,7 @@ def example(height=24, width=20):
 
 def build(config, dtype="float32"):
     model = build_generator(config, jnp.dtype(dtype), None)
-    return model, drawn(model, *example())
+    return model, scaled_variables(model, *example())
 
 
 FAST = ("global-local-carafe", "partial-carafe", "unet", "unet-plain")

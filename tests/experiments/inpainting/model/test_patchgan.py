@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.inpainting.model.patchgan import PatchGAN, PatchGANConfig
-from tests.experiments.inpainting.model.drawn import drawn
+from tests.experiments.variables import scaled_variables
 
 pytestmark = pytest.mark.usefixtures("few_optimizations")
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("few_optimizations")
 def build(config, shape=(2, 96, 96, 4)):
     model = PatchGAN(config)
     x = jax.random.normal(jax.random.key(1), shape)
-    return model, drawn(model, x), x
+    return model, scaled_variables(model, x), x
 
 
 def test_a_logit_sees_a_patch_of_70_pixels():

@@ -15,7 +15,7 @@ from experiments.inpainting.prediction import inpainter as inpainter_module
 from experiments.inpainting.prediction.holes import InputError
 from experiments.inpainting.prediction.inpainter import Inpainter, load_inpainter
 from experiments.inpainting.prediction.tiles import Tiling
-from tests.experiments.inpainting.model.drawn import drawn
+from tests.experiments.variables import scaled_variables
 
 pytestmark = pytest.mark.usefixtures("few_optimizations")
 
@@ -27,7 +27,7 @@ CARAFE = InpaintingConfig(
 
 def initial(config):
     blank = np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 32, 32, 1), np.float32)
-    return drawn(make_generator(config), *blank)
+    return scaled_variables(make_generator(config), *blank)
 
 
 VARIABLES = initial(CONFIG)
