@@ -1,6 +1,5 @@
 """A detector whose pyramid is made of means of pixels, so that it compiles in little time."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +11,7 @@ from experiments.detection.model.config import (
     ProposalConfig,
 )
 from experiments.detection.model.detector import Detector
+from tests.experiments.variables import scaled_variables
 
 CLASSES = 3
 PROPOSALS = 24
@@ -39,23 +39,9 @@ class Shallow(Detector):
         return tuple(levels)
 
 
-def random_variables(model, seed=0):
+def random_variables(model):
     """Numbers for all parameters, and not zero where training would start at it."""
-    shapes = jax.eval_shape(
-        lambda: model.init(
-            jax.random.key(0, impl="rbg"), jnp.zeros((1, 64, 64, 3)), method="layers"
-        )
-    )
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        name = path[-1].key
-        scale = np.prod(leaf.shape[:-1]) ** -0.5 if name == "kernel" else 0.3
-        x = rng.normal(scale=scale, size=leaf.shape)
-        # Scales and variances of norms are above zero.
-        return (np.abs(x) + 0.7 if name in ("scale", "var") else x).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return scaled_variables(model, np.zeros((1, 64, 64, 3), np.float32), method="layers")
 
 
 def random_images(seed=0):
