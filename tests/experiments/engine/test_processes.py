@@ -1,5 +1,6 @@
 """Runs of one and of two processes: killed, asked to stop, and resumed."""
 
+import json
 import random
 import signal
 import time
@@ -10,7 +11,7 @@ import pytest
 from experiments.engine.checkpoints import steps_in
 from experiments.engine.logs import read_metrics
 from tests.experiments.engine import toy
-from tests.experiments.engine.toy_processes import Run
+from tests.experiments.engine.toy_processes import Processes, Run, free_port
 
 FOREVER = 100_000
 SETTINGS = [(1, 0), (1, 2), (2, 0), (2, 2)]  # processes, grain workers
@@ -131,3 +132,24 @@ def test_two_processes_train_together_and_agree_with_one(tmp_path):
     alone = [line["loss"] for line in read_metrics(tmp_path / "one/metrics.jsonl")]
     np.testing.assert_allclose([line["loss"] for line in lines], alone, rtol=1e-5)
     assert steps_in(tmp_path / "two/checkpoints") == [4, 6]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_rows_of_a_table_and_the_first_writes_it(tmp_path):
+    together = {"coordinator": f"127.0.0.1:{free_port()}", "processes": 2, "cpu-devices": 2}
+    options = [f"--distributed.{name}={value}" for name, value in together.items()]
+    arguments = ["table1", f"--runs={tmp_path}", "--seeds", "0", "1", *options]
+    first, second = Processes(
+        "toy_table_program",
+        [[*arguments, f"--distributed.process={process}"] for process in range(2)],
+    ).finish()
+    assert "Results: " in first
+    assert "Table 1" in first
+    assert "Table 1" not in second
+    results = json.loads((tmp_path / "toy/table1/results.json").read_text())
+    for name, accuracy in (("narrow", 0.1), ("wide", 0.2)):
+        runs = results["presets"][name]["runs"]
+        assert runs == {seed: {"accuracy": accuracy} for seed in "01"}
+        for seed in runs:
+            lines = read_metrics(tmp_path / f"toy/{name}-seed{seed}/metrics.jsonl")
+            assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Starts of the toy program in one process or in several."""
+"""Starts of the toy programs in one process or in several."""
 
 import socket
 import subprocess
@@ -19,25 +19,26 @@ def free_port():
         return listener.getsockname()[1]
 
 
-class Run:
-    """All processes of one start of the toy program, in one process group."""
+class Processes:
+    """All processes of one start of a program in this folder.
 
-    def __init__(self, folder, steps, processes, workers, checkpoint_every=2, note=""):
-        port = free_port()
-        self.processes = []
-        for process in range(processes):
-            values = (folder, steps, checkpoint_every, workers, process, processes, port, note)
-            arguments = [f"--{name}={value}" for name, value in zip(ARGUMENTS, values, strict=True)]
-            command = [sys.executable, "-m", "tests.experiments.engine.toy_program", "train"]
-            self.processes.append(
-                subprocess.Popen(
-                    [*command, *arguments],
-                    cwd=ROOT,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
+    Args:
+        program: the name of its module.
+        arguments: of each process.
+    """
+
+    def __init__(self, program, arguments):
+        command = [sys.executable, "-m", f"tests.experiments.engine.{program}"]
+        self.processes = [
+            subprocess.Popen(
+                [*command, *each],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
+            for each in arguments
+        ]
 
     def finish(self, code=0):
         outputs = [process.communicate(timeout=300)[0] for process in self.processes]
@@ -58,3 +59,16 @@ class Run:
             process.kill()
         for process in self.processes:
             process.communicate(timeout=60)  # ends when its workers have ended too
+
+
+class Run(Processes):
+    """All processes of one start of the toy program."""
+
+    def __init__(self, folder, steps, processes, workers, checkpoint_every=2, note=""):
+        port = free_port()
+        arguments = []
+        for process in range(processes):
+            values = (folder, steps, checkpoint_every, workers, process, processes, port, note)
+            options = [f"--{name}={value}" for name, value in zip(ARGUMENTS, values, strict=True)]
+            arguments.append(["train", *options])
+        super().__init__("toy_program", arguments)
