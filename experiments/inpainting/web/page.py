@@ -173,17 +173,24 @@ def _page(models: Mapping[str, Model]) -> Any:
         results = [*images, *times]
         no_results = [None] * len(results)
         picture.upload(show, picture, [picture, hole, message], api_visibility="private")
-        # Gradio takes another picture only when the first has been cleared. The browser clears by
-        # itself: an answer of the server might come after the next picture, and clear that one.
-        cleared = [*results, hole]
-        picture.clear(None, None, cleared, js=f"() => {json.dumps([None] * len(cleared))}")
         # One fill at a time: two would slow each other down, and their times would be wrong.
-        button.click(
+        filling = button.click(
             fill,
             [picture, hole],
             [*results, message],
             concurrency_limit=1,
             api_visibility="private",
+        )
+        # Gradio takes another picture only when the first has been cleared. The browser clears by
+        # itself: an answer of the server might come after the next picture, and clear that one. A
+        # fill that is running must not show what it has filled beside the next picture either.
+        cleared = [*results, hole]
+        picture.clear(
+            None,
+            None,
+            cleared,
+            js=f"() => {json.dumps([None] * len(cleared))}",
+            cancels=[filling],
         )
     return blocks.queue(max_size=_QUEUE)
 

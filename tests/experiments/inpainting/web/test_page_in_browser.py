@@ -33,9 +33,13 @@ GREYS = {"baseline": 100, "CARAFE++": 200}
 PAINT = (255, 0, 170)
 PATIENCE = 60_000  # milliseconds
 
+SLOW = (1, 2, 3)  # colour of the first pixel of a picture that takes SECONDS to fill
+SECONDS = 3
+
 # Both models fill with grey.
 SERVER = f"""
 import sys
+import time
 import numpy as np
 from experiments.inpainting.web.page import ServeError, serve_models
 
@@ -46,6 +50,8 @@ class Grey:
         self.value = np.uint8(value)
 
     def __call__(self, image, hole):
+        if tuple(image[0, 0]) == {SLOW}:
+            time.sleep({SECONDS})
         return np.where(hole[..., None], self.value, image)
 
 try:
@@ -246,6 +252,27 @@ def test_another_picture_clears_the_first_results(page):
     shown(page)
     fill(page)
     page.wait_for_function(message_has("no hole"))
+
+
+def test_a_fill_that_runs_when_its_picture_is_cleared_is_not_shown(page):
+    with Image.open(COFFEE) as image:
+        image.putpixel((0, 0), SLOW)
+        image.save(content := io.BytesIO(), "png")
+    drop(page, content.getvalue())
+    paint(page)
+    fill(page)
+    # The queue has taken it, and it runs.
+    page.get_by_text("processing").first.wait_for()
+    page.get_by_label("Clear", exact=True).click()
+    drop(page, COFFEE.read_bytes())
+    shown(page)
+    page.wait_for_timeout(1000 * (len(GREYS) * SECONDS + 2))
+    for name in GREYS:
+        assert not result(page, name).locator("img").count()
+    paint(page)
+    fill(page)
+    for name in GREYS:
+        result(page, name).locator("img").wait_for()
 
 
 def test_without_a_hole_or_a_picture_the_page_says_what_to_do(page):
