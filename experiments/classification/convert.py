@@ -1,5 +1,6 @@
 """Makes a run of weights that were trained in PyTorch."""
 
+import tempfile
 from pathlib import Path
 
 import jax
@@ -8,7 +9,8 @@ import tensorflow_datasets as tfds
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.task import CLASSES, initial_variables, training_state
 from experiments.engine import config as configs
-from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints, steps_in
+from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints
+from experiments.engine.claim import CONFIG
 from experiments.engine.files import write_json
 from experiments.engine.step import first_carry
 from experiments.models.torch_weights import load_torch_resnet
@@ -24,24 +26,29 @@ def convert(
     Args:
         config: of an ImageNet run.
         weights: see :func:`experiments.models.torch_weights.load_torch_resnet`.
-        output: folder of the run; must not hold one.
+        output: folder of the run; must be new or empty.
         keep: parts of the network that start from their own initial values instead.
 
     Raises:
-        ConfigError: the config is of another data set, or ``output`` holds a run.
+        ConfigError: the config is of another data set, or ``output`` is not empty.
         WeightsError: the file does not fit the network.
     """
     configs.check(
         config.data.source == "imagenet2012", "data.source", "'imagenet2012'", config.data.source
     )
-    taken = (output / "config.json").exists() or steps_in(output / CHECKPOINTS)
-    configs.check(not taken, "output", "a folder without a run", str(output))
+    free = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    configs.check(free, "output", "a new or an empty folder", str(output))
     variables = load_torch_resnet(weights, initial_variables(config), keep)
     carry = first_carry(training_state(config, variables), config.training.seed)
     names = tfds.builder("imagenet2012", data_dir=output).info.features["label"].names
-    write_json(output / CLASSES, names)
-    checkpoints = Checkpoints(output / CHECKPOINTS)
-    time_spent = {"seconds": 0.0, "seconds_waiting": 0.0}
-    checkpoints.save(0, jax.device_get(carry), None, time_spent)
-    checkpoints.close()
-    configs.save(config, output / "config.json")  # last: without it this is no run
+    # Named as a whole: a conversion that is killed leaves no folder that looks like a run's.
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+        folder = Path(temporary) / output.name
+        write_json(folder / CLASSES, names)
+        checkpoints = Checkpoints(folder / CHECKPOINTS)
+        time_spent = {"seconds": 0.0, "seconds_waiting": 0.0}
+        checkpoints.save(0, jax.device_get(carry), None, time_spent)
+        checkpoints.close()
+        configs.save(config, folder / CONFIG)
+        folder.rename(output)

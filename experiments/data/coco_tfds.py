@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from experiments.data.coco_annotations import AnnotatedImage, Annotations, read_annotations
-from experiments.data.prepared import DataError, alone_in
+from experiments.data.prepared import DataError
+from experiments.engine.files import alone_in
 
 NAME = "coco_instances"
 

@@ -1,8 +1,6 @@
 """Data sets that tfds prepared: found, and seen to be whole, before a run begins."""
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,15 +70,6 @@ def checked(folder: Path, splits: Sequence[str] = _SPLITS) -> Path:
                 f"of the split {split!r}, the first is {missing[0]}"
             )
     return folder
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Makes ``folder``, and waits until no other process is within ``alone_in`` it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def check_can_prepare() -> None:

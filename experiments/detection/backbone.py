@@ -8,6 +8,7 @@ from experiments.classification import task as classification
 from experiments.classification.presets import PRESETS, ClassificationPreset
 from experiments.detection.configs import DetectionConfig
 from experiments.engine.checkpoints import CheckpointError
+from experiments.engine.claim import is_run
 from experiments.engine.config import check, differences
 from experiments.engine.runs import run_folder
 from experiments.models.resnet import ResNetConfig
@@ -73,7 +74,7 @@ def backbone_folder(config: DetectionConfig, runs: Path) -> Path | None:
 
 def check_backbone(folder: Path, backbone: ResNetConfig) -> None:
     """Raises ``CheckpointError`` where no run can pretrain a backbone, and says how to get one."""
-    if not (folder / "config.json").exists():
+    if not is_run(folder):
         raise CheckpointError(f"backbone_from: {folder} holds no run{_advice(backbone)}")
 
 

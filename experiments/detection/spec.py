@@ -21,7 +21,7 @@ from experiments.detection.task import (
     train_run,
     train_step,
 )
-from experiments.engine.checkpoints import CHECKPOINTS, steps_in
+from experiments.engine.claim import has_checkpoints
 from experiments.engine.cost import Cost, cost
 from experiments.engine.experiment import TaskSpec
 from experiments.engine.folders import Folders
@@ -82,7 +82,7 @@ def prepared(config: DetectionConfig, folder: Path, folders: Folders) -> Detecti
         ConfigError: the norms are frozen, and no run can have trained them.
     """
     pretrained = backbone_folder(config, folders.runs)
-    if pretrained is not None and not steps_in(folder / CHECKPOINTS):
+    if pretrained is not None and not has_checkpoints(folder):
         check_backbone(pretrained, config.model.backbone)
     return config
 

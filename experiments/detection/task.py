@@ -21,7 +21,8 @@ from experiments.detection.evaluation.ground_truth import read_ground_truth
 from experiments.detection.losses import make_loss_function
 from experiments.detection.model.detector import Detections, Detector, is_frozen
 from experiments.engine import optimization, step
-from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_in
+from experiments.engine.checkpoints import CheckpointError
+from experiments.engine.claim import has_checkpoints
 from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.folders import Folders
 from experiments.engine.loop import Task, train
@@ -150,7 +151,7 @@ def train_run(
     steps_per_epoch = max(1, images // training.batch_size)
     evaluate = make_evaluator(config, data, operation.max_unreadable_records)
     state = initial_state(config)
-    if pretrained is not None and not steps_in(folder / CHECKPOINTS):
+    if pretrained is not None and not has_checkpoints(folder):
         if is_primary():
             print(f"the backbone starts as that of {pretrained}")
         variables = {"params": state["params"], **state["model_state"]}

@@ -235,21 +235,25 @@ def restore_state(folder: Path, state: Any, best: str | None = None) -> Restored
     Raises:
         CheckpointError: there is none, none can be read, or it is of another model.
     """
-    paths = list(_newest_first(folder))
-    if not paths:
-        raise CheckpointError(f"{folder} holds no checkpoint")
-    if best is not None:
-        paths.sort(key=lambda path: _score(_metrics_of(path), best), reverse=True)
-    damaged: list[tuple[Path, str]] = []
-    for path in paths:
+    tried: dict[Path, str] = {}
+    while True:
+        # Listed anew each time: a run that is going on writes checkpoints and deletes older ones.
+        paths = [path for path in _newest_first(folder) if path not in tried]
+        if best is not None:
+            paths.sort(key=lambda path: _score(_metrics_of(path), best), reverse=True)
+        damaged = [(path, why) for path, why in tried.items() if path.exists()]
+        if not paths and damaged:
+            raise _all_damaged(damaged)
+        if not paths:
+            raise CheckpointError(f"{folder} holds no checkpoint")
+        path = paths[0]
         try:
             restored = _read(path, state)
         except _DAMAGE as error:
-            damaged.append((path, _first_line(error)))
+            tried[path] = _first_line(error)
             continue
         messages = tuple(f"{damaged_path}: {why}" for damaged_path, why in damaged)
         return Restored(int(path.name), *restored, messages)
-    raise _all_damaged(damaged)
 
 
 def steps_in(folder: Path) -> list[int]:

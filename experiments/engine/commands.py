@@ -78,7 +78,7 @@ def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
         time_steps: bool = False,
         batch_size: int = 1,
         shorter_side: int | None = None,
-        dtype: Dtype = "float32",
+        dtype: Dtype | None = None,
         seeds: tuple[int, ...] = experiment.seeds,
         folders: Annotated[Folders, BARE] = FOLDERS,
         operation: Operation = experiment.operation or spec.operation,
@@ -92,17 +92,18 @@ def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
                 this compiles both, minutes a row.
             batch_size: images of a timed step.
             shorter_side: of the images whose cost is printed, in pixels; by default the presets'.
-            dtype: of the computation of a timed step.
+            dtype: of the computation of a timed step; by default the presets'.
             seeds: of the runs; seeds that an earlier call has finished stay in the table.
             folders: where runs and data lie.
             operation: how the runs are logged, saved and evaluated.
             distributed: the other processes of the runs, if any.
         """
         costs = dry_run or time_steps
-        timed, sized = (batch_size, dtype), shorter_side
-        _check_used(time_steps, "batch_size and dtype", "time_steps", timed, (1, "float32"))
-        _check_used(costs, "shorter_side", "dry_run or time_steps", sized, None)
-        _check_used(not costs, "seeds", "neither dry_run nor time_steps", seeds, experiment.seeds)
+        _check_used(time_steps, "batch_size", "time_steps", batch_size, 1)
+        _check_used(time_steps, "dtype", "time_steps", dtype, None)
+        _check_used(costs, "shorter_side", "dry_run or time_steps", shorter_side, None)
+        trains = "the training that dry_run and time_steps replace"
+        _check_used(not costs, "seeds", trains, seeds, experiment.seeds)
         start(distributed)
         if costs:
             print_costs(
@@ -123,4 +124,4 @@ def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
 
 def _check_used(used: bool, name: str, beside: str, got: object, default: object) -> None:
     """Refuses an option that would have no effect."""
-    check(used or got == default, name, f"given with {beside}, for it has no effect else", got)
+    check(used or got == default, name, f"left out without {beside}: it would have no effect", got)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,17 @@ def load[Config](cls: type[Config], path: Path) -> Config:
 def _from_dict(cls: Any, values: Any, prefix: str) -> Any:
     hints = typing.get_type_hints(cls)
     if not isinstance(values, dict) or values.keys() != hints.keys():
-        raise ConfigError(
-            f"expected the fields {sorted(hints)} of {prefix or 'the config'}, got "
-            f"{sorted(values) if isinstance(values, dict) else values!r}"
-        )
+        raise ConfigError(f"{prefix.rstrip('.') or 'the config'} {_unfit(hints.keys(), values)}")
     return cls(**{name: _typed(hints[name], values[name], prefix + name) for name in hints})
+
+
+def _unfit(fields: AbstractSet[str], values: Any) -> str:
+    """Says why ``values`` cannot be those of ``fields``."""
+    if not isinstance(values, dict):
+        return f"must have the fields {sorted(fields)}, got {values!r}"
+    missing, unknown = sorted(fields - values.keys()), sorted(values.keys() - fields)
+    said = [f"lacks {missing}"] * bool(missing) + [f"has unknown {unknown}"] * bool(unknown)
+    return " and ".join(said)
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:

@@ -20,7 +20,7 @@ def dry_run[Config: RunConfig](
     time_steps: bool = False,
     batch_size: int = 1,
     shorter_side: int | None = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype | None = None,
 ) -> None:
     """Prints parameters and operations of every row of a table, by shapes alone.
 
@@ -35,7 +35,7 @@ def dry_run[Config: RunConfig](
         time_steps: whether steps are compiled and timed, which takes minutes a row.
         batch_size: images of a timed step, over all processes and devices.
         shorter_side: of the images, in pixels; by default each preset's own.
-        dtype: of the computation.
+        dtype: of the computation; by default each preset's own.
 
     Raises:
         ConfigError: the devices cannot share the batch, or the task has no images of this size.
@@ -50,7 +50,9 @@ def dry_run[Config: RunConfig](
     lines, costs, seconds = [], dict[Config, Cost](), dict[Config, tuple[float, float]]()
     first: float | None = None
     for preset in experiment.presets:
-        config = dataclasses.replace(preset.config, dtype=dtype)
+        config = preset.config
+        if dtype is not None:
+            config = dataclasses.replace(config, dtype=dtype)
         if shorter_side is not None:
             config = spec.resized(config, shorter_side)
         if config not in costs:  # equal rows are measured once

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.engine.config import ConfigError, check
 from experiments.engine.cost import Cost
 from experiments.engine.distributed import is_primary
-from experiments.engine.files import write_json
+from experiments.engine.files import alone_in, write_json
 from experiments.engine.folders import Folders
 from experiments.engine.logs import EVALUATION, METRICS, read_metrics
 from experiments.engine.presets import Metric, Preset, scores_text
@@ -54,15 +54,12 @@ class Row[Config: RunConfig]:
         cost: of its model on one image.
         folders: of its runs, by the seed.
         runs: metrics of the final state of each run, by the seed, in the order of the seeds.
-        state: what the task's ``train`` returned for the first seed that this call was asked for;
-            None where the task makes no report.
     """
 
     preset: Preset[Config]
     cost: Cost
     folders: Mapping[int, Path]
     runs: Mapping[int, Metrics]
-    state: Any
 
     @property
     def metrics(self) -> dict[str, Spread]:
@@ -101,8 +98,7 @@ class TaskSpec[Config: RunConfig]:
             first.
         experiments: by the name of their command.
         operation: of runs, by default.
-        train: trains a config in the folder of a run, or goes on with it, and returns what the
-            report needs of the final state.
+        train: trains a config in the folder of a run, or goes on with it.
         cost: parameters and operations of a config's model on one image, by shapes alone.
         step_seconds: median seconds of a training step and of an inference, each on a random batch
             of a given size.
@@ -164,38 +160,37 @@ def run_experiment[Config: RunConfig](
     operation = operation or experiment.operation or spec.operation
     output = folders.runs / spec.name / name
     # Errors of any row are found before the first one is trained.
-    earlier = _read_results(output / RESULTS)
+    _read_results(output / RESULTS)
     planned = []
     for preset in experiment.presets:
         for seed in seeds:
             config = preset.config.with_training(seed=seed)
             folder = run_folder(config, spec.presets, folders.runs, spec.name)
             planned.append((preset, seed, folder, spec.prepared(config, folder, folders)))
-    states: dict[str, Any] = {}
     found: dict[str, dict[int, Metrics]] = {preset.name: {} for preset in experiment.presets}
     for preset, seed, folder, config in planned:
         if is_primary():
             print(f"{folder.name}: {preset.row}")
-        state = spec.train(config, folder, folders, operation)
+        spec.train(config, folder, folders, operation)
         if is_primary():
             found[preset.name][seed] = last_evaluation(folder)
-            if spec.report:
-                states.setdefault(preset.name, state)
     if is_primary():
-        every = [
-            {**_earlier_runs(preset, earlier), **found[preset.name]}
-            for preset in experiment.presets
-        ]
-        rows = _rows(spec, experiment.presets, every, states, folders.runs)
-        report = spec.report(rows, output, folders) if spec.report else Report()
-        _write(output, _table(experiment.title, rows, spec.metrics), rows, every, report)
+        with alone_in(output):
+            # Read once more: another call may have finished other seeds since.
+            earlier = _read_results(output / RESULTS)
+            every = [
+                {**_earlier_runs(preset, earlier), **found[preset.name]}
+                for preset in experiment.presets
+            ]
+            rows = _rows(spec, experiment.presets, every, folders.runs)
+            report = spec.report(rows, output, folders) if spec.report else Report()
+            _write(output, _table(experiment.title, rows, spec.metrics), rows, every, report)
 
 
 def _rows[Config: RunConfig](
     spec: TaskSpec[Config],
     presets: Sequence[Preset[Config]],
     every: Sequence[Mapping[int, Metrics]],
-    states: Mapping[str, Any],
     runs: Path,
 ) -> list[Row[Config]]:
     """The rows of a table, with the seeds that all of them have."""
@@ -207,8 +202,7 @@ def _rows[Config: RunConfig](
             for seed in shared
         }
         of_seeds = {seed: metrics[seed] for seed in shared}
-        state = states.get(preset.name)
-        rows.append(Row(preset, spec.cost(preset.config), folders, of_seeds, state))
+        rows.append(Row(preset, spec.cost(preset.config), folders, of_seeds))
     return rows
 
 

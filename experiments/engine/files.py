@@ -1,11 +1,17 @@
-"""Writing files atomically: a file is either whole, or not there."""
+"""Files that are either whole or not there, and folders in which one process works at a time."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+# Error numbers of file systems that have no locks, as some of clusters have none.
+UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -36,3 +42,23 @@ def write_json(path: Path, value: Any) -> None:
     """Writes ``value`` as indented JSON, atomically; NaN and infinity are refused."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Makes ``folder``, and keeps all others out of ``alone_in`` it.
+
+    The lock ends with the process that holds it, however that ends.
+
+    Args:
+        folder: in which one process works at a time.
+        wait: whether to wait until no other is in ``folder``.
+
+    Raises:
+        BlockingIOError: another is in ``folder``, and ``wait`` is false.
+        OSError: the folder cannot be made, or its file system has no locks (``UNLOCKABLE``).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield

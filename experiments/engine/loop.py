@@ -16,13 +16,8 @@ import numpy as np
 from experiments.engine import checkpoints
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints, save_state
-from experiments.engine.distributed import (
-    Interrupted,
-    Interruption,
-    all_agree,
-    barrier,
-    is_primary,
-)
+from experiments.engine.claim import claimed
+from experiments.engine.distributed import Interrupted, Interruption, is_primary
 from experiments.engine.environment import append_environment
 from experiments.engine.files import write_json
 from experiments.engine.input import RECORD, Input, unreadable_records
@@ -90,8 +85,8 @@ def train(
         The final state.
 
     Raises:
-        ConfigError: the batch cannot be shared by the devices, or the folder holds a run with
-            another config.
+        ConfigError: the batch cannot be shared by the devices, or the folder cannot be claimed;
+            see :func:`experiments.engine.claim.claimed`.
         CheckpointError: no checkpoint can be read, or one cannot be written.
         NonFiniteLossError: too many steps were not finite. The state before the last of them and
             the numbers of its records are saved in ``failure-<step>``.
@@ -100,40 +95,12 @@ def train(
     """
     check_batch_size(training.batch_size, training.accumulation)
     configs.check(task.steps >= 1, "length", "at least one step", task.steps)
-    _claim(folder, config, task.files)
-    with contextlib.ExitStack() as stack:
-        state = _Loop(folder, training, task, operation, stack).run()
-    if is_primary():
-        save_curves(folder / "curves.png", read_metrics(folder / METRICS))
+    with claimed(folder, config, task.files):
+        with contextlib.ExitStack() as stack:
+            state = _Loop(folder, training, task, operation, stack).run()
+        if is_primary():
+            save_curves(folder / "curves.png", read_metrics(folder / METRICS))
     return state
-
-
-def _claim(folder: Path, config: Any, files: Mapping[str, Any]) -> None:
-    """Makes ``folder`` the folder of a run with ``config``, or checks that it is."""
-    path = folder / "config.json"
-    if is_primary() and not path.exists():
-        orphaned = checkpoints.steps_in(folder / CHECKPOINTS)
-        configs.check(
-            not orphaned,
-            "the folder",
-            "without checkpoints where config.json is missing",
-            str(folder),
-        )
-        configs.save(config, path)
-    barrier("config saved")
-    configs.check(path.exists(), "the folder", "one that all processes see", str(folder))
-    changed = configs.differences(configs.load(type(config), path), config)
-    agreed = all_agree(not changed)
-    if changed:
-        raise configs.ConfigError(
-            f"{folder} holds a run with another config ({'; '.join(changed)}): "
-            "name another folder, or remove this one"
-        )
-    if not agreed:
-        raise configs.ConfigError(f"another process was started with another config than {path}")
-    if is_primary():
-        for name, content in files.items():
-            write_json(folder / name, content)
 
 
 class _Loop:

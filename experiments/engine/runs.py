@@ -10,6 +10,7 @@ import jax
 
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, restore_state
+from experiments.engine.claim import CONFIG, is_run
 from experiments.engine.distributed import is_primary
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.presets import Preset
@@ -57,11 +58,10 @@ class RunType[Config: RunConfig]:
         Raises:
             CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
         """
-        path = folder / "config.json"
-        if not path.exists():
-            raise CheckpointError(f"{folder} holds no run: {path.name} is missing")
+        if not is_run(folder):
+            raise CheckpointError(f"{folder} holds no run: {CONFIG} is missing")
         try:
-            config = configs.load(self.config_type, path)
+            config = configs.load(self.config_type, folder / CONFIG)
         except configs.ConfigError as error:
             raise CheckpointError(f"{folder} is no run of the {self.task} task: {error}") from error
         # Traced alone, for the shapes.

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,13 +57,6 @@ def step_seconds(config: InpaintingConfig, batch_size: int) -> tuple[float, floa
     )
 
 
-def train_to_fill(
-    config: InpaintingConfig, folder: Path, folders: Folders, operation: Operation
-) -> Any:
-    """Trains a run, or goes on with it, and returns the variables that fill holes."""
-    return variables_of(train_run(config, folder, folders, operation))
-
-
 def prepared(config: InpaintingConfig, folder: Path, folders: Folders) -> InpaintingConfig:
     """A config as it is trained: with the digest of the folder of images, if it names one."""
     del folder, folders
@@ -80,7 +72,7 @@ SPEC = TaskSpec(
     presets=PRESETS,
     experiments=EXPERIMENTS,
     operation=Operation(checkpoint_every=1000, evaluate_every=5000),
-    train=train_to_fill,
+    train=train_run,
     cost=cost_of,
     step_seconds=step_seconds,
     resized=resized,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.engine import optimization, step
-from experiments.engine.checkpoints import CHECKPOINTS, steps_in
+from experiments.engine.claim import has_checkpoints
 from experiments.engine.config import check, differences
 from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.folders import Folders
@@ -104,7 +104,7 @@ def train_run(
     if is_primary():
         print(f"{len(data.train)} images to train on, {len(data.validation)} to evaluate")
     state = initial_state(config)
-    if config.start_from is not None and not steps_in(folder / CHECKPOINTS):
+    if config.start_from is not None and not has_checkpoints(folder):
         state = _started_from(config, Path(config.start_from), state)
     evaluator = make_evaluator(config, data, operation.max_unreadable_records)
     task = Task(

@@ -29,8 +29,7 @@ from experiments.data.composed.scenes_backgrounds import backgrounds, scaled_pix
 from experiments.data.composed.scenes_composition import Scene, compose
 from experiments.data.composed.stamps import cut_out, kept_stamps, split_by_stamp
 from experiments.data.composed.stamps_manifest import CLASSES
-from experiments.data.prepared import alone_in
-from experiments.engine.files import write_json
+from experiments.engine.files import alone_in, write_json
 
 # With gaps, as COCO's have.
 CATEGORIES = tuple(Category(2 * n + 1, name) for n, name in enumerate(CLASSES))

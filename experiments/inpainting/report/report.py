@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from experiments.engine.claim import is_run
 from experiments.engine.experiment import Report, Row, plain
 from experiments.engine.folders import Folders
 from experiments.engine.logs import METRICS as LOG
@@ -12,12 +13,13 @@ from experiments.engine.tables import Spreads, Table
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import IMAGES
-from experiments.inpainting.fill import make_generator
+from experiments.inpainting.fill import make_generator, variables_of
 from experiments.inpainting.presets import METRICS
 from experiments.inpainting.report import figures
 from experiments.inpainting.report.examples import fill_examples, spread_examples
 from experiments.inpainting.report.gains import baseline_of, gains, paper_gains
 from experiments.inpainting.report.tables import bucket_table
+from experiments.inpainting.task import RUNS
 
 _EXAMPLES_SHOWN = 5
 _GAINS = "A gain (Δ) is over pairs of runs with the same seed, and so is its deviation."
@@ -29,8 +31,8 @@ def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Rep
     """Tables of metrics by the size of the hole and of gains, and pictures.
 
     Leaves in ``output`` ``fills.png``; ``curves.png``; and ``kernels.png`` of the first row of
-    Global&Local with CARAFE++ both ways, if there is one. Fills and kernels are of the first seed
-    that the command was asked for.
+    Global&Local with CARAFE++ both ways, if there is one. Fills and kernels are of each row's first
+    seed whose run is still there.
 
     Args:
         rows: of the table, all on the same data.
@@ -84,7 +86,8 @@ def _gains_table(rows: Sequence[InpaintingRow], gained: Mapping[str, Spreads]) -
 def _draw_fills(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> None:
     shared = rows[0].preset.config.data
     shown = spread_examples(open_data(shared, folders), shared, _EXAMPLES_SHOWN)
-    variables = [row.state for row in rows]
+    runs = [next(filter(is_run, row.folders.values())) for row in rows]
+    variables = [variables_of(RUNS.load(run).state) for run in runs]
     fills = {
         row.preset.row: fill_examples(row.preset.config, of_row, shown)
         for row, of_row in zip(rows, variables, strict=True)

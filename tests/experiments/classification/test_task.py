@@ -217,7 +217,11 @@ def torch_names(variables):
     return entries
 
 
-def test_converted_weights_make_a_run_that_predicts(tmp_path):
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_converted_weights_make_a_run_that_predicts(tmp_path, monkeypatch):
     config = ClassificationConfig(
         model=ResNetConfig(depth=18, width=8), data=DataConfig(image_side=32, eval_resize=32)
     )
@@ -227,6 +231,11 @@ def test_converted_weights_make_a_run_that_predicts(tmp_path):
         lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), variables
     )
     save_file(torch_names(variables), tmp_path / "weights.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion.configs, "save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            convert(config, tmp_path / "weights.safetensors", tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
     convert(config, tmp_path / "weights.safetensors", tmp_path / "run")
     assert steps_in(tmp_path / "run/checkpoints") == [0]
     loaded, names = load_classifier(tmp_path / "run")

@@ -1,7 +1,6 @@
 import io
 import json
 import shutil
-import threading
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from PIL import Image
 from experiments.data import prepared
 from experiments.data.prepared import (
     DataError,
-    alone_in,
     check_can_prepare,
     checked,
     prepared_folder,
@@ -136,18 +134,3 @@ def test_other_splits_can_be_asked_for(built):
     assert checked(folder, ("train",)) == folder
     with pytest.raises(DataError, match=r"'test'.*\['train', 'validation'\]"):
         checked(folder, ("test",))
-
-
-def test_who_comes_second_waits(tmp_path):
-    entered = threading.Event()
-
-    def enter():
-        with alone_in(tmp_path / "new"):
-            entered.set()
-
-    second = threading.Thread(target=enter)
-    with alone_in(tmp_path / "new"):
-        second.start()
-        assert not entered.wait(0.3)
-    second.join()
-    assert entered.is_set()

@@ -12,6 +12,7 @@ import pytest
 from experiments.engine import checkpoints
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CheckpointError, Checkpoints, restore, restore_state
+from experiments.engine.checksums import verify_checksums
 from experiments.engine.input import Input
 from experiments.engine.logs import read_metrics
 from experiments.engine.step import first_carry
@@ -67,6 +68,26 @@ def test_a_truncated_checkpoint_is_passed_over_for_prediction(trained, copied):
     restored = restore_state(copied / "checkpoints", carry())
     assert restored.step == 5
     assert "checkpoints/10" in restored.damaged[0]
+
+
+def test_a_checkpoint_that_a_running_run_deletes_is_not_damaged(copied, monkeypatch):
+    folder = copied / "checkpoints"
+    first, second = (folder / str(step) for step in (5, 10))
+    second.rename(copied / "aside")
+
+    def verify(path):
+        # The run goes on as soon as its only checkpoint is being read.
+        if path == first and first.exists():
+            (copied / "aside").rename(second)
+            shutil.rmtree(first)
+        verify_checksums(path)
+
+    monkeypatch.setattr(checkpoints, "verify_checksums", verify)
+    restored = restore_state(folder, carry())
+    assert (restored.step, restored.damaged) == (10, ())
+    shutil.rmtree(second)
+    with pytest.raises(CheckpointError, match=f"{folder} holds no checkpoint"):
+        restore_state(folder, carry())
 
 
 def test_without_a_whole_checkpoint_a_run_does_not_start_anew(copied):

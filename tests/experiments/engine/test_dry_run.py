@@ -1,8 +1,11 @@
+import dataclasses
+
 import pytest
 
 from experiments.engine.config import ConfigError
 from experiments.engine.dry_run import dry_run
-from tests.experiments.engine.toy_spec import toy_spec
+from experiments.engine.experiment import Experiment
+from tests.experiments.engine.toy_spec import NARROW, WIDE, toy_spec
 
 
 def cells_of(printed, row):
@@ -35,6 +38,11 @@ def test_timed_steps_give_speed_also_as_a_share_of_the_first_row(capsys):
     dry_run(spec, "table1", time_steps=True, batch_size=4, dtype="bfloat16")
     assert asked == [(1, "bfloat16", 4), (2, "bfloat16", 4)]
     printed = capsys.readouterr().out
+    asked.clear()
+    rough = dataclasses.replace(NARROW, config=dataclasses.replace(NARROW.config, dtype="bfloat16"))
+    own = dataclasses.replace(spec, experiments={"own": Experiment("Own", (rough, WIDE))})
+    dry_run(own, "own", time_steps=True, batch_size=4)
+    assert asked == [(1, "bfloat16", 4), (2, "float32", 4)]
     assert "4 images a step" in printed
     assert cells_of(printed, "Narrow")[3:-1] == ["500", "8", "250", "16", "1.00"]
     assert cells_of(printed, "Wide")[3:-1] == ["1000", "4", "500", "8", "0.50"]

@@ -108,6 +108,18 @@ def test_results_add_up_when_more_seeds_come(folders, results):
     assert "seeds 1, 4" in markdown
 
 
+def test_seeds_that_another_call_has_finished_meanwhile_stay(folders, results):
+    spec, _ = toy_spec()
+
+    def train(config, *rest):
+        if config.training.seed == 4 and config.width == 2:
+            run_experiment(spec, "table1", (1,), folders)
+        spec.train(config, *rest)
+
+    run_experiment(dataclasses.replace(spec, train=train), "table1", (4,), folders)
+    assert results("table1")[0]["seeds"] == [1, 4]
+
+
 def test_earlier_results_of_another_config_are_left_out_of_the_table(folders, results):
     spec, _ = toy_spec()
     run_experiment(spec, "table1", (4,), folders)
@@ -178,7 +190,7 @@ def test_a_task_trains_what_it_has_prepared_and_adds_to_the_report(folders, resu
     seen = []
 
     def report(rows, output, given):
-        seen.append(([row.state for row in rows], output, given))
+        seen.append(([row.folders for row in rows], output, given))
         more = Table("More", ("", "width"), tuple((row.preset.row, "7") for row in rows))
         return Report((more,), ("A note.",), {"wide": {"gain": 3}}, ("A hint.",))
 
@@ -187,8 +199,11 @@ def test_a_task_trains_what_it_has_prepared_and_adds_to_the_report(folders, resu
     )
     run_experiment(spec, "table1", (5, 6), folders)
     assert {config.side for config, *_ in trained} == {99}
-    states = ["state of narrow-seed5", "state of wide-seed5"]
-    assert seen == [(states, folders.runs / "toy/table1", folders)]
+    runs = folders.runs / "toy"
+    of_rows = [
+        {seed: runs / f"{name}-seed{seed}" for seed in (5, 6)} for name in ("narrow", "wide")
+    ]
+    assert seen == [(of_rows, runs / "table1", folders)]
     found, markdown = results("table1")
     assert found["presets"]["wide"]["gain"] == 3
     assert "| Wide | 7 |" in markdown

@@ -1,6 +1,8 @@
+import threading
+
 import pytest
 
-from experiments.engine.files import write_atomically, write_json
+from experiments.engine.files import alone_in, write_atomically, write_json
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
@@ -21,3 +23,25 @@ def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "file", {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_comes_second_waits(tmp_path):
+    entered = threading.Event()
+
+    def enter():
+        with alone_in(tmp_path / "new"):
+            entered.set()
+
+    second = threading.Thread(target=enter)
+    with alone_in(tmp_path / "new"):
+        second.start()
+        assert not entered.wait(0.3)
+    second.join()
+    assert entered.is_set()
+
+
+def test_who_does_not_wait_is_refused_until_the_first_has_left(tmp_path):
+    with alone_in(tmp_path), pytest.raises(BlockingIOError), alone_in(tmp_path, wait=False):
+        pass
+    with alone_in(tmp_path, wait=False):
+        pass

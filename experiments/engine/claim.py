@@ -1,0 +1,86 @@
+"""The folder of a run is claimed before training: one config, and one command at a time."""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.engine import config as configs
+from experiments.engine.checkpoints import CHECKPOINTS, steps_in
+from experiments.engine.distributed import all_agree, barrier, is_primary
+from experiments.engine.files import UNLOCKABLE, alone_in, write_json
+
+CONFIG = "config.json"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run has been started, or converted, in ``folder``."""
+    return (folder / CONFIG).exists()
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether the run in ``folder`` goes on from a checkpoint."""
+    return bool(steps_in(folder / CHECKPOINTS))
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, config: Any, files: Mapping[str, Any]) -> Iterator[None]:
+    """Makes ``folder`` the folder of a run with ``config``, and keeps other commands out of it.
+
+    Every process of the run calls this. The claim ends with the process that holds it, however
+    that ends.
+
+    Args:
+        folder: of the run; is created.
+        config: of the run; a frozen dataclass.
+        files: contents of further files, saved as JSON, by name.
+
+    Raises:
+        ConfigError: another command trains in ``folder``, or it holds a run with another config,
+            checkpoints without a config, or is not seen by all processes.
+    """
+    with contextlib.ExitStack() as stack:
+        if is_primary():
+            _keep_others_out(folder, stack)
+            if not is_run(folder):
+                expected = f"without checkpoints where {CONFIG} is missing"
+                configs.check(not has_checkpoints(folder), "the folder", expected, str(folder))
+                configs.save(config, folder / CONFIG)
+        _check_config(folder, config)
+        if is_primary():
+            for name, content in files.items():
+                write_json(folder / name, content)
+        yield
+
+
+def _keep_others_out(folder: Path, stack: contextlib.ExitStack) -> None:
+    try:
+        stack.enter_context(alone_in(folder, wait=False))
+    except BlockingIOError:
+        raise configs.ConfigError(
+            f"the folder must be one in which no other command trains, got {folder}"
+        ) from None
+    except OSError as error:
+        if error.errno not in UNLOCKABLE:
+            raise
+        print(
+            f"warning: {folder} is on a file system without locks: see that no other command "
+            "trains in it",
+            file=sys.stderr,
+        )
+
+
+def _check_config(folder: Path, config: Any) -> None:
+    barrier("config saved")
+    path = folder / CONFIG
+    configs.check(path.exists(), "the folder", "one that all processes see", str(folder))
+    changed = configs.differences(configs.load(type(config), path), config)
+    agreed = all_agree(not changed)
+    if changed:
+        raise configs.ConfigError(
+            f"{folder} holds a run with another config ({'; '.join(changed)}): "
+            "name another folder, or remove this one"
+        )
+    if not agreed:
+        raise configs.ConfigError(f"another process was started with another config than {path}")

@@ -1,0 +1,46 @@
+import errno
+import fcntl
+
+import pytest
+
+from experiments.engine.claim import claimed
+from experiments.engine.config import ConfigError
+from tests.experiments.engine import toy
+
+
+def test_a_second_command_is_kept_out_of_a_folder_until_the_first_has_ended(tmp_path):
+    folder = tmp_path / "run"
+    with claimed(folder, toy.Config(), {}):
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(ConfigError, match=str(folder)):
+            toy.run(folder, 4)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    toy.run(folder, 4)
+
+
+def test_a_claim_that_fails_leaves_the_folder_free(tmp_path):
+    toy.run(tmp_path, 4)
+    with pytest.raises(ConfigError, match="note: 'toy' -> 'other'"):
+        toy.run(tmp_path, 4, config=toy.Config(note="other"))
+    toy.run(tmp_path, 6)
+
+
+def test_checkpoints_without_a_config_are_no_run_to_go_on_with(tmp_path):
+    toy.run(tmp_path, 4)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ConfigError, match=f"config.json.*{tmp_path}"):
+        toy.run(tmp_path, 6)
+
+
+def test_a_file_system_without_locks_only_warns(tmp_path, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with claimed(tmp_path, toy.Config(), {"more.json": 3}):
+        pass
+    assert str(tmp_path) in capsys.readouterr().err
+    assert (tmp_path / "more.json").read_text() == "3\n"
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "bad")))
+    with pytest.raises(OSError, match="bad"), claimed(tmp_path, toy.Config(), {}):
+        pass
