@@ -4,10 +4,10 @@ import dataclasses
 
 from experiments.classification.configs import IMAGENET_TRAINING, ClassificationConfig
 from experiments.classification.data_config import DataConfig
-from experiments.engine.experiment import Experiment
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.presets import Metric, Preset, Scores
 from experiments.engine.settings import TrainingConfig
+from experiments.engine.spec import Experiment
 from experiments.models.resnet import ResNetConfig
 from experiments.resamplers import Downsampler
 

@@ -18,9 +18,9 @@ from experiments.classification.task import (
 )
 from experiments.data.classes import num_classes
 from experiments.engine.cost import Cost, cost
-from experiments.engine.experiment import TaskSpec
 from experiments.engine.parallel import split
 from experiments.engine.settings import Operation
+from experiments.engine.spec import TaskSpec
 from experiments.engine.step_time import inference_seconds, training_seconds
 
 

@@ -16,10 +16,10 @@ from experiments.detection.model.config import (
     ProposalConfig,
 )
 from experiments.detection.model.sampling import ANCHORS, PROPOSALS
-from experiments.engine.experiment import Experiment
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.presets import Metric, Preset, Scores
 from experiments.engine.settings import TrainingConfig
+from experiments.engine.spec import Experiment
 from experiments.models.fpn import FPNConfig
 from experiments.models.resnet import Depth, ResNetConfig
 from experiments.resamplers import CarafeConfig, Downsampler, Upsampler

@@ -23,10 +23,10 @@ from experiments.detection.task import (
 )
 from experiments.engine.claim import has_checkpoints
 from experiments.engine.cost import Cost, cost
-from experiments.engine.experiment import TaskSpec
 from experiments.engine.folders import Folders
 from experiments.engine.parallel import split
 from experiments.engine.settings import Operation
+from experiments.engine.spec import TaskSpec
 from experiments.engine.step_time import inference_seconds, training_seconds
 
 # Of a random image whose step is timed.

@@ -9,11 +9,12 @@ import tyro
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, start
 from experiments.engine.dry_run import dry_run as print_costs
-from experiments.engine.experiment import TaskSpec, run_experiment
+from experiments.engine.experiment import run_experiment
 from experiments.engine.folders import DataFolders, Folders
 from experiments.engine.presets import subcommands
 from experiments.engine.runs import run_folder
 from experiments.engine.settings import Dtype, Operation
+from experiments.engine.spec import TaskSpec
 
 Commands = dict[str, Callable[..., None]]
 

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
-from experiments.engine.experiment import Experiment
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.presets import Metric, Preset
 from experiments.engine.settings import Operation, TrainingConfig
+from experiments.engine.spec import Experiment
 from experiments.inpainting.configs import (
     PAPER_TRAINING,
     AdversarialConfig,

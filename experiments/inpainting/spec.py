@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.engine.cost import Cost, cost
-from experiments.engine.experiment import TaskSpec
 from experiments.engine.folders import Folders
 from experiments.engine.parallel import split
 from experiments.engine.settings import Operation
+from experiments.engine.spec import TaskSpec
 from experiments.engine.step_time import inference_seconds, training_seconds
 from experiments.inpainting.adversarial import alternating_step
 from experiments.inpainting.configs import InpaintingConfig

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.engine.config import ConfigError
 from experiments.engine.dry_run import dry_run
-from experiments.engine.experiment import Experiment
+from experiments.engine.spec import Experiment
 from tests.experiments.engine.toy_spec import NARROW, WIDE, toy_spec
 
 

@@ -5,9 +5,10 @@ import statistics
 import pytest
 
 from experiments.engine.config import ConfigError
-from experiments.engine.experiment import Experiment, Report, run_experiment
+from experiments.engine.experiment import run_experiment
 from experiments.engine.folders import Folders
 from experiments.engine.settings import Operation
+from experiments.engine.spec import Experiment, Report
 from experiments.engine.tables import Table
 from tests.experiments.engine.toy_spec import NARROW, WIDE, evaluation_of, toy_spec
 

@@ -8,10 +8,10 @@ import tyro
 
 from experiments.engine import config as configs
 from experiments.engine.cost import Cost
-from experiments.engine.experiment import Experiment, TaskSpec
 from experiments.engine.presets import Metric, Preset
 from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation, RunConfig
+from experiments.engine.spec import Experiment, TaskSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

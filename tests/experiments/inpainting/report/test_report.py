@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.engine.experiment import Experiment, run_experiment
+from experiments.engine.experiment import run_experiment
 from experiments.engine.folders import Folders
 from experiments.engine.logs import read_metrics
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 from experiments.engine.presets import Preset
 from experiments.engine.settings import Operation, TrainingConfig
+from experiments.engine.spec import Experiment
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
 from experiments.inpainting.metrics import METRICS
 from experiments.inpainting.model.generators import GeneratorConfig

@@ -1,0 +1,137 @@
+"""The results of an experiment: read from its runs, kept as JSON, shown as a table."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.engine.config import ConfigError
+from experiments.engine.files import write_json
+from experiments.engine.logs import EVALUATION, METRICS, read_metrics
+from experiments.engine.presets import Metric, Preset, scores_text
+from experiments.engine.spec import Report, Row
+from experiments.engine.tables import Spread, Table, print_tables, save_tables
+
+ONE_SEED = (
+    "One seed ranks nothing: how much runs differ by their seeds alone is not known. This shows "
+    "that everything works, not which is better."
+)
+SEVERAL_SEEDS = "± is the sample standard deviation over the seeds."
+RESULTS, TABLE = "results.json", "table.md"
+
+Metrics = dict[str, float]
+Earlier = dict[str, tuple[Any, dict[int, Metrics]]]
+
+
+def last_evaluation(folder: Path) -> Metrics:
+    """The metrics of the final state of a finished run."""
+    log = read_metrics(folder / METRICS)
+    last = [line for line in log if any(key.startswith(EVALUATION) for key in line)][-1]
+    # The log has null for a metric that was not finite.
+    return {
+        key.removeprefix(EVALUATION): value
+        for key, value in last.items()
+        if key.startswith(EVALUATION) and value is not None
+    }
+
+
+def read_results(path: Path) -> Earlier:
+    """Config and runs of each row that earlier calls have finished, by the name of the preset.
+
+    Args:
+        path: of the JSON; an absent file has no rows.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if not path.exists():
+        return {}
+    try:
+        presets = json.loads(path.read_bytes())["presets"]
+        read = {name: (entry["config"], _by_seed(entry["runs"])) for name, entry in presets.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} must hold the results of an earlier call, got {error!r}: remove it to start "
+            "the table anew from the runs"
+        ) from error
+    return read
+
+
+def earlier_runs(preset: Preset[Any], earlier: Earlier) -> dict[int, Metrics]:
+    """The runs of a row that an earlier call has finished, unless its config has changed since."""
+    config, runs = earlier.get(preset.name, (None, {}))
+    # As JSON has it: without tuples.
+    now = json.loads(json.dumps(dataclasses.asdict(preset.config)))
+    return runs if config == now else {}
+
+
+def write_results(
+    output: Path,
+    title: str,
+    metrics: Sequence[Metric],
+    rows: Sequence[Row[Any]],
+    every: Sequence[Mapping[int, Metrics]],
+    report: Report,
+) -> None:
+    """Writes and prints a table and the task's report.
+
+    Args:
+        output: folder of the table.
+        title: of the table.
+        metrics: of the task.
+        rows: with the runs of the seeds that all rows have.
+        every: all runs of each row, by the seed, for the JSON.
+        report: of the task.
+    """
+    seeds = list(rows[0].runs)
+    table = _table(title, rows, metrics)
+    note = SEVERAL_SEEDS if len(seeds) > 1 else ONE_SEED
+    tables, notes = (table, *report.tables), (note, *report.notes)
+    presets = {
+        row.preset.name: {
+            "row": row.preset.row,
+            "config": dataclasses.asdict(row.preset.config),
+            "paper": row.preset.paper,
+            **dataclasses.asdict(row.cost),
+            "runs": {str(seed): runs[seed] for seed in sorted(runs)},
+            "metrics": plain(row.metrics),
+            **report.results.get(row.preset.name, {}),
+        }
+        for row, runs in zip(rows, every, strict=True)
+    }
+    results = {"title": table.title, "note": note, "seeds": seeds, "presets": presets}
+    write_json(output / RESULTS, results)
+    save_tables(output / TABLE, tables, notes)
+    print_tables(tables, [*notes, f"Results: {output}", *report.hints])
+
+
+def plain(row: Mapping[str, Spread]) -> dict[str, Any]:
+    """A row of a table as what JSON can hold."""
+    return {name: dataclasses.asdict(spread) for name, spread in row.items()}
+
+
+def _table(title: str, rows: Sequence[Row[Any]], metrics: Sequence[Metric]) -> Table:
+    found = [row.metrics for row in rows]
+    columns = [metric for metric in metrics if metric.place != "detail"]
+    shown = [metric for metric in columns if any(metric.name in row for row in found)]
+    headlines = [metric for metric in metrics if metric.place == "headline"]
+    lines = []
+    for row, values in zip(rows, found, strict=True):
+        cells = (
+            values[metric.name].scaled(metric.factor).text(metric.digits)
+            if metric.name in values
+            else ""
+            for metric in shown
+        )
+        paper = scores_text(headlines, row.preset.paper, row.preset.paper_note)
+        costs = (f"{row.cost.parameters:,}", f"{row.cost.flops / 1e9:.4g}")
+        lines.append((row.preset.row, *costs, *cells, paper))
+    seeds = list(rows[0].runs)
+    plural = "seeds" if len(seeds) > 1 else "seed"
+    headings = ("", "parameters", "GFLOP", *(metric.heading for metric in shown), "paper")
+    return Table(f"{title}, {plural} {', '.join(map(str, seeds))}", headings, tuple(lines))
+
+
+def _by_seed(runs: Mapping[str, Metrics]) -> dict[int, Metrics]:
+    return {int(seed): {**metrics} for seed, metrics in runs.items()}

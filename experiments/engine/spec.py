@@ -1,0 +1,112 @@
+"""What a task declares: its presets, its experiments, and how its runs are trained and shown."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.engine.cost import Cost
+from experiments.engine.folders import Folders
+from experiments.engine.presets import Metric, Preset
+from experiments.engine.runs import RunType
+from experiments.engine.settings import Operation, RunConfig
+from experiments.engine.tables import Spread, Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment[Config: RunConfig]:
+    """Presets that are trained to stand in one table.
+
+    Attributes:
+        title: of the table.
+        presets: its rows, with different names.
+        seeds: of the runs, unless others are asked for.
+        operation: of the runs, unless another is asked for; None for that of the task.
+    """
+
+    title: str
+    presets: tuple[Preset[Config], ...]
+    seeds: tuple[int, ...] = (0,)
+    operation: Operation | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row[Config: RunConfig]:
+    """A row of a table whose runs are finished.
+
+    Attributes:
+        preset: that was trained.
+        cost: of its model on one image.
+        folders: of its runs, by the seed.
+        runs: metrics of the final state of each run, by the seed, in the order of the seeds.
+    """
+
+    preset: Preset[Config]
+    cost: Cost
+    folders: Mapping[int, Path]
+    runs: Mapping[int, dict[str, float]]
+
+    @property
+    def metrics(self) -> dict[str, Spread]:
+        """Mean and deviation of each metric that all runs have."""
+        first, *others = self.runs.values()
+        # A metric may be undefined in a run, such as the AP of sizes of which there is no object.
+        names = [name for name in first if all(name in run for run in others)]
+        return {name: Spread.of([run[name] for run in self.runs.values()]) for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a task adds to the table of an experiment.
+
+    Attributes:
+        tables: further ones.
+        notes: lines below all tables.
+        results: further entries of the JSON, by the name of the preset.
+        hints: lines for the terminal alone.
+    """
+
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    results: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    hints: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec[Config: RunConfig]:
+    """What command line and tables need to know of a task.
+
+    Attributes:
+        run_type: of its runs.
+        metrics: of its evaluation, in the order in which tables show them.
+        presets: all of them, with different names. Equal configs are one run, named after the
+            first.
+        experiments: by the name of their command.
+        operation: of runs, by default.
+        train: trains a config in the folder of a run, or goes on with it.
+        cost: parameters and operations of a config's model on one image, by shapes alone.
+        step_seconds: median seconds of a training step and of an inference, each on a random batch
+            of a given size.
+        resized: the same config for images whose shorter side has another length, in pixels.
+        prepared: a config as it is trained, given the folder of its run and those of the command.
+            Raises an error where something that the run starts from is missing.
+        report: what the task adds to a table, which it may also draw: from the rows, the folder of
+            the table and those of the command. The first process alone calls it.
+    """
+
+    run_type: RunType[Config]
+    metrics: tuple[Metric, ...]
+    presets: tuple[Preset[Config], ...]
+    experiments: Mapping[str, Experiment[Config]]
+    operation: Operation
+    train: Callable[[Config, Path, Folders, Operation], Any]
+    cost: Callable[[Config], Cost]
+    step_seconds: Callable[[Config, int], tuple[float, float]]
+    resized: Callable[[Config, int], Config]
+    prepared: Callable[[Config, Path, Folders], Config] = lambda config, folder, folders: config
+    report: Callable[[Sequence[Row[Config]], Path, Folders], Report] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the task's package in ``experiments``."""
+        return self.run_type.task
