@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -26,7 +25,9 @@ from experiments.engine.parallel import check_batch_size, data_parallel, replica
 from experiments.engine.plots import save_curves
 from experiments.engine.progress import TrainingProgress
 from experiments.engine.settings import Operation, TrainingConfig
+from experiments.engine.speed import Clock
 from experiments.engine.step import Carry, TaskStep, first_carry, guarded
+from experiments.engine.trace import Trace
 
 # Steps that may be under way on the devices before the host looks at the metrics of the first.
 _STEPS_AHEAD = 2
@@ -149,9 +150,9 @@ class _Loop:
         self._progress = stack.enter_context(
             TrainingProgress(folder.name, self._start, task.steps, visible=is_primary())
         )
-        self._trace = stack.enter_context(closing(_Trace(folder / "profile", operation)))
+        self._trace = stack.enter_context(closing(Trace(folder / "profile", operation)))
         self._interruption = stack.enter_context(Interruption())
-        self._clock = _Clock(self._data, self._start, training.batch_size)
+        self._clock = Clock(self._data, self._start, training.batch_size)
         if is_primary():
             operated = dataclasses.asdict(operation)
             append_environment(folder / "environment.jsonl", step=self._start, operation=operated)
@@ -206,9 +207,9 @@ class _Loop:
                 self._clock.restart(number)  # the first step compiles
             if _every(number, self._operation.log_every) or number in (1, self._task.steps):
                 self._logs.metrics(number, metrics)
-                if timing := self._clock.read(number):
-                    self._logs.timing(number, timing)
-                    self._progress.update(number, metrics["loss"], timing)
+                if speed := self._clock.read(number):
+                    self._logs.timing(number, speed._asdict())
+                    self._progress.update(number, metrics["loss"], speed)
                     self._clock.restart(number)
 
     def _check_records(
@@ -284,63 +285,3 @@ def _check_skipped(skipped: int, limit: int) -> None:
 
 def _every(number: int, interval: int) -> bool:
     return interval > 0 and number % interval == 0
-
-
-class _Trace:
-    """A trace of some steps by ``jax.profiler``; it ends with the run at the latest."""
-
-    def __init__(self, folder: Path, operation: Operation) -> None:
-        self._folder = folder
-        self._first = operation.profile_at
-        self._last = operation.profile_at + operation.profile_steps - 1
-        self._open = False
-
-    def starts(self, number: int) -> bool:
-        """Whether step ``number`` is the first to trace."""
-        return number == self._first
-
-    def ends(self, number: int) -> bool:
-        """Whether step ``number`` is the last to trace."""
-        return self._open and number == self._last
-
-    def start(self) -> None:
-        """Starts the trace."""
-        jax.profiler.start_trace(str(self._folder))
-        self._open = True
-
-    def close(self) -> None:
-        """Writes the trace, if one is open."""
-        if self._open:
-            self._open = False
-            jax.profiler.stop_trace()
-
-
-class _Clock:
-    """Measures the speed of training, without evaluations and checkpoints."""
-
-    def __init__(self, data: Input, step: int, batch_size: int) -> None:
-        self._data, self._batch_size = data, batch_size
-        self._start = time.monotonic()
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        """Measures from ``step`` on."""
-        self._step, self._began = step, time.monotonic()
-        self._waited = self._data.seconds_waited
-
-    def read(self, step: int) -> dict[str, float]:
-        """The speed since the last restart; empty if there was no step since."""
-        seconds = time.monotonic() - self._began
-        if step == self._step or not seconds:
-            return {}
-        steps_per_second = (step - self._step) / seconds
-        return {
-            "steps_per_second": steps_per_second,
-            "images_per_second": self._batch_size * steps_per_second,
-            "data_wait": (self._data.seconds_waited - self._waited) / seconds,
-        }
-
-    def since_start(self) -> dict[str, float]:
-        """Seconds since this process started the run, and those of them spent on waiting."""
-        seconds = time.monotonic() - self._start
-        return {"seconds": seconds, "seconds_waiting": self._data.seconds_waited}

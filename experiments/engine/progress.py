@@ -1,12 +1,13 @@
 """Progress of a training: a bar on a terminal, a line now and then elsewhere."""
 
 import time
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.engine.speed import Speed
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -53,23 +54,22 @@ class TrainingProgress:
         """Prints a line above the bar."""
         self._console.print(f"{self._title}: {message}", soft_wrap=True)
 
-    def update(self, step: int, loss: float, timing: Mapping[str, float]) -> None:
+    def update(self, step: int, loss: float, speed: Speed) -> None:
         """Reports that ``step`` steps are done.
 
         Args:
             step: number of steps, from the start of the run.
             loss: of the last step.
-            timing: ``images_per_second``, ``steps_per_second``, and ``data_wait``, the share of
-                time spent waiting.
+            speed: of the last steps.
         """
         state = (
-            f"{timing['images_per_second']:.4g} images/s, {timing['data_wait']:.1%} waiting for "
-            f"data, loss {loss:.4f}"
+            f"{speed.images_per_second:.4g} images/s, {speed.data_wait:.1%} waiting for data, "
+            f"loss {loss:.4f}"
         )
         self._bar.update(self._task, completed=step, state=state)
         now = time.monotonic()
         due = now - self._last_line > _SECONDS_BETWEEN_LINES or step == self._total
         if due and not self._console.is_terminal:
-            left = (self._total - step) / timing["steps_per_second"]
+            left = (self._total - step) / speed.steps_per_second
             self.say(f"step {step}/{self._total}, ETA {left:.0f} s, {state}")
             self._last_line = now
