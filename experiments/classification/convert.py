@@ -10,7 +10,7 @@ from experiments.classification.configs import ClassificationConfig
 from experiments.classification.task import CLASSES, initial_variables, training_state
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints
-from experiments.engine.claim import CONFIG
+from experiments.engine.claim import CONFIG, CONVERTED
 from experiments.engine.files import write_json
 from experiments.engine.step import first_carry
 from experiments.models.torch_weights import load_torch_resnet
@@ -50,5 +50,6 @@ def convert(
         time_spent = {"seconds": 0.0, "seconds_waiting": 0.0}
         checkpoints.save(0, jax.device_get(carry), None, time_spent)
         checkpoints.close()
+        write_json(folder / CONVERTED, {"weights": weights.name, "kept": keep})
         configs.save(config, folder / CONFIG)
         folder.rename(output)

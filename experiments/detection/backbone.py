@@ -8,7 +8,7 @@ from experiments.classification import task as classification
 from experiments.classification.presets import PRESETS, ClassificationPreset
 from experiments.detection.configs import DetectionConfig
 from experiments.engine.checkpoints import CheckpointError
-from experiments.engine.claim import is_run
+from experiments.engine.claim import is_converted, is_finished, is_run
 from experiments.engine.config import check, differences
 from experiments.engine.runs import run_folder
 from experiments.models.resnet import ResNetConfig
@@ -26,14 +26,11 @@ def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[
         New variables. The run's classifier is left out.
 
     Raises:
-        CheckpointError: there is no such run, or it cannot be read.
+        CheckpointError: there is no such run, it is not finished, or it cannot be read.
         ConfigError: it is of another network.
     """
     check_backbone(folder, backbone)
     run = classification.RUNS.load(folder)
-    trained = dataclasses.replace(run.config.model, norm=backbone.norm)
-    changed = differences(trained, backbone, "model.backbone.")
-    check(not changed, "backbone_from", "a run of the same network", "; ".join(changed))
     params = {name: leaf for name, leaf in run.state["params"].items() if name != "fc"}
     return {
         **variables,
@@ -73,9 +70,28 @@ def backbone_folder(config: DetectionConfig, runs: Path) -> Path | None:
 
 
 def check_backbone(folder: Path, backbone: ResNetConfig) -> None:
-    """Raises ``CheckpointError`` where no run can pretrain a backbone, and says how to get one."""
+    """Checks that a classification run can be the start of a backbone, without reading its weights.
+
+    Args:
+        folder: of the run.
+        backbone: of the detector; its norms need not be the run's.
+
+    Raises:
+        CheckpointError: there is no such run, or it is neither finished nor converted; the message
+            says how to get one.
+        ConfigError: it is of another network.
+    """
     if not is_run(folder):
         raise CheckpointError(f"backbone_from: {folder} holds no run{_advice(backbone)}")
+    model = classification.RUNS.load_config(folder).model
+    changed = differences(
+        dataclasses.replace(model, norm=backbone.norm), backbone, "model.backbone."
+    )
+    check(not changed, "backbone_from", "a run of the same network", "; ".join(changed))
+    if not (is_finished(folder) or is_converted(folder)):
+        raise CheckpointError(
+            f"backbone_from: the run in {folder} has not been trained to its end{_advice(backbone)}"
+        )
 
 
 def _advice(backbone: ResNetConfig) -> str:

@@ -1,7 +1,6 @@
 """The folder of a run is claimed before training: one config, and one command at a time."""
 
 import contextlib
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,13 @@ from typing import Any
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, steps_in
 from experiments.engine.distributed import all_agree, barrier, is_primary
-from experiments.engine.files import UNLOCKABLE, alone_in, write_json
+from experiments.engine.files import alone_in, write_json
 
 CONFIG = "config.json"
+# Written when the last step has been evaluated.
+FINISHED = "finished.json"
+# Says where the weights of step 0 come from, if not from the config's seed.
+CONVERTED = "converted.json"
 
 
 def is_run(folder: Path) -> bool:
@@ -22,6 +25,16 @@ def is_run(folder: Path) -> bool:
 def has_checkpoints(folder: Path) -> bool:
     """Whether the run in ``folder`` goes on from a checkpoint."""
     return bool(steps_in(folder / CHECKPOINTS))
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether the run in ``folder`` started from weights that were trained elsewhere."""
+    return (folder / CONVERTED).exists()
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in ``folder`` has been trained to its end."""
+    return (folder / FINISHED).exists()
 
 
 @contextlib.contextmanager
@@ -61,14 +74,6 @@ def _keep_others_out(folder: Path, stack: contextlib.ExitStack) -> None:
         raise configs.ConfigError(
             f"the folder must be one in which no other command trains, got {folder}"
         ) from None
-    except OSError as error:
-        if error.errno not in UNLOCKABLE:
-            raise
-        print(
-            f"warning: {folder} is on a file system without locks: see that no other command "
-            "trains in it",
-            file=sys.stderr,
-        )
 
 
 def _check_config(folder: Path, config: Any) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.engine.config import check
+from experiments.engine.config import ConfigError, check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,13 @@ class Distributed:
             explicit,
         )
         check(not (self.auto and given), "auto", "False beside a coordinator", self.auto)
+        if self.coordinator is not None:
+            host, _, port = self.coordinator.rpartition(":")
+            fits = bool(host) and port.isdecimal() and 0 < int(port) < 2**16
+            check(fits, "coordinator", "host:port", self.coordinator)
+        for name in ("processes", "cpu_devices"):
+            number = getattr(self, name)
+            check(number is None or number >= 1, name, "at least 1", number)
         if self.processes is not None and self.process is not None:
             highest = self.processes - 1
             check(0 <= self.process <= highest, "process", f"in 0..{highest}", self.process)
@@ -56,13 +63,19 @@ def start(config: Distributed) -> None:
     """Joins the processes named by ``config``; before anything else touches a device.
 
     Raises:
+        ConfigError: with ``auto``, there is no cluster.
         RuntimeError: the others were not found in time.
     """
     if config.cpu_devices is not None:
         jax.config.update("jax_num_cpu_devices", config.cpu_devices)
     local = config.local_devices or None
     if config.auto:
-        jax.distributed.initialize(local_device_ids=local)
+        try:
+            jax.distributed.initialize(local_device_ids=local)
+        except ValueError as error:
+            raise ConfigError(
+                f"auto must be given within a cluster that JAX knows, got {error}"
+            ) from error
     elif config.coordinator is not None:
         jax.distributed.initialize(config.coordinator, config.processes, config.process, local)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from experiments.engine.claim import is_converted
 from experiments.engine.config import check
 from experiments.engine.distributed import is_primary
 from experiments.engine.files import alone_in
@@ -44,8 +45,8 @@ def run_experiment[Config: RunConfig](
         operation: of the runs; by default that of experiment or task.
 
     Raises:
-        ConfigError: ``seeds`` is empty, or has a seed twice or below 0; or ``results.json`` cannot
-            be read.
+        ConfigError: ``seeds`` is empty, or has a seed twice or below 0; ``results.json`` cannot be
+            read; or the folder of a run holds one that was made of converted weights.
     """
     experiment, folders = spec.experiments[name], folders or Folders()
     seeds = experiment.seeds if seeds is None else tuple(seeds)
@@ -54,12 +55,20 @@ def run_experiment[Config: RunConfig](
     operation = operation or experiment.operation or spec.operation
     output = folders.runs / spec.name / name
     # Errors of any row are found before the first one is trained.
+    if is_primary():
+        output.mkdir(parents=True, exist_ok=True)
     read_results(output / RESULTS)
     planned = []
     for preset in experiment.presets:
         for seed in seeds:
             config = preset.config.with_training(seed=seed)
             folder = run_folder(config, spec.presets, folders.runs, spec.name)
+            check(
+                not is_converted(folder),
+                preset.name,
+                "trained from its first step to be a row; --runs names another folder",
+                f"converted weights in {folder}",
+            )
             planned.append((preset, seed, folder, spec.prepared(config, folder, folders)))
     found: dict[str, dict[int, Metrics]] = {preset.name: {} for preset in experiment.presets}
     for preset, seed, folder, config in planned:

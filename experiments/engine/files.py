@@ -5,13 +5,14 @@ import errno
 import fcntl
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-# Error numbers of file systems that have no locks, as some of clusters have none.
-UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+# Of file systems that have no locks, as some of clusters have none.
+_UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -48,7 +49,8 @@ def write_json(path: Path, value: Any) -> None:
 def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
     """Makes ``folder``, and keeps all others out of ``alone_in`` it.
 
-    The lock ends with the process that holds it, however that ends.
+    The lock ends with the process that holds it, however that ends. On a file system without locks
+    nobody is kept out, and a warning says so.
 
     Args:
         folder: in which one process works at a time.
@@ -56,9 +58,18 @@ def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another is in ``folder``, and ``wait`` is false.
-        OSError: the folder cannot be made, or its file system has no locks (``UNLOCKABLE``).
+        OSError: the folder cannot be made or locked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _UNLOCKABLE:
+                raise
+            print(
+                f"warning: {folder} is on a file system without locks: see that no other command "
+                "writes to it",
+                file=sys.stderr,
+            )
         yield

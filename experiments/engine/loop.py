@@ -15,7 +15,7 @@ import numpy as np
 from experiments.engine import checkpoints
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints, save_state
-from experiments.engine.claim import claimed
+from experiments.engine.claim import FINISHED, claimed
 from experiments.engine.distributed import Interrupted, Interruption, is_primary
 from experiments.engine.environment import append_environment
 from experiments.engine.files import write_json
@@ -101,6 +101,7 @@ def train(
             state = _Loop(folder, training, task, operation, stack).run()
         if is_primary():
             save_curves(folder / "curves.png", read_metrics(folder / METRICS))
+            write_json(folder / FINISHED, {"step": task.steps})
     return state
 
 
@@ -284,4 +285,4 @@ def _check_skipped(skipped: int, limit: int) -> None:
 
 
 def _every(number: int, interval: int) -> bool:
-    return interval > 0 and number % interval == 0
+    return number > 0 and interval > 0 and number % interval == 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.engine.config import ConfigError
+from experiments.engine.config import ConfigError, check
 from experiments.engine.files import write_json
 from experiments.engine.logs import EVALUATION, METRICS, read_metrics
 from experiments.engine.presets import Metric, Preset, scores_text
@@ -25,9 +25,15 @@ Earlier = dict[str, tuple[Any, dict[int, Metrics]]]
 
 
 def last_evaluation(folder: Path) -> Metrics:
-    """The metrics of the final state of a finished run."""
+    """The metrics of the final state of a finished run.
+
+    Raises:
+        ConfigError: the run has not been evaluated.
+    """
     log = read_metrics(folder / METRICS)
-    last = [line for line in log if any(key.startswith(EVALUATION) for key in line)][-1]
+    evaluations = [line for line in log if any(key.startswith(EVALUATION) for key in line)]
+    check(bool(evaluations), str(folder / METRICS), "the log of an evaluated run", log)
+    last = evaluations[-1]
     # The log has null for a metric that was not finite.
     return {
         key.removeprefix(EVALUATION): value
@@ -134,4 +140,13 @@ def _table(title: str, rows: Sequence[Row[Any]], metrics: Sequence[Metric]) -> T
 
 
 def _by_seed(runs: Mapping[str, Metrics]) -> dict[int, Metrics]:
-    return {int(seed): {**metrics} for seed, metrics in runs.items()}
+    return {
+        int(seed): {name: _number(value) for name, value in metrics.items()}
+        for seed, metrics in runs.items()
+    }
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"a metric of {value!r}")
+    return value

@@ -48,6 +48,22 @@ class RunType[Config: RunConfig]:
     initial_state: Callable[[Config], Any]
     best: str
 
+    def load_config(self, folder: Path) -> Config:
+        """Reads the config of a run.
+
+        Args:
+            folder: of the run.
+
+        Raises:
+            CheckpointError: there is no run of this task in ``folder``.
+        """
+        if not is_run(folder):
+            raise CheckpointError(f"{folder} holds no run: {CONFIG} is missing")
+        try:
+            return configs.load(self.config_type, folder / CONFIG)
+        except configs.ConfigError as error:
+            raise CheckpointError(f"{folder} is no run of the {self.task} task: {error}") from error
+
     def load(self, folder: Path, checkpoint: Which = "newest") -> LoadedRun[Config]:
         """Reads config and state of a run; newer checkpoints that are damaged are reported.
 
@@ -58,12 +74,7 @@ class RunType[Config: RunConfig]:
         Raises:
             CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
         """
-        if not is_run(folder):
-            raise CheckpointError(f"{folder} holds no run: {CONFIG} is missing")
-        try:
-            config = configs.load(self.config_type, folder / CONFIG)
-        except configs.ConfigError as error:
-            raise CheckpointError(f"{folder} is no run of the {self.task} task: {error}") from error
+        config = self.load_config(folder)
         # Traced alone, for the shapes.
         carry = jax.eval_shape(lambda: first_carry(self.initial_state(config), 0))
         best = self.best if checkpoint == "best" else None

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal, Self
 
-from experiments.engine.config import check_at_least
+from experiments.engine.config import check, check_at_least
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 
 Dtype = Literal["float32", "bfloat16"]
@@ -34,6 +34,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for values out of range."""
         check_at_least(self, batch_size=1, accumulation=1, seed=0, workers=0)
+        # JAX's keys would drop higher bits.
+        check(self.seed < 2**32, "seed", f"below {2**32}", self.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ from experiments.classification.task import (
 )
 from experiments.data.imagenet import DataError
 from experiments.engine.checkpoints import CheckpointError, steps_in
+from experiments.engine.claim import is_converted
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders
 from experiments.engine.logs import read_metrics
@@ -238,6 +239,7 @@ def test_converted_weights_make_a_run_that_predicts(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
     convert(config, tmp_path / "weights.safetensors", tmp_path / "run")
     assert steps_in(tmp_path / "run/checkpoints") == [0]
+    assert is_converted(tmp_path / "run")
     loaded, names = load_classifier(tmp_path / "run")
     assert len(names) == 1000
     jax.tree.map(np.testing.assert_array_equal, loaded.state["params"], variables["params"])

@@ -12,6 +12,7 @@ from experiments.detection.backbone import with_backbone
 from experiments.detection.task import initial_variables, train_run
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
+from experiments.engine.claim import CONVERTED, FINISHED
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import Folders
 from experiments.engine.settings import Operation
@@ -48,6 +49,7 @@ def folder(trained, tmp_path_factory):
     checkpoints.save(0, jax.device_get(carry), None, {"seconds": 0.0})
     checkpoints.close()
     configs.save(CLASSIFIER, folder / "config.json")
+    (folder / CONVERTED).write_text("{}")
     return folder
 
 
@@ -88,7 +90,10 @@ def test_what_is_no_classification_run_is_told(variables, folder, tmp_path):
     with pytest.raises(CheckpointError, match=f"{tmp_path}.*classification"):
         with_backbone(variables, tmp_path, FROZEN)
     shutil.copy(folder / "config.json", tmp_path)
-    with pytest.raises(CheckpointError, match=str(tmp_path)):
+    with pytest.raises(CheckpointError, match=f"{tmp_path} has not been trained to its end"):
+        with_backbone(variables, tmp_path, FROZEN)
+    (tmp_path / FINISHED).write_text("{}")
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints"):
         with_backbone(variables, tmp_path, FROZEN)
 
 

@@ -1,6 +1,3 @@
-import errno
-import fcntl
-
 import pytest
 
 from experiments.engine.claim import claimed
@@ -30,17 +27,3 @@ def test_checkpoints_without_a_config_are_no_run_to_go_on_with(tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(ConfigError, match=f"config.json.*{tmp_path}"):
         toy.run(tmp_path, 6)
-
-
-def test_a_file_system_without_locks_only_warns(tmp_path, monkeypatch, capsys):
-    def refuse(*arguments):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with claimed(tmp_path, toy.Config(), {"more.json": 3}):
-        pass
-    assert str(tmp_path) in capsys.readouterr().err
-    assert (tmp_path / "more.json").read_text() == "3\n"
-    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "bad")))
-    with pytest.raises(OSError, match="bad"), claimed(tmp_path, toy.Config(), {}):
-        pass

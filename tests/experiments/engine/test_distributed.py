@@ -1,6 +1,54 @@
 """What holds in one process; several are tried where they are started, with what they run."""
 
-from experiments.engine.distributed import gather_bytes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.engine.config import ConfigError
+from experiments.engine.distributed import Distributed, gather_bytes
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "got"),
+    [
+        ({"coordinator": "host", "processes": 2, "process": 0}, "coordinator", "'host'"),
+        ({"coordinator": ":80", "processes": 2, "process": 0}, "coordinator", "':80'"),
+        ({"coordinator": "host:99999", "processes": 2, "process": 0}, "coordinator", "99999"),
+        ({"coordinator": "host:80", "processes": 0, "process": 0}, "processes", "0"),
+        ({"coordinator": "host:80", "processes": 2, "process": 2}, "process", "2"),
+        ({"coordinator": "host:80"}, "processes and process", "None"),
+        ({"auto": True, "coordinator": "host:80", "processes": 2, "process": 0}, "auto", "True"),
+        ({"cpu_devices": 0}, "cpu_devices", "0"),
+    ],
+)
+def test_flags_that_cannot_be_are_named(flags, name, got):
+    with pytest.raises(ConfigError, match=f"{name} must be .*{got}"):
+        Distributed(**flags)
+
+
+def test_without_a_cluster_auto_is_refused():
+    """In a process of its own: others have to be found before JAX is used."""
+    program = (
+        "from experiments.engine.distributed import Distributed, start\n"
+        "from experiments.engine.config import ConfigError\n"
+        "try:\n"
+        "    start(Distributed(auto=True))\n"
+        "except ConfigError as error:\n"
+        "    print(error)\n"
+    )
+    variables = {name: value for name, value in os.environ.items() if "SLURM" not in name}
+    printed = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[3],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert printed.startswith("auto must be ")
 
 
 def test_bytes_of_a_process_that_is_alone_are_its_own():

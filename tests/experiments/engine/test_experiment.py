@@ -121,6 +121,23 @@ def test_seeds_that_another_call_has_finished_meanwhile_stay(folders, results):
     assert results("table1")[0]["seeds"] == [1, 4]
 
 
+def test_a_run_of_converted_weights_is_no_row(folders):
+    spec, trained = toy_spec()
+    folder = folders.runs / "toy/wide-seed1"
+    folder.mkdir(parents=True)
+    (folder / "converted.json").write_text("{}")
+    with pytest.raises(ConfigError, match=f"wide.*{folder}"):
+        run_experiment(spec, "table1", (0, 1), folders)
+    assert not trained
+    run_experiment(spec, "table1", (0,), folders)
+
+
+def test_a_run_whose_log_has_no_evaluation_is_named(folders):
+    spec, _ = toy_spec(train=lambda config, folder, *rest: None)
+    with pytest.raises(ConfigError, match=r"narrow-seed0/metrics\.jsonl.* \[\]"):
+        run_experiment(spec, "table1", (0,), folders)
+
+
 def test_earlier_results_of_another_config_are_left_out_of_the_table(folders, results):
     spec, _ = toy_spec()
     run_experiment(spec, "table1", (4,), folders)
@@ -138,7 +155,15 @@ def test_earlier_results_of_another_config_are_left_out_of_the_table(folders, re
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", '{"presets": []}', '{"presets": {"narrow": {}}}', '{"presets": {"narrow": 3}}'],
+    [
+        "{",
+        "[]",
+        '{"presets": []}',
+        '{"presets": {"narrow": {}}}',
+        '{"presets": {"narrow": 3}}',
+        '{"presets": {"narrow": {"config": {}, "runs": {"0": {"accuracy": "x"}}}}}',
+        '{"presets": {"narrow": {"config": {}, "runs": {"0": {"accuracy": null}}}}}',
+    ],
 )
 def test_results_that_cannot_be_read_are_named_before_anything_is_trained(folders, text):
     path = folders.runs / "toy/table1/results.json"

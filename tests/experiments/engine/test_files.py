@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import threading
 
 import pytest
@@ -44,4 +46,19 @@ def test_who_does_not_wait_is_refused_until_the_first_has_left(tmp_path):
     with alone_in(tmp_path), pytest.raises(BlockingIOError), alone_in(tmp_path, wait=False):
         pass
     with alone_in(tmp_path, wait=False):
+        pass
+
+
+def test_a_file_system_without_locks_only_warns(tmp_path, monkeypatch, capsys):
+    def refusing(number):
+        def refuse(*arguments):
+            raise OSError(number, "refused")
+
+        return refuse
+
+    monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
+    with alone_in(tmp_path):
+        assert str(tmp_path) in capsys.readouterr().err
+    monkeypatch.setattr(fcntl, "flock", refusing(errno.EIO))
+    with pytest.raises(OSError, match="refused"), alone_in(tmp_path):
         pass

@@ -323,7 +323,9 @@ def test_time_is_added_up_over_restarts(tmp_path):
     store.save(0, jax.device_get(carry()), None, {"seconds": 1e6, "seconds_waiting": 1e5})
     store.close()
     configs.save(Config(), tmp_path / "config.json")
-    run(tmp_path, 3)
+    evaluated = []
+    run(tmp_path, 3, evaluate=lambda state: evaluated.append(state) or {}, evaluate_every=3)
+    assert len(evaluated) == 1  # not what the run starts with
     restored = restore_state(tmp_path / "checkpoints", carry())
     assert restored.step == 3
     assert 1e6 < restored.progress["seconds"] < 2e6
