@@ -1,4 +1,4 @@
-"""Errors for the user of a command, as opposed to faults of the program."""
+"""Errors that a command reports to its user, as opposed to faults of the program."""
 
 
 class UserError(Exception):
@@ -6,4 +6,4 @@ class UserError(Exception):
 
 
 class InputError(UserError, ValueError):
-    """What a command is given cannot be used: a picture, a hole, or the place for a result."""
+    """A picture, a hole or an output that a command is given and that cannot be used."""
