@@ -1,6 +1,6 @@
 """Command line: `python -m experiments.classification --help`."""
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,22 +9,20 @@ import tyro
 from experiments.classification.batches import open_data
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.convert import convert as convert_weights
-from experiments.classification.predict import InputError
+from experiments.classification.predict import Guess
 from experiments.classification.predict import predict as predict_files
 from experiments.classification.spec import SPEC
 from experiments.classification.task import RUNS, make_evaluator
-from experiments.data.prepared import DataError
-from experiments.data.records import CorruptRecordError
 from experiments.engine.command_line import run_command
 from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
+from experiments.engine.predictions import report
 from experiments.engine.presets import subcommands
 from experiments.engine.runs import run_folder
 from experiments.engine.settings import EvaluationConfig, Which
 from experiments.engine.tables import print_metrics
-from experiments.models.torch_weights import WeightsError
 
 EVALUATION = EvaluationConfig(batch_size=64)
 
@@ -72,17 +70,13 @@ def predict(
         checkpoint: the newest, or the one with the highest top-1 accuracy so far.
     """
     check(bool(images), "images", "one or more", list(images))
-    failed = False
-    for path, result in predict_files(run, images, checkpoint):
-        if isinstance(result, InputError):
-            print(f"error: {result}", file=sys.stderr)
-            failed = True
-            continue
-        print(path)
-        for guess in result:
-            print(f"  {guess.probability:7.2%}  {guess.name}")
-    if failed:
-        sys.exit(2)
+    report(predict_files(run, images, checkpoint), _show)
+
+
+def _show(image: Path, guesses: Sequence[Guess]) -> None:
+    print(image)
+    for guess in guesses:
+        print(f"  {guess.probability:7.2%}  {guess.name}")
 
 
 def convert(
@@ -116,7 +110,7 @@ def main() -> None:
         "predict": predict,
         "convert": convert,
     }
-    run_command(SPEC.name, commands, CorruptRecordError, DataError, InputError, WeightsError)
+    run_command(SPEC.name, commands)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,14 @@ from PIL import Image
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.images import evaluation_crop
 from experiments.classification.task import CLASSES, RUNS, classify, make_model
-from experiments.data.pictures import PictureError, open_picture, to_rgb
+from experiments.data.pictures import open_picture, to_rgb
 from experiments.engine.checkpoints import CheckpointError
+from experiments.engine.errors import InputError
+from experiments.engine.predictions import predict_each
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import Which
 
 _SHOWN = 5
-
-
-class InputError(ValueError):
-    """An image that cannot be used."""
 
 
 class Guess(NamedTuple):
@@ -69,19 +67,6 @@ def classifier(
     return guess
 
 
-def read_image(path: Path) -> Image.Image:
-    """Reads an image file, upright as its EXIF orientation says.
-
-    Raises:
-        InputError: the file is missing, no image, truncated, animated or too large, or has more
-            than 8 bits a channel.
-    """
-    try:
-        return open_picture(path, f"image {path}")
-    except PictureError as error:
-        raise InputError(str(error)) from error
-
-
 def predict(
     folder: Path, paths: Sequence[Path], checkpoint: Which = "newest"
 ) -> Iterator[tuple[Path, list[Guess] | InputError]]:
@@ -92,12 +77,11 @@ def predict(
         paths: of the images; one that cannot be read does not stop the others.
         checkpoint: the newest, or the one with the highest top-1 accuracy so far.
 
-    Yields:
-        Each path with its five likeliest classes, or with what is wrong with it.
+    Returns:
+        Each path, as it is done, with its five likeliest classes, or with what is wrong with it.
+
+    Raises:
+        CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
     """
     guess = classifier(*load_classifier(folder, checkpoint))
-    for path in paths:
-        try:
-            yield path, guess(read_image(path))
-        except InputError as error:
-            yield path, error
+    return predict_each(paths, lambda path: guess(open_picture(path, f"image {path}")))

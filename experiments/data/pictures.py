@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from experiments.engine.errors import InputError
+
 MAX_PIXELS = 20_000 * 20_000
 
 # What cameras and browsers write. Pillow knows more, some of which it hands to other programs.
@@ -16,10 +18,6 @@ _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr"}
 
 _PROCESS_WIDE = threading.Lock()
-
-
-class PictureError(ValueError):
-    """A file that is no picture, or none that can be used."""
 
 
 def open_picture(
@@ -40,7 +38,7 @@ def open_picture(
         The image in the file's own mode; see :func:`to_rgb`.
 
     Raises:
-        PictureError: the file is missing, no picture, truncated, animated or too large, or has
+        InputError: the file is missing, no picture, truncated, animated or too large, or has
             more than 8 bits a channel.
     """
     try:
@@ -61,17 +59,17 @@ def open_picture(
                 with _pillow_refuses_above(max_pixels):
                     ImageOps.exif_transpose(opened, in_place=True)
             return opened
-    except PictureError:
+    except InputError:
         raise
     except UnidentifiedImageError as error:
         # Pillow's own message has the path, which is not for everyone who sees ours.
-        raise PictureError(f"{name} cannot be read: no picture of a known format") from error
+        raise InputError(f"{name} cannot be read: no picture of a known format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(f"{name} must have at most {max_pixels:,} pixels, got more") from error
+        raise InputError(f"{name} must have at most {max_pixels:,} pixels, got more") from error
     except Exception as error:
         # A broken file leads decoders to almost any error, MemoryError included.
         message = str(error) or type(error).__name__
-        raise PictureError(f"{name} cannot be read: {message}") from error
+        raise InputError(f"{name} cannot be read: {message}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -93,13 +91,13 @@ def visible_files(folder: Path) -> list[Path]:
 def _check_kind(image: Image.Image, name: str) -> None:
     # The further images of an MPO belong to the first: a map, or the other eye's view.
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise PictureError(f"{name} must be a single picture, got several frames")
+        raise InputError(f"{name} must be a single picture, got several frames")
     # Pillow would quietly cut colours of 16 bits down to 8; only its raw modes tell of them.
     arguments = [tile[3] for tile in getattr(image, "tile", ())]
     raw_modes = [str(found[0] if isinstance(found, tuple) else found) for found in arguments]
     mode = next((raw for raw in raw_modes if ";16" in raw), image.mode)
     if mode not in _MODES:
-        raise PictureError(
+        raise InputError(
             f"{name} must be grey, RGB, CMYK or paletted, with 8 bits a channel, got mode {mode}"
         )
 

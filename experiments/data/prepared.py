@@ -6,10 +6,12 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from experiments.engine.errors import UserError
+
 _SPLITS = ("train", "validation")
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A data set is missing, unfinished, or not as it must be to be read."""
 
 

@@ -11,11 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.engine.errors import UserError
+
 Decode = Callable[[Any], Mapping[str, Any]]
 Numbers = Sequence[int] | np.ndarray
 
 
-class CorruptRecordError(ValueError):
+class CorruptRecordError(UserError, ValueError):
     """A record cannot be decoded."""
 
 

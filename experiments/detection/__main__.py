@@ -7,12 +7,10 @@ from typing import Annotated
 import jax
 import tyro
 
-from experiments.data.prepared import DataError
-from experiments.data.records import CorruptRecordError
 from experiments.detection.data.datasets import Split, open_data
 from experiments.detection.evaluation.results import write_results
-from experiments.detection.prediction.predict import InputError, report
 from experiments.detection.prediction.predict import predict as predict_files
+from experiments.detection.prediction.predict import show
 from experiments.detection.spec import SPEC
 from experiments.detection.task import RUNS, detect, make_evaluator, make_model, read_categories
 from experiments.engine.command_line import run_command
@@ -20,6 +18,7 @@ from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, ta
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
+from experiments.engine.predictions import report
 from experiments.engine.settings import EvaluationConfig, Which
 from experiments.engine.tables import print_metrics
 
@@ -89,13 +88,13 @@ def predict(
     model = make_model(loaded.config)
     infer = functools.partial(jax.jit(functools.partial(detect, model)), state)
     predictions = predict_files(images, output, infer, loaded.config.data, categories)
-    report(predictions, dict(categories))
+    report(predictions, functools.partial(show, dict(categories)))
 
 
 def main() -> None:
     """Runs a subcommand."""
     commands: Commands = {**task_commands(SPEC), "evaluate": evaluate, "predict": predict}
-    run_command(SPEC.name, commands, CorruptRecordError, DataError, InputError)
+    run_command(SPEC.name, commands)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, Preservat
 
 from experiments.engine.checksums import add_checksum, verify_checksums, write_checksums
 from experiments.engine.distributed import all_agree, barrier, is_primary
+from experiments.engine.errors import UserError
 from experiments.engine.files import write_atomically
 
 # The folder of the checkpoints in a run's.
@@ -34,7 +35,7 @@ _METRICS = "metrics/metrics"
 _DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint is missing, damaged, of another model, or could not be written."""
 
 

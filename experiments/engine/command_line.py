@@ -8,37 +8,23 @@ from typing import Any, NoReturn
 import tyro
 from absl import logging
 
-from experiments.engine.checkpoints import CheckpointError
-from experiments.engine.config import ConfigError
 from experiments.engine.distributed import Interrupted, abort
-from experiments.engine.evaluation import UnreadableEvaluationError
-from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
+from experiments.engine.errors import UserError
 
 # What a shell reports of a program that a signal ended.
 _AFTER_SIGINT, _AFTER_SIGTERM = 130, 143
 
-_MENDABLE: tuple[type[Exception], ...] = (
-    CheckpointError,
-    ConfigError,
-    NonFiniteLossError,
-    UnreadableEvaluationError,
-    UnreadableRecordsError,
-)
 
-
-def run_command(
-    task: str, commands: dict[str, Callable[..., Any]], *mendable: type[Exception]
-) -> None:
+def run_command(task: str, commands: dict[str, Callable[..., Any]]) -> None:
     """Runs the subcommand that the command line names.
 
-    What the user can mend is printed in a line, with exit code 2. So is an error of the operating
+    A :class:`UserError` is printed in one line, with exit code 2. So is an error of the operating
     system, below its traceback: it may also be a fault of ours. SIGTERM gives 143, and ctrl-C 130.
     Whatever ends one of several processes ends the others too.
 
     Args:
         task: the name of its package in ``experiments``.
         commands: by the name of the subcommand, what tyro calls.
-        mendable: further errors that the user can mend.
     """
     logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
     try:
@@ -54,7 +40,7 @@ def run_command(
         # All processes end at the same step, so none has to be ended by another.
         print(interrupted, file=sys.stderr)
         sys.exit(_AFTER_SIGTERM)
-    except (*_MENDABLE, *mendable) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         _leave(2)
     except OSError as error:

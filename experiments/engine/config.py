@@ -8,10 +8,11 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
+from experiments.engine.errors import UserError
 from experiments.engine.files import write_json
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A config, or an argument of a command, is not as it must be."""
 
 

@@ -10,6 +10,7 @@ import jax
 
 from experiments.engine.config import ConfigError, check
 from experiments.engine.distributed import gather_bytes, is_primary
+from experiments.engine.errors import UserError
 from experiments.engine.input import Input, unreadable_records
 from experiments.engine.parallel import AXIS, data_parallel, replicate
 from experiments.engine.step import UNREADABLE
@@ -18,7 +19,7 @@ from experiments.engine.step import UNREADABLE
 COUNT = "count"
 
 
-class UnreadableEvaluationError(RuntimeError):
+class UnreadableEvaluationError(UserError, RuntimeError):
     """More records of an evaluation could not be read than is allowed, or none could be read."""
 
 

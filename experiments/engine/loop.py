@@ -18,6 +18,7 @@ from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints, save_state
 from experiments.engine.claim import FINISHED, claimed
 from experiments.engine.distributed import Interrupted, Interruption, is_primary
 from experiments.engine.environment import append_environment
+from experiments.engine.errors import UserError
 from experiments.engine.files import write_json
 from experiments.engine.input import RECORD, Input, unreadable_records
 from experiments.engine.logs import METRICS, RunLogs, read_metrics
@@ -33,11 +34,11 @@ from experiments.engine.trace import Trace
 _STEPS_AHEAD = 2
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(UserError, FloatingPointError):
     """The loss, a gradient or a parameter became NaN or infinite."""
 
 
-class UnreadableRecordsError(RuntimeError):
+class UnreadableRecordsError(UserError, RuntimeError):
     """More records of the data set could not be read than is allowed."""
 
 

@@ -6,9 +6,6 @@ from typing import Annotated
 
 import tyro
 
-from experiments.data.pictures import PictureError
-from experiments.data.prepared import DataError
-from experiments.data.records import CorruptRecordError
 from experiments.engine.command_line import run_command
 from experiments.engine.commands import (
     ALONE,
@@ -25,13 +22,12 @@ from experiments.engine.tables import Spread, print_tables
 from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import make_evaluator
 from experiments.inpainting.fill import variables_of
-from experiments.inpainting.prediction.holes import InputError
 from experiments.inpainting.prediction.predict import predict_command
 from experiments.inpainting.report.compare import compare as compare_runs
 from experiments.inpainting.report.tables import bucket_table, metrics_table
 from experiments.inpainting.spec import SPEC
 from experiments.inpainting.task import RUNS
-from experiments.inpainting.web.page import ServeError, serve
+from experiments.inpainting.web.page import serve
 
 EVALUATION = EvaluationConfig()
 
@@ -94,8 +90,7 @@ def main() -> None:
         "compare": compare,
         "serve": serve,
     }
-    errors = (CorruptRecordError, DataError, InputError, PictureError, ServeError)
-    run_command(SPEC.name, commands, *errors)
+    run_command(SPEC.name, commands)
 
 
 if __name__ == "__main__":

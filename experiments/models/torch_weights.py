@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 from safetensors import SafetensorError, safe_open
 
+from experiments.engine.errors import UserError
+
 _BLOCK = re.compile(r"(layer\d)_(\d+)")
 _TORCH_NAMES = {
     "downsample_conv": "downsample.0",
@@ -39,7 +41,7 @@ _WAY_OUT = (
 _FLOATING = ("F64", "F32", "F16", "BF16")
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """A file of weights is damaged, unsafe to read, or of another model."""
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from experiments.data.pictures import PictureError, open_picture, to_rgb
+from experiments.data.pictures import open_picture, to_rgb
 from experiments.data.records import CorruptRecordError
 from experiments.detection.data.config import DataConfig
+from experiments.engine.errors import InputError
 
 _MULTIPLE = 32  # the stride of the coarsest level that is upsampled; P6 is subsampled
 
@@ -63,8 +64,8 @@ def decode_image(record: Mapping[str, Any]) -> Image.Image:
         image = to_rgb(open_picture(io.BytesIO(record["image"]), name, upright=False))
         annotated = (record["width"], record["height"])
         if image.size != annotated:
-            raise PictureError(f"{name} must be {annotated} wide and high, got {image.size}")
-    except PictureError as error:
+            raise InputError(f"{name} must be {annotated} wide and high, got {image.size}")
+    except InputError as error:
         # The engine tells of records by their number, which says little of a file.
         _log.warning("%s", error)
         raise CorruptRecordError(str(error)) from error

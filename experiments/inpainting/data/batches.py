@@ -22,10 +22,11 @@ from PIL import Image
 
 from experiments.data.composed import crops
 from experiments.data.folder import images_digest, open_images
-from experiments.data.pictures import PictureError, open_picture, to_rgb
+from experiments.data.pictures import open_picture, to_rgb
 from experiments.data.places import places_folder
 from experiments.data.prepared import DataError
 from experiments.data.records import CorruptRecordError, PaddedRecords, ReadableRecords, Source
+from experiments.engine.errors import InputError
 from experiments.engine.folders import DataFolders
 from experiments.engine.parallel import share_of_process
 from experiments.inpainting.configs import BUCKET_PERCENT, DataConfig, HoleConfig
@@ -196,7 +197,7 @@ def _decoded(record: dict[str, Any]) -> dict[str, Any]:
         if isinstance(image, Path):
             return {"image": to_rgb(open_picture(image, f"image {image}"))}
         return {"image": to_rgb(open_picture(io.BytesIO(image), "image"))}
-    except PictureError as error:
+    except InputError as error:
         # The engine tells of records by their number, which says little of a file.
         _log.warning("%s", error)
         raise CorruptRecordError(str(error)) from error

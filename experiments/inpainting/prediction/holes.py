@@ -8,17 +8,14 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from experiments.data.pictures import PictureError, open_picture, visible_files
+from experiments.data.pictures import open_picture, visible_files
+from experiments.engine.errors import InputError
 from experiments.inpainting.data.masks import free_form_mask
 
 _WHITE = 128
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
-
-
-class InputError(ValueError):
-    """A picture, a hole or a place for the result that cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +85,7 @@ def hole_of_file(path: Path, size: Size) -> Bool[np.ndarray, "h w"]:
         InputError: it cannot be read, has another size, or has no hole or nothing else.
     """
     name = f"mask {path}"
-    try:
-        opened = open_picture(path, name)
-    except PictureError as error:
-        raise InputError(str(error)) from error
+    opened = open_picture(path, name)
     if (opened.height, opened.width) != size:
         raise InputError(
             f"{name} must have the size of the image, {size[1]}x{size[0]}, got "

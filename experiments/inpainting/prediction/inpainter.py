@@ -7,10 +7,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
+from experiments.engine.errors import InputError
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import fill, make_generator, stride_of, variables_of
 from experiments.inpainting.pixels import to_bytes, to_unit
-from experiments.inpainting.prediction.holes import InputError, check_hole
+from experiments.inpainting.prediction.holes import check_hole
 from experiments.inpainting.prediction.scaling import paste_enlarged, shrink
 from experiments.inpainting.prediction.tiles import Tiling
 from experiments.inpainting.task import RUNS

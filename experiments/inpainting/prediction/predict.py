@@ -1,8 +1,7 @@
 """Fills holes in a user's own pictures, files or folders of them, with a trained run."""
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -13,26 +12,26 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.data.pictures import PictureError, open_picture, to_rgb, visible_files
-from experiments.engine.files import write_atomically
-from experiments.inpainting.prediction.holes import HoleChoice, InputError
-from experiments.inpainting.prediction.inpainter import Inpainter, load_inpainter
+from experiments.data.picture_outputs import PictureOutputs
+from experiments.data.pictures import open_picture, to_rgb, visible_files
+from experiments.engine.errors import InputError
+from experiments.engine.predictions import predict_each, report
+from experiments.inpainting.prediction.holes import HoleChoice
+from experiments.inpainting.prediction.inpainter import load_inpainter
 
 _COLOUR_SPACE = slice(16, 20)  # in the header of an ICC profile
 
 
-class Result(NamedTuple):
-    """What became of a picture.
+class FilledFile(NamedTuple):
+    """A picture that has been filled.
 
     Attributes:
-        picture: its file.
-        outcome: the file that was written, or what is wrong.
+        output: the file that was written.
         note: what the written file lacks of the picture, if anything.
     """
 
-    picture: Path
-    outcome: Path | InputError
-    note: str | None = None
+    output: Path
+    note: str | None
 
 
 class Picture(NamedTuple):
@@ -56,10 +55,7 @@ def read_picture(path: Path) -> Picture:
         InputError: see :func:`experiments.data.pictures.open_picture`; or it has transparent
             pixels, for which there is no colour.
     """
-    try:
-        image = open_picture(path, f"image {path}")
-    except PictureError as error:
-        raise InputError(str(error)) from error
+    image = open_picture(path, f"image {path}")
     if image.has_transparency_data and not _is_opaque(image):
         raise InputError(f"image {path} must be opaque, got transparent pixels: flatten it first")
     profile, note = image.info.get("icc_profile"), None
@@ -89,7 +85,7 @@ def predict(
     output: Path,
     working_side: int | None = None,
     full_size: bool = False,
-) -> Iterator[Result]:
+) -> Iterator[tuple[Path, FilledFile | InputError]]:
     """Fills the holes of a picture, or of all in a folder, one after the other.
 
     No input file is ever written to, nor is a file that was written for another picture.
@@ -103,7 +99,8 @@ def predict(
         full_size: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
 
     Returns:
-        For each picture, as it is done, what became of it; one that fails does not stop the others.
+        Each picture, as it is done, with the file that was written, or with what is wrong; one that
+        fails does not stop the others.
 
     Raises:
         InputError: ``output`` does not name a PNG, or for a folder no folder; or ``source`` is an
@@ -115,72 +112,29 @@ def predict(
     if batch:
         if output.exists() and not output.is_dir():
             raise InputError(f"output must be a folder, as the input is, got {output}")
-        outputs = [output / f"{picture.stem}.png" for picture in pictures]
-    else:
-        if output.suffix.lower() != ".png" or output.is_dir():
-            raise InputError(f"output must be a file that ends in .png, got {output}")
-        outputs = [output]
+    elif output.suffix.lower() != ".png" or output.is_dir():
+        raise InputError(f"output must be a file that ends in .png, got {output}")
     inpainter = load_inpainter(run, working_side, full_size)
-    return _predict_each(inpainter, pictures, holes, outputs, batch)
+    outputs = PictureOutputs((*pictures, *holes.files()))
 
-
-def _predict_each(
-    inpainter: Inpainter,
-    pictures: Sequence[Path],
-    holes: HoleChoice,
-    outputs: Sequence[Path],
-    batch: bool,
-) -> Iterator[Result]:
-    inputs = {_identity(path) for path in (*pictures, *holes.files())} - {None}
-    written: set[tuple[int, int] | None] = set()
-    for path, output in zip(pictures, outputs, strict=True):
+    def fill(path: Path) -> FilledFile:
+        target = output / f"{path.stem}.png" if batch else output
+        outputs.check(path, target)
+        picture = read_picture(path)
         try:
-            # Names tell less: links and letter case lead several of them to one file.
-            target = _identity(output)
-            if target in inputs:
-                raise InputError(f"image {path}: output {output} must be no input file")
-            if target in written:
-                raise InputError(
-                    f"image {path}: output {output} must be free, got that of an image before"
-                )
-            note = _predict_one(inpainter, path, holes, output, batch)
+            hole = holes.hole(path, picture.pixels.shape[:2], named=batch)
+            filled = inpainter(picture.pixels, hole)
         except InputError as error:
-            yield Result(path, error)
-        else:
-            written.add(_identity(output))
-            yield Result(path, output, note)
+            raise InputError(f"image {path}: {error}") from error
+        outputs.write(path, target, filled, picture.profile)
+        return FilledFile(target, picture.note)
 
-
-def _predict_one(
-    inpainter: Inpainter, path: Path, holes: HoleChoice, output: Path, batch: bool
-) -> str | None:
-    picture = read_picture(path)
-    try:
-        hole = holes.hole(path, picture.pixels.shape[:2], named=batch)
-        filled = Image.fromarray(inpainter(picture.pixels, hole))
-    except InputError as error:
-        raise InputError(f"image {path}: {error}") from error
-    try:
-        write_atomically(
-            output, lambda file: filled.save(file, format="png", icc_profile=picture.profile)
-        )
-    except OSError as error:
-        raise InputError(f"image {path}: output {output} cannot be written: {error}") from error
-    return picture.note
+    return predict_each(pictures, fill)
 
 
 def _is_opaque(image: Image.Image) -> bool:
     lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
     return lowest == 255
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What two names of one file share; None if there is no file."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def predict_command(
@@ -217,26 +171,34 @@ def predict_command(
         whole = source.resolve() if batch else source  # "." has no name
         output = whole.with_name(f"{whole.name}-filled" if batch else f"{whole.stem}-filled.png")
     total = len(pictures_in(source))
+    outcomes = predict(run, source, holes, output, working_side, full_size)
+    report(_counted(outcomes, total) if batch else outcomes, _show)
+
+
+def _show(picture: Path, filled: FilledFile) -> None:
+    print(filled.output)
+    if filled.note:
+        print(filled.note, file=sys.stderr)
+
+
+def _counted(
+    outcomes: Iterator[tuple[Path, FilledFile | InputError]], total: int
+) -> Iterator[tuple[Path, FilledFile | InputError]]:
+    """Counts outcomes in a progress bar, and names the pictures that failed after the last one."""
     failed = []
-    with _progress(visible=batch) as progress:
+    with _progress() as progress:
         bar = progress.add_task("filling", total=total)
-        for result in predict(run, source, holes, output, working_side, full_size):
-            if isinstance(result.outcome, InputError):
-                print(f"error: {result.outcome}", file=sys.stderr)
-                failed.append(str(result.picture))
-            else:
-                print(result.outcome)
-            if result.note:
-                print(result.note, file=sys.stderr)
+        for picture, outcome in outcomes:
+            yield picture, outcome
+            if isinstance(outcome, InputError):
+                failed.append(str(picture))
             progress.advance(bar)
-    if failed and batch:
+    if failed:
         names = ", ".join(failed)
         print(f"error: {len(failed)} of {total} images were not filled: {names}", file=sys.stderr)
-    if failed:
-        sys.exit(2)
 
 
-def _progress(visible: bool) -> Progress:
+def _progress() -> Progress:
     console = Console()
     return Progress(
         TextColumn("{task.description}"),
@@ -245,6 +207,6 @@ def _progress(visible: bool) -> Progress:
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=console,
-        disable=not visible or not console.is_terminal,
+        disable=not console.is_terminal,
         redirect_stderr=sys.stderr.isatty(),
     )

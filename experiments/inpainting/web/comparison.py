@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from experiments.data.pictures import PictureError, open_picture, to_rgb
-from experiments.inpainting.prediction.holes import InputError, check_hole
+from experiments.data.pictures import open_picture, to_rgb
+from experiments.engine.errors import InputError
+from experiments.inpainting.prediction.holes import check_hole
 
 MAX_PIXELS = 16_000_000
 # Visitors paint on a preview, whatever the picture: a browser's canvas stays small.
@@ -59,8 +60,8 @@ def fill_with_each(
         The filled picture of each model, by the model's name.
 
     Raises:
-        PictureError: there is no picture, or it cannot be filled.
-        InputError: nothing or everything is painted, or the layer has another size.
+        InputError: there is no picture, or it cannot be filled; or nothing or everything is
+            painted, or the layer has another size.
     """
     image = np.asarray(_read(picture))
     hole = _hole(painted, image.shape[:2])
@@ -74,7 +75,7 @@ def preview(picture: Path | str | None) -> Image.Image:
         picture: path of the picture; None if the visitor has given none.
 
     Raises:
-        PictureError: there is no picture, or it cannot be filled.
+        InputError: there is no picture, or it cannot be filled.
     """
     image = _read(picture)
     return image.resize(_preview_size(image.size), Image.Resampling.LANCZOS)
@@ -98,10 +99,10 @@ def _timed(model: Model, image: np.ndarray, hole: np.ndarray) -> tuple[np.ndarra
 
 def _read(picture: Path | str | None) -> Image.Image:
     if picture is None:
-        raise PictureError("there is no picture yet: drop one first")
+        raise InputError("there is no picture yet: drop one first")
     image = open_picture(Path(picture), "the picture", MAX_PIXELS)
     if not _is_opaque(image):
-        raise PictureError("the picture must be opaque, got transparent pixels")
+        raise InputError("the picture must be opaque, got transparent pixels")
     return to_rgb(image)
 
 

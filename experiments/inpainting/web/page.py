@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from experiments.data.pictures import PictureError
-from experiments.inpainting.prediction.holes import InputError
+from experiments.engine.errors import InputError, UserError
 from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.web.comparison import Filled, Model, fill_with_each, preview
 
@@ -26,7 +25,7 @@ without and with CARAFE++. Nothing leaves the machine that shows this page.
 """
 
 
-class ServeError(RuntimeError):
+class ServeError(UserError, RuntimeError):
     """The page cannot be served."""
 
 
@@ -126,7 +125,7 @@ def _page(models: Mapping[str, Model]) -> Any:
     def show(file: str | None) -> list[Any]:
         try:
             shown = preview(file)
-        except PictureError as error:
+        except InputError as error:
             return [None, None, problem(error)]
         editor = {"background": shown, "layers": [], "composite": shown}
         return [gr.skip(), editor, problem(None)]
@@ -135,7 +134,7 @@ def _page(models: Mapping[str, Model]) -> Any:
         layers = painted["layers"] if painted else []
         try:
             filled = fill_with_each(models, file, layers[0] if layers else None).values()
-        except (PictureError, InputError) as error:
+        except InputError as error:
             return [*no_results, problem(error)]
         return [*(each.image for each in filled), *(_time(each) for each in filled), problem(None)]
 

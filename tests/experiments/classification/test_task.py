@@ -12,19 +12,14 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from experiments.classification import convert as conversion
+from experiments.classification import predict as prediction
 from experiments.classification import task
 from experiments.classification.batches import ClassificationData, open_data
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.convert import convert
 from experiments.classification.data_config import DataConfig
 from experiments.classification.images import decode_image, evaluation_crop
-from experiments.classification.predict import (
-    InputError,
-    classifier,
-    load_classifier,
-    predict,
-    read_image,
-)
+from experiments.classification.predict import classifier, load_classifier, predict
 from experiments.classification.presets import SMALL
 from experiments.classification.task import (
     classify,
@@ -38,10 +33,12 @@ from experiments.data.imagenet import DataError
 from experiments.engine.checkpoints import CheckpointError, steps_in
 from experiments.engine.claim import is_converted
 from experiments.engine.config import ConfigError
+from experiments.engine.errors import InputError
 from experiments.engine.folders import DataFolders
 from experiments.engine.logs import read_metrics
 from experiments.engine.loop import UnreadableRecordsError
 from experiments.engine.parallel import data_parallel, split
+from experiments.engine.runs import LoadedRun
 from experiments.engine.step import first_carry, guarded
 from experiments.models.resnet import ResNetConfig
 from tests.experiments.classification.tiny import TINY, train
@@ -193,11 +190,18 @@ def test_where_imagenet_is_missing_the_command_that_prepares_it_is_named(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_no_image_and_a_directory_are_told(tmp_path):
-    with pytest.raises(InputError, match=r"nothing\.png"):
-        read_image(tmp_path / "nothing.png")
-    with pytest.raises(InputError, match=str(tmp_path)):
-        read_image(tmp_path)
+def test_no_image_and_a_directory_are_named_and_do_not_stop_others(tmp_path, monkeypatch, linear):
+    monkeypatch.setattr(prediction, "make_model", lambda config: linear)
+    run = LoadedRun(TINY, initial_state(TINY), 0)
+    names = [str(digit) for digit in range(10)]
+    monkeypatch.setattr(prediction, "load_classifier", lambda *_: (run, names))
+    paths = [tmp_path / "nothing.png", tmp_path, tmp_path / "image.png"]
+    Image.new("RGB", (90, 70)).save(paths[2])
+    (_, missing), (_, directory), (_, guesses) = predict(tmp_path, paths)
+    for path, error in ((paths[0], missing), (paths[1], directory)):
+        assert isinstance(error, InputError)
+        assert f"image {path} cannot be read" in str(error)
+    assert len(guesses) == 5
 
 
 def torch_names(variables):

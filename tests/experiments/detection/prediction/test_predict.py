@@ -1,3 +1,4 @@
+import functools
 import json
 
 import jax
@@ -8,7 +9,9 @@ from PIL import Image
 
 from experiments.data.coco_annotations import Category
 from experiments.detection.data.config import DataConfig
-from experiments.detection.prediction.predict import DETECTIONS, InputError, predict, report
+from experiments.detection.prediction.predict import DETECTIONS, predict, show
+from experiments.engine.errors import InputError
+from experiments.engine.predictions import report
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -56,10 +59,10 @@ def run(files, output, masks=False):
 
 def test_what_is_found_is_written_and_drawn_in_pixels_of_the_picture(tmp_path):
     files = [save(tmp_path / "in/wide.jpg", 40, 60), save(tmp_path / "in/high.png", 301, 77)]
-    predictions = run(files, tmp_path / "new/out", masks=True)
-    assert [prediction.outcome for prediction in predictions] == [
-        tmp_path / "new/out/wide.png",
-        tmp_path / "new/out/high.png",
+    drawings = run(files, tmp_path / "new/out", masks=True)
+    outputs = [tmp_path / "new/out/wide.png", tmp_path / "new/out/high.png"]
+    assert [(file, drawing.output) for file, drawing in drawings] == [
+        *zip(files, outputs, strict=True)
     ]
     wide, high = json.loads((tmp_path / "new/out" / DETECTIONS).read_text())
     assert (wide["file"], wide["height"], wide["width"]) == (str(files[0]), 40, 60)
@@ -70,12 +73,11 @@ def test_what_is_found_is_written_and_drawn_in_pixels_of_the_picture(tmp_path):
     assert brush["bbox"] == pytest.approx([15, 10, 30, 20])
     assert brush["segmentation"]["size"] == [40, 60]
     assert high["detections"][0]["bbox"] == pytest.approx([77 / 4, 301 / 4, 77 / 2, 301 / 2])
-    for prediction, shape in zip(predictions, [(40, 60, 3), (301, 77, 3)], strict=True):
-        drawn = read(prediction.outcome)
-        assert drawn.shape == shape
+    for output, shape in zip(outputs, [(40, 60, 3), (301, 77, 3)], strict=True):
+        assert read(output).shape == shape
     # The cup's score is too low: of its box, which crosses the picture's upper edge, there is none.
     before = read(files[1])
-    drawn = read(predictions[1].outcome)
+    drawn = read(outputs[1])
     np.testing.assert_array_equal(drawn[:40], before[:40])
     assert (drawn != before).any()
 
@@ -92,9 +94,9 @@ def test_a_picture_is_turned_as_its_exif_orientation_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     file = save(tmp_path / "turned.jpg", 40, 60, exif=exif)
-    (prediction,) = run([file], tmp_path / "out")
-    assert read(prediction.outcome).shape == (60, 40, 3)
-    assert prediction.results[0]["bbox"] == pytest.approx([10, 15, 20, 30])
+    ((_, drawing),) = run([file], tmp_path / "out")
+    assert read(drawing.output).shape == (60, 40, 3)
+    assert drawing.results[0]["bbox"] == pytest.approx([10, 15, 20, 30])
 
 
 def test_one_that_cannot_be_read_does_not_stop_the_others_and_is_told(tmp_path, capsys):
@@ -102,8 +104,9 @@ def test_one_that_cannot_be_read_does_not_stop_the_others_and_is_told(tmp_path, 
     bad.write_bytes(b"no picture")
     files = [bad, save(tmp_path / "good.jpg"), tmp_path / "missing.jpg"]
     infer, _ = make_infer()
+    show_each = functools.partial(show, dict(CATEGORIES))
     with pytest.raises(SystemExit) as caught:
-        report(predict(files, tmp_path / "out", infer, CONFIG, CATEGORIES), dict(CATEGORIES))
+        report(predict(files, tmp_path / "out", infer, CONFIG, CATEGORIES), show_each)
     assert caught.value.code == 2
     output = capsys.readouterr()
     assert f"{files[1]} -> {tmp_path}/out/good.png: brush 0.75\n" in output.out
@@ -114,33 +117,35 @@ def test_one_that_cannot_be_read_does_not_stop_the_others_and_is_told(tmp_path, 
     ]
     (entry,) = json.loads((tmp_path / "out" / DETECTIONS).read_text())
     assert entry["file"] == str(files[1])
-    report(predict(files[1:2], tmp_path / "out", infer, CONFIG, CATEGORIES), dict(CATEGORIES))
+    report(predict(files[1:2], tmp_path / "out", infer, CONFIG, CATEGORIES), show_each)
 
 
 def test_no_input_and_no_other_drawing_is_written_to(tmp_path):
     files = [save(tmp_path / "a.png"), save(tmp_path / "b.jpg"), save(tmp_path / "sub/b.png")]
     before = files[0].read_bytes()
-    own, first, second = run(files, tmp_path)
-    assert isinstance(own.outcome, InputError)
-    assert "must be no input file" in str(own.outcome)
+    (_, own), (_, first), (_, second) = run(files, tmp_path)
+    assert isinstance(own, InputError)
+    assert "must be no input file" in str(own)
     assert files[0].read_bytes() == before
-    assert first.outcome == tmp_path / "b.png"
-    assert "must be free, got that of an image before" in str(second.outcome)
+    assert first.output == tmp_path / "b.png"
+    assert isinstance(second, InputError)
+    assert "must be free, got that of an image before" in str(second)
 
 
 def test_a_drawing_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "out/blocked.png").mkdir(parents=True)
-    blocked, good = run(
+    (_, blocked), (_, good) = run(
         [save(tmp_path / "blocked.jpg"), save(tmp_path / "good.jpg")], tmp_path / "out"
     )
-    assert "blocked.png cannot be written" in str(blocked.outcome)
-    assert good.outcome == tmp_path / "out/good.png"
+    assert isinstance(blocked, InputError)
+    assert "blocked.png cannot be written" in str(blocked)
+    assert good.output == tmp_path / "out/good.png"
 
 
 def test_earlier_detections_stay_where_nothing_can_be_read(tmp_path):
     earlier = tmp_path / DETECTIONS
     earlier.write_text("earlier")
     assert run([], tmp_path) == []
-    ((_, outcome, _),) = run([tmp_path / "none.jpg"], tmp_path)
+    ((_, outcome),) = run([tmp_path / "none.jpg"], tmp_path)
     assert isinstance(outcome, InputError)
     assert earlier.read_text() == "earlier"

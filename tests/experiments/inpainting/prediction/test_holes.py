@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.engine.errors import InputError
 from experiments.inpainting.data.masks import free_form_mask
 from experiments.inpainting.prediction.holes import (
     HoleChoice,
-    InputError,
     hole_of_box,
     hole_of_brush,
     hole_of_file,

@@ -10,10 +10,11 @@ from PIL import Image, ImageCms
 
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
+from experiments.engine.errors import InputError
 from experiments.engine.step import first_carry
 from experiments.inpainting.configs import AdversarialConfig, InpaintingConfig
 from experiments.inpainting.model.generators import GeneratorConfig
-from experiments.inpainting.prediction.holes import HoleChoice, InputError, hole_of_brush
+from experiments.inpainting.prediction.holes import HoleChoice, hole_of_brush
 from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.prediction.predict import predict, predict_command, read_picture
 from experiments.inpainting.task import RUNS, initial_state
@@ -67,14 +68,18 @@ def read(path):
 
 
 def outcomes(*arguments, **options):
-    return {result.picture.name: result.outcome for result in predict(*arguments, **options)}
+    """The file that was written of each picture, or the error, by the picture's name."""
+    return {
+        picture.name: outcome if isinstance(outcome, InputError) else outcome.output
+        for picture, outcome in predict(*arguments, **options)
+    }
 
 
 def test_only_the_hole_changes(run, tmp_path):
     image = save(tmp_path / "image.png")
-    (result,) = predict(run, image, BOX, tmp_path / "new/out.png")
-    assert result == (image, tmp_path / "new/out.png", None)
-    changed = (read(result.outcome) != pixels()).any(-1)
+    ((picture, filled),) = predict(run, image, BOX, tmp_path / "new/out.png")
+    assert (picture, filled.output, filled.note) == (image, tmp_path / "new/out.png", None)
+    changed = (read(filled.output) != pixels()).any(-1)
     assert changed[5:12, 8:20].all()
     assert changed.sum() == 7 * 12
 
@@ -143,10 +148,10 @@ def test_a_folder_is_filled_and_what_fails_is_told(run, tmp_path):
 def test_holes_that_cannot_be_used(run, tmp_path, image, mask, message):
     folder = save(tmp_path / "in/a.png", image).parent
     holes = HoleChoice(mask=save(tmp_path / "mask.png", mask))
-    (result,) = predict(run, folder, holes, tmp_path / "out")
-    assert isinstance(result.outcome, InputError)
-    assert f"image {folder / 'a.png'}: mask {holes.mask} " in str(result.outcome)
-    assert message in str(result.outcome)
+    ((_, error),) = predict(run, folder, holes, tmp_path / "out")
+    assert isinstance(error, InputError)
+    assert f"image {folder / 'a.png'}: mask {holes.mask} " in str(error)
+    assert message in str(error)
     assert not (tmp_path / "out").exists()
 
 
@@ -178,8 +183,9 @@ def test_no_input_is_overwritten(run, tmp_path):
         (image, tmp_path / "link.png"),
         (image.parent, image.parent),
     ):
-        (result,) = predict(run, source, holes, output)
-        assert "must be no input file" in str(result.outcome)
+        ((_, error),) = predict(run, source, holes, output)
+        assert isinstance(error, InputError)
+        assert "must be no input file" in str(error)
     assert (image.read_bytes(), mask_path.read_bytes()) == before
 
 
@@ -223,7 +229,8 @@ def test_an_rgb_profile_is_kept_and_another_dropped(run, tmp_path):
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     for name, profile in (("rgb", rgb), ("other", lab)):
         save(tmp_path / f"in/{name}.jpg", icc_profile=profile)
-    notes = {r.picture.stem: r.note for r in predict(run, tmp_path / "in", BOX, tmp_path / "out")}
+    results = predict(run, tmp_path / "in", BOX, tmp_path / "out")
+    notes = {picture.stem: filled.note for picture, filled in results}
     assert notes["rgb"] is None
     assert "other.jpg is dropped: it is not of RGB" in notes["other"]
     with Image.open(tmp_path / "out/rgb.png") as image:
@@ -242,8 +249,8 @@ def test_a_picture_20000_pixels_wide(run, tmp_path):
     values = np.full((700, 20_000, 3), 90, np.uint8)
     image = save(tmp_path / "wide.png", values, compress_level=1)
     holes = HoleChoice(box=(9_000, 300, 1_500, 200))
-    (result,) = predict(run, image, holes, tmp_path / "out.png")
-    filled = read(result.outcome).copy()
+    ((_, result),) = predict(run, image, holes, tmp_path / "out.png")
+    filled = read(result.output).copy()
     assert (filled[300:500, 9_000:10_500] != 90).any()
     filled[300:500, 9_000:10_500] = 90
     np.testing.assert_array_equal(filled, values)
@@ -329,9 +336,8 @@ def test_the_command_as_a_program(run, tmp_path):
     """Through a process: what a shell sees."""
     program = (
         "from experiments.engine.command_line import run_command\n"
-        "from experiments.inpainting.prediction.holes import InputError\n"
         "from experiments.inpainting.prediction.predict import predict_command\n"
-        "run_command('inpainting', {'predict': predict_command, 'other': print}, InputError)\n"
+        "run_command('inpainting', {'predict': predict_command, 'other': print})\n"
     )
 
     def call(*arguments):

@@ -11,11 +11,10 @@ import pytest
 from PIL import Image
 
 from experiments.data.composed.photographs import pypi_photographs
-from experiments.data.pictures import PictureError
+from experiments.engine.errors import InputError
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import make_generator
 from experiments.inpainting.model.generators import GeneratorConfig
-from experiments.inpainting.prediction.holes import InputError
 from experiments.inpainting.prediction.inpainter import Inpainter
 from experiments.inpainting.web.comparison import fill_with_each, preview
 
@@ -165,7 +164,7 @@ def test_a_picture_may_have_transparency_that_it_does_not_use(tmp_path, mode):
     path.write_bytes(see_through(mode, 255))
     assert preview(path).mode == "RGB"
     path.write_bytes(see_through(mode, 0))
-    with pytest.raises(PictureError, match="opaque"):
+    with pytest.raises(InputError, match="opaque"):
         preview(path)
 
 
@@ -184,9 +183,9 @@ def test_an_opaque_picture_is_found_so_without_a_copy(tmp_path):
 def test_pictures_that_cannot_be_filled_are_refused(tmp_path, message):
     path = tmp_path / "picture.png"
     path.write_bytes(BAD_PICTURES[message])
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(InputError, match=message):
         preview(path)
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(InputError, match=message):
         fill_with_each({}, path, painted((9, 9), (0, 0, 1, 1)))
 
 
@@ -205,5 +204,5 @@ def test_pictures_that_cannot_be_filled_are_refused(tmp_path, message):
     ],
 )
 def test_holes_that_cannot_be_filled_are_refused(picture, layer, message):
-    with pytest.raises((PictureError, InputError), match=message):
+    with pytest.raises(InputError, match=message):
         fill_with_each({"only": paint_grey(0)}, picture, layer)
