@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from experiments.engine.errors import InputError
+from experiments.engine.settings import Which
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import fill, make_generator, stride_of, variables_of
 from experiments.inpainting.pixels import to_bytes, to_unit
@@ -157,9 +158,12 @@ class Inpainter:
 
 
 def load_inpainter(
-    run: Path, working_side: int | None = None, full_size: bool = False
+    run: Path,
+    working_side: int | None = None,
+    full_size: bool = False,
+    checkpoint: Which = "newest",
 ) -> Inpainter:
-    """An inpainter with the newest checkpoint of a run.
+    """An inpainter with the weights of a run.
 
     Checkpoints that are damaged are reported on stderr, and another is used.
 
@@ -169,6 +173,7 @@ def load_inpainter(
             trained on. Larger ones a network fills worse, the more so the smaller that was:
             dilated convolutions that saw the border everywhere now see none.
         full_size: fills all pictures at their own size instead.
+        checkpoint: the newest, or the one with the highest PSNR so far.
 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it is damaged.
@@ -176,7 +181,7 @@ def load_inpainter(
     """
     if full_size and working_side is not None:
         raise InputError(f"expected working_side or full_size, got both, {working_side} pixels")
-    loaded = RUNS.load(run)
+    loaded = RUNS.load(run, checkpoint)
     if not full_size and working_side is None:
         working_side = loaded.config.data.crop_side
     return Inpainter(loaded.config, variables_of(loaded.state), working_side)

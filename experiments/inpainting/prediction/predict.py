@@ -16,6 +16,7 @@ from experiments.data.picture_outputs import PictureOutputs
 from experiments.data.pictures import open_picture, to_rgb, visible_files
 from experiments.engine.errors import InputError
 from experiments.engine.predictions import predict_each, report
+from experiments.engine.settings import Which
 from experiments.inpainting.prediction.holes import HoleChoice
 from experiments.inpainting.prediction.inpainter import load_inpainter
 
@@ -85,6 +86,7 @@ def predict(
     output: Path,
     working_side: int | None = None,
     full_size: bool = False,
+    checkpoint: Which = "newest",
 ) -> Iterator[tuple[Path, FilledFile | InputError]]:
     """Fills the holes of a picture, or of all in a folder, one after the other.
 
@@ -97,6 +99,7 @@ def predict(
         output: the PNG to write; for a folder the folder of PNGs with the same stems.
         working_side: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
         full_size: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
+        checkpoint: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
 
     Returns:
         Each picture, as it is done, with the file that was written, or with what is wrong; one that
@@ -114,7 +117,7 @@ def predict(
             raise InputError(f"output must be a folder, as the input is, got {output}")
     elif output.suffix.lower() != ".png" or output.is_dir():
         raise InputError(f"output must be a file that ends in .png, got {output}")
-    inpainter = load_inpainter(run, working_side, full_size)
+    inpainter = load_inpainter(run, working_side, full_size, checkpoint)
     outputs = PictureOutputs((*pictures, *holes.files()))
 
     def fill(path: Path) -> FilledFile:
@@ -146,6 +149,7 @@ def predict_command(
     output: Path | None = None,
     working_side: int | None = None,
     full_size: bool = False,
+    checkpoint: Which = "newest",
 ) -> None:
     """Fills the hole of a picture, or those of all pictures in a folder.
 
@@ -164,6 +168,7 @@ def predict_command(
             and the fill is scaled back into the hole; by default the side of the images that the
             run was trained on, beyond which networks fill worse.
         full_size: fills pictures at their own size instead, tile by tile.
+        checkpoint: the newest, or the one with the highest PSNR so far.
     """
     holes = HoleChoice(mask, box, brush_seed)
     batch = source.is_dir()
@@ -171,7 +176,7 @@ def predict_command(
         whole = source.resolve() if batch else source  # "." has no name
         output = whole.with_name(f"{whole.name}-filled" if batch else f"{whole.stem}-filled.png")
     total = len(pictures_in(source))
-    outcomes = predict(run, source, holes, output, working_side, full_size)
+    outcomes = predict(run, source, holes, output, working_side, full_size, checkpoint)
     report(_counted(outcomes, total) if batch else outcomes, _show)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engine.errors import InputError, UserError
+from experiments.engine.settings import Which
 from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.web.comparison import Filled, Model, fill_with_each, preview
 
@@ -36,6 +37,7 @@ def serve(
     port: int = 7860,
     working_side: int | None = None,
     full_size: bool = False,
+    checkpoint: Which = "newest",
 ) -> None:
     """Serves a page to drop a picture, paint a hole and see two models fill it, until stopped.
 
@@ -47,6 +49,7 @@ def serve(
         working_side: pictures whose shorter side is longer are filled at this size, in pixels; by
             default at that of the images that the run was trained on.
         full_size: fills pictures at their own size instead.
+        checkpoint: the newest of each run, or the one with the highest PSNR so far.
 
     Raises:
         CheckpointError: a run cannot be read.
@@ -59,8 +62,8 @@ def serve(
     if not 0 <= port <= _MAX_PORT:
         raise ServeError(f"port must be from 0 to {_MAX_PORT}, got {port}")
     models = {
-        "baseline": load_inpainter(baseline, working_side, full_size),
-        "CARAFE++": load_inpainter(carafe, working_side, full_size),
+        "baseline": load_inpainter(baseline, working_side, full_size, checkpoint),
+        "CARAFE++": load_inpainter(carafe, working_side, full_size, checkpoint),
     }
     serve_models(models, host, port)
 

@@ -263,9 +263,12 @@ def test_the_newest_checkpoint_fills_and_a_damaged_one_is_told(tmp_path, capsys)
     save_run(tmp_path / "second", {0: (3.0, None)})
     newest = load_inpainter(tmp_path)(values, hole)
     np.testing.assert_array_equal(newest, load_inpainter(tmp_path / "second")(values, hole))
+    best = load_inpainter(tmp_path, checkpoint="best")(values, hole)
+    assert (best != newest).any()
     assert capsys.readouterr().err == ""
     damage(tmp_path / "checkpoints/3")
-    assert (load_inpainter(tmp_path)(values, hole) != newest).any()
+    # The one before is the best, too.
+    np.testing.assert_array_equal(load_inpainter(tmp_path)(values, hole), best)
     told = capsys.readouterr().err
     assert "checkpoints/3: " in told
     assert told.endswith("; the checkpoint of step 2 is used\n")
