@@ -14,12 +14,13 @@ from experiments.classification.predict import predict as predict_files
 from experiments.classification.spec import SPEC
 from experiments.classification.task import RUNS, make_evaluator
 from experiments.data.prepared import DataError
-from experiments.data.records import CorruptRecordError
+from experiments.data.records import RecordError
 from experiments.engine.command_line import run_command
 from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
+from experiments.engine.parallel import check_batch_size
 from experiments.engine.presets import subcommands
 from experiments.engine.runs import run_folder
 from experiments.engine.settings import EvaluationConfig, Which
@@ -49,10 +50,11 @@ def evaluate(
         distributed: the other processes, if any.
     """
     start(distributed)
-    loaded = RUNS.load_to_evaluate(run, evaluation)
+    check_batch_size(evaluation.batch_size)
+    loaded = RUNS.load(run, evaluation.checkpoint)
     data = primary_first(lambda: open_data(loaded.config.data, folders))
     state = {name: loaded.state[name] for name in ("params", "model_state")}
-    evaluator = make_evaluator(loaded.config, data, evaluation.max_unreadable_records)
+    evaluator = make_evaluator(loaded.config, data, evaluation)
     metrics = evaluator(state)
     if is_primary():
         print(f"step {loaded.step}, {len(data.validation)} images:")
@@ -116,7 +118,7 @@ def main() -> None:
         "predict": predict,
         "convert": convert,
     }
-    run_command(SPEC.name, commands, CorruptRecordError, DataError, InputError, WeightsError)
+    run_command(SPEC.name, commands, RecordError, DataError, InputError, WeightsError)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import jax
 import tyro
 
 from experiments.data.prepared import DataError
-from experiments.data.records import CorruptRecordError
+from experiments.data.records import RecordError
 from experiments.detection.data.datasets import Split, open_data
 from experiments.detection.evaluation.results import write_results
 from experiments.detection.prediction.predict import InputError, report
@@ -20,6 +20,7 @@ from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, ta
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
+from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import EvaluationConfig, Which
 from experiments.engine.tables import print_metrics
 
@@ -46,11 +47,12 @@ def evaluate(
     """
     start(distributed)
     check(split != "test" or results is not None, "results", "given for the split test", None)
-    loaded = RUNS.load_to_evaluate(run, evaluation)
+    check_batch_size(evaluation.batch_size)
+    loaded = RUNS.load(run, evaluation.checkpoint)
     config = loaded.config
     data = primary_first(lambda: open_data(config.data, folders))
     state = {name: loaded.state[name] for name in ("params", "model_state")}
-    evaluator = make_evaluator(config, data, evaluation.max_unreadable_records, split)
+    evaluator = make_evaluator(config, data, evaluation, split)
     if split == "test":
         assert results is not None
         found = evaluator.results(state)
@@ -95,7 +97,7 @@ def predict(
 def main() -> None:
     """Runs a subcommand."""
     commands: Commands = {**task_commands(SPEC), "evaluate": evaluate, "predict": predict}
-    run_command(SPEC.name, commands, CorruptRecordError, DataError, InputError)
+    run_command(SPEC.name, commands, RecordError, DataError, InputError)
 
 
 if __name__ == "__main__":
