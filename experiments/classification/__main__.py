@@ -18,6 +18,7 @@ from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, ta
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
+from experiments.engine.parallel import check_batch_size
 from experiments.engine.predictions import report
 from experiments.engine.presets import subcommands
 from experiments.engine.runs import run_folder
@@ -47,10 +48,11 @@ def evaluate(
         distributed: the other processes, if any.
     """
     start(distributed)
-    loaded = RUNS.load_to_evaluate(run, evaluation)
+    check_batch_size(evaluation.batch_size)
+    loaded = RUNS.load(run, evaluation.checkpoint)
     data = primary_first(lambda: open_data(loaded.config.data, folders))
     state = {name: loaded.state[name] for name in ("params", "model_state")}
-    evaluator = make_evaluator(loaded.config, data, evaluation.max_unreadable_records)
+    evaluator = make_evaluator(loaded.config, data, evaluation)
     metrics = evaluator(state)
     if is_primary():
         print(f"step {loaded.step}, {len(data.validation)} images:")

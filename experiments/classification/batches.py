@@ -90,7 +90,7 @@ def training_batches(
         seed: of order and crops.
 
     Returns:
-        Batches with ``image``, ``label``, ``record``, int64 ``[B]``, and ``corrupt``, int64
+        Batches with ``image``, ``label``, ``record``, int64 ``[B]``, and ``unreadable``, int64
         ``[B, 4]``; see :class:`experiments.data.records.ReadableRecords`.
 
     Raises:
@@ -117,7 +117,7 @@ def evaluation_batches(
 
     Returns:
         Batches with ``image``, ``label``, ``weight``, float32 ``[B]``, ``record``, int64 ``[B]``,
-        and ``corrupt``, int64 ``[B, 1]``; see :class:`experiments.data.records.PaddedRecords`.
+        and ``unreadable``, int64 ``[B, 1]``; see :class:`experiments.data.records.PaddedRecords`.
 
     Raises:
         ConfigError: ``batch_size`` is no multiple of the number of processes.

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from experiments.classification.data_config import DataConfig
 from experiments.data.pictures import to_rgb
-from experiments.data.records import CorruptRecordError
+from experiments.data.records import RecordError
 
 Box = tuple[float, float, float, float]
 
@@ -27,14 +27,14 @@ def decode_image(encoded: bytes) -> Image.Image:
     most of ImageNet is too small for it.
 
     Raises:
-        CorruptRecordError: it does not decode, or ends too early.
+        RecordError: it does not decode, or ends too early.
     """
     try:
         image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
         image.load()
         return to_rgb(image)
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise CorruptRecordError(
+        raise RecordError(
             f"expected a whole JPEG or PNG, got {len(encoded)} bytes: {error}"
         ) from error
 

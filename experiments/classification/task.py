@@ -24,7 +24,7 @@ from experiments.engine.folders import Folders
 from experiments.engine.loop import Task, train
 from experiments.engine.parallel import AXIS, check_batch_size
 from experiments.engine.runs import RunType
-from experiments.engine.settings import Operation
+from experiments.engine.settings import EvaluationConfig, Operation, evaluation_in_training
 from experiments.engine.step import (
     LossSums,
     State,
@@ -118,7 +118,7 @@ def train_step(config: ClassificationConfig, steps_per_epoch: int) -> TaskStep:
 
 
 def make_evaluator(
-    config: ClassificationConfig, data: ClassificationData, max_unreadable: int
+    config: ClassificationConfig, data: ClassificationData, evaluation: EvaluationConfig
 ) -> Evaluator:
     """Top-1 and top-5 accuracy, in [0, 1], and loss over all validation images, each once."""
     model = make_model(config)
@@ -135,9 +135,8 @@ def make_evaluator(
         }
         return {name: (value * batch["weight"]).sum() for name, value in found.items()}
 
-    training = config.training
-    batches = evaluation_batches(data, config.data, training.batch_size)
-    return Evaluator(sums, batches, training.workers, max_unreadable)
+    batches = evaluation_batches(data, config.data, evaluation.batch_size)
+    return Evaluator(sums, batches, evaluation.workers, evaluation.max_unreadable_records)
 
 
 def train_run(
@@ -160,7 +159,7 @@ def train_run(
         step=train_step(config, steps_per_epoch),
         dataset=training_batches(data, config.data, training.batch_size, training.seed),
         steps=training.schedule.steps(training.schedule.length, steps_per_epoch),
-        evaluate=make_evaluator(config, data, operation.max_unreadable_records),
+        evaluate=make_evaluator(config, data, evaluation_in_training(training, operation)),
         best=RUNS.best,
         files={CLASSES: list(data.class_names)},
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.data.records import CorruptRecordError, Source
+from experiments.data.records import RecordError, Source
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class BoxRecords:
             with Image.open(io.BytesIO(record["image"])) as opened:
                 width, height = opened.size
         except (OSError, SyntaxError) as error:  # Pillow: SyntaxError for a broken PNG
-            raise CorruptRecordError(f"record {index} of {self.source!r}: {error}") from error
+            raise RecordError(f"record {index} of {self.source!r}: {error}") from error
         corners = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
         top, left, bottom, right = (corners * (height, width, height, width)).T
         return {

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.engine.errors import UserError
+from experiments.engine.input import RECORD, UNREADABLE
 
 Decode = Callable[[Any], Mapping[str, Any]]
 Numbers = Sequence[int] | np.ndarray
 
 
-class CorruptRecordError(UserError, ValueError):
-    """A record cannot be decoded."""
+class RecordError(UserError, ValueError):
+    """A record cannot be read."""
 
 
 class Source(Protocol):
@@ -35,7 +36,7 @@ class ReadableRecords:
     Args:
         source: of the records. A record whose checksum is wrong counts as unreadable; a missing
             or truncated file does not, and ends the run.
-        decode: makes an example of a record, or raises :class:`CorruptRecordError`.
+        decode: makes an example of a record, or raises :class:`RecordError`.
         attempts: records that are tried in a row, in 1..len(self).
         numbers: of the records of ``source`` that these are, in this order; all by default.
     """
@@ -65,24 +66,25 @@ class ReadableRecords:
 
         Returns:
             What ``decode`` gives; ``record``, int64, the number in the source of the record that it
-            is of; and ``corrupt``, int64 ``[attempts]``, those of the ones tried before, else -1.
+            is of; and ``unreadable``, int64 ``[attempts]``, the numbers of those that were tried
+            before it, else -1.
 
         Raises:
-            CorruptRecordError: none of ``attempts`` records can be read.
+            RecordError: none of ``attempts`` records can be read.
         """
-        corrupt = np.full(self._attempts, -1, np.int64)
+        unreadable = np.full(self._attempts, -1, np.int64)
         for attempt in range(self._attempts):
             record = int(self._numbers[(index + attempt) % len(self)])
             try:
                 example = _example(self._source, self._decode, record)
-            except CorruptRecordError as error:
-                corrupt[attempt] = record
+            except RecordError as error:
+                unreadable[attempt] = record
                 last_error = error
             else:
-                return {**example, "record": np.int64(record), "corrupt": corrupt}
-        raise CorruptRecordError(
+                return {**example, RECORD: np.int64(record), UNREADABLE: unreadable}
+        raise RecordError(
             f"expected at least one readable record of {self._attempts} in a row, got none: "
-            f"{corrupt.tolist()} of {self._source!r}"
+            f"{unreadable.tolist()} of {self._source!r}"
         ) from last_error
 
 
@@ -125,31 +127,31 @@ class PaddedRecords:
 
         Returns:
             What ``decode`` gives, or ``blank``; ``weight``, float32, 1 or for ``blank`` 0;
-            ``record``, int64, its number in the source, or -1 for padding; and ``corrupt``, int64
-            ``[1]``, the number of a record that cannot be read, else -1.
+            ``record``, int64, its number in the source, or -1 for padding; and ``unreadable``,
+            int64 ``[1]``, the number of a record that cannot be read, else -1.
         """
-        corrupt = np.full(1, -1, np.int64)
+        unreadable = np.full(1, -1, np.int64)
         if index >= len(self._numbers):
-            return self._padding(-1, corrupt)
+            return self._padding(-1, unreadable)
         record = int(self._numbers[index])
         try:
             example = _example(self._source, self._decode, record)
-        except CorruptRecordError:
-            corrupt[0] = record
-            return self._padding(record, corrupt)
+        except RecordError:
+            unreadable[0] = record
+            return self._padding(record, unreadable)
         return {
             **example,
             "weight": np.float32(1),
-            "record": np.int64(record),
-            "corrupt": corrupt,
+            RECORD: np.int64(record),
+            UNREADABLE: unreadable,
         }
 
-    def _padding(self, record: int, corrupt: np.ndarray) -> dict[str, Any]:
+    def _padding(self, record: int, unreadable: np.ndarray) -> dict[str, Any]:
         return {
             **self._blank,
             "weight": np.float32(0),
-            "record": np.int64(record),
-            "corrupt": corrupt,
+            RECORD: np.int64(record),
+            UNREADABLE: unreadable,
         }
 
 
@@ -157,7 +159,7 @@ def read_record(source: Source, index: int) -> Any:
     """A record as the source has it.
 
     Raises:
-        CorruptRecordError: its checksum is wrong.
+        RecordError: its checksum is wrong.
     """
     try:
         return source[index]
@@ -165,7 +167,7 @@ def read_record(source: Source, index: int) -> Any:
         # array_record has one type of error for all. Only wrong checksums are about single records:
         # a missing file, or one that is cut off and so lacks its postscript, is a whole shard lost.
         if "Corrupted" in str(error) and "Postscript" not in str(error):
-            raise CorruptRecordError(f"record {index} of {source!r}: {error}") from error
+            raise RecordError(f"record {index} of {source!r}: {error}") from error
         error.add_note(f"This is record {index} of {source!r}.")
         raise
 

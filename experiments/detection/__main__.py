@@ -18,6 +18,7 @@ from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, ta
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
+from experiments.engine.parallel import check_batch_size
 from experiments.engine.predictions import report
 from experiments.engine.settings import EvaluationConfig, Which
 from experiments.engine.tables import print_metrics
@@ -45,11 +46,12 @@ def evaluate(
     """
     start(distributed)
     check(split != "test" or results is not None, "results", "given for the split test", None)
-    loaded = RUNS.load_to_evaluate(run, evaluation)
+    check_batch_size(evaluation.batch_size)
+    loaded = RUNS.load(run, evaluation.checkpoint)
     config = loaded.config
     data = primary_first(lambda: open_data(config.data, folders))
     state = {name: loaded.state[name] for name in ("params", "model_state")}
-    evaluator = make_evaluator(config, data, evaluation.max_unreadable_records, split)
+    evaluator = make_evaluator(config, data, evaluation, split)
     if split == "test":
         assert results is not None
         found = evaluator.results(state)

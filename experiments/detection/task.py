@@ -28,7 +28,7 @@ from experiments.engine.folders import Folders
 from experiments.engine.loop import Task, train
 from experiments.engine.parallel import AXIS, check_batch_size
 from experiments.engine.runs import RunType
-from experiments.engine.settings import Operation
+from experiments.engine.settings import EvaluationConfig, Operation, evaluation_in_training
 from experiments.engine.step import State, TaskStep, draw_variables, initial_key, supervised_step
 from experiments.models.imagenet_statistics import normalize
 
@@ -95,14 +95,17 @@ def detect(model: Detector, state: State, image: jax.Array, size: jax.Array) -> 
 
 
 def make_evaluator(
-    config: DetectionConfig, data: DetectionData, max_unreadable: int, split: Split = "validation"
+    config: DetectionConfig,
+    data: DetectionData,
+    evaluation: EvaluationConfig,
+    split: Split = "validation",
 ) -> DetectionEvaluator:
     """The evaluation of a config's detector on all images of a split.
 
     Args:
-        config: of the run; its batch size is that of the evaluation.
+        config: of the run.
         data: of the config.
-        max_unreadable: the largest number of images that may be unreadable.
+        evaluation: its batches, and how many images may be unreadable.
         split: which images; those of ``"test"`` have no objects, and so only results.
 
     Raises:
@@ -110,17 +113,16 @@ def make_evaluator(
     """
     model = make_model(config)
     source = data.source(split)
-    training = config.training
     ground_truth = read_ground_truth(source, data.categories)
     if split != "test" and not ground_truth.has_objects:
         raise DataError(f"{data.folder} must have objects to find in {split}, got none")
     return DetectionEvaluator(
         lambda state, batch: detect(model, state, batch["image"], batch["size"]),
-        evaluation_batches(source, data.index(split), config.data, training.batch_size),
+        evaluation_batches(source, data.index(split), config.data, evaluation.batch_size),
         ground_truth,
         masks=config.model.masks,
-        workers=training.workers,
-        max_unreadable_records=max_unreadable,
+        workers=evaluation.workers,
+        max_unreadable_records=evaluation.max_unreadable_records,
     )
 
 
@@ -149,7 +151,7 @@ def train_run(
     if is_primary():
         print(f"{images} images with objects to train on, {len(data.validation)} to evaluate")
     steps_per_epoch = max(1, images // training.batch_size)
-    evaluate = make_evaluator(config, data, operation.max_unreadable_records)
+    evaluate = make_evaluator(config, data, evaluation_in_training(training, operation))
     state = initial_state(config)
     if pretrained is not None and not has_checkpoints(folder):
         if is_primary():

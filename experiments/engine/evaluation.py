@@ -11,9 +11,8 @@ import jax
 from experiments.engine.config import ConfigError, check
 from experiments.engine.distributed import gather_bytes, is_primary
 from experiments.engine.errors import UserError
-from experiments.engine.input import Input, unreadable_records
+from experiments.engine.input import UNREADABLE, Input, unreadable_records
 from experiments.engine.parallel import AXIS, data_parallel, replicate
-from experiments.engine.step import UNREADABLE
 
 # The name of the sum by which all others are divided.
 COUNT = "count"
@@ -29,7 +28,8 @@ class Evaluator:
     Args:
         sums: from a state and one device's share of a batch to sums over its examples, ``count``
             among them. Examples that only fill up a batch must not count.
-        dataset: finite batches of this process, as many on every process.
+        dataset: finite batches of this process, as :class:`experiments.engine.input.Input` takes
+            them, as many on every process.
         workers: see :class:`experiments.engine.input.Input`.
         max_unreadable_records: the largest number of records that may be left out of the means.
 
@@ -45,7 +45,6 @@ class Evaluator:
         max_unreadable_records: int = 0,
     ) -> None:
         def total(state: Any, batch: Any) -> dict[str, jax.Array]:
-            batch = {name: array for name, array in batch.items() if name != UNREADABLE}
             return jax.lax.psum(sums(state, batch), AXIS)
 
         check_not_empty(dataset)

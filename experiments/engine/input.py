@@ -12,11 +12,10 @@ import grain
 import numpy as np
 
 from experiments.engine.parallel import split
-from experiments.engine.step import UNREADABLE
 
-# Fields that stay on the host: the records of a batch, and those that could not be read for it.
+# Fields of a batch: the record of each example, and those that could not be read in its place.
 RECORD = "record"
-CORRUPT = "corrupt"
+UNREADABLE = "unreadable"
 
 _BATCHES_AHEAD = 2
 
@@ -27,8 +26,9 @@ class Input:
     Args:
         dataset: endless, of this process's batches: dicts of arrays with one leading batch axis.
             Two fields stay on the host: ``record``, int64 ``[b]``, the number of each example's
-            record, and ``corrupt``, int64 ``[b, n]``, the numbers of the records that could not be
-            read in its place, else -1.
+            record, and ``unreadable``, int64 ``[b, n]``, the numbers of the records that could not
+            be read in its place, else -1. On the devices ``unreadable`` is the number of these,
+            int32 ``[b]``.
         workers: processes that prepare batches; 0 for threads of this one. The batches are the
             same.
     """
@@ -51,7 +51,7 @@ class Input:
         """Itself."""
         return self
 
-    def __next__(self) -> tuple[Any, dict[str, np.ndarray]]:
+    def __next__(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The next batch on the devices, and its fields that stay on the host."""
         began = time.perf_counter()
         batch = next(self.iterator)
@@ -69,7 +69,7 @@ def unreadable_records(host: Mapping[str, np.ndarray]) -> list[int]:
     Args:
         host: the fields of the batch that stay on the host.
     """
-    numbers = host.get(CORRUPT, np.empty(0, np.int64))
+    numbers = host[UNREADABLE]
     return numbers[numbers >= 0].tolist()
 
 
@@ -86,11 +86,8 @@ def _end_with_parent(worker: int, workers: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _to_devices(batch: Any) -> tuple[Any, dict[str, np.ndarray]]:
-    if not isinstance(batch, dict):
-        return split(batch), {}
-    host = {name: batch[name] for name in (RECORD, CORRUPT) if name in batch}
+def _to_devices(batch: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    host = {name: batch[name] for name in (RECORD, UNREADABLE)}
     sent = {name: array for name, array in batch.items() if name not in host}
-    if CORRUPT in host:
-        sent[UNREADABLE] = (host[CORRUPT] >= 0).sum(axis=-1, dtype=np.int32)
+    sent[UNREADABLE] = (host[UNREADABLE] >= 0).sum(axis=-1, dtype=np.int32)
     return split(sent), host

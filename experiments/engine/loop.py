@@ -236,7 +236,7 @@ class _Loop:
         if metrics["skipped"] == self._counted["skipped"]:
             return
         self._counted["skipped"] = metrics["skipped"]
-        numbers = host[RECORD].tolist() if RECORD in host else None
+        numbers = host[RECORD].tolist()
         bad = {name: value for name, value in metrics.items() if not np.isfinite(value)}
         message = f"not finite: {', '.join(f'{name} {value}' for name, value in bad.items())}"
         self._report(number, "skipped step", message, records=numbers)

@@ -12,9 +12,8 @@ from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, restore_state
 from experiments.engine.claim import CONFIG, is_run
 from experiments.engine.distributed import is_primary
-from experiments.engine.parallel import check_batch_size
 from experiments.engine.presets import Preset
-from experiments.engine.settings import EvaluationConfig, RunConfig, Which
+from experiments.engine.settings import RunConfig, Which
 from experiments.engine.step import first_carry
 
 
@@ -84,22 +83,6 @@ class RunType[Config: RunConfig]:
                 used = f"the checkpoint of step {restored.step} is used"
                 print(f"{message}; {used}", file=sys.stderr)
         return LoadedRun(config, restored.state.state, restored.step)
-
-    def load_to_evaluate(self, folder: Path, evaluation: EvaluationConfig) -> LoadedRun[Config]:
-        """Reads a run; the batch size of the evaluation takes the place of the config's.
-
-        Args:
-            folder: of the run.
-            evaluation: which checkpoint, and how many images at a time.
-
-        Raises:
-            CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
-            ConfigError: the devices cannot share a batch.
-        """
-        check_batch_size(evaluation.batch_size)
-        loaded = self.load(folder, evaluation.checkpoint)
-        config = loaded.config.with_training(batch_size=evaluation.batch_size)
-        return loaded._replace(config=config)
 
 
 def preset_of[Config: RunConfig](

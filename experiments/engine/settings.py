@@ -57,21 +57,23 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How a finished or running run is evaluated.
+    """How a run is evaluated, by a command or while it is trained.
 
     Attributes:
-        checkpoint: the newest, or the one with the best evaluation so far.
+        checkpoint: that a command reads: the newest, or the one with the best evaluation so far.
         batch_size: images at a time, over all processes and devices.
+        workers: processes that prepare data, beside each process that evaluates; 0 for threads.
         max_unreadable_records: the largest number of images that may be unreadable.
     """
 
     checkpoint: Which = "newest"
     batch_size: int = 8
+    workers: int = 0
     max_unreadable_records: int = 100
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for what is out of range."""
-        check_at_least(self, batch_size=1, max_unreadable_records=0)
+        check_at_least(self, batch_size=1, workers=0, max_unreadable_records=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,3 +118,17 @@ class Operation:
             profile_at=0,
             profile_steps=1,
         )
+
+
+def evaluation_in_training(training: TrainingConfig, operation: Operation) -> EvaluationConfig:
+    """How a run is evaluated while it is trained: in batches of the size of the training's.
+
+    Args:
+        training: of the run.
+        operation: of the run; its limit of unreadable records holds for each evaluation too.
+    """
+    return EvaluationConfig(
+        batch_size=training.batch_size,
+        workers=training.workers,
+        max_unreadable_records=operation.max_unreadable_records,
+    )

@@ -15,14 +15,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.engine.input import UNREADABLE
 from experiments.engine.parallel import AXIS
 
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
 TaskStep = Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, dict[str, jax.Array]]]
-
-# The field of a batch that counts, for each example, the records that could not be read for it.
-UNREADABLE = "unreadable"
 
 
 @jax.tree_util.register_dataclass
@@ -63,7 +61,7 @@ def first_carry(state: Any, seed: int) -> Carry:
 
 def guarded(
     step: TaskStep, max_skipped: int
-) -> Callable[[Carry, Any], tuple[Carry, dict[str, jax.Array]]]:
+) -> Callable[[Carry, Batch], tuple[Carry, dict[str, jax.Array]]]:
     """Runs a task's step on a carry, and keeps the state from before a step that is not finite.
 
     Args:
@@ -79,17 +77,16 @@ def guarded(
     Returns:
         ``step(carry, batch)``, which adds the metrics ``skipped`` and ``unreadable``: how many
         steps were skipped so far, and how many records could not be read. ``batch`` may have the
-        field :data:`UNREADABLE`, an int32 ``[b]``.
+        field ``unreadable``, int32 ``[b]``, how many records could not be read for each example.
     """
 
-    def run(carry: Carry, batch: Any) -> tuple[Carry, dict[str, jax.Array]]:
+    def run(carry: Carry, batch: Batch) -> tuple[Carry, dict[str, jax.Array]]:
         state, number, skipped = carry.state, carry.number, carry.skipped
         key = jax.random.fold_in(jax.random.wrap_key_data(carry.key), number)
         key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
         unreadable = carry.unreadable
-        if isinstance(batch, dict) and UNREADABLE in batch:
-            batch = dict(batch)
-            unreadable = unreadable + jax.lax.psum(batch.pop(UNREADABLE).sum(), AXIS)
+        if UNREADABLE in batch:
+            unreadable = unreadable + jax.lax.psum(batch[UNREADABLE].sum(), AXIS)
         new_state, metrics = step(state, batch, key, number)
         finite = _all_finite(metrics)
         halted = skipped > max_skipped

@@ -17,6 +17,7 @@ from experiments.engine.commands import (
 )
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
+from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.tables import Spread, print_tables
 from experiments.inpainting.data.batches import open_data
@@ -49,12 +50,13 @@ def evaluate(
         distributed: the other processes, if any.
     """
     start(distributed)
-    loaded = RUNS.load_to_evaluate(run, evaluation)
+    check_batch_size(evaluation.batch_size)
+    loaded = RUNS.load(run, evaluation.checkpoint)
     config = loaded.config
     if images is not None:
         config = dataclasses.replace(config, data=config.data.with_images(images))
     data = primary_first(lambda: open_data(config.data, folders))
-    evaluator = make_evaluator(config, data, evaluation.max_unreadable_records)
+    evaluator = make_evaluator(config, data, evaluation)
     metrics = evaluator(variables_of(loaded.state))
     if is_primary():
         rows = {run.name: {name: Spread(value) for name, value in metrics.items()}}

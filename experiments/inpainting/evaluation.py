@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments.engine.evaluation import COUNT, Evaluator
-from experiments.engine.step import UNREADABLE
+from experiments.engine.input import UNREADABLE
+from experiments.engine.settings import EvaluationConfig
 from experiments.inpainting.configs import HoleConfig, InpaintingConfig
 from experiments.inpainting.data.batches import InpaintingData, buckets, evaluation_batches
 from experiments.inpainting.fill import fill, make_generator
@@ -25,14 +26,14 @@ def bucket_names(holes: HoleConfig) -> tuple[str, ...]:
 
 
 def make_evaluator(
-    config: InpaintingConfig, data: InpaintingData, max_unreadable: int
+    config: InpaintingConfig, data: InpaintingData, evaluation: EvaluationConfig
 ) -> Callable[[Any], Metrics]:
     """Evaluates a generator on all validation images, each with its hole, and each once.
 
     Args:
         config: of the run.
         data: what :func:`experiments.inpainting.data.batches.open_data` gives for it.
-        max_unreadable: the largest number of images that may be left out.
+        evaluation: its batches, and how many images may be left out.
 
     Returns:
         A function of what :func:`experiments.inpainting.fill.variables_of` gives, compiled once. It
@@ -60,9 +61,8 @@ def make_evaluator(
             totals |= {_key(metric, name): of_buckets[n] for n, name in enumerate(names)}
         return totals
 
-    training = config.training
-    batches = evaluation_batches(data, config.data, training.batch_size)
-    evaluator = Evaluator(sums, batches, training.workers, max_unreadable)
+    batches = evaluation_batches(data, config.data, evaluation.batch_size)
+    evaluator = Evaluator(sums, batches, evaluation.workers, evaluation.max_unreadable_records)
 
     def evaluate(variables: Any) -> Metrics:
         means = evaluator(variables)

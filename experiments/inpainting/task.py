@@ -16,7 +16,7 @@ from experiments.engine.folders import Folders
 from experiments.engine.loop import Task, train
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.runs import RunType
-from experiments.engine.settings import Operation, TrainingConfig
+from experiments.engine.settings import Operation, TrainingConfig, evaluation_in_training
 from experiments.engine.step import State, draw_variables, initial_key
 from experiments.inpainting.adversarial import alternating_step, make_discriminator
 from experiments.inpainting.configs import InpaintingConfig
@@ -106,7 +106,7 @@ def train_run(
     state = initial_state(config)
     if config.start_from is not None and not has_checkpoints(folder):
         state = _started_from(config, Path(config.start_from), state)
-    evaluator = make_evaluator(config, data, operation.max_unreadable_records)
+    evaluator = make_evaluator(config, data, evaluation_in_training(training, operation))
     task = Task(
         state=state,
         step=alternating_step(config, *make_optimizer(training)),

@@ -19,6 +19,7 @@ from experiments.detection.data.images import bucket_shape, decode_image, fit_im
 from experiments.detection.data.objects import flipped, padded, scaled, training_objects
 from experiments.detection.data.order import BucketedOrder
 from experiments.detection.data.record_index import RecordIndex
+from experiments.engine.input import RECORD, UNREADABLE
 from experiments.engine.parallel import share_of_process
 
 # Of records of a bucket that are tried in a row, in training; a small bucket has fewer.
@@ -47,7 +48,7 @@ def training_batches(
         ``[b, max_objects, 4]``, x1, y1, x2, y2 in pixels; ``labels``, int32 ``[b, max_objects]``,
         -1 for padding; ``crowd``, bool ``[b, max_objects]``; with a ``mask_side`` ``masks``, uint8
         ``[b, max_objects, mask_side, mask_side]``, relative to the boxes, 0 or 1; ``record``, int64
-        ``[b]``, and ``corrupt``, int64 ``[b, n]``; see
+        ``[b]``, and ``unreadable``, int64 ``[b, n]``; see
         :class:`experiments.data.records.ReadableRecords`. ``n`` is 4, or the number of records of
         the bucket where there are fewer.
 
@@ -81,7 +82,7 @@ def evaluation_batches(
     Returns:
         Batches with ``image`` and ``size`` as :func:`training_batches` has them;
         ``original_size``, int32 ``[b, 2]``, height and width before resizing; and ``weight``,
-        float32 ``[b]``, ``record``, int64 ``[b]``, and ``corrupt``, int64 ``[b, 1]``; see
+        float32 ``[b]``, ``record``, int64 ``[b]``, and ``unreadable``, int64 ``[b, 1]``; see
         :class:`experiments.data.records.PaddedRecords`. What has weight 0 is black, of the bucket's
         whole size.
 
@@ -181,8 +182,8 @@ class _TrainingView(grain.transforms.RandomMap):
             "image": fit_image(image, size, bucket_shape(self._config, portrait), flip),
             "size": np.array(size, np.int32),
             **padded(objects, self._config.max_objects),
-            "record": element["record"],
-            "corrupt": element["corrupt"],
+            RECORD: element[RECORD],
+            UNREADABLE: element[UNREADABLE],
         }
 
 

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from experiments.data.pictures import open_picture, to_rgb
-from experiments.data.records import CorruptRecordError
+from experiments.data.records import RecordError
 from experiments.detection.data.config import DataConfig
 from experiments.engine.errors import InputError
 
@@ -57,7 +57,7 @@ def decode_image(record: Mapping[str, Any]) -> Image.Image:
     The annotations' coordinates are those of the stored pixels.
 
     Raises:
-        CorruptRecordError: it does not decode, or is not of the size that was annotated.
+        RecordError: it does not decode, or is not of the size that was annotated.
     """
     name = f"image {record['file_name']}"
     try:
@@ -68,7 +68,7 @@ def decode_image(record: Mapping[str, Any]) -> Image.Image:
     except InputError as error:
         # The engine tells of records by their number, which says little of a file.
         _log.warning("%s", error)
-        raise CorruptRecordError(str(error)) from error
+        raise RecordError(str(error)) from error
     return image
 
 

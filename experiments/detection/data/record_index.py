@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from experiments.data.records import CorruptRecordError, Source, read_record
+from experiments.data.records import RecordError, Source, read_record
 from experiments.detection.data.images import is_portrait
 from experiments.detection.data.objects import clipped_boxes, is_trainable
 from experiments.engine.distributed import primary_first
@@ -62,7 +62,7 @@ def index_records(source: Source) -> RecordIndex:
     for number in range(count):
         try:
             record = read_record(source, number)
-        except CorruptRecordError:
+        except RecordError:
             continue
         trainable = is_trainable(clipped_boxes(record))
         crowd = np.asarray(record["objects"]["is_crowd"], bool)

@@ -14,9 +14,8 @@ from experiments.detection.evaluation.ground_truth import GroundTruth
 from experiments.detection.evaluation.results import Result, image_results, write_results
 from experiments.engine.distributed import gather_bytes, is_primary
 from experiments.engine.evaluation import check_not_empty, check_unreadable
-from experiments.engine.input import RECORD, Input, unreadable_records
+from experiments.engine.input import RECORD, UNREADABLE, Input, unreadable_records
 from experiments.engine.parallel import data_parallel, join, replicate
-from experiments.engine.step import UNREADABLE
 
 Detections = Mapping[str, Any]
 
@@ -31,8 +30,9 @@ class DetectionEvaluator:
         detect: from a state and one device's share of a batch to its detections, as
             :func:`experiments.detection.evaluation.results.image_results` takes them, each with a
             leading batch axis.
-        dataset: finite batches of this process, as many on every process, and of the same shape at
-            the same time. Examples of weight 0 only fill up. ``record`` must be there.
+        dataset: finite batches of this process, as :class:`experiments.engine.input.Input` takes
+            them, as many on every process, and of the same shape at the same time. Examples of
+            weight 0 only fill up.
         ground_truth: of all records.
         masks: whether the detections have masks, and these are evaluated too.
         workers: see :class:`experiments.engine.input.Input`.
@@ -52,7 +52,6 @@ class DetectionEvaluator:
         max_unreadable_records: int = 0,
     ) -> None:
         def step(state: Any, batch: Any) -> tuple[Detections, Any]:
-            batch = {name: array for name, array in batch.items() if name != UNREADABLE}
             return detect(state, batch), {name: batch[name] for name in _KEPT}
 
         check_not_empty(dataset)

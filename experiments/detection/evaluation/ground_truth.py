@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from pycocotools.coco import COCO
 
 from experiments.data.coco_annotations import Category
-from experiments.data.records import CorruptRecordError, Source, read_record
+from experiments.data.records import RecordError, Source, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def read_ground_truth(source: Source, categories: Sequence[Category]) -> GroundT
     for number in range(len(source)):
         try:
             record = read_record(source, number)
-        except CorruptRecordError:
+        except RecordError:
             continue
         image_ids[number] = record["image_id"]
         images.append(

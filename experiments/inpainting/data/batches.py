@@ -25,9 +25,10 @@ from experiments.data.folder import images_digest, open_images
 from experiments.data.pictures import open_picture, to_rgb
 from experiments.data.places import places_folder
 from experiments.data.prepared import DataError
-from experiments.data.records import CorruptRecordError, PaddedRecords, ReadableRecords, Source
+from experiments.data.records import PaddedRecords, ReadableRecords, RecordError, Source
 from experiments.engine.errors import InputError
 from experiments.engine.folders import DataFolders
+from experiments.engine.input import RECORD
 from experiments.engine.parallel import share_of_process
 from experiments.inpainting.configs import BUCKET_PERCENT, DataConfig, HoleConfig
 from experiments.inpainting.data.masks import hole_in_range
@@ -102,7 +103,7 @@ def training_batches(
         seed: of order, crops and holes.
 
     Returns:
-        Batches with ``image``, ``mask``, ``record``, int64 ``[B]``, and ``corrupt``, int64
+        Batches with ``image``, ``mask``, ``record``, int64 ``[B]``, and ``unreadable``, int64
         ``[B, n]``; see :class:`experiments.data.records.ReadableRecords`. ``n`` is 4, or the number
         of records where there are fewer.
 
@@ -130,7 +131,7 @@ def evaluation_batches(
 
     Returns:
         Batches with ``image``, ``mask`` and ``bucket``, int32 ``[B]``, of :func:`evaluation_hole`;
-        and ``weight``, float32 ``[B]``, ``record``, int64 ``[B]``, and ``corrupt``, int64
+        and ``weight``, float32 ``[B]``, ``record``, int64 ``[B]``, and ``unreadable``, int64
         ``[B, 1]``; see :class:`experiments.data.records.PaddedRecords`. What has weight 0 is black,
         without a hole, and of bucket -1.
 
@@ -159,7 +160,7 @@ def validation_example(data: InpaintingData, config: DataConfig, number: int) ->
         ``image``, uint8 ``[S, S, 3]``, and ``mask``, uint8 ``[S, S, 1]``.
 
     Raises:
-        CorruptRecordError: the record cannot be read.
+        RecordError: the record cannot be read.
     """
     mask, _ = evaluation_hole(config, number)
     return {**_central_crop(data.validation[number], config), "mask": mask}
@@ -200,7 +201,7 @@ def _decoded(record: dict[str, Any]) -> dict[str, Any]:
     except InputError as error:
         # The engine tells of records by their number, which says little of a file.
         _log.warning("%s", error)
-        raise CorruptRecordError(str(error)) from error
+        raise RecordError(str(error)) from error
 
 
 def _crop(
@@ -222,7 +223,7 @@ def _central_crop(record: dict[str, Any], config: DataConfig) -> dict[str, Any]:
 
 def _with_evaluation_hole(example: dict[str, Any], config: DataConfig) -> dict[str, Any]:
     if example["weight"]:
-        mask, bucket = evaluation_hole(config, int(example["record"]))
+        mask, bucket = evaluation_hole(config, int(example[RECORD]))
     else:
         mask, bucket = np.zeros((config.crop_side, config.crop_side, 1), np.uint8), -1
     return {**example, "mask": mask, "bucket": np.int32(bucket)}

@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments.engine.config import ConfigError, check, differences
 from experiments.engine.files import write_json
 from experiments.engine.folders import DataFolders
+from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.tables import Spread, print_tables, save_tables
 from experiments.inpainting.configs import InpaintingConfig
@@ -66,15 +67,16 @@ def compare(
     check(len(runs) >= 2, "runs", "at least two folders", [str(run) for run in runs])
     check(examples >= 1, "examples", "at least 1", examples)
     names = _names(runs)
+    check_batch_size(evaluation.batch_size)
     loaded = {
-        name: RUNS.load_to_evaluate(run, evaluation) for name, run in zip(names, runs, strict=True)
+        name: RUNS.load(run, evaluation.checkpoint) for name, run in zip(names, runs, strict=True)
     }
     check_same_data({name: run.config for name, run in loaded.items()})
     shared = next(iter(loaded.values())).config.data
     data = open_data(shared, folders)
     evaluated: dict[str, Metrics] = {}
     for name, run in loaded.items():
-        evaluate = make_evaluator(run.config, data, evaluation.max_unreadable_records)
+        evaluate = make_evaluator(run.config, data, evaluation)
         evaluated[name] = evaluate(variables_of(run.state))
     shown = spread_examples(data, shared, examples)
     fills = {

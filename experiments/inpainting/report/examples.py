@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from experiments.data.records import CorruptRecordError
+from experiments.data.records import RecordError
 from experiments.inpainting.configs import DataConfig, InpaintingConfig
 from experiments.inpainting.data.batches import InpaintingData, buckets, validation_example
 from experiments.inpainting.fill import fill, make_generator
@@ -37,7 +37,7 @@ def spread_examples(data: InpaintingData, config: DataConfig, count: int) -> lis
         for number in range(start + (turn - start) % sizes, images, sizes):
             try:
                 example = validation_example(data, config, number)
-            except CorruptRecordError:
+            except RecordError:
                 continue
             found[number] = example
             break

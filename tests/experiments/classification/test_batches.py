@@ -58,7 +58,7 @@ def test_a_training_batch(data):
         "image": ((8, 24, 24, 3), np.uint8),
         "label": ((8,), np.int32),
         "record": ((8,), np.int64),
-        "corrupt": ((8, 4), np.int64),
+        "unreadable": ((8, 4), np.int64),
     }
     np.testing.assert_array_equal(batch["label"], batch["record"] % 3)
     assert batch["image"].std() > 20
@@ -73,8 +73,8 @@ def test_each_epoch_has_every_record_in_another_order(data):
     assert orders[0] != orders[1] != orders[2] != orders[0]
     assert orders[0] != sorted(orders[0])
     for epoch in epochs:
-        assert epoch["corrupt"].max(axis=1).tolist().count(UNREADABLE) == 1
-        assert (epoch["corrupt"] >= 0).sum() == 1
+        assert epoch["unreadable"].max(axis=1).tolist().count(UNREADABLE) == 1
+        assert (epoch["unreadable"] >= 0).sum() == 1
 
 
 def test_crops_differ_between_epochs_and_seeds(data):
@@ -125,12 +125,12 @@ def test_evaluation_counts_every_readable_record_once(data):
     found = [dataset[number] for number in range(4)]
     records = np.concatenate([batch["record"] for batch in found])
     weight = np.concatenate([batch["weight"] for batch in found])
-    corrupt = np.concatenate([batch["corrupt"] for batch in found])
+    unreadable = np.concatenate([batch["unreadable"] for batch in found])
     assert records.tolist() == [*range(VALIDATION), -1, -1, -1]
     assert weight.tolist() == [1] * 5 + [0] + [1] * 7 + [0] * 3
     assert weight.dtype == np.float32
-    assert corrupt.shape == (16, 1)
-    assert corrupt.ravel().tolist() == [-1] * 5 + [5] + [-1] * 10
+    assert unreadable.shape == (16, 1)
+    assert unreadable.ravel().tolist() == [-1] * 5 + [5] + [-1] * 10
     images = np.concatenate([batch["image"] for batch in found])
     labels = np.concatenate([batch["label"] for batch in found])
     assert not images[weight == 0].any()

@@ -13,7 +13,7 @@ from experiments.classification.images import (
     training_crop,
 )
 from experiments.data.composed.photographs import pypi_photographs
-from experiments.data.records import CorruptRecordError
+from experiments.data.records import RecordError
 from experiments.engine.config import ConfigError
 
 
@@ -55,15 +55,15 @@ def test_the_exif_orientation_is_ignored(photograph):
 
 @pytest.mark.parametrize("format_", ["jpeg", "png"])
 @pytest.mark.parametrize("length", [0, 20, 2000, -2000, -100])
-def test_truncated_images_are_corrupt_records(photograph, format_, length):
+def test_truncated_images_are_unreadable_records(photograph, format_, length):
     encoded = encode(photograph, format=format_)[:length]
-    with pytest.raises(CorruptRecordError, match=f" {len(encoded)} bytes"):
+    with pytest.raises(RecordError, match=f" {len(encoded)} bytes"):
         decode_image(encoded)
 
 
-def test_other_formats_are_corrupt_records(photograph):
+def test_other_formats_are_unreadable_records(photograph):
     encoded = encode(photograph, format="bmp")
-    with pytest.raises(CorruptRecordError, match=f" {len(encoded)} bytes"):
+    with pytest.raises(RecordError, match=f" {len(encoded)} bytes"):
         decode_image(encoded)
 
 

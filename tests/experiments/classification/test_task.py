@@ -39,6 +39,7 @@ from experiments.engine.logs import read_metrics
 from experiments.engine.loop import UnreadableRecordsError
 from experiments.engine.parallel import data_parallel, split
 from experiments.engine.runs import LoadedRun
+from experiments.engine.settings import EvaluationConfig
 from experiments.engine.step import first_carry, guarded
 from experiments.models.resnet import ResNetConfig
 from tests.experiments.classification.tiny import TINY, train
@@ -147,7 +148,9 @@ def test_evaluation_is_exact_over_an_uneven_last_batch(digits_dir, linear):
     data = open_data(TINY.data, DataFolders(digits_dir))
     few = ClassificationData(data.train, [data.validation[i] for i in range(45)], data.class_names)
     state = initial_state(TINY)
-    metrics = make_evaluator(TINY, few, max_unreadable=0)(state)
+    # The batches are those of the evaluation: four devices cannot share one of the training.
+    config = TINY.with_training(batch_size=18)
+    metrics = make_evaluator(config, few, EvaluationConfig(batch_size=16))(state)
     crops = [evaluation_crop(decode_image(each["image"]), TINY.data) for each in few.validation]
     label = np.array([each["label"] for each in few.validation])
     apply = jax.jit(functools.partial(classify, linear))
@@ -160,7 +163,7 @@ def test_evaluation_is_exact_over_an_uneven_last_batch(digits_dir, linear):
 
 
 @pytest.mark.usefixtures("linear")
-def test_a_corrupt_image_is_named_replaced_and_bounded(digits_dir, tmp_path, monkeypatch):
+def test_an_unreadable_image_is_named_replaced_and_bounded(digits_dir, tmp_path, monkeypatch):
     whole = open_data(TINY.data, DataFolders(digits_dir))
     records = [dict(whole.train[index]) for index in range(48)]
     records[17]["image"] = records[17]["image"][:80]

@@ -18,7 +18,7 @@ from experiments.data.coco import OFFICIAL_IDS, coco_boxes_folder, coco_folder, 
 from experiments.data.coco_annotations import Category
 from experiments.data.coco_tfds import COCO_2017, CocoConfig, prepare
 from experiments.data.prepared import DataError
-from experiments.data.records import CorruptRecordError, ReadableRecords
+from experiments.data.records import ReadableRecords, RecordError
 from tests.experiments.data.coco_folder import (
     SIZES,
     content,
@@ -370,6 +370,6 @@ def test_an_image_whose_size_cannot_be_read_is_passed_over():
             for image in (b"no image", good.getvalue())
         ]
     )
-    with pytest.raises(CorruptRecordError, match="record 0 of "):
+    with pytest.raises(RecordError, match="record 0 of "):
         source[0]
-    assert ReadableRecords(source, dict, attempts=2)[0]["corrupt"].tolist() == [0, -1]
+    assert ReadableRecords(source, dict, attempts=2)[0]["unreadable"].tolist() == [0, -1]

@@ -5,14 +5,14 @@ import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from experiments.data.records import CorruptRecordError, PaddedRecords, ReadableRecords
+from experiments.data.records import PaddedRecords, ReadableRecords, RecordError
 
 BLANK = {"image": np.zeros(2, np.uint8)}
 
 
 def decode(record):
     if record < 0:
-        raise CorruptRecordError("negative")
+        raise RecordError("negative")
     return {"image": np.full(2, record, np.uint8)}
 
 
@@ -20,11 +20,11 @@ def test_readable_records_are_as_decoded():
     records = ReadableRecords([5, 6, 7], decode, attempts=2)
     assert len(records) == 3
     example = records[1]
-    assert example.keys() == {"image", "record", "corrupt"}
+    assert example.keys() == {"image", "record", "unreadable"}
     np.testing.assert_array_equal(example["image"], [6, 6])
     assert example["record"] == 1
-    assert example["record"].dtype == example["corrupt"].dtype == np.int64
-    assert example["corrupt"].tolist() == [-1, -1]
+    assert example["record"].dtype == example["unreadable"].dtype == np.int64
+    assert example["unreadable"].tolist() == [-1, -1]
 
 
 def test_the_next_readable_record_stands_in_and_the_last_is_followed_by_the_first():
@@ -32,7 +32,7 @@ def test_the_next_readable_record_stands_in_and_the_last_is_followed_by_the_firs
     found = [records[index] for index in range(4)]
     assert [example["image"][0] for example in found] == [6, 6, 6, 6]
     assert [int(example["record"]) for example in found] == [1, 1, 1, 1]
-    assert [example["corrupt"].tolist() for example in found] == [
+    assert [example["unreadable"].tolist() for example in found] == [
         [0, -1, -1, -1],
         [-1, -1, -1, -1],
         [2, 3, 0, -1],
@@ -42,7 +42,7 @@ def test_the_next_readable_record_stands_in_and_the_last_is_followed_by_the_firs
 
 def test_too_many_unreadable_records_in_a_row_are_all_named():
     records = ReadableRecords([1, -1, -1, -1, 1], decode, attempts=3)
-    with pytest.raises(CorruptRecordError, match=r" 3 .*\[1, 2, 3\]"):
+    with pytest.raises(RecordError, match=r" 3 .*\[1, 2, 3\]"):
         records[1]
     assert records[2]["record"] == 4
 
@@ -60,7 +60,7 @@ def test_padded_records_count_every_readable_one_once():
     assert [example["image"].tolist() for example in found] == [[5, 5], [0, 0], [7, 7], [0, 0]]
     assert [float(example["weight"]) for example in found] == [1, 0, 1, 0]
     assert [int(example["record"]) for example in found] == [0, 1, 2, -1]
-    assert [example["corrupt"].tolist() for example in found] == [[-1], [1], [-1], [-1]]
+    assert [example["unreadable"].tolist() for example in found] == [[-1], [1], [-1], [-1]]
     assert {example["weight"].dtype for example in found} == {np.dtype(np.float32)}
 
 
@@ -72,12 +72,12 @@ def test_some_records_of_a_source_keep_their_numbers():
     found = [readable[index] for index in range(3)]
     assert [example["image"][0] for example in found] == [9, 5, 5]
     assert [int(example["record"]) for example in found] == [4, 0, 0]
-    assert [example["corrupt"].tolist() for example in found] == [[-1, -1], [3, -1], [-1, -1]]
+    assert [example["unreadable"].tolist() for example in found] == [[-1, -1], [3, -1], [-1, -1]]
     padded = PaddedRecords(source, decode, 4, BLANK, numbers)
     assert len(padded) == 4
     found = [padded[index] for index in range(4)]
     assert [int(example["record"]) for example in found] == [4, 3, 0, -1]
-    assert [example["corrupt"].tolist() for example in found] == [[-1], [3], [-1], [-1]]
+    assert [example["unreadable"].tolist() for example in found] == [[-1], [3], [-1], [-1]]
     assert [float(example["weight"]) for example in found] == [1, 0, 1, 0]
     with pytest.raises(ValueError, match=r"attempts.*3.* 4$"):
         ReadableRecords(source, decode, attempts=4, numbers=numbers)
@@ -120,12 +120,12 @@ def test_a_record_with_a_wrong_checksum_is_replaced_and_the_others_stay(shard):
     records = ReadableRecords(ArrayRecordDataSource([str(shard)]), first_byte)
     found = [records[index] for index in range(10)]
     assert [int(example["image"]) for example in found] == [0, 1, 2, 3, 5, 5, 6, 7, 8, 9]
-    assert found[4]["corrupt"].tolist() == [4, -1, -1, -1]
+    assert found[4]["unreadable"].tolist() == [4, -1, -1, -1]
     padded = PaddedRecords(ArrayRecordDataSource([str(shard)]), first_byte, 4, {"image": 0})
     assert [int(padded[index]["weight"]) for index in range(12)] == [1] * 4 + [0] + [1] * 5 + [0, 0]
 
 
-def test_a_missing_file_is_an_error_and_no_corrupt_record(shard):
+def test_a_missing_file_is_an_error_and_no_unreadable_record(shard):
     records = ReadableRecords(ArrayRecordDataSource([str(shard)]), first_byte)
     shard.unlink()
     with pytest.raises(RuntimeError, match=r"No such file.*shard\.array_record") as error:
@@ -133,7 +133,7 @@ def test_a_missing_file_is_an_error_and_no_corrupt_record(shard):
     assert "record 7" in error.value.__notes__[0]
 
 
-def test_a_truncated_file_is_an_error_and_no_corrupt_record(shard):
+def test_a_truncated_file_is_an_error_and_no_unreadable_record(shard):
     records = ReadableRecords(ArrayRecordDataSource([str(shard)]), first_byte)
     shard.write_bytes(shard.read_bytes()[:-1000])
     with pytest.raises(RuntimeError) as error:

@@ -31,7 +31,7 @@ from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders, Folders
 from experiments.engine.logs import read_metrics
 from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.settings import Operation, TrainingConfig
+from experiments.engine.settings import EvaluationConfig, Operation, TrainingConfig
 from experiments.models.fpn import FPNConfig
 from experiments.models.resnet import ResNetConfig
 from tests.experiments.compilation import few_optimizations
@@ -161,7 +161,7 @@ def test_a_batch_that_the_devices_cannot_share_is_told_before_data_are_opened(tm
 def test_an_evaluation_of_what_is_not_there_is_refused(scenes_dir, stamps_cache):
     data = open_data(TINY.data, DataFolders(scenes_dir, stamps_cache))
     with pytest.raises(ValueError, match=r"test.* none"):
-        make_evaluator(TINY, data, 0, "test")
+        make_evaluator(TINY, data, EvaluationConfig(), "test")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ def batches():
 
     def example(number):
         x = np.float32(number / 50 - 1)
-        return {"x": x, "y": 3 * x + 2}
+        unreadable = np.full(1, -1, np.int64)
+        return {"x": x, "y": 3 * x + 2, "record": np.int64(number), "unreadable": unreadable}
 
     return grain.MapDataset.source(np.arange(100)).map(example).seed(0).shuffle().repeat().batch(8)
 

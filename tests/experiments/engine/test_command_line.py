@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from experiments.data.prepared import DataError
-from experiments.data.records import CorruptRecordError
+from experiments.data.records import RecordError
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.command_line import run_command
 from experiments.engine.config import ConfigError
@@ -37,7 +37,7 @@ def run_raising(error, monkeypatch, capsys):
     [
         CheckpointError,
         ConfigError,
-        CorruptRecordError,
+        RecordError,
         DataError,
         TaskError,
         InputError,

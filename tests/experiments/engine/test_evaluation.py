@@ -3,10 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data.records import CorruptRecordError, PaddedRecords
+from experiments.data.records import PaddedRecords, RecordError
 from experiments.engine.command_line import run_command
 from experiments.engine.config import ConfigError
 from experiments.engine.evaluation import Evaluator, UnreadableEvaluationError
+from experiments.engine.settings import (
+    EvaluationConfig,
+    Operation,
+    TrainingConfig,
+    evaluation_in_training,
+)
 
 VALUES = np.arange(1.0, 12.0, dtype=np.float32)  # eleven: an uneven last batch
 
@@ -14,7 +20,7 @@ VALUES = np.arange(1.0, 12.0, dtype=np.float32)  # eleven: an uneven last batch
 def dataset(unreadable=()):
     def decode(value):
         if value in unreadable:
-            raise CorruptRecordError("broken")
+            raise RecordError("broken")
         return {"x": np.float32(value)}
 
     records = PaddedRecords(list(VALUES), decode, 8, {"x": np.float32(0)})
@@ -65,3 +71,16 @@ def test_without_records_there_is_no_evaluation():
     only_padding = grain.MapDataset.source([padding[number] for number in range(8)]).batch(8)
     with pytest.raises(ConfigError, match=r"dataset .*record.*none"):
         Evaluator(sums, only_padding)(jnp.float32(1))
+
+
+def test_in_training_a_run_is_evaluated_in_its_own_batches_and_within_its_limit():
+    training = TrainingConfig(batch_size=12, workers=2)
+    expected = EvaluationConfig(batch_size=12, workers=2, max_unreadable_records=3)
+    assert evaluation_in_training(training, Operation(max_unreadable_records=3)) == expected
+
+
+def test_bounds_of_an_evaluation_are_named():
+    with pytest.raises(ConfigError, match=r"batch_size.* 0"):
+        EvaluationConfig(batch_size=0)
+    with pytest.raises(ConfigError, match=r"workers.* -1"):
+        EvaluationConfig(workers=-1)

@@ -34,7 +34,7 @@ def batches(unreadable=lambda number: False, process=0, processes=1):
         return {
             "x": np.float32(number),
             "record": np.int64(number),
-            "corrupt": np.array([number - 1 if unreadable(number) else -1, -1], np.int64),
+            "unreadable": np.array([number - 1 if unreadable(number) else -1, -1], np.int64),
         }
 
     source = grain.MapDataset.source(np.arange(100)).map(example)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from experiments.engine.evaluation import UnreadableEvaluationError
-from experiments.engine.settings import TrainingConfig
+from experiments.engine.settings import EvaluationConfig, TrainingConfig
 from experiments.inpainting.configs import DataConfig, HoleConfig, InpaintingConfig
 from experiments.inpainting.data.batches import InpaintingData, buckets, validation_example
 from experiments.inpainting.evaluation import make_evaluator
@@ -20,8 +20,12 @@ SIDE = 24
 CONFIG = InpaintingConfig(
     model=GeneratorConfig(width=2, levels=1, norm="none"),
     data=DataConfig(crop_side=SIDE, holes=HoleConfig(lowest=20, highest=50)),
-    training=TrainingConfig(batch_size=4),
+    training=TrainingConfig(batch_size=6),  # not of the evaluation: four devices cannot share it
 )
+
+
+def evaluation(max_unreadable_records):
+    return EvaluationConfig(batch_size=4, max_unreadable_records=max_unreadable_records)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +77,7 @@ def expected_means(found):
 def test_every_image_counts_once_in_the_whole_and_in_its_bucket(data, variables):
     found = metrics_one_by_one(data, variables, range(7))
     assert sorted({bucket for bucket, _ in found}) == ["20-30", "30-40", "40-50"]
-    means = make_evaluator(CONFIG, data, 0)(variables)
+    means = make_evaluator(CONFIG, data, evaluation(0))(variables)
     assert means == pytest.approx(expected_means(found), rel=1e-4)
 
 
@@ -81,8 +85,8 @@ def test_an_unreadable_image_is_left_out_and_a_bucket_without_images_too(data, v
     for number in (1, 4):  # all of the second bucket
         data.validation[number] = {"image": b"no image"}
     found = metrics_one_by_one(data, variables, (0, 2, 3, 5, 6))
-    means = make_evaluator(CONFIG, data, 2)(variables)
+    means = make_evaluator(CONFIG, data, evaluation(2))(variables)
     assert not [name for name in means if "30-40" in name]
     assert means == pytest.approx({**expected_means(found), "unreadable": 2}, rel=1e-4)
     with pytest.raises(UnreadableEvaluationError, match=r"^2 .* 1: "):
-        make_evaluator(CONFIG, data, 1)(variables)
+        make_evaluator(CONFIG, data, evaluation(1))(variables)

@@ -83,7 +83,7 @@ def test_a_training_batch():
             "crowd": ((4, 4), bool),
             "masks": ((4, 4, 6, 6), np.uint8),
             "record": ((4,), np.int64),
-            "corrupt": ((4, 4), np.int64),
+            "unreadable": ((4, 4), np.int64),
         }
     assert found == {(4, *LANDSCAPE, 3), (4, *PORTRAIT, 3)}
 
@@ -159,8 +159,8 @@ def test_usable_records_come_once_an_epoch_and_an_unreadable_one_is_replaced_by_
         records = sorted(int(batch["record"][0]) for batch in batches)
         # 5 is landscape, and so is 8; 6 is portrait, and 7 has no objects.
         assert records == sorted([n for n in USABLE if n != UNREADABLE] + [8])
-        corrupt = [batch["corrupt"][0] for batch in batches if batch["corrupt"].max() >= 0]
-        assert [row.tolist() for row in corrupt] == [[UNREADABLE, -1, -1, -1]]
+        unreadable = [batch["unreadable"][0] for batch in batches if batch["unreadable"].max() >= 0]
+        assert [row.tolist() for row in unreadable] == [[UNREADABLE, -1, -1, -1]]
 
 
 def test_the_same_seed_gives_the_same_batches_and_another_does_not():
@@ -246,7 +246,7 @@ def test_evaluation_has_every_record_once(batch_size):
             assert row["weight"] == 0
             assert not row["image"].any()
             assert row["size"].tolist() == list(row["image"].shape[:2])
-            assert row["corrupt"].tolist() == [number if number == UNREADABLE else -1]
+            assert row["unreadable"].tolist() == [number if number == UNREADABLE else -1]
         else:
             record = data()[0][number]
             assert row["weight"] == 1
@@ -263,7 +263,7 @@ def test_an_evaluation_batch():
         "original_size": ((4, 2), np.int32),
         "weight": ((4,), np.float32),
         "record": ((4,), np.int64),
-        "corrupt": ((4, 1), np.int64),
+        "unreadable": ((4, 1), np.int64),
     }
 
 
@@ -280,7 +280,7 @@ def test_a_single_record_fills_batches():
     source = [record_of(1)]
     batch = training_batches(source, index_records(source), CONFIG, 4, seed=0)[3]
     assert batch["record"].tolist() == [0] * 4
-    assert batch["corrupt"].shape == (4, 1)
+    assert batch["unreadable"].shape == (4, 1)
 
 
 def test_300_objects():

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments.data.records import CorruptRecordError
+from experiments.data.records import RecordError
 from experiments.detection.data.config import DataConfig
 from experiments.detection.data.images import (
     bucket_shape,
@@ -86,14 +86,14 @@ def test_a_grey_jpeg_becomes_rgb():
 def test_what_cannot_be_read_is_named(caplog):
     record = make_record(9, noise(30, 40), [])
     record["image"] = record["image"][:-500]
-    with pytest.raises(CorruptRecordError, match=r"000000000009\.png"):
+    with pytest.raises(RecordError, match=r"000000000009\.png"):
         decode_image(record)
     assert "000000000009.png" in caplog.text
 
 
 def test_an_image_of_another_size_than_was_annotated_is_refused():
     record = {**make_record(9, noise(30, 40), []), "height": 40, "width": 30}
-    with pytest.raises(CorruptRecordError, match=r"\(30, 40\).*\(40, 30\)"):
+    with pytest.raises(RecordError, match=r"\(30, 40\).*\(40, 30\)"):
         decode_image(record)
 
 

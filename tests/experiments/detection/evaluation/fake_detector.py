@@ -48,7 +48,7 @@ def example(records, number, shape, unreadable):
         "original_size": np.array([HEIGHT, WIDTH], np.int32),
         "weight": np.float32(present),
         "record": np.int64(-1 if number is None else number),
-        "corrupt": np.array([number if number in unreadable else -1], np.int64),
+        "unreadable": np.array([number if number in unreadable else -1], np.int64),
         "boxes": boxes,
         "labels": labels,
         "count": np.int32(count),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments.data.composed.photographs import pypi_photographs
 from experiments.data.prepared import DataError
-from experiments.data.records import CorruptRecordError
+from experiments.data.records import RecordError
 from experiments.engine.folders import DataFolders
 from experiments.inpainting.configs import DataConfig, HoleConfig
 from experiments.inpainting.data.batches import (
@@ -81,7 +81,7 @@ def test_a_training_batch(data):
         "image": ((8, 24, 24, 3), np.uint8),
         "mask": ((8, 24, 24, 1), np.uint8),
         "record": ((8,), np.int64),
-        "corrupt": ((8, 4), np.int64),
+        "unreadable": ((8, 4), np.int64),
     }
     assert set(np.unique(batch["mask"])) == {0, 1}
 
@@ -114,7 +114,7 @@ def test_each_epoch_has_every_record_in_another_order(data):
     assert all(sorted(order) == expected for order in orders)
     assert orders[0] != orders[1]
     for epoch in epochs:
-        assert epoch["corrupt"][epoch["corrupt"] >= 0].tolist() == [UNREADABLE]
+        assert epoch["unreadable"][epoch["unreadable"] >= 0].tolist() == [UNREADABLE]
 
 
 def test_the_same_seed_gives_the_same_batches_and_another_seed_others(data):
@@ -132,7 +132,7 @@ def test_evaluation_counts_every_readable_record_once(data):
     readable = [1] * 5 + [0] + [1] * 7 + [0] * 3
     assert found["weight"].tolist() == readable
     assert found["record"].tolist() == [*range(VALIDATION), -1, -1, -1]
-    assert found["corrupt"].ravel().tolist() == [-1] * 5 + [5] + [-1] * 10
+    assert found["unreadable"].ravel().tolist() == [-1] * 5 + [5] + [-1] * 10
     assert found["bucket"].dtype == np.int32
     turns = [0, 1, 2, 3, 4] * 3 + [0]
     assert found["bucket"].tolist() == [
@@ -255,11 +255,11 @@ def test_a_folder_of_images_takes_the_same_path(images, tmp_path, caplog):
     assert epoch["image"].shape == (len(data.train), 32, 32, 3)
     found = evaluation_batches(data, config, len(data.validation))[0]
     unreadable = [("cut_off.jpg" in split.names) for split in (data.train, data.validation)]
-    assert (epoch["corrupt"] >= 0).sum() == unreadable[0]
+    assert (epoch["unreadable"] >= 0).sum() == unreadable[0]
     assert (found["weight"] == 0).sum() == unreadable[1]
     assert f"image {images}/cut_off.jpg cannot be read" in caplog.text
     split = data.train if unreadable[0] else data.validation
-    with pytest.raises(CorruptRecordError, match=r"cut_off\.jpg"):
+    with pytest.raises(RecordError, match=r"cut_off\.jpg"):
         validation_example(InpaintingData(split, split), config, split.names.index("cut_off.jpg"))
 
 

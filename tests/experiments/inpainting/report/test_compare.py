@@ -10,7 +10,7 @@ from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import Folders
 from experiments.engine.runs import LoadedRun
-from experiments.engine.settings import TrainingConfig
+from experiments.engine.settings import EvaluationConfig, TrainingConfig
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
 from experiments.inpainting.fill import variables_of
 from experiments.inpainting.model.generators import GeneratorConfig
@@ -47,7 +47,7 @@ def stand_in(monkeypatch):
     loaded = {}
 
     class Runs:
-        def load_to_evaluate(self, folder, evaluation):
+        def load(self, folder, checkpoint):
             return loaded[folder.name]
 
     monkeypatch.setattr(module, "RUNS", Runs())
@@ -93,5 +93,9 @@ def test_bad_arguments_are_named(tmp_path):
         compare([a, b / ".." / "a"], tmp_path / "out", Folders(tmp_path))
     with pytest.raises(ConfigError, match=r"examples.*0"):
         compare([a, b], tmp_path / "out", Folders(tmp_path), examples=0)
+    with pytest.raises(ConfigError, match=r"batch_size.* 4 .* 6"):
+        compare(
+            [a, b], tmp_path / "out", Folders(tmp_path), evaluation=EvaluationConfig(batch_size=6)
+        )
     with pytest.raises(CheckpointError, match=r"/a holds no run"):
         compare([a, b], tmp_path / "out", Folders(tmp_path))

@@ -2,7 +2,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from experiments.data.records import CorruptRecordError
+from experiments.data.records import RecordError
 from experiments.inpainting.configs import DataConfig
 from experiments.inpainting.data.batches import InpaintingData, buckets
 from experiments.inpainting.report import examples
@@ -15,7 +15,7 @@ SIZES = len(buckets(CONFIG.holes))
 def chosen(monkeypatch, images, count, unreadable=()):
     def example(data, config, number):
         if number in unreadable:
-            raise CorruptRecordError("broken")
+            raise RecordError("broken")
         return number
 
     monkeypatch.setattr(examples, "validation_example", example)
