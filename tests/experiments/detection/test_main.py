@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from experiments.classification.presets import PRESETS as CLASSIFIERS
 from experiments.data.composed.scenes import CATEGORIES
 from experiments.detection import __main__ as command_line
 from experiments.detection.spec import SPEC
+from experiments.engine import config as configs
 from experiments.engine.logs import read_metrics
 from tests.experiments.detection.tiny import TINY
 
@@ -121,7 +123,9 @@ def test_bounds_of_an_evaluation_and_missing_images_are_named(call, tmp_path):
 def test_coco_that_is_not_there_is_named_before_a_run_begins(call, tmp_path):
     backbone = ["--backbone-from", tmp_path / "backbone"]
     (tmp_path / "backbone").mkdir()
-    (tmp_path / "backbone/config.json").write_text("{}")
+    backbone_config = next(each.config for each in CLASSIFIERS if each.name == "table2-resnet50")
+    configs.save(backbone_config, tmp_path / "backbone/config.json")
+    (tmp_path / "backbone/converted.json").write_text("{}")
     code, _, error = call(
         *(
             "train",

@@ -248,5 +248,5 @@ def test_every_preset_builds():
 
 def test_masks_without_a_head_and_a_head_without_masks_are_refused():
     config = TABLES["table7"][0].config
-    with pytest.raises(ConfigError, match=r"mask_side.* 28"):
+    with pytest.raises(ConfigError, match=r"mask_side.* 56"):
         changed_model(config, masks=False)
