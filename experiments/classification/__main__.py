@@ -22,7 +22,7 @@ from experiments.engine.parallel import check_batch_size
 from experiments.engine.predictions import report
 from experiments.engine.presets import subcommands
 from experiments.engine.runs import run_folder
-from experiments.engine.settings import EvaluationConfig, Which
+from experiments.engine.settings import CheckpointChoice, EvaluationConfig
 from experiments.engine.tables import print_metrics
 
 EVALUATION = EvaluationConfig(batch_size=64)
@@ -62,7 +62,7 @@ def evaluate(
 def predict(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     run: Path,
-    checkpoint: Which = "newest",
+    checkpoint: CheckpointChoice = "newest",
 ) -> None:
     """Prints the five likeliest classes of each image.
 

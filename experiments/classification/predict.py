@@ -17,7 +17,7 @@ from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.errors import InputError
 from experiments.engine.predictions import predict_each
 from experiments.engine.runs import LoadedRun
-from experiments.engine.settings import Which
+from experiments.engine.settings import CheckpointChoice
 
 _SHOWN = 5
 
@@ -30,7 +30,7 @@ class Guess(NamedTuple):
 
 
 def load_classifier(
-    folder: Path, checkpoint: Which = "newest"
+    folder: Path, checkpoint: CheckpointChoice = "newest"
 ) -> tuple[LoadedRun[ClassificationConfig], tuple[str, ...]]:
     """Reads a checkpoint of a run, and the names of its classes.
 
@@ -68,7 +68,7 @@ def classifier(
 
 
 def predict(
-    folder: Path, paths: Sequence[Path], checkpoint: Which = "newest"
+    folder: Path, paths: Sequence[Path], checkpoint: CheckpointChoice = "newest"
 ) -> Iterator[tuple[Path, list[Guess] | InputError]]:
     """Classifies image files, one after the other.
 

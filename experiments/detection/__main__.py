@@ -20,7 +20,7 @@ from experiments.engine.distributed import Distributed, is_primary, primary_firs
 from experiments.engine.folders import DataFolders
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.predictions import report
-from experiments.engine.settings import EvaluationConfig, Which
+from experiments.engine.settings import CheckpointChoice, EvaluationConfig
 from experiments.engine.tables import print_metrics
 
 EVALUATION = EvaluationConfig()
@@ -71,7 +71,7 @@ def predict(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     run: Path,
     output: Path = FOLDERS.runs / SPEC.name / "predictions",
-    checkpoint: Which = "newest",
+    checkpoint: CheckpointChoice = "newest",
 ) -> None:
     """Draws the boxes and masks of the objects in images, and writes them as JSON.
 

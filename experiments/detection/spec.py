@@ -69,7 +69,7 @@ def step_seconds(config: DetectionConfig, batch_size: int) -> tuple[float, float
     )
 
 
-def prepared(config: DetectionConfig, folder: Path, folders: Folders) -> DetectionConfig:
+def prepare_config(config: DetectionConfig, folder: Path, folders: Folders) -> DetectionConfig:
     """The same config, if what the run starts from is there.
 
     Args:
@@ -120,5 +120,5 @@ SPEC = TaskSpec(
     cost=cost_of,
     step_seconds=step_seconds,
     resized=resized,
-    prepared=prepared,
+    prepare_config=prepare_config,
 )

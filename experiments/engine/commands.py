@@ -59,7 +59,7 @@ def train_command(spec: TaskSpec[Any]) -> Callable[..., None]:
         """
         start(distributed)
         output = output or run_folder(config, spec.presets, folders.runs, spec.name)
-        spec.train(spec.prepared(config, output, folders), output, folders, operation)
+        spec.train(spec.prepare_config(config, output, folders), output, folders, operation)
 
     train.__annotations__["config"] = subcommands(spec.name, spec.presets, spec.metrics)
     return train

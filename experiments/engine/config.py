@@ -12,7 +12,7 @@ from experiments.engine.errors import UserError
 from experiments.engine.files import write_json
 
 
-class ConfigError(UserError, ValueError):
+class ConfigError(UserError):
     """A config, or an argument of a command, is not as it must be."""
 
 

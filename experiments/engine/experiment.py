@@ -69,7 +69,7 @@ def run_experiment[Config: RunConfig](
                 "trained from its first step to be a row; --runs names another folder",
                 f"converted weights in {folder}",
             )
-            planned.append((preset, seed, folder, spec.prepared(config, folder, folders)))
+            planned.append((preset, seed, folder, spec.prepare_config(config, folder, folders)))
     found: dict[str, dict[int, Metrics]] = {preset.name: {} for preset in experiment.presets}
     for preset, seed, folder, config in planned:
         if is_primary():

@@ -13,7 +13,7 @@ from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, restore
 from experiments.engine.claim import CONFIG, is_run
 from experiments.engine.distributed import is_primary
 from experiments.engine.presets import Preset
-from experiments.engine.settings import RunConfig, Which
+from experiments.engine.settings import CheckpointChoice, RunConfig
 from experiments.engine.step import first_carry
 
 
@@ -63,7 +63,7 @@ class RunType[Config: RunConfig]:
         except configs.ConfigError as error:
             raise CheckpointError(f"{folder} is no run of the {self.task} task: {error}") from error
 
-    def load(self, folder: Path, checkpoint: Which = "newest") -> LoadedRun[Config]:
+    def load(self, folder: Path, checkpoint: CheckpointChoice = "newest") -> LoadedRun[Config]:
         """Reads config and state of a run; newer checkpoints that are damaged are reported.
 
         Args:

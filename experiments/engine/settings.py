@@ -8,7 +8,7 @@ from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
 
 Dtype = Literal["float32", "bfloat16"]
 # Of the checkpoints of a run.
-Which = Literal["newest", "best"]
+CheckpointChoice = Literal["newest", "best"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class EvaluationConfig:
         max_unreadable_records: the largest number of images that may be unreadable.
     """
 
-    checkpoint: Which = "newest"
+    checkpoint: CheckpointChoice = "newest"
     batch_size: int = 8
     workers: int = 0
     max_unreadable_records: int = 100

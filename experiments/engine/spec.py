@@ -88,8 +88,9 @@ class TaskSpec[Config: RunConfig]:
         step_seconds: median seconds of a training step and of an inference, each on a random batch
             of a given size.
         resized: the same config for images whose shorter side has another length, in pixels.
-        prepared: a config as it is trained, given the folder of its run and those of the command.
-            Raises an error where something that the run starts from is missing.
+        prepare_config: makes the config that is trained, from a preset's config, the folder of the
+            run and those of the command. Raises an error where something that the run starts from
+            is missing.
         report: what the task adds to a table, which it may also draw: from the rows, the folder of
             the table and those of the command. The first process alone calls it.
     """
@@ -103,7 +104,7 @@ class TaskSpec[Config: RunConfig]:
     cost: Callable[[Config], Cost]
     step_seconds: Callable[[Config, int], tuple[float, float]]
     resized: Callable[[Config, int], Config]
-    prepared: Callable[[Config, Path, Folders], Config] = lambda config, folder, folders: config
+    prepare_config: Callable[[Config, Path, Folders], Config] = lambda config, *folders: config
     report: Callable[[Sequence[Row[Config]], Path, Folders], Report] | None = None
 
     @property

@@ -57,7 +57,7 @@ def step_seconds(config: InpaintingConfig, batch_size: int) -> tuple[float, floa
     )
 
 
-def prepared(config: InpaintingConfig, folder: Path, folders: Folders) -> InpaintingConfig:
+def prepare_config(config: InpaintingConfig, folder: Path, folders: Folders) -> InpaintingConfig:
     """A config as it is trained: with the digest of the folder of images, if it names one."""
     del folder, folders
     images = config.data.images
@@ -76,6 +76,6 @@ SPEC = TaskSpec(
     cost=cost_of,
     step_seconds=step_seconds,
     resized=resized,
-    prepared=prepared,
+    prepare_config=prepare_config,
     report=report,
 )

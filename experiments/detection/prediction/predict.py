@@ -75,8 +75,8 @@ def predict(
 ) -> Iterator[tuple[Path, Drawing | InputError]]:
     """Detects objects in picture files, one after the other, and writes a drawing of each.
 
-    After the last one ``detections.json`` is written, unless there is none: for each picture that
-    could be read its ``file``, ``height``, ``width`` and ``detections``, each with ``category``,
+    After the last one ``detections.json`` is written, if any picture could be read. For each of
+    these it has ``file``, ``height``, ``width`` and ``detections``, each with ``category``,
     ``category_id``, ``bbox`` (left, top, width and height in pixels), ``score`` and, with masks,
     ``segmentation`` (COCO's run lengths). Coordinates are those of the picture turned as its EXIF
     orientation says.

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from experiments.engine.errors import InputError
-from experiments.engine.settings import Which
+from experiments.engine.settings import CheckpointChoice
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import fill, make_generator, stride_of, variables_of
 from experiments.inpainting.pixels import to_bytes, to_unit
@@ -161,7 +161,7 @@ def load_inpainter(
     run: Path,
     working_side: int | None = None,
     full_size: bool = False,
-    checkpoint: Which = "newest",
+    checkpoint: CheckpointChoice = "newest",
 ) -> Inpainter:
     """An inpainter with the weights of a run.
 

@@ -16,7 +16,7 @@ from experiments.data.picture_outputs import PictureOutputs
 from experiments.data.pictures import open_picture, to_rgb, visible_files
 from experiments.engine.errors import InputError
 from experiments.engine.predictions import predict_each, report
-from experiments.engine.settings import Which
+from experiments.engine.settings import CheckpointChoice
 from experiments.inpainting.prediction.holes import HoleChoice
 from experiments.inpainting.prediction.inpainter import load_inpainter
 
@@ -86,7 +86,7 @@ def predict(
     output: Path,
     working_side: int | None = None,
     full_size: bool = False,
-    checkpoint: Which = "newest",
+    checkpoint: CheckpointChoice = "newest",
 ) -> Iterator[tuple[Path, FilledFile | InputError]]:
     """Fills the holes of a picture, or of all in a folder, one after the other.
 
@@ -149,7 +149,7 @@ def predict_command(
     output: Path | None = None,
     working_side: int | None = None,
     full_size: bool = False,
-    checkpoint: Which = "newest",
+    checkpoint: CheckpointChoice = "newest",
 ) -> None:
     """Fills the hole of a picture, or those of all pictures in a folder.
 

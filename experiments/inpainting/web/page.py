@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engine.errors import InputError, UserError
-from experiments.engine.settings import Which
+from experiments.engine.settings import CheckpointChoice
 from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.web.comparison import Filled, Model, fill_with_each, preview
 
@@ -37,7 +37,7 @@ def serve(
     port: int = 7860,
     working_side: int | None = None,
     full_size: bool = False,
-    checkpoint: Which = "newest",
+    checkpoint: CheckpointChoice = "newest",
 ) -> None:
     """Serves a page to drop a picture, paint a hole and see two models fill it, until stopped.
 

@@ -116,18 +116,20 @@ def test_a_run_keeps_its_config_wherever_runs_lie_and_a_started_one_needs_no_bac
     started = tmp_path / "run"
     (started / CHECKPOINTS / "4").mkdir(parents=True)
     for runs in (tmp_path, tmp_path / "moved"):
-        assert SPEC.prepared(config, started, Folders(runs=runs)) == config
+        assert SPEC.prepare_config(config, started, Folders(runs=runs)) == config
     named = dataclasses.replace(config, backbone_from="elsewhere")
-    assert SPEC.prepared(named, started, Folders()) == named
+    assert SPEC.prepare_config(named, started, Folders()) == named
     small = EXPERIMENTS["scenes-cpu"].presets[0].config
-    assert SPEC.prepared(small, tmp_path, Folders()) == small
+    assert SPEC.prepare_config(small, tmp_path, Folders()) == small
 
 
 def test_a_backbone_that_is_missing_is_named_with_what_makes_it(tmp_path):
     config = EXPERIMENTS["table3"].presets[3].config
     with pytest.raises(CheckpointError, match=r"backbone_from.*train table3-resnet50-dpp"):
-        SPEC.prepared(config, tmp_path / "run", Folders(runs=tmp_path))
+        SPEC.prepare_config(config, tmp_path / "run", Folders(runs=tmp_path))
     # A network that only another data set has trained is no backbone.
     model = dataclasses.replace(config.model, backbone=ResNetConfig(18, norm="frozen"))
     with pytest.raises(ConfigError, match="backbone_from"):
-        SPEC.prepared(dataclasses.replace(config, model=model), tmp_path, Folders(runs=tmp_path))
+        SPEC.prepare_config(
+            dataclasses.replace(config, model=model), tmp_path, Folders(runs=tmp_path)
+        )

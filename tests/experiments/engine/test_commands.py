@@ -46,8 +46,8 @@ def test_a_preset_is_trained_in_its_own_folder_unless_another_is_named(call, tmp
 
 
 def test_a_preset_is_trained_as_its_task_prepares_it(call, tmp_path):
-    prepared = lambda config, *_: dataclasses.replace(config, side=99)  # noqa: E731
-    spec, trained = toy_spec(prepared=prepared)
+    prepare = lambda config, *_: dataclasses.replace(config, side=99)  # noqa: E731
+    spec, trained = toy_spec(prepare_config=prepare)
     assert call(spec, "train", "wide", "--runs", tmp_path)[0] == 0
     ((config, folder, *_),) = trained
     assert (config.side, folder) == (99, tmp_path / "toy/wide-seed0")

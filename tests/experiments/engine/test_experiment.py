@@ -184,12 +184,12 @@ def test_seeds_must_be_there_and_differ(folders, seeds):
 
 
 def test_what_a_row_lacks_is_found_before_the_first_is_trained(folders):
-    def prepared(config, folder, given):
+    def prepare(config, folder, given):
         if config.width == 2:
             raise ConfigError(f"{folder.name} needs a backbone")
         return config
 
-    spec, trained = toy_spec(prepared=prepared)
+    spec, trained = toy_spec(prepare_config=prepare)
     with pytest.raises(ConfigError, match="wide-seed3"):
         run_experiment(spec, "table1", (3,), folders)
     assert not trained
@@ -221,7 +221,7 @@ def test_a_task_trains_what_it_has_prepared_and_adds_to_the_report(folders, resu
         return Report((more,), ("A note.",), {"wide": {"gain": 3}}, ("A hint.",))
 
     spec, trained = toy_spec(
-        prepared=lambda config, *_: dataclasses.replace(config, side=99), report=report
+        prepare_config=lambda config, *_: dataclasses.replace(config, side=99), report=report
     )
     run_experiment(spec, "table1", (5, 6), folders)
     assert {config.side for config, *_ in trained} == {99}
