@@ -7,7 +7,7 @@ from typing import Any
 from experiments.classification import task as classification
 from experiments.classification.presets import PRESETS, ClassificationPreset
 from experiments.detection.configs import DetectionConfig
-from experiments.engine.checkpoints import CheckpointError
+from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_in
 from experiments.engine.claim import is_converted, is_finished, is_run
 from experiments.engine.config import check, differences
 from experiments.engine.runs import run_folder
@@ -77,8 +77,8 @@ def check_backbone(folder: Path, backbone: ResNetConfig) -> None:
         backbone: of the detector; its norms need not be the run's.
 
     Raises:
-        CheckpointError: there is no such run, or it is neither finished nor converted; the message
-            says how to get one.
+        CheckpointError: there is no such run, or it has been started and not trained to its end;
+            the message says how to get one. A converted run need not be trained further.
         ConfigError: it is of another network.
     """
     if not is_run(folder):
@@ -88,7 +88,8 @@ def check_backbone(folder: Path, backbone: ResNetConfig) -> None:
         dataclasses.replace(model, norm=backbone.norm), backbone, "model.backbone."
     )
     check(not changed, "backbone_from", "a run of the same network", "; ".join(changed))
-    if not (is_finished(folder) or is_converted(folder)):
+    untouched = is_converted(folder) and steps_in(folder / CHECKPOINTS) == [0]
+    if not (is_finished(folder) or untouched):
         raise CheckpointError(
             f"backbone_from: the run in {folder} has not been trained to its end{_advice(backbone)}"
         )

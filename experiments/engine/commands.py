@@ -103,8 +103,8 @@ def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
         _check_used(time_steps, "batch_size", "time_steps", batch_size, 1)
         _check_used(time_steps, "dtype", "time_steps", dtype, None)
         _check_used(costs, "shorter_side", "dry_run or time_steps", shorter_side, None)
-        trains = "the training that dry_run and time_steps replace"
-        _check_used(not costs, "seeds", trains, seeds, experiment.seeds)
+        without = "dry_run and time_steps left out"
+        _check_used(not costs, "seeds", without, seeds, experiment.seeds)
         start(distributed)
         if costs:
             print_costs(
@@ -123,6 +123,6 @@ def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
     return table
 
 
-def _check_used(used: bool, name: str, beside: str, got: object, default: object) -> None:
+def _check_used(used: bool, name: str, given: str, got: object, default: object) -> None:
     """Refuses an option that would have no effect."""
-    check(used or got == default, name, f"left out without {beside}: it would have no effect", got)
+    check(used or got == default, name, f"used with {given}: it has no effect otherwise", got)

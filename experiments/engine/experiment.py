@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.engine.claim import is_converted
+from experiments.engine.claim import is_converted, is_finished
 from experiments.engine.config import check
-from experiments.engine.distributed import is_primary
+from experiments.engine.distributed import all_agree, is_primary
 from experiments.engine.files import alone_in
 from experiments.engine.folders import Folders
 from experiments.engine.presets import Preset
@@ -46,7 +46,9 @@ def run_experiment[Config: RunConfig](
 
     Raises:
         ConfigError: ``seeds`` is empty, or has a seed twice or below 0; ``results.json`` cannot be
-            read; or the folder of a run holds one that was made of converted weights.
+            read; or the folder of a run holds one that was made of converted weights, or that
+            another command trains.
+        CheckpointError: something that a run starts from is missing.
     """
     experiment, folders = spec.experiments[name], folders or Folders()
     seeds = experiment.seeds if seeds is None else tuple(seeds)
@@ -63,18 +65,16 @@ def run_experiment[Config: RunConfig](
         for seed in seeds:
             config = preset.config.with_training(seed=seed)
             folder = run_folder(config, spec.presets, folders.runs, spec.name)
-            check(
-                not is_converted(folder),
-                preset.name,
-                "trained from its first step to be a row; --runs names another folder",
-                f"converted weights in {folder}",
-            )
+            _check_not_converted(preset.name, folder)
             planned.append((preset, seed, folder, spec.prepare_config(config, folder, folders)))
     found: dict[str, dict[int, Metrics]] = {preset.name: {} for preset in experiment.presets}
     for preset, seed, folder, config in planned:
         if is_primary():
             print(f"{folder.name}: {preset.row}")
-        spec.train(config, folder, folders, operation)
+        _check_not_converted(preset.name, folder)  # hours may have passed
+        # A finished run needs no claim, which another table may hold at the moment.
+        if not all_agree(_is_trained(spec, config, folder)):
+            spec.train(config, folder, folders, operation)
         if is_primary():
             found[preset.name][seed] = last_evaluation(folder)
     if is_primary():
@@ -88,6 +88,19 @@ def run_experiment[Config: RunConfig](
             rows = _rows(spec, experiment.presets, every, folders.runs)
             report = spec.report(rows, output, folders) if spec.report else Report()
             write_results(output, experiment.title, spec.metrics, rows, every, report)
+
+
+def _check_not_converted(name: str, folder: Path) -> None:
+    check(
+        not is_converted(folder),
+        name,
+        "trained from its first step to be a row; --runs names another folder",
+        f"converted weights in {folder}",
+    )
+
+
+def _is_trained[Config: RunConfig](spec: TaskSpec[Config], config: Config, folder: Path) -> bool:
+    return is_finished(folder) and spec.run_type.load_config(folder) == config
 
 
 def _rows[Config: RunConfig](

@@ -156,6 +156,8 @@ class _Loop:
         self._interruption = stack.enter_context(Interruption())
         self._clock = Clock(self._data, self._start, training.batch_size)
         if is_primary():
+            if self._start < task.steps:  # of a run that had ended, and has lost its last state
+                (folder / FINISHED).unlink(missing_ok=True)
             operated = dataclasses.asdict(operation)
             append_environment(folder / "environment.jsonl", step=self._start, operation=operated)
         for message in restored.damaged if restored else ():

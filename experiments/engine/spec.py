@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.engine.claim import has_checkpoints, is_finished
 from experiments.engine.cost import Cost
 from experiments.engine.folders import Folders
 from experiments.engine.presets import Metric, Preset
@@ -45,6 +46,15 @@ class Row[Config: RunConfig]:
     cost: Cost
     folders: Mapping[int, Path]
     runs: Mapping[int, dict[str, float]]
+
+    @property
+    def run(self) -> Path:
+        """The folder of the first seed whose run is still there, as it was when it ended."""
+        return next(
+            folder
+            for folder in self.folders.values()
+            if is_finished(folder) and has_checkpoints(folder)
+        )
 
     @property
     def metrics(self) -> dict[str, Spread]:

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.engine.claim import is_run
 from experiments.engine.folders import Folders
 from experiments.engine.logs import METRICS as LOG
 from experiments.engine.logs import read_metrics
@@ -59,8 +58,7 @@ def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Rep
         for name in by_name
     }
     predict = f"{sys.executable} -m experiments.inpainting predict IMAGE --mask MASK"
-    run = next(iter(rows[-1].folders.values()))
-    hint = f"To fill a hole of your own:\n    {predict} --run {run}"
+    hint = f"To fill a hole of your own:\n    {predict} --run {rows[-1].run}"
     first = next(iter(rows[0].runs.values()))
     images = sum(count for key, count in first.items() if key.startswith(f"{IMAGES}/"))
     data = rows[0].preset.config.data
@@ -87,8 +85,7 @@ def _gains_table(rows: Sequence[InpaintingRow], gained: Mapping[str, Spreads]) -
 def _draw_fills(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> None:
     shared = rows[0].preset.config.data
     shown = spread_examples(open_data(shared, folders), shared, _EXAMPLES_SHOWN)
-    runs = [next(filter(is_run, row.folders.values())) for row in rows]
-    variables = [variables_of(RUNS.load(run).state) for run in runs]
+    variables = [variables_of(RUNS.load(row.run).state) for row in rows]
     fills = {
         row.preset.row: fill_examples(row.preset.config, of_row, shown)
         for row, of_row in zip(rows, variables, strict=True)

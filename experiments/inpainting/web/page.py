@@ -125,6 +125,8 @@ def serve_models(models: Mapping[str, Model], host: str, port: int) -> None:
 def _page(models: Mapping[str, Model]) -> Any:
     import gradio as gr  # optional, and slow to import
 
+    one_at_a_time = threading.Lock()
+
     def show(file: str | None) -> list[Any]:
         try:
             shown = preview(file)
@@ -136,7 +138,9 @@ def _page(models: Mapping[str, Model]) -> Any:
     def fill(file: str | None, painted: dict[str, Any] | None) -> list[Any]:
         layers = painted["layers"] if painted else []
         try:
-            filled = fill_with_each(models, file, layers[0] if layers else None).values()
+            # A fill that was cancelled runs to its end, and must not slow the next one down.
+            with one_at_a_time:
+                filled = fill_with_each(models, file, layers[0] if layers else None).values()
         except InputError as error:
             return [*no_results, problem(error)]
         return [*(each.image for each in filled), *(_time(each) for each in filled), problem(None)]
@@ -174,7 +178,7 @@ def _page(models: Mapping[str, Model]) -> Any:
                     times.append(gr.Markdown())
         results = [*images, *times]
         no_results = [None] * len(results)
-        picture.upload(show, picture, [picture, hole, message], api_visibility="private")
+        showing = picture.upload(show, picture, [picture, hole, message], api_visibility="private")
         # One fill at a time: two would slow each other down, and their times would be wrong.
         filling = button.click(
             fill,
@@ -184,15 +188,14 @@ def _page(models: Mapping[str, Model]) -> Any:
             api_visibility="private",
         )
         # Gradio takes another picture only when the first has been cleared. The browser clears by
-        # itself: an answer of the server might come after the next picture, and clear that one. A
-        # fill that is running must not show what it has filled beside the next picture either.
-        cleared = [*results, hole]
+        # itself, and drops what the server still answers: it would be about the picture before.
+        nothing = [*no_results, None, {"__type__": "update", "value": "", "visible": False}]
         picture.clear(
             None,
             None,
-            cleared,
-            js=f"() => {json.dumps([None] * len(cleared))}",
-            cancels=[filling],
+            [*results, hole, message],
+            js=f"() => {json.dumps(nothing)}",
+            cancels=[showing, filling],
         )
     return blocks.queue(max_size=_QUEUE)
 

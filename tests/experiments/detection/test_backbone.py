@@ -92,6 +92,11 @@ def test_what_is_no_classification_run_is_told(variables, folder, tmp_path):
     shutil.copy(folder / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match=f"{tmp_path} has not been trained to its end"):
         with_backbone(variables, tmp_path, FROZEN)
+    (tmp_path / CONVERTED).write_text("{}")
+    (tmp_path / CHECKPOINTS / "7").mkdir(parents=True)  # converted, and then trained on
+    with pytest.raises(CheckpointError, match=f"{tmp_path} has not been trained to its end"):
+        with_backbone(variables, tmp_path, FROZEN)
+    shutil.rmtree(tmp_path / CHECKPOINTS)
     (tmp_path / FINISHED).write_text("{}")
     with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints"):
         with_backbone(variables, tmp_path, FROZEN)

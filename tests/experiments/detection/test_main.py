@@ -125,7 +125,7 @@ def test_coco_that_is_not_there_is_named_before_a_run_begins(call, tmp_path):
     (tmp_path / "backbone").mkdir()
     backbone_config = next(each.config for each in CLASSIFIERS if each.name == "table2-resnet50")
     configs.save(backbone_config, tmp_path / "backbone/config.json")
-    (tmp_path / "backbone/converted.json").write_text("{}")
+    (tmp_path / "backbone/finished.json").write_text("{}")
     code, _, error = call(
         *(
             "train",

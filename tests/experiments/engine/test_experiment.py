@@ -6,9 +6,10 @@ import pytest
 
 from experiments.engine.config import ConfigError
 from experiments.engine.experiment import run_experiment
+from experiments.engine.files import alone_in
 from experiments.engine.folders import Folders
 from experiments.engine.settings import Operation
-from experiments.engine.spec import Experiment, Report
+from experiments.engine.spec import Experiment, Report, Row
 from experiments.engine.tables import Table
 from tests.experiments.engine.toy_spec import NARROW, WIDE, evaluation_of, toy_spec
 
@@ -132,6 +133,31 @@ def test_a_run_of_converted_weights_is_no_row(folders):
     run_experiment(spec, "table1", (0,), folders)
 
 
+def test_a_finished_run_is_not_claimed_again(folders, results):
+    spec, trained = toy_spec()
+    run_experiment(spec, "table1", (0,), folders)
+    (folders.runs / "toy/wide-seed0/finished.json").write_text("{}")
+    trained.clear()
+    run_experiment(spec, "table1", (0,), folders)
+    assert [folder.name for _, folder, *_ in trained] == ["narrow-seed0"]
+    assert results("table1")[0]["presets"]["wide"]["runs"].keys() == {"0"}
+    # With another config it is, and the training says what differs.
+    prepare = lambda config, *_: dataclasses.replace(config, side=64)  # noqa: E731
+    changed, trained = toy_spec(prepare_config=prepare)
+    run_experiment(changed, "table1", (0,), folders)
+    assert [folder.name for _, folder, *_ in trained] == ["narrow-seed0", "wide-seed0"]
+
+
+def test_a_row_shows_the_first_run_that_is_whole(tmp_path):
+    folders = {seed: tmp_path / str(seed) for seed in range(4)}
+    for seed in (0, 2, 3):
+        (folders[seed] / "checkpoints/4").mkdir(parents=True)
+    for seed in (1, 2, 3):
+        folders[seed].mkdir(exist_ok=True)
+        (folders[seed] / "finished.json").write_text("{}")
+    assert Row(NARROW, None, folders, {}).run == folders[2]
+
+
 def test_a_run_whose_log_has_no_evaluation_is_named(folders):
     spec, _ = toy_spec(train=lambda config, folder, *rest: None)
     with pytest.raises(ConfigError, match=r"narrow-seed0/metrics\.jsonl.* \[\]"):
@@ -216,6 +242,9 @@ def test_a_task_trains_what_it_has_prepared_and_adds_to_the_report(folders, resu
     seen = []
 
     def report(rows, output, given):
+        # No other call may write the results between reading and writing.
+        with pytest.raises(BlockingIOError), alone_in(output, wait=False):
+            pass
         seen.append(([row.folders for row in rows], output, given))
         more = Table("More", ("", "width"), tuple((row.preset.row, "7") for row in rows))
         return Report((more,), ("A note.",), {"wide": {"gain": 3}}, ("A hint.",))

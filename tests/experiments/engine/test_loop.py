@@ -21,6 +21,7 @@ from experiments.engine.checkpoints import (
     restore_state,
     steps_in,
 )
+from experiments.engine.claim import is_finished
 from experiments.engine.config import ConfigError
 from experiments.engine.distributed import Interrupted, Interruption
 from experiments.engine.logs import read_metrics
@@ -47,6 +48,16 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def copied(whole, tmp_path):
     return shutil.copytree(whole[0], tmp_path / "run")
+
+
+def test_a_run_says_that_it_is_finished_only_while_its_last_state_is_there(tmp_path):
+    finished = []
+    arguments = {"evaluate": lambda state: finished.append(is_finished(tmp_path)) or {}}
+    run(tmp_path, 4, evaluate_every=2, checkpoint_every=2, **arguments)
+    assert (finished, is_finished(tmp_path)) == ([False, False], True)
+    (tmp_path / "checkpoints/4/state/_METADATA").write_text("{")
+    run(tmp_path, 4, evaluate_every=2, checkpoint_every=2, **arguments)
+    assert (finished, is_finished(tmp_path)) == ([False] * 3, True)
 
 
 def test_a_stopped_run_goes_on_with_the_same_numbers(whole, tmp_path):
