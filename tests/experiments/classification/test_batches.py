@@ -19,6 +19,7 @@ from experiments.classification.images import evaluation_crop
 from experiments.data.composed.photographs import pypi_photographs
 from experiments.data.composed.stamps import StampsConfig
 from experiments.data.imagenet import DataError
+from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders
 
 CONFIG = DataConfig(image_side=24, eval_resize=28)
@@ -113,9 +114,9 @@ def test_processes_share_the_batches_of_one(data, monkeypatch):
 def test_a_batch_that_processes_cannot_share(data, monkeypatch, batch_size):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     message = f"batch_size.* {batch_size}"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         training_batches(data, CONFIG, batch_size, seed=0)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         evaluation_batches(data, CONFIG, batch_size)
 
 

@@ -15,6 +15,7 @@ from experiments.detection.data.batches import evaluation_batches, training_batc
 from experiments.detection.data.config import DataConfig
 from experiments.detection.data.object_masks import box_mask, decode_mask
 from experiments.detection.data.record_index import index_records
+from experiments.engine.config import ConfigError
 from tests.experiments.detection.fake_records import make_record, noise
 
 CONFIG = DataConfig(shorter=24, longer=40, max_objects=4, mask_side=6)
@@ -190,7 +191,7 @@ def test_a_batch_that_processes_cannot_share(monkeypatch, batch_size):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     message = f"batch_size.* {batch_size}"
     for batches in (training, evaluation):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ConfigError, match=message):
             batches(batch_size)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from experiments.data.composed.photographs import pypi_photographs
 from experiments.data.prepared import DataError
 from experiments.data.records import RecordError
+from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders
 from experiments.inpainting.configs import DataConfig, HoleConfig
 from experiments.inpainting.data.batches import (
@@ -183,9 +184,9 @@ def test_processes_share_the_batches_of_one_and_draw_holes_of_their_own(data, mo
 def test_a_batch_that_processes_cannot_share(data, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     message = "batch_size.* 2 .* 7"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         training_batches(data, CONFIG, 7, seed=0)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         evaluation_batches(data, CONFIG, 7)
 
 
