@@ -5,8 +5,8 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +18,8 @@ _UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file so that a reader, also after a crash, finds the old content or the new.
 
+    Its permissions are those of any new file: the process's umask decides.
+
     Args:
         path: the file; its folder is created.
         write: gets a binary file that is open for writing, in the folder of ``path``.
@@ -26,17 +28,17 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         OSError: the file cannot be written; nothing of it is left then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    # Short, because the name of ``path`` may already be as long as the file system allows.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    with temporary.open("xb") as file:
+        try:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink()
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import re
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ import absl.flags
 import grain
 import numpy as np
 
+from experiments.engine.errors import UserError
 from experiments.engine.parallel import split
 
 # Fields of a batch: the record of each example, and those that could not be read in its place.
@@ -18,6 +21,18 @@ RECORD = "record"
 UNREADABLE = "unreadable"
 
 _BATCHES_AHEAD = 2
+
+# How grain reports the end of a worker, and what the signals that end one often mean.
+_WORKER_ENDED = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
+_CAUSES = {
+    signal.SIGBUS: "the shared memory of /dev/shm is probably too small for the batches: enlarge "
+    "it, in a container by `--shm-size`, or take 0 workers",
+    signal.SIGKILL: "memory is probably too small: take fewer workers",
+}
+
+
+class WorkerError(UserError, RuntimeError):
+    """A process that prepares batches has ended too early."""
 
 
 class Input:
@@ -52,15 +67,29 @@ class Input:
         return self
 
     def __next__(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The next batch on the devices, and its fields that stay on the host."""
+        """The next batch on the devices, and its fields that stay on the host.
+
+        Raises:
+            WorkerError: a worker was ended by a signal, such as for want of memory.
+        """
         began = time.perf_counter()
-        batch = next(self.iterator)
+        try:
+            batch = next(self.iterator)
+        except RuntimeError as error:
+            if (ended := _WORKER_ENDED.search(str(error))) and int(ended[1]) < 0:
+                raise _ended_by(signal.Signals(-int(ended[1]))) from error
+            raise
         self.seconds_waited += time.perf_counter() - began
         return batch
 
     def close(self) -> None:
         """Ends the threads and processes."""
         self.iterator.close()
+
+
+def _ended_by(number: signal.Signals) -> WorkerError:
+    cause = f": {_CAUSES[number]}" if number in _CAUSES else ""
+    return WorkerError(f"{number.name} has ended a worker of the input{cause}")
 
 
 def unreadable_records(host: Mapping[str, np.ndarray]) -> list[int]:

@@ -166,6 +166,8 @@ class _Loop:
     def run(self) -> Any:
         """Steps until the end; returns the final state."""
         operation, last = self._operation, self._task.steps
+        if self._start >= last:
+            self._progress.say(f"all {last} steps were done before")
         if not self._evaluated and self._evaluates(self._start):
             self._evaluate(self._start)
         for number in range(self._start + 1, last + 1):

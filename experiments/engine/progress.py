@@ -27,12 +27,12 @@ class TrainingProgress:
         self._title, self._total = title, total
         self._last_line = time.monotonic()
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             console=self._console,
             disable=not self._console.is_terminal or not visible,
         )
@@ -52,7 +52,8 @@ class TrainingProgress:
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
-        self._console.print(f"{self._title}: {message}", soft_wrap=True)
+        # Brackets in a name or a message are no markup.
+        self._console.print(f"{self._title}: {message}", markup=False, soft_wrap=True)
 
     def update(self, step: int, loss: float, speed: Speed) -> None:
         """Reports that ``step`` steps are done.

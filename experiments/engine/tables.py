@@ -9,6 +9,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from experiments.engine.files import write_atomically
 from experiments.engine.presets import Metric
@@ -69,18 +70,19 @@ class Table:
 
     def rich(self) -> RichTable:
         """For the terminal."""
-        table = RichTable(title=self.title, title_justify="left")
+        # As Text, in which brackets are no markup: runs are named by their folders.
+        table = RichTable(title=Text(self.title), title_justify="left")
         for number, heading in enumerate(self.headings):
-            table.add_column(heading, justify="left" if number < self.labels else "right")
+            table.add_column(Text(heading), justify="left" if number < self.labels else "right")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         return table
 
     def markdown(self) -> str:
         """With a line for the title above it."""
         numbers = len(self.headings) - self.labels
         aligned = (*["---"] * self.labels, *["---:"] * numbers)
-        lines = (self.headings, aligned, *self.rows)
+        lines = (map(_cell, self.headings), aligned, *(map(_cell, row) for row in self.rows))
         return "\n".join([f"{self.title}:", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
 
 
@@ -91,13 +93,17 @@ def print_tables(tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
     for table in tables:
         console.print(table.rich())
     for note in notes:
-        console.print(note, soft_wrap=True)
+        console.print(note, markup=False, soft_wrap=True)
 
 
 def save_tables(path: Path, tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
     """Writes tables, and lines of text below them, as Markdown, atomically."""
     text = "\n".join([*(table.markdown() for table in tables), *(f"{note}\n" for note in notes)])
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 def print_metrics(metrics: Sequence[Metric], found: Mapping[str, float]) -> None:

@@ -27,3 +27,10 @@ def test_checkpoints_without_a_config_are_no_run_to_go_on_with(tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(ConfigError, match=f"config.json.*{tmp_path}"):
         toy.run(tmp_path, 6)
+
+
+def test_a_folder_that_cannot_be_one_is_refused_by_name(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ConfigError, match=f"folder.*{folder}"):
+            toy.run(folder, 4)

@@ -74,12 +74,18 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(whole, tmp_path):
     }
 
 
-def test_a_finished_run_is_not_trained_further(whole, copied):
+def test_a_finished_run_is_not_trained_further_and_says_so(whole, copied, capsys):
     def forbidden(state, batch, key, number):
         raise AssertionError("trained again")
 
     again = run(copied, 23, step=forbidden)
     assert float(again["sum"]) == float(whole[1]["sum"])
+    assert "all 23 steps" in capsys.readouterr().out
+
+
+def test_the_name_of_a_folder_is_no_markup(tmp_path, capsys):
+    run(tmp_path / "[bold]", 2)
+    assert "[bold]: step 2/2" in capsys.readouterr().out
 
 
 def test_the_step_is_traced_once(tmp_path):

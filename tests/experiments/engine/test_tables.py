@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.engine.tables import Spread
+from experiments.engine.tables import Spread, Table, print_tables
 
 
 def test_a_spread_is_mean_and_sample_standard_deviation():
@@ -24,3 +24,12 @@ def test_a_spread_is_mean_and_sample_standard_deviation():
 )
 def test_texts_of_spreads(spread, digits, sign, text):
     assert spread.text(digits, sign) == text
+
+
+def test_names_are_neither_markup_nor_cells(capsys):
+    table = Table("[runs]", ("run", "[dB]"), (("[/red] a|b [bold]", "1.0"),))
+    print_tables([table], ["in runs/[bold]x"])
+    printed = capsys.readouterr().out
+    for text in ("[runs]", "[dB]", "[/red] a|b [bold]", "in runs/[bold]x"):
+        assert text in printed
+    assert table.markdown().splitlines()[-1] == r"| [/red] a\|b [bold] | 1.0 |"

@@ -52,7 +52,8 @@ def test_fills_stand_between_the_input_and_the_original(tmp_path):
             "mask": np.zeros((16, 16, 1), np.uint8) + (np.arange(256) < 128).reshape(16, 16, 1),
         },
     ]
-    fills = {"one": np.stack([flat(green), flat(red)]), "two": np.stack([flat(blue), flat(green)])}
+    # Names of folders, which are no formulae.
+    fills = {"$1_$": np.stack([flat(green), flat(red)]), "two": np.stack([flat(blue), flat(green)])}
     save_fills(tmp_path / "fills.png", examples, fills)
     with Image.open(tmp_path / "fills.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))

@@ -1,0 +1,32 @@
+import multiprocessing
+import os
+import signal
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from experiments.engine.input import Input, WorkerError
+from tests.experiments.engine import toy
+
+
+class EndedAt:
+    """Ends the worker that comes to a batch."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self, batch):
+        assert multiprocessing.parent_process() is not None, "runs in a worker"
+        if np.any(batch["record"] >= 0):
+            os.kill(os.getpid(), self.number)
+        return batch
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(signal.SIGBUS, "/dev/shm"), (signal.SIGKILL, "fewer workers")]
+)
+def test_the_end_of_a_worker_is_named_with_what_may_help(number, advice):
+    with closing(Input(toy.batches().map(EndedAt(number)), workers=1)) as data:
+        with pytest.raises(WorkerError, match=f"{number.name}.*{advice}"):
+            next(data)
