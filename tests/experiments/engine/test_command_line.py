@@ -1,12 +1,14 @@
 import errno
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiments.data.prepared import DataError
 from experiments.data.records import RecordError
 from experiments.engine.checkpoints import CheckpointError
-from experiments.engine.command_line import run_command
+from experiments.engine.command_line import run_command, run_program
 from experiments.engine.config import ConfigError
 from experiments.engine.distributed import Interrupted
 from experiments.engine.errors import InputError, UserError
@@ -58,6 +60,7 @@ def test_an_error_that_the_user_can_mend_is_printed_in_one_line(error_type, monk
     [
         (FileNotFoundError("a library's own, without a number"), 2, True),
         (OSError(errno.ENOSPC, "No space left on device", "runs/a"), 2, True),
+        (BrokenPipeError("of another pipe than the output"), 2, True),
         (ValueError("a library's own"), 1, True),
         (ZeroDivisionError("ours"), 1, True),
         (Interrupted("saved"), 143, False),
@@ -72,3 +75,59 @@ def test_another_error_has_its_own_code_and_keeps_its_traceback_where_it_may_be_
     assert ended == code
     assert ("Traceback" in printed) == traceback
     assert str(error) in printed
+
+
+def paths_of(arguments, monkeypatch):
+    """The paths that a program gets for the arguments of its command line."""
+    got = []
+
+    def main(paths: tuple[Path, ...], output: Path | None = None) -> None:
+        got.extend((*paths, output))
+
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    run_program(main)
+    return got
+
+
+def test_a_home_is_found_whoever_expands_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arguments = ["--paths", "~/a", "./~", "~nobody-of-this-name", "--output=~/b"]
+    assert paths_of(arguments, monkeypatch) == [
+        tmp_path / "a",
+        Path("~"),
+        Path("~nobody-of-this-name"),
+        tmp_path / "b",
+    ]
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://b/r", "https://host/photo.jpg"])
+@pytest.mark.parametrize("place", ["--paths", "--output"])
+def test_a_url_is_no_path(url, place, monkeypatch, capsys):
+    arguments = {"--paths": ["a"], "--output": ["b"], place: [url]}
+    with pytest.raises(SystemExit, match="2"):
+        paths_of([each for name in arguments for each in (name, *arguments[name])], monkeypatch)
+    assert capsys.readouterr().err == f"error: a path must be of this machine, got {url!r}\n"
+
+
+PRINTS_FOR_EVER = """
+from experiments.engine.command_line import run_program
+
+def main():
+    while True:
+        print("line")
+
+run_program(main)
+"""
+
+
+def test_a_reader_that_has_read_enough_ends_the_program_quietly():
+    with subprocess.Popen(
+        [sys.executable, "-c", PRINTS_FOR_EVER],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout.readline() == "line\n"
+        program.stdout.close()
+        assert program.stderr.read() == ""
+    assert program.returncode == 141

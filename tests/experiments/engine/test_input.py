@@ -27,6 +27,6 @@ class EndedAt:
     ("number", "advice"), [(signal.SIGBUS, "/dev/shm"), (signal.SIGKILL, "fewer workers")]
 )
 def test_the_end_of_a_worker_is_named_with_what_may_help(number, advice):
-    with closing(Input(toy.batches().map(EndedAt(number)), workers=1)) as data:
-        with pytest.raises(WorkerError, match=f"{number.name}.*{advice}"):
-            next(data)
+    data = Input(toy.batches().map(EndedAt(number)), workers=1)
+    with closing(data), pytest.raises(WorkerError, match=f"{number.name}.*{advice}"):
+        next(data)
