@@ -34,7 +34,7 @@ def evaluate(
     evaluation: Annotated[EvaluationConfig, BARE] = EVALUATION,
     distributed: Distributed = ALONE,
 ) -> None:
-    """Prints COCO's average precision of a run, and writes its detections.
+    """Prints COCO's metrics of a run, and writes its detections.
 
     Args:
         run: folder of the run.
