@@ -101,7 +101,7 @@ class JsonLines:
     def __init__(
         self, path: Path, keep: Callable[[Mapping[str, Any]], bool] = lambda line: True
     ) -> None:
-        kept = [line for line in _read_lines(path) if keep(line)]
+        kept = [line for line in read_log(path) if keep(line)]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(path, lambda file: file.write(text.encode()))
         self._file = path.open("a", buffering=1)
@@ -120,27 +120,18 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or abs(value) < float("inf")
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads a log of metrics or timing.
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Reads a log.
 
     Args:
         path: of the log; an absent file is an empty log.
 
     Returns:
-        The lines, each with ``step`` and values, which are numbers or None; without a last line
-        that was cut off by a crash.
+        The lines, each with ``step``, without a last one that was cut off by a crash.
 
     Raises:
         LogError: a line is damaged.
     """
-    lines = _read_lines(path)
-    for number, line in enumerate(lines, start=1):
-        if not all(value is None or is_finite(value) for value in line.values()):
-            raise _damaged(path, number, line)
-    return lines
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     complete, _, _ = path.read_bytes().rpartition(b"\n")
@@ -153,6 +144,22 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         if not isinstance(line, dict) or not is_int64(line.get("step")):
             raise _damaged(path, number, line)
         lines.append(line)
+    return lines
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads a log of metrics, whose values are numbers or None; see :func:`read_log`.
+
+    Args:
+        path: of the log; an absent file is an empty log.
+
+    Raises:
+        LogError: a line is damaged, or has another value.
+    """
+    lines = read_log(path)
+    for number, line in enumerate(lines, start=1):
+        if not all(value is None or is_finite(value) for value in line.values()):
+            raise _damaged(path, number, line)
     return lines
 
 
