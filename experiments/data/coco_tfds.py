@@ -107,16 +107,17 @@ class CocoInstances(tfds.core.GeneratorBasedBuilder):
         # All is read and checked before the first record is written, which may take hours.
         for annotations, images in splits.values():
             if annotations.categories != categories:
+                different = sorted({*annotations.categories} ^ {*categories})
                 raise DataError(
-                    f"{annotations.path} must have the categories of "
-                    f"{splits['train'][0].path}, got other ones"
+                    f"{annotations.path} must have the categories of {splits['train'][0].path}, "
+                    f"they differ in {shown([tuple(category) for category in different])}"
                 )
             _check_present(annotations, images)
         counts = {
             split: (len(annotations.images), annotations.object_count)
             for split, (annotations, _) in splits.items()
         }
-        _check_counts(self._folder, counts, self.builder_config.counts)
+        _check_counts(self._folder, counts, self.builder_config)
         self.info.metadata["categories"] = [list(category) for category in categories]
         self.info.metadata["counts"] = {split: list(count) for split, count in counts.items()}
         return {split: self._generate_examples(*parts) for split, parts in splits.items()}
@@ -230,16 +231,13 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _check_counts(
-    folder: Path,
-    counts: Mapping[str, tuple[int, int]],
-    expected: Mapping[str, tuple[int, int]] | None,
-) -> None:
+def _check_counts(folder: Path, counts: Mapping[str, tuple[int, int]], config: CocoConfig) -> None:
     for split, (images, objects) in counts.items():
-        if expected is not None and (images, objects) != expected[split]:
+        if config.counts is not None and (images, objects) != config.counts[split]:
             raise DataError(
-                f"the split {split!r} of {folder} must have {expected[split][0]} images and "
-                f"{expected[split][1]} annotations, got {images} and {objects}"
+                f"{folder} must be the whole of COCO {config.name}: its split {split!r} has "
+                f"{config.counts[split][0]} images and {config.counts[split][1]} annotations, got "
+                f"{images} and {objects}"
             )
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from experiments.data.coco_annotations import Category
 from experiments.detection.evaluation.coco_metrics import METRICS, coco_metrics
 from experiments.detection.evaluation.ground_truth import read_ground_truth
 from tests.experiments.detection.evaluation.annotated import (
@@ -198,6 +199,22 @@ def test_categories_are_told_apart_by_ids_with_gaps():
         for entry in perfect_results(RECORDS)
     ]
     assert metrics(RECORDS, swapped)["AP"] == 0
+
+
+def test_ids_may_be_0_and_as_large_as_64_bits_hold():
+    most = 2**63 - 1
+    categories = (Category(-5, "cup"), Category(0, "cat"), Category(most, "brush"))
+    records = [
+        record(image_id, [[5, 5, 20, 20], [40, 10, 10, 30], [60, 40, 9, 9]], labels=[0, 1, 2])
+        for image_id in (0, most)
+    ]
+    results = [
+        {**entry, "category_id": categories[place % 3].id}
+        for place, entry in enumerate(perfect_results(records))
+    ]
+    truth = read_ground_truth(records, categories)
+    for kind in ("bbox", "segm"):
+        assert coco_metrics(truth.coco, results, kind)["AP"] == ONE
 
 
 def test_detections_in_an_image_without_objects_are_wrong():
