@@ -7,9 +7,10 @@ from pycocotools import mask as rle
 from experiments.engine.errors import shown
 from experiments.engine.files import is_int64
 
-# Of coordinates, in pixels. A polygon's edges are walked point by point, so one that ends far
-# outside would fill the memory.
+# Of coordinates, in pixels. pycocotools walks a polygon's edges point by point, so one that ends
+# far outside, or goes to and fro, would fill the memory.
 FARTHEST = 100_000
+_LONGEST_OUTLINE = 40 * FARTHEST
 
 # Of a run length, in bits: more than any image has pixels.
 _LONGEST = 60
@@ -33,8 +34,8 @@ def compressed_counts(segmentation: Any, height: int, width: int) -> str:
 
     Raises:
         ValueError: a polygon has an odd number of coordinates, fewer than six, or one that is no
-            number or further than :data:`FARTHEST` from the image's corner; run lengths are of an
-            image of another size; or it is none of all these.
+            number or further than :data:`FARTHEST` from the image's corner, or a far too long
+            outline; run lengths are of an image of another size; or it is none of all these.
     """
     if isinstance(segmentation, list):
         if not segmentation:
@@ -112,6 +113,23 @@ def _check_polygon(polygon: Any) -> None:
         raise ValueError(
             f"a polygon's coordinates must be within {FARTHEST} pixels, got {shown(polygon)}"
         )
+    # Hardly any polygon is so long or so far out that its edges have to be measured.
+    if len(polygon) * max(map(abs, polygon)) > _LONGEST_OUTLINE:
+        outline = _outline(polygon)
+        if outline > _LONGEST_OUTLINE:
+            raise ValueError(
+                f"a polygon's outline must be at most {_LONGEST_OUTLINE} pixels long, got "
+                f"{outline:.0f}"
+            )
+
+
+def _outline(polygon: list[float]) -> float:
+    """The number of pixels that the edges of a polygon pass."""
+    corners = list(zip(polygon[::2], polygon[1::2], strict=True))
+    return sum(
+        max(abs(x2 - x1), abs(y2 - y1))
+        for (x1, y1), (x2, y2) in zip(corners, [*corners[1:], corners[0]], strict=True)
+    )
 
 
 def _text(encoded: Any) -> str:

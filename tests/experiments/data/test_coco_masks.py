@@ -61,6 +61,14 @@ def test_a_polygon_with_the_length_of_a_box_is_a_polygon():
     assert decoded(compressed_counts([[0, 0, 4, 0, 4, 4, 0, 4]], *SIZE)).sum() == 16
 
 
+def test_a_polygon_may_have_many_corners():
+    """Far more than the longest outline has pixels, if each were as far away as can be."""
+    angles = np.linspace(0, 2 * np.pi, 20_000)
+    corners = np.stack([900 + 800 * np.cos(angles), 900 + 800 * np.sin(angles)], axis=-1)
+    counts = compressed_counts([corners.ravel().tolist()], 1800, 1800)
+    assert decoded(counts, (1800, 1800)).sum() == pytest.approx(np.pi * 800**2, rel=1e-3)
+
+
 def test_no_polygon_is_no_segmentation():
     assert compressed_counts([], *SIZE) == ""
 
@@ -76,6 +84,7 @@ def test_no_polygon_is_no_segmentation():
         ([[*TRIANGLE[:5], "3"]], r"polygon.*'3'"),
         ([[*TRIANGLE[:5], 10**400]], r"polygon.* 1000.*\.\.\."),
         ([[*TRIANGLE[:5], True]], r"polygon.* True"),
+        ([[-9e4, 0, 9e4, 1] * 100], r"outline.* 36000000$"),
         ([[[1, 1], [9, 1], [9, 8]]], r"polygon.*\[\[1, 1\]"),
         (TRIANGLE, r"polygon.* 1\.0$"),
         ("abc", r"segmentation.* 'abc'"),
