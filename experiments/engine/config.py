@@ -92,7 +92,8 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
     else:
         fits = type(value) is hint
     if not fits:
-        raise ConfigError(f"{name} must be {hint}, got {shown(value)}")
+        expected = {int: "int of 64 bits", float: "finite float"}.get(hint, hint)
+        raise ConfigError(f"{name} must be {expected}, got {shown(value)}")
     return value
 
 

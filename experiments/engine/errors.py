@@ -18,7 +18,7 @@ class InputError(UserError, ValueError):
 
 
 def shown(value: Any) -> str:
-    """A value as the message of an error shows it, which is short, however large the value is.
+    """Writes a value for the message of an error: shortened, however long or deep it is.
 
     Args:
         value: of a file that somebody else may have written.

@@ -75,7 +75,7 @@ def test_what_is_no_json_is_a_value_error(text, message):
         (b"null", False, False),
     ],
 )
-def test_numbers_of_json_are_told_from_what_no_float_or_integer_holds(text, finite, int64):
+def test_numbers_are_those_that_a_float_or_an_integer_holds(text, finite, int64):
     value = parse_json(text)
     assert (is_finite(value), is_int64(value)) == (finite, int64)
 
