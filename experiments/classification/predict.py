@@ -1,6 +1,5 @@
 """Classifies a user's own images with a trained run."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +11,11 @@ from PIL import Image
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.images import evaluation_crop
 from experiments.classification.task import CLASSES, RUNS, classify, make_model
+from experiments.data.classes import num_classes
 from experiments.data.pictures import open_picture, to_rgb
 from experiments.engine.checkpoints import CheckpointError
-from experiments.engine.errors import InputError
+from experiments.engine.errors import InputError, shown
+from experiments.engine.files import read_json
 from experiments.engine.predictions import predict_each
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import CheckpointChoice
@@ -43,10 +44,16 @@ def load_classifier(
     """
     run = RUNS.load(folder, checkpoint)
     try:
-        names = tuple(json.loads((folder / CLASSES).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        names = read_json(folder / CLASSES)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / CLASSES} cannot be read: {error}") from error
-    return run, names
+    count = num_classes(run.config.data.source)
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not named or len(names) != count:
+        raise CheckpointError(
+            f"{folder / CLASSES} must be a list of the {count} names of classes, got {shown(names)}"
+        )
+    return run, tuple(names)
 
 
 def classifier(

@@ -13,10 +13,11 @@ import tensorflow_datasets as tfds
 import tyro
 
 from experiments.data import coco_tfds
-from experiments.data.coco_annotations import Category
+from experiments.data.coco_annotations import Category, parse_categories
 from experiments.data.coco_sources import BoxRecords, InstanceRecords
-from experiments.data.prepared import DataError, checked, prepared_folder
+from experiments.data.prepared import DataError, checked, open_builder, prepared_folder
 from experiments.data.records import Source
+from experiments.engine.errors import shown
 
 _VERSIONS = ("1.0.0",)
 _TFDS_VERSIONS = ("1.1.0",)
@@ -97,10 +98,10 @@ def open_coco(folder: Path) -> CocoData:
         Sources that can be pickled and read in any order.
 
     Raises:
-        DataError: a file is missing, or it is no data set in COCO's form.
+        DataError: a file is missing or damaged, or it is no data set in COCO's form.
     """
     checked(folder)
-    builder = tfds.builder_from_directory(folder)
+    builder = open_builder(folder)
     if "test" in builder.info.splits:
         checked(folder, ("test",))
     features = builder.info.features
@@ -111,12 +112,7 @@ def open_coco(folder: Path) -> CocoData:
             f"{folder} must hold {coco_tfds.NAME} or tfds' coco, got {builder.name} of "
             f"{sorted(features)}"
         )
-    metadata = builder.info.metadata
-    for split, (images, _) in metadata["counts"].items():
-        if (found := builder.info.splits[split].num_examples) != images:
-            raise DataError(f"{folder}: the split {split!r} must have {images} images, got {found}")
-    categories = tuple(Category(*category) for category in metadata["categories"])
-    return _opened(builder, InstanceRecords, categories)
+    return _opened(builder, InstanceRecords, _checked_categories(builder, folder))
 
 
 def _opened(
@@ -139,6 +135,26 @@ def _opened(
     )
 
 
+def _checked_categories(builder: tfds.core.DatasetBuilder, folder: Path) -> tuple[Category, ...]:
+    """The categories that the metadata hold, whose numbers of images must be those of the splits.
+
+    Raises:
+        DataError: the metadata are not as they were written, or a split has another number.
+    """
+    metadata = builder.info.metadata
+    try:
+        images = {split: count[0] for split, count in metadata["counts"].items()}
+        categories = [
+            {"id": category[0], "name": category[1]} for category in metadata["categories"]
+        ]
+    except (AttributeError, LookupError, TypeError) as error:
+        raise DataError(f"the metadata of {folder} are damaged: {error!r}") from error
+    found = {name: split.num_examples for name, split in builder.info.splits.items()}
+    if found != images:
+        raise DataError(f"{folder} must have the images {shown(images)} by split, got {found}")
+    return parse_categories(folder, categories)
+
+
 def _official_categories(folder: Path, features: Any) -> tuple[Category, ...]:
     # tfds keeps the names, in the order of the ids, and not the ids.
     names = features["objects"]["label"].names
@@ -158,7 +174,7 @@ def main(folder: Annotated[Path, tyro.conf.Positional], data_dir: Path = Path("d
     """
     try:
         prepared = coco_tfds.prepare(folder, data_dir, coco_tfds.COCO_2017)
-    except DataError as error:
+    except (DataError, OSError) as error:  # OSError: a folder cannot be written to
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     print(f"COCO in {prepared}")

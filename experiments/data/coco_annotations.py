@@ -1,14 +1,15 @@
 """COCO's annotation files, `instances_*.json`, read and checked."""
 
-import json
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from experiments.data.coco_masks import compressed_counts
+from experiments.data.coco_masks import FARTHEST, compressed_counts
+from experiments.data.pictures import MAX_PIXELS
 from experiments.data.prepared import DataError
+from experiments.engine.errors import shown
+from experiments.engine.files import is_finite, is_int64, read_json
 
 
 class Category(NamedTuple):
@@ -19,7 +20,14 @@ class Category(NamedTuple):
 
 
 class AnnotatedImage(NamedTuple):
-    """An image of the list; height and width in pixels."""
+    """An image of the list.
+
+    Attributes:
+        id: 0 or more.
+        file_name: a path relative to the folder of the images, without ``./``.
+        height: in pixels.
+        width: in pixels.
+    """
 
     id: int
     file_name: str
@@ -33,9 +41,10 @@ class AnnotatedObject(NamedTuple):
     Attributes:
         id: of the annotation.
         bbox: left, top, width and height, in pixels, as in the file.
-        area: of the segmentation, in pixels, as in the file.
+        area: of the segmentation, in pixels, as in the file; 0 or more.
         label: place of its category in the order of ids, from 0 on.
-        is_crowd: whether it stands for many that are too close to tell apart.
+        is_crowd: whether it stands for many that are too close to tell apart; False if the file
+            does not say.
         segmentation: see :func:`experiments.data.coco_masks.compressed_counts`; ``""`` for none.
     """
 
@@ -72,37 +81,30 @@ class Annotations:
 def read_annotations(path: Path, *, with_objects: bool = True) -> Annotations:
     """Reads an annotation file.
 
-    Nothing is repaired and nothing left out: boxes of no area, or outside the image, stay.
+    Nothing is repaired and nothing left out: boxes of no area, or outside the image, stay. Only
+    ``iscrowd`` and ``segmentation`` of an object may be missing, which says that it is no crowd,
+    and has no mask. What the training does not need, such as ``info``, is not read.
 
     Args:
         path: of the JSON.
         with_objects: whether it lists objects; those of COCO's test images do not.
 
     Raises:
-        DataError: it is missing, is no JSON, lacks a field, lists an image, category or annotation
-            twice, has an annotation of an image or a category that it does not list, or one whose
-            box or segmentation is malformed. The message names the file and the entry.
+        DataError: it is missing, is no JSON, lacks a field, has a field of another type or out of
+            range, lists an image, category or annotation twice, has an annotation of an image or a
+            category that it does not list, or one whose box or segmentation is malformed. The
+            message names the file and the entry.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except OSError as error:
         raise DataError(f"the annotations {path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # also bytes that are no text
         raise DataError(f"{path} must be JSON: {error}") from error
-    categories = [
-        Category(_integer(entry, "id", where), _text(entry, "name", where))
-        for where, entry in _entries(path, content, "categories")
-    ]
-    _check_unique(path, "category", [category.id for category in categories])
-    categories.sort()
+    categories = sorted(parse_categories(path, _list(path, content, "categories")))
     images = [
-        AnnotatedImage(
-            _integer(entry, "id", where),
-            _text(entry, "file_name", where),
-            _integer(entry, "height", where, least=1),
-            _integer(entry, "width", where, least=1),
-        )
-        for where, entry in _entries(path, content, "images")
+        _image(entry, where)
+        for where, entry in _entries(path, _list(path, content, "images"), "images")
     ]
     _check_unique(path, "image", [image.id for image in images])
     _check_unique(path, "file_name", [image.file_name for image in images])
@@ -114,6 +116,53 @@ def read_annotations(path: Path, *, with_objects: bool = True) -> Annotations:
     )
 
 
+def parse_categories(path: Path, entries: Any) -> tuple[Category, ...]:
+    """Checks a list of categories.
+
+    Args:
+        path: of the file that has the list; begins the messages of errors.
+        entries: the list, as JSON has it: each has ``id`` and ``name``.
+
+    Returns:
+        The categories, in the order of the list.
+
+    Raises:
+        DataError: an entry is malformed, or two have the same id.
+    """
+    categories = tuple(
+        Category(_integer(entry, "id", where), _text(entry, "name", where))
+        for where, entry in _entries(path, entries, "categories")
+    )
+    _check_unique(path, "category", [category.id for category in categories])
+    return categories
+
+
+def _image(entry: Mapping[str, Any], where: str) -> AnnotatedImage:
+    # -1 stands for records that cannot be read.
+    image = AnnotatedImage(
+        _integer(entry, "id", where, least=0),
+        _file_name(entry, where),
+        _integer(entry, "height", where, least=1),
+        _integer(entry, "width", where, least=1),
+    )
+    if image.height * image.width > MAX_PIXELS:
+        raise DataError(
+            f"{where}: height x width must be at most {MAX_PIXELS:,} pixels, got {image.height} x "
+            f"{image.width}"
+        )
+    return image
+
+
+def _file_name(entry: Mapping[str, Any], where: str) -> str:
+    name = _text(entry, "file_name", where)
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise DataError(
+            f"{where}: file_name must be a path within the folder of the images, got {shown(name)}"
+        )
+    return str(path)
+
+
 def _objects(
     path: Path, content: Any, categories: Sequence[Category], images: Sequence[AnnotatedImage]
 ) -> dict[int, list[AnnotatedObject]]:
@@ -121,7 +170,8 @@ def _objects(
     image_of = {image.id: image for image in images}
     objects: dict[int, list[AnnotatedObject]] = {}
     ids = []
-    for where, entry in _entries(path, content, "annotations"):
+    annotations = _list(path, content, "annotations")
+    for where, entry in _entries(path, annotations, "annotations"):
         ids.append(_integer(entry, "id", where))
         image_id = _integer(entry, "image_id", where)
         if image_id not in image_of:
@@ -132,7 +182,7 @@ def _objects(
         category_id = _integer(entry, "category_id", where)
         if category_id not in labels:
             raise DataError(
-                f"{where}: category_id must be one of {sorted(labels)}, got {category_id}"
+                f"{where}: category_id must be one of {shown(sorted(labels))}, got {category_id}"
             )
         image = image_of[image_id]
         try:
@@ -143,9 +193,9 @@ def _objects(
             AnnotatedObject(
                 ids[-1],
                 _box(entry, where),
-                _finite(_value(entry, "area", where), "area", where),
+                _area(entry, where),
                 labels[category_id],
-                bool(_integer(entry, "iscrowd", where, choices=(0, 1))),
+                _is_crowd(entry, where),
                 counts,
             )
         )
@@ -153,56 +203,77 @@ def _objects(
     return objects
 
 
-def _entries(path: Path, content: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    entries = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        keys = sorted(content) if isinstance(content, dict) else type(content).__name__
+def _list(path: Path, content: Any, name: str) -> Any:
+    if not isinstance(content, dict) or name not in content:
+        keys = shown(sorted(content)) if isinstance(content, dict) else type(content).__name__
         raise DataError(f"{path} must have a list of {name}, got {keys}")
+    return content[name]
+
+
+def _entries(path: Path, entries: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: {name} must be a list, got {shown(entries)}")
     for place, entry in enumerate(entries):
-        yield f"{path}: {name}[{place}], id {entry.get('id')!r}", entry
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: {name}[{place}] must be an object, got {shown(entry)}")
+        yield f"{path}: {name}[{place}], id {shown(entry.get('id'))}", entry
 
 
 def _value(entry: Mapping[str, Any], name: str, where: str) -> Any:
     try:
         return entry[name]
     except KeyError:
-        raise DataError(f"{where}: must have {name!r}, got {sorted(entry)}") from None
+        raise DataError(f"{where}: must have {name!r}, got {shown(sorted(entry))}") from None
 
 
-def _integer(
-    entry: Mapping[str, Any],
-    name: str,
-    where: str,
-    least: int | None = None,
-    choices: Collection[int] | None = None,
-) -> int:
+def _integer(entry: Mapping[str, Any], name: str, where: str, least: int = -(2**63)) -> int:
     value = _value(entry, name, where)
-    in_range = (least is None or value >= least) if isinstance(value, int) else False
-    if not in_range or (choices is not None and value not in choices):
-        expected = f"one of {list(choices)}" if choices else "an integer"
-        bound = "" if least is None else f" of at least {least}"
-        raise DataError(f"{where}: {name} must be {expected}{bound}, got {value!r}")
+    if not is_int64(value) or value < least:
+        raise DataError(
+            f"{where}: {name} must be an integer in {least}..{2**63 - 1}, got {shown(value)}"
+        )
     return int(value)
 
 
 def _text(entry: Mapping[str, Any], name: str, where: str) -> str:
     value = _value(entry, name, where)
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {name} must be a text, got {value!r}")
+    if not isinstance(value, str) or not _is_unicode(value):
+        raise DataError(f"{where}: {name} must be a text that UTF-8 can hold, got {shown(value)}")
     return value
 
 
-def _finite(value: Any, name: str, where: str) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise DataError(f"{where}: {name} must be a finite number, got {value!r}")
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a character, as JSON can have it
+        return False
+    return True
+
+
+def _is_crowd(entry: Mapping[str, Any], where: str) -> bool:
+    value = entry.get("iscrowd", 0)
+    if type(value) not in (int, bool) or value not in (0, 1):
+        raise DataError(f"{where}: iscrowd must be one of [0, 1], got {shown(value)}")
+    return bool(value)
+
+
+def _area(entry: Mapping[str, Any], where: str) -> float:
+    value = _value(entry, "area", where)
+    # pycocotools would leave out objects of another area.
+    if not is_finite(value) or not 0 <= value <= FARTHEST**2:
+        raise DataError(f"{where}: area must be a number in 0..{FARTHEST**2}, got {shown(value)}")
     return float(value)
 
 
 def _box(entry: Mapping[str, Any], where: str) -> tuple[float, float, float, float]:
     value = _value(entry, "bbox", where)
     if not isinstance(value, list) or len(value) != 4:
-        raise DataError(f"{where}: bbox must be 4 numbers, got {value!r}")
-    left, top, width, height = (_finite(number, f"bbox {value!r}: each", where) for number in value)
+        raise DataError(f"{where}: bbox must be 4 numbers, got {shown(value)}")
+    if not all(is_finite(number) and abs(number) <= FARTHEST for number in value):
+        raise DataError(
+            f"{where}: bbox must be 4 numbers within {FARTHEST} pixels, got {shown(value)}"
+        )
+    left, top, width, height = map(float, value)
     if min(width, height) < 0:
         raise DataError(f"{where}: bbox must have no negative width or height, got {value!r}")
     return left, top, width, height
@@ -212,5 +283,7 @@ def _check_unique(path: Path, what: str, values: Sequence[int | str]) -> None:
     seen: set[int | str] = set()
     for value in values:
         if value in seen:
-            raise DataError(f"{path}: {what} {value!r} must be listed once, it is listed twice")
+            raise DataError(
+                f"{path}: {what} {shown(value)} must be listed once, it is listed twice"
+            )
         seen.add(value)

@@ -1,12 +1,19 @@
 """Segmentations as COCO's JSON has them, read as COCO's own evaluation reads them."""
 
-import math
 from typing import Any
 
 from pycocotools import mask as rle
 
-# A polygon's edges are walked point by point, so one that ends far outside would fill the memory.
-_FARTHEST = 100_000
+from experiments.engine.errors import shown
+from experiments.engine.files import is_int64
+
+# Of coordinates, in pixels. pycocotools walks a polygon's edges point by point, so one that ends
+# far outside, or goes to and fro, would fill the memory.
+FARTHEST = 100_000
+_LONGEST_OUTLINE = 40 * FARTHEST
+
+# Of a run length, in bits: more than any image has pixels.
+_LONGEST = 60
 
 
 def compressed_counts(segmentation: Any, height: int, width: int) -> str:
@@ -27,7 +34,8 @@ def compressed_counts(segmentation: Any, height: int, width: int) -> str:
 
     Raises:
         ValueError: a polygon has an odd number of coordinates, fewer than six, or one that is no
-            number; run lengths are of an image of another size; or it is none of all these.
+            number or further than :data:`FARTHEST` from the image's corner, or a far too long
+            outline; run lengths are of an image of another size; or it is none of all these.
     """
     if isinstance(segmentation, list):
         if not segmentation:
@@ -37,18 +45,19 @@ def compressed_counts(segmentation: Any, height: int, width: int) -> str:
         return _text(rle.merge(rle.frPyObjects(segmentation, height, width)))
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError(
-            f"segmentation must be a list of polygons or have size and counts, got {segmentation!r}"
+            f"segmentation must be a list of polygons or have size and counts, got "
+            f"{shown(segmentation)}"
         )
     size, counts = segmentation["size"], segmentation["counts"]
-    if size != [height, width]:
-        raise ValueError(f"size of the segmentation must be {[height, width]}, got {size!r}")
+    if size != [height, width] or any(type(side) is not int for side in size):
+        raise ValueError(f"size of the segmentation must be {[height, width]}, got {shown(size)}")
     lengths = decompressed(counts) if isinstance(counts, str) else counts
-    if not isinstance(lengths, list) or any(type(n) is not int or n < 0 for n in lengths):
-        raise ValueError(f"counts of the segmentation must be run lengths, got {_shown(counts)}")
+    if not isinstance(lengths, list) or not all(is_int64(n) and n >= 0 for n in lengths):
+        raise ValueError(f"counts of the segmentation must be run lengths, got {shown(counts)}")
     if sum(lengths) != height * width:
         raise ValueError(
             f"counts of the segmentation must cover {height} x {width} = {height * width} pixels, "
-            f"they cover {sum(lengths)}"
+            f"they cover {shown(sum(lengths))}"
         )
     if isinstance(counts, str):
         return counts
@@ -66,7 +75,8 @@ def decompressed(counts: str) -> list[int]:
         counts: the compressed form.
 
     Raises:
-        ValueError: a character is none of the 64, or the last number does not end.
+        ValueError: a character is none of the 64, a number is too long, or the last number does
+            not end.
     """
     lengths: list[int] = []
     value = shift = 0
@@ -77,34 +87,51 @@ def decompressed(counts: str) -> list[int]:
         value |= (bits & 0x1F) << shift
         shift += 5
         if bits & 0x20:
+            if shift > _LONGEST:
+                raise ValueError(f"counts of the segmentation must end, got {shown(counts)}")
             continue
         if bits & 0x10:
             value -= 1 << shift
         lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
         value = shift = 0
     if shift:
-        raise ValueError(f"counts of the segmentation must end, got {_shown(counts)}")
+        raise ValueError(f"counts of the segmentation must end, got {shown(counts)}")
     return lengths
 
 
 def _check_polygon(polygon: Any) -> None:
     if not isinstance(polygon, list) or any(type(n) not in (int, float) for n in polygon):
-        raise ValueError(f"a polygon must be a list of numbers, got {_shown(polygon)}")
+        raise ValueError(
+            "segmentation must be a list of polygons, and a polygon a list of numbers, got the "
+            f"polygon {shown(polygon)}"
+        )
     if len(polygon) % 2 or len(polygon) < 6:
         raise ValueError(
             f"a polygon must have an even number of coordinates, at least 6, got {len(polygon)}"
         )
-    if not all(math.isfinite(n) and abs(n) <= _FARTHEST for n in polygon):
+    if not all(abs(n) <= FARTHEST for n in polygon):  # NaN is not
         raise ValueError(
-            f"a polygon's coordinates must be within {_FARTHEST} pixels, got {_shown(polygon)}"
+            f"a polygon's coordinates must be within {FARTHEST} pixels, got {shown(polygon)}"
         )
+    # Hardly any polygon is so long or so far out that its edges have to be measured.
+    if len(polygon) * max(map(abs, polygon)) > _LONGEST_OUTLINE:
+        outline = _outline(polygon)
+        if outline > _LONGEST_OUTLINE:
+            raise ValueError(
+                f"a polygon's outline must be at most {_LONGEST_OUTLINE} pixels long, got "
+                f"{outline:.0f}"
+            )
+
+
+def _outline(polygon: list[float]) -> float:
+    """The number of pixels that the edges of a polygon pass."""
+    corners = list(zip(polygon[::2], polygon[1::2], strict=True))
+    return sum(
+        max(abs(x2 - x1), abs(y2 - y1))
+        for (x1, y1), (x2, y2) in zip(corners, [*corners[1:], corners[0]], strict=True)
+    )
 
 
 def _text(encoded: Any) -> str:
     counts: bytes = encoded["counts"]
     return counts.decode("ascii")
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:80]}..."

@@ -68,7 +68,8 @@ class BoxRecords:
         try:
             with Image.open(io.BytesIO(record["image"])) as opened:
                 width, height = opened.size
-        except (OSError, SyntaxError) as error:  # Pillow: SyntaxError for a broken PNG
+        except Exception as error:
+            # A broken file leads Pillow to almost any error.
             raise RecordError(f"record {index} of {self.source!r}: {error}") from error
         corners = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
         top, left, bottom, right = (corners * (height, width, height, width)).T

@@ -1,21 +1,28 @@
 """A tfds data set of a folder in COCO's layout, with masks, which tfds' own `coco` lacks."""
 
+import contextlib
 import dataclasses
 import io
+import os
 import shutil
+import unicodedata
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import ExifTags, Image
 
 from experiments.data.coco_annotations import AnnotatedImage, Annotations, read_annotations
 from experiments.data.prepared import DataError
+from experiments.engine.errors import shown
 from experiments.engine.files import alone_in
 
 NAME = "coco_instances"
+
+# EXIF orientations in which height and width change places.
+_QUARTER_TURNS = range(5, 9)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -23,9 +30,10 @@ class CocoConfig(tfds.core.BuilderConfig):
     """What the parts of a folder in COCO's layout are called.
 
     Attributes:
-        train: annotations are in `annotations/instances_<train>.json`, images in `<train>/`.
+        train: annotations are in `annotations/instances_<train>.json`, images in `<train>/` and
+            folders below.
         validation: annotations are in `annotations/instances_<validation>.json`, images in
-            `<validation>/`.
+            `<validation>/` and folders below.
         test: of images without annotations, `annotations/image_info_<test>.json`; used if it is
             there.
         test_images: their folder.
@@ -99,16 +107,17 @@ class CocoInstances(tfds.core.GeneratorBasedBuilder):
         # All is read and checked before the first record is written, which may take hours.
         for annotations, images in splits.values():
             if annotations.categories != categories:
+                different = sorted({*annotations.categories} ^ {*categories})
                 raise DataError(
-                    f"{annotations.path} must have the categories of "
-                    f"{splits['train'][0].path}, got other ones"
+                    f"{annotations.path} must have the categories of {splits['train'][0].path}, "
+                    f"they differ in {shown([tuple(category) for category in different])}"
                 )
             _check_present(annotations, images)
         counts = {
             split: (len(annotations.images), annotations.object_count)
             for split, (annotations, _) in splits.items()
         }
-        _check_counts(self._folder, counts, self.builder_config.counts)
+        _check_counts(self._folder, counts, self.builder_config)
         self.info.metadata["categories"] = [list(category) for category in categories]
         self.info.metadata["counts"] = {split: list(count) for split, count in counts.items()}
         return {split: self._generate_examples(*parts) for split, parts in splits.items()}
@@ -174,38 +183,91 @@ def _annotated_splits(folder: Path, config: CocoConfig) -> dict[str, tuple[Annot
 def _check_present(annotations: Annotations, images: Path) -> None:
     if not images.is_dir():
         raise DataError(f"the images of {annotations.path} must be in {images}, which is no folder")
-    there = {path.name for path in images.iterdir()}
     names = [image.file_name for image in annotations.images]
+    if not names:
+        raise DataError(f"{annotations.path} must list one or more images, got none")
+    there: set[str] = set()
+    # Each folder is listed once, which on a file system of a network is faster than to ask for
+    # every file.
+    for folder in {PurePosixPath(name).parent for name in names}:
+        there |= {str(folder / name) for name in _files(images / folder)}
     if missing := [name for name in names if name not in there]:
         raise DataError(
             f"{images} lacks {len(missing)} of the {len(names)} images of {annotations.path}, the "
-            f"first is {missing[0]}"
+            f"first is {shown(missing[0])}{_hint(images, missing[0])}"
         )
 
 
-def _check_counts(
-    folder: Path,
-    counts: Mapping[str, tuple[int, int]],
-    expected: Mapping[str, tuple[int, int]] | None,
-) -> None:
+def _files(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if not entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed: {error.strerror}") from error
+
+
+def _hint(images: Path, name: str) -> str:
+    """Ends the message of a missing image with a file that may be meant, if there is one."""
+    there: dict[str, str] = {}
+    for folder, _, files in images.walk():
+        for file in files:
+            path = (folder / file).relative_to(images).as_posix()
+            there[_folded(path)] = path
+    parts = _folded(name.replace("\\", "/")).split("/")
+    # Names that begin with the folder's own, or with folders above it, are the same from some part
+    # on.
+    for first in range(len(parts)):
+        if found := there.get("/".join(parts[first:])):
+            return (
+                f". Is {found!a} meant? A file_name must be relative to {images}, have '/' between "
+                f"folders, and the same letters, also in case and Unicode form, got {name!a:.200}"
+            )
+    return ""
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _check_counts(folder: Path, counts: Mapping[str, tuple[int, int]], config: CocoConfig) -> None:
     for split, (images, objects) in counts.items():
-        if expected is not None and (images, objects) != expected[split]:
+        if config.counts is not None and (images, objects) != config.counts[split]:
             raise DataError(
-                f"the split {split!r} of {folder} must have {expected[split][0]} images and "
-                f"{expected[split][1]} annotations, got {images} and {objects}"
+                f"{folder} must be the whole of COCO {config.name}: its split {split!r} has "
+                f"{config.counts[split][0]} images and {config.counts[split][1]} annotations, got "
+                f"{images} and {objects}"
             )
 
 
 def _encoded(path: Path, image: AnnotatedImage, annotations: Annotations) -> bytes:
-    encoded = path.read_bytes()
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     try:
         with Image.open(io.BytesIO(encoded)) as opened:
             width, height = opened.size
-    except (OSError, SyntaxError) as error:  # Pillow: SyntaxError for a broken PNG
+    except Exception as error:
+        # A broken file leads Pillow to almost any error.
         raise DataError(f"{path} must be an image: {error}") from error
     if (height, width) != (image.height, image.width):
+        hint = ""
+        if (width, height) == (image.height, image.width) and _is_turned(encoded):
+            hint = (
+                ". Its EXIF orientation turns it, but annotations must be of the image as it is "
+                "stored: store it turned, without the orientation"
+            )
         raise DataError(
             f"{path} must be {image.height} x {image.width} (height x width), as "
-            f"{annotations.path} says of image {image.id}, got {height} x {width}"
+            f"{annotations.path} says of image {image.id}, got {height} x {width}{hint}"
         )
     return encoded
+
+
+def _is_turned(encoded: bytes) -> bool:
+    """Whether viewers turn an image by a quarter; False if its EXIF is broken."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(encoded)) as opened:
+        return opened.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
+    return False

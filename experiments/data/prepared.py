@@ -53,7 +53,7 @@ def checked(folder: Path, splits: Sequence[str] = _SPLITS) -> Path:
     for name in ("dataset_info.json", "features.json"):
         if not (folder / name).is_file():
             raise DataError(f"{folder} lacks {name}: its preparation did not end")
-    info = tfds.builder_from_directory(folder).info
+    info = open_builder(folder).info
     if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise DataError(
             f"{folder} must be prepared as array_record, which can be read in any order, got "
@@ -72,6 +72,25 @@ def checked(folder: Path, splits: Sequence[str] = _SPLITS) -> Path:
                 f"of the split {split!r}, the first is {missing[0]}"
             )
     return folder
+
+
+def open_builder(folder: Path) -> tfds.core.DatasetBuilder:
+    """Opens what tfds keeps of a prepared data set beside its records.
+
+    Args:
+        folder: with `dataset_info.json`, such as ``data_dir/imagenet2012/5.1.0``.
+
+    Raises:
+        DataError: its JSON files cannot be read.
+    """
+    try:
+        builder = tfds.builder_from_directory(folder)
+        _ = builder.info.metadata  # tfds reads them when they are first asked for
+    except Exception as error:
+        # A damaged file leads tfds to almost any error.
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"the JSON files of {folder} cannot be read: {message}") from error
+    return builder
 
 
 def check_can_prepare() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import jax
 import tyro
 
+from experiments.data.classes import num_classes
 from experiments.detection.data.datasets import Split, open_data
 from experiments.detection.evaluation.results import write_results
 from experiments.detection.prediction.predict import predict as predict_files
@@ -34,7 +35,7 @@ def evaluate(
     evaluation: Annotated[EvaluationConfig, BARE] = EVALUATION,
     distributed: Distributed = ALONE,
 ) -> None:
-    """Prints COCO's average precision of a run, and writes its detections.
+    """Prints COCO's metrics of a run, and writes its detections.
 
     Args:
         run: folder of the run.
@@ -84,7 +85,7 @@ def predict(
     """
     check(bool(images), "images", "one or more", list(images))
     loaded = RUNS.load(run, checkpoint)
-    categories = read_categories(run)
+    categories = read_categories(run, num_classes(loaded.config.data.source))
     # On the device once, rather than with every picture.
     state = jax.device_put({name: loaded.state[name] for name in ("params", "model_state")})
     model = make_model(loaded.config)

@@ -8,6 +8,8 @@ from carafe_kernels.normalizers import Normalizer
 from experiments.data.composed.scenes import ScenesConfig
 from experiments.detection.configs import COCO_TRAINING, SCHEDULE_2X, DetectionConfig
 from experiments.detection.data.config import DataConfig
+from experiments.detection.evaluation.coco_metrics import AVERAGE_PRECISIONS, logged_name
+from experiments.detection.evaluation.coco_metrics import METRICS as COCO_METRICS
 from experiments.detection.model.anchors import AnchorConfig
 from experiments.detection.model.config import (
     BoxHeadConfig,
@@ -29,15 +31,7 @@ MASK_SIDE = 56
 
 DetectionPreset = Preset[DetectionConfig]
 
-# Average precision, of the detector and by the size of objects, as Tables 1 to 7 have it.
-_AP = {
-    "AP": "_AP",
-    "AP50": "/AP50",
-    "AP75": "/AP75",
-    "AP_S": "/AP_S",
-    "AP_M": "/AP_M",
-    "AP_L": "/AP_L",
-}
+_COMPARED: tuple[Literal["box", "mask"], ...] = ("box", "mask")
 _PLACES: dict[str, Literal["headline", "column", "detail"]] = {
     "AP": "headline",
     "AP50": "column",
@@ -45,9 +39,9 @@ _PLACES: dict[str, Literal["headline", "column", "detail"]] = {
 }
 METRICS = (
     *(
-        Metric(f"{kind}{suffix}", f"{kind} {ap}", "%", 1, 100, _PLACES.get(ap, "detail"))
-        for kind in ("box", "mask")
-        for ap, suffix in _AP.items()
+        Metric(logged_name(kind, name), f"{kind} {name}", "%", 1, 100, _PLACES.get(name, "detail"))
+        for kind in _COMPARED
+        for name in COCO_METRICS
     ),
     Metric("fps", "", "fps", 1),
 )
@@ -77,8 +71,11 @@ def _config(
 
 
 def _scores(kind: Literal["box", "mask"], *scores: float) -> Scores:
-    """AP, AP50, AP75 and AP of small, medium and large objects, in percent."""
-    return {f"{kind}{suffix}": score for suffix, score in zip(_AP.values(), scores, strict=True)}
+    """AP, AP50, AP75 and AP of small, medium and large objects, in percent: Tables 1 to 7."""
+    return {
+        logged_name(kind, name): score
+        for name, score in zip(AVERAGE_PRECISIONS, scores, strict=True)
+    }
 
 
 def _box(*scores: float, fps: float | None = None) -> Scores:

@@ -1,7 +1,6 @@
 """Model, training and inference of the detection task (section 5.1)."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.data.classes import num_classes
-from experiments.data.coco_annotations import Category
+from experiments.data.coco_annotations import Category, parse_categories
 from experiments.data.prepared import DataError
 from experiments.detection.backbone import backbone_folder, with_backbone
 from experiments.detection.configs import DetectionConfig
@@ -24,6 +23,7 @@ from experiments.engine import optimization, step
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.claim import has_checkpoints
 from experiments.engine.distributed import is_primary, primary_first
+from experiments.engine.files import read_json
 from experiments.engine.folders import Folders
 from experiments.engine.loop import Task, train
 from experiments.engine.parallel import AXIS, check_batch_size
@@ -109,13 +109,19 @@ def make_evaluator(
         split: which images; those of ``"test"`` have no objects, and so only results.
 
     Raises:
-        DataError: there is no such split; or it has no objects, and is not ``"test"``.
+        DataError: there is no such split; or it has no objects, and is not ``"test"``; or masks
+            are evaluated, and an object has none.
     """
     model = make_model(config)
     source = data.source(split)
     ground_truth = read_ground_truth(source, data.categories)
     if split != "test" and not ground_truth.has_objects:
         raise DataError(f"{data.folder} must have objects to find in {split}, got none")
+    if config.model.masks and (lacking := ground_truth.without_masks):
+        raise DataError(
+            f"{data.folder} must have a mask of each object in {split} for a network with masks, "
+            f"got {lacking} objects without"
+        )
     return DetectionEvaluator(
         lambda state, batch: detect(model, state, batch["image"], batch["size"]),
         evaluation_batches(source, data.index(split), config.data, evaluation.batch_size),
@@ -173,19 +179,21 @@ def train_run(
     return train(folder, config, training, task, operation)
 
 
-def read_categories(folder: Path) -> tuple[Category, ...]:
+def read_categories(folder: Path, count: int) -> tuple[Category, ...]:
     """The categories of a run, by label.
 
     Args:
         folder: of the run.
+        count: of its classes.
 
     Raises:
-        CheckpointError: they cannot be read.
+        CheckpointError: they cannot be read, or their number is another.
     """
     path = folder / CATEGORIES
     try:
-        return tuple(
-            Category(int(each["id"]), str(each["name"])) for each in json.loads(path.read_bytes())
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        categories = parse_categories(path, read_json(path))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} must hold the run's categories: {error}") from error
+    if len(categories) != count:
+        raise CheckpointError(f"{path} must hold {count} categories, got {len(categories)}")
+    return categories

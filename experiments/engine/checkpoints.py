@@ -18,10 +18,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
 
-from experiments.engine.checksums import add_checksum, verify_checksums, write_checksums
+from experiments.engine.checksums import (
+    DamagedError,
+    add_checksum,
+    verify_checksums,
+    write_checksums,
+)
 from experiments.engine.distributed import all_agree, barrier, is_primary
-from experiments.engine.errors import UserError
-from experiments.engine.files import write_atomically
+from experiments.engine.errors import UserError, shown
+from experiments.engine.files import is_finite, read_json, write_atomically
 
 # The folder of the checkpoints in a run's.
 CHECKPOINTS = "checkpoints"
@@ -32,7 +37,7 @@ _PROCESSES = "processes"
 _METRICS = "metrics/metrics"
 
 # What Orbax and TensorStore were seen to raise for files that are cut off, altered or missing.
-_DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError)
+_DAMAGE = (ValueError, KeyError, OverflowError, FileNotFoundError, NotADirectoryError)
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -168,7 +173,7 @@ class Checkpoints:
                 text = json.dumps(dict(metrics))
                 write_atomically(path / _METRICS, lambda file: file.write(text.encode()))
                 add_checksum(path, _METRICS)
-            except OSError as error:
+            except (OSError, DamagedError) as error:
                 raise CheckpointError(
                     f"the metrics of the checkpoint {path} could not be written: {error}"
                 ) from error
@@ -303,16 +308,16 @@ def _read(path: Path, state: Any) -> tuple[Any, dict[str, float], dict[str, floa
     metrics = path / _METRICS
     return (
         _read_state(path, state),
-        _read_json(path / "progress" / "metadata"),
-        _read_json(metrics) if metrics.exists() else None,
+        _read_numbers(path / "progress" / "metadata"),
+        _read_numbers(metrics) if metrics.exists() else None,
     )
 
 
 def _metrics_of(path: Path) -> dict[str, float] | None:
     """The metrics of a checkpoint; None if it has none that can be read."""
     try:
-        return {name: float(value) for name, value in _read_json(path / _METRICS).items()}
-    except (*_DAMAGE, AttributeError, TypeError):
+        return _read_numbers(path / _METRICS)
+    except _DAMAGE:
         return None
 
 
@@ -358,8 +363,14 @@ def _numpy(state: Any) -> Any:
     return jax.tree.map(np.asarray, jax.device_get(state))
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+def _read_numbers(path: Path) -> dict[str, float]:
+    """Numbers by name; a metric may be NaN."""
+    found = read_json(path)
+    if not isinstance(found, dict) or not all(
+        isinstance(value, float) or is_finite(value) for value in found.values()
+    ):
+        raise ValueError(f"{path.name} must have numbers by name, got {shown(found)}")
+    return found
 
 
 def _set_aside(path: Path, reason: str) -> str:

@@ -1,10 +1,10 @@
 """Checksums of the files of a folder, by which files that were altered later are found."""
 
-import json
 import zlib
 from pathlib import Path
 
-from experiments.engine.files import write_json
+from experiments.engine.errors import shown
+from experiments.engine.files import read_json, write_json
 
 NAME = "checksums.json"
 
@@ -25,9 +25,12 @@ def add_checksum(folder: Path, name: str) -> None:
     Args:
         folder: without checksums, it gets those of this file alone.
         name: of the file, relative to ``folder``.
+
+    Raises:
+        DamagedError: the checksums cannot be read.
     """
     path = folder / NAME
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = _read(path) if path.exists() else {}
     write_json(path, {**known, name: _summary(folder / name)})
 
 
@@ -40,17 +43,26 @@ def verify_checksums(folder: Path) -> None:
     path = folder / NAME
     if not path.exists():
         return
-    try:
-        expected = json.loads(path.read_text()).items()
-    except (ValueError, AttributeError) as error:
-        raise DamagedError(f"{NAME} cannot be read: {error}") from error
-    for name, summary in expected:
+    for name, summary in _read(path).items():
         if not (folder / name).is_file():
             raise DamagedError(f"{name} is missing")
         found = _summary(folder / name)
         if found != summary:
             what = "bytes" if found["bytes"] != summary["bytes"] else "crc32"
             raise DamagedError(f"{name} has {what} {found[what]}, expected {summary[what]}")
+
+
+def _read(path: Path) -> dict[str, dict[str, int]]:
+    try:
+        known = read_json(path)
+    except ValueError as error:
+        raise DamagedError(f"{NAME} cannot be read: {error}") from error
+    if not isinstance(known, dict):
+        raise DamagedError(f"{NAME} must have checksums by name, got {shown(known)}")
+    for name, summary in known.items():
+        if not isinstance(summary, dict) or summary.keys() != {"bytes", "crc32"}:
+            raise DamagedError(f"{NAME} must have bytes and crc32 of {name}, got {shown(summary)}")
+    return known
 
 
 def _summary(path: Path) -> dict[str, int]:

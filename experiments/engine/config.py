@@ -1,15 +1,14 @@
 """Configs are nested frozen dataclasses; a run keeps its own as JSON."""
 
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-from experiments.engine.errors import UserError
-from experiments.engine.files import write_json
+from experiments.engine.errors import UserError, shown
+from experiments.engine.files import is_finite, is_int64, read_json, write_json
 
 
 class ConfigError(UserError):
@@ -43,9 +42,11 @@ def load[Config](cls: type[Config], path: Path) -> Config:
         OSError: the file cannot be read.
     """
     try:
-        return _from_dict(cls, json.loads(path.read_text()), "")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = read_json(path)
+    except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    try:
+        return _from_dict(cls, values, "")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -60,9 +61,10 @@ def _from_dict(cls: Any, values: Any, prefix: str) -> Any:
 def _unfit(fields: AbstractSet[str], values: Any) -> str:
     """Says why ``values`` cannot be those of ``fields``."""
     if not isinstance(values, dict):
-        return f"must have the fields {sorted(fields)}, got {values!r}"
+        return f"must have the fields {sorted(fields)}, got {shown(values)}"
     missing, unknown = sorted(fields - values.keys()), sorted(values.keys() - fields)
-    said = [f"lacks {missing}"] * bool(missing) + [f"has unknown {unknown}"] * bool(unknown)
+    said = [f"lacks {missing}"] * bool(missing)
+    said += [f"has unknown {shown(unknown)}"] * bool(unknown)
     return " and ".join(said)
 
 
@@ -78,17 +80,20 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
         (something,) = (argument for argument in arguments if argument is not type(None))
         return _typed(something, value, name)
     if origin is typing.Literal:
-        fits = value in arguments
+        fits = any(type(value) is type(each) and value == each for each in arguments)
     elif origin is tuple:
         fits = isinstance(value, list)
         if fits:
             return tuple(_typed(arguments[0], item, name) for item in value)
     elif hint is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = is_finite(value)
+    elif hint is int:
+        fits = is_int64(value)
     else:
         fits = type(value) is hint
     if not fits:
-        raise ConfigError(f"{name} must be {hint}, got {value!r}")
+        expected = {int: "int of 64 bits", float: "finite float"}.get(hint, hint)
+        raise ConfigError(f"{name} must be {expected}, got {shown(value)}")
     return value
 
 

@@ -10,12 +10,17 @@ import jax
 from tensorboardX import SummaryWriter
 
 from experiments.engine.distributed import is_primary
-from experiments.engine.files import write_atomically
+from experiments.engine.errors import UserError, shown
+from experiments.engine.files import is_finite, is_int64, parse_json, write_atomically
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
 # What the names of an evaluation's metrics begin with.
 EVALUATION = "eval/"
+
+
+class LogError(UserError, ValueError):
+    """A log is not as it was written."""
 
 
 class RunLogs:
@@ -33,6 +38,9 @@ class RunLogs:
         folder: of the run.
         resume_at: the step after which this process goes on.
         evaluated: False drops the evaluation of step ``resume_at`` too.
+
+    Raises:
+        LogError: a log of an earlier start is damaged.
     """
 
     def __init__(self, folder: Path, resume_at: int, evaluated: bool = True) -> None:
@@ -85,12 +93,15 @@ class JsonLines:
     Args:
         path: the file; its folder is created.
         keep: which of the lines that are there stay.
+
+    Raises:
+        LogError: a line that is there is damaged.
     """
 
     def __init__(
         self, path: Path, keep: Callable[[Mapping[str, Any]], bool] = lambda line: True
     ) -> None:
-        kept = [line for line in read_metrics(path) if keep(line)]
+        kept = [line for line in read_log(path) if keep(line)]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(path, lambda file: file.write(text.encode()))
         self._file = path.open("a", buffering=1)
@@ -109,9 +120,51 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or abs(value) < float("inf")
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads a log; a last line cut off by a crash is left out. An absent file is an empty log."""
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Reads a log.
+
+    Args:
+        path: of the log; an absent file is an empty log.
+
+    Returns:
+        The lines, each with ``step``, without a last one that was cut off by a crash.
+
+    Raises:
+        LogError: a line is damaged.
+    """
     if not path.exists():
         return []
-    complete, _, _ = path.read_text().rpartition("\n")
-    return [json.loads(line) for line in complete.splitlines()]
+    complete, _, _ = path.read_bytes().rpartition(b"\n")
+    lines = []
+    for number, text in enumerate(complete.splitlines(), start=1):
+        try:
+            line = parse_json(text)
+        except ValueError as error:
+            raise _damaged(path, number, text) from error
+        if not isinstance(line, dict) or not is_int64(line.get("step")):
+            raise _damaged(path, number, line)
+        lines.append(line)
+    return lines
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads a log of metrics, whose values are numbers or None; see :func:`read_log`.
+
+    Args:
+        path: of the log; an absent file is an empty log.
+
+    Raises:
+        LogError: a line is damaged, or has another value.
+    """
+    lines = read_log(path)
+    for number, line in enumerate(lines, start=1):
+        if not all(value is None or is_finite(value) for value in line.values()):
+            raise _damaged(path, number, line)
+    return lines
+
+
+def _damaged(path: Path, number: int, line: Any) -> LogError:
+    return LogError(
+        f"{path}: line {number} must be a JSON object of a step and its values, got {shown(line)}: "
+        "mend the line or remove it"
+    )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engine.config import ConfigError, check
-from experiments.engine.files import write_json
+from experiments.engine.errors import shown
+from experiments.engine.files import is_finite, read_json, write_json
 from experiments.engine.logs import EVALUATION, METRICS, read_metrics
 from experiments.engine.presets import Metric, Preset, scores_text
 from experiments.engine.spec import Report, Row
@@ -29,6 +30,7 @@ def last_evaluation(folder: Path) -> Metrics:
 
     Raises:
         ConfigError: the run has not been evaluated.
+        LogError: its log is damaged.
     """
     log = read_metrics(folder / METRICS)
     evaluations = [line for line in log if any(key.startswith(EVALUATION) for key in line)]
@@ -54,7 +56,7 @@ def read_results(path: Path) -> Earlier:
     if not path.exists():
         return {}
     try:
-        presets = json.loads(path.read_bytes())["presets"]
+        presets = read_json(path)["presets"]
         read = {name: (entry["config"], _by_seed(entry["runs"])) for name, entry in presets.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
@@ -141,12 +143,18 @@ def _table(title: str, rows: Sequence[Row[Any]], metrics: Sequence[Metric]) -> T
 
 def _by_seed(runs: Mapping[str, Metrics]) -> dict[int, Metrics]:
     return {
-        int(seed): {name: _number(value) for name, value in metrics.items()}
+        _seed(seed): {name: _number(value) for name, value in metrics.items()}
         for seed, metrics in runs.items()
     }
 
 
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"a seed of {shown(text)}")
+    return int(text)
+
+
 def _number(value: Any) -> float:
-    if not isinstance(value, int | float):
-        raise TypeError(f"a metric of {value!r}")
-    return value
+    if not is_finite(value):
+        raise TypeError(f"a metric of {shown(value)}")
+    return float(value)

@@ -29,6 +29,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from experiments.data.composed.debian_manifest import PACKAGES, Package
 from experiments.data.composed.stamps_manifest import STAMPS
+from experiments.engine.files import read_json
 from experiments.engine.folders import default_cache
 
 _POLL_SECONDS = 0.2
@@ -55,7 +56,7 @@ def is_complete(cache: Path, package: Package) -> bool:
     """
     folder = cache / package.name
     try:
-        files = json.loads((folder / "index.json").read_bytes())["files"]
+        files = read_json(folder / "index.json")["files"]
         return files.keys() == package.files.keys() and all(
             (folder / name).stat().st_size == entry["size"]
             and _sha256(folder / name) == entry["sha256"]

@@ -1,1 +1,1 @@
-"""Evaluation of detectors as COCO does it, from the devices' arrays to average precision."""
+"""Evaluation of detectors as COCO does it, from the devices' arrays to its metrics."""

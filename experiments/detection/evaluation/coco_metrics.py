@@ -1,4 +1,4 @@
-"""Average precision, by pycocotools."""
+"""Average precision and recall, by pycocotools."""
 
 import contextlib
 import io
@@ -13,24 +13,40 @@ from experiments.detection.evaluation.results import Result, of_kind
 
 Kind = Literal["bbox", "segm"]
 
-# The first of the numbers that pycocotools sums an evaluation up in, in its order.
-METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
+# In the order in which pycocotools sums an evaluation up.
+AVERAGE_PRECISIONS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
+AVERAGE_RECALLS = ("AR1", "AR10", "AR100", "AR_S", "AR_M", "AR_L")
+METRICS = AVERAGE_PRECISIONS + AVERAGE_RECALLS
+
+
+def logged_name(compared: Literal["box", "mask"], metric: str) -> str:
+    """Names a metric of a run: ``box_AP``, and ``box/AP50`` and so on, which are its details.
+
+    Args:
+        compared: what the metric compares.
+        metric: one of :data:`METRICS`.
+    """
+    return f"{compared}_{metric}" if metric == "AP" else f"{compared}/{metric}"
 
 
 def coco_metrics(ground_truth: COCO, results: Sequence[Result], kind: Kind) -> dict[str, float]:
-    """COCO's average precision of detections.
+    """COCO's twelve numbers of detections.
 
     Args:
         ground_truth: all its images and categories are evaluated, those without detections too.
         results: in any order; of equal scores in one image the first counts as the better.
-            pycocotools takes the best 100 of an image and category.
+            pycocotools takes the best 100 of an image and category, and leaves out the others.
         kind: compares boxes, or masks.
 
     Returns:
-        Of :data:`METRICS` those that are defined, in [0, 1]: the mean over ten IoU thresholds from
-        0.5 to 0.95, over recalls and categories; the same at 0.5 and at 0.75 alone; and of small
-        (up to 32 x 32 pixels), medium and large (from 96 x 96) objects. One for which there are
-        no objects, for which pycocotools says -1, is left out. Without any results they are 0.
+        Of :data:`METRICS` those that are defined, in [0, 1]. ``AP`` is the mean of the precision
+        over ten IoU thresholds from 0.5 to 0.95, over recalls and categories; ``AP50`` and
+        ``AP75`` are at one threshold. ``AR1``, ``AR10`` and ``AR100`` are the mean of the recall
+        over thresholds and categories, with at most 1, 10 or 100 detections of an image and
+        category. ``AP_S`` and ``AR_S`` are of small objects (up to 32 x 32 pixels), ``AP_M`` and
+        ``AR_M`` of medium and ``AP_L`` and ``AR_L`` of large ones (from 96 x 96), with at most 100
+        detections. One for which there are no objects, for which pycocotools says -1, is left
+        out. Without any results they are 0.
 
     Raises:
         ValueError: a result is of an unknown image or category; or masks are compared, and a
@@ -46,7 +62,7 @@ def coco_metrics(ground_truth: COCO, results: Sequence[Result], kind: Kind) -> d
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    values = dict(zip(METRICS, evaluation.stats, strict=False))
+    values = dict(zip(METRICS, evaluation.stats, strict=True))
     return {name: float(value) for name, value in values.items() if value >= 0}
 
 

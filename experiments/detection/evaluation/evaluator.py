@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grain
 import numpy as np
 
-from experiments.detection.evaluation.coco_metrics import Kind, coco_metrics
+from experiments.detection.evaluation.coco_metrics import Kind, coco_metrics, logged_name
 from experiments.detection.evaluation.ground_truth import GroundTruth
 from experiments.detection.evaluation.results import Result, image_results, write_results
 from experiments.engine.distributed import gather_bytes, is_primary
@@ -24,7 +24,7 @@ _KEPT = ("size", "original_size", "weight")
 
 
 class DetectionEvaluator:
-    """COCO's average precision over a data set; compiled once for each shape of batches.
+    """COCO's metrics over a data set; compiled once for each shape of batches.
 
     Args:
         detect: from a state and one device's share of a batch to its detections, as
@@ -82,11 +82,11 @@ class DetectionEvaluator:
                 :func:`experiments.detection.evaluation.results.write_results`.
 
         Returns:
-            The same on every process: ``box_AP`` and, as parts of it, ``box/AP50``, ``box/AP75``,
-            ``box/AP_S``, ``box/AP_M`` and ``box/AP_L``; with masks the same with ``mask``; and
-            ``unreadable``, the number of images that cannot be read, if any. Their objects count
-            as missed. What is not defined is left out; see
-            :func:`experiments.detection.evaluation.coco_metrics.coco_metrics`.
+            The same on every process: ``box_AP`` and, as its details, ``box/AP50`` and the other
+            ten metrics of :func:`experiments.detection.evaluation.coco_metrics.coco_metrics`;
+            with masks the same with ``mask``; and ``unreadable``, the number of images that
+            cannot be read, if any. Their objects count as missed. What is not defined is left
+            out.
 
         Raises:
             UnreadableEvaluationError: too many images cannot be read, or none can.
@@ -100,12 +100,11 @@ class DetectionEvaluator:
             metrics |= self._named("mask", "segm", results)
         return {**metrics, UNREADABLE: float(unreadable)} if unreadable else metrics
 
-    def _named(self, name: str, kind: Kind, results: list[Result]) -> dict[str, float]:
+    def _named(
+        self, compared: Literal["box", "mask"], kind: Kind, results: list[Result]
+    ) -> dict[str, float]:
         metrics = coco_metrics(self._ground_truth.coco, results, kind)
-        return {
-            f"{name}_{metric}" if metric == "AP" else f"{name}/{metric}": value
-            for metric, value in metrics.items()
-        }
+        return {logged_name(compared, metric): value for metric, value in metrics.items()}
 
     def _detect(self, state: Any) -> tuple[list[Result], int]:
         state = replicate(state)

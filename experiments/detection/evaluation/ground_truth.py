@@ -33,6 +33,11 @@ class GroundTruth:
         """Whether there is anything to find; without, no metric is defined."""
         return any(not annotation["iscrowd"] for annotation in self.coco.anns.values())
 
+    @property
+    def without_masks(self) -> int:
+        """The number of objects that have no mask."""
+        return sum("segmentation" not in annotation for annotation in self.coco.anns.values())
+
 
 def read_ground_truth(source: Source, categories: Sequence[Category]) -> GroundTruth:
     """Reads the annotations of all records.

@@ -35,7 +35,7 @@ from experiments.engine.claim import is_converted
 from experiments.engine.config import ConfigError
 from experiments.engine.errors import InputError
 from experiments.engine.folders import DataFolders
-from experiments.engine.logs import read_metrics
+from experiments.engine.logs import read_log, read_metrics
 from experiments.engine.loop import UnreadableRecordsError
 from experiments.engine.parallel import data_parallel, split
 from experiments.engine.runs import LoadedRun
@@ -108,10 +108,11 @@ def test_prediction_prints_the_classes_of_the_data_set(run, digits_dir, tmp_path
 def test_a_run_without_class_names_is_told(run, tmp_path):
     names = json.loads((run / "classes.json").read_text())
     assert names == [str(digit) for digit in range(10)]
-    (run / "classes.json").write_text("[")
     try:
-        with pytest.raises(CheckpointError, match=r"classes\.json"):
-            load_classifier(run)
+        for damage in ("[", '"0123456789"', "[" * 100_000, "[0, 1]", json.dumps(names[:9])):
+            (run / "classes.json").write_text(damage)
+            with pytest.raises(CheckpointError, match=r"classes\.json"):
+                load_classifier(run)
     finally:
         (run / "classes.json").write_text(json.dumps(names))
 
@@ -171,7 +172,7 @@ def test_an_unreadable_image_is_named_replaced_and_bounded(digits_dir, tmp_path,
     monkeypatch.setattr(task, "open_data", lambda *_: data)
     train(tmp_path / "run", tmp_path, of_length(4))
     lines = read_metrics(tmp_path / "run/metrics.jsonl")
-    found = read_metrics(tmp_path / "run/incidents.jsonl")
+    found = read_log(tmp_path / "run/incidents.jsonl")
     assert [line["records"] for line in found] == [[17]] * len(found)
     assert lines[3]["unreadable"] == len(found) >= 1
     assert lines[-1]["eval/unreadable"] == 1  # the evaluation leaves it out

@@ -61,7 +61,11 @@ def content(image_ids, annotations):
         {"id": n, "file_name": file_name(n), "height": SIZES[n][0], "width": SIZES[n][1]}
         for n in image_ids
     ]
-    return {"images": images, "categories": [*CATEGORIES], "annotations": annotations}
+    return {
+        "images": images,
+        "categories": [dict(each) for each in CATEGORIES],
+        "annotations": annotations,
+    }
 
 
 def write_folder(folder, splits):

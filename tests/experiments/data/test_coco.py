@@ -4,13 +4,16 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import time
+import unicodedata
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 from pycocotools.coco import COCO
 
 from experiments.data import coco
@@ -198,12 +201,40 @@ def other_image(folder):
     Image.new("RGB", (SIZES[12][0], SIZES[12][1])).save(folder / "train" / file_name(12))
 
 
+def broken_link(folder):
+    (folder / "train" / file_name(12)).unlink()
+    (folder / "train" / file_name(12)).symlink_to("nowhere.png")
+
+
+def turned_image(folder):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    image = Image.new("RGB", (SIZES[12][0], SIZES[12][1]))
+    image.save(folder / "train" / file_name(12), exif=exif)
+
+
+def text_bomb(folder):
+    text = PngInfo()
+    text.add_text("key", "a" * 2**21, zip=True)
+    image = Image.new("RGB", (SIZES[12][1], SIZES[12][0]))
+    image.save(folder / "train" / file_name(12), pnginfo=text)
+
+
+def folder_for_image(folder):
+    (folder / "train" / file_name(12)).unlink()
+    (folder / "train" / file_name(12)).mkdir()
+
+
 def lose_images(folder):
     shutil.rmtree(folder / "val")
 
 
 def lose_annotations(folder):
     (folder / "annotations" / "instances_val.json").unlink()
+
+
+def no_images(folder):
+    change_json(folder, "val", lambda value: value.update(images=[], annotations=[]))
 
 
 def other_images(folder):
@@ -222,8 +253,13 @@ def other_categories(folder):
         (other_image, r"12\.png.* 50 x 30 .*train\.json.* 30 x 50"),
         (lose_images, r"own/val.* folder"),
         (lose_annotations, r"instances_val\.json.*No such file"),
+        (broken_link, r"000000000012\.png.*No such file"),
+        (turned_image, r"12\.png.* 50 x 30 .* 30 x 50\. .*EXIF"),
+        (text_bomb, r"000000000012\.png.*image"),
+        (folder_for_image, r"own/train.* 1 .* 3 .*000000000012\.png"),
+        (no_images, r"val\.json.*image.* none"),
         (other_images, r"val\.json.*annotations\[0\].*image_id.* 22"),
-        (other_categories, r"val\.json.*categories.*train\.json"),
+        (other_categories, r"val\.json.*categories.*train\.json.*\[\(5, 'x'\)\]"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_named_and_nothing_is_left(
@@ -237,10 +273,82 @@ def test_what_is_wrong_with_a_folder_is_named_and_nothing_is_left(
     ]
 
 
+def renamed(folder, path, listed):
+    """Moves an image of the training set to ``path``, and lists it as ``listed``."""
+    target = folder / "train" / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (folder / "train" / file_name(13)).rename(target)
+    change_json(folder, "train", lambda value: value["images"][0].update(file_name=listed))
+
+
+@pytest.mark.parametrize(
+    ("path", "listed"),
+    [
+        ("rooms/1/a.jpg", "rooms/1/a.jpg"),
+        ("rooms/1/a.jpg", "./rooms//1/./a.jpg"),
+        ("a.jpg", "./a.jpg"),
+        ("train/a.jpg", "train/a.jpg"),
+        ("a\\b.jpg", "a\\b.jpg"),
+        (unicodedata.normalize("NFD", "Käse.jpg"), unicodedata.normalize("NFD", "Käse.jpg")),
+    ],
+)
+def test_images_may_lie_in_folders_below(own_folder, tmp_path, path, listed):
+    renamed(own_folder, path, listed)
+    source = open_coco(prepare(own_folder, tmp_path / "data", CONFIG)).train
+    (record,) = (record for record in records(source) if record["image_id"] == 13)
+    assert record["file_name"] == path
+    assert record["image"] == (own_folder / "train" / path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "listed"),
+    [
+        ("a.jpg", "train/a.jpg"),
+        ("rooms/a.jpg", "data/train/rooms/a.jpg"),
+        ("rooms/a.jpg", "rooms\\a.jpg"),
+        ("a.jpg", "C:\\data\\train\\a.jpg"),
+        ("A.JPG", "a.jpg"),
+        ("Rooms/a.jpg", "rooms/a.jpg"),
+        (unicodedata.normalize("NFC", "Käse.jpg"), unicodedata.normalize("NFD", "Käse.jpg")),
+        (unicodedata.normalize("NFD", "Käse.jpg"), unicodedata.normalize("NFC", "Käse.jpg")),
+    ],
+)
+def test_a_missing_image_is_named_with_the_file_that_may_be_meant(
+    own_folder, tmp_path, path, listed
+):
+    renamed(own_folder, path, listed)
+    message = re.escape(f"{path!a} meant?") + ".*" + re.escape(ascii(listed))
+    with pytest.raises(DataError, match=message):
+        prepare(own_folder, tmp_path / "data", CONFIG)
+
+
+def test_a_folder_with_many_images_is_listed_once(tmp_path, monkeypatch):
+    parts = contents()
+    folder = write_folder(tmp_path / "coco", parts)
+    names = [f"rooms/{number % 2}/{number}.jpg" for number in range(40)]
+    for name in names:
+        path = folder / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (3, 2)).save(path)
+    listed = [
+        {"id": number, "file_name": name, "height": 2, "width": 3}
+        for number, name in enumerate(names)
+    ]
+    change_json(folder, "train", lambda value: value.update(images=listed, annotations=[]))
+    asked = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: asked.append(str(path)) or scandir(path))
+    assert len(open_coco(prepare(folder, tmp_path / "data", CONFIG)).train) == 40
+    assert sorted(path for path in asked if "rooms" in path) == [
+        str(folder / "train/rooms/0"),
+        str(folder / "train/rooms/1"),
+    ]
+
+
 def test_the_official_years_must_have_all_their_images(tmp_path):
     parts = contents()
     folder = write_folder(tmp_path / "coco", {"train2017": parts["train"], "val2017": parts["val"]})
-    message = r"118287 .*860001 .* 3 .* 6$"
+    message = r"COCO 2017.*'train'.* 118287 .*860001 .* 3 .* 6$"
     with pytest.raises(DataError, match=message):
         prepare(folder, tmp_path / "data", COCO_2017)
     # Those of 2014, which shared out the same annotated images otherwise.
@@ -256,6 +364,27 @@ def test_a_lost_file_is_named(data_dir, tmp_path):
     lost.unlink()
     with pytest.raises(DataError, match=rf"'test'.*{lost.name}"):
         open_coco(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "3",
+        "{}",
+        "[" * 100_000,
+        '{"counts": {"train": [3, 6]}, "categories": [[2, "cup"]]}',
+        '{"counts": [], "categories": []}',
+        '{"counts": {"train": [3], "validation": [2], "test": [1]}, "categories": [[2]]}',
+        '{"counts": {"train": [3], "validation": [2], "test": [1]}, "categories": [["2", "cup"]]}',
+        '{"counts": {"train": [1e999], "validation": [2], "test": [1]}, "categories": []}',
+    ],
+)
+def test_damaged_metadata_are_named(data_dir, tmp_path, text):
+    own = shutil.copytree(data_dir, tmp_path / "data") / "coco_instances" / "small" / "1.0.0"
+    (own / "metadata.json").write_text(text)
+    with pytest.raises(DataError, match=str(own)):
+        open_coco(own)
 
 
 def test_other_data_are_refused(data_folder):
@@ -358,6 +487,14 @@ def test_official_ids_leave_out_what_was_never_annotated():
     known |= {60: 67, 61: 70, 62: 72, 72: 82, 73: 84, 79: 90}
     assert {place: OFFICIAL_IDS[place] for place in known} == known
     assert len(set(OFFICIAL_IDS)) == 80
+
+
+def test_the_command_says_what_cannot_be_written(folder, tmp_path, capsys):
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(SystemExit) as exit_:
+        coco.main(folder, tmp_path / "data")
+    assert exit_.value.code == 2
+    assert re.fullmatch(r"error: .*data.*\n", capsys.readouterr().err)
 
 
 def test_an_image_whose_size_cannot_be_read_is_passed_over():

@@ -54,6 +54,14 @@ def first(**fields):
     return lambda content: content["annotations"][0].update(fields)
 
 
+def image(**fields):
+    return lambda content: content["images"][0].update(fields)
+
+
+def category(**fields):
+    return lambda content: content["categories"][0].update(fields)
+
+
 def without(name):
     return lambda content: content["annotations"][0].pop(name)
 
@@ -78,7 +86,7 @@ def twice(name):
         (first(segmentation={"size": [60, 40], "counts": [2400]}), r"id 903.*size.*\[60, 40\]"),
         (first(id=8), r"annotation 8 "),
         (without("bbox"), r"id 903.*'bbox'.*\['area', 'category_id'"),
-        (without("iscrowd"), r"id 903.*'iscrowd'"),
+        (without("area"), r"id 903.*'area'"),
         (without("id"), r"annotations\[0\].*'id'"),
         (twice("images"), r"image 13 .*twice"),
         (twice("categories"), r"category 90 .*twice"),
@@ -92,7 +100,42 @@ def twice(name):
         (lambda content: content["images"][0].update(width=2.5), r"width.* 2\.5$"),
         (lambda content: content["images"][0].update(file_name=3), r"file_name.* 3$"),
         (lambda content: content.pop("annotations"), r"annotations.*\['categories'"),
-        (lambda content: content.update(images=[3]), r"images.*\['"),
+        (lambda content: content.update(images=[3]), r"images\[0\].* 3$"),
+        (lambda content: content.update(images={}), r"images.* \{\}$"),
+        (first(area=-1), r"id 903.*area.* -1$"),
+        (first(area=1e11), r"id 903.*area.* 100000000000\.0$"),
+        (first(area=float("nan")), r"id 903.*area.* nan"),
+        (first(area=10**400), r"id 903.*area.* 1000.*\.\.\."),
+        (first(area=True), r"id 903.*area.* True"),
+        (first(bbox=[1, 2, 3, 10**400]), r"id 903.*bbox.* 1000.*\.\.\."),
+        (first(bbox=[1e300, 2, 3, 4]), r"id 903.*bbox.* \[1e\+300"),
+        (first(bbox=[1, 2, True, 4]), r"id 903.*bbox.* True"),
+        (first(iscrowd="0"), r"id 903.*iscrowd.* '0'"),
+        (first(iscrowd=0.0), r"id 903.*iscrowd.* 0\.0"),
+        (first(iscrowd=None), r"id 903.*iscrowd.* None"),
+        (first(id=2**63), r"annotations\[0\].*id.* 9223372036854775808$"),
+        (first(id=True), r"annotations\[0\].*id.* True$"),
+        (first(id=12.0), r"annotations\[0\].*id.* 12\.0$"),
+        (first(image_id="11"), r"id 903.*image_id.* '11'$"),
+        (first(category_id=-(2**63) - 1), r"id 903.*category_id.* -9223372036854775809$"),
+        (image(id=2**63), r"images\[0\].*id.* 9223372036854775808$"),
+        (image(id=10**4000), r"images\[0\].*id.* 1000.*\.\.\."),
+        # Where images are counted, -1 stands for one that cannot be read.
+        (image(id=-1), r"images\[0\].*id.* -1$"),
+        (image(height=True), r"height.* True$"),
+        (image(height=2**31), r"height x width.* 400,000,000 .* 2147483648 x 60$"),
+        (image(width=10**400), r"width.* 1000.*\.\.\."),
+        (image(file_name="a\ud800.jpg"), r"file_name.*'a\\ud800\.jpg'"),
+        (image(file_name="a\0.jpg"), r"file_name.*'a\\x00\.jpg'"),
+        (image(file_name="../train/a.jpg"), r"file_name.*'\.\./train/a\.jpg'"),
+        (image(file_name="a/../../b.jpg"), r"file_name.*'a/\.\./\.\./b\.jpg'"),
+        (image(file_name="/data/a.jpg"), r"file_name.*'/data/a\.jpg'"),
+        (image(file_name=""), r"file_name.* ''"),
+        (image(file_name="./"), r"file_name.* '\./'"),
+        (image(file_name="./000000000012.png"), r"file_name '000000000012\.png'.*twice"),
+        (category(id=2**63), r"categories\[0\].*id.* 9223372036854775808$"),
+        (category(name="\ud800"), r"categories\[0\].*name.*'\\ud800'"),
+        (category(name=None), r"categories\[0\].*name.* None$"),
     ],
 )
 def test_what_is_malformed_is_named(written, change, message):
@@ -103,11 +146,71 @@ def test_what_is_malformed_is_named(written, change, message):
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"), [(0, False), (True, True), (False, False), (1, True)]
+)
+def test_crowds_are_marked_by_numbers_or_booleans(written, value, expected):
+    annotations = read_annotations(written(first(iscrowd=value)))
+    assert annotations.objects[11][0].is_crowd is expected
+
+
+def test_an_object_that_does_not_say_so_is_no_crowd(written):
+    annotations = read_annotations(written(without("iscrowd")))
+    assert annotations.objects[11][0].is_crowd is False
+
+
+def test_an_object_without_segmentation_has_none(written):
+    annotations = read_annotations(written(without("segmentation")))
+    assert annotations.objects[11][0].segmentation == ""
+
+
+def test_the_largest_ids_are_read(written):
+    most = 2**63 - 1
+
+    def change(content):
+        content["images"][2]["id"] = content["categories"][2]["id"] = most
+        del content["annotations"][1:]
+        content["annotations"][0].update(id=most, image_id=most, category_id=most)
+
+    annotations = read_annotations(written(change))
+    assert annotations.images[2].id == annotations.categories[2].id == most
+    assert annotations.objects[most][0].id == most
+
+
+def test_file_names_may_lie_in_folders_and_begin_with_a_dot(written):
+    def change(content):
+        names = ("./a.jpg", "b//c/./d.jpg", "./e/f.jpg")
+        for entry, name in zip(content["images"], names, strict=True):
+            entry["file_name"] = name
+
+    names = [each.file_name for each in read_annotations(written(change)).images]
+    assert names == ["a.jpg", "b/c/d.jpg", "e/f.jpg"]
+
+
+def test_a_byte_order_mark_is_passed_over(written):
+    path = written()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_annotations(path).images) == 3
+
+
+def test_what_is_wrong_is_shown_shortly_however_long_it_is(written):
+    deep = 3
+    for _ in range(800):
+        deep = [deep]
+    for value in (deep, "a" * 100_000, list(range(100_000))):
+        with pytest.raises(DataError, match=r"id 903.*area") as error:
+            read_annotations(written(first(area=value)))
+        assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b'{"images": [', r"JSON.*Expecting value"),
         (b"\xff\xd8\xff", r"JSON"),
         (b"[1]", r"categories.* list$"),
+        (b"[" * 100_000, r"nested"),
+        (b'{"images": ' + b"9" * 5000 + b"}", r"digits"),
+        (b'{"images": [], "categories": [], "images": []}', r"'images' twice"),
     ],
 )
 def test_a_file_that_is_none_is_named(tmp_path, content, message):

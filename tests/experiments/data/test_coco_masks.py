@@ -61,6 +61,14 @@ def test_a_polygon_with_the_length_of_a_box_is_a_polygon():
     assert decoded(compressed_counts([[0, 0, 4, 0, 4, 4, 0, 4]], *SIZE)).sum() == 16
 
 
+def test_a_polygon_may_have_many_corners():
+    """Far more than the longest outline has pixels, if each were as far away as can be."""
+    angles = np.linspace(0, 2 * np.pi, 20_000)
+    corners = np.stack([900 + 800 * np.cos(angles), 900 + 800 * np.sin(angles)], axis=-1)
+    counts = compressed_counts([corners.ravel().tolist()], 1800, 1800)
+    assert decoded(counts, (1800, 1800)).sum() == pytest.approx(np.pi * 800**2, rel=1e-3)
+
+
 def test_no_polygon_is_no_segmentation():
     assert compressed_counts([], *SIZE) == ""
 
@@ -74,6 +82,10 @@ def test_no_polygon_is_no_segmentation():
         ([[*TRIANGLE[:5], float("nan")]], r"polygon.* nan"),
         ([[*TRIANGLE[:5], 1e9]], r"polygon.* 1000000000\.0"),
         ([[*TRIANGLE[:5], "3"]], r"polygon.*'3'"),
+        ([[*TRIANGLE[:5], 10**400]], r"polygon.* 1000.*\.\.\."),
+        ([[*TRIANGLE[:5], True]], r"polygon.* True"),
+        ([[-9e4, 0, 9e4, 1] * 100], r"outline.* 36000000$"),
+        ([[[1, 1], [9, 1], [9, 8]]], r"polygon.*\[\[1, 1\]"),
         (TRIANGLE, r"polygon.* 1\.0$"),
         ("abc", r"segmentation.* 'abc'"),
         (None, r"segmentation.* None"),
@@ -83,6 +95,13 @@ def test_no_polygon_is_no_segmentation():
         ({"size": [12, 20], "counts": [250, -10]}, r"counts.* -10\]"),
         ({"size": [12, 20], "counts": [240.0]}, r"counts.*\[240\.0\]"),
         ({"size": [12, 20], "counts": 240}, r"counts.* 240$"),
+        ({"size": [12, 20], "counts": [True, 239]}, r"counts.*\[True, 239\]"),
+        ({"size": [12, 20], "counts": [10**4000, 10**4000]}, r"counts.* \[1000.*\.\.\."),
+        ({"size": [12, 20], "counts": [2**62] * 4}, r"240.* 18446744073709551616$"),
+        ({"size": [12.0, 20], "counts": [240]}, r"size.*\[12, 20\].*\[12\.0, 20\]"),
+        ({"size": 12, "counts": [240]}, r"size.*\[12, 20\].* 12$"),
+        ({"size": [12, 20], "counts": "o" * 10**6 + "0"}, r"counts.*'ooo.*\.\.\."),
+        ({"size": [12, 20], "counts": "\ud800"}, r"counts.*'\\ud800'"),
         ({"size": [12, 20], "counts": "00"}, r"240.* 0$"),
         ({"size": [12, 20], "counts": "é"}, r"counts.*'é'"),
         ({"size": [12, 20], "counts": "`"}, r"counts.*'`'"),

@@ -74,6 +74,14 @@ def test_the_second_version_is_read_too_and_the_first_preferred(data_dir):
     assert find(data_dir) == older
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("text", ["", "3", "[" * 100_000, '{"name": 10, "numBytes": 1e999}'])
+def test_damaged_json_is_named_in_one_line(data_dir, name, text):
+    (data_dir / "pictures" / "5.1.0" / name).write_text(text)
+    with pytest.raises(DataError, match=r"^[^\n]*pictures/5\.1\.0[^\n]*do this$"):
+        find(data_dir)
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_nothing_prepared(tmp_path, there):
     data_dir = tmp_path if there else tmp_path / "nothing"

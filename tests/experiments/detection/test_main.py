@@ -111,6 +111,15 @@ def test_what_is_no_run_is_named(call, tmp_path):
         assert f"{tmp_path} holds no run" in error
 
 
+@pytest.mark.parametrize("text", ["", "[" * 100_000, '{"dtype": ' + "9" * 5000 + "}", "[1e999]"])
+def test_a_damaged_config_is_named_in_one_line(call, tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    for arguments in (["evaluate", tmp_path], ["predict", tmp_path / "a.png", "--run", tmp_path]):
+        code, _, error = call(*arguments)
+        assert code == 2
+        assert re.fullmatch(r"error: [^\n]*config\.json[^\n]*\n", error)
+
+
 def test_bounds_of_an_evaluation_and_missing_images_are_named(call, tmp_path):
     code, _, error = call("evaluate", tmp_path, "--max-unreadable-records", -1)
     assert code == 2

@@ -1,16 +1,18 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from experiments.data.composed.scenes import CATEGORIES, ScenesConfig
+from experiments.data.prepared import DataError
 from experiments.detection import task
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.data.config import DataConfig
-from experiments.detection.data.datasets import open_data
+from experiments.detection.data.datasets import DetectionData, open_data
 from experiments.detection.model.config import (
     BoxHeadConfig,
     DetectorConfig,
@@ -35,6 +37,7 @@ from experiments.engine.settings import EvaluationConfig, Operation, TrainingCon
 from experiments.models.fpn import FPNConfig
 from experiments.models.resnet import ResNetConfig
 from tests.experiments.compilation import few_optimizations
+from tests.experiments.detection.fake_records import make_record, noise
 from tests.experiments.detection.tiny import TINY, train
 
 # CARAFE++ in the pyramid and in the mask head; large objects, one or two in an image.
@@ -112,7 +115,7 @@ def test_a_run_logs_the_parts_of_its_loss_and_ends_with_an_evaluation(tiny_run):
     assert lines[-1]["step"] == 6
     assert 0 <= lines[-1][f"eval/{RUNS.best}"] <= 1
     assert "eval/mask/AP50" in lines[-1]
-    assert read_categories(tiny_run) == CATEGORIES
+    assert read_categories(tiny_run, len(CATEGORIES)) == CATEGORIES
 
 
 def test_the_model_has_the_classes_and_the_norms_of_its_config():
@@ -164,13 +167,35 @@ def test_an_evaluation_of_what_is_not_there_is_refused(scenes_dir, stamps_cache)
         make_evaluator(TINY, data, EvaluationConfig(), "test")
 
 
+def test_masks_are_not_evaluated_on_objects_without_them():
+    records = [make_record(number, noise(30, 40), [[2, 3, 20, 20]]) for number in range(3)]
+    folder = Path("prepared")
+    data = DetectionData(folder, records, records, None, CATEGORIES)
+    with pytest.raises(DataError, match=r"mask.*validation.* 3 "):
+        make_evaluator(TINY, data, EvaluationConfig())
+
+
 @pytest.mark.parametrize(
-    "content", [None, "[", "7", '[{"id": 1}]', '[{"id": "one", "name": "cup"}]']
+    "content",
+    [
+        None,
+        "[",
+        "7",
+        "[]",
+        "[" * 100_000,
+        '[{"id": 1}]',
+        '[{"id": "one", "name": "cup"}]',
+        '[{"id": "1", "name": "cup"}]',
+        '[{"id": 1.5, "name": "cup"}]',
+        '[{"id": 1e999, "name": "cup"}]',
+        '[{"id": 1, "name": null}]',
+        '[{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}]',
+    ],
 )
 def test_categories_that_cannot_be_read_are_told(tmp_path, content):
     if content is not None:
         (tmp_path / "categories.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"categories\.json"):
-        read_categories(tmp_path)
+        read_categories(tmp_path, 1)
     (tmp_path / "categories.json").write_text(json.dumps([{"id": 3, "name": "cup"}]))
-    assert read_categories(tmp_path) == ((3, "cup"),)
+    assert read_categories(tmp_path, 1) == ((3, "cup"),)

@@ -14,7 +14,7 @@ from experiments.engine import config as configs
 from experiments.engine.checkpoints import CheckpointError, Checkpoints, restore, restore_state
 from experiments.engine.checksums import verify_checksums
 from experiments.engine.input import Input
-from experiments.engine.logs import read_metrics
+from experiments.engine.logs import read_log, read_metrics
 from experiments.engine.step import first_carry
 from tests.experiments.engine import fitted, toy
 from tests.experiments.engine.toy import run
@@ -55,7 +55,7 @@ def test_a_truncated_newest_checkpoint_is_reported_and_the_one_before_it_serves(
     truncate(copied / "checkpoints/10", pattern)
     run(copied, 10)
     assert read_metrics(copied / "metrics.jsonl") == read_metrics(trained / "metrics.jsonl")
-    (incident,) = read_metrics(copied / "incidents.jsonl")
+    (incident,) = read_log(copied / "incidents.jsonl")
     assert incident["incident"] == "damaged checkpoint"
     assert "checkpoints/10 is damaged" in incident["message"]
     assert "checkpoints/10 is damaged" in capsys.readouterr().out
@@ -190,9 +190,39 @@ def test_marking_a_checkpoint_does_not_vouch_for_files_that_were_altered_before(
         restore_state(tmp_path, {"x": np.zeros(3)})
 
 
-def test_an_older_checkpoint_whose_metrics_cannot_be_read_stops_no_run(tmp_path):
+@pytest.mark.parametrize("damage", ["{", "[" * 100_000, "[1]", '{"a": 3}', '{"a": {"bytes": []}}'])
+def test_checksums_that_cannot_be_read_are_damage(tmp_path, damage):
+    state = save(tmp_path, {1: 0.5, 2: 0.4})
+    (tmp_path / "2/checksums.json").write_text(damage)
+    found = restore_state(tmp_path, state)
+    assert found.step == 1
+    assert "checksums.json" in found.damaged[0]
+
+
+def test_a_checkpoint_whose_checksums_cannot_be_read_is_not_marked(tmp_path):
+    store = Checkpoints(tmp_path)
+    store.save(1, {"x": np.arange(3.0)}, None, {})
+    (tmp_path / "1/checksums.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"metrics.*1 .*checksums\.json"):
+        store.mark(1, {"score": 1.0})
+    store.close()
+
+
+@pytest.mark.parametrize("file", ["metrics/metrics", "progress/metadata"])
+@pytest.mark.parametrize("damage", ["[1]", '{"score": "x"}', '{"score": 1' + "0" * 400 + "}"])
+def test_numbers_that_cannot_be_read_are_damage_without_checksums_too(tmp_path, file, damage):
+    state = save(tmp_path, {1: 0.5, 2: 0.4})
+    (tmp_path / "2/checksums.json").unlink()
+    (tmp_path / "2" / file).write_text(damage)
+    found = restore_state(tmp_path, state)
+    assert found.step == 1
+    assert file.rpartition("/")[2] in found.damaged[0]
+
+
+@pytest.mark.parametrize("damage", ["{", "[" * 100_000, "[1]", '{"score": 1' + "0" * 400 + "}"])
+def test_an_older_checkpoint_whose_metrics_cannot_be_read_stops_no_run(tmp_path, damage):
     save(tmp_path, {1: 0.1, 2: 0.9, 3: 0.2})
-    (tmp_path / "2/metrics/metrics").write_text("{")
+    (tmp_path / "2/metrics/metrics").write_text(damage)
     save(tmp_path, {4: 0.3})
     assert checkpoints.steps_in(tmp_path) == [4]
 

@@ -189,6 +189,12 @@ def test_earlier_results_of_another_config_are_left_out_of_the_table(folders, re
         '{"presets": {"narrow": 3}}',
         '{"presets": {"narrow": {"config": {}, "runs": {"0": {"accuracy": "x"}}}}}',
         '{"presets": {"narrow": {"config": {}, "runs": {"0": {"accuracy": null}}}}}',
+        '{"presets": {"narrow": {"config": {}, "runs": {"0": {"accuracy": true}}}}}',
+        '{"presets": {"narrow": {"config": {}, "runs": {"0": {"accuracy": 1e999}}}}}',
+        '{"presets": {"narrow": {"config": {}, "runs": {"0": {"accuracy": 1' + "0" * 400 + "}}}}}",
+        '{"presets": {"narrow": {"config": {}, "runs": {" 0_0": {"accuracy": 1}}}}}',
+        '{"presets": {}, "presets": {}}',
+        "[" * 100_000,
     ],
 )
 def test_results_that_cannot_be_read_are_named_before_anything_is_trained(folders, text):

@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.engine.logs import METRICS, RunLogs, read_metrics
+from experiments.engine.logs import METRICS, LogError, RunLogs, read_log, read_metrics
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,24 @@ def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
 
 def test_an_absent_file_is_an_empty_log(tmp_path):
     assert read_metrics(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    "damaged", ["{", "", "3", "{}", '{"step": 1e999}', '{"step": "2"}', "[" * 10**5]
+)
+def test_a_damaged_line_is_named_and_the_log_stays_as_it_is(tmp_path, damaged):
+    path = tmp_path / METRICS
+    text = f'{{"step": 1, "loss": 0.5}}\n{damaged}\n{{"step": 3, "loss": 0.4}}\n'
+    path.write_text(text)
+    for read in (read_log, read_metrics, lambda path: RunLogs(path.parent, resume_at=3)):
+        with pytest.raises(LogError, match=r"metrics\.jsonl.* 2 "):
+            read(path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("value", ['"low"', "[1]", "true", "1e999", "NaN", "9" * 400])
+def test_a_metric_that_is_no_number_is_named(tmp_path, value):
+    path = tmp_path / METRICS
+    path.write_text(f'{{"step": 1, "loss": null}}\n{{"step": 2, "loss": {value}}}\n')
+    with pytest.raises(LogError, match=r"metrics\.jsonl.* 2 .*loss"):
+        read_metrics(path)

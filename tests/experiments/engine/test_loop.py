@@ -24,7 +24,7 @@ from experiments.engine.checkpoints import (
 from experiments.engine.claim import is_finished
 from experiments.engine.config import ConfigError
 from experiments.engine.distributed import Interrupted, Interruption
-from experiments.engine.logs import read_metrics
+from experiments.engine.logs import read_log
 from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
 from experiments.engine.step import first_carry
 from tests.experiments.engine import toy
@@ -32,7 +32,7 @@ from tests.experiments.engine.toy import Config, poisoned_at, run
 
 
 def lines(folder, name="metrics.jsonl"):
-    return read_metrics(folder / name)
+    return read_log(folder / name)
 
 
 def carry():
@@ -371,6 +371,6 @@ def test_sigterm_in_the_last_evaluation_ends_the_program_after_it(tmp_path):
 
     with pytest.raises(Interrupted, match="step 3 of 3"):
         toy.run(tmp_path, 3, evaluate=evaluate)
-    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")][-1] == 3
+    assert [line["step"] for line in read_log(tmp_path / "metrics.jsonl")][-1] == 3
     # The run is finished: further runs of a table would have followed.
     toy.run(tmp_path, 3, evaluate=lambda state: {"score": 0.0})

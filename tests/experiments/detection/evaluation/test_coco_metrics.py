@@ -1,18 +1,26 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from experiments.data.coco_annotations import Category
 from experiments.detection.evaluation.coco_metrics import METRICS, coco_metrics
 from experiments.detection.evaluation.ground_truth import read_ground_truth
 from tests.experiments.detection.evaluation.annotated import (
     CATEGORIES,
+    HEIGHT,
+    WIDTH,
     perfect_results,
     record,
     result,
 )
 
 ONE = pytest.approx(1)  # pycocotools keeps clear of 0 / 0 by adding the smallest of numbers
+FIELDS = ("label", "bbox", "area", "is_crowd", "segmentation")
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 RECORDS = [
@@ -29,10 +37,11 @@ def metrics(records, results, kind="bbox"):
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_perfect_detections_have_ap_1_and_what_is_not_defined_is_left_out(kind, capsys):
     found = metrics(RECORDS, perfect_results(RECORDS), kind)
-    assert found == dict.fromkeys(["AP", "AP50", "AP75", "AP_S", "AP_M"], ONE)  # none is large
+    assert found == dict.fromkeys(set(METRICS) - {"AP_L", "AR_L"}, ONE)  # none is large
     assert not capsys.readouterr().out
     huge = [record(11, [[5, 5, 20, 20]], areas=[96 * 96 + 1])]
-    assert set(metrics(huge, perfect_results(huge), kind)) == set(METRICS) - {"AP_S", "AP_M"}
+    small = {"AP_S", "AP_M", "AR_S", "AR_M"}
+    assert set(metrics(huge, perfect_results(huge), kind)) == set(METRICS) - small
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -99,6 +108,80 @@ def test_ap_is_that_of_a_plain_loop(seed, images):
     assert measured["AP75"] == pytest.approx(right[5])
 
 
+def coco_json(records):
+    """The records as the JSON that pycocotools reads, their objects numbered from 1 on."""
+    annotations = [
+        {
+            "image_id": record["image_id"],
+            "category_id": CATEGORIES[label].id,
+            "bbox": bbox.tolist(),
+            "area": float(area),
+            "iscrowd": int(crowd),
+            "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts},
+        }
+        for record in records
+        for label, bbox, area, crowd, counts in zip(
+            *(record["objects"][name] for name in FIELDS), strict=True
+        )
+    ]
+    return {
+        "images": [{"id": each["image_id"], "height": HEIGHT, "width": WIDTH} for each in records],
+        "categories": [category._asdict() for category in CATEGORIES],
+        "annotations": [{"id": n, **each} for n, each in enumerate(annotations, start=1)],
+    }
+
+
+def own_stats(folder, records, results, kind):
+    """The twelve numbers that pycocotools gives by itself for JSON files."""
+    (folder / "truth.json").write_text(json.dumps(coco_json(records)))
+    drop = {"bbox": "segmentation", "segm": "bbox"}[kind]
+    entries = [{key: result[key] for key in result.keys() - {drop}} for result in results]
+    (folder / "results.json").write_text(json.dumps(entries))
+    truth = COCO(folder / "truth.json")
+    evaluation = COCOeval(truth, truth.loadRes(str(folder / "results.json")), kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats.tolist()
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("areas", [(100, 2000, 9999), (100,), (2000, 9999)])
+def test_all_numbers_are_those_of_pycocotools_itself(tmp_path, kind, areas):
+    rng = np.random.default_rng(0)
+    records, results = [], []
+    for number in range(1, 7):
+        boxes = np.stack([rng.integers(0, 40, 14), rng.integers(0, 30, 14)], -1)
+        boxes = np.concatenate([boxes, rng.integers(6, 30, (14, 2))], -1)
+        labels = rng.integers(0, 2, 14)
+        records.append(
+            record(
+                number, boxes, labels, crowds=rng.random(14) < 0.1, areas=rng.choice(areas, size=14)
+            )
+        )
+        for box, label in zip(boxes, labels.tolist(), strict=True):
+            for _ in range(2):
+                moved = (box + rng.integers(-2, 3, 4)).clip(min=0)
+                results.append(result(number, moved, label, float(rng.random())))
+    stats = own_stats(tmp_path, records, results, kind)
+    expected = {name: stat for name, stat in zip(METRICS, stats, strict=True) if stat != -1}
+    assert metrics(records, results, kind) == pytest.approx(expected)
+    if len(areas) == 3:  # all defined and different, so that mixed-up names would show
+        assert len(set(expected.values())) == len(METRICS)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_recall_counts_the_best_detections_of_an_image_and_category(kind):
+    records = [record(1, [[6 * column, 10, 5, 5] for column in range(12)])]
+    right = perfect_results(records)
+    found = metrics(records, right, kind)
+    assert [found[name] for name in ("AR1", "AR10", "AR100")] == pytest.approx([1 / 12, 10 / 12, 1])
+    # A hundred better ones that are wrong leave no place for the right ones.
+    wrong = [result(1, [0, 40, 9, 9], score=0.99)] * 100
+    assert metrics(records, [*right, *wrong], kind)["AR100"] == 0
+    assert metrics(records, [*right, *wrong[:88]], kind)["AR100"] == ONE
+
+
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_crowds_are_neither_missed_nor_is_what_lies_in_them_wrong(kind):
     records = [record(1, [[0, 0, 20, 20], [30, 0, 40, 40]], crowds=[False, True])]
@@ -116,6 +199,22 @@ def test_categories_are_told_apart_by_ids_with_gaps():
         for entry in perfect_results(RECORDS)
     ]
     assert metrics(RECORDS, swapped)["AP"] == 0
+
+
+def test_ids_may_be_0_and_as_large_as_64_bits_hold():
+    most = 2**63 - 1
+    categories = (Category(-5, "cup"), Category(0, "cat"), Category(most, "brush"))
+    records = [
+        record(image_id, [[5, 5, 20, 20], [40, 10, 10, 30], [60, 40, 9, 9]], labels=[0, 1, 2])
+        for image_id in (0, most)
+    ]
+    results = [
+        {**entry, "category_id": categories[place % 3].id}
+        for place, entry in enumerate(perfect_results(records))
+    ]
+    truth = read_ground_truth(records, categories)
+    for kind in ("bbox", "segm"):
+        assert coco_metrics(truth.coco, results, kind)["AP"] == ONE
 
 
 def test_detections_in_an_image_without_objects_are_wrong():
