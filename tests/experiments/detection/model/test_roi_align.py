@@ -179,6 +179,15 @@ def test_levels_begin_at_powers_of_two():
     assert assign_levels(boxes).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 0]
 
 
+@pytest.mark.parametrize(("side", "level"), [(112, 1), (224, 2), (448, 3)])
+def test_levels_begin_there_wherever_a_box_lies(side, level):
+    corners = np.random.default_rng(side).uniform(0, 1333 - side, (1000, 2))
+    boxes = np.concatenate([corners, corners + side], axis=1).astype(np.float32)
+    assert (np.asarray(assign_levels(boxes)) == level).all()
+    boxes[:, 2] -= side / 1000
+    assert (np.asarray(assign_levels(boxes)) == level - 1).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

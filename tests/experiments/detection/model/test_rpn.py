@@ -70,7 +70,7 @@ def loop(logits, deltas, anchors, size, config):
         for i in order[: config.per_level]:
             box = decode(deltas[level][i].astype(float), anchors[level][i].astype(float))
             box = np.clip(box, 0, [size[1], size[0], size[1], size[0]])
-            if box[2] <= box[0] or box[3] <= box[1]:
+            if min(box[2:] - box[:2]) < 0.01:
                 continue
             if all(iou(box, other) <= config.iou_threshold for _, other in kept):
                 kept.append((logits[level][i], box))
