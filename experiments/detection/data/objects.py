@@ -25,9 +25,15 @@ def clipped_boxes(record: Mapping[str, Any]) -> Float[np.ndarray, "objects 4"]:
     return np.clip(corners, np.zeros_like(ends), ends)
 
 
-def is_trainable(boxes: Float[np.ndarray, "objects 4"]) -> Bool[np.ndarray, "objects"]:
-    """Whether clipped boxes are at least a pixel wide and high; Detectron leaves out the others."""
-    return ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
+def is_trainable(record: Mapping[str, Any]) -> Bool[np.ndarray, "objects"]:
+    """Which objects of a record are learned from, or are crowds to look away from.
+
+    mmdet 2 leaves out the others too: boxes that are less than a pixel wide or high, and objects
+    whose segmentation has no area. Here that is asked of boxes clipped to the image.
+    """
+    boxes = clipped_boxes(record)
+    area = np.asarray(record["objects"]["area"], np.float64)
+    return ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1) & (area > 0)
 
 
 def training_objects(record: Mapping[str, Any], mask_side: int | None) -> Objects:
@@ -47,7 +53,7 @@ def training_objects(record: Mapping[str, Any], mask_side: int | None) -> Object
     """
     objects = record["objects"]
     boxes = clipped_boxes(record)
-    kept = np.flatnonzero(is_trainable(boxes))
+    kept = np.flatnonzero(is_trainable(record))
     found = {
         "boxes": boxes[kept],
         "labels": np.asarray(objects["label"], np.int32)[kept],
