@@ -80,8 +80,8 @@ def encode(
     Args:
         boxes: ``[..., 4]``.
         references: anchors or proposals, ``[..., 4]``.
-        weights: of the four numbers; 1, 1, 1, 1 for the RPN and 10, 10, 5, 5 for the box head. mmdet
-            calls their inverses standard deviations.
+        weights: of the four numbers; 1, 1, 1, 1 for the RPN and 10, 10, 5, 5 for the box head.
+            mmdet calls their inverses standard deviations.
     """
     centre, sides = _centre_and_sides(boxes)
     reference_centre, reference_sides = _centre_and_sides(references)

@@ -1,8 +1,8 @@
 """Which anchors and proposals a training step looks at, and what each has to be.
 
-As in Detectron (reference 10), but with fixed counts: a sample has a place for every example that
-there may be, and says which places are taken. And what lies in a crowd is no negative example among
-anchors either; Detectron leaves it out among proposals alone.
+As in detectron2 and mmdet 2, but with fixed counts: a sample has a place for every example that
+there may be, and says which places are taken. And an example that lies in a crowd is no negative
+one; both of them take it for background.
 """
 
 import dataclasses

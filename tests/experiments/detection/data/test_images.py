@@ -84,7 +84,7 @@ def test_sizes_are_those_of_mmcv_and_of_detectron2_where_these_agree(shorter, lo
 
 
 def test_where_mmcv_and_detectron2_differ_it_is_mmcvs_size():
-    # 418.5: detectron2 arrives at it in two steps, and the sides shrink by a rounding in the second.
+    # 418.5, at which detectron2 arrives in two steps; the second ends just below it.
     assert by_detectron2(108, 344, 800, 1333) == (418, 1333)
     assert resized_size(108, 344, COCO, portrait=False) == by_mmcv(108, 344, 800, 1333)
     assert by_mmcv(108, 344, 800, 1333) == (419, 1333)

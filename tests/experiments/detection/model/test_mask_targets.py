@@ -75,7 +75,7 @@ def test_a_half_counts():
 
 
 def test_a_half_counts_wherever_the_box_lies():
-    """Of a region that is the box, and of a mask that ends between two cells of one of its cells."""
+    """Of a region that is the box, and of a mask whose end halves cells of the region."""
     rng = np.random.default_rng(0)
     corners, sides = rng.uniform(0, 1200, (50, 2)), rng.uniform(8, 100, (50, 2))
     boxes = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)

@@ -254,7 +254,7 @@ def test_under_vmap_each_image_has_its_own_draw():
             np.testing.assert_array_equal(getattr(many, name)[index], getattr(alone, name))
 
 
-def test_detectrons_counts():
+def test_the_counts_of_detectron2_and_mmdet():
     assert (ANCHORS.count, ANCHORS.max_positives) == (256, 128)
     assert (PROPOSALS.count, PROPOSALS.max_positives) == (512, 128)
 
