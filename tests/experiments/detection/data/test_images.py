@@ -84,6 +84,9 @@ def test_sizes_are_those_of_mmcv_and_of_detectron2_where_these_agree(shorter, lo
 
 
 def test_where_mmcv_and_detectron2_differ_it_is_mmcvs_size():
+    sides = range(100, 641)
+    sizes = [(height, width, 800, 1333) for height in sides for width in sides]
+    assert sum(by_mmcv(*size) != by_detectron2(*size) for size in sizes) == 84  # of 292,681
     # 418.5, at which detectron2 arrives in two steps; the second ends just below it.
     assert by_detectron2(108, 344, 800, 1333) == (418, 1333)
     assert resized_size(108, 344, COCO, portrait=False) == by_mmcv(108, 344, 800, 1333)

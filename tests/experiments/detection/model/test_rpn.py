@@ -128,6 +128,18 @@ def test_anchors_in_the_padding_do_not_take_the_place_of_others():
     np.testing.assert_array_equal(boxes[:2], within)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_no_proposal(value):
+    logits, deltas, anchors = draw(0)
+    logits[0][3] = logits[2][0] = value
+    for side in range(4):
+        deltas[0][4 + side, side] = value
+    boxes, valid = run(logits, deltas, anchors, SIZE, MANY)
+    assert np.isfinite(boxes).all()
+    assert valid.any()
+    assert not np.asarray(boxes)[~np.asarray(valid)].any()
+
+
 def test_proposals_are_constants_of_the_gradient():
     logits, deltas, anchors = draw(0)
 
