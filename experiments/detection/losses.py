@@ -77,7 +77,8 @@ def _losses(
 
     constants = jax.lax.stop_gradient((logits, deltas))
     proposals, valid = detector.propose(*constants, anchors, size, config.model.training_proposals)
-    # With the objects themselves there is something to learn from before the RPN finds them.
+    # With the objects themselves there is something to learn from before the RPN finds them. One
+    # without area does not even overlap itself, and would be sampled as background.
     candidates = jnp.concatenate([proposals, objects.boxes], axis=1)
     usable = jnp.concatenate([valid, objects.single & is_visible(objects.boxes)], axis=1)
     rois = jax.vmap(sample, in_axes=(0, 0, 0, 0, None))(

@@ -26,10 +26,13 @@ def clipped_boxes(record: Mapping[str, Any]) -> Float[np.ndarray, "objects 4"]:
 
 
 def is_trainable(record: Mapping[str, Any]) -> Bool[np.ndarray, "objects"]:
-    """Which objects of a record are learned from, or are crowds to look away from.
+    """Which objects of a record are used in training, crowds among them.
 
-    mmdet 2 leaves out the others too: boxes that are less than a pixel wide or high, and objects
-    whose segmentation has no area. Here that is asked of boxes clipped to the image.
+    As in mmdet 2, those whose box is at least a pixel wide and high, and whose segmentation has
+    some area. Here boxes are clipped to the image first.
+
+    Args:
+        record: one of :mod:`experiments.data.coco`.
     """
     boxes = clipped_boxes(record)
     area = np.asarray(record["objects"]["area"], np.float64)

@@ -15,8 +15,8 @@ Weights = tuple[float, float, float, float]
 
 # What a step may enlarge a box by, as in detectron2: exp would overflow early in training.
 _LARGEST_LOG_SCALE = math.log(1000 / 16)
-# In pixels. Of what torchvision detects no side is shorter. Sides below it are taken as so long
-# where they divide or have their logarithm taken.
+# In pixels. torchvision drops detections with a shorter side. Where sides divide or have their
+# logarithm taken, shorter ones count as this.
 _SHORTEST_SIDE = 1e-2
 
 
@@ -29,8 +29,11 @@ def area(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:
 def is_visible(boxes: Float[Array, "*batch 4"]) -> Bool[Array, "*batch"]:
     """Whether boxes that were clipped to an image are at least a hundredth of a pixel on each side.
 
-    Boxes that lie beyond the image are not, once they are clipped, nor are those with a NaN. Those
-    that are not overlap nothing or next to nothing, and so NMS would keep them all.
+    False for boxes that lie beyond the image, as clipping leaves them no area, and for boxes with a
+    NaN. Such boxes overlap nothing, or next to nothing, and NMS would keep all of them.
+
+    Args:
+        boxes: ``[..., 4]``, clipped.
     """
     return (boxes[..., 2:] - boxes[..., :2] >= _SHORTEST_SIDE).all(axis=-1)
 
