@@ -100,6 +100,14 @@ def test_other_sizes_between_grid_points(output_size, points):
     check(draw(0, 11, output_size, grid=997), output_size, points, atol=2e-5)
 
 
+def test_a_cell_is_the_mean_of_four_points_by_default():
+    pyramid, boxes, levels, cotangent = draw(0, 9)
+    found = run(pyramid, boxes, levels)
+    expected = with_gradient(pyramid, boxes, levels, cotangent, 2, 2)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - with_gradient(pyramid, boxes, levels, cotangent, 2, 3)[0]).max() > 0.1
+
+
 def test_cells_by_hand():
     """A map whose values are the pixels' centres gives the points' own places."""
     y, x = np.mgrid[:8, :10] + 0.5
