@@ -1,8 +1,9 @@
-"""Losses of a two-stage detector: those of Detectron (reference 10), but for how they are averaged.
+"""Losses of a two-stage detector: those of detectron2 and mmdet 2, but for how they are averaged.
 
 Each is a mean over what was sampled of an image, and then over images: so, but for what is sampled,
-they do not depend on how a batch is shared by devices. Detectron divides the loss of masks by the
-number of positive RoIs of a device, and so weighs an image with more of them more.
+they do not depend on how a batch is shared by devices. detectron2 and mmdet 2 divide the loss of
+masks by the number of positive RoIs of a device, and so weigh an image with more of them more. Of
+boxes the loss is smooth L1, as in mmdet 1, where these two have L1.
 """
 
 import functools
@@ -17,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.model import rpn
-from experiments.detection.model.boxes import encode
+from experiments.detection.model.boxes import encode, is_visible
 from experiments.detection.model.detector import BOX_WEIGHTS, Detector
 from experiments.detection.model.mask_targets import crop_masks
 from experiments.detection.model.sampling import Objects, Sample, sample
@@ -76,9 +77,10 @@ def _losses(
 
     constants = jax.lax.stop_gradient((logits, deltas))
     proposals, valid = detector.propose(*constants, anchors, size, config.model.training_proposals)
-    # With the objects themselves there is something to learn from before the RPN finds them.
+    # With the objects themselves there is something to learn from before the RPN finds them. One
+    # without area does not even overlap itself, and would be sampled as background.
     candidates = jnp.concatenate([proposals, objects.boxes], axis=1)
-    usable = jnp.concatenate([valid, objects.single], axis=1)
+    usable = jnp.concatenate([valid, objects.single & is_visible(objects.boxes)], axis=1)
     rois = jax.vmap(sample, in_axes=(0, 0, 0, 0, None))(
         proposal_keys, candidates, usable, objects, config.proposal_sampler
     )
@@ -98,6 +100,7 @@ def _losses(
 
 
 def _inside(anchors: Float[Array, "anchors 4"], size: jax.Array) -> Bool[Array, " anchors"]:
+    """Which anchors lie wholly within the image: only these are sampled, as in mmdet 1."""
     height, width = size[0], size[1]
     starts = (anchors[:, 0] >= 0) & (anchors[:, 1] >= 0)
     return starts & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)

@@ -54,7 +54,7 @@ class FPN(nn.Module):
     Where a map was halved from an odd side, what is upsampled is cropped at its end, which for
     ``"nearest"`` is the same as interpolating to the odd side.
 
-    The kinds differ in P6. In ``"fpn"`` it is every second pixel of P5, as in Detectron. mmdet's
+    The kinds differ in P6. In ``"fpn"`` it is every second pixel of P5, as in detectron2. mmdet's
     ``FPN_CARAFE``, in which the authors of CARAFE published their detectors, has a fifth lateral:
     ``lateral_6``, 3x3 of stride 2 on C5. It is a level as the others, with an output of its own and
     an upsampler that adds it to the level below.

@@ -35,6 +35,11 @@ def bucket_shape(config: DataConfig, portrait: bool) -> tuple[int, int]:
 def resized_size(height: int, width: int, config: DataConfig, portrait: bool) -> tuple[int, int]:
     """Height and width of an image in a bucket; its aspect ratio stays, but for rounding.
 
+    In its own bucket an image has the size that mmcv's ``rescale_size`` gives it, to the bit of the
+    arithmetic: both sides are scaled by one factor, and rounded half up. detectron2 scales the
+    longer side twice where it is the limit, so that now and then a half falls on the other side. No
+    side is shorter than a pixel.
+
     Args:
         height: of the image.
         width: of the image.
@@ -48,7 +53,7 @@ def resized_size(height: int, width: int, config: DataConfig, portrait: bool) ->
         bucket_height / height,
         bucket_width / width,
     )
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def decode_image(record: Mapping[str, Any]) -> Image.Image:

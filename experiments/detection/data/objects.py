@@ -25,9 +25,18 @@ def clipped_boxes(record: Mapping[str, Any]) -> Float[np.ndarray, "objects 4"]:
     return np.clip(corners, np.zeros_like(ends), ends)
 
 
-def is_trainable(boxes: Float[np.ndarray, "objects 4"]) -> Bool[np.ndarray, "objects"]:
-    """Whether clipped boxes are at least a pixel wide and high; Detectron leaves out the others."""
-    return ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
+def is_trainable(record: Mapping[str, Any]) -> Bool[np.ndarray, "objects"]:
+    """Which objects of a record are used in training, crowds among them.
+
+    As in mmdet 2, those whose box is at least a pixel wide and high, and whose segmentation has
+    some area. Here boxes are clipped to the image first.
+
+    Args:
+        record: one of :mod:`experiments.data.coco`.
+    """
+    boxes = clipped_boxes(record)
+    area = np.asarray(record["objects"]["area"], np.float64)
+    return ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1) & (area > 0)
 
 
 def training_objects(record: Mapping[str, Any], mask_side: int | None) -> Objects:
@@ -47,7 +56,7 @@ def training_objects(record: Mapping[str, Any], mask_side: int | None) -> Object
     """
     objects = record["objects"]
     boxes = clipped_boxes(record)
-    kept = np.flatnonzero(is_trainable(boxes))
+    kept = np.flatnonzero(is_trainable(record))
     found = {
         "boxes": boxes[kept],
         "labels": np.asarray(objects["label"], np.int32)[kept],

@@ -12,12 +12,12 @@ from jaxtyping import Bool, Int
 
 from experiments.data.records import RecordError, Source, read_record
 from experiments.detection.data.images import is_portrait
-from experiments.detection.data.objects import clipped_boxes, is_trainable
+from experiments.detection.data.objects import is_trainable
 from experiments.engine.distributed import primary_first
 from experiments.engine.files import write_atomically
 
 # Part of the key of a kept index: other rules, another number.
-_RULES = 1
+_RULES = 2
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class RecordIndex:
         portrait: whether the image is taller than wide.
         objects: number of objects to train on, crowds among them; see
             :func:`experiments.detection.data.objects.is_trainable`.
-        usable: whether one of them is no crowd; Detectron trains on no other images.
+        usable: whether one of them is no crowd; detectron2 trains on no other images.
     """
 
     image_id: Int[np.ndarray, "records"]
@@ -64,7 +64,7 @@ def index_records(source: Source) -> RecordIndex:
             record = read_record(source, number)
         except RecordError:
             continue
-        trainable = is_trainable(clipped_boxes(record))
+        trainable = is_trainable(record)
         crowd = np.asarray(record["objects"]["is_crowd"], bool)
         index.image_id[number] = record["image_id"]
         index.portrait[number] = is_portrait(record["height"], record["width"])

@@ -49,20 +49,22 @@ def image_results(
         category_ids: COCO's number for each label.
 
     Returns:
-        Those that are valid, in their order. Each axis is scaled by its own factor, as resized
-        sizes are rounded. Boxes are clipped to the image after their masks were pasted.
+        Those that are valid, in their order, without those whose boxes have no area in the image.
+        Each axis is scaled by its own factor, as resized sizes are rounded. Boxes are clipped to
+        the image after their masks were pasted.
     """
     height, width = (int(side) for side in original_size)
     scale = np.asarray(original_size, np.float64)[::-1] / np.asarray(size, np.float64)[::-1]
     boxes = detections["boxes"].astype(np.float64) * np.tile(scale, 2)  # [D, 4]
     clipped = np.clip(boxes, 0, np.tile([width, height], 2))
+    in_image = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     results: list[Result] = []
-    for number in np.flatnonzero(detections["valid"]):
+    for number in np.flatnonzero(detections["valid"] & in_image):
         x1, y1, x2, y2 = clipped[number].tolist()
         result: Result = {
             "image_id": image_id,
             "category_id": int(category_ids[detections["labels"][number]]),
-            "bbox": [x1, y1, max(x2 - x1, 0.0), max(y2 - y1, 0.0)],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": float(detections["scores"][number]),
         }
         if "masks" in detections:

@@ -36,7 +36,9 @@ class AnchorConfig:
 def pyramid_anchors(
     shapes: Sequence[tuple[int, int]], config: AnchorConfig
 ) -> tuple[Float32[np.ndarray, "boxes 4"], ...]:
-    """Anchors of each level: constants, about the corners where cells begin, as in Detectron2.
+    """Anchors of each level: constants, about the corners where cells begin, not rounded.
+
+    They are those of detectron2 and mmdet 2.
 
     Args:
         shapes: height and width of each level's map.

@@ -2,19 +2,21 @@
 
 A box is ``(x1, y1, x2, y2)`` in continuous pixels: pixel (0, 0) covers [0, 1] x [0, 1], and a
 box's width is ``x2 - x1``. One with ``x2 <= x1`` or ``y2 <= y1`` is empty: it has no area and
-overlaps nothing.
+overlaps nothing. The network proposes and detects no box with a side below a hundredth of a pixel;
+see :func:`is_visible`.
 """
 
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Weights = tuple[float, float, float, float]
 
-# What a step may enlarge a box by, as in Detectron: exp would overflow early in training.
+# What a step may enlarge a box by, as in detectron2: exp would overflow early in training.
 _LARGEST_LOG_SCALE = math.log(1000 / 16)
-# In pixels: sides below it are taken as so long where they divide or have their logarithm taken.
+# In pixels. torchvision drops detections with a shorter side. Where sides divide or have their
+# logarithm taken, shorter ones count as this.
 _SHORTEST_SIDE = 1e-2
 
 
@@ -22,6 +24,18 @@ def area(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:
     """Areas in pixels; that of an empty box is 0."""
     sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
     return sides[..., 0] * sides[..., 1]
+
+
+def is_visible(boxes: Float[Array, "*batch 4"]) -> Bool[Array, "*batch"]:
+    """Whether boxes that were clipped to an image are at least a hundredth of a pixel on each side.
+
+    False for boxes that lie beyond the image, as clipping leaves them no area, and for boxes with a
+    NaN. Such boxes overlap nothing, or next to nothing, and NMS would keep all of them.
+
+    Args:
+        boxes: ``[..., 4]``, clipped.
+    """
+    return (boxes[..., 2:] - boxes[..., :2] >= _SHORTEST_SIDE).all(axis=-1)
 
 
 def pairwise_iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
@@ -63,14 +77,14 @@ def encode(
         (w_x (x - x_r) / width_r,  w_y (y - y_r) / height_r,
          w_w log(width / width_r), w_h log(height / height_r))
 
-    From R-CNN (Girshick et al., CVPR 2014, appendix C), weighted as in Detectron. Empty boxes give
+    From R-CNN (Girshick et al., CVPR 2014, appendix C), weighted as in detectron2. Empty boxes give
     finite numbers: sides count as a hundredth of a pixel at least.
 
     Args:
         boxes: ``[..., 4]``.
         references: anchors or proposals, ``[..., 4]``.
-        weights: of the four numbers; in Detectron 1, 1, 1, 1 for the RPN and 10, 10, 5, 5 for the
-            box head.
+        weights: of the four numbers; 1, 1, 1, 1 for the RPN and 10, 10, 5, 5 for the box head.
+            mmdet calls their inverses standard deviations.
     """
     centre, sides = _centre_and_sides(boxes)
     reference_centre, reference_sides = _centre_and_sides(references)
@@ -84,7 +98,8 @@ def decode(
 ) -> Float[Array, "*batch 4"]:
     """Turns references into boxes by what a network predicts; see :func:`encode`.
 
-    Logarithms above ``log(1000 / 16)`` count as that, as in Detectron.
+    Logarithms above ``log(1000 / 16)`` count as that, as in detectron2. mmdet limits what shrinks a
+    box too, to ``-log(1000 / 16)``.
 
     Args:
         deltas: ``[..., 4]``.

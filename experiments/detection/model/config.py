@@ -38,7 +38,7 @@ class BoxHeadConfig:
         size: side of the maps that RoIAlign cuts out.
         features: of both fully connected layers.
         class_agnostic: one box a proposal, rather than one for each class.
-        score_threshold: detections have at least this score.
+        score_threshold: detections have a higher score.
         iou_threshold: of NMS, which runs on each class by itself.
         detections: of an image, at most.
     """
@@ -88,9 +88,9 @@ class DetectorConfig:
     """Sizes and choices of a :class:`experiments.detection.model.detector.Detector`.
 
     Attributes:
-        backbone: its norms are frozen in the paper's detectors, as in Detectron.
+        backbone: its norms are frozen in the paper's detectors, as in detectron2.
         frozen_stages: 0: the whole backbone is trained. 1: all but the stem and Res-2, as in
-            Detectron; up to 4: none of it.
+            detectron2 and mmdet 2; up to 4: none of it.
         neck: the feature pyramid.
         anchors: of the RPN; one stride for each level of the pyramid.
         training_proposals: of an image, in training.

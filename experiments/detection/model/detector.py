@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from experiments.detection.model.anchors import pyramid_anchors
-from experiments.detection.model.boxes import clip, decode
+from experiments.detection.model.boxes import clip, decode, is_visible
 from experiments.detection.model.config import BoxHeadConfig, DetectorConfig, ProposalConfig
 from experiments.detection.model.heads import BoxHead, MaskHead
 from experiments.detection.model.nms import nms
@@ -20,7 +20,7 @@ from experiments.models import resnet
 from experiments.models.fpn import FPN
 from experiments.models.resnet import ResNet
 
-# Of the box head's deltas, as in Detectron (reference 10).
+# Of the box head's deltas, as in detectron2 and mmdet 2.
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 # RoIs are cut out of the first levels, with strides of 4 to 32; the last is for the RPN alone.
 _ROI_LEVELS = 4
@@ -177,6 +177,9 @@ def select(
 ) -> Detections:
     """The detections of one image: refined, classified, and by NMS one for each object.
 
+    Boxes that the deltas have moved out of the image, or made thinner than a hundredth of a pixel,
+    are dropped before NMS, as in torchvision. So are boxes and scores that are not finite.
+
     Args:
         logits: ``[P, K + 1]``, the background last.
         deltas: ``[P, K, 4]`` or ``[P, 1, 4]``.
@@ -193,14 +196,14 @@ def select(
     boxes = clip(refined, size)  # [K, P, 4] or [1, P, 4]
     classes = scores.shape[0]
     boxes = jnp.broadcast_to(boxes, (classes, *boxes.shape[1:]))
-    candidate = valid[None] & (scores >= config.score_threshold)
+    candidate = valid[None] & (scores > config.score_threshold) & is_visible(boxes)
     kept = jax.vmap(nms, in_axes=(0, 0, None, 0))(boxes, scores, config.iou_threshold, candidate)
     ranked = jnp.where(kept, scores, -jnp.inf).reshape(-1)  # [K * P]
     best, order = jax.lax.top_k(ranked, min(config.detections, ranked.size))
     missing = config.detections - order.size
     found = jnp.isfinite(best)
     result = {
-        "boxes": boxes.reshape(-1, 4)[order] * found[:, None],
+        "boxes": jnp.where(found[:, None], boxes.reshape(-1, 4)[order], 0),  # not NaN times 0
         "scores": jnp.where(found, best, 0.0),
         "labels": (order // scores.shape[1]).astype(jnp.int32),
         "valid": found,

@@ -4,6 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Num
 
+# A half, less what rounded corners of regions change. Where a region is the object's own box, every
+# second edge of a mask of twice the size lies at a half.
+_HALF = 0.5 - 1e-3
+
 
 def crop_masks(
     masks: Num[Array, "objects side side"],
@@ -16,7 +20,7 @@ def crop_masks(
 
     Masks are relative to their boxes, so that all are of one small size: cells of an M x M grid
     over the box. They are interpolated bilinearly at the centres of the region's cells, are 0
-    outside the box, and count from a half.
+    outside the box, and count from a half, less a thousandth for rounding.
 
     Args:
         masks: ``[N, M, M]`` in [0, 1].
@@ -43,7 +47,7 @@ def crop_masks(
     owners = boxes[matched]  # [R, 4]
     columns = _axis_weights(rois[:, 0::2], owners[:, 0::2], side, size)  # [R, size, M]
     rows = _axis_weights(rois[:, 1::2], owners[:, 1::2], side, size)
-    # In full precision, since what lies at a half must not fall below it.
+    # In full precision, since what lies at a half must not fall far below it.
     values = jnp.einsum(
         "rin,rnm,rjm->rij",
         rows,
@@ -51,7 +55,7 @@ def crop_masks(
         columns,
         precision=jax.lax.Precision.HIGHEST,
     )
-    return (values >= 0.5).astype(jnp.float32)
+    return (values >= _HALF).astype(jnp.float32)
 
 
 def _axis_weights(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from experiments.detection.model.boxes import clip, decode
+from experiments.detection.model.boxes import clip, decode, is_visible
 from experiments.detection.model.config import ProposalConfig
 from experiments.detection.model.nms import nms
 
@@ -100,7 +100,7 @@ def propose(
     missing = config.kept - order.size
     boxes = jnp.pad(boxes[order], ((0, missing), (0, 0)))
     valid = jnp.pad(jnp.isfinite(best), (0, missing))
-    return jax.lax.stop_gradient(boxes * valid[:, None]), valid
+    return jax.lax.stop_gradient(jnp.where(valid[:, None], boxes, 0)), valid
 
 
 def _best_of_level(
@@ -112,8 +112,7 @@ def _best_of_level(
     inside = (centres < size[None, ::-1]).all(axis=-1)
     scores, order = jax.lax.top_k(jnp.where(inside, logits, -jnp.inf), min(count, logits.size))
     boxes = clip(decode(deltas[order], jnp.asarray(anchors)[order], WEIGHTS), size)
-    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=-1)
-    return boxes, jnp.where(has_area, scores, -jnp.inf)
+    return boxes, jnp.where(is_visible(boxes), scores, -jnp.inf)
 
 
 def _padded(array: jax.Array, length: int, value: float) -> jax.Array:

@@ -1,8 +1,8 @@
 """Which anchors and proposals a training step looks at, and what each has to be.
 
-As in Detectron (reference 10), but with fixed counts: a sample has a place for every example that
-there may be, and says which places are taken. And what lies in a crowd is no negative example among
-anchors either; Detectron leaves it out among proposals alone.
+As in detectron2 and mmdet 2, but with fixed counts: a sample has a place for every example that
+there may be, and says which places are taken. And an example that lies in a crowd is no negative
+one; both of them take it for background.
 """
 
 import dataclasses
@@ -16,6 +16,9 @@ from experiments.engine.config import check, check_at_least
 
 # What lies by more than this within a crowd is no background: it may well be one of the crowd.
 _CROWD_COVERAGE = 0.7
+# Overlaps that differ by a smaller share of them are equal: XLA may round the same overlap in two
+# ways, as it fuses multiplications with additions.
+_ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +125,8 @@ def sample(
     if config.best_for_each:
         # An object that overlaps no example at all has no best one.
         highest = overlap.max(axis=0, keepdims=True)  # [1, N]
-        positive |= ((overlap == highest) & (highest > 0)).any(axis=1)
+        ties = overlap >= highest * (1 - _ROUNDING)
+        positive |= (ties & (highest > 0)).any(axis=1)
     crowd = objects.crowd & (objects.labels >= 0)
     covered = jnp.where(crowd, pairwise_coverage(boxes, objects.boxes), 0.0).max(axis=1)
     negative = ~positive & (best < config.negative_iou) & (covered <= _CROWD_COVERAGE)

@@ -1,6 +1,7 @@
 """Detections drawn on their image (Fig. 6 of the paper)."""
 
 import colorsys
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -93,7 +94,9 @@ def _eroded(mask: Bool[np.ndarray, "H W"], pixels: int) -> Bool[np.ndarray, "H W
 
 def _draw_box(pen: ImageDraw.ImageDraw, bbox: Sequence[float], colour: Colour, line: int) -> None:
     left, top, width, height = bbox
-    corners = [round(left), round(top), round(left + width) - 1, round(top + height) - 1]
+    # Halves are rounded up, all of them: a box has as many pixels wherever it lies.
+    edges = [math.floor(edge + 0.5) for edge in (left, top, left + width, top + height)]
+    corners = [edges[0], edges[1], edges[2] - 1, edges[3] - 1]
     corners[2:] = max(corners[0], corners[2]), max(corners[1], corners[3])
     around = [corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1]
     pen.rectangle(around, outline=_contrasting(colour), width=line + 2)

@@ -317,6 +317,18 @@ def test_objects_without_area_or_outside_the_image_give_finite_losses(loss):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+def test_objects_without_area_count_for_nothing(loss):
+    batch = make_batch(6, 6)
+    batch["boxes"][:, 0] = [10, 10, 10, 30]
+    batch["boxes"][:, 1] = [20, 30, 40, 30]
+    batch["boxes"][:, 2] = [20, 20, 20, 20]
+    without = batch | {"labels": batch["labels"].copy()}
+    without["labels"][:, :3] = -1
+    found, expected = loss(batch)[0].metrics, loss(without)[0].metrics
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+
+
 def test_the_loss_does_not_depend_on_how_a_batch_is_shared(loss):
     """An image has the same share in it beside any other, in any place, with any key."""
     batch = make_batch(5, 8, crowds=1)

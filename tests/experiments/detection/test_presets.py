@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.detection.configs import DetectionConfig
+from experiments.detection.model.config import ProposalConfig
 from experiments.detection.presets import EXPERIMENTS, METRICS, PRESETS
 from experiments.detection.task import make_model, make_optimizer
 from experiments.engine import config as configs
@@ -92,6 +93,26 @@ def test_all_tables_are_of_coco_at_the_papers_sizes():
         assert model.masks == (data.mask_side is not None) == ("mask_AP" in preset.paper)
 
 
+def test_settings_are_those_of_detectron2_and_mmdet_2():
+    """But for those that ``experiments/README.md`` names with their reasons."""
+    for config in {preset.config for preset in itertools.chain(*TABLES.values())}:
+        model, anchors, rois = config.model, config.anchor_sampler, config.proposal_sampler
+        assert model.anchors.ratios == (0.5, 1.0, 2.0)
+        assert (anchors.positives, anchors.positive_iou, anchors.negative_iou) == (0.5, 0.7, 0.3)
+        assert (rois.positives, rois.positive_iou, rois.negative_iou) == (0.25, 0.5, 0.5)
+        assert (anchors.best_for_each, rois.best_for_each) == (True, False)
+        assert model.proposals == ProposalConfig(per_level=1000, kept=1000, iou_threshold=0.7)
+        box, mask = model.box, model.mask
+        assert (box.size, box.features, box.class_agnostic) == (7, 1024, False)
+        assert (box.score_threshold, box.iou_threshold, box.detections) == (0.05, 0.5, 100)
+        assert (mask.size, mask.layers, mask.features) == (14, 4, 256)
+        assert not mask.class_agnostic
+        # As mmdet 1 has them.
+        assert model.training_proposals == ProposalConfig(2000, 2000, 0.7)
+        assert not config.training.optimizer.decay_all
+        assert config.data.max_objects == 100
+
+
 def test_rows_differ_in_what_their_tables_vary():
     backbones = [model.backbone.downsampler for model in models("table3")]
     assert backbones == ["strided", "max_pool", "avg_pool", "dpp", "lip", "carafe"]
@@ -150,7 +171,7 @@ def test_rows_differ_in_what_their_tables_vary():
         ("table1", 175_896, {500: 0.02, 117_263: 0.02, 117_265: 2e-3, 161_239: 2e-4}),
     ],
 )
-def test_the_schedules_are_those_of_detectron(table, length, rates):
+def test_the_schedules_are_those_of_mmdet(table, length, rates):
     config = TABLES[table][0].config
     epoch = COCO_IMAGES // 16
     schedule = config.training.schedule

@@ -36,6 +36,14 @@ def test_what_cannot_be_trained_on_is_left_out():
     np.testing.assert_array_equal(found["boxes"], [[3, 3, 4, 4], [29, 19, 30, 20]])
 
 
+def test_an_object_whose_segmentation_has_no_area_is_left_out():
+    masks = [np.zeros((20, 30)), np.ones((20, 30))]
+    record = make_record(1, PIXELS, [[3, 3, 5, 5], [5, 5, 9, 9]], masks=masks)
+    record["objects"]["area"][0] = 0
+    assert training_objects(record, None)["labels"].tolist() == [1]
+    assert training_objects(record, 7)["masks"].all()
+
+
 def test_crowds_are_kept_and_have_no_mask():
     mask = np.ones((20, 30))
     boxes = [[0, 0, 30, 20], [5, 5, 9, 9]]

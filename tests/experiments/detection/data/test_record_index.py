@@ -59,6 +59,14 @@ def test_every_record_has_its_entry(source):
     assert index.usable.tolist() == [True, False, False, False, True, True]
 
 
+def test_objects_of_no_area_are_not_counted(source):
+    source[0]["objects"]["area"][:2] = 0
+    source[5]["objects"]["area"][0] = 0
+    index = index_records(source)
+    assert index.objects.tolist() == [0, 0, 1, 0, 0, 1]
+    assert index.usable.tolist() == [False, False, False, False, True, True]
+
+
 def test_no_image_is_decoded(source):
     intact = index_records(source)
     for record in source:

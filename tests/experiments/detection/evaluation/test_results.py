@@ -40,9 +40,17 @@ def test_each_axis_is_scaled_back_by_its_own_factor():
 
 
 def test_boxes_are_clipped_to_the_image():
-    inside, outside = results(detections([[-3, -4, 900, 7], [40, 5, 50, 9]]))
+    (inside,) = results(detections([[-3, -4, 900, 7]]))
     assert inside["bbox"] == [0, 0, 30, 7]
-    assert outside["bbox"] == [30, 5, 0, 4]
+
+
+def test_what_has_no_area_in_the_image_is_left_out():
+    outside = [[40, 5, 50, 9], [-9, 5, 0, 9], [3, 20, 9, 25], [3, 4, 3, 9], [9, 4, 3, 9]]
+    found = detections([*outside, [np.nan, 4, 9, 9], [3, 4, 9, 9]], masks=full_masks(7))
+    (entry,) = results(found)
+    assert entry["bbox"] == [3, 4, 6, 5]
+    assert entry["score"] == pytest.approx(0.3)
+    assert run_lengths.area(entry["segmentation"]) == 30
 
 
 def test_what_is_not_valid_is_left_out_and_labels_become_category_ids():

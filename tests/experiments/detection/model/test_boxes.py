@@ -125,3 +125,18 @@ def test_boxes_are_clipped_to_the_image(size):
     boxes = np.float32([[-5, -6, 40, 50], [3, 4, 5, 6], [31, 2, 33, 4], [4, -9, 6, -2]])
     expected = [[0, 0, 30, 20], [3, 4, 5, 6], [30, 2, 30, 4], [4, 0, 6, 0]]
     np.testing.assert_array_equal(clip(boxes, size), expected)
+
+
+def test_boxes_are_visible_from_a_hundredth_of_a_pixel():
+    boxes = np.float32(
+        [
+            [0, 0, 0.011, 5],
+            [0, 0, 0.009, 5],
+            [0, 0, 5, 0.009],
+            [30, 2, 30, 4],
+            [5, 5, 2, 2],
+            [3, 4, 5, 6],
+            [3, np.nan, 5, 6],
+        ]
+    )
+    assert subject.is_visible(boxes).tolist() == [True, *[False] * 4, True, False]

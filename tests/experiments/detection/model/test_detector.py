@@ -69,10 +69,12 @@ def loop(logits, deltas, boxes, valid, config):
     for label in range(CLASSES):
         kept = []
         for i in sorted(range(COUNT), key=lambda i, label=label: -scores[i, label]):
-            if not valid[i] or scores[i, label] < config.score_threshold:
+            if not valid[i] or scores[i, label] <= config.score_threshold:
                 continue
             delta = deltas[i, min(label, deltas.shape[1] - 1)]
             box = refine(delta.astype(float), boxes[i].astype(float))
+            if min(box[2:] - box[:2]) < 0.01:
+                continue
             if all(iou(box, other) <= config.iou_threshold for _, _, other in kept):
                 kept.append((scores[i, label], label, box))
         found += kept
@@ -118,12 +120,48 @@ def test_classes_do_not_suppress_one_another_and_of_equal_scores_the_first_comes
     assert found["scores"][0] == found["scores"][1]
 
 
-def test_a_score_at_the_threshold_is_enough():
+def test_a_score_at_the_threshold_is_not_enough():
     logits, deltas = np.float32([[0, 0, 0, 0]]), np.zeros((1, 1, 4), np.float32)
     boxes, there = np.float32([[5, 5, 25, 25]]), np.ones(1, bool)
-    for threshold, expected in ((0.25, 3), (0.2501, 0)):
+    for threshold, expected in ((0.2499, 3), (0.25, 0)):
         config = BoxHeadConfig(score_threshold=threshold, detections=4)
         assert run(logits, deltas, boxes, there, SIZE, config)["valid"].sum() == expected
+
+
+def test_boxes_without_area_in_the_image_take_no_place_of_others():
+    """Their deltas have moved 12 of 40 boxes out of the image, and left 4 too thin to be seen."""
+    number = np.arange(40)
+    corners = np.stack([number % 8 * 7, number // 8 * 9], axis=1)
+    boxes = np.concatenate([corners, corners + 6], axis=1).astype(np.float32)
+    deltas = np.zeros((40, 1, 4), np.float32)
+    deltas[:3, 0, 0], deltas[3:6, 0, 1] = -200, -200
+    deltas[6:9, 0, 0], deltas[9:12, 0, 1] = 200, 200
+    deltas[12:14, 0, 2], deltas[14:16, 0, 3] = -35, -35  # 6 pixels become 0.005
+    # The highest scores are theirs.
+    logits = np.stack([5 - number / 10, np.zeros(40)], axis=1).astype(np.float32)
+    config = BoxHeadConfig(score_threshold=0.01, detections=24)
+    found = run(logits, deltas, boxes, np.ones(40, bool), SIZE, config)
+    assert found["valid"].all()
+    np.testing.assert_allclose(found["boxes"], boxes[16:], atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_dropped(value):
+    logits, deltas = np.zeros((9, 4), np.float32), np.zeros((9, 3, 4), np.float32)
+    corners = np.stack([np.arange(9) * 6, np.arange(9)], axis=1)
+    boxes = np.concatenate([corners, corners + 6], axis=1).astype(np.float32)
+    logits[:4] = np.where(np.eye(4, dtype=bool), value, 0)
+    for side in range(4):
+        deltas[4 + side, :, side] = value
+    config = BoxHeadConfig(score_threshold=0.2, detections=27)
+    found = run(logits, deltas, boxes, np.ones(9, bool), SIZE, config)
+    there = np.asarray(found["valid"])
+    for name in ("boxes", "scores"):
+        assert np.isfinite(found[name]).all()
+        assert not np.asarray(found[name])[~there].any()
+    sides = np.asarray(found["boxes"])[there].reshape(-1, 2, 2)
+    assert (sides[:, 1] - sides[:, 0] >= 0.01).all()
+    assert {(8 * 6, 8, 8 * 6 + 6, 8 + 6)} <= {tuple(box) for box in found["boxes"].tolist()}
 
 
 def test_without_proposals_there_are_no_detections():

@@ -100,6 +100,14 @@ def test_other_sizes_between_grid_points(output_size, points):
     check(draw(0, 11, output_size, grid=997), output_size, points, atol=2e-5)
 
 
+def test_a_cell_is_the_mean_of_four_points_by_default():
+    pyramid, boxes, levels, cotangent = draw(0, 9)
+    found = run(pyramid, boxes, levels)
+    expected = with_gradient(pyramid, boxes, levels, cotangent, 2, 2)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - with_gradient(pyramid, boxes, levels, cotangent, 2, 3)[0]).max() > 0.1
+
+
 def test_cells_by_hand():
     """A map whose values are the pixels' centres gives the points' own places."""
     y, x = np.mgrid[:8, :10] + 0.5
@@ -177,6 +185,15 @@ def test_levels_begin_at_powers_of_two():
     sides = [0, 111.99, 112, 223.99, 224, 447.9, 448, 4000]
     boxes = np.float32([[0, 0, side, side] for side in sides] + [[9, 9, 0, 0]])
     assert assign_levels(boxes).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 0]
+
+
+@pytest.mark.parametrize(("side", "level"), [(112, 1), (224, 2), (448, 3)])
+def test_levels_begin_there_wherever_a_box_lies(side, level):
+    corners = np.random.default_rng(side).uniform(0, 1333 - side, (1000, 2))
+    boxes = np.concatenate([corners, corners + side], axis=1).astype(np.float32)
+    assert (np.asarray(assign_levels(boxes)) == level).all()
+    boxes[:, 2] -= side / 1000
+    assert (np.asarray(assign_levels(boxes)) == level - 1).all()
 
 
 @pytest.mark.parametrize(

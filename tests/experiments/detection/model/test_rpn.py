@@ -70,7 +70,7 @@ def loop(logits, deltas, anchors, size, config):
         for i in order[: config.per_level]:
             box = decode(deltas[level][i].astype(float), anchors[level][i].astype(float))
             box = np.clip(box, 0, [size[1], size[0], size[1], size[0]])
-            if box[2] <= box[0] or box[3] <= box[1]:
+            if min(box[2:] - box[:2]) < 0.01:
                 continue
             if all(iou(box, other) <= config.iou_threshold for _, other in kept):
                 kept.append((logits[level][i], box))
@@ -126,6 +126,18 @@ def test_anchors_in_the_padding_do_not_take_the_place_of_others():
     boxes, valid = run(logits, deltas, anchors, SIZE, ProposalConfig(2, 4, 0.5))
     assert valid.tolist() == [True, True, False, False]
     np.testing.assert_array_equal(boxes[:2], within)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_no_proposal(value):
+    logits, deltas, anchors = draw(0)
+    logits[0][3] = logits[2][0] = value
+    for side in range(4):
+        deltas[0][4 + side, side] = value
+    boxes, valid = run(logits, deltas, anchors, SIZE, MANY)
+    assert np.isfinite(boxes).all()
+    assert valid.any()
+    assert not np.asarray(boxes)[~np.asarray(valid)].any()
 
 
 def test_proposals_are_constants_of_the_gradient():

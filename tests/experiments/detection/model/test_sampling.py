@@ -151,6 +151,19 @@ def test_all_examples_that_overlap_an_object_most_are_positive():
     assert drawn(halves, objects_of([SQUARE]), ALL_PROPOSALS) == ({0, 1}, {2})
 
 
+def test_overlaps_that_differ_by_rounding_are_ties():
+    """The same anchor around either end of an object, one rounded to the next number."""
+    side = np.float32(22.627417)
+    examples = np.float32([[0, 0, side, 10], [100 - side, 0, 100, 10], [3, 0, side, 20]])
+    examples[1, 0] = np.nextafter(examples[1, 0], np.float32(200))
+    objects = objects_of([[0, 0, 100, 10]])
+    assert drawn(examples, objects, FEW)[0] == {0, 1}
+    # Of an overlap of a ten-millionth as well, and then nothing else is a tie.
+    objects = objects_of([[0, 0, 100, 3e-7]])
+    positives, _ = drawn([*examples, [0, 10, 100, 20]], objects, FEW)
+    assert positives == {0, 1}
+
+
 def test_an_object_that_overlaps_nothing_has_no_best_example():
     far = [[20, 20, 30, 30], [40, 20, 50, 30], [0, 0, 0, 0]]
     assert drawn(far, objects_of([SQUARE])) == (set(), {0, 1, 2})
@@ -241,7 +254,7 @@ def test_under_vmap_each_image_has_its_own_draw():
             np.testing.assert_array_equal(getattr(many, name)[index], getattr(alone, name))
 
 
-def test_detectrons_counts():
+def test_the_counts_of_detectron2_and_mmdet():
     assert (ANCHORS.count, ANCHORS.max_positives) == (256, 128)
     assert (PROPOSALS.count, PROPOSALS.max_positives) == (512, 128)
 

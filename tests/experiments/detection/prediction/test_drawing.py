@@ -54,6 +54,16 @@ def test_a_box_is_outlined_in_its_colour_and_its_inside_is_left():
     assert top < 50 - 8  # the name
 
 
+def test_a_box_has_as_many_pixels_wherever_it_lies():
+    for left in (40, 40.25, 40.5, 41.5):
+        drawn = draw_detections(image(), [result([left, left, 20, 30])], NAMES)
+        colour = (drawn == class_colour(1)).all(-1)
+        assert colour[60].any()
+        columns, rows = np.flatnonzero(colour[60]), np.flatnonzero(colour[:, 50])
+        assert (columns[0], columns[-1] + 1 - columns[0]) == (int(left + 0.5), 20)
+        assert rows[-1] + 1 == int(left + 0.5) + 30
+
+
 def test_masks_are_translucent_with_an_outline():
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[60:90, 50:90] = 1
