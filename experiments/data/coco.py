@@ -4,7 +4,6 @@ The official folder is made a tfds data set once; TensorFlow is needed for neith
 What tfds itself prepared as `coco/2017` will do where boxes suffice.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from experiments.data.coco_annotations import Category, parse_categories
 from experiments.data.coco_sources import BoxRecords, InstanceRecords
 from experiments.data.prepared import DataError, checked, open_builder, prepared_folder
 from experiments.data.records import Source
+from experiments.engine.command_line import run_program
 from experiments.engine.errors import shown
 
 _VERSIONS = ("1.0.0",)
@@ -172,13 +172,8 @@ def main(folder: Annotated[Path, tyro.conf.Positional], data_dir: Path = Path("d
             annotations/image_info_test-dev2017.json and test2017/.
         data_dir: Folder of the prepared data sets.
     """
-    try:
-        prepared = coco_tfds.prepare(folder, data_dir, coco_tfds.COCO_2017)
-    except (DataError, OSError) as error:  # OSError: a folder cannot be written to
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(f"COCO in {prepared}")
+    print(f"COCO in {coco_tfds.prepare(folder, data_dir, coco_tfds.COCO_2017)}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run_program(main)

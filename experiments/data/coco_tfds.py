@@ -156,6 +156,7 @@ def prepare(folder: Path, data_dir: Path, config: CocoConfig) -> Path:
     Raises:
         DataError: a file is missing, images and annotations do not belong together, or an
             annotation is malformed; the message names the file and the entry.
+        FolderError: ``data_dir`` cannot be written to.
     """
     home = data_dir / NAME / config.name
     with alone_in(home):

@@ -3,13 +3,12 @@
 Preparing needs TensorFlow and the two archives of image-net.org, once; reading needs neither.
 """
 
-import sys
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-import tyro
 
 from experiments.data.prepared import DataError, check_can_prepare, prepared_folder
+from experiments.engine.command_line import run_program
 
 # The same pictures and labels; 5.1.0 has a test split besides.
 _VERSIONS = ("5.1.0", "5.0.0")
@@ -64,13 +63,9 @@ def main(archives: Path, data_dir: Path = Path("data")) -> None:
         archives: Folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar.
         data_dir: Folder of the prepared data sets.
     """
-    try:
-        prepare(archives, data_dir)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    prepare(archives, data_dir)
     print(f"ImageNet in {imagenet_folder(data_dir)}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run_program(main)

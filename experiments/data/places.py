@@ -3,15 +3,14 @@
 Preparing needs TensorFlow, once; reading does not.
 """
 
-import sys
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-import tyro
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.util import DownloadError
 
 from experiments.data.prepared import DataError, check_can_prepare, prepared_folder
+from experiments.engine.command_line import run_program
 
 _NAME = "places365_small"
 # The same pictures; 2.1.0 has other keys.
@@ -68,13 +67,9 @@ def main(data_dir: Path = Path("data"), archives: Path | None = None) -> None:
         data_dir: Folder of the prepared data sets.
         archives: Folder of archives of data.csail.mit.edu that are here already.
     """
-    try:
-        prepare(data_dir, archives)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    prepare(data_dir, archives)
     print(f"Places365 in {places_folder(data_dir)}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run_program(main)

@@ -50,8 +50,9 @@ def claimed(folder: Path, config: Any, files: Mapping[str, Any]) -> Iterator[Non
         files: contents of further files, saved as JSON, by name.
 
     Raises:
-        ConfigError: ``folder`` cannot be written to, another command trains in it, or it holds a
-            run with another config, checkpoints without a config, or is not seen by all processes.
+        ConfigError: another command trains in ``folder``, or it holds a run with another config,
+            checkpoints without a config, or is not seen by all processes.
+        FolderError: ``folder`` cannot be written to.
     """
     with contextlib.ExitStack() as stack:
         if is_primary():
@@ -74,10 +75,6 @@ def _keep_others_out(folder: Path, stack: contextlib.ExitStack) -> None:
         raise configs.ConfigError(
             f"the folder must be one in which no other command trains, got {folder}"
         ) from None
-    except OSError as error:  # of a file, or where nothing may be written
-        raise configs.ConfigError(
-            f"the folder must be one that can be written to, got {folder}: {error.strerror}"
-        ) from error
 
 
 def _check_config(folder: Path, config: Any) -> None:

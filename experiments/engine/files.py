@@ -12,10 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.engine.errors import shown
+from experiments.engine.errors import UserError, shown
 
 # Of file systems that have no locks, as some of clusters have none.
 _UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+class FolderError(UserError):
+    """A folder that a command is to write to is none, or is read-only."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -99,10 +103,17 @@ def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another is in ``folder``, and ``wait`` is false.
-        OSError: the folder cannot be made or locked.
+        FolderError: the folder cannot be made or written to.
+        OSError: it cannot be locked.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise FolderError(
+            f"the folder must be one that can be written to, got {folder}: {error.strerror}"
+        ) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -1,6 +1,9 @@
+import sys
+
 import pytest
 
 from experiments.data.composed.crops import prepare
+from experiments.engine.command_line import run_program
 from tests.experiments.compilation import few_optimizations
 
 
@@ -15,3 +18,16 @@ def compile_with_few_optimizations():
     """See :func:`tests.experiments.compilation.few_optimizations`."""
     with few_optimizations():
         yield
+
+
+@pytest.fixture
+def run_failing(monkeypatch, capsys):
+    """Runs a program that is to fail; returns its exit code and what it printed of the error."""
+
+    def run(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            run_program(main)
+        return ended.value.code, capsys.readouterr().err
+
+    return run

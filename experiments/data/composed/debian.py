@@ -9,27 +9,27 @@ an interrupted build goes on where it stopped. Licences vary from package to pac
 CC-BY-SA, GPL), which is why the photographs are fetched and not kept in the repository.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import tyro
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from experiments.data.composed.debian_manifest import PACKAGES, Package
 from experiments.data.composed.stamps_manifest import STAMPS
-from experiments.engine.files import read_json
+from experiments.data.prepared import DataError
+from experiments.engine.command_line import run_program
+from experiments.engine.files import alone_in, read_json
 from experiments.engine.folders import default_cache
 
 _POLL_SECONDS = 0.2
@@ -79,9 +79,9 @@ def build_debian(cache: Path, packages: Sequence[Package] = PACKAGES) -> dict[st
         does not keep the other packages from being fetched.
 
     Raises:
-        BlockingIOError: If another process builds in `cache`.
+        DataError: If another process builds in `cache`.
+        FolderError: If `cache` cannot be written to.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
     columns = (
         TextColumn("{task.description}"),
@@ -90,7 +90,7 @@ def build_debian(cache: Path, packages: Sequence[Package] = PACKAGES) -> dict[st
         TimeElapsedColumn(),
         TextColumn("{task.fields[state]}"),
     )
-    with _locked(cache), Progress(*columns, console=Console(stderr=True)) as progress:
+    with _alone_in(cache), Progress(*columns, console=Console(stderr=True)) as progress:
         for package in packages:
             task = progress.add_task(package.name, total=None, state="verifying")
             try:
@@ -240,14 +240,15 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _locked(cache: Path) -> Iterator[None]:
+def _alone_in(cache: Path) -> Iterator[None]:
     # The scratch folder has a fixed name, so that a later run clears what a killed one left;
     # the lock keeps it from clearing that of a live one.
-    with (cache / ".lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(alone_in(cache, wait=False))
         except BlockingIOError as error:
-            raise BlockingIOError(f"another process builds in cache {cache}") from error
+            expected = "one that no other process builds in"
+            raise DataError(f"cache must be {expected}, got {cache}") from error
         yield
 
 
@@ -273,10 +274,7 @@ def main(cache: Path = DEFAULT_CACHE, stamps: bool = False) -> None:
         stamps: Fetch the cut-outs of objects as well (161 MB, of which 10 MB are kept).
     """
     packages = (*PACKAGES, STAMPS) if stamps else PACKAGES
-    try:
-        failures = build_debian(cache, packages)
-    except BlockingIOError as error:
-        failures = {"": str(error)}
+    failures = build_debian(cache, packages)
     for message in failures.values():
         print(f"error: {message}", file=sys.stderr)
     if failures:
@@ -287,4 +285,4 @@ def main(cache: Path = DEFAULT_CACHE, stamps: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run_program(main)

@@ -8,14 +8,12 @@ pasted.
 import dataclasses
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from jaxtyping import UInt8
 from PIL import Image
 from pycocotools import mask as rle
@@ -29,6 +27,8 @@ from experiments.data.composed.scenes_backgrounds import backgrounds, scaled_pix
 from experiments.data.composed.scenes_composition import Scene, compose
 from experiments.data.composed.stamps import cut_out, kept_stamps, split_by_stamp
 from experiments.data.composed.stamps_manifest import CLASSES
+from experiments.engine.command_line import run_program
+from experiments.engine.config import check, check_at_least
 from experiments.engine.files import alone_in, write_json
 
 # With gaps, as COCO's have.
@@ -64,15 +64,14 @@ class ScenesConfig:
     max_objects: int = 8
 
     def __post_init__(self) -> None:
-        """Sees that objects fit into images."""
-        for field in ("longer_side", "training_images", "validation_images", "max_objects"):
-            if (value := getattr(self, field)) < 1:
-                raise ValueError(f"{field} must be at least 1, got {value}")
-        if not 8 <= self.smallest <= self.largest <= self.shorter_side:
-            raise ValueError(
-                f"smallest and largest must be in 8..{self.shorter_side} (pixels) and in this "
-                f"order, got {self.smallest} and {self.largest}"
-            )
+        """Raises ``ConfigError`` for a number below 1, and where objects do not fit into images."""
+        check_at_least(self, longer_side=1, training_images=1, validation_images=1, max_objects=1)
+        check(
+            8 <= self.smallest <= self.largest <= self.shorter_side,
+            "smallest and largest",
+            f"in 8..{self.shorter_side} (pixels) and in this order",
+            (self.smallest, self.largest),
+        )
 
     @property
     def shorter_side(self) -> int:
@@ -234,12 +233,8 @@ def main(config: ScenesConfig, data_dir: Path = Path("data"), cache: Path = DEFA
         data_dir: Folder of the prepared data sets.
         cache: What `python -m experiments.data.composed.debian --stamps` filled.
     """
-    try:
-        print(f"scenes in {prepare_scenes(data_dir, cache, config)}")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    print(f"scenes in {prepare_scenes(data_dir, cache, config)}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run_program(main)

@@ -401,11 +401,10 @@ def test_nothing_prepared_names_the_command(tmp_path):
         coco_boxes_folder(tmp_path)
 
 
-def test_the_command_ends_with_a_message(tmp_path, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        coco.main(tmp_path, tmp_path / "data")
-    assert exit_.value.code == 2
-    assert "error: the annotations " in capsys.readouterr().err
+def test_the_command_ends_with_a_message(tmp_path, run_failing):
+    code, message = run_failing(coco.main, tmp_path, "--data-dir", tmp_path / "data")
+    assert code == 2
+    assert message.startswith("error: the annotations ")
 
 
 class Coco(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -489,12 +488,11 @@ def test_official_ids_leave_out_what_was_never_annotated():
     assert len(set(OFFICIAL_IDS)) == 80
 
 
-def test_the_command_says_what_cannot_be_written(folder, tmp_path, capsys):
+def test_the_command_says_what_cannot_be_written(folder, tmp_path, run_failing):
     (tmp_path / "data").write_text("a file")
-    with pytest.raises(SystemExit) as exit_:
-        coco.main(folder, tmp_path / "data")
-    assert exit_.value.code == 2
-    assert re.fullmatch(r"error: .*data.*\n", capsys.readouterr().err)
+    code, message = run_failing(coco.main, folder, "--data-dir", tmp_path / "data")
+    assert code == 2
+    assert re.fullmatch(r"error: .*data.*\n", message)
 
 
 def test_an_image_whose_size_cannot_be_read_is_passed_over():

@@ -64,8 +64,7 @@ def test_preparing_names_what_is_missing(tmp_path, monkeypatch):
         prepare(tmp_path, tmp_path / "data")
 
 
-def test_the_command_ends_with_a_message(tmp_path, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        imagenet.main(tmp_path, tmp_path / "data")
-    assert exit_.value.code == 2
-    assert capsys.readouterr().err.startswith("error: archives must hold ILSVRC2012_img_train.tar")
+def test_the_command_ends_with_a_message(tmp_path, run_failing):
+    code, message = run_failing(imagenet.main, "--archives", tmp_path)
+    assert code == 2
+    assert message.startswith("error: archives must hold ILSVRC2012_img_train.tar")

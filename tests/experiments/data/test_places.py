@@ -57,17 +57,16 @@ def test_a_prepared_data_set_is_found_and_read(tmp_path):
     assert records["data_256/b/bar/2.jpg"]["label"] == 3
 
 
-def test_an_archive_that_is_not_the_published_one_is_named(tmp_path, monkeypatch, capsys):
+def test_an_archive_that_is_not_the_published_one_is_named(tmp_path, monkeypatch, run_failing):
     archives = tmp_path / "archives"
     archives.mkdir()
     for name in ("train_256_places365standard.tar", "val_256.tar", "test_256.tar"):
         with tarfile.open(archives / name, "w"):
             pass
     monkeypatch.setattr(prepared, "find_spec", lambda module: module)
-    with pytest.raises(SystemExit) as exit_:
-        places.main(tmp_path / "data", archives)
-    assert exit_.value.code == 2
-    complaint = capsys.readouterr().err
+    options = "--data-dir", tmp_path / "data", "--archives", archives
+    code, complaint = run_failing(places.main, *options)
+    assert code == 2
     assert "error: the archives of Places365 cannot be had: " in complaint
     assert "_256.tar, has wrong checksum" in complaint
 

@@ -2,6 +2,7 @@ import pytest
 
 from experiments.engine.claim import claimed
 from experiments.engine.config import ConfigError
+from experiments.engine.files import FolderError
 from tests.experiments.engine import toy
 
 
@@ -32,5 +33,5 @@ def test_checkpoints_without_a_config_are_no_run_to_go_on_with(tmp_path):
 def test_a_folder_that_cannot_be_one_is_refused_by_name(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(ConfigError, match=f"folder.*{folder}"):
+        with pytest.raises(FolderError, match=f"folder.*{folder}"):
             toy.run(folder, 4)
