@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from experiments.models.resnet import BLOCKS
 
 # An array that every ResNet of torchvision and timm has, and no other network.
-FIRST_BLOCK = "layer1.0.conv1.weight"
+_FIRST_BLOCK = "layer1.0.conv1.weight"
 
 # Parts of names by which other networks are known; the first that occurs counts.
 _OTHERS = {
@@ -32,9 +32,9 @@ def architecture(shapes: Mapping[str, Sequence[int]]) -> str:
         Such as "ResNet-50 (bottlenecks 3, 4, 6, 3; width 64; stem 7x7 of 3 channels; 1000
         classes)", or "no ResNet, but ..." with a hint.
     """
-    if FIRST_BLOCK in shapes:
+    if _FIRST_BLOCK in shapes:
         return _residual(shapes)
-    holders = sorted({_prefix(name) for name in shapes if name.endswith(f".{FIRST_BLOCK}")})
+    holders = sorted({_prefix(name) for name in shapes if name.endswith(f".{_FIRST_BLOCK}")})
     if holders:
         others = sorted({f"{name.partition('.')[0]}." for name in shapes} - set(holders))
         return (
@@ -48,7 +48,7 @@ def architecture(shapes: Mapping[str, Sequence[int]]) -> str:
 
 
 def _prefix(name: str) -> str:
-    return name[: -len(FIRST_BLOCK)]
+    return name[: -len(_FIRST_BLOCK)]
 
 
 def _residual(shapes: Mapping[str, Sequence[int]]) -> str:

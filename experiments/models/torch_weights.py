@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from experiments.engine.finite import bad_values
-from experiments.models.torch_architecture import FIRST_BLOCK, architecture
+from experiments.models.torch_architecture import architecture
 from experiments.models.weight_files import Entry, WeightsError, open_weights
 
 _BLOCK = re.compile(r"(layer\d)_(\d+)")
@@ -136,10 +136,11 @@ def _unfit(
     problems: Mapping[str, str],
 ) -> str:
     shapes = {name: entry.shape for name, entry in found.items()}
+    differing = problems.keys() & expected
     advice = ""
-    if FIRST_BLOCK in found:
-        modules = {_IN_BLOCK.sub("", name).partition(".")[0] for name in problems.keys() & expected}
-        advice = f"; `keep` would let {sorted(modules)} keep the model's values" * bool(modules)
+    if 0 < len(differing) <= len(expected) / 2:
+        modules = {_IN_BLOCK.sub("", name).partition(".")[0] for name in differing}
+        advice = f"; `keep` would let {sorted(modules)} keep the model's values"
     return (
         f"{path} does not fit the model, {len(problems)} of the entries differ: the file is of "
         f"{architecture(shapes)}, and the model is {architecture(expected)}{advice}"

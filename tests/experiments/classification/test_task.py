@@ -22,6 +22,7 @@ from experiments.classification.images import decode_image, evaluation_crop
 from experiments.classification.predict import classifier, load_classifier, predict
 from experiments.classification.presets import SMALL
 from experiments.classification.task import (
+    RUNS,
     classify,
     initial_state,
     initial_variables,
@@ -207,6 +208,25 @@ def test_no_image_and_a_directory_are_named_and_do_not_stop_others(tmp_path, mon
     assert len(guesses) == 5
 
 
+def test_an_image_on_which_the_network_overflows_is_named(tmp_path, monkeypatch, linear):
+    """One logit of ten is infinite, and negative: of the others a softmax would be finite."""
+    monkeypatch.setattr(prediction, "make_model", lambda config: linear)
+    state = initial_state(TINY)
+    kernel = np.zeros_like(state["params"]["Dense_0"]["kernel"])
+    kernel[:, 3] = -1e35
+    state["params"]["Dense_0"]["kernel"] = kernel
+    names = [str(digit) for digit in range(10)]
+    run = LoadedRun(TINY, state, 0)
+    monkeypatch.setattr(prediction, "load_classifier", lambda *_: (run, names))
+    paths = [tmp_path / "white.png", tmp_path / "mean.png"]
+    for path, colour in zip(paths, [(255, 255, 255), (124, 116, 104)], strict=True):
+        Image.new("RGB", (90, 70), colour).save(path)
+    (_, error), (_, guesses) = predict(tmp_path, paths)
+    assert isinstance(error, InputError)
+    assert f"image {paths[0]}: the network must give finite logits" in str(error)
+    assert len(guesses) == 5
+
+
 def torch_names(variables):
     """A state_dict in PyTorch's names and axes, of a model's variables."""
     entries = {}
@@ -253,6 +273,11 @@ def test_converted_weights_make_a_run_that_predicts(tmp_path, monkeypatch):
     jax.tree.map(
         np.testing.assert_array_equal, loaded.state["model_state"], variables["batch_stats"]
     )
+    convert(config, tmp_path / "weights.safetensors", tmp_path / "kept", ("fc", "bn1"))
+    kept = RUNS.load(tmp_path / "kept").state
+    drawn = jax.device_get(initial_variables(config))
+    for name, source in (("fc", drawn), ("bn1", drawn), ("conv1", variables)):
+        jax.tree.map(np.testing.assert_array_equal, kept["params"][name], source["params"][name])
     image = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
     assert len(classifier(loaded, names)(image)) == 5
     with pytest.raises(ConfigError, match=f"output.*{tmp_path}/run"):

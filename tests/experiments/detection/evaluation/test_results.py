@@ -5,6 +5,7 @@ import pytest
 from pycocotools import mask as run_lengths
 
 from experiments.detection.evaluation.results import image_results, of_kind, write_results
+from experiments.engine.errors import InputError
 
 # pycocotools asks numpy for an array in a way that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -49,6 +50,14 @@ def test_what_is_not_valid_is_left_out_and_labels_become_category_ids():
     found = detections([[0, 0, 2, 2]] * 4, valid=np.array([True, False, False, True]))
     assert [entry["category_id"] for entry in results(found)] == [1, 90]
     assert [entry["score"] for entry in results(found)] == pytest.approx([0.9, 0.3])
+
+
+@pytest.mark.parametrize(("name", "index"), [("scores", 0), ("scores", 1), ("boxes", 0)])
+def test_a_detector_that_gives_no_finite_values_has_no_results(name, index):
+    found = detections([[0, 0, 2, 2]] * 2, valid=np.array([True, False]))
+    found[name][index] = np.nan
+    with pytest.raises(InputError, match=r"finite.* NaN"):
+        results(found)
 
 
 def test_masks_lie_in_the_original_image():
