@@ -12,6 +12,7 @@ from PIL import Image
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.images import evaluation_crop
 from experiments.classification.task import CLASSES, RUNS, classify, make_model
+from experiments.data.classes import num_classes
 from experiments.data.pictures import open_picture, to_rgb
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.errors import InputError
@@ -43,10 +44,15 @@ def load_classifier(
     """
     run = RUNS.load(folder, checkpoint)
     try:
-        names = tuple(json.loads((folder / CLASSES).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        names = json.loads((folder / CLASSES).read_text())
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / CLASSES} cannot be read: {error}") from error
-    return run, names
+    expected = num_classes(run.config.data.source)
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not texts or len(names) != expected:
+        found = f"{len(names)} of them" if texts else f"{names!r:.60}"
+        raise CheckpointError(f"{folder / CLASSES} must hold {expected} names, got {found}")
+    return run, tuple(names)
 
 
 def classifier(
