@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import json
 
 import flax.linen as nn
 import jax
