@@ -193,7 +193,7 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
     except OSError:
         raise
     except Exception as error:  # altered bytes make PyTorch raise errors of ten kinds
-        if refused := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
+        if refused := re.search(r"\bGLOBAL (\S+)", str(error)):
             raise WeightsError(
                 f"{path} holds {refused[1]}, which is not safe to unpickle, beside or in place of "
                 "tensors: if you trust it, save its state_dict alone"
