@@ -59,11 +59,12 @@ def _residual(shapes: Mapping[str, Sequence[int]]) -> str:
     )
     kind = "bottlenecks" if bottlenecks else "basic blocks"
     parts = [f"{kind} {', '.join(map(str, blocks))}"]
-    out, into, *_ = shapes.get("layer1.0.conv2.weight", (0, 0))
-    parts += [f"width {out}"] if out else []
-    parts += [f"{out // into} groups"] if into and out != into else []
-    if "conv1.weight" in shapes:
-        _, channels, *size = shapes["conv1.weight"]
+    if spatial := _convolution(shapes, "layer1.0.conv2.weight"):
+        out, into, *_ = spatial
+        parts.append(f"width {out}")
+        parts += [f"{out // into} groups"] if 0 < into < out else []
+    if stem := _convolution(shapes, "conv1.weight"):
+        _, channels, *size = stem
         parts.append(f"stem {'x'.join(map(str, size))} of {channels} channels")
     else:
         parts.append("another stem")
@@ -71,6 +72,12 @@ def _residual(shapes: Mapping[str, Sequence[int]]) -> str:
     classes = shapes.get("fc.weight")
     parts.append(f"{classes[0]} classes" if classes else "no classifier fc")
     return f"{f'ResNet-{depth}' if depth else 'a ResNet'} ({'; '.join(parts)})"
+
+
+def _convolution(shapes: Mapping[str, Sequence[int]], name: str) -> Sequence[int] | None:
+    """The shape ``[O, I, H, W]`` of a convolution, if it is one."""
+    shape = shapes.get(name, ())
+    return shape if len(shape) == 4 else None
 
 
 def _blocks(shapes: Mapping[str, Sequence[int]], stage: int) -> int:

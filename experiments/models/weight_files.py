@@ -25,6 +25,7 @@ _PLACES = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_e
 # PyTorch's counters, in BatchNorm and in averages of models: no network computes with them.
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 _FLOATING = {"F64", "F32", "F16", "BF16"}
+_TORCH_FLOATING = {"torch.float64", "torch.float32", "torch.float16", "torch.bfloat16"}
 _WAY_OUT = (
     "`safetensors.torch.save_file(state_dict, 'weights.safetensors')`, run where it is installed, "
     "writes a file that is read without"
@@ -240,16 +241,8 @@ def _entry(tensor: Any) -> Entry:
         taken = tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor
         return taken.numpy(force=True)
 
-    dtype, floats = (
-        str(tensor.dtype),
-        tensor.dtype
-        in (
-            torch.float64,
-            torch.float32,
-            torch.float16,
-            torch.bfloat16,
-        ),
-    )
+    dtype = str(tensor.dtype)
+    floats = dtype in _TORCH_FLOATING
     if tensor.layout != torch.strided:
         dtype, floats = f"{dtype}, {tensor.layout}", False
     elif tensor.is_meta:

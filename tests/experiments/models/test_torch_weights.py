@@ -271,6 +271,10 @@ def without_blocks(state):
             lambda state: {f"blocks.{n}.attn.qkv.weight": np.ones(1) for n in range(30)},
             "no ResNet, but a vision transformer",
         ),
+        (
+            lambda state: {name: np.ones(3, np.float32) for name in state},
+            r"file is of ResNet-18 \(basic blocks 2, 2, 2, 2; another stem; 3 classes\)",
+        ),
         (lambda state: {}, "empty"),
     ],
 )

@@ -94,6 +94,7 @@ OVERLAP = (
             "unpacks to 1,000,000 bytes",
         ),
     ],
+    ids=lambda value: value if isinstance(value, str) else "file",
 )
 def test_other_files_are_refused_in_a_line_that_says_what_they_are(
     name, content, message, tmp_path, monkeypatch
@@ -125,7 +126,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
     assert "cannot be read: Permission denied" in refused(path)
 
 
-@pytest.mark.parametrize("content", [zipped(m__data_pkl=""), b"\x80\x02}."])
+@pytest.mark.parametrize("content", [zipped(m__data_pkl=""), b"\x80\x02}."], ids=["zip", "pickle"])
 def test_without_pytorch_the_error_names_a_way_out(content, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "pytorch_model.bin"
