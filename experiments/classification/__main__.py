@@ -92,13 +92,13 @@ def convert(
 
     Args:
         config: of the run; an ImageNet preset.
-        weights: a state_dict as .safetensors, or as .pth, for which PyTorch must be installed.
+        weights: a state_dict as safetensors or torch.save wrote it, whatever the file's suffix;
+            PyTorch must be installed for the latter.
         output: folder of the run, by default that of the preset, where detection looks for
             backbones; it must be given if more than the seed of the preset is changed.
         keep: parts of the network that the file lacks, which start from their initial values.
         runs: folder of all runs.
     """
-    check(weights.is_file(), "weights", "a file", str(weights))
     output = output or run_folder(config, SPEC.presets, runs, SPEC.name)
     convert_weights(config, weights, output, keep)
     print(output)

@@ -31,14 +31,22 @@ def convert(
 
     Raises:
         ConfigError: the config is of another data set, or ``output`` is not empty.
-        WeightsError: the file does not fit the network.
+        WeightsError: the file cannot be read, does not fit the network, or has values that no
+            network computes with; or ``keep`` names what the network does not have.
     """
     configs.check(
         config.data.source == "imagenet2012", "data.source", "'imagenet2012'", config.data.source
     )
     free = not output.exists() or (output.is_dir() and not any(output.iterdir()))
     configs.check(free, "output", "a new or an empty folder", str(output))
-    variables = load_torch_resnet(weights, initial_variables(config), keep)
+    shapes = jax.eval_shape(lambda: initial_variables(config))
+    variables = load_torch_resnet(weights, shapes, keep)
+    if keep:  # drawn only where it is needed: it takes ten times as long as all else
+        variables = jax.tree.map(
+            lambda loaded, drawn: drawn if isinstance(loaded, jax.ShapeDtypeStruct) else loaded,
+            variables,
+            initial_variables(config),
+        )
     carry = first_carry(training_state(config, variables), config.training.seed)
     names = tfds.builder("imagenet2012", data_dir=output).info.features["label"].names
     # Named as a whole: a conversion that is killed leaves no folder that looks like a run's.

@@ -20,6 +20,7 @@ class DataConfig:
             ``"pad_crop"``: the evaluation's square moved by up to an eighth of its side.
         smallest_area: of the inception crop, as a share of the image.
         flip: whether half of the training images are mirrored.
+        interpolation: with which images are scaled, in training and in evaluation.
         photographs: behind the objects of ``"stamps"``: 71 of ``"debian"``, or seven of ``"pypi"``.
     """
 
@@ -29,6 +30,7 @@ class DataConfig:
     augmentation: Literal["inception", "pad_crop"] = "inception"
     smallest_area: float = 0.08
     flip: bool = True
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     photographs: Literal["pypi", "debian"] = "debian"
 
     def __post_init__(self) -> None:

@@ -12,10 +12,9 @@ from experiments.classification.data_config import DataConfig
 from experiments.data.pictures import to_rgb
 from experiments.data.records import RecordError
 
-Box = tuple[float, float, float, float]
-
 _LARGEST_ASPECT = 4 / 3
 _TRIES = 10
+_LONGEST = 64  # times the shorter side, of what is scaled for an evaluation
 _PADDING_SHARE = 8  # of the side, as in the 4 pixels of 32 that are usual for CIFAR
 
 
@@ -47,7 +46,9 @@ def evaluation_crop(image: Image.Image, config: DataConfig) -> UInt8[np.ndarray,
         config: of the run.
 
     Returns:
-        ``[S, S, 3]``, what torchvision's ``Resize`` and ``CenterCrop`` give, rounded alike.
+        ``[S, S, 3]``: of a Pillow image, torchvision's ``Resize`` and ``CenterCrop`` and timm's
+        evaluation give the same bytes. But of one more than 64 times as long as it is wide the
+        middle alone is scaled, so that it does not fill the memory.
     """
     return np.asarray(_central_square(image, config))
 
@@ -66,11 +67,9 @@ def training_crop(
         ``[S, S, 3]``.
     """
     if config.augmentation == "inception":
-        square = _scaled(
-            image,
-            config.image_side,
-            random_resized_box(rng, image.width, image.height, config.smallest_area),
-        )
+        box = random_resized_box(rng, image.width, image.height, config.smallest_area)
+        sides = (config.image_side, config.image_side)
+        square = to_rgb(image).resize(sides, _filter_of(config), box=box)
     else:
         square = _moved(_central_square(image, config), rng)
     if config.flip and rng.random() < 0.5:
@@ -106,20 +105,31 @@ def random_resized_box(
 
 
 def _central_square(image: Image.Image, config: DataConfig) -> Image.Image:
-    # The part of the source that the crop shows is scaled, rather than all of it and then cropped:
-    # the same pixels for less. torchvision rounds the longer side down, and the corner to even.
+    # All is scaled and then cropped. To scale the crop's part of the source alone takes half the
+    # time, 1 ms less an image, but Pillow rounds the place of that part: 1 to 3 % of the values are
+    # off by 1 or 2 of 255 then. torchvision rounds the longer side down, and the corner to even.
+    image = _middle(to_rgb(image))
     width, height = image.size
-    side, resize = config.image_side, config.eval_resize
-    shorter = min(width, height)
-    scaled_width, scaled_height = resize * width // shorter, resize * height // shorter
-    left, top = round((scaled_width - side) / 2), round((scaled_height - side) / 2)
-    x, y = width / scaled_width, height / scaled_height
-    right, bottom = min(width, (left + side) * x), min(height, (top + side) * y)
-    return _scaled(image, side, (left * x, top * y, right, bottom))
+    side, resize, shorter = config.image_side, config.eval_resize, min(image.size)
+    scaled = image.resize(
+        (resize * width // shorter, resize * height // shorter), _filter_of(config)
+    )
+    left, top = (round((scaled_side - side) / 2) for scaled_side in scaled.size)
+    return scaled.crop((left, top, left + side, top + side))
 
 
-def _scaled(image: Image.Image, side: int, box: Box) -> Image.Image:
-    return to_rgb(image).resize((side, side), Image.Resampling.BILINEAR, box=box)
+def _middle(image: Image.Image) -> Image.Image:
+    """Cuts the ends off an image that would be scaled to one of any length."""
+    longest = _LONGEST * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    left, top = (max(0, (side - longest) // 2) for side in image.size)
+    width, height = (min(side, longest) for side in image.size)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _filter_of(config: DataConfig) -> Image.Resampling:
+    return Image.Resampling[config.interpolation.upper()]
 
 
 def _moved(square: Image.Image, rng: np.random.Generator) -> Image.Image:

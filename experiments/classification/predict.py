@@ -59,7 +59,10 @@ def load_classifier(
 def classifier(
     run: LoadedRun[ClassificationConfig], class_names: Sequence[str]
 ) -> Callable[[Image.Image], list[Guess]]:
-    """A function from an image to its five likeliest classes, compiled once for all images."""
+    """A function from an image to its five likeliest classes, compiled once for all images.
+
+    It raises :class:`InputError` if the network gives values that are not finite.
+    """
     model, config = make_model(run.config), run.config
 
     @jax.jit
@@ -68,6 +71,11 @@ def classifier(
 
     def guess(image: Image.Image) -> list[Guess]:
         found = np.asarray(probabilities(evaluation_crop(to_rgb(image), config.data)))
+        if not np.isfinite(found).all():
+            raise InputError(
+                "the network must give finite logits, got NaN or infinity: its parameters are "
+                "broken, or it overflows on this image"
+            )
         order = np.argsort(-found, kind="stable")[:_SHOWN]
         return [Guess(class_names[index], float(found[index])) for index in order]
 
@@ -81,7 +89,7 @@ def predict(
 
     Args:
         folder: of the run.
-        paths: of the images; one that cannot be read does not stop the others.
+        paths: of the images; one that cannot be classified does not stop the others.
         checkpoint: the newest, or the one with the highest top-1 accuracy so far.
 
     Returns:
@@ -91,4 +99,12 @@ def predict(
         CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
     """
     guess = classifier(*load_classifier(folder, checkpoint))
-    return predict_each(paths, lambda path: guess(open_picture(path, f"image {path}")))
+
+    def guess_file(path: Path) -> list[Guess]:
+        image = open_picture(path, f"image {path}")
+        try:
+            return guess(image)
+        except InputError as error:
+            raise InputError(f"image {path}: {error}") from error
+
+    return predict_each(paths, guess_file)

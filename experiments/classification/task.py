@@ -88,9 +88,10 @@ def make_optimizer(
 def classify(
     model: ResNet, state: State, image: UInt8[Array, "batch side side 3"]
 ) -> Float[Array, "batch classes"]:
-    """Logits of images as bytes, with running averages."""
+    """Logits of images as bytes, with running averages; all NaN if one is not finite."""
     variables = {"params": state["params"], "batch_stats": state["model_state"]}
-    return model.apply(variables, normalize(image))
+    logits = model.apply(variables, normalize(image))
+    return jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), logits, jnp.nan)
 
 
 def loss_function(

@@ -1,6 +1,7 @@
 """Evaluation: sums over all records, each counted once, on however many devices and processes."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
@@ -20,6 +21,10 @@ COUNT = "count"
 
 class UnreadableEvaluationError(UserError, RuntimeError):
     """More records of an evaluation could not be read than is allowed, or none could be read."""
+
+
+class NonFiniteEvaluationError(UserError, FloatingPointError):
+    """A network gives values that are NaN or infinite, so that there is no score."""
 
 
 class Evaluator:
@@ -58,6 +63,7 @@ class Evaluator:
         Raises:
             UnreadableEvaluationError: too many records cannot be read, or none can.
             ConfigError: no example has a weight.
+            NonFiniteEvaluationError: a mean is NaN or infinite.
         """
         state = replicate(state)
         totals: dict[str, float] = {}
@@ -70,6 +76,13 @@ class Evaluator:
         count = totals.pop(COUNT)
         left_out = check_unreadable(unreadable, count > 0, self._max_unreadable_records)
         means = {name: total / count for name, total in totals.items()}
+        if bad := {name: mean for name, mean in means.items() if not math.isfinite(mean)}:
+            # The other means are no scores either: accuracy counts NaN as a class.
+            found = ", ".join(f"{name} {mean}" for name, mean in bad.items())
+            raise NonFiniteEvaluationError(
+                f"an evaluation must give finite metrics, got {found}: the parameters are broken, "
+                "or the network overflows"
+            )
         return {**means, UNREADABLE: float(left_out)} if left_out else means
 
 

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, restore_state
 from experiments.engine.claim import CONFIG, is_run
 from experiments.engine.distributed import is_primary
+from experiments.engine.finite import bad_values
 from experiments.engine.presets import Preset
 from experiments.engine.settings import CheckpointChoice, RunConfig
-from experiments.engine.step import first_carry
+from experiments.engine.step import OPTIMIZER, first_carry
+
+_SHOWN = 6
 
 
 class LoadedRun[Config](NamedTuple):
@@ -71,7 +75,8 @@ class RunType[Config: RunConfig]:
             checkpoint: the newest, or the one with the highest :attr:`best`, if any was evaluated.
 
         Raises:
-            CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
+            CheckpointError: there is no run of this task in ``folder``, it cannot be read, or the
+                networks in it hold values that are NaN or infinite, or negative variances.
         """
         config = self.load_config(folder)
         # Traced alone, for the shapes.
@@ -82,7 +87,26 @@ class RunType[Config: RunConfig]:
             for message in restored.damaged:
                 used = f"the checkpoint of step {restored.step} is used"
                 print(f"{message}; {used}", file=sys.stderr)
+        _check_values(folder / CHECKPOINTS / str(restored.step), restored.state.state)
         return LoadedRun(config, restored.state.state, restored.step)
+
+
+def _check_values(checkpoint: Path, state: Any) -> None:
+    """Refuses networks that can compute nothing; the optimiser's values serve training alone."""
+    faults = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        parts = name.split("/")
+        if OPTIMIZER in parts or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
+        if fault := bad_values(leaf, variance=parts[-1] == "var"):  # Flax names it so
+            faults.append(f"{name}: {fault}")
+    if faults:
+        shown = "; ".join(faults[:_SHOWN]) + ("; ..." if len(faults) > _SHOWN else "")
+        raise CheckpointError(
+            f"the checkpoint {checkpoint} holds values that no network computes with, in "
+            f"{len(faults)} of its arrays: {shown}"
+        )
 
 
 def preset_of[Config: RunConfig](

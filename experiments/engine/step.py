@@ -18,6 +18,9 @@ import optax
 from experiments.engine.input import UNREADABLE
 from experiments.engine.parallel import AXIS
 
+# The part of a network's state that serves training alone.
+OPTIMIZER = "optimizer"
+
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
 TaskStep = Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, dict[str, jax.Array]]]
@@ -186,11 +189,11 @@ def descend(
         (model_state, totals), _ = jax.lax.scan(add_part, (model_state, zeros), (parts, keys))
     gradients, loss, count, metrics = jax.lax.psum(totals, AXIS)
     gradients, loss, metrics = jax.tree.map(lambda x: x / count, (gradients, loss, metrics))
-    updates, optimizer_state = optimizer.update(gradients, state["optimizer"], params)
+    updates, optimizer_state = optimizer.update(gradients, state[OPTIMIZER], params)
     new_state = {
         "params": optax.apply_updates(params, updates),
         "model_state": jax.lax.pmean(model_state, AXIS),
-        "optimizer": optimizer_state,
+        OPTIMIZER: optimizer_state,
     }
     return new_state, {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **metrics}
 
@@ -226,7 +229,7 @@ def supervised_step(
 
 def initial_state(params: Any, model_state: Any, optimizer: optax.GradientTransformation) -> State:
     """The state of one network before its first step."""
-    return {"params": params, "model_state": model_state, "optimizer": optimizer.init(params)}
+    return {"params": params, "model_state": model_state, OPTIMIZER: optimizer.init(params)}
 
 
 def draw_variables(module: nn.Module, key: jax.Array, *inputs: Any, **options: Any) -> Any:

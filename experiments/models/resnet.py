@@ -20,8 +20,8 @@ Depth = Literal[18, 34, 50, 101, 152]
 Norm = Literal["batch", "sync_batch", "frozen"]
 OutputStride = Literal[32, 16, 8]
 
-# Blocks in Res-2 to Res-5.
-_BLOCKS: dict[int, tuple[int, int, int, int]] = {
+# By depth, the blocks in Res-2 to Res-5.
+BLOCKS: dict[int, tuple[int, int, int, int]] = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
@@ -270,7 +270,7 @@ class ResNet(nn.Module):
         block = BasicBlock if config.depth < 50 else Bottleneck
         maps = []
         dilation, stride = 1, 4
-        for stage, blocks in enumerate(_BLOCKS[config.depth]):
+        for stage, blocks in enumerate(BLOCKS[config.depth]):
             entry_dilation = dilation
             downsamples = stage > 0 and stride < config.output_stride
             if downsamples:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from experiments.detection.evaluation.masks import RunLengths, paste_mask
+from experiments.engine.errors import InputError
 from experiments.engine.files import write_atomically
 
 
@@ -52,7 +53,16 @@ def image_results(
         Those that are valid, in their order, without those whose boxes have no area in the image.
         Each axis is scaled by its own factor, as resized sizes are rounded. Boxes are clipped to
         the image after their masks were pasted.
+
+    Raises:
+        InputError: a score, or the box of a detection that is valid, is NaN or infinite.
     """
+    given = (detections["scores"], detections["boxes"][detections["valid"]])
+    if not all(np.isfinite(values).all() for values in given):
+        raise InputError(
+            "the detector must give finite values, got NaN or infinity: its parameters are broken, "
+            "or it overflows on this image"
+        )
     height, width = (int(side) for side in original_size)
     scale = np.asarray(original_size, np.float64)[::-1] / np.asarray(size, np.float64)[::-1]
     boxes = detections["boxes"].astype(np.float64) * np.tile(scale, 2)  # [D, 4]

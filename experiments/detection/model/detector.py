@@ -129,16 +129,25 @@ class Detector(nn.Module):
         Returns:
             ``boxes`` float32 ``[B, D, 4]`` in pixels of the input, ``scores`` ``[B, D]``,
             descending, ``labels`` int32 ``[B, D]``, ``valid`` bool ``[B, D]``: which of them there
-            are; and with a mask head ``masks`` ``[B, D, M, M]``, probabilities over each box.
+            are; and with a mask head ``masks`` ``[B, D, M, M]``, probabilities over each box. The
+            scores of an image for which a head gives a value that is not finite are all NaN: what
+            is left of its detections would look like those of an empty image.
         """
         pyramid = self.features(image)
-        proposals, valid = self.propose(*self.score_anchors(pyramid), size, self.config.proposals)
+        anchor_logits, anchor_deltas, anchors = self.score_anchors(pyramid)
+        proposals, valid = self.propose(
+            anchor_logits, anchor_deltas, anchors, size, self.config.proposals
+        )
         logits, deltas = self.classify(pyramid, proposals)
         chosen = functools.partial(select, config=self.config.box)
         found = jax.vmap(chosen)(logits, deltas, proposals, valid, size)
         if self.config.masks:
             masks = self.predict_masks(pyramid, found["boxes"], found["labels"])
             found["masks"] = nn.sigmoid(masks)
+        given = [*anchor_logits, *anchor_deltas, logits, deltas]
+        given += [masks] if self.config.masks else []
+        finite = jnp.stack([jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in given]).all(0)
+        found["scores"] = jnp.where(finite[:, None], found["scores"], jnp.nan)
         return found
 
     def layers(

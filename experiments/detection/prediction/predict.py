@@ -52,6 +52,9 @@ def detect_objects(
             so is compiled twice at most.
         config: its shorter and longer count.
         category_ids: by label.
+
+    Raises:
+        InputError: the detector gives values that are NaN or infinite.
     """
     portrait = is_portrait(image.height, image.width)
     size = resized_size(image.height, image.width, config, portrait)
@@ -82,7 +85,7 @@ def predict(
     orientation says.
 
     Args:
-        files: of the pictures; one that cannot be read does not stop the others.
+        files: of the pictures; one that cannot be used does not stop the others.
         output: folder for ``NAME.png`` of a picture ``NAME.jpg``; only detections with a score of
             at least one half are drawn. No input file is ever written to, nor is a drawing of
             another picture.
@@ -105,7 +108,10 @@ def predict(
         target = output / f"{path.stem}.png"
         image = to_rgb(open_picture(path, f"image {path}"))
         outputs.check(path, target)
-        results = detect_objects(image, infer, config, category_ids)
+        try:
+            results = detect_objects(image, infer, config, category_ids)
+        except InputError as error:
+            raise InputError(f"image {path}: {error}") from error
         drawn = draw_detections(np.asarray(image), _drawn(results), names)
         outputs.write(path, target, drawn)
         entries.append(_entry(path, image, results, names))

@@ -67,24 +67,39 @@ def test_other_formats_are_unreadable_records(photograph):
         decode_image(encoded)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("sides", [(224, 256), (224, 232), (56, 64), (64, 64), (75, 79)])
 @pytest.mark.parametrize(
-    "size", [(500, 375), (375, 500), (301, 300), (90, 400), (91, 64), (64, 91)]
+    "size", [(500, 375), (375, 500), (301, 300), (90, 400), (91, 64), (256, 256)]
 )
-def test_the_evaluation_crop_is_to_scale_all_and_cut_the_centre(photograph, size):
+def test_the_evaluation_crop_is_to_scale_all_and_cut_the_centre(
+    photograph, size, sides, interpolation
+):
     image = photograph.resize(size)
-    config = DataConfig(image_side=56, eval_resize=64)
+    side, shorter = sides
+    config = DataConfig(image_side=side, eval_resize=shorter, interpolation=interpolation)
+    filter_ = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
     width, height = size
     if width <= height:
-        scaled = image.resize((64, int(64 * height / width)), Image.Resampling.BILINEAR)
+        scaled = image.resize((shorter, int(shorter * height / width)), filter_)
     else:
-        scaled = image.resize((int(64 * width / height), 64), Image.Resampling.BILINEAR)
-    left, top = (round((n - 56) / 2.0) for n in scaled.size)
-    expected = np.asarray(scaled.crop((left, top, left + 56, top + 56))).astype(int)
+        scaled = image.resize((int(shorter * width / height), shorter), filter_)
+    left, top = (round((n - side) / 2.0) for n in scaled.size)
+    expected = np.asarray(scaled.crop((left, top, left + side, top + side)))
     found = evaluation_crop(image, config)
-    assert found.shape == (56, 56, 3)
     assert found.dtype == np.uint8
-    assert np.abs(found - expected).max() <= 1
-    assert (found != expected).mean() < 0.01
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (3, 900)])
+def test_the_evaluation_crop_of_a_line_is_its_middle(size):
+    """Scaled as a whole, the longest of these would take 77 GB."""
+    image = Image.new("RGB", size)
+    left, top = (max(0, side // 2 - 5) for side in size)
+    image.paste((255, 255, 255), (left, top, left + 10, top + 10))
+    crop = evaluation_crop(image, DataConfig())
+    assert crop.shape == (224, 224, 3)
+    assert (crop == 255).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P", "1"])
@@ -123,13 +138,22 @@ def test_what_no_random_box_fits_gives_the_largest_central_one(size, expected):
     assert random_resized_box(np.random.default_rng(0), *size, 0.9) == expected
 
 
-def test_the_training_crop_shows_the_box_that_was_drawn(photograph):
-    config = DataConfig(image_side=40, eval_resize=40, flip=False)
-    rng = np.random.default_rng(3)
-    box = random_resized_box(np.random.default_rng(3), *photograph.size, 0.08)
-    expected = photograph.crop(box).resize((40, 40), Image.Resampling.BILINEAR)
-    difference = np.abs(training_crop(photograph, rng, config) - np.asarray(expected).astype(int))
-    assert np.median(difference) <= 1  # margins differ: they may look outside of the box
+@pytest.mark.parametrize(
+    ("interpolation", "other"), [("bilinear", "bicubic"), ("bicubic", "bilinear")]
+)
+def test_the_training_crop_shows_the_box_that_was_drawn(photograph, interpolation, other):
+    config = DataConfig(
+        image_side=40, eval_resize=40, smallest_area=0.5, flip=False, interpolation=interpolation
+    )
+    box = random_resized_box(np.random.default_rng(3), *photograph.size, 0.5)
+    found = training_crop(photograph, np.random.default_rng(3), config).astype(int)
+    # Margins differ: they may look outside of the box.
+    inner, wrong = (
+        np.abs(found - np.asarray(photograph.crop(box).resize((40, 40), filter_)))[4:-4, 4:-4]
+        for filter_ in (Image.Resampling[name.upper()] for name in (interpolation, other))
+    )
+    assert inner.max() <= 1
+    assert wrong.mean() > 1
 
 
 def test_half_of_the_crops_are_mirrored(photograph):

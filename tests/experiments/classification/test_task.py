@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import json
 
 import flax.linen as nn
 import jax
@@ -22,6 +21,7 @@ from experiments.classification.images import decode_image, evaluation_crop
 from experiments.classification.predict import classifier, load_classifier, predict
 from experiments.classification.presets import SMALL
 from experiments.classification.task import (
+    RUNS,
     classify,
     initial_state,
     initial_variables,
@@ -105,16 +105,26 @@ def test_prediction_prints_the_classes_of_the_data_set(run, digits_dir, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_without_class_names_is_told(run, tmp_path):
-    names = json.loads((run / "classes.json").read_text())
-    assert names == [str(digit) for digit in range(10)]
-    try:
-        for damage in ("[", '"0123456789"', "[" * 100_000, "[0, 1]", json.dumps(names[:9])):
-            (run / "classes.json").write_text(damage)
-            with pytest.raises(CheckpointError, match=r"classes\.json"):
-                load_classifier(run)
-    finally:
-        (run / "classes.json").write_text(json.dumps(names))
+def test_a_run_has_the_names_of_its_classes(run):
+    assert load_classifier(run)[1] == tuple(str(digit) for digit in range(10))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ('["a"]', "10 names.*'a'"),
+        ('"0123456789"', "10 names.*'0123456789'"),
+        ("[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]", "10 names.* 9"),
+        ('{"a": 1}', "10 names.*'a': 1"),
+    ],
+)
+def test_a_run_without_class_names_is_told(text, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(RUNS), "load", lambda *_: LoadedRun(TINY, {}, 0))
+    (tmp_path / "classes.json").write_text(text)
+    with pytest.raises(CheckpointError, match=rf"classes\.json.*{message}"):
+        load_classifier(tmp_path)
 
 
 def test_a_step_trains_every_part_of_the_network():
@@ -208,6 +218,25 @@ def test_no_image_and_a_directory_are_named_and_do_not_stop_others(tmp_path, mon
     assert len(guesses) == 5
 
 
+def test_an_image_on_which_the_network_overflows_is_named(tmp_path, monkeypatch, linear):
+    """One logit of ten is infinite, and negative: of the others a softmax would be finite."""
+    monkeypatch.setattr(prediction, "make_model", lambda config: linear)
+    state = initial_state(TINY)
+    kernel = np.zeros_like(state["params"]["Dense_0"]["kernel"])
+    kernel[:, 3] = -1e35
+    state["params"]["Dense_0"]["kernel"] = kernel
+    names = [str(digit) for digit in range(10)]
+    run = LoadedRun(TINY, state, 0)
+    monkeypatch.setattr(prediction, "load_classifier", lambda *_: (run, names))
+    paths = [tmp_path / "white.png", tmp_path / "mean.png"]
+    for path, colour in zip(paths, [(255, 255, 255), (124, 116, 104)], strict=True):
+        Image.new("RGB", (90, 70), colour).save(path)
+    (_, error), (_, guesses) = predict(tmp_path, paths)
+    assert isinstance(error, InputError)
+    assert f"image {paths[0]}: the network must give finite logits" in str(error)
+    assert len(guesses) == 5
+
+
 def torch_names(variables):
     """A state_dict in PyTorch's names and axes, of a model's variables."""
     entries = {}
@@ -254,6 +283,11 @@ def test_converted_weights_make_a_run_that_predicts(tmp_path, monkeypatch):
     jax.tree.map(
         np.testing.assert_array_equal, loaded.state["model_state"], variables["batch_stats"]
     )
+    convert(config, tmp_path / "weights.safetensors", tmp_path / "kept", ("fc", "bn1"))
+    kept = RUNS.load(tmp_path / "kept").state
+    drawn = jax.device_get(initial_variables(config))
+    for name, source in (("fc", drawn), ("bn1", drawn), ("conv1", variables)):
+        jax.tree.map(np.testing.assert_array_equal, kept["params"][name], source["params"][name])
     image = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
     assert len(classifier(loaded, names)(image)) == 5
     with pytest.raises(ConfigError, match=f"output.*{tmp_path}/run"):

@@ -12,10 +12,10 @@ from experiments.engine.command_line import run_command, run_program
 from experiments.engine.config import ConfigError
 from experiments.engine.distributed import Interrupted
 from experiments.engine.errors import InputError, UserError
-from experiments.engine.evaluation import UnreadableEvaluationError
+from experiments.engine.evaluation import NonFiniteEvaluationError, UnreadableEvaluationError
 from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
 from experiments.inpainting.web.page import ServeError
-from experiments.models.torch_weights import WeightsError
+from experiments.models.weight_files import WeightsError
 
 
 class TaskError(UserError, ValueError):
@@ -43,6 +43,7 @@ def run_raising(error, monkeypatch, capsys):
         DataError,
         TaskError,
         InputError,
+        NonFiniteEvaluationError,
         NonFiniteLossError,
         ServeError,
         UnreadableEvaluationError,

@@ -6,7 +6,11 @@ import pytest
 from experiments.data.records import PaddedRecords, RecordError
 from experiments.engine.command_line import run_command
 from experiments.engine.config import ConfigError
-from experiments.engine.evaluation import Evaluator, UnreadableEvaluationError
+from experiments.engine.evaluation import (
+    Evaluator,
+    NonFiniteEvaluationError,
+    UnreadableEvaluationError,
+)
 from experiments.engine.settings import (
     EvaluationConfig,
     Operation,
@@ -35,6 +39,16 @@ def test_every_record_counts_once():
     evaluate = Evaluator(sums, dataset())
     assert evaluate(jnp.float32(1)) == {"mean": pytest.approx(VALUES.mean())}
     assert evaluate(jnp.float32(3)) == {"mean": pytest.approx(3 * VALUES.mean())}
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_without_finite_values_there_is_no_score(value):
+    def broken(state, batch):
+        found = sums(state, batch)
+        return {"right": found["mean"], "loss": found["mean"] + value, "count": found["count"]}
+
+    with pytest.raises(NonFiniteEvaluationError, match=rf"finite metrics, got loss {value}:"):
+        Evaluator(broken, dataset())(jnp.float32(1))
 
 
 def test_records_that_cannot_be_read_are_left_out_and_counted():

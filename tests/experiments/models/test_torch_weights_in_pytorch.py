@@ -1,7 +1,10 @@
 """Against PyTorch itself: its networks, and the files that it writes."""
 
+import argparse
 import functools
 import importlib
+import os
+import pathlib
 
 import jax
 import numpy as np
@@ -140,7 +143,9 @@ def test_training_differs_in_the_running_variance_alone(depth, torch, tmp_path):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("key", ["state_dict", "model"])
+@pytest.mark.parametrize(
+    "key", ["state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"]
+)
 def test_training_checkpoints_are_unpacked(key, torch, tmp_path):
     reference = torch_model("torchvision", 18)
     expected = load_torch_resnet(
@@ -148,7 +153,8 @@ def test_training_checkpoints_are_unpacked(key, torch, tmp_path):
     )
     content = {
         "epoch": 3,
-        key: torch.nn.DataParallel(reference).state_dict(),
+        "args": argparse.Namespace(lr=0.1, device=torch.device("cpu")),
+        key: torch.nn.DataParallel(reference).state_dict() | {"n_averaged": torch.tensor(9)},
         "optimizer": torch.optim.SGD(reference.parameters()).state_dict(),
     }
     path = save_torch(content, tmp_path, ".pth")
@@ -168,20 +174,24 @@ def test_half_precision_of_pytorch_becomes_float32(suffix, torch, tmp_path):
 
 
 class Trap:
-    """Unpickled, it writes a file."""
+    """Unpickled, it makes a folder, by a function that PyTorch does not know or one it blocks."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, function):
+        self.path, self.function = path, function
 
     def __reduce__(self):
-        return type(self.path).touch, (self.path,)
+        return self.function, (self.path,)
 
 
 @pytest.mark.torch
-def test_pickled_code_is_refused_and_not_run(torch, tmp_path):
+@pytest.mark.parametrize(
+    ("function", "name"), [(pathlib.Path.mkdir, "getattr"), (os.mkdir, r"posix\.mkdir")]
+)
+def test_pickled_code_is_refused_and_not_run(function, name, torch, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     state, traces = torch_model("torchvision", 18).state_dict(), tmp_path / "traces"
-    path = save_torch({"state_dict": state, "trap": Trap(traces)}, tmp_path, ".pth")
-    with pytest.raises(WeightsError, match=r"weights\.pth.*unpickle"):
+    path = save_torch({"state_dict": state, "trap": Trap(traces, function)}, tmp_path, ".pth")
+    with pytest.raises(WeightsError, match=rf"weights\.pth.* {name},.*safe to unpickle"):
         load_torch_resnet(path, unset_standard(18))
     assert not traces.exists()
     torch.load(path, weights_only=False)
@@ -223,7 +233,7 @@ def test_quantised_weights_of_pytorch_are_refused(torch, tmp_path):
 
 @pytest.mark.torch
 def test_a_pickle_that_is_not_there(torch, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
+    with pytest.raises(WeightsError, match=r"none\.pth"):
         load_torch_resnet(tmp_path / "none.pth", unset_standard(18))
 
 
@@ -231,5 +241,5 @@ def test_a_pickle_that_is_not_there(torch, tmp_path):
 def test_a_pytorch_that_may_run_pickled_code_is_refused(torch, tmp_path, monkeypatch):
     path = save_torch(torch_model("torchvision", 18).state_dict(), tmp_path, ".pth")
     monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.5.1+cu124"))
-    with pytest.raises(ImportError, match=r"PyTorch.*2\.5\.1"):
+    with pytest.raises(WeightsError, match=r"PyTorch.*2\.5\.1"):
         load_torch_resnet(path, unset_standard(18))

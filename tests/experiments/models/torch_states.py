@@ -57,6 +57,7 @@ def random_state(bottlenecks=False, blocks=(2, 2, 2, 2)):
             shapes[f"{name}.{entry}"] = (features,)
     rng = np.random.default_rng(0)
     state = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    state |= {name: np.abs(value) for name, value in state.items() if name.endswith("running_var")}
     return state | {f"{name}.num_batches_tracked": np.full((), 7) for name in norms}
 
 

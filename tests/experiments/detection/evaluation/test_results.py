@@ -5,6 +5,7 @@ import pytest
 from pycocotools import mask as run_lengths
 
 from experiments.detection.evaluation.results import image_results, of_kind, write_results
+from experiments.engine.errors import InputError
 
 # pycocotools asks numpy for an array in a way that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -46,7 +47,7 @@ def test_boxes_are_clipped_to_the_image():
 
 def test_what_has_no_area_in_the_image_is_left_out():
     outside = [[40, 5, 50, 9], [-9, 5, 0, 9], [3, 20, 9, 25], [3, 4, 3, 9], [9, 4, 3, 9]]
-    found = detections([*outside, [np.nan, 4, 9, 9], [3, 4, 9, 9]], masks=full_masks(7))
+    found = detections([*outside, [3, 4, 9, 9]], masks=full_masks(6))
     (entry,) = results(found)
     assert entry["bbox"] == [3, 4, 6, 5]
     assert entry["score"] == pytest.approx(0.3)
@@ -57,6 +58,14 @@ def test_what_is_not_valid_is_left_out_and_labels_become_category_ids():
     found = detections([[0, 0, 2, 2]] * 4, valid=np.array([True, False, False, True]))
     assert [entry["category_id"] for entry in results(found)] == [1, 90]
     assert [entry["score"] for entry in results(found)] == pytest.approx([0.9, 0.3])
+
+
+@pytest.mark.parametrize(("name", "index"), [("scores", 0), ("scores", 1), ("boxes", 0)])
+def test_a_detector_that_gives_no_finite_values_has_no_results(name, index):
+    found = detections([[0, 0, 2, 2]] * 2, valid=np.array([True, False]))
+    found[name][index] = np.nan
+    with pytest.raises(InputError, match=r"finite.* NaN"):
+        results(found)
 
 
 def test_masks_lie_in_the_original_image():

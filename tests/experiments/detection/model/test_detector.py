@@ -228,6 +228,19 @@ def test_masks_of_no_class_in_particular():
     np.testing.assert_array_equal(found[0, 0], found[0, 1])
 
 
+def test_an_image_on_which_a_head_overflows_has_no_scores(shallow):
+    model, variables = shallow
+    sizes = np.int32([[64, 64], [64, 64]])
+    image = normalize(jnp.asarray(random_images()), jnp.asarray(sizes))
+    detect = jit(model.apply)
+    found = detect(variables, image, sizes)
+    assert np.isfinite(found["scores"]).all()
+    assert found["valid"].any()
+    broken = detect(variables, image.at[1].mul(1e30), sizes)["scores"]
+    np.testing.assert_array_equal(broken[0], found["scores"][0])
+    assert np.isnan(broken[1]).all()
+
+
 @pytest.mark.slow
 def test_the_call_is_its_stages(shallow):
     """Proposals, box head, selection, and masks of what is selected."""

@@ -120,6 +120,23 @@ def test_one_that_cannot_be_read_does_not_stop_the_others_and_is_told(tmp_path, 
     report(predict(files[1:2], tmp_path / "out", infer, CONFIG, CATEGORIES), show_each)
 
 
+def test_a_picture_on_which_the_network_overflows_is_named(tmp_path):
+    infer, _ = make_infer()
+
+    def overflowing(image, size):
+        found = infer(image, size)
+        dark = image.max() < 9
+        return {**found, "scores": jnp.where(dark, found["scores"], jnp.nan)}
+
+    files = [save(tmp_path / "in/bright.jpg"), tmp_path / "in/dark.png"]
+    Image.new("RGB", (60, 40)).save(files[1])
+    (_, error), (_, good) = predict(files, tmp_path / "out", overflowing, CONFIG, CATEGORIES)
+    assert isinstance(error, InputError)
+    assert f"image {files[0]}: the detector must give finite" in str(error)
+    assert good.output == tmp_path / "out/dark.png"
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["dark.png"]
+
+
 def test_no_input_and_no_other_drawing_is_written_to(tmp_path):
     files = [save(tmp_path / "a.png"), save(tmp_path / "b.jpg"), save(tmp_path / "sub/b.png")]
     before = files[0].read_bytes()

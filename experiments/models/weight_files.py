@@ -1,0 +1,250 @@
+"""Files of weights that PyTorch or safetensors wrote: their kinds, and the arrays that they hold.
+
+The content tells the kind of a file, and not its suffix: ``pytorch_model.bin`` is what
+``torch.save`` wrote, as ``weights.pth`` is.
+"""
+
+import argparse
+import contextlib
+import functools
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp  # noqa: F401 (registers NumPy's bfloat16, which safetensors needs)
+import numpy as np
+from safetensors import safe_open
+
+from experiments.engine.errors import UserError
+
+# Where the checkpoints of timm, torchvision, Lightning and PyTorch's tutorials have a state_dict.
+_PLACES = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
+# PyTorch's counters, in BatchNorm and in averages of models: no network computes with them.
+_COUNTERS = ("num_batches_tracked", "n_averaged")
+_FLOATING = {"F64", "F32", "F16", "BF16"}
+_TORCH_FLOATING = {"torch.float64", "torch.float32", "torch.float16", "torch.bfloat16"}
+_WAY_OUT = (
+    "`safetensors.torch.save_file(state_dict, 'weights.safetensors')`, run where it is installed, "
+    "writes a file that is read without"
+)
+_HEAD = 512  # bytes of a file that tell its kind
+_REASON = 200  # letters of an error of PyTorch's that are shown: they can fill a page
+
+
+class WeightsError(UserError, ValueError):
+    """A file of weights is damaged, of another kind or model, or unsafe to read."""
+
+
+class Entry(NamedTuple):
+    """An array in a file, which is read when it is asked for.
+
+    Attributes:
+        shape: of the array.
+        dtype: as the file has it, with what else is unusual about the array.
+        floats: whether :attr:`read` can give its values: they are dense and floating-point.
+        read: gives the values in the file's precision, bfloat16 perhaps as float32.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    floats: bool
+    read: Callable[[], np.ndarray]
+
+
+@contextlib.contextmanager
+def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
+    """Opens a file of weights.
+
+    A file of ``torch.save`` may have its ``state_dict`` under ``"state_dict"``, ``"model"``,
+    ``"model_state_dict"``, ``"state_dict_ema"`` or ``"model_ema"``; one that has it under several
+    is refused, since they differ. Reading it takes PyTorch 2.6, in older ones of which pickled code
+    could run; only tensors, plain Python values and ``argparse.Namespace`` are unpickled.
+
+    Args:
+        path: what ``safetensors`` or ``torch.save`` wrote, whatever its name.
+
+    Yields:
+        The arrays by name, without PyTorch's counters. They can be read as long as the file is
+        open.
+
+    Raises:
+        WeightsError: the file cannot be read, is damaged or of another kind, holds no
+            ``state_dict`` or what is not safe to unpickle, or takes a PyTorch that is not
+            installed.
+    """
+    try:
+        with _reader(path)(path) as entries:
+            yield {name: entries[name] for name in entries if not name.endswith(_COUNTERS)}
+    except WeightsError:
+        raise
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _reader(path: Path) -> Callable[[Path], contextlib.AbstractContextManager[dict[str, Entry]]]:
+    """What reads a file of this content."""
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing" if not path.exists() else "no file"
+        raise WeightsError(f"weights must be a file, got {found} at {path}")
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    text = head.lstrip().lower()
+    if not head:
+        raise WeightsError(f"{path} is damaged: it is empty")
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(
+            f"{path} is a pointer of Git LFS, and not the weights: `git lfs pull` fetches them"
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsError(
+            f"{path} is a web page, and not the weights: on Hugging Face, the address of the file "
+            "has /resolve/ where that of its page has /blob/"
+        )
+    # Eight bytes of length stand before the header of a safetensors file, which is JSON.
+    if head[8:9] == b"{":
+        return _open_safetensors
+    if head.startswith(b"PK"):
+        return _open_zip
+    # A pickle of protocol 2 to 5: torch.save wrote such files before version 1.6.
+    if head.startswith(b"\x80") and head[1:2] in b"\2\3\4\5":
+        return _open_pickle
+    if text.startswith(b"{"):
+        raise WeightsError(
+            f"{path} is JSON, and holds no weights; the index of a checkpoint in several files "
+            "names these: save their tensors as one file"
+        )
+    raise WeightsError(
+        f"{path} is damaged, or of another kind: weights must be a file of safetensors or "
+        f"torch.save, got one that begins with {head[:8]!r}"
+    )
+
+
+@contextlib.contextmanager
+def _open_safetensors(path: Path) -> Iterator[dict[str, Entry]]:
+    try:
+        opened = safe_open(path, framework="np")
+    except OSError:
+        raise
+    except Exception as error:
+        raise WeightsError(f"{path} is damaged, or no safetensors file: {error}") from error
+    with opened as file:
+        entries = {}
+        for name in file.keys():  # noqa: SIM118 (the file is no mapping)
+            array = file.get_slice(name)
+            dtype = array.get_dtype()
+            read = functools.partial(file.get_tensor, name)
+            entries[name] = Entry(tuple(array.get_shape()), dtype, dtype in _FLOATING, read)
+        yield entries
+
+
+@contextlib.contextmanager
+def _open_zip(path: Path) -> Iterator[dict[str, Entry]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except OSError:
+        raise
+    except Exception as error:  # altered bytes make zipfile raise errors of several kinds
+        raise WeightsError(f"{path} is damaged, or no file of torch.save: {error}") from error
+    files = {member.filename.rpartition("/")[2] for member in members}
+    if "constants.pkl" in files:
+        raise WeightsError(
+            f"{path} is a program of TorchScript: save the state_dict of what torch.jit.load gives"
+        )
+    if "data.pkl" not in files:
+        shown = [member.filename for member in members[:3]]
+        raise WeightsError(f"{path} is a ZIP archive that torch.save did not write: {shown}")
+    unpacked, size = sum(member.file_size for member in members), path.stat().st_size
+    if unpacked > size:  # a file of some kilobytes could fill the memory
+        raise WeightsError(
+            f"{path} unpacks to {unpacked:,} bytes and has {size:,}: torch.save does not compress"
+        )
+    with _open_pickle(path) as entries:
+        yield entries
+
+
+@contextlib.contextmanager
+def _open_pickle(path: Path) -> Iterator[dict[str, Entry]]:
+    yield {name: _entry(tensor) for name, tensor in _unpickled(path).items()}
+
+
+def _unpickled(path: Path) -> Mapping[str, Any]:
+    """The tensors of a file of torch.save, by name."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: of a library that it needs
+        raise WeightsError(
+            f"{path} takes PyTorch to read, which cannot be imported ({error}); {_WAY_OUT}"
+        ) from error
+    if torch.__version__ < (2, 6):
+        raise WeightsError(
+            f"{path} takes PyTorch 2.6 or newer to read, as pickled code can run in version "
+            f"{torch.__version__}; {_WAY_OUT}"
+        )
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            # timm and torchvision save the options of a training as well.
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # altered bytes make PyTorch raise errors of ten kinds
+        if refused := re.search(r"\bGLOBAL (\S+)", str(error)):
+            raise WeightsError(
+                f"{path} holds {refused[1]}, which is not safe to unpickle, beside or in place of "
+                "tensors: if you trust it, save its state_dict alone"
+            ) from error
+        reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())
+        raise WeightsError(
+            f"{path} is damaged, or no file of torch.save: {reason[:_REASON]}"
+        ) from error
+    tensors = _state_dict(path, content)
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise _no_state_dict(path, f"{name!r} of type {type(tensor).__name__}")
+    return tensors
+
+
+def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
+    for _ in _PLACES:  # one within the other, but not without end
+        if not isinstance(content, Mapping):
+            break
+        found = [place for place in _PLACES if isinstance(content.get(place), Mapping)]
+        if not found:
+            return content
+        if len(found) > 1:
+            raise WeightsError(
+                f"{path} must hold one state_dict, got {len(found)} under {found}: save the one "
+                f"that you mean alone, as `torch.load(...)[{found[0]!r}]`"
+            )
+        content = content[found[0]]
+    raise _no_state_dict(path, type(content).__name__)
+
+
+def _no_state_dict(path: Path, found: str) -> WeightsError:
+    return WeightsError(
+        f"{path} must hold a state_dict, tensors by name, alone or under one of {list(_PLACES)}; "
+        f"got {found}"
+    )
+
+
+def _entry(tensor: Any) -> Entry:
+    import torch
+
+    def read() -> np.ndarray:
+        # NumPy has no bfloat16 of PyTorch's.
+        taken = tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor
+        return taken.numpy(force=True)
+
+    dtype = str(tensor.dtype)
+    floats = dtype in _TORCH_FLOATING
+    if tensor.layout != torch.strided:
+        dtype, floats = f"{dtype}, {tensor.layout}", False
+    elif tensor.is_meta:
+        dtype, floats = f"{dtype} without values", False
+    return Entry(tuple(tensor.shape), dtype, floats, read)

@@ -1,0 +1,136 @@
+"""What a file is, decided by its content."""
+
+import io
+import json
+import os
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from safetensors.numpy import save, save_file
+
+from experiments.engine.errors import UserError
+from experiments.models.weight_files import WeightsError, open_weights
+
+ARRAYS = {"fc.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "n_averaged": np.ones(1, int)}
+
+
+def zipped(compression=zipfile.ZIP_STORED, **members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/").replace("_pkl", ".pkl"), content)
+    return file.getvalue()
+
+
+def npz():
+    file = io.BytesIO()
+    np.savez(file, **ARRAYS)
+    return file.getvalue()
+
+
+def header(text):
+    return len(text).to_bytes(8, "little") + text
+
+
+def refused(path):
+    with pytest.raises(WeightsError) as caught, open_weights(path):
+        pass
+    assert isinstance(caught.value, UserError)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.bin", "weights"])
+def test_arrays_are_read_by_name_whatever_the_suffix(name, tmp_path):
+    save_file(ARRAYS, tmp_path / name)
+    with open_weights(tmp_path / name) as entries:
+        assert entries.keys() == {"fc.weight"}
+        entry = entries["fc.weight"]
+        assert (entry.shape, entry.dtype, entry.floats) == ((2, 3), "F32", True)
+        np.testing.assert_array_equal(entry.read(), ARRAYS["fc.weight"])
+
+
+def test_what_is_no_floating_point_array_is_marked(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    text = b'{"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}'
+    path.write_bytes(header(text) + bytes(4))
+    with open_weights(path) as entries:
+        assert (entries["a"].dtype, entries["a"].floats) == ("F8_E4M3", False)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 102514\n"
+INDEX = json.dumps({"metadata": {}, "weight_map": {"fc.weight": "model-1.safetensors"}}).encode()
+TWICE = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},' * 2
+OVERLAP = (
+    b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+    b'"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("w.safetensors", b"", "damaged: it is empty"),
+        ("w.safetensors", save(ARRAYS)[:5], "damaged"),
+        ("w.safetensors", save(ARRAYS)[:50], "damaged"),
+        ("w.safetensors", save(ARRAYS)[:-1], "damaged"),
+        ("w.safetensors", (2**40).to_bytes(8, "little") + b"{" * 99, "damaged"),
+        ("w.safetensors", header(OVERLAP) + bytes(12), "damaged"),
+        ("w.pth", b"text " * 9, "begins with b'text tex'"),
+        ("w.png", b"\x89PNG\r\n\x1a\n" + bytes(99), r"begins with b'\x89PNG\r\n\x1a\n'"),
+        ("w.safetensors", POINTER, "`git lfs pull`"),
+        ("w.bin", POINTER, "`git lfs pull`"),
+        ("w.bin", b"\n<!DOCTYPE html><html>", "/resolve/"),
+        ("w.pth", b"<HTML>Sign in", "web page"),
+        ("w.safetensors.index.json", INDEX, "index of a checkpoint in several files"),
+        ("w.npz", npz(), "torch.save did not write: ['fc.weight.npy'"),
+        ("w.pt", zipped(m__data_pkl="", m__constants_pkl=""), "TorchScript"),
+        ("w.pth", zipped(m__data_pkl="")[:-30], "damaged"),
+        (
+            "w.pth",
+            zipped(zipfile.ZIP_DEFLATED, m__data_pkl="", m__data__0=bytes(10**6)),
+            "unpacks to 1,000,000 bytes",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "file",
+)
+def test_other_files_are_refused_in_a_line_that_says_what_they_are(
+    name, content, message, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "torch", None)  # none of these takes it
+    path = tmp_path / name
+    path.write_bytes(content)
+    said = refused(path)
+    assert message in said
+    assert str(path) in said
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    assert "got a folder" in refused(tmp_path)
+    assert "got nothing" in refused(tmp_path / "none.safetensors")
+    os.mkfifo(tmp_path / "pipe")
+    assert "got no file" in refused(tmp_path / "pipe")
+    assert "cannot be read" in refused(tmp_path / ("long" * 99))
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    save_file(ARRAYS, path)
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    assert "cannot be read: Permission denied" in refused(path)
+
+
+@pytest.mark.parametrize("content", [zipped(m__data_pkl=""), b"\x80\x02}."], ids=["zip", "pickle"])
+def test_without_pytorch_the_error_names_a_way_out(content, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(content)
+    said = refused(path)
+    assert "PyTorch" in said
+    assert "safetensors.torch.save_file" in said
