@@ -1,0 +1,159 @@
+"""What a picture file says beside its pixels: damage there must not cost the picture."""
+
+import io
+import re
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+# Of PNG's ancillary chunks, those that the pixels depend on.
+_OF_PIXELS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}
+# Texts that may hold an orientation. Others would only fill Pillow's `info`, under any name.
+_TEXTS = {b"Raw profile type exif", b"XML:com.adobe.xmp"}
+_NO_PROFILE = b"x\0\0"
+
+_AVIF_BRANDS = {b"avif", b"avis", b"mif1", b"msf1"}
+_EXIF_ITEM = re.compile(rb"(infe\x02.{7}|infe\x03.{9})Exif", re.DOTALL)
+
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_INVERSE_TURNS = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
+
+
+def without_fragile_metadata(file: BinaryIO) -> BinaryIO:
+    """Leaves out metadata for which Pillow would refuse a picture.
+
+    Of a PNG stay the chunks that its pixels depend on, and what can be read of its colour profile,
+    EXIF and XMP. A profile that cannot be read becomes an empty one. Of an AVIF the EXIF is left
+    out, which says nothing of its orientation: the file's own properties do.
+
+    Args:
+        file: any file, read from its start.
+
+    Returns:
+        ``file`` itself, or a copy in memory.
+    """
+    file.seek(0)
+    head = file.read(12)
+    if head.startswith(_PNG):
+        return io.BytesIO(b"".join(_png_parts(memoryview(head + file.read()))))
+    if head[4:8] == b"ftyp" and head[8:12] in _AVIF_BRANDS:
+        return io.BytesIO(_without_exif_item(head + file.read()))
+    return file
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """Turns a picture that has been decoded as its metadata say.
+
+    The orientation is that of the EXIF or, where this has none or cannot be read, of the XMP.
+    Whatever is no integer in 1..8 is ignored, and so is the rest of the metadata.
+
+    Returns:
+        ``image`` itself or a new one; the metadata in ``info`` stay as they are.
+    """
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def load_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.Image:
+    """Decodes a TIFF, which Pillow turns as its metadata say while it loads it.
+
+    Args:
+        image: as ``Image.open`` gives it.
+        upright: whether it is to be turned; otherwise it is turned back.
+    """
+    # Nothing else is left for Pillow to trip over.
+    if not isinstance(image.info.get("xmp", b""), bytes):
+        del image.info["xmp"]
+    exif = image.getexif()
+    for tag in set(exif) - {ExifTags.Base.Orientation}:
+        del exif[tag]
+    turn = None if upright else _INVERSE_TURNS.get(exif.get(ExifTags.Base.Orientation))
+    image.load()
+    return image if turn is None else image.transpose(turn)
+
+
+def _png_parts(data: memoryview) -> Iterator[bytes | memoryview]:
+    yield data[: len(_PNG)]
+    start, kind = len(_PNG), b""
+    while start + 8 <= len(data) and kind != b"IEND":
+        kind = bytes(data[start + 4 : start + 8])
+        end = start + 12 + int.from_bytes(data[start : start + 4])
+        if _is_critical(kind) or kind in _OF_PIXELS or _is_sound(kind, data[start + 4 : end]):
+            yield data[start:end]
+        elif kind == b"iCCP":
+            checksum = zlib.crc32(kind + _NO_PROFILE)
+            yield len(_NO_PROFILE).to_bytes(4) + kind + _NO_PROFILE + checksum.to_bytes(4)
+        start = end
+
+
+def _is_critical(kind: bytes) -> bool:
+    return not kind[0] & 0x20
+
+
+def _is_sound(kind: bytes, chunk: memoryview) -> bool:
+    """Whether Pillow reads a chunk of metadata, which is kind, content and checksum."""
+    if kind not in {b"eXIf", b"iCCP", b"tEXt", b"zTXt", b"iTXt"}:
+        return False
+    if len(chunk) < 8 or zlib.crc32(chunk[:-4]) != int.from_bytes(chunk[-4:]):
+        return False
+    keyword, _, rest = bytes(chunk[4:-4]).partition(b"\0")
+    if kind in {b"tEXt", b"zTXt", b"iTXt"} and keyword not in _TEXTS:
+        return False
+    if kind in {b"iCCP", b"zTXt"}:
+        return rest[:1] == b"\0" and _inflates(rest[1:])
+    if kind == b"iTXt" and rest[:1] != b"\0":
+        return _inflates(rest[2:].split(b"\0", 2)[-1])
+    return True
+
+
+def _inflates(compressed: bytes) -> bool:
+    """Whether compressed data are whole enough, and no larger than Pillow takes them."""
+    stream = zlib.decompressobj()
+    try:
+        stream.decompress(compressed, PngImagePlugin.MAX_TEXT_CHUNK)
+    except zlib.error:
+        return False
+    return not stream.unconsumed_tail
+
+
+def _without_exif_item(data: bytes) -> bytes:
+    start = 0
+    while start + 8 <= len(data):
+        size = int.from_bytes(data[start : start + 4])
+        if data[start + 4 : start + 8] == b"meta":
+            meta = _EXIF_ITEM.sub(rb"\1skip", data[start : start + size])
+            return data[:start] + meta + data[start + size :]
+        start += max(8, size)
+    return data
+
+
+def _orientation(image: Image.Image) -> int | None:
+    for read in (_exif_orientation, _xmp_orientation):
+        try:
+            found = read(image)
+        except Exception:  # noqa: S112 - damaged metadata lead Pillow to almost any error
+            continue
+        if isinstance(found, int) and 1 <= found <= 8:
+            return found
+    return None
+
+
+def _exif_orientation(image: Image.Image) -> object:
+    return image.getexif().get(ExifTags.Base.Orientation)
+
+
+def _xmp_orientation(image: Image.Image) -> int | None:
+    found = _XMP_ORIENTATION.search(image.info.get("xmp", b""))
+    return int(found[1]) if found else None
