@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 import tyro
 
 from experiments.data.prepared import DataError, check_can_prepare, prepared_folder
+from experiments.engine.names import escape_on_output, printable
 
 # The same pictures and labels; 5.1.0 has a test split besides.
 _VERSIONS = ("5.1.0", "5.0.0")
@@ -64,12 +65,13 @@ def main(archives: Path, data_dir: Path = Path("data")) -> None:
         archives: Folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar.
         data_dir: Folder of the prepared data sets.
     """
+    escape_on_output()
     try:
         prepare(archives, data_dir)
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
-    print(f"ImageNet in {imagenet_folder(data_dir)}")
+    print(printable(f"ImageNet in {imagenet_folder(data_dir)}"))
 
 
 if __name__ == "__main__":

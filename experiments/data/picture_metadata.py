@@ -79,7 +79,7 @@ def load_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.Imag
     exif = image.getexif()
     for tag in set(exif) - {ExifTags.Base.Orientation}:
         del exif[tag]
-    turn = None if upright else _INVERSE_TURNS.get(exif.get(ExifTags.Base.Orientation))
+    turn = None if upright else _INVERSE_TURNS.get(exif.get(ExifTags.Base.Orientation, 1))
     image.load()
     return image if turn is None else image.transpose(turn)
 
@@ -139,15 +139,15 @@ def _without_exif_item(data: bytes) -> bytes:
     return data
 
 
-def _orientation(image: Image.Image) -> int | None:
+def _orientation(image: Image.Image) -> int:
     for read in (_exif_orientation, _xmp_orientation):
         try:
             found = read(image)
-        except Exception:  # noqa: S112 - damaged metadata lead Pillow to almost any error
+        except Exception:
             continue
         if isinstance(found, int) and 1 <= found <= 8:
             return found
-    return None
+    return 1
 
 
 def _exif_orientation(image: Image.Image) -> object:

@@ -3,7 +3,7 @@
 import re
 from typing import BinaryIO
 
-from PIL import Image, TiffImagePlugin
+from PIL import ImageFile, TiffImagePlugin
 
 from experiments.engine.errors import InputError
 
@@ -17,7 +17,7 @@ _AV1_CONFIGURATION = re.compile(rb"\0\0\0[\x0c-\xff]av1C\x81.(.)", re.DOTALL)
 _HIGH_BITDEPTH, _TWELVE_BIT = 0x40, 0x20
 
 
-def check_samples(image: Image.Image, file: BinaryIO, name: str) -> None:
+def check_samples(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> None:
     """Checks that a picture has colours, and at most 8 bits a channel.
 
     Args:
@@ -54,7 +54,7 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, name: str) -> None:
         raise InputError(f"{name} must have unsigned samples, got signed ones")
 
 
-def _bits(image: Image.Image, file: BinaryIO) -> int:
+def _bits(image: ImageFile.ImageFile, file: BinaryIO) -> int:
     """The bits of the deepest channel, as the format says."""
     match image.format:
         case "PNG":
@@ -84,7 +84,7 @@ def _read(file: BinaryIO, length: int = -1) -> bytes:
 
 def _numbers(value: object) -> tuple[int, ...]:
     """The values of a TIFF tag, of which Pillow gives a single one without its tuple."""
-    return value if isinstance(value, tuple) else (value,)  # type: ignore[return-value]
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _bits_of_jpeg_2000(data: bytes) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from experiments.data.picture_metadata import load_tiff, turned, without_fragile_metadata
 from experiments.data.picture_samples import check_samples
@@ -89,7 +89,7 @@ def visible_files(folder: Path) -> list[Path]:
     )
 
 
-def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+def _open(file: BinaryIO, name: str, max_pixels: int) -> ImageFile.ImageFile:
     """Reads the header of a picture."""
     try:
         with _pillow_refuses_above(max_pixels) as warned:
@@ -98,13 +98,15 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         file.seek(0)
         # Pillow's own message has the path, which is not for everyone who sees ours.
-        reasons = [each for each in warned if "opening failed" in each]
-        reason = describe(file.read(HEAD_LENGTH)) or "; ".join(reasons)
-        but = f", but {reason}" if reason else ""
-        raise InputError(f"{name} cannot be read: no picture of a known format{but}") from error
+        message = f"{name} cannot be read: no picture of a known format"
+        if other := describe(file.read(HEAD_LENGTH)):
+            message += f", but {other}"
+        elif reasons := [each for each in warned if "opening failed" in each]:
+            message += f" ({'; '.join(reasons)})"
+        raise InputError(message) from error
 
 
-def _load(opened: Image.Image, max_pixels: int, upright: bool) -> Image.Image:
+def _load(opened: ImageFile.ImageFile, max_pixels: int, upright: bool) -> Image.Image:
     if isinstance(opened, TiffImagePlugin.TiffImageFile):  # alone in checking the size again
         with _pillow_refuses_above(max_pixels):
             return load_tiff(opened, upright)
@@ -126,17 +128,14 @@ def _tidy_info(image: Image.Image) -> None:
     profile = image.info.get("icc_profile", b"")
     if not isinstance(profile, bytes):
         image.info["icc_profile"] = None
-    if "transparency" in image.info:
-        transparent = image.info.pop("transparency")
-        if image.mode == "P" and isinstance(transparent, bytes):
-            image.info["transparency"] = transparent[:256]
-        elif image.mode == "P" and isinstance(transparent, int):
-            if transparent < 256:
-                image.info["transparency"] = transparent
-        elif image.mode in {"1", "L"} and isinstance(transparent, int):
-            image.info["transparency"] = transparent
-        elif image.mode == "RGB" and isinstance(transparent, tuple):
-            image.info["transparency"] = transparent
+    # Of a palette: the number of the transparent colour, or the opacity of each.
+    expected = {"1": int, "L": int, "RGB": tuple, "P": int | bytes}.get(image.mode, ())
+    transparent = image.info.pop("transparency", None)
+    if isinstance(transparent, bytes):
+        transparent = transparent[:256]
+    beyond = image.mode == "P" and isinstance(transparent, int) and transparent > 255
+    if isinstance(transparent, expected) and not beyond:
+        image.info["transparency"] = transparent
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from tensorflow_datasets.core.download.util import DownloadError
 
 from experiments.data.prepared import DataError, check_can_prepare, prepared_folder
+from experiments.engine.names import escape_on_output, printable
 
 _NAME = "places365_small"
 # The same pictures; 2.1.0 has other keys.
@@ -68,12 +69,13 @@ def main(data_dir: Path = Path("data"), archives: Path | None = None) -> None:
         data_dir: Folder of the prepared data sets.
         archives: Folder of archives of data.csail.mit.edu that are here already.
     """
+    escape_on_output()
     try:
         prepare(data_dir, archives)
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
-    print(f"Places365 in {places_folder(data_dir)}")
+    print(printable(f"Places365 in {places_folder(data_dir)}"))
 
 
 if __name__ == "__main__":

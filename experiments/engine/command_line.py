@@ -10,6 +10,7 @@ from absl import logging
 
 from experiments.engine.distributed import Interrupted, abort
 from experiments.engine.errors import UserError
+from experiments.engine.names import escape_on_output, printable
 
 # What a shell reports of a program that a signal ended.
 _AFTER_SIGINT, _AFTER_SIGTERM = 130, 143
@@ -26,6 +27,7 @@ def run_command(task: str, commands: dict[str, Callable[..., Any]]) -> None:
         task: the name of its package in ``experiments``.
         commands: by the name of the subcommand, what tyro calls.
     """
+    escape_on_output()
     logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
     try:
         tyro.extras.subcommand_cli_from_dict(
@@ -41,11 +43,11 @@ def run_command(task: str, commands: dict[str, Callable[..., Any]]) -> None:
         print(interrupted, file=sys.stderr)
         sys.exit(_AFTER_SIGTERM)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         _leave(2)
     except OSError as error:
         traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         _leave(2)
     except Exception:
         traceback.print_exc()

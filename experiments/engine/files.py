@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from experiments.engine.names import printable
+
 # Of file systems that have no locks, as some of clusters have none.
 _UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -68,8 +70,8 @@ def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
             if error.errno not in _UNLOCKABLE:
                 raise
             print(
-                f"warning: {folder} is on a file system without locks: see that no other command "
-                "writes to it",
+                f"warning: {printable(folder)} is on a file system without locks: see that no "
+                "other command writes to it",
                 file=sys.stderr,
             )
         yield

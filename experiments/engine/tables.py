@@ -87,7 +87,8 @@ class Table:
 def print_tables(tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
     """Prints tables, and lines of text below them."""
     # A file has no width: there a row stays on a line.
-    console = Console() if sys.stdout.isatty() else Console(width=180)
+    width = None if sys.stdout.isatty() else 180
+    console = Console(width=width, markup=False)  # names of folders may hold brackets
     for table in tables:
         console.print(table.rich())
     for note in notes:

@@ -30,6 +30,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from experiments.data.composed.debian_manifest import PACKAGES, Package
 from experiments.data.composed.stamps_manifest import STAMPS
 from experiments.engine.folders import default_cache
+from experiments.engine.names import escape_on_output, printable
 
 _POLL_SECONDS = 0.2
 _HINTS = {
@@ -271,18 +272,19 @@ def main(cache: Path = DEFAULT_CACHE, stamps: bool = False) -> None:
         cache: Where the photographs go. What is there already, and whole, is not fetched again.
         stamps: Fetch the cut-outs of objects as well (161 MB, of which 10 MB are kept).
     """
+    escape_on_output()
     packages = (*PACKAGES, STAMPS) if stamps else PACKAGES
     try:
         failures = build_debian(cache, packages)
     except BlockingIOError as error:
         failures = {"": str(error)}
     for message in failures.values():
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
     if failures:
         sys.exit(2)
     cut_outs = f" and {len(STAMPS.files)} cut-outs" if stamps else ""
     photographs = sum(len(package.files) for package in PACKAGES)
-    print(f"{photographs} photographs{cut_outs} in {cache}")
+    print(f"{photographs} photographs{cut_outs} in {printable(cache)}")
 
 
 if __name__ == "__main__":

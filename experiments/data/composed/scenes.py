@@ -30,6 +30,7 @@ from experiments.data.composed.scenes_composition import Scene, compose
 from experiments.data.composed.stamps import cut_out, kept_stamps, split_by_stamp
 from experiments.data.composed.stamps_manifest import CLASSES
 from experiments.engine.files import alone_in, write_json
+from experiments.engine.names import escape_on_output, printable
 
 # With gaps, as COCO's have.
 CATEGORIES = tuple(Category(2 * n + 1, name) for n, name in enumerate(CLASSES))
@@ -234,10 +235,11 @@ def main(config: ScenesConfig, data_dir: Path = Path("data"), cache: Path = DEFA
         data_dir: Folder of the prepared data sets.
         cache: What `python -m experiments.data.composed.debian --stamps` filled.
     """
+    escape_on_output()
     try:
-        print(f"scenes in {prepare_scenes(data_dir, cache, config)}")
+        print(printable(f"scenes in {prepare_scenes(data_dir, cache, config)}"))
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
 
 

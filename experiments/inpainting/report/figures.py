@@ -62,7 +62,7 @@ def save_fills(
         for axes, image in zip(grid[row][1:-1], images[1:], strict=True):
             _note(axes, f"{_hole_psnr(image, example):.1f} dB")
     for axes, title in zip(grid[0], lines, strict=True):
-        axes.set_title("\n".join(title), fontsize=8, pad=3)
+        axes.set_title("\n".join(title), fontsize=8, pad=3, parse_math=False)
     save_figure(figure, path)
 
 
