@@ -2,9 +2,10 @@
 
 import io
 import re
+import struct
 import zlib
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
@@ -18,7 +19,8 @@ _NO_PROFILE = b"x\0\0"
 _AVIF_BRANDS = {b"avif", b"avis", b"mif1", b"msf1"}
 _EXIF_ITEM = re.compile(rb"(infe\x02.{7}|infe\x03.{9})Exif", re.DOTALL)
 
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_INTEGERS = {1: "B", 3: "H", 4: "I"}  # types of EXIF
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,7 +64,7 @@ def turned(image: Image.Image) -> Image.Image:
     Returns:
         ``image`` itself or a new one; the metadata in ``info`` stay as they are.
     """
-    turn = _TURNS.get(_orientation(image))
+    turn = _TURNS.get(_orientation(image.info))
     return image if turn is None else image.transpose(turn)
 
 
@@ -139,21 +141,47 @@ def _without_exif_item(data: bytes) -> bytes:
     return data
 
 
-def _orientation(image: Image.Image) -> int:
-    for read in (_exif_orientation, _xmp_orientation):
-        try:
-            found = read(image)
-        except Exception:
-            continue
-        if isinstance(found, int) and 1 <= found <= 8:
-            return found
-    return 1
+def _orientation(info: Mapping[Any, Any]) -> int:
+    """The orientation of a picture with this ``info``; 1 if it has none."""
+    found = _orientation_of_exif(_exif(info))
+    if found is None:
+        found = _orientation_of_xmp(info.get("XML:com.adobe.xmp") or info.get("xmp"))
+    return 1 if found is None else found
 
 
-def _exif_orientation(image: Image.Image) -> object:
-    return image.getexif().get(ExifTags.Base.Orientation)
+def _exif(info: Mapping[Any, Any]) -> bytes:
+    if isinstance(info.get("exif"), bytes):
+        return info["exif"]
+    # As ImageMagick writes it into PNG: a name, a length, and lines of hexadecimal digits.
+    digits = "".join(str(info.get("Raw profile type exif", "")).split("\n")[3:])
+    try:
+        return bytes.fromhex(digits)
+    except ValueError:
+        return b""
 
 
-def _xmp_orientation(image: Image.Image) -> int | None:
-    found = _XMP_ORIENTATION.search(image.info.get("xmp", b""))
+def _orientation_of_exif(exif: bytes) -> int | None:
+    """Reads one entry of the first directory; Pillow gives up at the first broken one."""
+    while exif.startswith(b"Exif\0\0"):
+        exif = exif[6:]
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return None
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(f"{order}HHI", exif, place)
+            if tag == ExifTags.Base.Orientation:
+                code = _INTEGERS.get(kind) if count == 1 else None
+                found = struct.unpack_from(f"{order}{code}", exif, place + 8)[0] if code else 0
+                return found if 1 <= found <= 8 else None
+    except struct.error:  # cut off
+        pass
+    return None
+
+
+def _orientation_of_xmp(xmp: object) -> int | None:
+    text = xmp.encode() if isinstance(xmp, str) else xmp
+    found = _XMP_ORIENTATION.search(text) if isinstance(text, bytes) else None
     return int(found[1]) if found else None

@@ -111,10 +111,7 @@ def _load(opened: ImageFile.ImageFile, max_pixels: int, upright: bool) -> Image.
         with _pillow_refuses_above(max_pixels):
             return load_tiff(opened, upright)
     opened.load()  # beside others that are decoded
-    if not upright:
-        return opened
-    with _pillow_refuses_above(max_pixels):
-        return turned(opened)
+    return turned(opened) if upright else opened
 
 
 def _check_single(image: Image.Image, name: str) -> None:

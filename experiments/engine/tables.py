@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from experiments.engine.files import write_atomically
+from experiments.engine.names import encodable
 from experiments.engine.presets import Metric
 
 
@@ -98,7 +99,7 @@ def print_tables(tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
 def save_tables(path: Path, tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
     """Writes tables, and lines of text below them, as Markdown, atomically."""
     text = "\n".join([*(table.markdown() for table in tables), *(f"{note}\n" for note in notes)])
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(encodable(text).encode()))
 
 
 def print_metrics(metrics: Sequence[Metric], found: Mapping[str, float]) -> None:

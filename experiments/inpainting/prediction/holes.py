@@ -148,7 +148,7 @@ def hole_of_brush(seed: int, size: Size, name: str | None = None) -> Bool[np.nda
     """
     if seed < 0:
         raise InputError(f"the brush's seed must be at least 0, got {seed}")
-    entropy = seed if name is None else (seed, zlib.crc32(name.encode(errors="surrogatepass")))
+    entropy = seed if name is None else (seed, zlib.crc32(name.encode(errors="surrogateescape")))
     hole = free_form_mask(np.random.default_rng(entropy), *size)
     check_hole(hole, "the brush's hole")
     return hole

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.engine.tables import Spread
+from experiments.engine.tables import Spread, Table, print_tables, save_tables
 
 
 def test_a_spread_is_mean_and_sample_standard_deviation():
@@ -24,3 +24,12 @@ def test_a_spread_is_mean_and_sample_standard_deviation():
 )
 def test_texts_of_spreads(spread, digits, sign, text):
     assert spread.text(digits, sign) == text
+
+
+def test_the_name_of_a_run_is_shown_and_kept_as_it_is(tmp_path, capsys):
+    table = Table("runs of [red]", ("run", "score"), (("a[red]b", "1"), ("c\udcff", "2")))
+    print_tables([Table("runs of [red]", ("run",), (("a[red]b",),))], ["in [bold]"])
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("runs of [red]", "a[red]b", "in [bold]"))
+    save_tables(tmp_path / "table.md", [table])
+    assert r"| c\udcff | 2 |" in (tmp_path / "table.md").read_text()
