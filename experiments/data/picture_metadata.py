@@ -4,7 +4,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
@@ -15,6 +15,11 @@ _OF_PIXELS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}
 # Texts that may hold an orientation. Others would only fill Pillow's `info`, under any name.
 _TEXTS = {b"Raw profile type exif", b"XML:com.adobe.xmp"}
 _NO_PROFILE = b"x\0\0"
+
+_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_TIFF_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # of types of values
+_TIFF_TEXTS = {269, 270, 271, 272, 282, 283, 285, 305, 306, 315, 316}  # and two resolutions
+_TIFF_OF_OTHERS = 700  # from XMP on, no tag describes pixels
 
 _AVIF_BRANDS = {b"avif", b"avis", b"mif1", b"msf1"}
 _EXIF_ITEM = re.compile(rb"(infe\x02.{7}|infe\x03.{9})Exif", re.DOTALL)
@@ -37,8 +42,10 @@ def without_fragile_metadata(file: BinaryIO) -> BinaryIO:
     """Leaves out metadata for which Pillow would refuse a picture.
 
     Of a PNG stay the chunks that its pixels depend on, and what can be read of its colour profile,
-    EXIF and XMP. A profile that cannot be read becomes an empty one. Of an AVIF the EXIF is left
-    out, which says nothing of its orientation: the file's own properties do.
+    EXIF and XMP. A profile that cannot be read becomes an empty one. Of a TIFF texts, resolution,
+    XMP and the like are emptied where they lie beyond the file's end: there Pillow would stop
+    reading tags. Of an AVIF the EXIF is left out, which says nothing of its orientation: the file's
+    own properties do.
 
     Args:
         file: any file, read from its start.
@@ -52,6 +59,9 @@ def without_fragile_metadata(file: BinaryIO) -> BinaryIO:
         return io.BytesIO(b"".join(_png_parts(memoryview(head + file.read()))))
     if head[4:8] == b"ftyp" and head[8:12] in _AVIF_BRANDS:
         return io.BytesIO(_without_exif_item(head + file.read()))
+    if order := _TIFF_ORDERS.get(head[:4]):
+        broken = _entries_beyond_end(file, order)
+        return _with_emptied(file, broken) if broken else file
     return file
 
 
@@ -128,6 +138,31 @@ def _inflates(compressed: bytes) -> bool:
     except zlib.error:
         return False
     return not stream.unconsumed_tail
+
+
+def _entries_beyond_end(file: BinaryIO, order: str) -> list[int]:
+    """Where entries of metadata stand in the first directory of a TIFF whose values do not."""
+    length = file.seek(0, io.SEEK_END)
+    file.seek(4)
+    start = int.from_bytes(file.read(4), "little" if order == "<" else "big")
+    file.seek(start)
+    count = int.from_bytes(file.read(2), "little" if order == "<" else "big")
+    directory = file.read(12 * count)
+    found = []
+    for place in range(0, len(directory) - 11, 12):
+        tag, kind, number, offset = struct.unpack_from(f"{order}HHII", directory, place)
+        size = number * _TIFF_SIZES.get(kind, 1)
+        if (tag in _TIFF_TEXTS or tag >= _TIFF_OF_OTHERS) and size > 4 and offset + size > length:
+            found.append(start + 2 + place)
+    return found
+
+
+def _with_emptied(file: BinaryIO, entries: Sequence[int]) -> BinaryIO:
+    file.seek(0)
+    data = bytearray(file.read())
+    for place in entries:
+        data[place + 4 : place + 8] = bytes(4)  # how many values there are
+    return io.BytesIO(data)
 
 
 def _without_exif_item(data: bytes) -> bytes:

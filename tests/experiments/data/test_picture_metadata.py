@@ -19,6 +19,7 @@ from tests.experiments.data.picture_files import (
 ROWS = (b"\0" + bytes(range(6))) * 2
 BOMB = zlib.compress(bytes(8 * 2**20))
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+PIXELS = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
 BEYOND = (0x010F, 2, 1000, struct.pack("<I", 5000))  # a maker's name that lies beyond the end
 
 
@@ -170,6 +171,23 @@ def test_xmp_of_tiff_that_is_no_text_costs_no_picture(kind):
     damaged = bytearray(encoded)
     struct.pack_into("<HHI", damaged, entry, 700, kind, 2)
     assert turns(read(bytes(damaged))) == 0
+
+
+@pytest.mark.parametrize("tag", [270, 282, 305, 700, 34675])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tags_of_tiff_that_lie_beyond_the_end_cost_no_picture(tag, compression):
+    options = {"dpi": (72, 72), "icc_profile": bytes(200), "compression": compression}
+    texts = {270: "a picture", 305: "a program", 700: XMP}
+    encoded = encode(Image.fromarray(PIXELS), "TIFF", tiffinfo=texts, **options)
+    assert sorted(read(encoded).size) == [32, 64]
+    (start,) = struct.unpack_from("<I", encoded, 4)
+    (count,) = struct.unpack_from("<H", encoded, start)
+    places = [start + 2 + 12 * number for number in range(count)]
+    (place,) = (at for at in places if struct.unpack_from("<H", encoded, at) == (tag,))
+    damaged = bytearray(encoded)
+    struct.pack_into("<II", damaged, place + 4, 1000, 2**31)
+    found = np.asarray(read(bytes(damaged), upright=False))
+    np.testing.assert_array_equal(found, PIXELS)
 
 
 def test_a_profile_that_cannot_be_read_is_known_to_be_one():
