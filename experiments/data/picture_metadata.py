@@ -16,6 +16,12 @@ _OF_PIXELS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}
 _TEXTS = {b"Raw profile type exif", b"XML:com.adobe.xmp"}
 _NO_PROFILE = b"x\0\0"
 
+_JPEG = b"\xff\xd8\xff"
+_JPEG_SCAN = 0xDA  # the marker after which there are no metadata
+# The names of segments, and how long they must be for Pillow.
+_JPEG_SEGMENTS = {b"JFIF": 7, b"Adobe": 7, b"ICC_PROFILE\0": 14}
+_JPEG_HIDDEN = (b"Photoshop 3.0\0", b"MPF\0")
+
 _TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _TIFF_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # of types of values
 _TIFF_TEXTS = {269, 270, 271, 272, 282, 283, 285, 305, 306, 315, 316}  # and two resolutions
@@ -42,10 +48,11 @@ def without_fragile_metadata(file: BinaryIO) -> BinaryIO:
     """Leaves out metadata for which Pillow would refuse a picture.
 
     Of a PNG stay the chunks that its pixels depend on, and what can be read of its colour profile,
-    EXIF and XMP. A profile that cannot be read becomes an empty one. Of a TIFF texts, resolution,
-    XMP and the like are emptied where they lie beyond the file's end: there Pillow would stop
-    reading tags. Of an AVIF the EXIF is left out, which says nothing of its orientation: the file's
-    own properties do.
+    EXIF and XMP. A profile that cannot be read becomes an empty one. Of a JPEG segments are hidden
+    that are cut off, Photoshop's, and the index of further pictures, such as a depth or gain map.
+    Of a TIFF texts, resolution, XMP and the like are emptied where they lie beyond the file's end:
+    there Pillow would stop reading tags. Of an AVIF the EXIF is left out, which says nothing of its
+    orientation: the file's own properties do.
 
     Args:
         file: any file, read from its start.
@@ -55,13 +62,15 @@ def without_fragile_metadata(file: BinaryIO) -> BinaryIO:
     """
     file.seek(0)
     head = file.read(12)
+    file.seek(0)
     if head.startswith(_PNG):
-        return io.BytesIO(b"".join(_png_parts(memoryview(head + file.read()))))
+        return io.BytesIO(b"".join(_png_parts(memoryview(file.read()))))
     if head[4:8] == b"ftyp" and head[8:12] in _AVIF_BRANDS:
-        return io.BytesIO(_without_exif_item(head + file.read()))
+        return io.BytesIO(_without_exif_item(file.read()))
+    if head.startswith(_JPEG):
+        return _with_zeros(file, _segments_to_hide(file))
     if order := _TIFF_ORDERS.get(head[:4]):
-        broken = _entries_beyond_end(file, order)
-        return _with_emptied(file, broken) if broken else file
+        return _with_zeros(file, _entries_beyond_end(file, order))
     return file
 
 
@@ -140,8 +149,27 @@ def _inflates(compressed: bytes) -> bool:
     return not stream.unconsumed_tail
 
 
+def _segments_to_hide(file: BinaryIO) -> list[int]:
+    """Where the names stand of a JPEG's segments of metadata that are to be hidden."""
+    found: list[int] = []
+    place = 2
+    while True:
+        file.seek(place)
+        head = file.read(4 + max(_JPEG_SEGMENTS.values()))
+        if len(head) < 4 or head[0] != 0xFF or head[1] == _JPEG_SCAN:
+            return found
+        end = 2 + int.from_bytes(head[2:4])
+        content = head[4:end]
+        for name, shortest in _JPEG_SEGMENTS.items():
+            if content.startswith(name) and len(content) < shortest:
+                found.append(place + 4)
+        if content.startswith(_JPEG_HIDDEN):
+            found.append(place + 4)
+        place += 1 if head[1] == 0xFF else end  # bytes of 255 may stand before a marker
+
+
 def _entries_beyond_end(file: BinaryIO, order: str) -> list[int]:
-    """Where entries of metadata stand in the first directory of a TIFF whose values do not."""
+    """Where a TIFF's first directory says how many values metadata have that lie beyond its end."""
     length = file.seek(0, io.SEEK_END)
     file.seek(4)
     start = int.from_bytes(file.read(4), "little" if order == "<" else "big")
@@ -153,15 +181,18 @@ def _entries_beyond_end(file: BinaryIO, order: str) -> list[int]:
         tag, kind, number, offset = struct.unpack_from(f"{order}HHII", directory, place)
         size = number * _TIFF_SIZES.get(kind, 1)
         if (tag in _TIFF_TEXTS or tag >= _TIFF_OF_OTHERS) and size > 4 and offset + size > length:
-            found.append(start + 2 + place)
+            found.append(start + 2 + place + 4)
     return found
 
 
-def _with_emptied(file: BinaryIO, entries: Sequence[int]) -> BinaryIO:
+def _with_zeros(file: BinaryIO, places: Sequence[int]) -> BinaryIO:
+    """The file, or a copy of it with four zeros at each of the places."""
+    if not places:
+        return file
     file.seek(0)
     data = bytearray(file.read())
-    for place in entries:
-        data[place + 4 : place + 8] = bytes(4)  # how many values there are
+    for place in places:
+        data[place : place + 4] = bytes(4)
     return io.BytesIO(data)
 
 

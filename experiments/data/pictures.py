@@ -17,7 +17,7 @@ from experiments.engine.errors import InputError
 MAX_PIXELS = 20_000 * 20_000
 
 # What cameras and browsers write. Pillow knows more, some of which it hands to other programs.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
 
 _PROCESS_WIDE = threading.Lock()
 
@@ -115,8 +115,7 @@ def _load(opened: ImageFile.ImageFile, max_pixels: int, upright: bool) -> Image.
 
 
 def _check_single(image: Image.Image, name: str) -> None:
-    # The further images of an MPO belong to the first: a map, or the other eye's view.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    if getattr(image, "is_animated", False):
         raise InputError(f"{name} must be a single picture, got several frames")
 
 

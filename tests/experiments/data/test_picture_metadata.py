@@ -141,6 +141,23 @@ def test_chunks_of_png_that_cannot_be_read_cost_no_picture(place, kind, content)
     assert is_opaque(image)
 
 
+@pytest.mark.parametrize(
+    ("marker", "content"),
+    [
+        (0xE0, b"JFIF\0\1"),
+        (0xE2, b"ICC_PROFILE\0\1"),
+        (0xE2, b"MPF\0II*\0\x08\0\0\0\1\0\2\xb0\7\0\x20\0\0\0\x1a\0\0\0"),
+        (0xED, b"Photoshop 3.0\0" + b"8BIM\4\4"),
+        (0xEE, b"Adobe\0"),
+        (0xFE, b""),
+    ],
+)
+def test_segments_of_jpeg_that_cannot_be_read_cost_no_picture(marker, content):
+    encoded = encode(halves(), "JPEG", exif=b"Exif\0\0" + with_orientation(6))
+    segment = bytes([0xFF, 0xFF, marker]) + struct.pack(">H", 2 + len(content)) + content
+    assert turns(read(encoded[:2] + segment + encoded[2:])) == 3
+
+
 def test_a_chunk_of_metadata_with_a_wrong_checksum_costs_no_picture():
     encoded = png(2, 8, ROWS, (b"tEXt", b"Comment\0hello"), (b"eXIf", with_orientation(6)))
     assert read(encoded.replace(b"hello", b"hullo")).size == (2, 2)
