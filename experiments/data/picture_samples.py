@@ -11,6 +11,7 @@ _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK"
 _SIGNED = 2  # of TIFF's sample format
 _REDUCED = 1  # of TIFF's subfile type
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706
+_CR2 = b"CR"  # after the eight bytes that begin every TIFF
 _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 # The box that describes the codec: marker and version, profile and level, and flags.
 _AV1_CONFIGURATION = re.compile(rb"\0\0\0[\x0c-\xff]av1C\x81.(.)", re.DOTALL)
@@ -35,7 +36,7 @@ def check_samples(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> None
             f"{image.mode}"
         )
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_tiff(image, name)
+        _check_tiff(image, file, name)
     bits = _bits(image, file)
     if bits > 8:
         raise InputError(f"{name} must have at most 8 bits a channel, got {bits}")
@@ -43,9 +44,10 @@ def check_samples(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> None
         raise InputError(f"{name} must have a palette, as it is paletted, got none")
 
 
-def _check_tiff(image: TiffImagePlugin.TiffImageFile, name: str) -> None:
+def _check_tiff(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, name: str) -> None:
     tags = image.tag_v2
-    if _DNG_VERSION in tags or tags.get(_SUBFILE_TYPE, 0) == _REDUCED:
+    reduced = tags.get(_SUBFILE_TYPE, 0) == _REDUCED
+    if reduced or _DNG_VERSION in tags or _read(file, 10).endswith(_CR2):
         raise InputError(
             f"{name} must be a picture, got a camera's raw file, or another TIFF that begins with "
             "a thumbnail: convert it to PNG or JPEG"

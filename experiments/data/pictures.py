@@ -50,8 +50,8 @@ def open_picture(
             file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
             file = without_fragile_metadata(file)
             opened = stack.enter_context(_open(file, name, max_pixels))
-            _check_single(opened, name)
             check_samples(opened, file, name)
+            _check_single(opened, name)
             image = _load(opened, max_pixels, upright)
         _tidy_info(image)
         return image

@@ -44,6 +44,11 @@ def j2k(bits):
     return encoded.replace(b"\7\1\1" * 3, (depth + b"\1\1") * 3)
 
 
+def cr2(encoded):
+    """Canon's raw files begin as TIFF, with a mark before the first directory."""
+    return encoded[:4] + struct.pack("<I", 16) + b"CR\2\0" + bytes(4) + encoded[8:]
+
+
 TAKEN = {
     "png-grey-1": png(0, 1, b"\0\x80" * 2),
     "png-grey-2": png(0, 2, b"\0\x80" * 2),
@@ -103,6 +108,8 @@ REFUSED = {
     "tiff-cmyk-16": (tiff({**CMYK, 258: (16,) * 4}, bytes(16)), r"8 bits.* 16$"),
     "tiff-rgb-float": (tiff({**RGB, 258: (32,) * 3, 339: (3,) * 3}, bytes(24)), r"TIFF.* mode"),
     "tiff-thumbnail": (tiff({**RGB, 254: 1, 258: (8, 8, 8)}, bytes(6)), r"raw file"),
+    "tiff-dng": (tiff({**RGB, 258: (8, 8, 8), 50706: 1}, bytes(6)), r"raw file"),
+    "tiff-cr2": (cr2(tiff({**GREY, 258: 8}, bytes(2))), r"raw file"),
     "avif-10": (AVIF_10, r"8 bits.* 10$"),
     "palette-without-colours": (png(3, 8, b"\0\1\2" * 2), r"palette"),
 }
