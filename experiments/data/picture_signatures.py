@@ -35,7 +35,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 )
 # Of ISO base media files, by a brand that they have; the first that fits counts.
 _BRANDS: tuple[tuple[bytes, str, str], ...] = (
-    (b"avi", "AVIF that cannot be decoded here", _CONVERT),
+    (b"avi", "AVIF that is damaged, or that this Pillow cannot decode", _CONVERT),
     (b"he", "HEIC", _CONVERT),
     (b"mif1", "HEIF", _CONVERT),
     (b"msf1", "HEIF", _CONVERT),

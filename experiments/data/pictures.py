@@ -1,6 +1,7 @@
 """A user's own pictures: from a file, of which nothing is known, to an image in memory."""
 
 import contextlib
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ MAX_PIXELS = 20_000 * 20_000
 
 # What cameras and browsers write. Pillow knows more, some of which it hands to other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
+
+_REASON = re.compile("opening failed|not installed")  # in what Pillow warns of
 
 _PROCESS_WIDE = threading.Lock()
 
@@ -101,7 +104,7 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> ImageFile.ImageFile:
         message = f"{name} cannot be read: no picture of a known format"
         if other := describe(file.read(HEAD_LENGTH)):
             message += f", but {other}"
-        elif reasons := [each for each in warned if "opening failed" in each]:
+        elif reasons := [each for each in warned if _REASON.search(each)]:
             message += f" ({'; '.join(reasons)})"
         raise InputError(message) from error
 

@@ -3,7 +3,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from experiments.data.pictures import is_opaque, to_rgb
 from tests.experiments.data.picture_files import (
@@ -92,6 +92,19 @@ def test_the_orientation_of_xmp_counts_where_exif_has_none(format_):
     if format_ != "TIFF":
         both = {"xmp": XMP, "exif": b"Exif\0\0" + with_orientation(8)}
         assert turns(read(encode(halves(), format_, **both))) == 1
+
+
+@pytest.mark.parametrize("byte_order", "<>")
+@pytest.mark.parametrize("doubled", [False, True])
+def test_the_orientation_of_either_byte_order_and_of_texts_is_followed(byte_order, doubled):
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[byte_order]
+    content = mark + struct.pack(f"{byte_order}IHHHIHH", 8, 1, 0x0112, 3, 1, 6, 0) + bytes(4)
+    content = (1 + doubled) * b"Exif\0\0" + content
+    assert turns(read(encode(halves(), "JPEG", exif=content))) == 3
+    info = PngImagePlugin.PngInfo()
+    lines = f"\nexif\n{len(content):8}\n{content[:20].hex()}\n{content[20:].hex()}\n"
+    info.add_text("Raw profile type exif", lines, zip=doubled)
+    assert turns(read(encode(halves(), "PNG", pnginfo=info))) == 3
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "TIFF"])
