@@ -15,6 +15,7 @@ _OF_PIXELS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}
 # Texts that may hold an orientation. Others would only fill Pillow's `info`, under any name.
 _TEXTS = {b"Raw profile type exif", b"XML:com.adobe.xmp"}
 _NO_PROFILE = b"x\0\0"
+_GREY = b"\0"
 
 _JPEG = b"\xff\xd8\xff"
 _JPEG_SCAN = 0xDA  # the marker after which there are no metadata
@@ -107,16 +108,26 @@ def load_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.Imag
 
 def _png_parts(data: memoryview) -> Iterator[bytes | memoryview]:
     yield data[: len(_PNG)]
-    start, kind = len(_PNG), b""
+    start, kind, levels = len(_PNG), b"", 256
     while start + 8 <= len(data) and kind != b"IEND":
         kind = bytes(data[start + 4 : start + 8])
         end = start + 12 + int.from_bytes(data[start : start + 4])
-        if _is_critical(kind) or kind in _OF_PIXELS or _is_sound(kind, data[start + 4 : end]):
+        content = data[start + 8 : end - 4]
+        if kind == b"IHDR" and content[9:10] == _GREY:
+            levels = 2 ** content[8]
+        if kind == b"tRNS" and levels in {4, 16} and len(content) == 2:
+            # Pillow makes these greys 8 bits deep, but not the one that is transparent.
+            yield _chunk(kind, (content[1] * 255 // (levels - 1)).to_bytes(2))
+        elif _is_critical(kind) or kind in _OF_PIXELS or _is_sound(kind, data[start + 4 : end]):
             yield data[start:end]
         elif kind == b"iCCP":
-            checksum = zlib.crc32(kind + _NO_PROFILE)
-            yield len(_NO_PROFILE).to_bytes(4) + kind + _NO_PROFILE + checksum.to_bytes(4)
+            yield _chunk(kind, _NO_PROFILE)
         start = end
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return len(content).to_bytes(4) + kind + content + checksum.to_bytes(4)
 
 
 def _is_critical(kind: bytes) -> bool:

@@ -60,7 +60,8 @@ def _bits(image: ImageFile.ImageFile, file: BinaryIO) -> int:
     """The bits of the deepest channel, as the format says."""
     match image.format:
         case "PNG":
-            return _read(file, 25)[24]
+            head = _read(file, 64)  # the header need not come first: Apple has chunks before it
+            return head[head.index(b"IHDR") + 12]
         case "TIFF":
             assert isinstance(image, TiffImagePlugin.TiffImageFile)
             return max(_numbers(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, 1)))

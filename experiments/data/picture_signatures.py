@@ -1,4 +1,4 @@
-"""Files that are no pictures to read, told apart by how they begin."""
+"""Recognises files that cannot be read as pictures by their first bytes."""
 
 _CONVERT = "convert it to PNG or JPEG"
 _UNPACK = "unpack it"

@@ -194,6 +194,14 @@ def test_odd_transparency_converts(colour_type, rows, content):
     assert is_opaque(image) in {True, False}
 
 
+@pytest.mark.parametrize(("depth", "rows"), [(1, b"\0\x40"), (2, b"\0\x10"), (4, b"\0\x01")])
+def test_a_grey_of_few_bits_may_be_transparent(depth, rows):
+    image = read(png(0, depth, rows * 2, (b"tRNS", b"\0\1")))
+    alpha = np.asarray(image.convert("RGBA"))[..., 3]
+    np.testing.assert_array_equal(alpha, [[255, 0]] * 2)
+    assert not is_opaque(image)
+
+
 @pytest.mark.parametrize("kind", [2, 3, 4, 5, 11, 12])
 def test_xmp_of_tiff_that_is_no_text_costs_no_picture(kind):
     encoded = encode(halves(), "TIFF", tiffinfo={700: XMP})
