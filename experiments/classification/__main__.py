@@ -18,6 +18,7 @@ from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, ta
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
+from experiments.engine.names import printable
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.predictions import report
 from experiments.engine.presets import subcommands
@@ -76,7 +77,7 @@ def predict(
 
 
 def _show(image: Path, guesses: Sequence[Guess]) -> None:
-    print(image)
+    print(printable(image))
     for guess in guesses:
         print(f"  {guess.probability:7.2%}  {guess.name}")
 
@@ -101,7 +102,7 @@ def convert(
     """
     output = output or run_folder(config, SPEC.presets, runs, SPEC.name)
     convert_weights(config, weights, output, keep)
-    print(output)
+    print(printable(output))
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from experiments.classification.data_config import DataConfig
+from experiments.data.picture_metadata import without_fragile_metadata
+from experiments.data.picture_samples import check_samples
 from experiments.data.pictures import to_rgb
 from experiments.data.records import RecordError
 
@@ -26,10 +28,12 @@ def decode_image(encoded: bytes) -> Image.Image:
     most of ImageNet is too small for it.
 
     Raises:
-        RecordError: it does not decode, or ends too early.
+        RecordError: it does not decode, ends too early, or has more than 8 bits a channel.
     """
     try:
-        image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
+        file = without_fragile_metadata(io.BytesIO(encoded))
+        image = Image.open(file, formats=("JPEG", "PNG"))
+        check_samples(image, file, "the image")
         image.load()
         return to_rgb(image)
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:

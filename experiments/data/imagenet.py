@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from experiments.data.prepared import DataError, check_can_prepare, prepared_folder
 from experiments.engine.command_line import run_program
+from experiments.engine.names import printable
 
 # The same pictures and labels; 5.1.0 has a test split besides.
 _VERSIONS = ("5.1.0", "5.0.0")
@@ -64,7 +65,7 @@ def main(archives: Path, data_dir: Path = Path("data")) -> None:
         data_dir: Folder of the prepared data sets.
     """
     prepare(archives, data_dir)
-    print(f"ImageNet in {imagenet_folder(data_dir)}")
+    print(printable(f"ImageNet in {imagenet_folder(data_dir)}"))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from tensorflow_datasets.core.download.util import DownloadError
 
 from experiments.data.prepared import DataError, check_can_prepare, prepared_folder
 from experiments.engine.command_line import run_program
+from experiments.engine.names import printable
 
 _NAME = "places365_small"
 # The same pictures; 2.1.0 has other keys.
@@ -68,7 +69,7 @@ def main(data_dir: Path = Path("data"), archives: Path | None = None) -> None:
         archives: Folder of archives of data.csail.mit.edu that are here already.
     """
     prepare(data_dir, archives)
-    print(f"Places365 in {places_folder(data_dir)}")
+    print(printable(f"Places365 in {places_folder(data_dir)}"))
 
 
 if __name__ == "__main__":

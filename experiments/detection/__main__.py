@@ -19,6 +19,7 @@ from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, ta
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
+from experiments.engine.names import printable
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.predictions import report
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
@@ -65,7 +66,7 @@ def evaluate(
         print(f"step {loaded.step}, {len(data.source(split))} images of {split}:")
         print_metrics(SPEC.metrics, metrics)
         if results is not None:
-            print(f"detections in {results}")
+            print(f"detections in {printable(results)}")
 
 
 def predict(

@@ -26,6 +26,7 @@ from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.files import read_json
 from experiments.engine.folders import Folders
 from experiments.engine.loop import Task, train
+from experiments.engine.names import printable
 from experiments.engine.parallel import AXIS, check_batch_size
 from experiments.engine.runs import RunType
 from experiments.engine.settings import EvaluationConfig, Operation, evaluation_in_training
@@ -161,7 +162,7 @@ def train_run(
     state = initial_state(config)
     if pretrained is not None and not has_checkpoints(folder):
         if is_primary():
-            print(f"the backbone starts as that of {pretrained}")
+            print(f"the backbone starts as that of {printable(pretrained)}")
         variables = {"params": state["params"], **state["model_state"]}
         started = with_backbone(variables, pretrained, config.model.backbone)
         state = training_state(config, started)

@@ -16,6 +16,7 @@ from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 from experiments.engine.config import check
 from experiments.engine.distributed import Interrupted, abort
 from experiments.engine.errors import UserError
+from experiments.engine.names import escape_on_output, printable
 
 # What a shell reports of a program that a signal ended.
 _AFTER_SIGINT, _AFTER_SIGPIPE, _AFTER_SIGTERM = 130, 141, 143
@@ -79,6 +80,7 @@ def _path(argument: str) -> Path:
 
 
 def _run(command: Callable[[], object]) -> None:
+    escape_on_output()
     logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
     try:
         command()
@@ -91,7 +93,7 @@ def _run(command: Callable[[], object]) -> None:
         print(interrupted, file=sys.stderr)
         sys.exit(_AFTER_SIGTERM)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         _leave(2)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and not _output_is_read():
@@ -99,7 +101,7 @@ def _run(command: Callable[[], object]) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), _STANDARD_OUTPUT)
             _leave(_AFTER_SIGPIPE)
         traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         _leave(2)
     except Exception:
         traceback.print_exc()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from experiments.engine.errors import UserError, shown
+from experiments.engine.names import printable
 
 # Of file systems that have no locks, as some of clusters have none.
 _UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -120,8 +121,8 @@ def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
             if error.errno not in _UNLOCKABLE:
                 raise
             print(
-                f"warning: {folder} is on a file system without locks: see that no other command "
-                "writes to it",
+                f"warning: {printable(folder)} is on a file system without locks: see that no "
+                "other command writes to it",
                 file=sys.stderr,
             )
         yield

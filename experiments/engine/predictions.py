@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from experiments.engine.errors import InputError
+from experiments.engine.names import printable
 
 
 def predict_each[Result](
@@ -42,7 +43,7 @@ def report[Result](
     failed = False
     for file, outcome in outcomes:
         if isinstance(outcome, InputError):
-            print(f"error: {outcome}", file=sys.stderr)
+            print(f"error: {printable(outcome)}", file=sys.stderr)
             failed = True
         else:
             show(file, outcome)

@@ -7,6 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from experiments.engine.names import printable
 from experiments.engine.speed import Speed
 
 _SECONDS_BETWEEN_LINES = 20.0
@@ -23,8 +24,8 @@ class TrainingProgress:
     """
 
     def __init__(self, title: str, start: int, total: int, visible: bool = True) -> None:
-        self._console = Console(quiet=not visible)
-        self._title, self._total = title, total
+        self._console = Console(quiet=not visible, markup=False)
+        self._title, self._total = printable(title), total
         self._last_line = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -36,7 +37,7 @@ class TrainingProgress:
             console=self._console,
             disable=not self._console.is_terminal or not visible,
         )
-        self._task = self._bar.add_task(title, total=total, completed=start, state="")
+        self._task = self._bar.add_task(self._title, total=total, completed=start, state="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -53,7 +54,7 @@ class TrainingProgress:
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
         # Brackets in a name or a message are no markup.
-        self._console.print(f"{self._title}: {message}", markup=False, soft_wrap=True)
+        self._console.print(f"{self._title}: {printable(message)}", markup=False, soft_wrap=True)
 
     def update(self, step: int, loss: float, speed: Speed) -> None:
         """Reports that ``step`` steps are done.

@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from experiments.engine.files import write_atomically
+from experiments.engine.names import encodable
 from experiments.engine.presets import Metric
 
 
@@ -89,7 +90,8 @@ class Table:
 def print_tables(tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
     """Prints tables, and lines of text below them."""
     # A file has no width: there a row stays on a line.
-    console = Console() if sys.stdout.isatty() else Console(width=180)
+    width = None if sys.stdout.isatty() else 180
+    console = Console(width=width, markup=False)  # names of folders may hold brackets
     for table in tables:
         console.print(table.rich())
     for note in notes:
@@ -99,7 +101,7 @@ def print_tables(tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
 def save_tables(path: Path, tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
     """Writes tables, and lines of text below them, as Markdown, atomically."""
     text = "\n".join([*(table.markdown() for table in tables), *(f"{note}\n" for note in notes)])
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(encodable(text).encode()))
 
 
 def _cell(text: str) -> str:

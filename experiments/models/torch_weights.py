@@ -78,10 +78,10 @@ def load_torch_resnet(
 
     Raises:
         WeightsError: the file cannot be opened; a name in ``keep`` fits no submodule; or the file
-            does not fit. Then the message has a line that names both networks, and one for each
-            entry that is missing, unexpected or of another shape or kind; of more than 20 it has
-            the first. Of a file that fits, each entry with values that are NaN, infinite or too
-            large for the model's dtype, or with a negative variance, is named the same way.
+            does not fit. Then the message names both networks, and each entry that is missing,
+            unexpected or of another shape or kind; of more than 20 the first six. Of a file that
+            fits, each entry with values that are NaN, infinite or too large for the model's dtype,
+            or with a negative variance, is named the same way.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(variables)
     names = [_torch_name([key.key for key in keys[1:]]) for keys, _ in leaves]
@@ -105,7 +105,7 @@ def load_torch_resnet(
     if faults:
         raise WeightsError(
             f"{path} holds values that no network computes with, in {len(faults)} of the entries"
-            f"{_listed(faults)}"
+            f": {_listed(faults)}"
         )
     return jax.tree.unflatten(structure, loaded)
 
@@ -144,13 +144,12 @@ def _unfit(
     return (
         f"{path} does not fit the model, {len(problems)} of the entries differ: the file is of "
         f"{architecture(shapes)}, and the model is {architecture(expected)}{advice}"
-        f"{_listed([f'{name}: {problem}' for name, problem in problems.items()])}"
+        f". {_listed([f'{name}: {problem}' for name, problem in problems.items()])}"
     )
 
 
-def _listed(lines: Sequence[str]) -> str:
-    shown = list(lines) if len(lines) <= _FEW else [*lines[:_SHOWN], "..."]
-    return "".join(f"\n  {line}" for line in shown)
+def _listed(entries: Sequence[str]) -> str:
+    return "; ".join(entries if len(entries) <= _FEW else [*entries[:_SHOWN], "..."])
 
 
 def _converted(value: np.ndarray, dtype: np.dtype[Any], variance: bool) -> tuple[np.ndarray, str]:

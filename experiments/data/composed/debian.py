@@ -31,6 +31,7 @@ from experiments.data.prepared import DataError
 from experiments.engine.command_line import run_program
 from experiments.engine.files import alone_in, read_json
 from experiments.engine.folders import default_cache
+from experiments.engine.names import printable
 
 _POLL_SECONDS = 0.2
 _HINTS = {
@@ -276,12 +277,12 @@ def main(cache: Path = DEFAULT_CACHE, stamps: bool = False) -> None:
     packages = (*PACKAGES, STAMPS) if stamps else PACKAGES
     failures = build_debian(cache, packages)
     for message in failures.values():
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
     if failures:
         sys.exit(2)
     cut_outs = f" and {len(STAMPS.files)} cut-outs" if stamps else ""
     photographs = sum(len(package.files) for package in PACKAGES)
-    print(f"{photographs} photographs{cut_outs} in {cache}")
+    print(f"{photographs} photographs{cut_outs} in {printable(cache)}")
 
 
 if __name__ == "__main__":

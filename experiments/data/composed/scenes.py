@@ -30,6 +30,7 @@ from experiments.data.composed.stamps_manifest import CLASSES
 from experiments.engine.command_line import run_program
 from experiments.engine.config import check, check_at_least
 from experiments.engine.files import alone_in, write_json
+from experiments.engine.names import printable
 
 # With gaps, as COCO's have.
 CATEGORIES = tuple(Category(2 * n + 1, name) for n, name in enumerate(CLASSES))
@@ -233,7 +234,7 @@ def main(config: ScenesConfig, data_dir: Path = Path("data"), cache: Path = DEFA
         data_dir: Folder of the prepared data sets.
         cache: What `python -m experiments.data.composed.debian --stamps` filled.
     """
-    print(f"scenes in {prepare_scenes(data_dir, cache, config)}")
+    print(printable(f"scenes in {prepare_scenes(data_dir, cache, config)}"))
 
 
 if __name__ == "__main__":

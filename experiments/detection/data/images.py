@@ -13,6 +13,7 @@ from experiments.data.pictures import open_picture, to_rgb
 from experiments.data.records import RecordError
 from experiments.detection.data.config import DataConfig
 from experiments.engine.errors import InputError
+from experiments.engine.names import printable
 
 _MULTIPLE = 32  # the stride of the coarsest level that is upsampled; P6 is subsampled
 
@@ -72,7 +73,7 @@ def decode_image(record: Mapping[str, Any]) -> Image.Image:
             raise InputError(f"{name} must be {annotated} wide and high, got {image.size}")
     except InputError as error:
         # The engine tells of records by their number, which says little of a file.
-        _log.warning("%s", error)
+        _log.warning("%s", printable(error))
         raise RecordError(str(error)) from error
     return image
 

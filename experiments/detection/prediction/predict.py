@@ -17,6 +17,7 @@ from experiments.detection.evaluation.results import Result, image_results
 from experiments.detection.prediction.drawing import draw_detections
 from experiments.engine.errors import InputError
 from experiments.engine.files import write_json
+from experiments.engine.names import encodable, printable
 from experiments.engine.predictions import predict_each
 
 DETECTIONS = "detections.json"
@@ -78,11 +79,11 @@ def predict(
 ) -> Iterator[tuple[Path, Drawing | InputError]]:
     """Detects objects in picture files, one after the other, and writes a drawing of each.
 
-    After the last one ``detections.json`` is written, if any picture could be read. For each of
-    these it has ``file``, ``height``, ``width`` and ``detections``, each with ``category``,
-    ``category_id``, ``bbox`` (left, top, width and height in pixels), ``score`` and, with masks,
-    ``segmentation`` (COCO's run lengths). Coordinates are those of the picture turned as its EXIF
-    orientation says.
+    After the last one ``detections.json`` is written, if any picture could be read, and also where
+    the batch is broken off. For each of these it has ``file``, in which bytes that are no UTF-8 are
+    escaped, ``height``, ``width`` and ``detections``, each with ``category``, ``category_id``,
+    ``bbox`` (left, top, width and height in pixels), ``score`` and, with masks, ``segmentation``
+    (COCO's run lengths). Coordinates are those of the picture turned as its orientation says.
 
     Args:
         files: of the pictures; one that cannot be used does not stop the others.
@@ -117,9 +118,11 @@ def predict(
         entries.append(_entry(path, image, results, names))
         return Drawing(target, results)
 
-    yield from predict_each(files, draw)
-    if entries:  # what an earlier call found is not lost to one that could read nothing
-        write_json(output / DETECTIONS, entries)
+    try:
+        yield from predict_each(files, draw)
+    finally:  # also of a batch that is broken off
+        if entries:  # what an earlier call found is not lost to one that could read nothing
+            write_json(output / DETECTIONS, entries)
 
 
 def show(names: Mapping[int, str], picture: Path, drawing: Drawing) -> None:
@@ -135,7 +138,8 @@ def show(names: Mapping[int, str], picture: Path, drawing: Drawing) -> None:
         for result in _drawn(drawing.results)
     ]
     nothing = f"nothing with a score of {DRAWN_FROM} or more"
-    print(f"{picture} -> {drawing.output}: {', '.join(drawn) or nothing}")
+    where = printable(f"{picture} -> {drawing.output}")
+    print(f"{where}: {', '.join(drawn) or nothing}")
 
 
 def _drawn(results: Sequence[Result]) -> list[Result]:
@@ -150,4 +154,4 @@ def _entry(
         kept = {key: value for key, value in result.items() if key != "image_id"}
         detections.append({"category": names[result["category_id"]], **kept})
     size = {"height": image.height, "width": image.width}
-    return {"file": str(path), **size, "detections": detections}
+    return {"file": encodable(path), **size, "detections": detections}

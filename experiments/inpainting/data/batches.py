@@ -29,6 +29,7 @@ from experiments.data.records import PaddedRecords, ReadableRecords, RecordError
 from experiments.engine.errors import InputError
 from experiments.engine.folders import DataFolders
 from experiments.engine.input import RECORD
+from experiments.engine.names import printable
 from experiments.engine.parallel import share_of_process
 from experiments.inpainting.configs import BUCKET_PERCENT, DataConfig, HoleConfig
 from experiments.inpainting.data.masks import hole_in_range
@@ -200,7 +201,7 @@ def _decoded(record: dict[str, Any]) -> dict[str, Any]:
         return {"image": to_rgb(open_picture(io.BytesIO(image), "image"))}
     except InputError as error:
         # The engine tells of records by their number, which says little of a file.
-        _log.warning("%s", error)
+        _log.warning("%s", printable(error))
         raise RecordError(str(error)) from error
 
 

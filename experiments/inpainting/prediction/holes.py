@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image
 
-from experiments.data.pictures import open_picture, visible_files
+from experiments.data.pictures import is_opaque, open_picture, to_rgb, visible_files
 from experiments.engine.errors import InputError
 from experiments.inpainting.data.masks import free_form_mask
 
@@ -76,13 +75,17 @@ def check_hole(mask: Bool[np.ndarray, "h w"], name: str) -> None:
 def hole_of_file(path: Path, size: Size) -> Bool[np.ndarray, "h w"]:
     """Reads a mask: white, from half of the range on, is the hole.
 
+    A mask with transparent pixels is refused, whatever its colours: it may have been painted white
+    on transparent ground, or be a picture whose hole has been erased, as image editors and some
+    services take it. The two readings are each other's opposite, and both occur.
+
     Args:
-        path: an image file of any mode of 8 bits a channel; colours become grey, transparent pixels
-            black.
+        path: an image file of any mode of 8 bits a channel, opaque; colours become grey.
         size: height and width of the picture that it belongs to.
 
     Raises:
-        InputError: it cannot be read, has another size, or has no hole or nothing else.
+        InputError: it cannot be read, has another size or transparent pixels, or has no hole or
+            nothing else.
     """
     name = f"mask {path}"
     opened = open_picture(path, name)
@@ -91,11 +94,19 @@ def hole_of_file(path: Path, size: Size) -> Bool[np.ndarray, "h w"]:
             f"{name} must have the size of the image, {size[1]}x{size[0]}, got "
             f"{opened.width}x{opened.height}"
         )
-    image: Image.Image = opened
-    if opened.has_transparency_data:
-        black = Image.new("RGBA", opened.size, "black")
-        image = Image.alpha_composite(black, opened.convert("RGBA"))
-    hole = np.asarray(image.convert("L")) >= _WHITE
+    if not is_opaque(opened):
+        raise InputError(
+            f"{name} must be opaque, got transparent pixels, which can mean two things: that the "
+            "hole is what is white and opaque, or that it is what is transparent. Save it without "
+            "transparency, white in the hole and black elsewhere"
+        )
+    grey = np.asarray(to_rgb(opened).convert("L"))
+    if grey.max() < _WHITE:
+        raise InputError(
+            f"{name} has no hole: white ({_WHITE} or more of 255) is the hole, got at most "
+            f"{grey.max()}"
+        )
+    hole = grey >= _WHITE
     check_hole(hole, name)
     return hole
 
@@ -137,7 +148,7 @@ def hole_of_brush(seed: int, size: Size, name: str | None = None) -> Bool[np.nda
     """
     if seed < 0:
         raise InputError(f"the brush's seed must be at least 0, got {seed}")
-    entropy = seed if name is None else (seed, zlib.crc32(name.encode()))
+    entropy = seed if name is None else (seed, zlib.crc32(name.encode(errors="surrogateescape")))
     hole = free_form_mask(np.random.default_rng(entropy), *size)
     check_hole(hole, "the brush's hole")
     return hole

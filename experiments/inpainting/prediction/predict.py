@@ -8,13 +8,13 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import tyro
 from jaxtyping import UInt8
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.data.picture_outputs import PictureOutputs
-from experiments.data.pictures import open_picture, to_rgb, visible_files
+from experiments.data.pictures import is_opaque, open_picture, to_rgb, visible_files
 from experiments.engine.errors import InputError
+from experiments.engine.names import printable
 from experiments.engine.predictions import predict_each, report
 from experiments.engine.settings import CheckpointChoice
 from experiments.inpainting.prediction.holes import HoleChoice
@@ -50,17 +50,19 @@ class Picture(NamedTuple):
 
 
 def read_picture(path: Path) -> Picture:
-    """Reads a picture as RGB, turned as its EXIF orientation says.
+    """Reads a picture as RGB, turned as its orientation says.
 
     Raises:
         InputError: see :func:`experiments.data.pictures.open_picture`; or it has transparent
             pixels, for which there is no colour.
     """
     image = open_picture(path, f"image {path}")
-    if image.has_transparency_data and not _is_opaque(image):
+    if not is_opaque(image):
         raise InputError(f"image {path} must be opaque, got transparent pixels: flatten it first")
     profile, note = image.info.get("icc_profile"), None
-    if profile and profile[_COLOUR_SPACE] != b"RGB ":
+    if "icc_profile" in image.info and not profile:
+        note = f"the colour profile of {path} is dropped: it cannot be read"
+    elif profile and profile[_COLOUR_SPACE] != b"RGB ":
         profile, note = None, f"the colour profile of {path} is dropped: it is not of RGB"
     return Picture(np.asarray(to_rgb(image)), profile or None, note)
 
@@ -135,11 +137,6 @@ def predict(
     return predict_each(pictures, fill)
 
 
-def _is_opaque(image: Image.Image) -> bool:
-    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return lowest == 255
-
-
 def predict_command(
     source: Annotated[Path, tyro.conf.Positional],
     run: Path,
@@ -158,8 +155,8 @@ def predict_command(
     Args:
         source: a file that Pillow reads, of any size, or a folder of such files.
         run: folder of a trained run.
-        mask: an image file of the same size, white (over 127 of 255) in the hole; or a folder that
-            holds for each picture a mask of the same stem.
+        mask: an image file of the same size, white (over 127 of 255) in the hole and opaque
+            everywhere; or a folder that holds for each picture a mask of the same stem.
         box: the hole's left, top, width and height, in pixels.
         brush_seed: of random brush strokes; in a folder each picture has its own.
         output: the PNG to write, by default SOURCE-filled.png; for a folder the folder to write
@@ -181,9 +178,9 @@ def predict_command(
 
 
 def _show(picture: Path, filled: FilledFile) -> None:
-    print(filled.output)
+    print(printable(filled.output))
     if filled.note:
-        print(filled.note, file=sys.stderr)
+        print(printable(filled.note), file=sys.stderr)
 
 
 def _counted(
@@ -196,7 +193,7 @@ def _counted(
         for picture, outcome in outcomes:
             yield picture, outcome
             if isinstance(outcome, InputError):
-                failed.append(str(picture))
+                failed.append(printable(picture))
             progress.advance(bar)
     if failed:
         names = ", ".join(failed)

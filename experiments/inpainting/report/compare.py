@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments.engine.config import ConfigError, check, differences
 from experiments.engine.files import write_json
 from experiments.engine.folders import DataFolders
+from experiments.engine.names import encodable, printable
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.tables import Spread, print_tables, save_tables
@@ -87,17 +88,19 @@ def compare(
         f"{name}, step {run.step}": {key: Spread(n) for key, n in evaluated[name].items()}
         for name, run in loaded.items()
     }
-    images = f"{len(data.validation)} validation images of {shared.images or shared.source}"
+    images = (
+        f"{len(data.validation)} validation images of {printable(shared.images or shared.source)}"
+    )
     tables = (metrics_table(images, rows), bucket_table("By the size of the hole", rows))
     results = {
-        name: {"folder": str(folder), "step": loaded[name].step, "metrics": evaluated[name]}
+        name: {"folder": encodable(folder), "step": loaded[name].step, "metrics": evaluated[name]}
         for name, folder in zip(names, runs, strict=True)
     }
     whole = {"data": dataclasses.asdict(shared), "runs": results}
     write_json(output / "compare.json", whole)
     save_tables(output / "table.md", tables)
     figures.save_fills(output / "fills.png", shown, fills)
-    print_tables(tables, [f"Tables and pictures: {output}"])
+    print_tables(tables, [f"Tables and pictures: {printable(output)}"])
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -108,4 +111,5 @@ def _names(runs: Sequence[Path]) -> list[str]:
     """
     check(len({run.resolve() for run in runs}) == len(runs), "runs", "all different", list(runs))
     names = [run.resolve().name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+    shown = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    return [printable(name) for name in shown]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from experiments.data.pictures import open_picture, to_rgb
+from experiments.data.pictures import is_opaque, open_picture, to_rgb
 from experiments.engine.errors import InputError
 from experiments.inpainting.prediction.holes import check_hole
 
@@ -101,16 +101,9 @@ def _read(picture: Path | str | None) -> Image.Image:
     if picture is None:
         raise InputError("there is no picture yet: drop one first")
     image = open_picture(Path(picture), "the picture", MAX_PIXELS)
-    if not _is_opaque(image):
+    if not is_opaque(image):
         raise InputError("the picture must be opaque, got transparent pixels")
     return to_rgb(image)
-
-
-def _is_opaque(image: Image.Image) -> bool:
-    if not image.has_transparency_data:
-        return True
-    alpha = image if "A" in image.getbands() else image.convert("RGBA")
-    return alpha.getchannel("A").getextrema() == (255, 255)
 
 
 def _hole(painted: Image.Image | None, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

@@ -9,30 +9,10 @@ from PIL import Image
 
 from experiments.data.pictures import open_picture, to_rgb, visible_files
 from experiments.engine.errors import InputError
+from tests.experiments.data.picture_files import encode, png, read
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
-
-
-def encode(image, format_, **options):
-    encoded = io.BytesIO()
-    image.save(encoded, format_, **options)
-    return encoded.getvalue()
-
-
-def read(encoded, **options):
-    return open_picture(io.BytesIO(encoded), "image x", **options)
-
-
-def png(colour_type, depth, rows, *chunks):
-    """A PNG file of 2x2 pixels, by its specification."""
-    header = struct.pack(">IIBBBBB", 2, 2, depth, colour_type, 0, 0, 0)
-    file = b"\x89PNG\r\n\x1a\n"
-    pairs = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    for kind, data in pairs:
-        file += struct.pack(">I", len(data)) + kind + data
-        file += struct.pack(">I", zlib.crc32(kind + data))
-    return file
 
 
 @pytest.mark.parametrize("format_", ["PNG", "TIFF", "BMP", "PPM"])
@@ -146,7 +126,7 @@ def test_deep_greys_are_refused(mode):
 
 def test_deep_colours_are_refused_rather_than_cut():
     deep = png(2, 16, (b"\0" + bytes(12)) * 2)
-    with pytest.raises(InputError, match=r"image x.* RGB;16B$"):
+    with pytest.raises(InputError, match=r"image x.* 16$"):
         read(deep)
     assert read(png(2, 8, (b"\0" + bytes(6)) * 2)).mode == "RGB"
 

@@ -56,6 +56,12 @@ def test_an_error_that_the_user_can_mend_is_printed_in_one_line(error_type, monk
     assert (code, printed) == (2, "error: side must be 1, got 2\n")
 
 
+def test_an_error_that_names_any_file_is_printed_in_one_line(monkeypatch, capsys):
+    error = InputError("image a\n\x1b[31mb\udcff is no picture")
+    _, printed = run_raising(error, monkeypatch, capsys)
+    assert printed == "error: image a\\n\\x1b[31mb\\udcff is no picture\n"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "traceback"),
     [

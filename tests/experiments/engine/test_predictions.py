@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_a_report_shows_results_prints_errors_and_then_exits_with_2(capsys):
         report(predict_each(FILES, stem), show)
     assert ended.value.code == 2
     assert capsys.readouterr() == ("a.png: a\nc.png: c\n", "error: image bad.png cannot be read\n")
+
+
+def test_an_error_with_any_name_is_printed_in_one_line(capsys):
+    name = os.fsdecode(b"bad\n\x1b[31m\xff.png")
+    error = InputError(f"image {name} cannot be read")
+    with pytest.raises(SystemExit):
+        report([(Path(name), error)], show)
+    shown = r"error: image bad\n\x1b[31m\udcff.png cannot be read"
+    assert capsys.readouterr().err == f"{shown}\n"
 
 
 def test_a_report_without_errors_returns(capsys):

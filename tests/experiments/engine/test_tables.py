@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.engine.tables import Spread, Table, print_tables
+from experiments.engine.tables import Spread, Table, print_tables, save_tables
 
 
 def test_a_spread_is_mean_and_sample_standard_deviation():
@@ -33,3 +33,8 @@ def test_names_are_neither_markup_nor_cells(capsys):
     for text in ("[runs]", "[dB]", "[/red] a|b [bold]", "in runs/[bold]x"):
         assert text in printed
     assert table.markdown().splitlines()[-1] == r"| [/red] a\|b [bold] | 1.0 |"
+
+
+def test_a_name_that_is_no_utf8_can_be_saved(tmp_path):
+    save_tables(tmp_path / "table.md", [Table("runs", ("run", "score"), (("c\udcff", "2"),))])
+    assert r"| c\udcff | 2 |" in (tmp_path / "table.md").read_text()

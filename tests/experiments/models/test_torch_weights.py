@@ -118,14 +118,13 @@ def test_all_that_does_not_fit_is_named(save):
     state["layer4.0.downsample.0.weight"] = state["layer4.0.downsample.0.weight"][:, :, 0, 0]
     with pytest.raises(WeightsError, match=r"weights\.safetensors.* 5 ") as e:
         load_torch_resnet(save(state), unset(small()))
-    _, *lines = str(e.value).splitlines()
-    entries = [re.findall(r"^ *(\S+):|(\[.*?\]|nothing)", line) for line in lines]
-    assert [[name or shape for name, shape in entry] for entry in entries] == [
-        ["bn1.running_var", "[4]", "nothing"],
-        ["layer1.0.conv1.weight", "[4, 4, 3, 3]", "nothing"],
-        ["layer2.0.se.fc1.weight", "nothing", "[2, 8]"],
-        ["layer4.0.downsample.0.weight", "[32, 16, 1, 1]", "[32, 16]"],
-        ["layer4.1.bn2.bias", "[32]", "[3]"],
+    shape = r"(\[.*?\]|nothing)"
+    assert re.findall(rf"(\S+): expected {shape}, found {shape}", str(e.value)) == [
+        ("bn1.running_var", "[4]", "nothing"),
+        ("layer1.0.conv1.weight", "[4, 4, 3, 3]", "nothing"),
+        ("layer2.0.se.fc1.weight", "nothing", "[2, 8]"),
+        ("layer4.0.downsample.0.weight", "[32, 16, 1, 1]", "[32, 16]"),
+        ("layer4.1.bn2.bias", "[32]", "[3]"),
     ]
 
 
@@ -138,7 +137,7 @@ def test_a_transposed_classifier_of_equal_size_is_refused(save):
 
 def test_another_number_of_classes_is_refused_unless_the_classifier_is_kept(save):
     path, variables = save(random_state()), unset(small(num_classes=9))
-    with pytest.raises(WeightsError, match=r" 2 (.|\n)*fc\.bias.*\[9\].*\[5\]"):
+    with pytest.raises(WeightsError, match=r" 2 .*fc\.bias.*\[9\].*\[5\]"):
         load_torch_resnet(path, variables)
     loaded = load_torch_resnet(path, variables, keep=("fc",))
     assert_equal(loaded["params"].pop("fc"), variables["params"]["fc"])
@@ -149,7 +148,7 @@ def test_a_classifier_of_several_layers_is_left_out_with_its_like(save):
     state = random_state()
     state |= {f"fc.1.{entry}": state.pop(f"fc.{entry}") for entry in ("weight", "bias")}
     path, variables = save(state), unset(small())
-    with pytest.raises(WeightsError, match=r" 4 (.|\n)*fc\.1\.bias.*\[5\]"):
+    with pytest.raises(WeightsError, match=r" 4 .*fc\.1\.bias.*\[5\]"):
         load_torch_resnet(path, variables)
     loaded = load_torch_resnet(path, variables, keep=("fc",))
     assert all(is_unset(loaded["params"]["fc"]))
@@ -158,7 +157,7 @@ def test_a_classifier_of_several_layers_is_left_out_with_its_like(save):
 def test_keeping_one_submodule_leaves_the_others_strict(save):
     state = random_state()
     del state["bn1.bias"]
-    with pytest.raises(WeightsError, match=r" 1 (.|\n)*bn1\.bias.*\[4\]"):
+    with pytest.raises(WeightsError, match=r" 1 .*bn1\.bias.*\[4\]"):
         load_torch_resnet(save(state), unset(small()), keep=("fc",))
 
 
@@ -223,9 +222,7 @@ def test_values_that_no_network_computes_with_are_named(name, value, dtype, mess
     state = random_state()
     state[name] = state[name].astype(dtype)
     state[name].flat[1:3] = value
-    with pytest.raises(
-        WeightsError, match=rf"in 1 of the entries\n  {re.escape(name)}: {message}$"
-    ):
+    with pytest.raises(WeightsError, match=rf"in 1 of the entries: {re.escape(name)}: {message}$"):
         load_torch_resnet(save(state), unset(small()))
     kept = load_torch_resnet(save(state), unset(small()), keep=(name.rpartition(".")[0],))
     assert jax.tree.structure(kept) == jax.tree.structure(unset(small()))
@@ -281,8 +278,8 @@ def without_blocks(state):
 def test_the_network_of_a_file_is_named_with_the_first_differences(change, message, save):
     with pytest.raises(WeightsError, match=message) as caught:
         load_torch_resnet(save(change(random_state())), unset(small()))
-    first, *others = str(caught.value).splitlines()
-    assert re.search(r"model is ResNet-18 \(basic blocks 2, 2, 2, 2; width 4; .*5 classes\)", first)
-    assert int(re.search(r", (\d+) of the entries", first)[1]) > 20
-    assert len(others) == 7
-    assert others[-1].strip() == "..."
+    text = str(caught.value)
+    assert re.search(r"model is ResNet-18 \(basic blocks 2, 2, 2, 2; width 4; .*5 classes\)", text)
+    assert int(re.search(r", (\d+) of the entries", text)[1]) > 20
+    assert len(re.findall(": expected .*?, found ", text)) == 6
+    assert text.endswith("; ...")

@@ -1,5 +1,6 @@
 import functools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -166,3 +167,28 @@ def test_earlier_detections_stay_where_nothing_can_be_read(tmp_path):
     ((_, outcome),) = run([tmp_path / "none.jpg"], tmp_path)
     assert isinstance(outcome, InputError)
     assert earlier.read_text() == "earlier"
+
+
+def test_any_name_is_detected_in_and_written_as_text(tmp_path, capsys):
+    names = [b"a\xff.png", b"b\n.png", "é.png".encode()]
+    files = [save(tmp_path / "in" / os.fsdecode(name)) for name in names]
+    infer, _ = make_infer()
+    report(
+        predict(files, tmp_path / "out", infer, CONFIG, CATEGORIES),
+        functools.partial(show, dict(CATEGORIES)),
+    )
+    shown = [line.partition(" -> ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert shown == [rf"{tmp_path}/in/{name}" for name in (r"a\udcff.png", r"b\n.png", "é.png")]
+    entries = json.loads((tmp_path / "out" / DETECTIONS).read_text())
+    found = [entry["file"].encode().decode() for entry in entries]
+    assert found == [rf"{tmp_path}/in/a\udcff.png", str(files[1]), str(files[2])]
+
+
+def test_what_was_found_before_a_batch_is_broken_off_is_kept(tmp_path):
+    files = [save(tmp_path / name) for name in ("a.png", "b.png")]
+    infer, _ = make_infer()
+    outcomes = predict(files, tmp_path / "out", infer, CONFIG, CATEGORIES)
+    next(outcomes)
+    outcomes.close()
+    (entry,) = json.loads((tmp_path / "out" / DETECTIONS).read_text())
+    assert entry["file"] == str(files[0])

@@ -1,3 +1,6 @@
+import os
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,12 +34,42 @@ def test_white_begins_at_half_of_the_range(tmp_path):
     np.testing.assert_array_equal(hole_of_file(path, (1, 2)), [[False, True]])
 
 
-def test_a_mask_painted_on_transparent_ground(tmp_path):
+@pytest.mark.parametrize("colour", [0, 128, 255])
+@pytest.mark.parametrize("beneath", [0, 255])
+@pytest.mark.parametrize("opacity", [0, 100, 254])
+def test_a_mask_with_transparent_pixels_may_mean_two_things(tmp_path, colour, beneath, opacity):
     values = np.full((4, 5, 4), 255, np.uint8)
-    values[1:, :, 3] = 0
+    values[..., :3] = colour
+    values[1:] = beneath, beneath, beneath, opacity
+    path = save(tmp_path / "mask.png", values)
+    with pytest.raises(InputError, match=r"mask\.png.* white and opaque.* transparent\. Save"):
+        hole_of_file(path, (4, 5))
+
+
+def test_a_transparent_colour_of_a_palette_is_transparent(tmp_path):
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
+    image.putpalette([0, 0, 0, 255, 255, 255, 9, 9, 9])
+    image.save(tmp_path / "mask.png", transparency=2)
+    with pytest.raises(InputError, match=r"mask\.png.* transparent"):
+        hole_of_file(tmp_path / "mask.png", (2, 2))
+    image.save(tmp_path / "mask.png", transparency=200)  # which no pixel has
+    np.testing.assert_array_equal(
+        hole_of_file(tmp_path / "mask.png", (2, 2)), [[False, True], [False, True]]
+    )
+
+
+def test_an_opaque_alpha_channel_of_a_mask_is_no_matter(tmp_path):
+    values = np.full((4, 5, 4), 255, np.uint8)
+    values[1:, :, :3] = 0
     hole = hole_of_file(save(tmp_path / "mask.png", values), (4, 5))
     assert hole[0].all()
     assert not hole[1:].any()
+
+
+def test_a_mask_of_ones_says_how_bright_it_is(tmp_path):
+    path = save(tmp_path / "mask.png", np.eye(4, dtype=np.uint8))
+    with pytest.raises(InputError, match=r"mask\.png.* no hole.*128.* 1$"):
+        hole_of_file(path, (4, 4))
 
 
 @pytest.mark.parametrize(
@@ -88,6 +121,15 @@ def test_names_give_holes_of_their_own_that_stay():
     assert (holes[0] != holes[1]).any()
     np.testing.assert_array_equal(holes[0], holes[2])
     assert (holes[0] != hole_of_brush(8, (40, 50), "a.png")).any()
+
+
+def test_the_hole_of_a_name_is_that_of_its_bytes():
+    names = [os.fsdecode(name) for name in (b"a\xff.png", b"a\xfe.png")]
+    holes = [hole_of_brush(7, (40, 50), name) for name in names]
+    assert (holes[0] != holes[1]).any()
+    rng = np.random.default_rng((7, zlib.crc32("été.png".encode())))
+    expected = free_form_mask(rng, 40, 50)
+    np.testing.assert_array_equal(hole_of_brush(7, (40, 50), "été.png"), expected)
 
 
 def test_brushes_that_cannot_be_used():

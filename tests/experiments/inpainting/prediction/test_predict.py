@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -324,6 +325,45 @@ def test_the_command_names_what_it_wrote_and_ends_with_2_if_some_failed(run, tmp
     assert last == f"error: 1 of 2 images were not filled: {tmp_path}/in/b.png"
     predict_command(good, run, box=BOX.box)
     assert capsys.readouterr() == (f"{tmp_path}/in/a-filled.png\n", "")
+
+
+def test_any_name_is_filled_and_shown_in_one_line(run, tmp_path, capsys):
+    names = [b"a\xff.png", b"b\n\x1b[31m.png", "é[red].png".encode()]
+    for name in names:
+        save(tmp_path / "in" / os.fsdecode(name))
+    (tmp_path / os.fsdecode(b"in/bad\xff.png")).write_bytes(b"")
+    with pytest.raises(SystemExit):
+        predict_command(tmp_path / "in", run, brush_seed=0)
+    output, errors = capsys.readouterr()
+    shown = [r"a\udcff.png", r"b\n\x1b[31m.png", "é[red].png"]
+    assert output.splitlines() == [f"{tmp_path}/in-filled/{name}" for name in shown]
+    first, last = errors.splitlines()
+    assert first.startswith(rf"error: image {tmp_path}/in/bad\udcff.png cannot be read")
+    assert last.endswith(rf": {tmp_path}/in/bad\udcff.png")
+    assert sorted(os.listdir(os.fsencode(tmp_path / "in-filled"))) == names
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_command_whose_output_cannot_hold_a_name(run, tmp_path, encoding):
+    save(tmp_path / "日.png")
+    command = ["predict", tmp_path / "日.png", "--run", run, "--brush-seed", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.inpainting", *command],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    shown = "日" if encoding == "utf-8" else r"\u65e5"
+    assert done.stdout.decode() == f"{tmp_path}/{shown}-filled.png\n"
+
+
+def test_a_profile_that_cannot_be_read_is_dropped_with_a_note(run, tmp_path):
+    image = save(tmp_path / "a.png", icc_profile=b"x" * 200)
+    encoded = image.read_bytes()
+    start = encoded.index(b"iCCP")
+    image.write_bytes(encoded[: start + 20] + b"??" + encoded[start + 22 :])
+    ((_, filled),) = predict(run, image, BOX, tmp_path / "out.png")
+    assert "a.png is dropped: it cannot be read" in filled.note
 
 
 def test_a_terminal_shows_how_many_are_done(run, tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 import functools
 import io
+import struct
 import time
 import tracemalloc
 import zlib
@@ -17,6 +18,7 @@ from experiments.inpainting.fill import make_generator
 from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.prediction.inpainter import Inpainter
 from experiments.inpainting.web.comparison import fill_with_each, preview
+from tests.experiments.data.picture_files import halves, with_orientation
 
 COFFEE = pypi_photographs()[2].path  # 600x400
 
@@ -166,6 +168,13 @@ def test_a_picture_may_have_transparency_that_it_does_not_use(tmp_path, mode):
     path.write_bytes(see_through(mode, 0))
     with pytest.raises(InputError, match="opaque"):
         preview(path)
+
+
+def test_a_picture_with_broken_metadata_is_shown_turned(tmp_path):
+    beyond = (0x010F, 2, 1000, struct.pack("<I", 5000))
+    exif = b"Exif\0\0" + with_orientation(6, beyond)
+    halves().save(tmp_path / "a.png", exif=exif)
+    assert preview(tmp_path / "a.png").size == (32, 64)
 
 
 def test_an_opaque_picture_is_found_so_without_a_copy(tmp_path):

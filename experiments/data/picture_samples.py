@@ -1,0 +1,111 @@
+"""How a picture file stores its samples: Pillow cuts deep ones down to 8 bits without a word."""
+
+import re
+from typing import BinaryIO
+
+from PIL import ImageFile, TiffImagePlugin
+
+from experiments.engine.errors import InputError
+
+_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr"}
+_SIGNED = 2  # of TIFF's sample format
+_REDUCED = 1  # of TIFF's subfile type
+_SUBFILE_TYPE, _DNG_VERSION = 254, 50706
+_CR2 = b"CR"  # after the eight bytes that begin every TIFF
+_START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
+# The box that describes the codec: marker and version, profile and level, and flags.
+_AV1_CONFIGURATION = re.compile(rb"\0\0\0[\x0c-\xff]av1C\x81.(.)", re.DOTALL)
+_HIGH_BITDEPTH, _TWELVE_BIT = 0x40, 0x20
+
+
+def check_samples(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> None:
+    """Checks that a picture has colours, and at most 8 bits a channel.
+
+    Args:
+        image: as ``Image.open`` gives it, not decoded yet.
+        file: the file that it is read from.
+        name: begins the messages of errors.
+
+    Raises:
+        InputError: it has more bits, signed numbers, no colours that are known, or is a camera's
+            raw file, of which Pillow would give the thumbnail.
+    """
+    if image.mode not in _MODES:
+        raise InputError(
+            f"{name} must be grey, RGB, CMYK or paletted, with 8 bits a channel, got mode "
+            f"{image.mode}"
+        )
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiff(image, file, name)
+    bits = _bits(image, file)
+    if bits > 8:
+        raise InputError(f"{name} must have at most 8 bits a channel, got {bits}")
+    if image.mode in {"P", "PA"} and image.palette is None:
+        raise InputError(f"{name} must have a palette, as it is paletted, got none")
+
+
+def _check_tiff(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, name: str) -> None:
+    tags = image.tag_v2
+    reduced = tags.get(_SUBFILE_TYPE, 0) == _REDUCED
+    if reduced or _DNG_VERSION in tags or _read(file, 10).endswith(_CR2):
+        raise InputError(
+            f"{name} must be a picture, got a camera's raw file, or another TIFF that begins with "
+            "a thumbnail: convert it to PNG or JPEG"
+        )
+    if _SIGNED in _numbers(tags.get(TiffImagePlugin.SAMPLEFORMAT, 1)):
+        raise InputError(f"{name} must have unsigned samples, got signed ones")
+
+
+def _bits(image: ImageFile.ImageFile, file: BinaryIO) -> int:
+    """The bits of the deepest channel, as the format says."""
+    match image.format:
+        case "PNG":
+            head = _read(file, 64)  # the header need not come first: Apple has chunks before it
+            return head[head.index(b"IHDR") + 12]
+        case "TIFF":
+            assert isinstance(image, TiffImagePlugin.TiffImageFile)
+            return max(_numbers(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, 1)))
+        case "PPM":
+            arguments = image.tile[0][3]
+            # Raw samples have 8 bits; for others Pillow's decoder is given their maximum.
+            return arguments[1].bit_length() if isinstance(arguments, tuple) else 8
+        case "JPEG2000":
+            return _bits_of_jpeg_2000(_read(file))
+        case "AVIF":
+            return _bits_of_avif(_read(file))
+        case _:  # all that Pillow reads of the others; 16 bits of BMP are those of three channels
+            return 8
+
+
+def _read(file: BinaryIO, length: int = -1) -> bytes:
+    before = file.tell()
+    file.seek(0)
+    data = file.read(length)
+    file.seek(before)
+    return data
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    """The values of a TIFF tag, of which Pillow gives a single one without its tuple."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _bits_of_jpeg_2000(data: bytes) -> int:
+    start = data.find(_START_OF_CODESTREAM)
+    if start < 0:
+        return 8  # truncated, of which Pillow says more
+    header, size = data[:start], data[start + 4 :]
+    components = int.from_bytes(size[36:38])
+    depths = size[38 : 38 + 3 * components : 3]
+    palette = header.rfind(b"pclr")
+    if palette >= 0:
+        columns = header[palette + 6]
+        depths += header[palette + 7 : palette + 7 + columns]
+    return max((1 + (depth & 0x7F) for depth in depths), default=8)
+
+
+def _bits_of_avif(data: bytes) -> int:
+    flags = [found[1][0] for found in _AV1_CONFIGURATION.finditer(data)]
+    if any(each & _HIGH_BITDEPTH for each in flags):
+        return 12 if any(each & _TWELVE_BIT for each in flags) else 10
+    return 8

@@ -1,0 +1,82 @@
+"""Recognises files that cannot be read as pictures by their first bytes."""
+
+_CONVERT = "convert it to PNG or JPEG"
+_UNPACK = "unpack it"
+_DOWNLOAD = "save the picture itself"
+
+# What a file begins with, what it is, and what to do. The first that fits counts.
+_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a pointer of Git LFS", "run git lfs pull"),
+    (b"\xff\x0a", "JPEG XL", _CONVERT),
+    (b"\0\0\0\x0cJXL ", "JPEG XL", _CONVERT),
+    (b"8BPS", "a Photoshop document", _CONVERT),
+    (b"gimp xcf", "a GIMP document", _CONVERT),
+    (b"%PDF", "PDF", _CONVERT),
+    (b"%!PS", "PostScript", _CONVERT),
+    (b"\xc5\xd0\xd3\xc6", "PostScript", _CONVERT),
+    (b"v/1\x01", "OpenEXR", _CONVERT),
+    (b"#?RADIANCE", "Radiance HDR", _CONVERT),
+    (b"P7", "PAM", _CONVERT),
+    (b"PF", "a float map (PFM)", _CONVERT),
+    (b"II*\0\x10\0\0\0CR", "a camera's raw file (CR2)", _CONVERT),
+    (b"FUJIFILMCCD-RAW", "a camera's raw file (RAF)", _CONVERT),
+    (b"IIRO", "a camera's raw file (ORF)", _CONVERT),
+    (b"IIU\0", "a camera's raw file (RW2)", _CONVERT),
+    (b"II\xbc\x01", "JPEG XR", _CONVERT),
+    (b"qoif", "QOI", _CONVERT),
+    (b"\0\0\x01\0", "an icon (ICO)", _CONVERT),
+    (b"AT&TFORM", "DjVu", _CONVERT),
+    (b"PK\x03\x04", "a ZIP archive", _UNPACK),
+    (b"\x1f\x8b", "compressed by gzip", _UNPACK),
+    (b"7z\xbc\xaf", "a 7z archive", _UNPACK),
+    (b"Rar!", "a RAR archive", _UNPACK),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video", "save a frame as PNG or JPEG"),
+    (b"\x93NUMPY", "a NumPy array", _CONVERT),
+)
+# Of ISO base media files, by a brand that they have; the first that fits counts.
+_BRANDS: tuple[tuple[bytes, str, str], ...] = (
+    (b"avi", "AVIF that is damaged, or that this Pillow cannot decode", _CONVERT),
+    (b"he", "HEIC", _CONVERT),
+    (b"mif1", "HEIF", _CONVERT),
+    (b"msf1", "HEIF", _CONVERT),
+    (b"crx", "a camera's raw file (CR3)", _CONVERT),
+)
+_VIDEO = ("a video", "save a frame as PNG or JPEG")
+HEAD_LENGTH = 1024  # comments may stand before the first element of SVG and HTML
+
+
+def describe(data: bytes) -> str | None:
+    """Says what a file is that cannot be read as a picture, and what to do about it.
+
+    Args:
+        data: the file's first bytes, 1,024 of them if there are as many.
+
+    Returns:
+        Such as "HEIC: convert it to PNG or JPEG"; None for what is not known.
+    """
+    what, advice = _kind(data[:HEAD_LENGTH]) or (None, None)
+    return what and f"{what}: {advice}"
+
+
+def _kind(data: bytes) -> tuple[str, str] | None:
+    if not data:
+        return "an empty file", "fetch it again"
+    for start, what, advice in _SIGNATURES:
+        if data.startswith(start):
+            return what, advice
+    if data[4:8] == b"ftyp":
+        brands = data[8 : int.from_bytes(data[:4])]
+        names = [brands[place : place + 4] for place in range(0, len(brands), 4) if place != 4]
+        for start, what, advice in _BRANDS:
+            if any(name.startswith(start) for name in names):
+                return what, advice
+        return _VIDEO
+    if data.startswith(b"RIFF") and data[8:11] == b"AVI":
+        return _VIDEO
+    text = data.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"<"):
+        if b"<svg" in text:
+            return "SVG", _CONVERT
+        if b"<html" in text or b"<!doctype html" in text:
+            return "a web page", _DOWNLOAD
+    return None
