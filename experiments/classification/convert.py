@@ -11,7 +11,7 @@ from experiments.classification.task import CLASSES, initial_variables, training
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints
 from experiments.engine.claim import CONFIG, CONVERTED
-from experiments.engine.files import write_json
+from experiments.engine.json_files import write_json
 from experiments.engine.step import first_carry
 from experiments.models.torch_weights import load_torch_resnet
 

@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from experiments.data.picture_metadata import load_tiff, turned, without_fragile_metadata
+from experiments.data.picture_metadata import without_fragile_metadata
+from experiments.data.picture_orientation import load_tiff, turned
 from experiments.data.picture_samples import check_samples
 from experiments.data.picture_signatures import HEAD_LENGTH, describe
 from experiments.engine.errors import InputError

@@ -23,8 +23,8 @@ from experiments.engine import optimization, step
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.claim import has_checkpoints
 from experiments.engine.distributed import is_primary, primary_first
-from experiments.engine.files import read_json
 from experiments.engine.folders import Folders
+from experiments.engine.json_files import read_json
 from experiments.engine.loop import Task, train
 from experiments.engine.names import printable
 from experiments.engine.parallel import AXIS, check_batch_size

@@ -26,7 +26,8 @@ from experiments.engine.checksums import (
 )
 from experiments.engine.distributed import all_agree, barrier, is_primary
 from experiments.engine.errors import UserError, shown
-from experiments.engine.files import is_finite, read_json, write_atomically
+from experiments.engine.files import write_atomically
+from experiments.engine.json_files import is_finite, read_json
 
 # The folder of the checkpoints in a run's.
 CHECKPOINTS = "checkpoints"

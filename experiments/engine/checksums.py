@@ -4,7 +4,7 @@ import zlib
 from pathlib import Path
 
 from experiments.engine.errors import shown
-from experiments.engine.files import read_json, write_json
+from experiments.engine.json_files import read_json, write_json
 
 NAME = "checksums.json"
 

@@ -8,7 +8,8 @@ from typing import Any
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, steps_in
 from experiments.engine.distributed import all_agree, barrier, is_primary
-from experiments.engine.files import alone_in, write_json
+from experiments.engine.files import alone_in
+from experiments.engine.json_files import write_json
 
 CONFIG = "config.json"
 # Written when the last step has been evaluated.

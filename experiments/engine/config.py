@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engine.errors import UserError, shown
-from experiments.engine.files import is_finite, is_int64, read_json, write_json
+from experiments.engine.json_files import is_finite, is_int64, read_json, write_json
 
 
 class ConfigError(UserError):

@@ -11,7 +11,8 @@ from tensorboardX import SummaryWriter
 
 from experiments.engine.distributed import is_primary
 from experiments.engine.errors import UserError, shown
-from experiments.engine.files import is_finite, is_int64, parse_json, write_atomically
+from experiments.engine.files import write_atomically
+from experiments.engine.json_files import is_finite, is_int64, parse_json
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"

@@ -19,8 +19,8 @@ from experiments.engine.claim import FINISHED, claimed
 from experiments.engine.distributed import Interrupted, Interruption, is_primary
 from experiments.engine.environment import append_environment
 from experiments.engine.errors import UserError
-from experiments.engine.files import write_json
 from experiments.engine.input import RECORD, Input, unreadable_records
+from experiments.engine.json_files import write_json
 from experiments.engine.logs import METRICS, RunLogs, read_metrics
 from experiments.engine.parallel import check_batch_size, data_parallel, replicate
 from experiments.engine.plots import save_curves

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.engine.config import ConfigError, check
 from experiments.engine.errors import shown
-from experiments.engine.files import is_finite, read_json, write_json
+from experiments.engine.json_files import is_finite, read_json, write_json
 from experiments.engine.logs import EVALUATION, METRICS, read_metrics
 from experiments.engine.presets import Metric, Preset, scores_text
 from experiments.engine.spec import Report, Row

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.benchmarks.gpu.children import Finished, Step
 from experiments.benchmarks.gpu.outcomes import FAILED, Outcome
-from experiments.engine.files import write_json
+from experiments.engine.json_files import write_json
 
 MAX_LOG = 12 * 2**20  # bytes of the log of all children
 

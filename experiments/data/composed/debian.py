@@ -29,8 +29,9 @@ from experiments.data.composed.debian_manifest import PACKAGES, Package
 from experiments.data.composed.stamps_manifest import STAMPS
 from experiments.data.prepared import DataError
 from experiments.engine.command_line import run_program
-from experiments.engine.files import alone_in, read_json
+from experiments.engine.files import alone_in
 from experiments.engine.folders import default_cache
+from experiments.engine.json_files import read_json
 from experiments.engine.names import printable
 
 _POLL_SECONDS = 0.2

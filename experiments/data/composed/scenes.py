@@ -29,7 +29,8 @@ from experiments.data.composed.stamps import cut_out, kept_stamps, split_by_stam
 from experiments.data.composed.stamps_manifest import CLASSES
 from experiments.engine.command_line import run_program
 from experiments.engine.config import check, check_at_least
-from experiments.engine.files import alone_in, write_json
+from experiments.engine.files import alone_in
+from experiments.engine.json_files import write_json
 from experiments.engine.names import printable
 
 # With gaps, as COCO's have.

@@ -16,7 +16,7 @@ from experiments.detection.data.images import bucket_shape, fit_image, is_portra
 from experiments.detection.evaluation.results import Result, image_results
 from experiments.detection.prediction.drawing import draw_detections
 from experiments.engine.errors import InputError
-from experiments.engine.files import write_json
+from experiments.engine.json_files import write_json
 from experiments.engine.names import encodable, printable
 from experiments.engine.predictions import predict_each
 

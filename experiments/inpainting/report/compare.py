@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.engine.config import ConfigError, check, differences
-from experiments.engine.files import write_json
 from experiments.engine.folders import DataFolders
+from experiments.engine.json_files import write_json
 from experiments.engine.names import encodable, printable
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import EvaluationConfig

@@ -1,0 +1,98 @@
+"""How a picture is to be turned, by its EXIF or XMP, whatever else these hold."""
+
+import re
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import ExifTags, Image, TiffImagePlugin
+
+_INTEGERS = {1: "B", 3: "H", 4: "I"}  # types of EXIF
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_INVERSE_TURNS = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """Turns a picture that has been decoded as its metadata say.
+
+    The orientation is that of the EXIF or, where this has none or cannot be read, of the XMP.
+    Whatever is no integer in 1..8 is ignored, and so is the rest of the metadata.
+
+    Returns:
+        ``image`` itself or a new one; the metadata in ``info`` stay as they are.
+    """
+    turn = _TURNS.get(_orientation(image.info))
+    return image if turn is None else image.transpose(turn)
+
+
+def load_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.Image:
+    """Decodes a TIFF, which Pillow turns as its metadata say while it loads it.
+
+    Args:
+        image: as ``Image.open`` gives it.
+        upright: whether it is to be turned; otherwise it is turned back.
+    """
+    # Nothing else is left for Pillow to trip over.
+    if not isinstance(image.info.get("xmp", b""), bytes):
+        del image.info["xmp"]
+    exif = image.getexif()
+    for tag in set(exif) - {ExifTags.Base.Orientation}:
+        del exif[tag]
+    turn = None if upright else _INVERSE_TURNS.get(exif.get(ExifTags.Base.Orientation, 1))
+    image.load()
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(info: Mapping[Any, Any]) -> int:
+    """The orientation of a picture with this ``info``; 1 if it has none."""
+    found = _orientation_of_exif(_exif(info))
+    if found is None:
+        found = _orientation_of_xmp(info.get("XML:com.adobe.xmp") or info.get("xmp"))
+    return 1 if found is None else found
+
+
+def _exif(info: Mapping[Any, Any]) -> bytes:
+    if isinstance(info.get("exif"), bytes):
+        return info["exif"]
+    # As ImageMagick writes it into PNG: a name, a length, and lines of hexadecimal digits.
+    digits = "".join(str(info.get("Raw profile type exif", "")).split("\n")[3:])
+    try:
+        return bytes.fromhex(digits)
+    except ValueError:
+        return b""
+
+
+def _orientation_of_exif(exif: bytes) -> int | None:
+    """Reads one entry of the first directory; Pillow gives up at the first broken one."""
+    while exif.startswith(b"Exif\0\0"):
+        exif = exif[6:]
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return None
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(f"{order}HHI", exif, place)
+            if tag == ExifTags.Base.Orientation:
+                code = _INTEGERS.get(kind) if count == 1 else None
+                found = struct.unpack_from(f"{order}{code}", exif, place + 8)[0] if code else 0
+                return found if 1 <= found <= 8 else None
+    except struct.error:  # cut off
+        pass
+    return None
+
+
+def _orientation_of_xmp(xmp: object) -> int | None:
+    text = xmp.encode() if isinstance(xmp, str) else xmp
+    found = _XMP_ORIENTATION.search(text) if isinstance(text, bytes) else None
+    return int(found[1]) if found else None

@@ -1,0 +1,60 @@
+"""JSON files: written whole, and read with suspicion."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from experiments.engine.errors import shown
+from experiments.engine.files import write_atomically
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` as indented JSON, atomically; NaN and infinity are refused."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file; see :func:`parse_json`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: see :func:`parse_json`.
+    """
+    return parse_json(path.read_bytes())
+
+
+def parse_json(text: bytes) -> Any:
+    """Parses JSON that somebody else may have written, or that may be damaged.
+
+    Args:
+        text: with or without a byte order mark. NaN and infinity are taken; see :func:`is_finite`.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deeply, has a number of too many digits, or an
+            object with the same key twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value of a JSON file is a number, and one that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def is_int64(value: Any) -> bool:
+    """Whether a value of a JSON file is an integer, and one of 64 bits."""
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        ((repeated, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"an object must have each key once, got {shown(repeated)} twice")
+    return found
