@@ -54,7 +54,7 @@ class Input:
             if not absl.flags.FLAGS.is_parsed():  # grain reads flags, and this is no absl program
                 absl.flags.FLAGS.mark_as_parsed()
             batches = batches.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_end_with_parent
+                grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_follow_parent
             )
         batches = grain.experimental.ThreadPrefetchIterDataset(
             batches.map(_to_devices), prefetch_buffer_size=_BATCHES_AHEAD
@@ -102,14 +102,17 @@ def unreadable_records(host: Mapping[str, np.ndarray]) -> list[int]:
     return numbers[numbers >= 0].tolist()
 
 
-def _end_with_parent(worker: int, workers: int) -> None:
-    """Runs in a worker: without its parent, it would wait for ever for someone to take a batch."""
+def _follow_parent(worker: int, workers: int) -> None:
+    """Runs in a worker, which ends when its parent ends it, or has ended."""
     del worker, workers
+    # A terminal and Slurm send these to all processes. The parent saves a checkpoint first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def watch() -> None:
-        parent.join()
+        parent.join()  # without it, the worker would wait for ever for someone to take a batch
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

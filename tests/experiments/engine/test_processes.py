@@ -1,9 +1,11 @@
 """Runs of one and of two processes: killed, asked to stop, and resumed."""
 
 import json
+import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,18 +68,29 @@ def test_killed_at_random_moments_and_resumed_the_losses_are_the_same(
     assert not (tmp_path / "incidents.jsonl").read_text()
 
 
+def children_of(process):
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_saves_and_ends(undisturbed, tmp_path, processes):
-    run = Run(tmp_path, FOREVER, processes, workers=0)
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (2, 0), (1, 2)])
+def test_sigterm_saves_and_ends(undisturbed, tmp_path, processes, workers):
+    run = Run(tmp_path, FOREVER, processes, workers)
     run.wait_for(lambda: latest(tmp_path) > 0)
-    run.processes[-1].send_signal(signal.SIGTERM)  # one process is told, and all end
+    # Slurm sends it to the workers too. Of several processes one is enough, and all end.
+    children = children_of(run.processes[-1])
+    assert len(children) >= workers
+    for pid in children:
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(2 if children else 0)  # in which a worker that had ended would be missed
+    run.processes[-1].send_signal(signal.SIGTERM)
     outputs = run.finish(code=143)
     stopped = latest(tmp_path)
     assert f"SIGTERM after step {stopped} of" in outputs[0]
     lines, _ = steps_and_evaluations(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, stopped + 1))
-    Run(tmp_path, stopped + 3, processes, workers=0).finish()
+    Run(tmp_path, stopped + 3, processes, workers).finish()
     lines, _ = steps_and_evaluations(tmp_path)
     assert [line["loss"] for line in lines] == undisturbed[processes][: stopped + 3]
 
