@@ -66,16 +66,17 @@ def classifier(
     model, config = make_model(run.config), run.config
 
     @jax.jit
-    def probabilities(image: jax.Array) -> jax.Array:
-        return jax.nn.softmax(classify(model, run.state, image[None])[0])
+    def logits_of(image: jax.Array) -> jax.Array:
+        return classify(model, run.state, image[None])[0]
 
     def guess(image: Image.Image) -> list[Guess]:
-        found = np.asarray(probabilities(evaluation_crop(to_rgb(image), config.data)))
-        if not np.isfinite(found).all():
+        logits = logits_of(evaluation_crop(to_rgb(image), config.data))
+        if not np.isfinite(logits).all():
             raise InputError(
                 "the network must give finite logits, got NaN or infinity: its parameters are "
                 "broken, or it overflows on this image"
             )
+        found = np.asarray(jax.nn.softmax(logits))
         order = np.argsort(-found, kind="stable")[:_SHOWN]
         return [Guess(class_names[index], float(found[index])) for index in order]
 

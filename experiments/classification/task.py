@@ -19,7 +19,7 @@ from experiments.classification.configs import ClassificationConfig
 from experiments.data.classes import num_classes
 from experiments.engine import optimization, step
 from experiments.engine.distributed import primary_first
-from experiments.engine.evaluation import COUNT, Evaluator
+from experiments.engine.evaluation import COUNT, Evaluator, weighted_sum
 from experiments.engine.folders import Folders
 from experiments.engine.loop import Task, train
 from experiments.engine.parallel import AXIS, check_batch_size
@@ -88,10 +88,9 @@ def make_optimizer(
 def classify(
     model: ResNet, state: State, image: UInt8[Array, "batch side side 3"]
 ) -> Float[Array, "batch classes"]:
-    """Logits of images as bytes, with running averages; all NaN if one is not finite."""
+    """Logits of images as bytes, with running averages."""
     variables = {"params": state["params"], "batch_stats": state["model_state"]}
-    logits = model.apply(variables, normalize(image))
-    return jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), logits, jnp.nan)
+    return model.apply(variables, normalize(image))
 
 
 def loss_function(
@@ -128,13 +127,15 @@ def make_evaluator(
         logits, label = classify(model, state, batch["image"]), batch["label"]
         _, five = jax.lax.top_k(logits, 5)  # [B, 5]
         right = five == label[:, None]
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         found = {
             "top1": right[:, 0],
             "top5": right.any(axis=1),
-            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, label),
+            # One logit of minus infinity leaves the loss finite.
+            "loss": jnp.where(jnp.isfinite(logits).all(axis=1), loss, jnp.nan),
             COUNT: jnp.ones_like(batch["weight"]),
         }
-        return {name: (value * batch["weight"]).sum() for name, value in found.items()}
+        return {name: weighted_sum(value, batch["weight"]) for name, value in found.items()}
 
     batches = evaluation_batches(data, config.data, evaluation.batch_size)
     return Evaluator(sums, batches, evaluation.workers, evaluation.max_unreadable_records)

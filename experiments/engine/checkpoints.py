@@ -20,13 +20,12 @@ from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, Preservat
 
 from experiments.engine.checksums import (
     DamagedError,
-    add_checksum,
+    add_file,
     verify_checksums,
     write_checksums,
 )
 from experiments.engine.distributed import all_agree, barrier, is_primary
 from experiments.engine.errors import UserError, shown
-from experiments.engine.files import write_atomically
 from experiments.engine.json_files import is_finite, read_json
 
 # The folder of the checkpoints in a run's.
@@ -38,7 +37,7 @@ _PROCESSES = "processes"
 _METRICS = "metrics/metrics"
 
 # What Orbax and TensorStore were seen to raise for files that are cut off, altered or missing.
-_DAMAGE = (ValueError, KeyError, OverflowError, FileNotFoundError, NotADirectoryError)
+_DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError)
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -171,9 +170,7 @@ class Checkpoints:
         path = self._folder / str(step)
         if is_primary():
             try:
-                text = json.dumps(dict(metrics))
-                write_atomically(path / _METRICS, lambda file: file.write(text.encode()))
-                add_checksum(path, _METRICS)
+                add_file(path, _METRICS, json.dumps(dict(metrics)).encode())
             except (OSError, DamagedError) as error:
                 raise CheckpointError(
                     f"the metrics of the checkpoint {path} could not be written: {error}"
@@ -365,11 +362,8 @@ def _numpy(state: Any) -> Any:
 
 
 def _read_numbers(path: Path) -> dict[str, float]:
-    """Numbers by name; a metric may be NaN."""
     found = read_json(path)
-    if not isinstance(found, dict) or not all(
-        isinstance(value, float) or is_finite(value) for value in found.values()
-    ):
+    if not isinstance(found, dict) or not all(is_finite(value) for value in found.values()):
         raise ValueError(f"{path.name} must have numbers by name, got {shown(found)}")
     return found
 

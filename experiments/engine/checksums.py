@@ -4,6 +4,7 @@ import zlib
 from pathlib import Path
 
 from experiments.engine.errors import shown
+from experiments.engine.files import write_atomically
 from experiments.engine.json_files import read_json, write_json
 
 NAME = "checksums.json"
@@ -19,18 +20,20 @@ def write_checksums(folder: Path) -> None:
     write_json(folder / NAME, {str(path.relative_to(folder)): _summary(path) for path in files})
 
 
-def add_checksum(folder: Path, name: str) -> None:
-    """Adds one file to the checksums of ``folder``, atomically; the others stay as they are.
+def add_file(folder: Path, name: str, content: bytes) -> None:
+    """Writes a file, atomically, and adds it to the checksums; those of others stay as they are.
 
     Args:
         folder: without checksums, it gets those of this file alone.
         name: of the file, relative to ``folder``.
+        content: of the file.
 
     Raises:
-        DamagedError: the checksums cannot be read.
+        DamagedError: the checksums cannot be read; nothing is written then.
     """
     path = folder / NAME
     known = _read(path) if path.exists() else {}
+    write_atomically(folder / name, lambda file: file.write(content))
     write_json(path, {**known, name: _summary(folder / name)})
 
 

@@ -83,8 +83,7 @@ def _run(command: Callable[[], object]) -> None:
     escape_on_output()
     logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
     try:
-        command()
-        sys.stdout.flush()
+        _with_output(command)
     except KeyboardInterrupt:
         print("interrupted; a run goes on from its last checkpoint", file=sys.stderr)
         _leave(_AFTER_SIGINT)
@@ -106,6 +105,16 @@ def _run(command: Callable[[], object]) -> None:
     except Exception:
         traceback.print_exc()
         _leave(1)
+
+
+def _with_output(command: Callable[[], object]) -> None:
+    """Runs a command, and writes all that it prints, or raises ``BrokenPipeError``."""
+    try:
+        command()
+    except SystemExit:
+        print(end="", flush=True)
+        raise
+    print(end="", flush=True)
 
 
 def _output_is_read() -> bool:

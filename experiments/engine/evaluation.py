@@ -8,6 +8,8 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
 
 from experiments.engine.config import ConfigError, check
 from experiments.engine.distributed import gather_bytes, is_primary
@@ -84,6 +86,18 @@ class Evaluator:
                 "or the network overflows"
             )
         return {**means, UNREADABLE: float(left_out)} if left_out else means
+
+
+def weighted_sum(
+    values: Num[Array, " batch"] | Bool[Array, " batch"], weight: Float[Array, " batch"]
+) -> Float[Array, ""]:
+    """Sums the values of a batch; those of weight 0, which may be NaN, count for nothing.
+
+    Args:
+        values: ``[B]``.
+        weight: ``[B]``, 0 for examples that only fill up the batch.
+    """
+    return (jnp.where(weight > 0, values, 0) * weight).sum()
 
 
 def check_not_empty(dataset: grain.MapDataset) -> None:

@@ -19,6 +19,7 @@ from experiments.engine.claim import FINISHED, claimed
 from experiments.engine.distributed import Interrupted, Interruption, is_primary
 from experiments.engine.environment import append_environment
 from experiments.engine.errors import UserError
+from experiments.engine.evaluation import NonFiniteEvaluationError
 from experiments.engine.input import RECORD, Input, unreadable_records
 from experiments.engine.json_files import write_json
 from experiments.engine.logs import METRICS, RunLogs, read_metrics
@@ -92,7 +93,12 @@ def train(
         CheckpointError: no checkpoint can be read, or one cannot be written.
         NonFiniteLossError: too many steps were not finite. The state before the last of them and
             the numbers of its records are saved in ``failure-<step>``.
+        NonFiniteEvaluationError: the last evaluation was not finite; earlier ones are incidents.
         UnreadableRecordsError: too many records could not be read.
+        UnreadableEvaluationError: too many records of an evaluation could not be read.
+        FolderError: the folder cannot be written to, or another command trains in it.
+        LogError: a log of an earlier start is damaged.
+        WorkerError: a process that prepares batches was killed.
         Interrupted: SIGTERM came; the run is saved.
     """
     check_batch_size(training.batch_size, training.accumulation)
@@ -267,7 +273,14 @@ class _Loop:
         """Evaluates the state, which is saved, and marks its checkpoint with the metrics."""
         if self._task.evaluate is None:
             return
-        metrics = self._task.evaluate(self._carry.state)
+        try:
+            metrics = self._task.evaluate(self._carry.state)
+        except NonFiniteEvaluationError as error:
+            if number == self._task.steps:
+                raise
+            # As it may be with a step that is skipped, the next one may be better.
+            self._report(number, "evaluation not finite", str(error))
+            return
         # Logged first: a process that finds no metrics in the checkpoint drops these lines.
         self._logs.evaluation(number, metrics)
         self._store.mark(number, metrics)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.engine.evaluation import COUNT, Evaluator
+from experiments.engine.evaluation import COUNT, Evaluator, weighted_sum
 from experiments.engine.input import UNREADABLE
 from experiments.engine.settings import EvaluationConfig
 from experiments.inpainting.configs import HoleConfig, InpaintingConfig
@@ -42,7 +42,7 @@ def make_evaluator(
         as ``images/10-20``; and ``unreadable``, the number of images left out, if any. Fills are
         measured as the network gives them, not rounded to bytes.
 
-        It raises :class:`experiments.engine.evaluation.UnreadableEvaluationError`.
+        It raises what :class:`experiments.engine.evaluation.Evaluator` does.
     """
     model = make_generator(config)
     names = bucket_names(config.data.holes)
@@ -56,9 +56,9 @@ def make_evaluator(
         members = jax.nn.one_hot(batch["bucket"], len(names))  # [B, buckets]
         totals = {COUNT: weight.sum()}
         for metric, values in found.items():
-            totals[metric] = (values * weight).sum()
-            of_buckets = (values[:, None] * members).sum(0)
-            totals |= {_key(metric, name): of_buckets[n] for n, name in enumerate(names)}
+            totals[metric] = weighted_sum(values, weight)
+            for number, name in enumerate(names):
+                totals[_key(metric, name)] = weighted_sum(values, members[:, number])
         return totals
 
     batches = evaluation_batches(data, config.data, evaluation.batch_size)

@@ -206,6 +206,7 @@ def test_a_checkpoint_whose_checksums_cannot_be_read_is_not_marked(tmp_path):
     with pytest.raises(CheckpointError, match=r"metrics.*1 .*checksums\.json"):
         store.mark(1, {"score": 1.0})
     store.close()
+    assert not (tmp_path / "1/metrics").exists()
 
 
 @pytest.mark.parametrize("file", ["metrics/metrics", "progress/metadata"])
