@@ -2,17 +2,15 @@
 
 import io
 import math
-import struct
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from experiments.classification.data_config import DataConfig
-from experiments.data.picture_metadata import without_fragile_metadata
-from experiments.data.picture_samples import check_samples
-from experiments.data.pictures import to_rgb
+from experiments.data.pictures import open_picture, to_rgb
 from experiments.data.records import RecordError
+from experiments.engine.errors import InputError
 
 _LARGEST_ASPECT = 4 / 3
 _TRIES = 10
@@ -21,25 +19,20 @@ _PADDING_SHARE = 8  # of the side, as in the 4 pixels of 32 that are usual for C
 
 
 def decode_image(encoded: bytes) -> Image.Image:
-    """Decodes a JPEG or PNG, wholly, to RGB; its EXIF orientation is ignored, as is usual.
+    """Decodes a picture, wholly, to RGB; its EXIF orientation is ignored, as is usual.
 
     JPEGs are decoded in full size even if a smaller one would do: a decoder that shrinks halves
     the time for images of twice the size or more, but moves single pixels by up to 30 of 255, and
     most of ImageNet is too small for it.
 
     Raises:
-        RecordError: it does not decode, ends too early, or has more than 8 bits a channel.
+        RecordError: see :func:`experiments.data.pictures.open_picture`.
     """
+    name = f"an image of {len(encoded)} bytes"
     try:
-        file = without_fragile_metadata(io.BytesIO(encoded))
-        image = Image.open(file, formats=("JPEG", "PNG"))
-        check_samples(image, file, "the image")
-        image.load()
-        return to_rgb(image)
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise RecordError(
-            f"expected a whole JPEG or PNG, got {len(encoded)} bytes: {error}"
-        ) from error
+        return to_rgb(open_picture(io.BytesIO(encoded), name, upright=False))
+    except InputError as error:
+        raise RecordError(str(error)) from error
 
 
 def evaluation_crop(image: Image.Image, config: DataConfig) -> UInt8[np.ndarray, "side side 3"]:

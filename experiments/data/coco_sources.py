@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from experiments.data.pictures import picture_size
 from experiments.data.records import RecordError, Source
+from experiments.engine.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,11 @@ class BoxRecords:
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.source[index]
         objects = record["objects"]
+        name = f"record {index} of {self.source!r}"
         try:
-            with Image.open(io.BytesIO(record["image"])) as opened:
-                width, height = opened.size
-        except Exception as error:
-            # A broken file leads Pillow to almost any error.
-            raise RecordError(f"record {index} of {self.source!r}: {error}") from error
+            width, height = picture_size(io.BytesIO(record["image"]), name, upright=False)
+        except InputError as error:
+            raise RecordError(str(error)) from error
         corners = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
         top, left, bottom, right = (corners * (height, width, height, width)).T
         return {

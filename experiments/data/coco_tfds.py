@@ -1,6 +1,5 @@
 """A tfds data set of a folder in COCO's layout, with masks, which tfds' own `coco` lacks."""
 
-import contextlib
 import dataclasses
 import io
 import os
@@ -12,17 +11,14 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import ExifTags, Image
 
 from experiments.data.coco_annotations import AnnotatedImage, Annotations, read_annotations
+from experiments.data.pictures import picture_size
 from experiments.data.prepared import DataError
-from experiments.engine.errors import shown
+from experiments.engine.errors import InputError, shown
 from experiments.engine.files import alone_in
 
 NAME = "coco_instances"
-
-# EXIF orientations in which height and width change places.
-_QUARTER_TURNS = range(5, 9)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -247,15 +243,16 @@ def _encoded(path: Path, image: AnnotatedImage, annotations: Annotations) -> byt
         encoded = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    name = f"image {path}"
     try:
-        with Image.open(io.BytesIO(encoded)) as opened:
-            width, height = opened.size
-    except Exception as error:
-        # A broken file leads Pillow to almost any error.
-        raise DataError(f"{path} must be an image: {error}") from error
-    if (height, width) != (image.height, image.width):
+        width, height = picture_size(io.BytesIO(encoded), name, upright=False)
+        shown_size = picture_size(io.BytesIO(encoded), name)
+    except InputError as error:
+        raise DataError(str(error)) from error
+    annotated = (image.width, image.height)
+    if (width, height) != annotated:
         hint = ""
-        if (width, height) == (image.height, image.width) and _is_turned(encoded):
+        if shown_size == annotated:
             hint = (
                 ". Its EXIF orientation turns it, but annotations must be of the image as it is "
                 "stored: store it turned, without the orientation"
@@ -265,10 +262,3 @@ def _encoded(path: Path, image: AnnotatedImage, annotations: Annotations) -> byt
             f"{annotations.path} says of image {image.id}, got {height} x {width}{hint}"
         )
     return encoded
-
-
-def _is_turned(encoded: bytes) -> bool:
-    """Whether viewers turn an image by a quarter; False if its EXIF is broken."""
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(encoded)) as opened:
-        return opened.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
-    return False

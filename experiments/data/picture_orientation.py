@@ -18,20 +18,27 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_QUARTER_TURNS = range(5, 9)
 _INVERSE_TURNS = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
 
 
 def turned(image: Image.Image) -> Image.Image:
     """Turns a picture that has been decoded as its metadata say.
 
-    The orientation is that of the EXIF or, where this has none or cannot be read, of the XMP.
+    The orientation is that of the EXIF or, where this has none or cannot be read, of the XMP. That
+    of an AVIF is a property of the file, which Pillow gives as its EXIF.
     Whatever is no integer in 1..8 is ignored, and so is the rest of the metadata.
 
     Returns:
         ``image`` itself or a new one; the metadata in ``info`` stay as they are.
     """
-    turn = _TURNS.get(_orientation(image.info))
+    turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def is_quarter_turn(image: Image.Image) -> bool:
+    """Whether width and height of a picture that is not decoded change places in turning it."""
+    return _orientation(image) in _QUARTER_TURNS
 
 
 def load_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.Image:
@@ -52,10 +59,14 @@ def load_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.Imag
     return image if turn is None else image.transpose(turn)
 
 
-def _orientation(info: Mapping[Any, Any]) -> int:
-    """The orientation of a picture with this ``info``; 1 if it has none."""
-    found = _orientation_of_exif(_exif(info))
-    if found is None:
+def _orientation(image: Image.Image) -> int:
+    """The orientation of a picture, by its ``info``; 1 if it has none."""
+    info = image.info
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # the tags of a TIFF are its EXIF
+        found = image.tag_v2.get(ExifTags.Base.Orientation)
+    else:
+        found = _orientation_of_exif(_exif(info))
+    if found is None and image.format != "AVIF":
         found = _orientation_of_xmp(info.get("XML:com.adobe.xmp") or info.get("xmp"))
     return 1 if found is None else found
 

@@ -7,7 +7,7 @@ from PIL import ImageFile, TiffImagePlugin
 
 from experiments.engine.errors import InputError
 
-_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr"}
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 _SIGNED = 2  # of TIFF's sample format
 _REDUCED = 1  # of TIFF's subfile type
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706
@@ -16,6 +16,7 @@ _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 # The box that describes the codec: marker and version, profile and level, and flags.
 _AV1_CONFIGURATION = re.compile(rb"\0\0\0[\x0c-\xff]av1C\x81.(.)", re.DOTALL)
 _HIGH_BITDEPTH, _TWELVE_BIT = 0x40, 0x20
+_HEAD = 1 << 20  # bytes in which AVIF and JPEG 2000 describe themselves
 
 
 def check_samples(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> None:
@@ -70,14 +71,14 @@ def _bits(image: ImageFile.ImageFile, file: BinaryIO) -> int:
             # Raw samples have 8 bits; for others Pillow's decoder is given their maximum.
             return arguments[1].bit_length() if isinstance(arguments, tuple) else 8
         case "JPEG2000":
-            return _bits_of_jpeg_2000(_read(file))
+            return _bits_of_jpeg_2000(_read(file, _HEAD))
         case "AVIF":
-            return _bits_of_avif(_read(file))
+            return _bits_of_avif(_read(file, _HEAD))
         case _:  # all that Pillow reads of the others; 16 bits of BMP are those of three channels
             return 8
 
 
-def _read(file: BinaryIO, length: int = -1) -> bytes:
+def _read(file: BinaryIO, length: int) -> bytes:
     before = file.tell()
     file.seek(0)
     data = file.read(length)
@@ -94,18 +95,15 @@ def _bits_of_jpeg_2000(data: bytes) -> int:
     start = data.find(_START_OF_CODESTREAM)
     if start < 0:
         return 8  # truncated, of which Pillow says more
-    header, size = data[:start], data[start + 4 :]
+    size = data[start + 4 :]
     components = int.from_bytes(size[36:38])
     depths = size[38 : 38 + 3 * components : 3]
-    palette = header.rfind(b"pclr")
-    if palette >= 0:
-        columns = header[palette + 6]
-        depths += header[palette + 7 : palette + 7 + columns]
     return max((1 + (depth & 0x7F) for depth in depths), default=8)
 
 
 def _bits_of_avif(data: bytes) -> int:
-    flags = [found[1][0] for found in _AV1_CONFIGURATION.finditer(data)]
-    if any(each & _HIGH_BITDEPTH for each in flags):
-        return 12 if any(each & _TWELVE_BIT for each in flags) else 10
-    return 8
+    # The first is the picture's; those of its opacity and of a gain map follow.
+    found = _AV1_CONFIGURATION.search(data)
+    if found is None or not found[1][0] & _HIGH_BITDEPTH:
+        return 8
+    return 12 if found[1][0] & _TWELVE_BIT else 10

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from experiments.data.picture_metadata import without_fragile_metadata
-from experiments.data.picture_orientation import load_tiff, turned
+from experiments.data.picture_orientation import is_quarter_turn, load_tiff, turned
 from experiments.data.picture_samples import check_samples
 from experiments.data.picture_signatures import HEAD_LENGTH, describe
 from experiments.engine.errors import InputError
@@ -19,7 +19,7 @@ from experiments.engine.errors import InputError
 MAX_PIXELS = 20_000 * 20_000
 
 # What cameras and browsers write. Pillow knows more, some of which it hands to other programs.
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
 
 _REASON = re.compile("opening failed|not installed")  # in what Pillow warns of
 
@@ -49,24 +49,29 @@ def open_picture(
         InputError: the file is missing, no picture, truncated, animated or too large, or has
             more than 8 bits a channel.
     """
-    try:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
-            file = without_fragile_metadata(file)
-            opened = stack.enter_context(_open(file, name, max_pixels))
-            check_samples(opened, file, name)
-            _check_single(opened, name)
-            image = _load(opened, max_pixels, upright)
+    with _opened(source, name, max_pixels) as opened:
+        image = _load(opened, max_pixels, upright)
         _tidy_info(image)
         return image
-    except InputError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name} must have at most {max_pixels:,} pixels, got more") from error
-    except Exception as error:
-        # A broken file leads decoders to almost any error, MemoryError included.
-        message = str(error) or type(error).__name__
-        raise InputError(f"{name} cannot be read: {message}") from error
+
+
+def picture_size(
+    source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS, upright: bool = True
+) -> tuple[int, int]:
+    """The width and height of a picture, in pixels, without decoding it.
+
+    Args:
+        source: a file's path, or an open file.
+        name: begins the messages of errors, such as "image photo.jpg".
+        max_pixels: of the largest picture that is no error.
+        upright: whether it is turned as its orientation says.
+
+    Raises:
+        InputError: as :func:`open_picture`, but for what only decoding shows.
+    """
+    with _opened(source, name, max_pixels) as opened:
+        width, height = opened.size
+        return (height, width) if upright and is_quarter_turn(opened) else (width, height)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -91,6 +96,27 @@ def visible_files(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
     )
+
+
+@contextlib.contextmanager
+def _opened(source: Path | BinaryIO, name: str, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+    """A picture of which the header is read and checked; all that goes wrong is an InputError."""
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+            file = without_fragile_metadata(file)
+            opened = stack.enter_context(_open(file, name, max_pixels))
+            check_samples(opened, file, name)
+            _check_single(opened, name)
+            yield opened
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{name} must have at most {max_pixels:,} pixels, got more") from error
+    except Exception as error:
+        # A broken file leads decoders to almost any error, MemoryError included.
+        message = str(error) or type(error).__name__
+        raise InputError(f"{name} cannot be read: {message}") from error
 
 
 def _open(file: BinaryIO, name: str, max_pixels: int) -> ImageFile.ImageFile:
@@ -119,7 +145,8 @@ def _load(opened: ImageFile.ImageFile, max_pixels: int, upright: bool) -> Image.
 
 
 def _check_single(image: Image.Image, name: str) -> None:
-    if getattr(image, "is_animated", False):
+    # The further images of an MPO belong to the first: a map, or the other eye's view.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
         raise InputError(f"{name} must be a single picture, got several frames")
 
 

@@ -13,7 +13,12 @@ from experiments.detection.evaluation.coco_metrics import Kind, coco_metrics, lo
 from experiments.detection.evaluation.ground_truth import GroundTruth
 from experiments.detection.evaluation.results import Result, image_results, write_results
 from experiments.engine.distributed import gather_bytes, is_primary
-from experiments.engine.evaluation import check_not_empty, check_unreadable
+from experiments.engine.errors import InputError, shown
+from experiments.engine.evaluation import (
+    NonFiniteEvaluationError,
+    check_not_empty,
+    check_unreadable,
+)
 from experiments.engine.input import RECORD, UNREADABLE, Input, unreadable_records
 from experiments.engine.parallel import data_parallel, join, replicate
 
@@ -69,6 +74,7 @@ class DetectionEvaluator:
 
         Raises:
             UnreadableEvaluationError: too many images cannot be read, or none can.
+            NonFiniteEvaluationError: the detector gives values that are NaN or infinite.
             ConfigError: no example has a weight.
         """
         return self._detect(state)[0]
@@ -90,6 +96,7 @@ class DetectionEvaluator:
 
         Raises:
             UnreadableEvaluationError: too many images cannot be read, or none can.
+            NonFiniteEvaluationError: the detector gives values that are NaN or infinite.
             ConfigError: no example has a weight.
         """
         results, unreadable = self._detect(state)
@@ -109,6 +116,7 @@ class DetectionEvaluator:
     def _detect(self, state: Any) -> tuple[list[Result], int]:
         state = replicate(state)
         own: list[Result] = []
+        broken: list[int] = []  # ids of images
         unreadable: list[int] = []
         records = 0
         under_way: tuple[Any, dict[str, np.ndarray]] | None = None
@@ -117,34 +125,46 @@ class DetectionEvaluator:
                 found = self._step(state, batch)
                 # While the devices work on this batch, the host does what the last one needs.
                 if under_way is not None:
-                    own += self._results_of(*under_way)
+                    own += self._results_of(*under_way, broken)
                 under_way = found, host
                 unreadable += unreadable_records(host)
                 records += int((host[RECORD] >= 0).sum())  # the others only fill up
         if under_way is not None:
-            own += self._results_of(*under_way)
+            own += self._results_of(*under_way, broken)
         left_out = check_unreadable(
             unreadable, records > len(unreadable), self._max_unreadable_records
         )
-        return _gather(own), left_out
+        if broken := sorted(_of_all_processes(broken)):
+            raise NonFiniteEvaluationError(
+                f"the detector must give finite values, got NaN or infinity for {len(broken)} "
+                f"images, with the ids {shown(broken)}: the parameters are broken, or it overflows"
+            )
+        # Those of one image come from one process, and stay in their order.
+        return sorted(_of_all_processes(own), key=lambda result: result["image_id"]), left_out
 
-    def _results_of(self, found: Any, host: dict[str, np.ndarray]) -> list[Result]:
+    def _results_of(
+        self, found: Any, host: dict[str, np.ndarray], broken: list[int]
+    ) -> list[Result]:
+        """The results of a batch; ids of images that have none that is finite go to ``broken``."""
         detections, kept = join(found)
         results: list[Result] = []
         for number in np.flatnonzero(kept["weight"]):
-            results += image_results(
-                {name: array[number] for name, array in detections.items()},
-                kept["size"][number],
-                kept["original_size"][number],
-                int(self._ground_truth.image_ids[host[RECORD][number]]),
-                self._ground_truth.category_ids,
-            )
+            image_id = int(self._ground_truth.image_ids[host[RECORD][number]])
+            try:
+                results += image_results(
+                    {name: array[number] for name, array in detections.items()},
+                    kept["size"][number],
+                    kept["original_size"][number],
+                    image_id,
+                    self._ground_truth.category_ids,
+                )
+            except InputError:
+                broken.append(image_id)
         return results
 
 
-def _gather(own: list[Result]) -> list[Result]:
-    """The results of all processes by image, on each of them."""
+def _of_all_processes[Value](own: list[Value]) -> list[Value]:
+    """The values of each process, one process after the other, on all of them."""
     # As text numbers come back as they were, to the last bit.
     parts = [json.loads(part) for part in gather_bytes(json.dumps(own).encode())]
-    results: list[Result] = [result for part in parts for result in part]
-    return sorted(results, key=lambda result: result["image_id"])
+    return [value for part in parts for value in part]

@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,25 +117,35 @@ def test_a_url_is_no_path(url, place, monkeypatch, capsys):
     assert capsys.readouterr().err == f"error: a path must be of this machine, got {url!r}\n"
 
 
-PRINTS_FOR_EVER = """
+PRINTS = """
+import sys
 from experiments.engine.command_line import run_program
 
-def main():
-    while True:
+def main(lines: int = 1, code: int = 0) -> None:
+    for _ in range(lines):
         print("line")
+    if code:
+        sys.exit(code)
 
 run_program(main)
 """
 
 
-def test_a_reader_that_has_read_enough_ends_the_program_quietly():
-    with subprocess.Popen(
-        [sys.executable, "-c", PRINTS_FOR_EVER],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as program:
-        assert program.stdout.readline() == "line\n"
+def start_printing(*arguments, **options):
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", PRINTS, *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **options)
+
+
+@pytest.mark.parametrize("arguments", [["--lines=1000000"], [], ["--code=2"], ["--help"]])
+def test_a_reader_that_has_read_enough_ends_the_program_quietly(arguments):
+    with start_printing(*arguments, stdout=subprocess.PIPE) as program:
         program.stdout.close()
         assert program.stderr.read() == ""
     assert program.returncode == 141
+
+
+def test_a_program_needs_no_standard_output():
+    with start_printing(preexec_fn=lambda: os.close(1)) as program:
+        assert program.stderr.read() == ""
+    assert program.returncode == 0

@@ -10,6 +10,7 @@ from experiments.engine.evaluation import (
     Evaluator,
     NonFiniteEvaluationError,
     UnreadableEvaluationError,
+    weighted_sum,
 )
 from experiments.engine.settings import (
     EvaluationConfig,
@@ -32,13 +33,19 @@ def dataset(unreadable=()):
 
 
 def sums(state, batch):
-    return {"mean": (state * batch["x"] * batch["weight"]).sum(), "count": batch["weight"].sum()}
+    weight = batch["weight"]
+    return {"mean": weighted_sum(state * batch["x"], weight), "count": weight.sum()}
 
 
 def test_every_record_counts_once():
     evaluate = Evaluator(sums, dataset())
     assert evaluate(jnp.float32(1)) == {"mean": pytest.approx(VALUES.mean())}
     assert evaluate(jnp.float32(3)) == {"mean": pytest.approx(3 * VALUES.mean())}
+
+
+def test_what_only_fills_up_a_batch_may_be_nan():
+    evaluate = Evaluator(lambda state, batch: sums(state / batch["x"], batch), dataset())
+    assert evaluate(jnp.float32(2)) == {"mean": pytest.approx(2)}  # of the padding 2 / 0 * 0
 
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf])

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -24,6 +25,7 @@ from experiments.engine.checkpoints import (
 from experiments.engine.claim import is_finished
 from experiments.engine.config import ConfigError
 from experiments.engine.distributed import Interrupted, Interruption
+from experiments.engine.evaluation import NonFiniteEvaluationError
 from experiments.engine.logs import read_log
 from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
 from experiments.engine.step import first_carry
@@ -253,6 +255,24 @@ def test_an_evaluation_that_raises_costs_no_step(evaluated_whole, tmp_path, step
     with pytest.raises(MemoryError):
         run(tmp_path, 6, evaluate=failing, **EVALUATED)
     check_goes_on_with_the_evaluation(tmp_path, evaluated_whole, step)
+
+
+@pytest.mark.parametrize("broken", [4, 6])
+def test_an_evaluation_that_is_not_finite_ends_a_run_at_its_end_alone(tmp_path, broken):
+    steps = iter([4, 6])
+
+    def evaluate(state):
+        if next(steps) == broken:
+            raise NonFiniteEvaluationError("score nan")
+        return score(state)
+
+    with pytest.raises(NonFiniteEvaluationError) if broken == 6 else contextlib.nullcontext():
+        run(tmp_path, 6, evaluate=evaluate, **EVALUATED)
+    evaluated = [line["step"] for line in lines(tmp_path) if "eval/score" in line]
+    assert evaluated == [step for step in (4, 6) if step != broken]
+    incidents = read_log(tmp_path / "incidents.jsonl")
+    assert [each["step"] for each in incidents] == [4] * (broken == 4)
+    assert all("score nan" in each["message"] for each in incidents)
 
 
 KILLED = """

@@ -16,7 +16,7 @@ from experiments.detection.evaluation.evaluator import DetectionEvaluator
 from experiments.detection.evaluation.ground_truth import read_ground_truth
 from experiments.detection.evaluation.results import of_kind
 from experiments.engine.config import ConfigError
-from experiments.engine.evaluation import UnreadableEvaluationError
+from experiments.engine.evaluation import NonFiniteEvaluationError, UnreadableEvaluationError
 from tests.experiments.detection.evaluation import fake_detector
 from tests.experiments.detection.evaluation.annotated import CATEGORIES, perfect_results, result
 from tests.experiments.detection.evaluation.fake_detector import evaluator, scenes
@@ -57,6 +57,19 @@ def test_perfect_detections_have_ap_1_however_they_are_batched():
         assert entry["category_id"] == expected["category_id"]
         assert entry["bbox"] == pytest.approx(expected["bbox"])
         assert entry["segmentation"] == expected["segmentation"]
+
+
+def test_images_for_which_the_detector_gives_no_finite_values_are_named():
+    def detect(state, batch):
+        found = fake_detector.detect(state, batch)
+        first = jnp.arange(len(found["scores"])) == 0
+        return {**found, "scores": jnp.where(first[:, None], jnp.nan, found["scores"])}
+
+    records = scenes()
+    ids = sorted(record["image_id"] for record in records)
+    with pytest.raises(NonFiniteEvaluationError, match=r"finite.* ids \[\d+") as raised:
+        evaluator(records, detect)(jnp.float32(0))
+    assert any(str(number) in str(raised.value) for number in ids)
 
 
 def test_detections_are_written_beside_the_metrics(tmp_path):
