@@ -20,6 +20,7 @@ from experiments.classification.images import decode_image, evaluation_crop, tra
 from experiments.data import imagenet
 from experiments.data.classes import check_classes
 from experiments.data.composed import digits, stamps
+from experiments.data.prepared import open_builder
 from experiments.data.records import PaddedRecords, ReadableRecords, Source
 from experiments.engine.folders import DataFolders
 from experiments.engine.parallel import share_of_process
@@ -69,7 +70,7 @@ def open_folder(folder: Path) -> ClassificationData:
     Args:
         folder: of one version, such as ``data/imagenet2012/5.1.0``.
     """
-    builder = tfds.builder_from_directory(folder)
+    builder = open_builder(folder)
     train, validation = (
         builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         for split in ("train", "validation")

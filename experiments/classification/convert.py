@@ -1,6 +1,8 @@
 """Makes a run of weights that were trained in PyTorch."""
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -10,7 +12,7 @@ from experiments.classification.configs import ClassificationConfig
 from experiments.classification.task import CLASSES, initial_variables, training_state
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints
-from experiments.engine.claim import CONFIG, CONVERTED
+from experiments.engine.claim import CONFIG, CONVERTED, check_name
 from experiments.engine.json_files import write_json
 from experiments.engine.step import first_carry
 from experiments.models.torch_weights import load_torch_resnet
@@ -30,7 +32,8 @@ def convert(
         keep: parts of the network that start from their own initial values instead.
 
     Raises:
-        ConfigError: the config is of another data set, or ``output`` is not empty.
+        ConfigError: the config is of another data set; or ``output`` is not empty, or cannot be
+            made.
         WeightsError: the file cannot be read, does not fit the network, or has values that no
             network computes with; or ``keep`` names what the network does not have.
     """
@@ -39,20 +42,18 @@ def convert(
     )
     free = not output.exists() or (output.is_dir() and not any(output.iterdir()))
     configs.check(free, "output", "a new or an empty folder", str(output))
-    shapes = jax.eval_shape(lambda: initial_variables(config))
-    variables = load_torch_resnet(weights, shapes, keep)
-    if keep:  # drawn only where it is needed: it takes ten times as long as all else
-        variables = jax.tree.map(
-            lambda loaded, drawn: drawn if isinstance(loaded, jax.ShapeDtypeStruct) else loaded,
-            variables,
-            initial_variables(config),
-        )
-    carry = first_carry(training_state(config, variables), config.training.seed)
-    names = tfds.builder("imagenet2012", data_dir=output).info.features["label"].names
-    # Named as a whole: a conversion that is killed leaves no folder that looks like a run's.
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        folder = Path(temporary) / output.name
+    check_name(output)
+    with _made_whole(output) as folder:
+        shapes = jax.eval_shape(lambda: initial_variables(config))
+        variables = load_torch_resnet(weights, shapes, keep)
+        if keep:  # drawn only where it is needed: it takes ten times as long as all else
+            variables = jax.tree.map(
+                lambda loaded, drawn: drawn if isinstance(loaded, jax.ShapeDtypeStruct) else loaded,
+                variables,
+                initial_variables(config),
+            )
+        carry = first_carry(training_state(config, variables), config.training.seed)
+        names = tfds.builder("imagenet2012", data_dir=output).info.features["label"].names
         write_json(folder / CLASSES, names)
         checkpoints = Checkpoints(folder / CHECKPOINTS)
         time_spent = {"seconds": 0.0, "seconds_waiting": 0.0}
@@ -60,4 +61,21 @@ def convert(
         checkpoints.close()
         write_json(folder / CONVERTED, {"weights": weights.name, "kept": keep})
         configs.save(config, folder / CONFIG)
+
+
+@contextlib.contextmanager
+def _made_whole(output: Path) -> Iterator[Path]:
+    """A folder that becomes ``output`` at the end: what is killed leaves none that looks whole."""
+    with contextlib.ExitStack() as stack:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            temporary = tempfile.TemporaryDirectory(dir=output.parent, prefix=".converting-")
+            folder = Path(stack.enter_context(temporary)) / output.name
+            folder.mkdir()
+        except OSError as error:
+            expected = "a folder that can be made"
+            raise configs.ConfigError(
+                f"output must be {expected}, got {output}: {error.strerror}"
+            ) from error
+        yield folder
         folder.rename(output)

@@ -102,9 +102,9 @@ def random_resized_box(
 
 
 def _central_square(image: Image.Image, config: DataConfig) -> Image.Image:
-    # All is scaled and then cropped. To scale the crop's part of the source alone takes half the
-    # time, 1 ms less an image, but Pillow rounds the place of that part: 1 to 3 % of the values are
-    # off by 1 or 2 of 255 then. torchvision rounds the longer side down, and the corner to even.
+    # All is scaled and then cropped. To scale the crop's part of the source alone would be faster,
+    # but Pillow rounds the place of that part: values are off by up to 2 of 255 then. torchvision
+    # rounds the longer side down, and the corner to even.
     image = _middle(to_rgb(image))
     width, height = image.size
     side, resize, shorter = config.image_side, config.eval_resize, min(image.size)

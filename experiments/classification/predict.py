@@ -14,11 +14,12 @@ from experiments.classification.task import CLASSES, RUNS, classify, make_model
 from experiments.data.classes import num_classes
 from experiments.data.pictures import open_picture, to_rgb
 from experiments.engine.checkpoints import CheckpointError
-from experiments.engine.errors import InputError, shown
+from experiments.engine.errors import InputError
 from experiments.engine.json_files import read_json
 from experiments.engine.predictions import predict_each
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import CheckpointChoice
+from experiments.engine.text import shown
 
 _SHOWN = 5
 

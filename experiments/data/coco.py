@@ -17,7 +17,7 @@ from experiments.data.coco_sources import BoxRecords, InstanceRecords
 from experiments.data.prepared import DataError, checked, open_builder, prepared_folder
 from experiments.data.records import Source
 from experiments.engine.command_line import run_program
-from experiments.engine.errors import shown
+from experiments.engine.text import printable, shown
 
 _VERSIONS = ("1.0.0",)
 _TFDS_VERSIONS = ("1.1.0",)
@@ -172,7 +172,7 @@ def main(folder: Annotated[Path, tyro.conf.Positional], data_dir: Path = Path("d
             annotations/image_info_test-dev2017.json and test2017/.
         data_dir: Folder of the prepared data sets.
     """
-    print(f"COCO in {coco_tfds.prepare(folder, data_dir, coco_tfds.COCO_2017)}")
+    print(printable(f"COCO in {coco_tfds.prepare(folder, data_dir, coco_tfds.COCO_2017)}"))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from experiments.data.coco_masks import FARTHEST, compressed_counts
 from experiments.data.pictures import MAX_PIXELS
 from experiments.data.prepared import DataError
-from experiments.engine.errors import shown
 from experiments.engine.json_files import is_finite, is_int64, read_json
+from experiments.engine.text import shown
 
 
 class Category(NamedTuple):

@@ -4,8 +4,8 @@ from typing import Any
 
 from pycocotools import mask as rle
 
-from experiments.engine.errors import shown
 from experiments.engine.json_files import is_int64
+from experiments.engine.text import shown
 
 # Of coordinates, in pixels. pycocotools walks a polygon's edges point by point, so one that ends
 # far outside, or goes to and fro, would fill the memory.

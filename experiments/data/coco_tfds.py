@@ -15,8 +15,9 @@ import tensorflow_datasets as tfds
 from experiments.data.coco_annotations import AnnotatedImage, Annotations, read_annotations
 from experiments.data.pictures import picture_size
 from experiments.data.prepared import DataError
-from experiments.engine.errors import InputError, shown
-from experiments.engine.files import alone_in
+from experiments.engine.errors import InputError
+from experiments.engine.files import locked
+from experiments.engine.text import shown
 
 NAME = "coco_instances"
 
@@ -155,7 +156,10 @@ def prepare(folder: Path, data_dir: Path, config: CocoConfig) -> Path:
         FolderError: ``data_dir`` cannot be written to.
     """
     home = data_dir / NAME / config.name
-    with alone_in(home):
+    prepared = home / str(CocoInstances.VERSION)  # is renamed as a whole when all is in it
+    if prepared.is_dir():  # perhaps of somebody else, and read-only
+        return prepared
+    with locked(home):
         for left in home.glob("incomplete.*"):
             shutil.rmtree(left)
         builder = CocoInstances(folder=folder, config=config, data_dir=data_dir)

@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.data.prepared import DataError
 
 SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".mpo", ".webp", ".tif", ".tiff", ".gif", ".bmp"),
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".gif", ".bmp"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k"),
 )
 

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from experiments.data.prepared import DataError, check_can_prepare, prepared_folder
 from experiments.engine.command_line import run_program
-from experiments.engine.names import printable
+from experiments.engine.text import printable
 
 # The same pictures and labels; 5.1.0 has a test split besides.
 _VERSIONS = ("5.1.0", "5.0.0")

@@ -9,8 +9,9 @@ from PIL import PngImagePlugin
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Of PNG's ancillary chunks, those that the pixels depend on.
-_OF_PIXELS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}
-_SHORTEST = {b"pHYs": 9, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}  # what Pillow takes, in bytes
+_OF_PIXELS = {b"tRNS", b"fcTL", b"fdAT"}
+# In bytes, what Pillow takes.
+_SHORTEST = {b"acTL": 8, b"pHYs": 9, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}
 _NO_PROFILE = b"x\0\0"
 
 _JPEG = b"\xff\xd8\xff"

@@ -11,7 +11,7 @@ from tensorflow_datasets.core.download.util import DownloadError
 
 from experiments.data.prepared import DataError, check_can_prepare, prepared_folder
 from experiments.engine.command_line import run_program
-from experiments.engine.names import printable
+from experiments.engine.text import printable
 
 _NAME = "places365_small"
 # The same pictures; 2.1.0 has other keys.

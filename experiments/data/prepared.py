@@ -81,15 +81,17 @@ def open_builder(folder: Path) -> tfds.core.DatasetBuilder:
         folder: with `dataset_info.json`, such as ``data_dir/imagenet2012/5.1.0``.
 
     Raises:
-        DataError: its JSON files cannot be read.
+        DataError: a file is damaged.
     """
     try:
         builder = tfds.builder_from_directory(folder)
         _ = builder.info.metadata  # tfds reads them when they are first asked for
+    except ImportError:
+        raise
     except Exception as error:
         # A damaged file leads tfds to almost any error.
         message = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"the JSON files of {folder} cannot be read: {message}") from error
+        raise DataError(f"tfds cannot open {folder}: {message}") from error
     return builder
 
 

@@ -19,11 +19,11 @@ from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, ta
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
-from experiments.engine.names import printable
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.predictions import report
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
 from experiments.engine.tables import print_metrics
+from experiments.engine.text import printable
 
 EVALUATION = EvaluationConfig()
 

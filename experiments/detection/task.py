@@ -26,11 +26,11 @@ from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.folders import Folders
 from experiments.engine.json_files import read_json
 from experiments.engine.loop import Task, train
-from experiments.engine.names import printable
 from experiments.engine.parallel import AXIS, check_batch_size
 from experiments.engine.runs import RunType
 from experiments.engine.settings import EvaluationConfig, Operation, evaluation_in_training
 from experiments.engine.step import State, TaskStep, draw_variables, initial_key, supervised_step
+from experiments.engine.text import printable
 from experiments.models.imagenet_statistics import normalize
 
 CATEGORIES = "categories.json"

@@ -25,13 +25,13 @@ from experiments.engine.checksums import (
     write_checksums,
 )
 from experiments.engine.distributed import all_agree, barrier, is_primary
-from experiments.engine.errors import UserError, shown
+from experiments.engine.errors import UserError
 from experiments.engine.json_files import is_finite, read_json
+from experiments.engine.text import listed, shown
 
 # The folder of the checkpoints in a run's.
 CHECKPOINTS = "checkpoints"
 
-_SHOWN = 6
 _PROCESSES = "processes"
 # Where a checkpoint has its metrics: the file in which Orbax keeps them, too.
 _METRICS = "metrics/metrics"
@@ -341,10 +341,9 @@ def _check_same_model(path: Path, expected: dict[str, str], found: dict[str, str
             for name in sorted(found.keys() | expected.keys())
             if found.get(name) != expected.get(name)
         ]
-        shown = "; ".join(different[:_SHOWN]) + ("; ..." if len(different) > _SHOWN else "")
         raise CheckpointError(
             f"the checkpoint {path} is of another model, {len(different)} of its arrays "
-            f"differ: {shown}"
+            f"differ: {listed(different)}"
         )
 
 

@@ -3,9 +3,9 @@
 import zlib
 from pathlib import Path
 
-from experiments.engine.errors import shown
 from experiments.engine.files import write_atomically
 from experiments.engine.json_files import read_json, write_json
+from experiments.engine.text import shown
 
 NAME = "checksums.json"
 

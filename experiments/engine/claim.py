@@ -8,8 +8,9 @@ from typing import Any
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, steps_in
 from experiments.engine.distributed import all_agree, barrier, is_primary
-from experiments.engine.files import alone_in
+from experiments.engine.files import locked
 from experiments.engine.json_files import write_json
+from experiments.engine.text import encodable
 
 CONFIG = "config.json"
 # Written when the last step has been evaluated.
@@ -38,6 +39,12 @@ def is_finished(folder: Path) -> bool:
     return (folder / FINISHED).exists()
 
 
+def check_name(folder: Path) -> None:
+    """Raises ``ConfigError`` for the name of a folder in which Orbax could save no checkpoint."""
+    absolute = str(folder.absolute())
+    configs.check(encodable(absolute) == absolute, "the folder", "named in UTF-8", absolute)
+
+
 @contextlib.contextmanager
 def claimed(folder: Path, config: Any, files: Mapping[str, Any]) -> Iterator[None]:
     """Makes ``folder`` the folder of a run with ``config``, and keeps other commands out of it.
@@ -51,13 +58,14 @@ def claimed(folder: Path, config: Any, files: Mapping[str, Any]) -> Iterator[Non
         files: contents of further files, saved as JSON, by name.
 
     Raises:
-        ConfigError: another command trains in ``folder``, or it holds a run with another config,
-            checkpoints without a config, or is not seen by all processes.
-        FolderError: ``folder`` cannot be written to.
+        ConfigError: ``folder`` holds a run with another config, or checkpoints without a config, is
+            not seen by all processes, or has a name that Orbax cannot take.
+        FolderError: ``folder`` cannot be written to, or another command trains in it.
     """
+    check_name(folder)
     with contextlib.ExitStack() as stack:
         if is_primary():
-            _keep_others_out(folder, stack)
+            stack.enter_context(locked(folder, wait=False))
             if not is_run(folder):
                 expected = f"without checkpoints where {CONFIG} is missing"
                 configs.check(not has_checkpoints(folder), "the folder", expected, str(folder))
@@ -67,15 +75,6 @@ def claimed(folder: Path, config: Any, files: Mapping[str, Any]) -> Iterator[Non
             for name, content in files.items():
                 write_json(folder / name, content)
         yield
-
-
-def _keep_others_out(folder: Path, stack: contextlib.ExitStack) -> None:
-    try:
-        stack.enter_context(alone_in(folder, wait=False))
-    except BlockingIOError:
-        raise configs.ConfigError(
-            f"the folder must be one in which no other command trains, got {folder}"
-        ) from None
 
 
 def _check_config(folder: Path, config: Any) -> None:

@@ -16,7 +16,7 @@ from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 from experiments.engine.config import check
 from experiments.engine.distributed import Interrupted, abort
 from experiments.engine.errors import UserError
-from experiments.engine.names import escape_on_output, printable
+from experiments.engine.text import printable
 
 # What a shell reports of a program that a signal ended.
 _AFTER_SIGINT, _AFTER_SIGPIPE, _AFTER_SIGTERM = 130, 141, 143
@@ -80,7 +80,8 @@ def _path(argument: str) -> Path:
 
 
 def _run(command: Callable[[], object]) -> None:
-    escape_on_output()
+    if hasattr(sys.stdout, "reconfigure"):  # standard error does so by itself
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
     try:
         _with_output(command)

@@ -7,8 +7,9 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-from experiments.engine.errors import UserError, shown
+from experiments.engine.errors import UserError
 from experiments.engine.json_files import is_finite, is_int64, read_json, write_json
+from experiments.engine.text import shown
 
 
 class ConfigError(UserError):
@@ -92,7 +93,10 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
     else:
         fits = type(value) is hint
     if not fits:
-        expected = {int: "int of 64 bits", float: "finite float"}.get(hint, hint)
+        if origin is typing.Literal:
+            expected = f"one of {list(arguments)}"
+        else:
+            expected = {int: "int of 64 bits", float: "finite float"}.get(hint, str(hint))
         raise ConfigError(f"{name} must be {expected}, got {shown(value)}")
     return value
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.engine.claim import is_converted, is_finished
 from experiments.engine.config import check
 from experiments.engine.distributed import all_agree, is_primary
-from experiments.engine.files import alone_in
+from experiments.engine.files import locked
 from experiments.engine.folders import Folders
 from experiments.engine.presets import Preset
 from experiments.engine.results import (
@@ -78,7 +78,7 @@ def run_experiment[Config: RunConfig](
         if is_primary():
             found[preset.name][seed] = last_evaluation(folder)
     if is_primary():
-        with alone_in(output):
+        with locked(output):
             # Read once more: another call may have finished other seeds since.
             earlier = read_results(output / RESULTS)
             every = [

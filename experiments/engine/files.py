@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import IO
 
 from experiments.engine.errors import UserError
-from experiments.engine.names import printable
+from experiments.engine.text import printable
 
 # Of file systems that have no locks, as some of clusters have none.
 _UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class FolderError(UserError):
-    """A folder that a command is to write to is none, or is read-only."""
+    """A folder that a command is to write to is none, is read-only, or is in use."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -48,19 +48,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Makes ``folder``, and keeps all others out of ``alone_in`` it.
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Makes ``folder``, and keeps all others who lock it waiting, or out.
 
     The lock ends with the process that holds it, however that ends. On a file system without locks
     nobody is kept out, and a warning says so.
 
     Args:
         folder: in which one process works at a time.
-        wait: whether to wait until no other is in ``folder``.
+        wait: whether to wait until no other has locked ``folder``.
 
     Raises:
-        BlockingIOError: another is in ``folder``, and ``wait`` is false.
-        FolderError: the folder cannot be made or written to.
+        FolderError: the folder cannot be made or written to; or another has locked it, and ``wait``
+            is false.
         OSError: it cannot be locked.
     """
     try:
@@ -73,6 +73,10 @@ def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderError(
+                f"the folder must be one in which no other command works, got {folder}"
+            ) from None
         except OSError as error:
             if error.errno not in _UNLOCKABLE:
                 raise

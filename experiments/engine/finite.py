@@ -2,9 +2,13 @@
 
 import numpy as np
 
+_LARGEST = 1e19
+
 
 def bad_values(array: np.ndarray, variance: bool) -> str:
-    """Counts the values of an array that are NaN, infinite or, of a variance, negative.
+    """Counts the values of an array that are NaN, infinite, absurd or, of a variance, negative.
+
+    Absurd are values of which float32 cannot hold the square.
 
     Args:
         array: of a floating-point dtype.
@@ -13,8 +17,13 @@ def bad_values(array: np.ndarray, variance: bool) -> str:
     Returns:
         Such as ``"2 of 64 values NaN, 1 of 64 values negative"``; empty if there are none.
     """
+    array = array.astype(np.float32) if array.itemsize < 4 else array  # float16 has no 1e19
     finite = np.isfinite(array)
-    kinds = {"NaN": np.isnan(array), "infinite": np.isinf(array)}
+    kinds = {
+        "NaN": np.isnan(array),
+        "infinite": np.isinf(array),
+        f"beyond {_LARGEST:.0e}": finite & (np.abs(array) > _LARGEST),
+    }
     if variance:
         kinds["negative"] = finite & (array < 0)
     counts = {kind: int(bad.sum()) for kind, bad in kinds.items()}

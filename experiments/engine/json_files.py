@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from experiments.engine.errors import shown
 from experiments.engine.files import write_atomically
+from experiments.engine.text import shown
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,9 +10,10 @@ import jax
 from tensorboardX import SummaryWriter
 
 from experiments.engine.distributed import is_primary
-from experiments.engine.errors import UserError, shown
+from experiments.engine.errors import UserError
 from experiments.engine.files import write_atomically
 from experiments.engine.json_files import is_finite, is_int64, parse_json
+from experiments.engine.text import shown
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
@@ -109,16 +110,15 @@ class JsonLines:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends the values of one step; NaN and infinity become null."""
-        finite = {name: value if _is_finite(value) else None for name, value in values.items()}
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
         self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or abs(value) < float("inf")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from experiments.engine.errors import InputError
-from experiments.engine.names import printable
+from experiments.engine.text import printable
 
 
 def predict_each[Result](

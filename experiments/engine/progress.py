@@ -7,8 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.engine.names import printable
 from experiments.engine.speed import Speed
+from experiments.engine.text import printable
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -24,7 +24,7 @@ class TrainingProgress:
     """
 
     def __init__(self, title: str, start: int, total: int, visible: bool = True) -> None:
-        self._console = Console(quiet=not visible, markup=False)
+        self._console = Console(quiet=not visible, markup=False, emoji=False)
         self._title, self._total = printable(title), total
         self._last_line = time.monotonic()
         self._bar = Progress(
@@ -53,8 +53,7 @@ class TrainingProgress:
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
-        # Brackets in a name or a message are no markup.
-        self._console.print(f"{self._title}: {printable(message)}", markup=False, soft_wrap=True)
+        self._console.print(f"{self._title}: {printable(message)}", soft_wrap=True)
 
     def update(self, step: int, loss: float, speed: Speed) -> None:
         """Reports that ``step`` steps are done.

@@ -17,8 +17,7 @@ from experiments.engine.finite import bad_values
 from experiments.engine.presets import Preset
 from experiments.engine.settings import CheckpointChoice, RunConfig
 from experiments.engine.step import OPTIMIZER, first_carry
-
-_SHOWN = 6
+from experiments.engine.text import listed
 
 
 class LoadedRun[Config](NamedTuple):
@@ -102,10 +101,9 @@ def _check_values(checkpoint: Path, state: Any) -> None:
         if fault := bad_values(leaf, variance=parts[-1] == "var"):  # Flax names it so
             faults.append(f"{name}: {fault}")
     if faults:
-        shown = "; ".join(faults[:_SHOWN]) + ("; ..." if len(faults) > _SHOWN else "")
         raise CheckpointError(
             f"the checkpoint {checkpoint} holds values that no network computes with, in "
-            f"{len(faults)} of its arrays: {shown}"
+            f"{len(faults)} of its arrays: {listed(faults)}"
         )
 
 

@@ -12,8 +12,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from experiments.engine.files import write_atomically
-from experiments.engine.names import encodable
 from experiments.engine.presets import Metric
+from experiments.engine.text import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +71,12 @@ class Table:
 
     def rich(self) -> RichTable:
         """For the terminal."""
-        # As Text, in which brackets are no markup: runs are named by their folders.
-        table = RichTable(title=Text(self.title), title_justify="left")
+        # As Text, in which nothing is markup: runs are named by their folders.
+        table = RichTable(title=_text(self.title), title_justify="left")
         for number, heading in enumerate(self.headings):
-            table.add_column(Text(heading), justify="left" if number < self.labels else "right")
+            table.add_column(_text(heading), justify="left" if number < self.labels else "right")
         for row in self.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*map(_text, row))
         return table
 
     def markdown(self) -> str:
@@ -84,28 +84,35 @@ class Table:
         numbers = len(self.headings) - self.labels
         aligned = (*["---"] * self.labels, *["---:"] * numbers)
         lines = (map(_cell, self.headings), aligned, *(map(_cell, row) for row in self.rows))
-        return "\n".join([f"{self.title}:", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
+        return "\n".join(
+            [f"{printable(self.title)}:", "", *(f"| {' | '.join(line)} |" for line in lines), ""]
+        )
 
 
 def print_tables(tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
     """Prints tables, and lines of text below them."""
     # A file has no width: there a row stays on a line.
-    width = None if sys.stdout.isatty() else 180
-    console = Console(width=width, markup=False)  # names of folders may hold brackets
+    console = Console(width=None if sys.stdout.isatty() else 180)
     for table in tables:
         console.print(table.rich())
     for note in notes:
-        console.print(note, markup=False, soft_wrap=True)
+        console.print(_text(note), soft_wrap=True)
 
 
 def save_tables(path: Path, tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
     """Writes tables, and lines of text below them, as Markdown, atomically."""
-    text = "\n".join([*(table.markdown() for table in tables), *(f"{note}\n" for note in notes)])
-    write_atomically(path, lambda file: file.write(encodable(text).encode()))
+    text = "\n".join(
+        [*(table.markdown() for table in tables), *(f"{printable(note)}\n" for note in notes)]
+    )
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _text(text: str) -> Text:
+    return Text(printable(text))
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
+    return printable(text).replace("|", r"\|")
 
 
 def print_metrics(metrics: Sequence[Metric], found: Mapping[str, float]) -> None:

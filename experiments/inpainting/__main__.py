@@ -17,7 +17,6 @@ from experiments.engine.commands import (
 )
 from experiments.engine.distributed import Distributed, is_primary, primary_first, start
 from experiments.engine.folders import DataFolders
-from experiments.engine.names import printable
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.tables import Spread, print_tables
@@ -60,7 +59,7 @@ def evaluate(
     evaluator = make_evaluator(config, data, evaluation)
     metrics = evaluator(variables_of(loaded.state))
     if is_primary():
-        rows = {printable(run.name): {name: Spread(value) for name, value in metrics.items()}}
+        rows = {run.name: {name: Spread(value) for name, value in metrics.items()}}
         title = f"step {loaded.step}, {len(data.validation)} images"
         print_tables((metrics_table(title, rows), bucket_table("By the size of the hole", rows)))
 

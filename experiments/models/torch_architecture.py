@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from experiments.models.resnet import BLOCKS
 
-# An array that every ResNet of torchvision and timm has, and no other network.
+# An array by which ResNets of torchvision and timm are known.
 _FIRST_BLOCK = "layer1.0.conv1.weight"
+_STAGES = (1, 2, 3, 4)
 
 # Parts of names by which other networks are known; the first that occurs counts.
 _OTHERS = {
@@ -14,11 +15,9 @@ _OTHERS = {
     "patch_embed.": "a transformer",
     "conv_stem.": "an EfficientNet or a MobileNet of timm",
     "blocks.0.conv_dw.": "a ConvNeXt",
-    "layer_scale": "a ConvNeXt of torchvision",
     "denseblock1.": "a DenseNet",
     "embedder.embedder.": "a ResNet of transformers, with other names",
     "res2.0.": "a ResNet of detectron2, with other names",
-    "features.0.": "a MobileNet, an EfficientNet, a VGG or another network of torchvision",
 }
 
 
@@ -32,7 +31,7 @@ def architecture(shapes: Mapping[str, Sequence[int]]) -> str:
         Such as "ResNet-50 (bottlenecks 3, 4, 6, 3; width 64; stem 7x7 of 3 channels; 1000
         classes)", or "no ResNet, but ..." with a hint.
     """
-    if _FIRST_BLOCK in shapes:
+    if _FIRST_BLOCK in shapes and all(_blocks(shapes, stage) for stage in _STAGES):
         return _residual(shapes)
     holders = sorted({_prefix(name) for name in shapes if name.endswith(f".{_FIRST_BLOCK}")})
     if holders:
@@ -53,7 +52,7 @@ def _prefix(name: str) -> str:
 
 def _residual(shapes: Mapping[str, Sequence[int]]) -> str:
     bottlenecks = "layer1.0.conv3.weight" in shapes
-    blocks = tuple(_blocks(shapes, stage) for stage in (1, 2, 3, 4))
+    blocks = tuple(_blocks(shapes, stage) for stage in _STAGES)
     depth = next(
         (d for d, known in BLOCKS.items() if known == blocks and (d >= 50) == bottlenecks), None
     )

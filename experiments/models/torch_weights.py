@@ -7,7 +7,7 @@ by ``n``); both normalise the batch itself by the biased one.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from experiments.engine.finite import bad_values
+from experiments.engine.text import listed
 from experiments.models.torch_architecture import architecture
 from experiments.models.weight_files import Entry, WeightsError, open_weights
 
 _BLOCK = re.compile(r"(layer\d)_(\d+)")
-_IN_BLOCK = re.compile(r"^layer\d\.\d+\.")
 _TORCH_NAMES = {
     "downsample_conv": "downsample.0",
     "downsample_bn": "downsample.1",
@@ -35,8 +35,6 @@ _TORCH_NAMES = {
 _TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 _CLASSIFIER = "fc."
 _VARIANCE = "running_var"
-# Of a file that does not fit: differences that are all shown, and those shown of more.
-_FEW, _SHOWN = 20, 6
 
 
 def load_torch_resnet(
@@ -80,8 +78,8 @@ def load_torch_resnet(
         WeightsError: the file cannot be opened; a name in ``keep`` fits no submodule; or the file
             does not fit. Then the message names both networks, and each entry that is missing,
             unexpected or of another shape or kind; of more than 20 the first six. Of a file that
-            fits, each entry with values that are NaN, infinite or too large for the model's dtype,
-            or with a negative variance, is named the same way.
+            fits, each entry with values that are NaN, infinite, beyond 1e19 or, of a variance,
+            negative is named the same way.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(variables)
     names = [_torch_name([key.key for key in keys[1:]]) for keys, _ in leaves]
@@ -99,13 +97,16 @@ def load_torch_resnet(
             if _is_in(name, keep):
                 loaded.append(leaf)
                 continue
-            value, fault = _converted(entries[name].read(), leaf.dtype, name.endswith(_VARIANCE))
-            loaded.append(jnp.asarray(value.transpose(np.argsort(_torch_axes(leaf)))))
-            faults += [f"{name}: {fault}"] if fault else []
+            value = entries[name].read()
+            if fault := bad_values(value, name.endswith(_VARIANCE)):
+                faults.append(f"{name}: {fault}")
+                continue
+            value = value.astype(leaf.dtype).transpose(np.argsort(_torch_axes(leaf)))
+            loaded.append(jnp.asarray(value))
     if faults:
         raise WeightsError(
             f"{path} holds values that no network computes with, in {len(faults)} of the entries"
-            f": {_listed(faults)}"
+            f": {listed(faults)}"
         )
     return jax.tree.unflatten(structure, loaded)
 
@@ -136,30 +137,41 @@ def _unfit(
     problems: Mapping[str, str],
 ) -> str:
     shapes = {name: entry.shape for name, entry in found.items()}
-    differing = problems.keys() & expected
-    advice = ""
-    if 0 < len(differing) <= len(expected) / 2:
-        modules = {_IN_BLOCK.sub("", name).partition(".")[0] for name in differing}
-        advice = f"; `keep` would let {sorted(modules)} keep the model's values"
+    modules = _to_keep(expected, problems)
+    advice = f"; `keep` would let {modules} keep the model's values" if modules else ""
     return (
         f"{path} does not fit the model, {len(problems)} of the entries differ: the file is of "
         f"{architecture(shapes)}, and the model is {architecture(expected)}{advice}"
-        f". {_listed([f'{name}: {problem}' for name, problem in problems.items()])}"
+        f". {listed([f'{name}: {problem}' for name, problem in problems.items()])}"
     )
 
 
-def _listed(entries: Sequence[str]) -> str:
-    return "; ".join(entries if len(entries) <= _FEW else [*entries[:_SHOWN], "..."])
+def _to_keep(expected: Mapping[str, Any], problems: Mapping[str, str]) -> list[str]:
+    """Submodules without which a file fits, and which hold nothing that fits; none if few fit."""
+    fitting = expected.keys() - problems.keys()
+    if len(fitting) < len(expected) / 2:
+        return []
+    left, chosen = {*problems}, []
+    candidates = {part for name in problems if name in expected for part in _parts(name)}
+    candidates = {part for part in candidates if not any(_is_in(name, [part]) for name in fitting)}
+    while left:
+        # The most at once, and of the same the shortest and then the first.
+        holds = {part: sum(_is_in(name, [part]) for name in left) for part in candidates}
+        best = max(sorted(holds), key=lambda part: (holds[part], -len(part)), default="")
+        if not holds.get(best):
+            return []  # what the file has besides
+        chosen.append(best)
+        left = {name for name in left if not _is_in(name, [best])}
+    return sorted(chosen)
 
 
-def _converted(value: np.ndarray, dtype: np.dtype[Any], variance: bool) -> tuple[np.ndarray, str]:
-    """A value in the model's dtype, and what is wrong with it, if anything is."""
-    with np.errstate(over="ignore"):
-        converted = value.astype(dtype)
-    fault = bad_values(value, variance)
-    if not fault and (too_large := int(np.isinf(converted).sum())):
-        fault = f"{too_large} of {value.size} values too large for {dtype}"
-    return converted, fault
+def _parts(name: str) -> Iterator[str]:
+    """All runs of submodules of an entry: of ``a.b.weight`` ``a``, ``b`` and ``a.b``."""
+    modules = name.split(".")[:-1]
+    for start in range(len(modules)):
+        for end in range(start, len(modules)):
+            if not modules[start].isdigit():
+                yield ".".join(modules[start : end + 1])
 
 
 def _check_kept(keep: Collection[str], names: Collection[str]) -> None:

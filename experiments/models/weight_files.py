@@ -104,14 +104,15 @@ def _reader(path: Path) -> Callable[[Path], contextlib.AbstractContextManager[di
             "has /resolve/ where that of its page has /blob/"
         )
     # Eight bytes of length stand before the header of a safetensors file, which is JSON.
-    if head[8:9] == b"{":
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header < 2**40:  # as text eight letters would be a larger number
         return _open_safetensors
     if head.startswith(b"PK"):
         return _open_zip
     # A pickle of protocol 2 to 5: torch.save wrote such files before version 1.6.
-    if head.startswith(b"\x80") and head[1:2] in b"\2\3\4\5":
+    if head[:1] == b"\x80" and head[1:2] in {b"\2", b"\3", b"\4", b"\5"}:
         return _open_pickle
-    if text.startswith(b"{"):
+    if text.removeprefix(b"\xef\xbb\xbf").startswith(b"{"):
         raise WeightsError(
             f"{path} is JSON, and holds no weights; the index of a checkpoint in several files "
             "names these: save their tensors as one file"

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from experiments.data.composed.debian_manifest import PACKAGES, Package
 from experiments.data.composed.stamps_manifest import STAMPS
-from experiments.data.prepared import DataError
 from experiments.engine.command_line import run_program
-from experiments.engine.files import alone_in
+from experiments.engine.files import locked
 from experiments.engine.folders import default_cache
 from experiments.engine.json_files import read_json
-from experiments.engine.names import printable
+from experiments.engine.text import printable
 
 _POLL_SECONDS = 0.2
 _HINTS = {
@@ -81,8 +80,7 @@ def build_debian(cache: Path, packages: Sequence[Package] = PACKAGES) -> dict[st
         does not keep the other packages from being fetched.
 
     Raises:
-        DataError: If another process builds in `cache`.
-        FolderError: If `cache` cannot be written to.
+        FolderError: If `cache` cannot be written to, or another process builds in it.
     """
     failures: dict[str, str] = {}
     columns = (
@@ -92,7 +90,9 @@ def build_debian(cache: Path, packages: Sequence[Package] = PACKAGES) -> dict[st
         TimeElapsedColumn(),
         TextColumn("{task.fields[state]}"),
     )
-    with _alone_in(cache), Progress(*columns, console=Console(stderr=True)) as progress:
+    # The scratch folder has a fixed name, so that a later run clears what a killed one left;
+    # the lock keeps it from clearing that of a live one.
+    with locked(cache, wait=False), Progress(*columns, console=Console(stderr=True)) as progress:
         for package in packages:
             task = progress.add_task(package.name, total=None, state="verifying")
             try:
@@ -239,19 +239,6 @@ def _run(
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _alone_in(cache: Path) -> Iterator[None]:
-    # The scratch folder has a fixed name, so that a later run clears what a killed one left;
-    # the lock keeps it from clearing that of a live one.
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(alone_in(cache, wait=False))
-        except BlockingIOError as error:
-            expected = "one that no other process builds in"
-            raise DataError(f"cache must be {expected}, got {cache}") from error
-        yield
 
 
 @contextmanager

@@ -29,9 +29,9 @@ from experiments.data.composed.stamps import cut_out, kept_stamps, split_by_stam
 from experiments.data.composed.stamps_manifest import CLASSES
 from experiments.engine.command_line import run_program
 from experiments.engine.config import check, check_at_least
-from experiments.engine.files import alone_in
+from experiments.engine.files import locked
 from experiments.engine.json_files import write_json
-from experiments.engine.names import printable
+from experiments.engine.text import printable
 
 # With gaps, as COCO's have.
 CATEGORIES = tuple(Category(2 * n + 1, name) for n, name in enumerate(CLASSES))
@@ -111,7 +111,7 @@ def prepare_scenes(
     folder = home / config.name
     prepared = data_dir / coco_tfds.NAME / config.name / str(coco_tfds.CocoInstances.VERSION)
     if not prepared.is_dir():
-        with alone_in(home):
+        with locked(home):
             if not folder.is_dir():
                 unfinished = home / f".unfinished-{config.name}"
                 shutil.rmtree(unfinished, ignore_errors=True)

@@ -13,7 +13,7 @@ from experiments.data.pictures import open_picture, to_rgb
 from experiments.data.records import RecordError
 from experiments.detection.data.config import DataConfig
 from experiments.engine.errors import InputError
-from experiments.engine.names import printable
+from experiments.engine.text import printable
 
 _MULTIPLE = 32  # the stride of the coarsest level that is upsampled; P6 is subsampled
 

@@ -13,7 +13,7 @@ from experiments.detection.evaluation.coco_metrics import Kind, coco_metrics, lo
 from experiments.detection.evaluation.ground_truth import GroundTruth
 from experiments.detection.evaluation.results import Result, image_results, write_results
 from experiments.engine.distributed import gather_bytes, is_primary
-from experiments.engine.errors import InputError, shown
+from experiments.engine.errors import InputError
 from experiments.engine.evaluation import (
     NonFiniteEvaluationError,
     check_not_empty,
@@ -21,6 +21,7 @@ from experiments.engine.evaluation import (
 )
 from experiments.engine.input import RECORD, UNREADABLE, Input, unreadable_records
 from experiments.engine.parallel import data_parallel, join, replicate
+from experiments.engine.text import shown
 
 Detections = Mapping[str, Any]
 

@@ -17,8 +17,8 @@ from experiments.detection.evaluation.results import Result, image_results
 from experiments.detection.prediction.drawing import draw_detections
 from experiments.engine.errors import InputError
 from experiments.engine.json_files import write_json
-from experiments.engine.names import encodable, printable
 from experiments.engine.predictions import predict_each
+from experiments.engine.text import encodable, printable
 
 DETECTIONS = "detections.json"
 DRAWN_FROM = 0.5  # scores of detections that are drawn

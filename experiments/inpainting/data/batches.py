@@ -24,13 +24,13 @@ from experiments.data.composed import crops
 from experiments.data.folder import images_digest, open_images
 from experiments.data.pictures import open_picture, to_rgb
 from experiments.data.places import places_folder
-from experiments.data.prepared import DataError
+from experiments.data.prepared import DataError, open_builder
 from experiments.data.records import PaddedRecords, ReadableRecords, RecordError, Source
 from experiments.engine.errors import InputError
 from experiments.engine.folders import DataFolders
 from experiments.engine.input import RECORD
-from experiments.engine.names import printable
 from experiments.engine.parallel import share_of_process
+from experiments.engine.text import printable
 from experiments.inpainting.configs import BUCKET_PERCENT, DataConfig, HoleConfig
 from experiments.inpainting.data.masks import hole_in_range
 
@@ -81,7 +81,7 @@ def open_data(config: DataConfig, folders: DataFolders) -> InpaintingData:
         folder = places_folder(folders.data_dir)
     else:
         folder = crops.prepare(config.source, folders.data_dir, folders.cache, config.crop_side)
-    builder = tfds.builder_from_directory(folder)
+    builder = open_builder(folder)
     decoders = {"image": tfds.decode.SkipDecoding()}
     train, validation = (
         builder.as_data_source(split, decoders=decoders) for split in ("train", "validation")

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from experiments.data.picture_outputs import PictureOutputs
 from experiments.data.pictures import is_opaque, open_picture, to_rgb, visible_files
 from experiments.engine.errors import InputError
-from experiments.engine.names import printable
 from experiments.engine.predictions import predict_each, report
 from experiments.engine.settings import CheckpointChoice
+from experiments.engine.text import printable
 from experiments.inpainting.prediction.holes import HoleChoice
 from experiments.inpainting.prediction.inpainter import load_inpainter
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from experiments.engine.config import ConfigError, check, differences
 from experiments.engine.folders import DataFolders
 from experiments.engine.json_files import write_json
-from experiments.engine.names import encodable, printable
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.tables import Spread, print_tables, save_tables
+from experiments.engine.text import encodable, printable
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import Metrics, make_evaluator
@@ -88,9 +88,7 @@ def compare(
         f"{name}, step {run.step}": {key: Spread(n) for key, n in evaluated[name].items()}
         for name, run in loaded.items()
     }
-    images = (
-        f"{len(data.validation)} validation images of {printable(shared.images or shared.source)}"
-    )
+    images = f"{len(data.validation)} validation images of {shared.images or shared.source}"
     tables = (metrics_table(images, rows), bucket_table("By the size of the hole", rows))
     results = {
         name: {"folder": encodable(folder), "step": loaded[name].step, "metrics": evaluated[name]}
@@ -100,7 +98,7 @@ def compare(
     write_json(output / "compare.json", whole)
     save_tables(output / "table.md", tables)
     figures.save_fills(output / "fills.png", shown, fills)
-    print_tables(tables, [f"Tables and pictures: {printable(output)}"])
+    print_tables(tables, [f"Tables and pictures: {output}"])
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -140,6 +140,7 @@ def test_the_exif_stays_as_it_is():
         (b"tEXt", b"xmp\0hello"),
         (b"tEXt", b"interlace\0hello"),
         (b"tEXt", b"bbox\0hello"),
+        (b"acTL", b"a"),
         (b"pHYs", b"a"),
         (b"gAMA", b"a"),
         (b"cHRM", b"a"),

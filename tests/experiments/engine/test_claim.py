@@ -10,7 +10,7 @@ def test_a_second_command_is_kept_out_of_a_folder_until_the_first_has_ended(tmp_
     folder = tmp_path / "run"
     with claimed(folder, toy.Config(), {}):
         before = {path: path.read_bytes() for path in folder.iterdir()}
-        with pytest.raises(ConfigError, match=str(folder)):
+        with pytest.raises(FolderError, match=str(folder)):
             toy.run(folder, 4)
         assert {path: path.read_bytes() for path in folder.iterdir()} == before
     toy.run(folder, 4)
@@ -35,3 +35,9 @@ def test_a_folder_that_cannot_be_one_is_refused_by_name(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(FolderError, match=f"folder.*{folder}"):
             toy.run(folder, 4)
+
+
+def test_a_folder_in_which_no_checkpoint_can_be_saved_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(ConfigError, match=r"folder.*UTF-8.*run\\udcff"):
+        toy.run(tmp_path / "run\udcff", 4)
+    assert not any(tmp_path.iterdir())

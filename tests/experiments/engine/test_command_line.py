@@ -121,9 +121,9 @@ PRINTS = """
 import sys
 from experiments.engine.command_line import run_program
 
-def main(lines: int = 1, code: int = 0) -> None:
+def main(lines: int = 1, code: int = 0, text: str = "line") -> None:
     for _ in range(lines):
-        print("line")
+        print(text)
     if code:
         sys.exit(code)
 
@@ -131,21 +131,32 @@ run_program(main)
 """
 
 
-def start_printing(*arguments, **options):
+def start_printing(*arguments, shell='exec "$@"'):
     environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
-    command = [sys.executable, "-c", PRINTS, *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **options)
+    return subprocess.Popen(
+        ["sh", "-c", shell, "sh", sys.executable, "-c", PRINTS, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment | {"PYTHONIOENCODING": "ascii"},
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--lines=1000000"], [], ["--code=2"], ["--help"]])
 def test_a_reader_that_has_read_enough_ends_the_program_quietly(arguments):
-    with start_printing(*arguments, stdout=subprocess.PIPE) as program:
+    with start_printing(*arguments) as program:
         program.stdout.close()
         assert program.stderr.read() == ""
     assert program.returncode == 141
 
 
 def test_a_program_needs_no_standard_output():
-    with start_printing(preexec_fn=lambda: os.close(1)) as program:
+    with start_printing(shell='exec "$@" >&-') as program:
         assert program.stderr.read() == ""
+    assert program.returncode == 0
+
+
+def test_output_escapes_what_its_encoding_lacks():
+    with start_printing("--text=\u00e9") as program:
+        assert program.stdout.read() == "\\xe9\n"
     assert program.returncode == 0

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.engine.config import ConfigError
 from experiments.engine.experiment import run_experiment
-from experiments.engine.files import alone_in
+from experiments.engine.files import FolderError, locked
 from experiments.engine.folders import Folders
 from experiments.engine.settings import Operation
 from experiments.engine.spec import Experiment, Report, Row
@@ -249,7 +249,7 @@ def test_a_task_trains_what_it_has_prepared_and_adds_to_the_report(folders, resu
 
     def report(rows, output, given):
         # No other call may write the results between reading and writing.
-        with pytest.raises(BlockingIOError), alone_in(output, wait=False):
+        with pytest.raises(FolderError), locked(output, wait=False):
             pass
         seen.append(([row.folders for row in rows], output, given))
         more = Table("More", ("", "width"), tuple((row.preset.row, "7") for row in rows))

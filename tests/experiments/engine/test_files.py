@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from experiments.engine.files import alone_in, write_atomically
+from experiments.engine.files import FolderError, locked, write_atomically
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
@@ -43,11 +43,11 @@ def test_who_comes_second_waits(tmp_path):
     entered = threading.Event()
 
     def enter():
-        with alone_in(tmp_path / "new"):
+        with locked(tmp_path / "new"):
             entered.set()
 
     second = threading.Thread(target=enter)
-    with alone_in(tmp_path / "new"):
+    with locked(tmp_path / "new"):
         second.start()
         assert not entered.wait(0.3)
     second.join()
@@ -55,9 +55,9 @@ def test_who_comes_second_waits(tmp_path):
 
 
 def test_who_does_not_wait_is_refused_until_the_first_has_left(tmp_path):
-    with alone_in(tmp_path), pytest.raises(BlockingIOError), alone_in(tmp_path, wait=False):
+    with locked(tmp_path), pytest.raises(FolderError), locked(tmp_path, wait=False):
         pass
-    with alone_in(tmp_path, wait=False):
+    with locked(tmp_path, wait=False):
         pass
 
 
@@ -69,8 +69,8 @@ def test_a_file_system_without_locks_only_warns(tmp_path, monkeypatch, capsys):
         return refuse
 
     monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
-    with alone_in(tmp_path):
+    with locked(tmp_path):
         assert str(tmp_path) in capsys.readouterr().err
     monkeypatch.setattr(fcntl, "flock", refusing(errno.EIO))
-    with pytest.raises(OSError, match="refused"), alone_in(tmp_path):
+    with pytest.raises(OSError, match="refused"), locked(tmp_path):
         pass

@@ -167,8 +167,12 @@ def is_unset(tree):
 
 def test_new_downsamplers_keep_their_values_when_named(save):
     path, variables = save(random_state()), unset(small(downsampler="carafe"))
-    with pytest.raises(WeightsError, match=r"keep.*'downsample_resample', 'pool', 'resample'\]"):
+    with pytest.raises(WeightsError, match=r"keep.*\['kernel_predictor'\]"):
         load_torch_resnet(path, variables)
+    assert_equal(
+        load_torch_resnet(path, variables, keep=["kernel_predictor"]),
+        load_torch_resnet(path, variables, keep=NEW_IN_CARAFE),
+    )
     loaded = load_torch_resnet(path, variables, keep=NEW_IN_CARAFE)
     standard = load_torch_resnet(path, unset(small()))
     for collection in ("params", "batch_stats"):
@@ -177,6 +181,28 @@ def test_new_downsamplers_keep_their_values_when_named(save):
             block = loaded[collection][f"layer{stage}_0"]
             assert all(is_unset([block.pop("resample"), block.pop("downsample_resample")]))
     assert_equal(loaded, standard)
+
+
+@pytest.mark.parametrize(
+    ("missing", "advice"),
+    [
+        ("layer4.", r"keep.*\['layer4'\]"),
+        ("layer4.0.conv1.", r"keep.*\['layer4\.0\.conv1'\]"),
+        ("fc.", r"keep.*\['fc'\]"),
+        ("", r"^((?!`keep`).)*$"),
+    ],
+)
+def test_the_advice_what_to_keep_holds_nothing_that_fits(missing, advice, save):
+    state = random_state()
+    path = save({n: value for n, value in state.items() if not n.startswith(missing)})
+    with pytest.raises(WeightsError, match=advice):
+        load_torch_resnet(path, unset(small()))
+
+
+def test_what_a_file_has_besides_cannot_be_kept(save):
+    path = save({**random_state(), "layer4.2.conv1.weight": np.ones((4, 4, 3, 3), np.float32)})
+    with pytest.raises(WeightsError, match=r"^((?!`keep`).)*layer4\.2\.conv1\.weight"):
+        load_torch_resnet(path, unset(small()))
 
 
 @pytest.mark.parametrize("method", ["max_pool", "avg_pool"])
@@ -214,7 +240,8 @@ def test_quantised_weights_are_refused(save):
     [
         ("layer1.0.conv1.weight", np.nan, np.float32, "2 of 144 values NaN"),
         ("fc.bias", -np.inf, np.float16, "2 of 5 values infinite"),
-        ("fc.bias", 1e300, np.float64, "2 of 5 values too large for float32"),
+        ("fc.bias", 1e300, np.float64, "2 of 5 values beyond 1e+19"),
+        ("fc.bias", -1e30, np.float32, "2 of 5 values beyond 1e+19"),
         ("bn1.running_var", -0.5, np.float32, "2 of 4 values negative"),
     ],
 )
@@ -222,7 +249,9 @@ def test_values_that_no_network_computes_with_are_named(name, value, dtype, mess
     state = random_state()
     state[name] = state[name].astype(dtype)
     state[name].flat[1:3] = value
-    with pytest.raises(WeightsError, match=rf"in 1 of the entries: {re.escape(name)}: {message}$"):
+    with pytest.raises(
+        WeightsError, match=rf"in 1 of the entries: {re.escape(f'{name}: {message}')}$"
+    ):
         load_torch_resnet(save(state), unset(small()))
     kept = load_torch_resnet(save(state), unset(small()), keep=(name.rpartition(".")[0],))
     assert jax.tree.structure(kept) == jax.tree.structure(unset(small()))
@@ -235,10 +264,6 @@ def test_shapes_alone_do_and_stay_where_they_are_kept(save):
     assert loaded["params"].pop("fc") == shapes["params"].pop("fc")
     del shapes
     assert_equal(loaded, load_torch_resnet(path, unset(small(num_classes=None))))
-
-
-def without_blocks(state):
-    return {name: value for name, value in state.items() if not name.startswith("layer")}
 
 
 @pytest.mark.parametrize(

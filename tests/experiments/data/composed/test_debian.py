@@ -25,6 +25,7 @@ from experiments.data.composed.photographs import debian_photographs, pypi_photo
 from experiments.data.composed.stamps import kept_stamps
 from experiments.data.composed.stamps_manifest import STAMPS
 from experiments.data.prepared import DataError
+from experiments.engine.files import FolderError
 
 DPKG_DEB = shutil.which("dpkg-deb")
 NAMES = [package.name for package in PACKAGES]
@@ -320,7 +321,7 @@ def test_stamps_are_fetched_if_asked_for(
 def test_two_builds_in_one_cache_are_refused(tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match=f"cache.*{tmp_path}"):
+        with pytest.raises(FolderError, match=f"folder.*{tmp_path}"):
             build_debian(tmp_path)
 
 

@@ -1,10 +1,8 @@
-import io
 import os
-import sys
 
 import pytest
 
-from experiments.engine.names import encodable, escape_on_output, printable
+from experiments.engine.text import encodable, listed, printable, shown
 
 NOT_UTF_8 = os.fsdecode(b"a\xff.png")
 
@@ -18,6 +16,8 @@ NOT_UTF_8 = os.fsdecode(b"a\xff.png")
         ("\x9b31m", r"\x9b31m"),
         ("a\u2028b", r"a\u2028b"),
         ("tab\t", r"tab\t"),
+        ("photo\u202egpj.exe", r"photo\u202egpj.exe"),
+        ("\u2066a\u2069", r"\u2066a\u2069"),
     ],
 )
 def test_what_breaks_a_line_or_drives_a_terminal_is_escaped(name, shown):
@@ -38,9 +38,13 @@ def test_what_is_no_utf_8_can_be_encoded():
     assert encodable("two\nlines") == "two\nlines"
 
 
-def test_output_escapes_what_its_encoding_lacks(monkeypatch):
-    written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
-    escape_on_output()
-    print("été", flush=True)
-    assert written.getvalue() == b"\\xe9t\\xe9\n"
+@pytest.mark.parametrize("value", ["a" * 1000, [[[[[[1]]]]]], list(range(100)), {"a": "b" * 300}])
+def test_a_value_is_shown_shortened(value):
+    assert "..." in shown(value)
+    assert len(shown(value)) < 210
+
+
+def test_of_many_entries_the_first_are_listed():
+    assert listed(["a", "b"]) == "a; b"
+    assert listed([str(n) for n in range(20)]).endswith("; 19")
+    assert listed([str(n) for n in range(21)]) == "0; 1; 2; 3; 4; 5; ..."
