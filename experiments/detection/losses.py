@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.model import rpn
-from experiments.detection.model.boxes import encode, is_visible
+from experiments.detection.model.boxes import encode, is_nonempty
 from experiments.detection.model.detector import BOX_WEIGHTS, Detector
 from experiments.detection.model.mask_targets import crop_masks
 from experiments.detection.model.sampling import Objects, Sample, sample
@@ -80,7 +80,7 @@ def _losses(
     # With the objects themselves there is something to learn from before the RPN finds them. One
     # without area does not even overlap itself, and would be sampled as background.
     candidates = jnp.concatenate([proposals, objects.boxes], axis=1)
-    usable = jnp.concatenate([valid, objects.single & is_visible(objects.boxes)], axis=1)
+    usable = jnp.concatenate([valid, objects.single & is_nonempty(objects.boxes)], axis=1)
     rois = jax.vmap(sample, in_axes=(0, 0, 0, 0, None))(
         proposal_keys, candidates, usable, objects, config.proposal_sampler
     )

@@ -15,7 +15,8 @@ from experiments.detection.data.config import DataConfig
 from experiments.engine.errors import InputError
 from experiments.engine.text import printable
 
-_MULTIPLE = 32  # the stride of the coarsest level that is upsampled; P6 is subsampled
+# The stride of the coarsest level that FPN upsamples. FPN_CARAFE crops the level above.
+_MULTIPLE = 32
 
 _log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ class RecordIndex:
         portrait: whether the image is taller than wide.
         objects: number of objects to train on, crowds among them; see
             :func:`experiments.detection.data.objects.is_trainable`.
-        usable: whether one of them is no crowd; detectron2 trains on no other images.
+        usable: whether one of them is no crowd, and can be trained on.
     """
 
     image_id: Int[np.ndarray, "records"]

@@ -3,7 +3,7 @@
 A box is ``(x1, y1, x2, y2)`` in continuous pixels: pixel (0, 0) covers [0, 1] x [0, 1], and a
 box's width is ``x2 - x1``. One with ``x2 <= x1`` or ``y2 <= y1`` is empty: it has no area and
 overlaps nothing. The network proposes and detects no box with a side below a hundredth of a pixel;
-see :func:`is_visible`.
+see :func:`is_nonempty`.
 """
 
 import math
@@ -26,7 +26,7 @@ def area(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:
     return sides[..., 0] * sides[..., 1]
 
 
-def is_visible(boxes: Float[Array, "*batch 4"]) -> Bool[Array, "*batch"]:
+def is_nonempty(boxes: Float[Array, "*batch 4"]) -> Bool[Array, "*batch"]:
     """Whether boxes that were clipped to an image are at least a hundredth of a pixel on each side.
 
     False for boxes that lie beyond the image, as clipping leaves them no area, and for boxes with a

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from experiments.detection.model.anchors import pyramid_anchors
-from experiments.detection.model.boxes import clip, decode, is_visible
+from experiments.detection.model.boxes import clip, decode, is_nonempty
 from experiments.detection.model.config import BoxHeadConfig, DetectorConfig, ProposalConfig
 from experiments.detection.model.heads import BoxHead, MaskHead
 from experiments.detection.model.nms import nms
@@ -205,7 +205,7 @@ def select(
     boxes = clip(refined, size)  # [K, P, 4] or [1, P, 4]
     classes = scores.shape[0]
     boxes = jnp.broadcast_to(boxes, (classes, *boxes.shape[1:]))
-    candidate = valid[None] & (scores > config.score_threshold) & is_visible(boxes)
+    candidate = valid[None] & (scores > config.score_threshold) & is_nonempty(boxes)
     kept = jax.vmap(nms, in_axes=(0, 0, None, 0))(boxes, scores, config.iou_threshold, candidate)
     ranked = jnp.where(kept, scores, -jnp.inf).reshape(-1)  # [K * P]
     best, order = jax.lax.top_k(ranked, min(config.detections, ranked.size))

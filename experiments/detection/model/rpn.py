@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from experiments.detection.model.boxes import clip, decode, is_visible
+from experiments.detection.model.boxes import clip, decode, is_nonempty
 from experiments.detection.model.config import ProposalConfig
 from experiments.detection.model.nms import nms
 
@@ -112,7 +112,7 @@ def _best_of_level(
     inside = (centres < size[None, ::-1]).all(axis=-1)
     scores, order = jax.lax.top_k(jnp.where(inside, logits, -jnp.inf), min(count, logits.size))
     boxes = clip(decode(deltas[order], jnp.asarray(anchors)[order], WEIGHTS), size)
-    return boxes, jnp.where(is_visible(boxes), scores, -jnp.inf)
+    return boxes, jnp.where(is_nonempty(boxes), scores, -jnp.inf)
 
 
 def _padded(array: jax.Array, length: int, value: float) -> jax.Array:

@@ -212,6 +212,11 @@ def turned_image(folder):
     image.save(folder / "train" / file_name(12), exif=exif)
 
 
+def heic_image(folder):
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    (folder / "train" / file_name(12)).write_bytes(heic)
+
+
 def deep_image(folder):
     image = Image.new("I;16", (SIZES[12][1], SIZES[12][0]))
     image.save(folder / "train" / file_name(12))
@@ -252,6 +257,7 @@ def other_categories(folder):
         (lose_annotations, r"instances_val\.json.*No such file"),
         (broken_link, r"000000000012\.png.*No such file"),
         (turned_image, r"12\.png.* 50 x 30 .* 30 x 50\. .*EXIF"),
+        (heic_image, r"000000000012\.png.*HEIC.* PNG or JPEG"),
         (deep_image, r"000000000012\.png.*8 bits"),
         (folder_for_image, r"own/train.* 1 .* 3 .*000000000012\.png"),
         (no_images, r"val\.json.*image.* none"),
@@ -505,3 +511,11 @@ def test_an_image_whose_size_cannot_be_read_is_passed_over():
     with pytest.raises(RecordError, match="record 0 of "):
         source[0]
     assert ReadableRecords(source, dict, attempts=2)[0]["unreadable"].tolist() == [0, -1]
+
+
+def test_a_prepared_data_set_may_be_read_only(own_folder, tmp_path):
+    prepared = prepare(own_folder, tmp_path / "data", CONFIG)
+    lock = prepared.parent / ".lock"
+    lock.unlink()
+    lock.mkdir()  # cannot be opened to write, even by those who may write everywhere
+    assert prepare(own_folder, tmp_path / "data", CONFIG) == prepared

@@ -139,4 +139,4 @@ def test_boxes_are_visible_from_a_hundredth_of_a_pixel():
             [3, np.nan, 5, 6],
         ]
     )
-    assert subject.is_visible(boxes).tolist() == [True, *[False] * 4, True, False]
+    assert subject.is_nonempty(boxes).tolist() == [True, *[False] * 4, True, False]
