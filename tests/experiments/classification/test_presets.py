@@ -91,6 +91,7 @@ def test_one_training_step_of_every_preset(config):
     assert (np.asarray(after) != before["params"]["fc"]["kernel"]).any()
 
 
+@pytest.mark.slow
 def test_the_presets_of_table_12_build_with_their_compressed_channels():
     found = []
     for preset in TABLE_12:

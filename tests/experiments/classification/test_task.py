@@ -259,6 +259,7 @@ def interrupt(*arguments):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_converted_weights_make_a_run_that_predicts(tmp_path, monkeypatch):
     config = ClassificationConfig(
         model=ResNetConfig(depth=18, width=8), data=DataConfig(image_side=32, eval_resize=32)

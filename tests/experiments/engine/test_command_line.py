@@ -142,6 +142,7 @@ def start_printing(*arguments, shell='exec "$@"'):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--lines=1000000"], [], ["--code=2"], ["--help"]])
 def test_a_reader_that_has_read_enough_ends_the_program_quietly(arguments):
     with start_printing(*arguments) as program:

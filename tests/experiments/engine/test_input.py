@@ -23,6 +23,7 @@ class EndedAt:
         return batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "advice"), [(signal.SIGBUS, "/dev/shm"), (signal.SIGKILL, "fewer workers")]
 )
