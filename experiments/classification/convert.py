@@ -43,17 +43,17 @@ def convert(
     free = not output.exists() or (output.is_dir() and not any(output.iterdir()))
     configs.check(free, "output", "a new or an empty folder", str(output))
     check_name(output)
-    with _made_whole(output) as folder:
-        shapes = jax.eval_shape(lambda: initial_variables(config))
-        variables = load_torch_resnet(weights, shapes, keep)
-        if keep:  # drawn only where it is needed: it takes ten times as long as all else
-            variables = jax.tree.map(
-                lambda loaded, drawn: drawn if isinstance(loaded, jax.ShapeDtypeStruct) else loaded,
-                variables,
-                initial_variables(config),
-            )
-        carry = first_carry(training_state(config, variables), config.training.seed)
-        names = tfds.builder("imagenet2012", data_dir=output).info.features["label"].names
+    shapes = jax.eval_shape(lambda: initial_variables(config))
+    variables = load_torch_resnet(weights, shapes, keep)
+    if keep:  # drawn only where it is needed: it takes ten times as long as all else
+        variables = jax.tree.map(
+            lambda loaded, drawn: drawn if isinstance(loaded, jax.ShapeDtypeStruct) else loaded,
+            variables,
+            initial_variables(config),
+        )
+    carry = first_carry(training_state(config, variables), config.training.seed)
+    names = tfds.builder("imagenet2012", data_dir=output).info.features["label"].names
+    with _made_whole(output.absolute()) as folder:
         write_json(folder / CLASSES, names)
         checkpoints = Checkpoints(folder / CHECKPOINTS)
         time_spent = {"seconds": 0.0, "seconds_waiting": 0.0}

@@ -253,7 +253,7 @@ def _is_unicode(text: str) -> bool:
 def _is_crowd(entry: Mapping[str, Any], where: str) -> bool:
     value = entry.get("iscrowd", 0)
     if type(value) not in (int, bool) or value not in (0, 1):
-        raise DataError(f"{where}: iscrowd must be one of [0, 1], got {shown(value)}")
+        raise DataError(f"{where}: iscrowd must be 0, 1, false or true, got {shown(value)}")
     return bool(value)
 
 

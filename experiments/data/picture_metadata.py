@@ -28,7 +28,7 @@ class _Edit(NamedTuple):
 
 
 def without_fragile_metadata(file: BinaryIO) -> BinaryIO:
-    """Leaves out metadata for which Pillow would refuse a picture.
+    """Leaves out metadata for which Pillow would refuse a PNG or a JPEG.
 
     Of a PNG these are chunks that the pixels do not depend on, with a wrong checksum, too short, or
     with a text that is too large once it is unpacked. A colour profile that cannot be read becomes

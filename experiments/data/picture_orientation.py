@@ -59,6 +59,15 @@ def load_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.Imag
     return image if turn is None else image.transpose(turn)
 
 
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a picture that is not decoded, before it is turned."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image.size
+    # Pillow gives those of the picture as it will be turned.
+    tags = image.tag_v2
+    return tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+
+
 def _orientation(image: Image.Image) -> int:
     """The orientation of a picture, by its ``info``; 1 if it has none."""
     info = image.info

@@ -16,7 +16,6 @@ _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 # The box that describes the codec: marker and version, profile and level, and flags.
 _AV1_CONFIGURATION = re.compile(rb"\0\0\0[\x0c-\xff]av1C\x81.(.)", re.DOTALL)
 _HIGH_BITDEPTH, _TWELVE_BIT = 0x40, 0x20
-_HEAD = 1 << 20  # bytes in which AVIF and JPEG 2000 describe themselves
 
 
 def check_samples(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> None:
@@ -71,14 +70,14 @@ def _bits(image: ImageFile.ImageFile, file: BinaryIO) -> int:
             # Raw samples have 8 bits; for others Pillow's decoder is given their maximum.
             return arguments[1].bit_length() if isinstance(arguments, tuple) else 8
         case "JPEG2000":
-            return _bits_of_jpeg_2000(_read(file, _HEAD))
+            return _bits_of_jpeg_2000(_read(file))
         case "AVIF":
-            return _bits_of_avif(_read(file, _HEAD))
+            return _bits_of_avif(_read(file))
         case _:  # all that Pillow reads of the others; 16 bits of BMP are those of three channels
             return 8
 
 
-def _read(file: BinaryIO, length: int) -> bytes:
+def _read(file: BinaryIO, length: int = -1) -> bytes:
     before = file.tell()
     file.seek(0)
     data = file.read(length)

@@ -11,7 +11,12 @@ from typing import BinaryIO
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from experiments.data.picture_metadata import without_fragile_metadata
-from experiments.data.picture_orientation import is_quarter_turn, load_tiff, turned
+from experiments.data.picture_orientation import (
+    is_quarter_turn,
+    load_tiff,
+    stored_size,
+    turned,
+)
 from experiments.data.picture_samples import check_samples
 from experiments.data.picture_signatures import HEAD_LENGTH, describe
 from experiments.engine.errors import InputError
@@ -31,8 +36,8 @@ def open_picture(
 ) -> Image.Image:
     """Decodes a picture wholly.
 
-    Of a picture with a depth or gain map, as telephones take them, the picture is taken. Metadata
-    that cannot be read are ignored: only pixels make a picture fail.
+    Of a picture with a depth or gain map, which telephones add, the picture is taken. EXIF and XMP
+    of PNG, JPEG and WebP, and chunks of PNG beside the pixels, are ignored if they cannot be read.
 
     Args:
         source: a file's path, or an open file.
@@ -70,7 +75,7 @@ def picture_size(
         InputError: as :func:`open_picture`, but for what only decoding shows.
     """
     with _opened(source, name, max_pixels) as opened:
-        width, height = opened.size
+        width, height = stored_size(opened)
         return (height, width) if upright and is_quarter_turn(opened) else (width, height)
 
 
@@ -108,6 +113,7 @@ def _opened(source: Path | BinaryIO, name: str, max_pixels: int) -> Iterator[Ima
             opened = stack.enter_context(_open(file, name, max_pixels))
             check_samples(opened, file, name)
             _check_single(opened, name)
+            _scale_transparent_grey(opened)
             yield opened
     except InputError:
         raise
@@ -134,6 +140,14 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> ImageFile.ImageFile:
         elif reasons := [each for each in warned if _REASON.search(each)]:
             message += f" ({'; '.join(reasons)})"
         raise InputError(message) from error
+
+
+def _scale_transparent_grey(opened: ImageFile.ImageFile) -> None:
+    """Pillow makes greys of 2 and 4 bits 8 bits deep, but not the one that is transparent."""
+    transparent = opened.info.get("transparency")
+    if opened.format == "PNG" and opened.mode == "L" and isinstance(transparent, int):
+        levels = {"L;2": 4, "L;4": 16}.get(opened.tile[0][3], 256)
+        opened.info["transparency"] = transparent * 255 // (levels - 1)
 
 
 def _load(opened: ImageFile.ImageFile, max_pixels: int, upright: bool) -> Image.Image:

@@ -81,7 +81,7 @@ def open_builder(folder: Path) -> tfds.core.DatasetBuilder:
         folder: with `dataset_info.json`, such as ``data_dir/imagenet2012/5.1.0``.
 
     Raises:
-        DataError: a file is damaged.
+        DataError: tfds cannot open it.
     """
     try:
         builder = tfds.builder_from_directory(folder)

@@ -326,7 +326,7 @@ def _score(metrics: Mapping[str, float] | None, metric: str) -> float:
 
 
 def _check_processes(path: Path, progress: dict[str, float]) -> None:
-    written, found = int(progress[_PROCESSES]), jax.process_count()
+    written, found = progress[_PROCESSES], jax.process_count()
     if int(path.name) and written != found:
         raise CheckpointError(
             f"the checkpoint {path} is of a run of {written} processes, each with a place of its "
@@ -361,8 +361,11 @@ def _numpy(state: Any) -> Any:
 
 
 def _read_numbers(path: Path) -> dict[str, float]:
+    """Numbers by name; a metric may be NaN."""
     found = read_json(path)
-    if not isinstance(found, dict) or not all(is_finite(value) for value in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(value, float) or is_finite(value) for value in found.values()
+    ):
         raise ValueError(f"{path.name} must have numbers by name, got {shown(found)}")
     return found
 

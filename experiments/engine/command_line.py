@@ -84,7 +84,7 @@ def _run(command: Callable[[], object]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
     try:
-        _with_output(command)
+        command()
     except KeyboardInterrupt:
         print("interrupted; a run goes on from its last checkpoint", file=sys.stderr)
         _leave(_AFTER_SIGINT)
@@ -97,25 +97,32 @@ def _run(command: Callable[[], object]) -> None:
         _leave(2)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and not _output_is_read():
-            # Or Python would fail once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), _STANDARD_OUTPUT)
-            _leave(_AFTER_SIGPIPE)
+            abort(_AFTER_SIGPIPE)
+            _give_up_output(_AFTER_SIGPIPE)
         traceback.print_exc()
         print(f"error: {printable(error)}", file=sys.stderr)
         _leave(2)
     except Exception:
         traceback.print_exc()
         _leave(1)
+    finally:
+        _flush_output()
 
 
-def _with_output(command: Callable[[], object]) -> None:
-    """Runs a command, and writes all that it prints, or raises ``BrokenPipeError``."""
+def _flush_output() -> None:
     try:
-        command()
-    except SystemExit:
         print(end="", flush=True)
-        raise
-    print(end="", flush=True)
+    except BrokenPipeError:
+        _give_up_output(_AFTER_SIGPIPE)
+    except OSError as error:
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        _give_up_output(2)
+
+
+def _give_up_output(code: int) -> NoReturn:
+    # Or Python would fail once more when it flushes at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STANDARD_OUTPUT)
+    sys.exit(code)
 
 
 def _output_is_read() -> bool:

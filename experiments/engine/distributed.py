@@ -1,5 +1,6 @@
 """Several processes that train together: how they start, agree, and stop on SIGTERM."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -134,8 +135,9 @@ def abort(code: int) -> None:
     An ordinary exit would wait for minutes: JAX waits for the others, and they for this process.
     """
     if jax.distributed.is_initialized():  # to count the processes would start the devices
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # nobody may read them any more
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 

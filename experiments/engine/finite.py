@@ -2,13 +2,11 @@
 
 import numpy as np
 
-_LARGEST = 1e19
+_LARGEST = 1e19  # float32 ends where its square is a few times as large
 
 
 def bad_values(array: np.ndarray, variance: bool) -> str:
-    """Counts the values of an array that are NaN, infinite, absurd or, of a variance, negative.
-
-    Absurd are values of which float32 cannot hold the square.
+    """Counts the values that are NaN, infinite, beyond 1e19 or, of a variance, negative.
 
     Args:
         array: of a floating-point dtype.

@@ -280,6 +280,7 @@ class _Loop:
                 raise
             # As it may be with a step that is skipped, the next one may be better.
             self._report(number, "evaluation not finite", str(error))
+            self._clock.restart(number)
             return
         # Logged first: a process that finds no metrics in the checkpoint drops these lines.
         self._logs.evaluation(number, metrics)

@@ -75,7 +75,8 @@ class RunType[Config: RunConfig]:
 
         Raises:
             CheckpointError: there is no run of this task in ``folder``, it cannot be read, or the
-                networks in it hold values that are NaN or infinite, or negative variances.
+                networks in it hold values that are NaN, infinite or beyond 1e19, or negative
+                variances.
         """
         config = self.load_config(folder)
         # Traced alone, for the shapes.

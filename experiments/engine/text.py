@@ -8,7 +8,7 @@ from typing import Any
 # Control characters, halves of surrogate pairs, by which Python stands for bytes that are no
 # UTF-8, and separators of lines and paragraphs.
 _ESCAPED = {"Cc", "Cs", "Zl", "Zp"}
-# These reverse what follows: "photo\u202egpj.exe" would end in "jpg".
+# These change the order of what follows: "photo\u202egpj.exe" would end in "jpg".
 _BIDIRECTIONAL = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 
 _SHORT = reprlib.Repr(

@@ -31,7 +31,7 @@ def architecture(shapes: Mapping[str, Sequence[int]]) -> str:
         Such as "ResNet-50 (bottlenecks 3, 4, 6, 3; width 64; stem 7x7 of 3 channels; 1000
         classes)", or "no ResNet, but ..." with a hint.
     """
-    if _FIRST_BLOCK in shapes and all(_blocks(shapes, stage) for stage in _STAGES):
+    if _FIRST_BLOCK in shapes and any(_blocks(shapes, stage) for stage in _STAGES[1:]):
         return _residual(shapes)
     holders = sorted({_prefix(name) for name in shapes if name.endswith(f".{_FIRST_BLOCK}")})
     if holders:

@@ -58,12 +58,12 @@ def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Rep
         for name in by_name
     }
     predict = f"{sys.executable} -m experiments.inpainting predict IMAGE --mask MASK"
-    hint = f"To fill a hole of your own:\n    {predict} --run {rows[-1].run}"
+    hints = "To fill a hole of your own:", f"    {predict} --run {rows[-1].run}"
     first = next(iter(rows[0].runs.values()))
     images = sum(count for key, count in first.items() if key.startswith(f"{IMAGES}/"))
     data = rows[0].preset.config.data
     note = f"Metrics are of {images:.0f} validation images of {data.images or data.source}."
-    return Report((buckets, _gains_table(rows, gained)), (note, _GAINS), results, (hint,))
+    return Report((buckets, _gains_table(rows, gained)), (note, _GAINS), results, hints)
 
 
 def _gains_table(rows: Sequence[InpaintingRow], gained: Mapping[str, Spreads]) -> Table:

@@ -1,3 +1,4 @@
+import io
 import struct
 import zlib
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from experiments.data.pictures import is_opaque, to_rgb
+from experiments.data.pictures import is_opaque, picture_size, to_rgb
 from tests.experiments.data.picture_files import (
     encode,
     exif,
@@ -191,6 +192,25 @@ def test_odd_transparency_converts(colour_type, rows, content, opaque):
     image = read(png(colour_type, 8, rows, (b"PLTE", bytes(12)), (b"tRNS", content)))
     assert to_rgb(image).mode == "RGB"
     assert is_opaque(image) == opaque
+
+
+@pytest.mark.parametrize(("depth", "rows"), [(1, b"\0\x40"), (2, b"\0\x10"), (4, b"\0\x01")])
+def test_a_grey_of_few_bits_may_be_transparent(depth, rows):
+    image = read(png(0, depth, rows * 2, (b"tRNS", b"\0\1")))
+    alpha = np.asarray(image.convert("RGBA"))[..., 3]
+    np.testing.assert_array_equal(alpha, [[255, 0]] * 2)
+    assert not is_opaque(image)
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("upright", [True, False])
+def test_the_size_is_that_of_the_decoded_picture(format_, orientation, upright):
+    content = Image.Exif()
+    content[0x0112] = orientation
+    encoded = encode(halves(), format_, exif=content)
+    size = picture_size(io.BytesIO(encoded), "image x", upright=upright)
+    assert size == read(encoded, upright=upright).size
 
 
 @pytest.mark.parametrize("kind", [2, 3, 4, 5, 11, 12])

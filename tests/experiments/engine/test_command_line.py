@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -120,10 +121,13 @@ def test_a_url_is_no_path(url, place, monkeypatch, capsys):
 PRINTS = """
 import sys
 from experiments.engine.command_line import run_program
+from experiments.engine.errors import UserError
 
 def main(lines: int = 1, code: int = 0, text: str = "line") -> None:
     for _ in range(lines):
         print(text)
+    if code == 3:
+        raise UserError("mend it")
     if code:
         sys.exit(code)
 
@@ -143,12 +147,20 @@ def start_printing(*arguments, shell='exec "$@"'):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [["--lines=1000000"], [], ["--code=2"], ["--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--lines=1000000"], [], ["--code=2"], ["--code=3"], ["--help"]]
+)
 def test_a_reader_that_has_read_enough_ends_the_program_quietly(arguments):
     with start_printing(*arguments) as program:
         program.stdout.close()
-        assert program.stderr.read() == ""
+        assert program.stderr.read() == ("error: mend it\n" if arguments == ["--code=3"] else "")
     assert program.returncode == 141
+
+
+def test_output_that_cannot_be_written_is_an_error():
+    with start_printing(shell='exec "$@" >/dev/full') as program:
+        assert re.fullmatch("error: .*output.* space.*\n", program.stderr.read())
+    assert program.returncode == 2
 
 
 def test_a_program_needs_no_standard_output():

@@ -127,7 +127,7 @@ def test_boxes_are_clipped_to_the_image(size):
     np.testing.assert_array_equal(clip(boxes, size), expected)
 
 
-def test_boxes_are_visible_from_a_hundredth_of_a_pixel():
+def test_boxes_are_nonempty_from_a_hundredth_of_a_pixel():
     boxes = np.float32(
         [
             [0, 0, 0.011, 5],

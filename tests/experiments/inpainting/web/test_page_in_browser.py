@@ -247,7 +247,7 @@ def test_a_painted_hole_is_filled_by_both_models(page):
     assert abs(columns.mean() - 300) < 40
     for name in GREYS:
         assert " ms" in result(page, name).inner_text()
-    assert not page.locator("#message").is_nonempty()
+    assert not page.locator("#message").is_visible()
 
 
 def test_another_picture_clears_the_first_results(page):
