@@ -146,7 +146,7 @@ def _scale_transparent_grey(opened: ImageFile.ImageFile) -> None:
     """Pillow makes greys of 2 and 4 bits 8 bits deep, but not the one that is transparent."""
     transparent = opened.info.get("transparency")
     if opened.format == "PNG" and opened.mode == "L" and isinstance(transparent, int):
-        levels = {"L;2": 4, "L;4": 16}.get(opened.tile[0][3], 256)
+        levels = {"L;2": 4, "L;4": 16}.get(str(opened.tile[0][3]), 256)
         opened.info["transparency"] = transparent * 255 // (levels - 1)
 
 
