@@ -289,6 +289,7 @@ toy.run(Path(sys.argv[1]), 6, evaluate=killed, **test_loop.EVALUATED)
 """
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_killed_costs_no_step(evaluated_whole, tmp_path):
     program = [sys.executable, "-c", KILLED, str(tmp_path)]
     ended = subprocess.run(program, cwd=Path(__file__).parents[3], capture_output=True, text=True)

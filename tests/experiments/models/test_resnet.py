@@ -14,6 +14,7 @@ from experiments.resamplers import Downsampler
 from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import scaled_variables
+from tests.slow import slow
 
 METHODS = get_args(Downsampler)
 # Channels at the seven sites of ResNet-50: stem, then 3x3 and shortcut of Res-3, Res-4 and Res-5.
@@ -149,7 +150,7 @@ def test_no_downsampler_where_dilation_takes_its_place(output_stride, stages):
         assert ("resample" in variables["params"][f"layer{stage}_0"]) == (stage in stages)
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [18, slow(50)])
 def test_a_dilated_network_computes_the_strided_one_and_what_lies_between(depth):
     x = images(1, 45, 53, 3)
     configs = [ResNetConfig(depth, output_stride=n, width=4) for n in (32, 16, 8)]
@@ -277,6 +278,7 @@ def test_bfloat16_computes_and_float32_keeps(depth, method):
     assert {leaf.dtype for leaf in features} == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.slow
 def test_bfloat16_logits_are_near_those_of_float32():
     x = images(2, 64, 64, 3)
     config = ResNetConfig(18, "carafe", output_stride=8, width=8)

@@ -115,6 +115,7 @@ def test_frozen_stages_that_do_not_exist_are_refused():
         )
 
 
+@pytest.mark.slow
 def test_frozen_norms_leave_the_norms_of_lip_alone():
     x = images(1, 5, 6, 4)
     config = ResNetConfig(50, "lip", norm="frozen")

@@ -162,6 +162,7 @@ def test_batches_of_records_in_both_buckets_are_evaluated():
     assert metrics["mask_AP"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_results_and_the_ap_of_one(tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
