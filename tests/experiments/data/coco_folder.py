@@ -6,6 +6,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
+from experiments.data.coco_tfds import CocoConfig
+
+CONFIG = CocoConfig(
+    name="small", train="train", validation="val", test="test-dev", test_images="test"
+)
+
 CATEGORIES = [{"id": 90, "name": "brush"}, {"id": 2, "name": "cup"}, {"id": 17, "name": "cat"}]
 SIZES = {11: (40, 60), 12: (50, 30), 13: (40, 60), 21: (40, 60), 22: (30, 20), 31: (24, 24)}
 FORMATS = {12: "png"}
