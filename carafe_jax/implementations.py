@@ -94,7 +94,7 @@ def _proven(plans: Sequence[Plan], x: jax.Array) -> Plan:
             if reason is None:
                 return candidate
             log_once(f"implementation=None does not run {name!r}: {reason}")
-    return plans[-1]
+    return _computed_by(PORTABLE, plans[-1], automatic=False)
 
 
 def _named(name: str, plans: Sequence[Plan], x: jax.Array) -> Plan:

@@ -5,14 +5,13 @@ is traced, with its gradients too.
 """
 
 import contextlib
-import contextvars
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.plan import Plan
+from carafe_kernels.scoped import ScopedSettings
 
 MAX_SLOTS = 2
 
@@ -61,13 +60,9 @@ class Settings:
         )
 
 
-_DEFAULT = Settings()
-_current: contextvars.ContextVar[Settings] = contextvars.ContextVar("settings", default=_DEFAULT)
-
-
-def current_settings() -> Settings:
-    """The settings of kernels that are traced now."""
-    return _current.get()
+_SETTINGS = ScopedSettings(Settings)
+current_settings = _SETTINGS.current  # of kernels that are traced now
+using = _SETTINGS.using  # changes fields for kernels that are traced inside
 
 
 def settings_of(plan: Plan) -> Settings:
@@ -75,16 +70,6 @@ def settings_of(plan: Plan) -> Settings:
     if not isinstance(plan.settings, Settings):
         raise TypeError(f"settings of a plan must be Settings of mosaic_gpu, got {plan.settings!r}")
     return plan.settings
-
-
-@contextlib.contextmanager
-def using(**changes: Any) -> Iterator[None]:
-    """Changes fields of :class:`Settings` for kernels that are traced inside."""
-    token = _current.set(dataclasses.replace(_current.get(), **changes))
-    try:
-        yield
-    finally:
-        _current.reset(token)
 
 
 def interpreted(*, detect_races: bool = False) -> contextlib.AbstractContextManager[None]:

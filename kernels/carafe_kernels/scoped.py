@@ -1,0 +1,37 @@
+"""Settings that hold for what is traced inside a ``with`` block."""
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+class ScopedSettings[Settings: "DataclassInstance"]:
+    """Settings in a frozen dataclass, of which a ``with`` block changes fields.
+
+    Args:
+        default: returns the settings that hold outside every block.
+    """
+
+    def __init__(self, default: Callable[[], Settings]) -> None:
+        self._default = default
+        self._current: contextvars.ContextVar[Settings | None] = contextvars.ContextVar(
+            "settings", default=None
+        )
+
+    def current(self) -> Settings:
+        """The settings that hold now."""
+        return self._current.get() or self._default()
+
+    @contextlib.contextmanager
+    def using(self, **changes: Any) -> Iterator[None]:
+        """Changes fields of the settings inside the block."""
+        token = self._current.set(dataclasses.replace(self.current(), **changes))
+        try:
+            yield
+        finally:
+            self._current.reset(token)

@@ -1,0 +1,218 @@
+"""The three contractions, in plain XLA.
+
+The reassembly ``y`` of Eqn. 3 is linear in the map ``x`` and in the weights ``w``. Hence all of
+its derivatives, of any order, are the three contractions of one trilinear form
+``sum(w * y * gather(x))``, each of which leaves one argument out::
+
+    forward          y from (x, w)
+    input_gradient   x from (w, y)
+    weight_gradient  w from (x, y)
+
+None of them builds the patches, a tensor ``k * k`` times the size of ``x``. The letters in shape
+comments are those of :mod:`carafe_kernels.xla.cells`. What was tried and how fast it is stands in
+``kernels/README.md``.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from carafe_kernels.axes import merge_axes
+from carafe_kernels.geometry import Geometry, PhaseGroup, Reader
+from carafe_kernels.xla.cells import Rows, join_outputs, split_outputs, split_sources, tap_view
+
+# A loop over memory holds one weight or one sum a term in a vector register, of which AVX-512
+# and NEON have 32; with more terms it spills. Whole rows keep what it reads in the first cache.
+_TERMS_PER_PASS = 25
+
+
+def _passes(rows: Sequence[Sequence[jax.Array]]) -> list[list[jax.Array]]:
+    """Merges rows of terms into passes of at most :data:`_TERMS_PER_PASS`, rows kept whole."""
+    passes: list[list[jax.Array]] = []
+    for row in rows:
+        if passes and len(passes[-1]) + len(row) <= _TERMS_PER_PASS:
+            passes[-1].extend(row)
+        else:
+            passes.append(list(row))
+    return passes
+
+
+def _sum_in_passes(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
+    """Sums all terms; the barriers keep XLA from fusing the passes into one loop."""
+    first, *others = _passes(rows)
+    total = functools.reduce(jnp.add, first)
+    for terms in others:
+        total = functools.reduce(jnp.add, terms, lax.optimization_barrier(total))
+    return total
+
+
+def _concatenate_blocks(blocks: Sequence[Sequence[jax.Array]]) -> jax.Array:
+    """Joins blocks ``[b, q, u, r, v, ...]`` along both phase axes; a single one is not copied."""
+    rows = [lax.concatenate(list(row), 4) if len(row) > 1 else row[0] for row in blocks]
+    return lax.concatenate(rows, 2) if len(rows) > 1 else rows[0]
+
+
+def forward(
+    x: Float[Array, "batch height width channels"],
+    weights: Float[Array, "batch out_height out_width weight_channels"],
+    geometry: Geometry,
+    dtype: jnp.dtype,
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Reassembles ``x`` with ``weights`` (Eqn. 3), accumulating in ``dtype``."""
+    geometry = geometry.lowest_terms
+    cells = geometry.cells(x.shape[1]), geometry.cells(x.shape[2])
+    rows = Rows(cells[0])
+    sources = split_sources(x, geometry, rows, cells[1], dtype)  # [b, q', s, r', t, g, c]
+    w = split_outputs(weights, geometry, rows, cells[1], dtype)  # [b, q, u, r, v, g, k]
+
+    def block(u: PhaseGroup, v: PhaseGroup) -> jax.Array:
+        (row_offset, u_start, u_stop), (column_offset, v_start, v_stop) = u, v
+        w_block = w[:, :, u_start:u_stop, :, v_start:v_stop]
+        terms = [
+            [
+                w_block[..., n * geometry.kernel_size + m, None]
+                * tap_view(sources, geometry, cells, (row_offset + n, column_offset + m))
+                for m in range(geometry.kernel_size)
+            ]
+            for n in range(geometry.kernel_size)
+        ]
+        return _sum_in_passes(terms)  # [b, q, u, r, v, g, c]
+
+    phases = geometry.phase_groups()
+    y = _concatenate_blocks([[block(u, v) for v in phases] for u in phases])
+    return join_outputs(y, weights.shape[2])[:, : weights.shape[1]]
+
+
+def passes_of_input_gradient(geometry: Geometry) -> float:
+    """How often an input gradient reads ``y``, about: once for each pass over memory."""
+    terms = (geometry.kernel_size * geometry.up / geometry.down) ** 2
+    return terms / _TERMS_PER_PASS
+
+
+def input_gradient(
+    weights: Float[Array, "batch out_height out_width weight_channels"],
+    y: Float[Array, "batch out_height out_width channels"],
+    geometry: Geometry,
+    size: tuple[int, int],
+    dtype: jnp.dtype,
+    rows: Rows | None = None,
+) -> Float[Array, "batch rows width channels"]:
+    """Gathers, for each source pixel, ``weights * y`` from the outputs that read it.
+
+    Args:
+        weights: ``[B, H', W', groups * k * k]``.
+        y: ``[B, H', W', C]``.
+        geometry: shape of the reassembly.
+        size: ``(H, W)`` of the map.
+        dtype: of the sums.
+        rows: the rows of cells to compute, all ``down`` sources of the last one included; by
+            default the whole map.
+
+    Returns:
+        ``[B, H, W, C]``, or ``rows.count * down`` rows of it, in ``dtype``.
+    """
+    geometry = geometry.lowest_terms
+    down = geometry.down
+    if rows is None:
+        whole = Rows(geometry.cells(size[0]))
+        return input_gradient(weights, y, geometry, size, dtype, whole)[:, : size[0]]
+    readers = [geometry.readers(phase) for phase in range(down)]
+    shifts = [reader.cell_shift for phase in readers for reader in phase]
+    before, after = margin = max(0, -min(shifts)), max(0, *shifts)
+    columns = geometry.cells(size[1])
+    w = split_outputs(weights, geometry, rows, columns, dtype, margin)  # [b, q', u, r', v, g, k]
+    y = split_outputs(y, geometry, rows, columns, dtype, margin)  # [b, q', u, r', v, g, c]
+
+    def block(s: int, t: int) -> jax.Array:
+        def term(row: Reader, column: Reader) -> jax.Array:
+            q, r = before + row.cell_shift, before + column.cell_shift
+            q_end, r_end = q + rows.count, r + columns
+            at = (slice(None), slice(q, q_end), row.phase, slice(r, r_end), column.phase)
+            return w[at][..., row.tap * geometry.kernel_size + column.tap, None] * y[at]
+
+        rows_of_terms = [[term(row, column) for column in readers[t]] for row in readers[s]]
+        if rows_of_terms and rows_of_terms[0]:
+            total = _sum_in_passes(rows_of_terms)
+        else:  # a stride longer than the kernel steps over this source
+            total = jnp.zeros_like(y[:, : rows.count, 0, :columns, 0])
+        return total[:, :, None, :, None]  # [b, q, 1, r, 1, g, c]
+
+    x = _concatenate_blocks([[block(s, t) for t in range(down)] for s in range(down)])
+    x = merge_axes(merge_axes(merge_axes(x, 5), 3), 1)
+    return x[:, :, : size[1]]
+
+
+def weight_gradient(
+    x: Float[Array, "batch height width channels"],
+    y: Float[Array, "batch out_height out_width channels"],
+    geometry: Geometry,
+    dtype: jnp.dtype,
+    rows: Rows | None = None,
+    channels_at_once: int | None = None,
+) -> Float[Array, "batch rows out_width weight_channels"]:
+    """Correlates each output pixel of ``y`` with the sources that its taps read.
+
+    Args:
+        x: ``[B, H, W, C]``.
+        y: ``[B, H', W', C]``.
+        geometry: shape of the reassembly.
+        dtype: of the sums.
+        rows: the rows of cells to compute, all ``up`` outputs of the last one included; by default
+            the whole output.
+        channels_at_once: how many channels of a group a pass over memory sums, at most; by default
+            all of them.
+
+    Returns:
+        ``[B, H', W', groups * k * k]``, or ``rows.count * up`` rows of it, in ``dtype``.
+    """
+    geometry = geometry.lowest_terms
+    if rows is None:
+        whole = Rows(geometry.cells(x.shape[1]))
+        height = y.shape[1]
+        return weight_gradient(x, y, geometry, dtype, whole, channels_at_once)[:, :height]
+    columns = geometry.cells(x.shape[2])
+    sources = split_sources(x, geometry, rows, columns, dtype)  # [b, q', s, r', t, g, c]
+    y_cells = split_outputs(y, geometry, rows, columns, dtype)  # [b, q, u, r, v, g, c]
+
+    def sums(u: PhaseGroup, v: PhaseGroup, channels: slice) -> list[jax.Array]:
+        (row_offset, u_start, u_stop), (column_offset, v_start, v_stop) = u, v
+        y_block = y_cells[:, :, u_start:u_stop, :, v_start:v_stop, :, channels]
+        x_block = sources[..., channels]
+        cells = rows.count, columns
+        products = [
+            [
+                y_block * tap_view(x_block, geometry, cells, (row_offset + n, column_offset + m))
+                for m in range(geometry.kernel_size)
+            ]
+            for n in range(geometry.kernel_size)
+        ]
+        # One reduction with many results reads y once, and x from the cache.
+        return [
+            total
+            for terms in _passes(products)
+            for total in lax.reduce(
+                tuple(terms),
+                tuple(jnp.zeros((), dtype) for _ in terms),
+                lambda a, b: tuple(map(jnp.add, a, b)),
+                dimensions=(6,),
+            )
+        ]
+
+    def block(u: PhaseGroup, v: PhaseGroup) -> jax.Array:
+        channels = y_cells.shape[6]
+        step = channels_at_once or max(1, channels)
+        totals = sums(u, v, slice(0, step))
+        for start in range(step, channels, step):
+            more = sums(u, v, slice(start, start + step))
+            # Apart, or XLA merges the passes into one.
+            totals, more = lax.optimization_barrier((totals, more))
+            totals = list(map(jnp.add, totals, more))
+        return jnp.stack(totals, axis=-1)  # [b, q, u, r, v, g, k]
+
+    phases = geometry.phase_groups()
+    w = _concatenate_blocks([[block(u, v) for v in phases] for u in phases])
+    return join_outputs(w, y.shape[2])

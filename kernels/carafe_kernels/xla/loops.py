@@ -1,0 +1,115 @@
+"""Gradients in a loop over blocks of rows: on one core of a CPU, with what it reads in its cache.
+
+XLA compiles such a loop for a CPU into one function of one thread. In it, sums over channels are
+vector code, which they are not elsewhere, and a block is padded where it is read.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from carafe_kernels.axes import merge_axes
+from carafe_kernels.geometry import Geometry
+from carafe_kernels.xla.cells import Rows
+from carafe_kernels.xla.contractions import input_gradient, weight_gradient
+
+
+def input_gradient_in_blocks(
+    weights: Float[Array, "batch out_height out_width weight_channels"],
+    y: Float[Array, "batch out_height out_width channels"],
+    geometry: Geometry,
+    size: tuple[int, int],
+    dtype: np.dtype,
+    result_dtype: np.dtype,
+    block_bytes: int,
+) -> Float[Array, "batch height width channels"]:
+    """:func:`carafe_kernels.xla.contractions.input_gradient`, block by block.
+
+    Args:
+        weights: ``[B, H', W', groups * k * k]``.
+        y: ``[B, H', W', C]``.
+        geometry: shape of the reassembly.
+        size: ``(H, W)`` of the map.
+        dtype: of the sums.
+        result_dtype: of the result.
+        block_bytes: how large the part of ``y`` in a block is, about, in ``dtype``.
+    """
+    geometry = geometry.lowest_terms
+
+    def block(weights: jax.Array, y: jax.Array, rows: Rows) -> jax.Array:
+        return input_gradient(weights, y, geometry, size, dtype, rows).astype(result_dtype)
+
+    cells = geometry.cells(size[0])
+    row_bytes = geometry.up * math.prod(y.shape[2:]) * dtype.itemsize
+    # A block also copies the rows that it reads beyond its own.
+    at_least = geometry.kernel_size
+    rows = _rows_of_block(y.shape[0], cells, row_bytes, block_bytes, at_least=at_least)
+    return _in_blocks(block, (weights, y), cells, rows)[:, : size[0]]
+
+
+def weight_gradient_in_blocks(
+    x: Float[Array, "batch height width channels"],
+    y: Float[Array, "batch out_height out_width channels"],
+    geometry: Geometry,
+    dtype: np.dtype,
+    result_dtype: np.dtype,
+    block_bytes: int,
+) -> Float[Array, "batch out_height out_width weight_channels"]:
+    """:func:`carafe_kernels.xla.contractions.weight_gradient`, block by block.
+
+    Args:
+        x: ``[B, H, W, C]``.
+        y: ``[B, H', W', C]``.
+        geometry: shape of the reassembly.
+        dtype: of the sums.
+        result_dtype: of the result.
+        block_bytes: how large the parts of ``x`` and ``y`` in a block are, about, in ``dtype``.
+    """
+    geometry = geometry.lowest_terms
+
+    def block(x: jax.Array, y: jax.Array, rows: Rows) -> jax.Array:
+        return weight_gradient(x, y, geometry, dtype, rows).astype(result_dtype)
+
+    cells = geometry.cells(x.shape[1])
+    lines = geometry.down * math.prod(x.shape[2:]), geometry.up * math.prod(y.shape[2:])
+    row_bytes = sum(lines) * dtype.itemsize
+    rows = _rows_of_block(y.shape[0], cells, row_bytes, block_bytes, at_least=2)
+    return _in_blocks(block, (x, y), cells, rows)[:, : y.shape[1]]
+
+
+def _rows_of_block(
+    batch: int, cells: int, row_bytes: int, block_bytes: int, *, at_least: int
+) -> int:
+    """How many of an image's rows of cells a block has, so that it is about so large."""
+    least_blocks = 2 if batch == 1 else 1  # XLA makes no loop of a single step
+    rows = max(at_least, block_bytes // max(1, row_bytes))
+    rows = -(-cells // max(least_blocks, -(-cells // rows)))
+    # Rather somewhat other blocks than a last one that lies in part below the map.
+    largest = min(2 * rows, cells // least_blocks)
+    whole = [n for n in range(max(at_least, rows // 2), largest + 1) if cells % n == 0]
+    return min(whole, key=lambda n: abs(n - rows), default=rows)
+
+
+def _in_blocks(
+    block: Callable[[jax.Array, jax.Array, Rows], jax.Array],
+    arrays: tuple[jax.Array, jax.Array],
+    cells: int,
+    rows: int,
+) -> jax.Array:
+    """Maps over the images and the blocks of ``rows`` of their ``cells``: ``[B, rows, ...]``."""
+    batch = arrays[0].shape[0]
+    blocks = math.ceil(cells / rows)
+
+    def one(index: jax.Array) -> jax.Array:
+        image, row = index // blocks, index % blocks * rows
+        first, second = (lax.dynamic_slice_in_dim(array, image, 1) for array in arrays)
+        at = Rows(rows, row, (blocks - 1) * rows) if blocks > 1 else Rows(rows)
+        return block(first, second, at)[0]
+
+    out = lax.map(one, jnp.arange(batch * blocks, dtype=np.int32))
+    return merge_axes(out.reshape(batch, blocks, *out.shape[1:]), 1)

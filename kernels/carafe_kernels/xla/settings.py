@@ -1,0 +1,69 @@
+"""How gradients are computed on a CPU: by its cores, and what tests vary.
+
+Users need none of this. The settings are read when a call is traced, and stay with the program that
+is traced.
+"""
+
+import dataclasses
+import os
+
+import jax
+
+from carafe_kernels.plan import Plan
+from carafe_kernels.scoped import ScopedSettings
+
+# A loop takes a quarter of the time that all cores need together for the weight gradient.
+MAX_CORES_OF_LOOPS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Choices between programs that compute the same, for CPUs.
+
+    Args:
+        loops: whether gradients come from a loop over blocks of rows, which runs on one core and
+            keeps what it reads in its cache.
+        block_bytes: how large the maps of a block are, about, in the dtype of the sums.
+        summed_channels: how many channels of a group a weight gradient in a loop has, at least.
+        read_bytes: how much an input gradient without a loop reads of its padded copy, in all
+            passes, at most; for maps of 16 bits half of it, because the copy has 32.
+        channels_at_once: how many channels of a group a weight gradient without a loop sums in one
+            pass over memory; ``None`` sums all of them.
+    """
+
+    loops: bool = False
+    block_bytes: int = 2**20
+    summed_channels: int = 64
+    read_bytes: int = 64 * 2**20
+    channels_at_once: int | None = None
+
+
+ANYWHERE = Settings()
+
+
+def _settings_of_process() -> Settings:
+    # Where several devices share an array, a loop or a slice of it would gather it first.
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return ANYWHERE
+    return Settings(loops=_cores() <= MAX_CORES_OF_LOOPS, channels_at_once=256)
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_SETTINGS = ScopedSettings(_settings_of_process)
+current_settings = _SETTINGS.current  # of calls that are traced now
+using = _SETTINGS.using  # changes fields for calls that are traced inside
+
+
+def settings_of(plan: Plan) -> Settings:
+    """The settings that a plan keeps; those for any device where it keeps none."""
+    if plan.settings is None:
+        return ANYWHERE
+    if not isinstance(plan.settings, Settings):
+        raise TypeError(f"settings of a plan must be Settings of xla, got {plan.settings!r}")
+    return plan.settings
