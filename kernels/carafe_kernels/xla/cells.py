@@ -14,6 +14,7 @@ from jax import lax
 
 from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.xla.barriers import computed_once
 
 
 class Rows(NamedTuple):
@@ -102,9 +103,7 @@ def _zero_filled(
 ) -> jax.Array:
     """A window of an array, with zeros where it reaches beyond.
 
-    It begins at row ``rows.first * unit + offset`` and column ``offset``, and has ``size``. What is
-    padded passes through a barrier: XLA would fuse the padding into the contraction, and do it
-    again for each tap and each pass.
+    It begins at row ``rows.first * unit + offset`` and column ``offset``, and has ``size``. 
     """
     height, width = array.shape[1:3]
     start = rows.first * unit + offset
@@ -125,7 +124,7 @@ def _zero_filled(
             array = lax.dynamic_slice_in_dim(array, start - inside + row_pad[0], size[0], 1)
     array = array.astype(dtype)
     padded = any(width > 0 for width in (*row_pad, *column_pad))
-    return lax.optimization_barrier(array) if padded else array
+    return computed_once(array) if padded else array
 
 
 def _pad_axes(array: jax.Array, row_pad: tuple[int, int], column_pad: tuple[int, int]) -> jax.Array:

@@ -10,6 +10,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from carafe_kernels.plan import Operands, Plan, Results, Slot
+from carafe_kernels.xla.barriers import computed_once
 from carafe_kernels.xla.contractions import (
     forward,
     input_gradient,
@@ -30,12 +31,8 @@ def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = Non
 
 
 def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
-    """Computes ``y``, ``x`` or ``weights``, see :class:`carafe_kernels.implementation.Contract`.
-
-    The barrier keeps XLA from fusing a contraction into what uses its result: with several users,
-    the gradient of an activation among them, each would compute it again.
-    """
-    return tuple(lax.optimization_barrier(_contracted(plan, slot, operands)) for slot in results)
+    """Computes ``y``, ``x`` or ``weights``, see :class:`carafe_kernels.implementation.Contract`."""
+    return tuple(computed_once(_contracted(plan, slot, operands)) for slot in results)
 
 
 def _contracted(plan: Plan, result: Slot, operands: Operands) -> jax.Array:
