@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import carafe_jax
+
 ROOT = Path(__file__).parents[1]
 CARAFE_JAX = ROOT / "carafe_jax"
 CARAFE_KERNELS = ROOT / "kernels" / "carafe_kernels"
@@ -58,19 +60,47 @@ def test_the_library_imports_only_what_it_declares(package):
     assert undeclared <= declared_dependencies()
 
 
+def run(program):
+    """What a program prints, in a process of its own."""
+    completed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return completed.stdout.split()
+
+
 def test_importing_the_library_adds_nothing_that_only_experiments_need():
     program = f"""
 import sys
 import flax.linen, flax.nnx
 before = set(sys.modules)
-import carafe_jax
+import carafe_jax, carafe_jax.linen, carafe_jax.nnx
 added = {{name.partition(".")[0] for name in set(sys.modules) - before}}
 print(*sorted(added & set({EXPERIMENT_MODULES})))
 """
-    completed = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert completed.stdout.split() == []
+    assert run(program) == []
+
+
+# What of Flax each import loads. Flax's NNX imports its Linen, and so the layers are looked at too.
+LOADED = {
+    "import carafe_jax; dir(carafe_jax)": [],
+    "from carafe_jax import *": ["carafe_jax.linen", "carafe_jax.nnx", "flax.linen", "flax.nnx"],
+    "from carafe_jax import linen; linen.CARAFE": ["carafe_jax.linen", "flax.linen"],
+    "from carafe_jax.linen import CARAFE": ["carafe_jax.linen", "flax.linen"],
+    "import carafe_jax; carafe_jax.nnx.CARAFE": ["carafe_jax.nnx", "flax.linen", "flax.nnx"],
+}
+
+
+@pytest.mark.parametrize("statement", LOADED)
+def test_the_library_loads_the_flax_that_is_asked_for(statement):
+    names = "carafe_jax.linen", "carafe_jax.nnx", "flax.linen", "flax.nnx"
+    program = f"import sys\n{statement}\nprint(*[name for name in {names} if name in sys.modules])"
+    assert run(program) == LOADED[statement]
+
+
+def test_the_library_lists_what_it_has_and_has_nothing_else():
+    assert {*carafe_jax.__all__} <= {*dir(carafe_jax)}
+    with pytest.raises(AttributeError, match=r"carafe_jax.*tensorflow"):
+        carafe_jax.tensorflow  # noqa: B018
 
 
 def test_the_folder_of_the_kernels_hides_no_other_package_of_its_name(tmp_path):

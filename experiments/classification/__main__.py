@@ -1,37 +1,34 @@
 """Command line: `python -m experiments.classification --help`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from experiments.classification.batches import open_data
 from experiments.classification.configs import ClassificationConfig
-from experiments.classification.convert import convert as convert_weights
-from experiments.classification.predict import Guess
-from experiments.classification.predict import predict as predict_files
-from experiments.classification.spec import SPEC
-from experiments.classification.task import RUNS, make_evaluator
+from experiments.classification.presets import CATALOGUE
 from experiments.engine.command_line import run_command
 from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
-from experiments.engine.config import check
-from experiments.engine.distributed import Distributed, is_primary, primary_first, start
+from experiments.engine.distributed import Distributed, start
 from experiments.engine.folders import DataFolders
-from experiments.engine.parallel import check_batch_size
-from experiments.engine.predictions import report
 from experiments.engine.presets import subcommands
-from experiments.engine.runs import run_folder
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
-from experiments.engine.tables import print_metrics
-from experiments.engine.text import printable
 
 EVALUATION = EvaluationConfig(batch_size=64)
 
 if TYPE_CHECKING:
+    from experiments.engine.spec import TaskSpec
+
     Config = ClassificationConfig
 else:
-    Config = subcommands(SPEC.name, SPEC.presets, SPEC.metrics)
+    Config = subcommands(CATALOGUE)
+
+
+def load_spec() -> "TaskSpec[ClassificationConfig]":
+    """Imports the spec of the task."""
+    from experiments.classification.spec import SPEC
+
+    return SPEC
 
 
 def evaluate(
@@ -48,16 +45,10 @@ def evaluate(
         evaluation: of which checkpoint, and how.
         distributed: the other processes, if any.
     """
+    from experiments.classification.evaluate import evaluate as evaluate_run
+
     start(distributed)
-    check_batch_size(evaluation.batch_size)
-    loaded = RUNS.load(run, evaluation.checkpoint)
-    data = primary_first(lambda: open_data(loaded.config.data, folders))
-    state = {name: loaded.state[name] for name in ("params", "model_state")}
-    evaluator = make_evaluator(loaded.config, data, evaluation)
-    metrics = evaluator(state)
-    if is_primary():
-        print(f"step {loaded.step}, {len(data.validation)} images:")
-        print_metrics(SPEC.metrics, metrics)
+    evaluate_run(run, folders, evaluation)
 
 
 def predict(
@@ -72,14 +63,9 @@ def predict(
         run: folder of a trained run.
         checkpoint: the newest, or the one with the highest top-1 accuracy so far.
     """
-    check(bool(images), "images", "one or more", list(images))
-    report(predict_files(run, images, checkpoint), _show)
+    from experiments.classification.predict import print_predictions
 
-
-def _show(image: Path, guesses: Sequence[Guess]) -> None:
-    print(printable(image))
-    for guess in guesses:
-        print(f"  {guess.probability:7.2%}  {guess.name}")
+    print_predictions(run, images, checkpoint)
 
 
 def convert(
@@ -100,7 +86,11 @@ def convert(
         keep: parts of the network that the file lacks, which start from their initial values.
         runs: folder of all runs.
     """
-    output = output or run_folder(config, SPEC.presets, runs, SPEC.name)
+    from experiments.classification.convert import convert as convert_weights
+    from experiments.engine.runs import run_folder
+    from experiments.engine.text import printable
+
+    output = output or run_folder(config, CATALOGUE.presets, runs, CATALOGUE.task)
     convert_weights(config, weights, output, keep)
     print(printable(output))
 
@@ -108,12 +98,12 @@ def convert(
 def main() -> None:
     """Runs a subcommand."""
     commands: Commands = {
-        **task_commands(SPEC),
+        **task_commands(CATALOGUE, load_spec),
         "evaluate": evaluate,
         "predict": predict,
         "convert": convert,
     }
-    run_command(SPEC.name, commands)
+    run_command(CATALOGUE.task, commands)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import tyro
 
 from experiments.classification.data_config import DataConfig
 from experiments.engine.config import check
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import RunConfig, TrainingConfig
 from experiments.models.resnet import ResNetConfig
 

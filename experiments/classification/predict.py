@@ -14,12 +14,13 @@ from experiments.classification.task import CLASSES, RUNS, classify, make_model
 from experiments.data.classes import num_classes
 from experiments.data.pictures import open_picture, to_rgb
 from experiments.engine.checkpoints import CheckpointError
+from experiments.engine.config import check
 from experiments.engine.errors import InputError
 from experiments.engine.json_files import read_json
-from experiments.engine.predictions import predict_each
+from experiments.engine.predictions import predict_each, report
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import CheckpointChoice
-from experiments.engine.text import shown
+from experiments.engine.text import printable, shown
 
 _SHOWN = 5
 
@@ -110,3 +111,28 @@ def predict(
             raise InputError(f"image {path}: {error}") from error
 
     return predict_each(paths, guess_file)
+
+
+def print_predictions(
+    run: Path, images: Sequence[Path], checkpoint: CheckpointChoice = "newest"
+) -> None:
+    """Prints the five likeliest classes of each image.
+
+    Args:
+        run: folder of the run.
+        images: files, at least one.
+        checkpoint: the newest, or the one with the highest top-1 accuracy so far.
+
+    Raises:
+        CheckpointError: there is no run of this task in ``run``, or it cannot be read.
+        ConfigError: ``images`` is empty.
+        SystemExit: with code 2, after the last image, if any could not be classified.
+    """
+    check(bool(images), "images", "one or more", list(images))
+    report(predict(run, images, checkpoint), _show)
+
+
+def _show(image: Path, guesses: Sequence[Guess]) -> None:
+    print(printable(image))
+    for guess in guesses:
+        print(f"  {guess.probability:7.2%}  {guess.name}")

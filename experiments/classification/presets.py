@@ -4,10 +4,9 @@ import dataclasses
 
 from experiments.classification.configs import IMAGENET_TRAINING, ClassificationConfig
 from experiments.classification.data_config import DataConfig
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.presets import Metric, Preset, Scores
-from experiments.engine.settings import TrainingConfig
-from experiments.engine.spec import Experiment
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
+from experiments.engine.presets import Catalogue, Experiment, Metric, Preset, Scores
+from experiments.engine.settings import Operation, TrainingConfig
 from experiments.models.resnet import ResNetConfig
 from experiments.resamplers import Downsampler
 
@@ -124,3 +123,10 @@ EXPERIMENTS = {
     "table12": Experiment("Table 12, ImageNet", TABLE_12),
 }
 PRESETS = (*TABLE_2, *TABLE_3, *TABLE_12, *SMALL)
+CATALOGUE = Catalogue(
+    "classification",
+    METRICS,
+    PRESETS,
+    EXPERIMENTS,
+    Operation(checkpoint_every=1000, evaluate_every=5000),
+)

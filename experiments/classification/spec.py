@@ -1,4 +1,4 @@
-"""The classification task, as command line and tables need it."""
+"""The classification task, as its tables and `train` need it."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.classification.configs import ClassificationConfig
-from experiments.classification.presets import EXPERIMENTS, METRICS, PRESETS
+from experiments.classification.presets import CATALOGUE
 from experiments.classification.task import (
     RUNS,
     classify,
@@ -19,7 +19,6 @@ from experiments.classification.task import (
 from experiments.data.classes import num_classes
 from experiments.engine.cost import Cost, cost
 from experiments.engine.parallel import split
-from experiments.engine.settings import Operation
 from experiments.engine.spec import TaskSpec
 from experiments.engine.step_time import inference_seconds, training_seconds
 
@@ -52,11 +51,8 @@ def step_seconds(config: ClassificationConfig, batch_size: int) -> tuple[float, 
 
 
 SPEC = TaskSpec(
+    catalogue=CATALOGUE,
     run_type=RUNS,
-    metrics=METRICS,
-    presets=PRESETS,
-    experiments=EXPERIMENTS,
-    operation=Operation(checkpoint_every=1000, evaluate_every=5000),
     train=train_run,
     cost=cost_of,
     step_seconds=step_seconds,

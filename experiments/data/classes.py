@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from experiments.data.composed.stamps_manifest import CLASSES
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 
 # By the name that configs use.
 _CLASSES = {

@@ -14,7 +14,8 @@ import tyro
 from experiments.data import coco_tfds
 from experiments.data.coco_annotations import Category, parse_categories
 from experiments.data.coco_sources import BoxRecords, InstanceRecords
-from experiments.data.prepared import DataError, checked, open_builder, prepared_folder
+from experiments.data.errors import DataError
+from experiments.data.prepared import checked, open_builder, prepared_folder
 from experiments.data.records import Source
 from experiments.engine.command_line import run_program
 from experiments.engine.text import printable, shown

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from experiments.data.coco_masks import FARTHEST, compressed_counts
+from experiments.data.errors import DataError
 from experiments.data.pictures import MAX_PIXELS
-from experiments.data.prepared import DataError
 from experiments.engine.json_files import is_finite, is_int64, read_json
 from experiments.engine.text import shown
 

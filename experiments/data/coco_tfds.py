@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from experiments.data.coco_annotations import AnnotatedImage, Annotations, read_annotations
+from experiments.data.errors import DataError
 from experiments.data.pictures import picture_size
-from experiments.data.prepared import DataError
 from experiments.engine.errors import InputError
 from experiments.engine.files import locked
 from experiments.engine.text import shown

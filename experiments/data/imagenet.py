@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from experiments.data.prepared import DataError, check_can_prepare, prepared_folder
+from experiments.data.errors import DataError
+from experiments.data.prepared import check_can_prepare, prepared_folder
 from experiments.engine.command_line import run_program
 from experiments.engine.text import printable
 

@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.util import DownloadError
 
-from experiments.data.prepared import DataError, check_can_prepare, prepared_folder
+from experiments.data.errors import DataError
+from experiments.data.prepared import check_can_prepare, prepared_folder
 from experiments.engine.command_line import run_program
 from experiments.engine.text import printable
 

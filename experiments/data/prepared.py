@@ -6,13 +6,9 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from experiments.engine.errors import UserError
+from experiments.data.errors import DataError
 
 _SPLITS = ("train", "validation")
-
-
-class DataError(UserError, ValueError):
-    """A data set is missing, unfinished, or not as it must be to be read."""
 
 
 def prepared_folder(data_dir: Path, name: str, versions: Sequence[str], how: str) -> Path:

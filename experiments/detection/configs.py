@@ -9,7 +9,7 @@ from experiments.detection.data.config import DataConfig
 from experiments.detection.model.config import DetectorConfig
 from experiments.detection.model.sampling import ANCHORS, PROPOSALS, SamplerConfig
 from experiments.engine.config import check
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import RunConfig, TrainingConfig
 
 # Section 5.1: 0.02 for 16 images a step. 500 steps of them warm up; in epochs of COCO, because with

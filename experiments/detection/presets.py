@@ -5,11 +5,11 @@ from typing import Literal
 
 from carafe_kernels.normalizers import Normalizer
 
-from experiments.data.composed.scenes import ScenesConfig
+from experiments.data.composed.scenes_config import ScenesConfig
 from experiments.detection.configs import COCO_TRAINING, SCHEDULE_2X, DetectionConfig
 from experiments.detection.data.config import DataConfig
-from experiments.detection.evaluation.coco_metrics import AVERAGE_PRECISIONS, logged_name
-from experiments.detection.evaluation.coco_metrics import METRICS as COCO_METRICS
+from experiments.detection.evaluation.metric_names import AVERAGE_PRECISIONS, logged_name
+from experiments.detection.evaluation.metric_names import METRICS as COCO_METRICS
 from experiments.detection.model.anchors import AnchorConfig
 from experiments.detection.model.config import (
     BoxHeadConfig,
@@ -18,10 +18,9 @@ from experiments.detection.model.config import (
     ProposalConfig,
 )
 from experiments.detection.model.sampling import ANCHORS, PROPOSALS
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.presets import Metric, Preset, Scores
-from experiments.engine.settings import TrainingConfig
-from experiments.engine.spec import Experiment
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
+from experiments.engine.presets import Catalogue, Experiment, Metric, Preset, Scores
+from experiments.engine.settings import Operation, TrainingConfig
 from experiments.models.fpn import FPNConfig
 from experiments.models.resnet import Depth, ResNetConfig
 from experiments.resamplers import CarafeConfig, Downsampler, Upsampler
@@ -394,3 +393,4 @@ EXPERIMENTS = {
     "scenes-cpu": Experiment("Table 4 in small, scenes of 160 pixels", SCENES_CPU, _SEEDS),
 }
 PRESETS = tuple(row for experiment in EXPERIMENTS.values() for row in experiment.presets)
+CATALOGUE = Catalogue("detection", METRICS, PRESETS, EXPERIMENTS, Operation(checkpoint_every=1000))

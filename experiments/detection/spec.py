@@ -1,4 +1,4 @@
-"""The detection task, as command line and tables need it."""
+"""The detection task, as its tables and `train` need it."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from experiments.data.classes import num_classes
 from experiments.detection.backbone import backbone_folder, check_backbone
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.data.images import bucket_shape
-from experiments.detection.presets import EXPERIMENTS, METRICS, PRESETS
+from experiments.detection.presets import CATALOGUE
 from experiments.detection.task import (
     RUNS,
     detect,
@@ -25,7 +25,6 @@ from experiments.engine.claim import has_checkpoints
 from experiments.engine.cost import Cost, cost
 from experiments.engine.folders import Folders
 from experiments.engine.parallel import split
-from experiments.engine.settings import Operation
 from experiments.engine.spec import TaskSpec
 from experiments.engine.step_time import inference_seconds, training_seconds
 
@@ -111,11 +110,8 @@ def _random_batch(config: DetectionConfig, batch_size: int) -> dict[str, Any]:
 
 
 SPEC = TaskSpec(
+    catalogue=CATALOGUE,
     run_type=RUNS,
-    metrics=METRICS,
-    presets=PRESETS,
-    experiments=EXPERIMENTS,
-    operation=Operation(checkpoint_every=1000),
     train=train_run,
     cost=cost_of,
     step_seconds=step_seconds,

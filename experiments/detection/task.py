@@ -10,11 +10,12 @@ import optax
 
 from experiments.data.classes import num_classes
 from experiments.data.coco_annotations import Category, parse_categories
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.detection.backbone import backbone_folder, with_backbone
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.data.batches import evaluation_batches, training_batches
-from experiments.detection.data.datasets import DetectionData, Split, open_data
+from experiments.detection.data.config import Split
+from experiments.detection.data.datasets import DetectionData, open_data
 from experiments.detection.evaluation.evaluator import DetectionEvaluator
 from experiments.detection.evaluation.ground_truth import read_ground_truth
 from experiments.detection.losses import make_loss_function

@@ -1,22 +1,26 @@
-"""The commands that every task has: `train`, and one for each of its tables."""
+"""The commands that every task has: `train`, and one for each of its tables.
+
+Modules of the command line declare what it shows: options, presets, help texts. They import no
+library that only the work needs. A command imports the module that does its work when it runs.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from experiments.engine.config import check
 from experiments.engine.distributed import Distributed, start
-from experiments.engine.dry_run import dry_run as print_costs
-from experiments.engine.experiment import run_experiment
 from experiments.engine.folders import DataFolders, Folders
-from experiments.engine.presets import subcommands
-from experiments.engine.runs import run_folder
+from experiments.engine.presets import Catalogue, subcommands
 from experiments.engine.settings import Dtype, Operation
-from experiments.engine.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from experiments.engine.spec import TaskSpec
 
 Commands = dict[str, Callable[..., None]]
+LoadSpec = Callable[[], "TaskSpec[Any]"]
 
 ALONE = Distributed()
 DATA, FOLDERS = DataFolders(), Folders()
@@ -25,26 +29,27 @@ DATA, FOLDERS = DataFolders(), Folders()
 BARE: Any = tyro.conf.OmitArgPrefixes
 
 
-def task_commands(spec: TaskSpec[Any]) -> Commands:
+def task_commands(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Commands:
     """The commands of a task that need nothing of its own, by name.
 
     Args:
-        spec: of the task.
+        catalogue: of the task.
+        load_spec: imports the spec of the task, when a command runs.
     """
-    commands = {"train": train_command(spec)}
-    for name in spec.experiments:
-        commands[name] = table_command(spec, name)
+    commands = {"train": train_command(catalogue, load_spec)}
+    for name in catalogue.experiments:
+        commands[name] = table_command(catalogue, load_spec, name)
     return commands
 
 
-def train_command(spec: TaskSpec[Any]) -> Callable[..., None]:
-    """The command `train` of a task."""
+def train_command(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Callable[..., None]:
+    """The command `train` of a task; for the arguments see :func:`task_commands`."""
 
     def train(
         config: Any,
         output: Path | None = None,
         folders: Annotated[Folders, BARE] = FOLDERS,
-        operation: Operation = spec.operation,
+        operation: Operation = catalogue.operation,
         distributed: Distributed = ALONE,
     ) -> None:
         """Trains a preset, any field of which can be changed.
@@ -57,22 +62,24 @@ def train_command(spec: TaskSpec[Any]) -> Callable[..., None]:
             operation: how the run is logged, saved and evaluated.
             distributed: the other processes of the run, if any.
         """
-        start(distributed)
-        output = output or run_folder(config, spec.presets, folders.runs, spec.name)
-        spec.train(spec.prepare_config(config, output, folders), output, folders, operation)
+        from experiments.engine.experiment import run_config
 
-    train.__annotations__["config"] = subcommands(spec.name, spec.presets, spec.metrics)
+        start(distributed)
+        run_config(load_spec(), config, output, folders, operation)
+
+    train.__annotations__["config"] = subcommands(catalogue)
     return train
 
 
-def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
+def table_command(catalogue: Catalogue[Any], load_spec: LoadSpec, name: str) -> Callable[..., None]:
     """The command that trains and evaluates the rows of a table, or prints what they cost.
 
     Args:
-        spec: of the task.
-        name: of the experiment in ``spec``.
+        catalogue: of the task.
+        load_spec: imports the spec of the task, when the command runs.
+        name: of the experiment in ``catalogue``.
     """
-    experiment = spec.experiments[name]
+    experiment = catalogue.experiments[name]
 
     def table(
         dry_run: bool = False,
@@ -82,7 +89,7 @@ def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
         dtype: Dtype | None = None,
         seeds: tuple[int, ...] = experiment.seeds,
         folders: Annotated[Folders, BARE] = FOLDERS,
-        operation: Operation = experiment.operation or spec.operation,
+        operation: Operation = experiment.operation or catalogue.operation,
         distributed: Distributed = ALONE,
     ) -> None:
         """Trains and evaluates every row, or prints what each costs.
@@ -107,8 +114,10 @@ def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
         _check_used(not costs, "seeds", without, seeds, experiment.seeds)
         start(distributed)
         if costs:
+            from experiments.engine.dry_run import dry_run as print_costs
+
             print_costs(
-                spec,
+                load_spec(),
                 name,
                 time_steps=time_steps,
                 batch_size=batch_size,
@@ -116,7 +125,9 @@ def table_command(spec: TaskSpec[Any], name: str) -> Callable[..., None]:
                 dtype=dtype,
             )
         else:
-            run_experiment(spec, name, seeds, folders, operation)
+            from experiments.engine.experiment import run_experiment
+
+            run_experiment(load_spec(), name, seeds, folders, operation)
 
     assert table.__doc__ is not None
     table.__doc__ = f"{experiment.title}. {table.__doc__}"

@@ -31,7 +31,7 @@ def dry_run[Config: RunConfig](
 
     Args:
         spec: of the task.
-        name: of the experiment in ``spec``.
+        name: of the experiment in the task's catalogue.
         time_steps: whether steps are compiled and timed, which takes minutes a row.
         batch_size: images of a timed step, over all processes and devices.
         shorter_side: of the images, in pixels; by default each preset's own.
@@ -40,13 +40,13 @@ def dry_run[Config: RunConfig](
     Raises:
         ConfigError: the devices cannot share the batch, or the task has no images of this size.
     """
-    experiment = spec.experiments[name]
+    experiment = spec.catalogue.experiments[name]
     if time_steps:
         check_batch_size(batch_size)
     headings = ["", "parameters", "GFLOP"]
     if time_steps:
         headings += ["training, ms", "images/s", "inference, ms", "images/s", "share"]
-    metrics = [metric for metric in spec.metrics if metric.place == "headline"]
+    metrics = [metric for metric in spec.catalogue.metrics if metric.place == "headline"]
     lines, costs, seconds = [], dict[Config, Cost](), dict[Config, tuple[float, float]]()
     first: float | None = None
     for preset in experiment.presets:

@@ -1,4 +1,4 @@
-"""Trains an experiment: the rows of a table, each with one or more seeds."""
+"""Trains one run, or an experiment: the rows of a table, each with one or more seeds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +22,31 @@ from experiments.engine.settings import Operation, RunConfig
 from experiments.engine.spec import Report, Row, TaskSpec
 
 
+def run_config[Config: RunConfig](
+    spec: TaskSpec[Config],
+    config: Config,
+    output: Path | None,
+    folders: Folders,
+    operation: Operation,
+) -> None:
+    """Trains a config, or goes on with its run.
+
+    Args:
+        spec: of the task.
+        config: of the run, which ``spec`` still prepares.
+        output: folder of the run; None for that of the preset that ``config`` is.
+        folders: where runs and data lie.
+        operation: how the run is logged, saved and evaluated.
+
+    Raises:
+        ConfigError: ``output`` is None, and no preset has this config but for the seed.
+        CheckpointError: something that the run starts from is missing.
+    """
+    catalogue = spec.catalogue
+    output = output or run_folder(config, catalogue.presets, folders.runs, catalogue.task)
+    spec.train(spec.prepare_config(config, output, folders), output, folders, operation)
+
+
 def run_experiment[Config: RunConfig](
     spec: TaskSpec[Config],
     name: str,
@@ -39,7 +64,7 @@ def run_experiment[Config: RunConfig](
 
     Args:
         spec: of the task.
-        name: of the experiment in ``spec``.
+        name: of the experiment in the task's catalogue.
         seeds: they take the place of the presets' own; by default those of the experiment.
         folders: by default those of :class:`Folders`.
         operation: of the runs; by default that of experiment or task.
@@ -50,12 +75,13 @@ def run_experiment[Config: RunConfig](
             another command trains.
         CheckpointError: something that a run starts from is missing.
     """
-    experiment, folders = spec.experiments[name], folders or Folders()
+    catalogue, folders = spec.catalogue, folders or Folders()
+    experiment = catalogue.experiments[name]
     seeds = experiment.seeds if seeds is None else tuple(seeds)
     different = 0 < len(set(seeds)) == len(seeds)
     check(different and min(seeds) >= 0, "seeds", "one or more from 0 on, all different", [*seeds])
-    operation = operation or experiment.operation or spec.operation
-    output = folders.runs / spec.name / name
+    operation = operation or experiment.operation or catalogue.operation
+    output = folders.runs / catalogue.task / name
     # Errors of any row are found before the first one is trained.
     if is_primary():
         output.mkdir(parents=True, exist_ok=True)
@@ -64,7 +90,7 @@ def run_experiment[Config: RunConfig](
     for preset in experiment.presets:
         for seed in seeds:
             config = preset.config.with_training(seed=seed)
-            folder = run_folder(config, spec.presets, folders.runs, spec.name)
+            folder = run_folder(config, catalogue.presets, folders.runs, catalogue.task)
             _check_not_converted(preset.name, folder)
             planned.append((preset, seed, folder, spec.prepare_config(config, folder, folders)))
     found: dict[str, dict[int, Metrics]] = {preset.name: {} for preset in experiment.presets}
@@ -87,7 +113,7 @@ def run_experiment[Config: RunConfig](
             ]
             rows = _rows(spec, experiment.presets, every, folders.runs)
             report = spec.report(rows, output, folders) if spec.report else Report()
-            write_results(output, experiment.title, spec.metrics, rows, every, report)
+            write_results(output, experiment.title, catalogue.metrics, rows, every, report)
 
 
 def _check_not_converted(name: str, folder: Path) -> None:
@@ -114,7 +140,12 @@ def _rows[Config: RunConfig](
     rows = []
     for preset, metrics in zip(presets, every, strict=True):
         folders = {
-            seed: run_folder(preset.config.with_training(seed=seed), spec.presets, runs, spec.name)
+            seed: run_folder(
+                preset.config.with_training(seed=seed),
+                spec.catalogue.presets,
+                runs,
+                spec.catalogue.task,
+            )
             for seed in shared
         }
         of_seeds = {seed: metrics[seed] for seed in shared}

@@ -1,10 +1,12 @@
-"""Presets: configs with a name and with the scores that the paper gives for them."""
+"""Presets: configs with a name and with the scores that the paper gives, and their tables."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
+
+from experiments.engine.settings import Operation, RunConfig
 
 # Scores by the name of the metric, in the unit in which tables show them.
 Scores = dict[str, float]
@@ -94,23 +96,60 @@ class Preset[Config]:
         )
 
 
-def subcommands(task: str, presets: Sequence[Preset[Any]], metrics: Sequence[Metric]) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Experiment[Config: RunConfig]:
+    """Presets that are trained to stand in one table.
+
+    Attributes:
+        title: of the table.
+        presets: its rows, with different names.
+        seeds: of the runs, unless others are asked for.
+        operation: of the runs, unless another is asked for; None for that of the task.
+    """
+
+    title: str
+    presets: tuple[Preset[Config], ...]
+    seeds: tuple[int, ...] = (0,)
+    operation: Operation | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue[Config: RunConfig]:
+    """What a task can train, and all that its command line shows of it.
+
+    Attributes:
+        task: the name of its package in ``experiments``.
+        metrics: of its evaluation, in the order in which tables show them.
+        presets: all of them, with different names. Equal configs are one run, named after the
+            first.
+        experiments: by the name of their command.
+        operation: of runs, by default.
+    """
+
+    task: str
+    metrics: tuple[Metric, ...]
+    presets: tuple[Preset[Config], ...]
+    experiments: Mapping[str, Experiment[Config]]
+    operation: Operation
+
+
+def subcommands(catalogue: Catalogue[Any]) -> Any:
     """A type for tyro: one subcommand a preset, any field of which can be overridden.
 
     Args:
-        task: the name of its package in ``experiments``.
-        presets: at least two, with different names.
-        metrics: of the task.
+        catalogue: with at least two presets.
     """
-    (config_type,) = {type(preset.config) for preset in presets}
+    (config_type,) = {type(preset.config) for preset in catalogue.presets}
     commands = [
         Annotated[
             config_type,
             tyro.conf.subcommand(
-                name=preset.name, default=preset.config, description=preset.describe(task, metrics)
+                name=preset.name,
+                default=preset.config,
+                description=preset.describe(catalogue.task, catalogue.metrics),
             ),
         ]
-        for preset in presets
+        for preset in catalogue.presets
     ]
     union: Any = commands[0]
     for command in commands[1:]:

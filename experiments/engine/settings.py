@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal, Self
 
 from experiments.engine.config import check, check_at_least
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 
 Dtype = Literal["float32", "bfloat16"]
 # Of the checkpoints of a run.

@@ -1,4 +1,4 @@
-"""What a task declares: its presets, its experiments, and how its runs are trained and shown."""
+"""What a task declares: how the runs of its catalogue are trained and shown."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,27 +8,10 @@ from typing import Any
 from experiments.engine.claim import has_checkpoints, is_finished
 from experiments.engine.cost import Cost
 from experiments.engine.folders import Folders
-from experiments.engine.presets import Metric, Preset
+from experiments.engine.presets import Catalogue, Preset
 from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation, RunConfig
 from experiments.engine.tables import Spread, Table
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment[Config: RunConfig]:
-    """Presets that are trained to stand in one table.
-
-    Attributes:
-        title: of the table.
-        presets: its rows, with different names.
-        seeds: of the runs, unless others are asked for.
-        operation: of the runs, unless another is asked for; None for that of the task.
-    """
-
-    title: str
-    presets: tuple[Preset[Config], ...]
-    seeds: tuple[int, ...] = (0,)
-    operation: Operation | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,15 +67,11 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class TaskSpec[Config: RunConfig]:
-    """What command line and tables need to know of a task.
+    """How the runs of a task are trained, measured and reported.
 
     Attributes:
+        catalogue: what the task can train.
         run_type: of its runs.
-        metrics: of its evaluation, in the order in which tables show them.
-        presets: all of them, with different names. Equal configs are one run, named after the
-            first.
-        experiments: by the name of their command.
-        operation: of runs, by default.
         train: trains a config in the folder of a run, or goes on with it.
         cost: parameters and operations of a config's model on one image, by shapes alone.
         step_seconds: median seconds of a training step and of an inference, each on a random batch
@@ -105,19 +84,11 @@ class TaskSpec[Config: RunConfig]:
             the table and those of the command. The first process alone calls it.
     """
 
+    catalogue: Catalogue[Config]
     run_type: RunType[Config]
-    metrics: tuple[Metric, ...]
-    presets: tuple[Preset[Config], ...]
-    experiments: Mapping[str, Experiment[Config]]
-    operation: Operation
     train: Callable[[Config, Path, Folders, Operation], Any]
     cost: Callable[[Config], Cost]
     step_seconds: Callable[[Config, int], tuple[float, float]]
     resized: Callable[[Config, int], Config]
     prepare_config: Callable[[Config, Path, Folders], Config] = lambda config, *folders: config
     report: Callable[[Sequence[Row[Config]], Path, Folders], Report] | None = None
-
-    @property
-    def name(self) -> str:
-        """Of the task's package in ``experiments``."""
-        return self.run_type.task

@@ -1,36 +1,29 @@
 """Command line: `python -m experiments.inpainting --help`."""
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from experiments.engine.command_line import run_command
-from experiments.engine.commands import (
-    ALONE,
-    BARE,
-    DATA,
-    FOLDERS,
-    Commands,
-    task_commands,
-)
-from experiments.engine.distributed import Distributed, is_primary, primary_first, start
+from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
+from experiments.engine.distributed import Distributed, start
 from experiments.engine.folders import DataFolders
-from experiments.engine.parallel import check_batch_size
-from experiments.engine.settings import EvaluationConfig
-from experiments.engine.tables import Spread, print_tables
-from experiments.inpainting.data.batches import open_data
-from experiments.inpainting.evaluation import make_evaluator
-from experiments.inpainting.fill import variables_of
-from experiments.inpainting.prediction.predict import predict_command
-from experiments.inpainting.report.compare import compare as compare_runs
-from experiments.inpainting.report.tables import bucket_table, metrics_table
-from experiments.inpainting.spec import SPEC
-from experiments.inpainting.task import RUNS
-from experiments.inpainting.web.page import serve
+from experiments.engine.settings import CheckpointChoice, EvaluationConfig
+from experiments.inpainting.presets import CATALOGUE
+
+if TYPE_CHECKING:
+    from experiments.engine.spec import TaskSpec
+    from experiments.inpainting.configs import InpaintingConfig
 
 EVALUATION = EvaluationConfig()
+
+
+def load_spec() -> "TaskSpec[InpaintingConfig]":
+    """Imports the spec of the task."""
+    from experiments.inpainting.spec import SPEC
+
+    return SPEC
 
 
 def evaluate(
@@ -49,24 +42,52 @@ def evaluate(
         evaluation: of which checkpoint, and how.
         distributed: the other processes, if any.
     """
+    from experiments.inpainting.report.evaluate import evaluate as evaluate_run
+
     start(distributed)
-    check_batch_size(evaluation.batch_size)
-    loaded = RUNS.load(run, evaluation.checkpoint)
-    config = loaded.config
-    if images is not None:
-        config = dataclasses.replace(config, data=config.data.with_images(images))
-    data = primary_first(lambda: open_data(config.data, folders))
-    evaluator = make_evaluator(config, data, evaluation)
-    metrics = evaluator(variables_of(loaded.state))
-    if is_primary():
-        rows = {run.name: {name: Spread(value) for name, value in metrics.items()}}
-        title = f"step {loaded.step}, {len(data.validation)} images"
-        print_tables((metrics_table(title, rows), bucket_table("By the size of the hole", rows)))
+    evaluate_run(run, images, folders, evaluation)
+
+
+def predict(
+    source: Annotated[Path, tyro.conf.Positional],
+    run: Path,
+    mask: Path | None = None,
+    box: tuple[int, int, int, int] | None = None,
+    brush_seed: int | None = None,
+    output: Path | None = None,
+    working_side: int | None = None,
+    full_size: bool = False,
+    checkpoint: CheckpointChoice = "newest",
+) -> None:
+    """Fills the hole of a picture, or those of all pictures in a folder.
+
+    The hole is given by a mask, a box or the seed of a brush.
+
+    Args:
+        source: a file that Pillow reads, of any size, or a folder of such files.
+        run: folder of a trained run.
+        mask: an image file of the same size, white (over 127 of 255) in the hole and opaque
+            everywhere; or a folder that holds for each picture a mask of the same stem.
+        box: the hole's left, top, width and height, in pixels.
+        brush_seed: of random brush strokes; in a folder each picture has its own.
+        output: the PNG to write, by default SOURCE-filled.png; for a folder the folder to write
+            to, by default SOURCE-filled.
+        working_side: larger pictures are scaled down so that their shorter side has so many pixels,
+            and the fill is scaled back into the hole; by default the side of the images that the
+            run was trained on, beyond which networks fill worse.
+        full_size: fills pictures at their own size instead, tile by tile.
+        checkpoint: the newest, or the one with the highest PSNR so far.
+    """
+    from experiments.inpainting.prediction.holes import HoleChoice
+    from experiments.inpainting.prediction.predict import print_predictions
+
+    holes = HoleChoice(mask, box, brush_seed)
+    print_predictions(run, source, holes, output, working_side, full_size, checkpoint)
 
 
 def compare(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    output: Path = FOLDERS.runs / SPEC.name / "compare",
+    output: Path = FOLDERS.runs / CATALOGUE.task / "compare",
     examples: int = 5,
     folders: Annotated[DataFolders, BARE] = DATA,
     evaluation: Annotated[EvaluationConfig, BARE] = EVALUATION,
@@ -80,19 +101,47 @@ def compare(
         folders: where the data lie.
         evaluation: of which checkpoints, and how.
     """
+    from experiments.inpainting.report.compare import compare as compare_runs
+
     compare_runs(runs, output, folders, examples, evaluation)
+
+
+def serve(
+    baseline: Path,
+    carafe: Path,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    working_side: int | None = None,
+    full_size: bool = False,
+    checkpoint: CheckpointChoice = "newest",
+) -> None:
+    """Serves a page to drop a picture, paint a hole and see two models fill it, until stopped.
+
+    Args:
+        baseline: folder of a trained run.
+        carafe: folder of a trained run with CARAFE++.
+        host: name or address to listen at; by default only this machine can open the page.
+        port: port to listen at; 0 takes the first free one from 7860 on.
+        working_side: pictures whose shorter side is longer are filled at this size, in pixels; by
+            default at that of the images that the run was trained on.
+        full_size: fills pictures at their own size instead.
+        checkpoint: the newest of each run, or the one with the highest PSNR so far.
+    """
+    from experiments.inpainting.web.page import serve as serve_page
+
+    serve_page(baseline, carafe, host, port, working_side, full_size, checkpoint)
 
 
 def main() -> None:
     """Runs a subcommand."""
     commands: Commands = {
-        **task_commands(SPEC),
+        **task_commands(CATALOGUE, load_spec),
         "evaluate": evaluate,
-        "predict": predict_command,
+        "predict": predict,
         "compare": compare,
         "serve": serve,
     }
-    run_command(SPEC.name, commands)
+    run_command(CATALOGUE.task, commands)
 
 
 if __name__ == "__main__":

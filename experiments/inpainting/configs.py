@@ -8,7 +8,7 @@ import tyro
 
 from experiments.data.folder import images_digest
 from experiments.engine.config import check, check_at_least
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import RunConfig, TrainingConfig
 from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.model.patchgan import PatchGANConfig

@@ -3,10 +3,9 @@
 import dataclasses
 from typing import Any
 
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.presets import Metric, Preset
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
+from experiments.engine.presets import Catalogue, Experiment, Metric, Preset
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.engine.spec import Experiment
 from experiments.inpainting.configs import (
     PAPER_TRAINING,
     AdversarialConfig,
@@ -174,3 +173,10 @@ EXPERIMENTS = {
     "table10-gpu": Experiment("Table 10 on 71 photographs, with widened baselines", GPU, _SEEDS),
     "table10-cpu": Experiment("Table 10 in small, on seven photographs", CPU, _SEEDS),
 }
+CATALOGUE = Catalogue(
+    "inpainting",
+    METRICS,
+    PRESETS,
+    EXPERIMENTS,
+    Operation(checkpoint_every=1000, evaluate_every=5000),
+)

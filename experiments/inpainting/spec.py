@@ -1,4 +1,4 @@
-"""The inpainting task, as command line and tables need it."""
+"""The inpainting task, as its tables and `train` need it."""
 
 import dataclasses
 from pathlib import Path
@@ -10,14 +10,13 @@ import numpy as np
 from experiments.engine.cost import Cost, cost
 from experiments.engine.folders import Folders
 from experiments.engine.parallel import split
-from experiments.engine.settings import Operation
 from experiments.engine.spec import TaskSpec
 from experiments.engine.step_time import inference_seconds, training_seconds
 from experiments.inpainting.adversarial import alternating_step
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import fill, make_generator, variables_of
 from experiments.inpainting.pixels import to_unit
-from experiments.inpainting.presets import EXPERIMENTS, METRICS, PRESETS
+from experiments.inpainting.presets import CATALOGUE
 from experiments.inpainting.report.report import report
 from experiments.inpainting.task import RUNS, initial_state, make_optimizer, train_run
 
@@ -67,11 +66,8 @@ def prepare_config(config: InpaintingConfig, folder: Path, folders: Folders) -> 
 
 
 SPEC = TaskSpec(
+    catalogue=CATALOGUE,
     run_type=RUNS,
-    metrics=METRICS,
-    presets=PRESETS,
-    experiments=EXPERIMENTS,
-    operation=Operation(checkpoint_every=1000, evaluate_every=5000),
     train=train_run,
     cost=cost_of,
     step_seconds=step_seconds,

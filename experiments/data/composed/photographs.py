@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.data.composed.debian import is_complete
 from experiments.data.composed.debian_manifest import PACKAGES
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,12 @@ tried offline: `python -m experiments.data.composed.scenes --help`. It is no ben
 pasted.
 """
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,10 +24,10 @@ from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.data.composed.photographs import debian_photographs, pypi_photographs
 from experiments.data.composed.scenes_backgrounds import backgrounds, scaled_pixels
 from experiments.data.composed.scenes_composition import Scene, compose
+from experiments.data.composed.scenes_config import ScenesConfig
 from experiments.data.composed.stamps import cut_out, kept_stamps, split_by_stamp
 from experiments.data.composed.stamps_manifest import CLASSES
 from experiments.engine.command_line import run_program
-from experiments.engine.config import check, check_at_least
 from experiments.engine.files import locked
 from experiments.engine.json_files import write_json
 from experiments.engine.text import printable
@@ -39,51 +38,6 @@ CATEGORIES = tuple(Category(2 * n + 1, name) for n, name in enumerate(CLASSES))
 _SPLITS = ("train", "val")
 _LANDSCAPE_SHARE = 0.7
 _QUALITY = 92
-
-
-@dataclasses.dataclass(frozen=True)
-class ScenesConfig:
-    """How scenes are composed.
-
-    Attributes:
-        photographs: ``"pypi"``: those of the seven photographs that come with the dependencies
-            which show no object of a class. ``"debian"``: those of 71.
-        longer_side: of the images, in pixels; the shorter one is three quarters of it. Seven in
-            ten are landscapes, the others portraits.
-        training_images: number of images to train on.
-        validation_images: number of images to validate on.
-        smallest: longer side of an object, in pixels; sizes are even in their logarithm.
-        largest: longer side of an object, in pixels; at most the images' shorter side.
-        max_objects: 1 to so many are drawn for an image; one that finds no place is left out.
-    """
-
-    photographs: Literal["pypi", "debian"] = "debian"
-    longer_side: int = 640
-    training_images: int = 4_000
-    validation_images: int = 500
-    smallest: int = 16
-    largest: int = 400
-    max_objects: int = 8
-
-    def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for a number below 1, and where objects do not fit into images."""
-        check_at_least(self, longer_side=1, training_images=1, validation_images=1, max_objects=1)
-        check(
-            8 <= self.smallest <= self.largest <= self.shorter_side,
-            "smallest and largest",
-            f"in 8..{self.shorter_side} (pixels) and in this order",
-            (self.smallest, self.largest),
-        )
-
-    @property
-    def shorter_side(self) -> int:
-        """Of the images, in pixels."""
-        return self.longer_side * 3 // 4
-
-    @property
-    def name(self) -> str:
-        """Of the data set; other data have another name, by which tfds tells what is there."""
-        return "-".join(["scenes", *map(str, dataclasses.astuple(self))])
 
 
 def prepare_scenes(

@@ -20,7 +20,7 @@ from experiments.data.composed.crops import CropsConfig, crops, split_by_photogr
 from experiments.data.composed.debian import is_complete
 from experiments.data.composed.photographs import Photograph, debian_photographs, pypi_photographs
 from experiments.data.composed.stamps_manifest import CLASSES, STAMPS, kept_name
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 
 _VALIDATION_SHARE = 0.25
 _FEWEST_VALIDATION_STAMPS = 3

@@ -12,7 +12,7 @@ import grain
 import jax
 import numpy as np
 
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.data.records import PaddedRecords, ReadableRecords, Source
 from experiments.detection.data.config import DataConfig
 from experiments.detection.data.images import bucket_shape, decode_image, fit_image, resized_size

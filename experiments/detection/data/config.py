@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Literal
 
-from experiments.data.composed.scenes import ScenesConfig
+from experiments.data.composed.scenes_config import ScenesConfig
 from experiments.engine.config import check, check_at_least
+
+Split = Literal["train", "validation", "test"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,19 +2,16 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
 from experiments.data.classes import check_classes
 from experiments.data.coco import coco_boxes_folder, coco_folder, open_coco
 from experiments.data.coco_annotations import Category
 from experiments.data.composed.scenes import prepare_scenes
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.data.records import Source
-from experiments.detection.data.config import DataConfig
+from experiments.detection.data.config import DataConfig, Split
 from experiments.detection.data.record_index import RecordIndex, kept_index
 from experiments.engine.folders import DataFolders
-
-Split = Literal["train", "validation", "test"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.detection.data.object_masks import box_mask, decode_mask
 
 Objects = dict[str, np.ndarray]

@@ -9,24 +9,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from experiments.detection.evaluation.ground_truth import coco_of
+from experiments.detection.evaluation.metric_names import METRICS
 from experiments.detection.evaluation.results import Result, of_kind
 
 Kind = Literal["bbox", "segm"]
-
-# In the order in which pycocotools sums an evaluation up.
-AVERAGE_PRECISIONS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
-AVERAGE_RECALLS = ("AR1", "AR10", "AR100", "AR_S", "AR_M", "AR_L")
-METRICS = AVERAGE_PRECISIONS + AVERAGE_RECALLS
-
-
-def logged_name(compared: Literal["box", "mask"], metric: str) -> str:
-    """Names a metric of a run: ``box_AP``, and ``box/AP50`` and so on, which are its details.
-
-    Args:
-        compared: what the metric compares.
-        metric: one of :data:`METRICS`.
-    """
-    return f"{compared}_{metric}" if metric == "AP" else f"{compared}/{metric}"
 
 
 def coco_metrics(ground_truth: COCO, results: Sequence[Result], kind: Kind) -> dict[str, float]:

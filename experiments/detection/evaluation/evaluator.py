@@ -9,8 +9,9 @@ from typing import Any, Literal
 import grain
 import numpy as np
 
-from experiments.detection.evaluation.coco_metrics import Kind, coco_metrics, logged_name
+from experiments.detection.evaluation.coco_metrics import Kind, coco_metrics
 from experiments.detection.evaluation.ground_truth import GroundTruth
+from experiments.detection.evaluation.metric_names import logged_name
 from experiments.detection.evaluation.results import Result, image_results, write_results
 from experiments.engine.distributed import gather_bytes, is_primary
 from experiments.engine.errors import InputError

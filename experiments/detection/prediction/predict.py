@@ -1,13 +1,16 @@
 """Detects objects in a user's own pictures, draws them, and writes down what was found."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
+from experiments.data.classes import num_classes
 from experiments.data.coco_annotations import Category
 from experiments.data.picture_outputs import PictureOutputs
 from experiments.data.pictures import open_picture, to_rgb
@@ -15,9 +18,12 @@ from experiments.detection.data.config import DataConfig
 from experiments.detection.data.images import bucket_shape, fit_image, is_portrait, resized_size
 from experiments.detection.evaluation.results import Result, image_results
 from experiments.detection.prediction.drawing import draw_detections
+from experiments.detection.task import RUNS, detect, make_model, read_categories
+from experiments.engine.config import check
 from experiments.engine.errors import InputError
 from experiments.engine.json_files import write_json
-from experiments.engine.predictions import predict_each
+from experiments.engine.predictions import predict_each, report
+from experiments.engine.settings import CheckpointChoice
 from experiments.engine.text import encodable, printable
 
 DETECTIONS = "detections.json"
@@ -123,6 +129,33 @@ def predict(
     finally:  # also of a batch that is broken off
         if entries:  # what an earlier call found is not lost to one that could read nothing
             write_json(output / DETECTIONS, entries)
+
+
+def print_predictions(
+    run: Path, images: Sequence[Path], output: Path, checkpoint: CheckpointChoice = "newest"
+) -> None:
+    """Draws the objects in images, writes them as JSON, and prints what is drawn.
+
+    Args:
+        run: folder of the run.
+        images: files, at least one.
+        output: folder for the drawings and for ``detections.json``; see :func:`predict`.
+        checkpoint: the newest, or the one with the highest AP so far.
+
+    Raises:
+        CheckpointError: there is no run of this task in ``run``, or it cannot be read.
+        ConfigError: ``images`` is empty.
+        SystemExit: with code 2, after the last image, if any could not be used.
+    """
+    check(bool(images), "images", "one or more", list(images))
+    loaded = RUNS.load(run, checkpoint)
+    categories = read_categories(run, num_classes(loaded.config.data.source))
+    # On the device once, rather than with every picture.
+    state = jax.device_put({name: loaded.state[name] for name in ("params", "model_state")})
+    model = make_model(loaded.config)
+    infer = functools.partial(jax.jit(functools.partial(detect, model)), state)
+    predictions = predict(images, output, infer, loaded.config.data, categories)
+    report(predictions, functools.partial(show, dict(categories)))
 
 
 def show(names: Mapping[int, str], picture: Path, drawing: Drawing) -> None:

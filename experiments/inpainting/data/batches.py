@@ -21,10 +21,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from experiments.data.composed import crops
+from experiments.data.errors import DataError
 from experiments.data.folder import images_digest, open_images
 from experiments.data.pictures import open_picture, to_rgb
 from experiments.data.places import places_folder
-from experiments.data.prepared import DataError, open_builder
+from experiments.data.prepared import open_builder
 from experiments.data.records import PaddedRecords, ReadableRecords, RecordError, Source
 from experiments.engine.errors import InputError
 from experiments.engine.folders import DataFolders

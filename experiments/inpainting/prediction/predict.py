@@ -3,10 +3,9 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import tyro
 from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -137,37 +136,32 @@ def predict(
     return predict_each(pictures, fill)
 
 
-def predict_command(
-    source: Annotated[Path, tyro.conf.Positional],
+def print_predictions(
     run: Path,
-    mask: Path | None = None,
-    box: tuple[int, int, int, int] | None = None,
-    brush_seed: int | None = None,
+    source: Path,
+    holes: HoleChoice,
     output: Path | None = None,
     working_side: int | None = None,
     full_size: bool = False,
     checkpoint: CheckpointChoice = "newest",
 ) -> None:
-    """Fills the hole of a picture, or those of all pictures in a folder.
-
-    The hole is given by a mask, a box or the seed of a brush.
+    """Fills the hole of a picture, or those of all in a folder, and prints the files written.
 
     Args:
-        source: a file that Pillow reads, of any size, or a folder of such files.
-        run: folder of a trained run.
-        mask: an image file of the same size, white (over 127 of 255) in the hole and opaque
-            everywhere; or a folder that holds for each picture a mask of the same stem.
-        box: the hole's left, top, width and height, in pixels.
-        brush_seed: of random brush strokes; in a folder each picture has its own.
+        run: folder of a run of this task.
+        source: a file of a picture, or a folder, the subfolders of which are left alone.
+        holes: where they come from. In a folder each file has brush strokes of its own.
         output: the PNG to write, by default SOURCE-filled.png; for a folder the folder to write
             to, by default SOURCE-filled.
-        working_side: larger pictures are scaled down so that their shorter side has so many pixels,
-            and the fill is scaled back into the hole; by default the side of the images that the
-            run was trained on, beyond which networks fill worse.
-        full_size: fills pictures at their own size instead, tile by tile.
-        checkpoint: the newest, or the one with the highest PSNR so far.
+        working_side: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
+        full_size: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
+        checkpoint: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
+
+    Raises:
+        InputError: see :func:`predict`.
+        CheckpointError: the run cannot be read.
+        SystemExit: with code 2, after the last picture, if any was not filled.
     """
-    holes = HoleChoice(mask, box, brush_seed)
     batch = source.is_dir()
     if output is None:
         whole = source.resolve() if batch else source  # "." has no name

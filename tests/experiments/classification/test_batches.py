@@ -18,7 +18,7 @@ from experiments.classification.data_config import DataConfig
 from experiments.classification.images import evaluation_crop
 from experiments.data.composed.photographs import pypi_photographs
 from experiments.data.composed.stamps import StampsConfig
-from experiments.data.imagenet import DataError
+from experiments.data.errors import DataError
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders
 

@@ -3,8 +3,8 @@ import dataclasses
 import jax
 import pytest
 
-from experiments.classification.presets import SMALL
-from experiments.classification.spec import SPEC, cost_of, resized, step_seconds
+from experiments.classification.presets import CATALOGUE, SMALL
+from experiments.classification.spec import cost_of, resized, step_seconds
 
 CONFIG = dataclasses.replace(
     SMALL[0].config, model=dataclasses.replace(SMALL[0].config.model, width=8)
@@ -32,5 +32,5 @@ def test_a_training_step_and_an_inference_are_timed():
 
 
 def test_rows_of_a_table_are_on_the_same_data():
-    for experiment in SPEC.experiments.values():
+    for experiment in CATALOGUE.experiments.values():
         assert len({preset.config.data for preset in experiment.presets}) == 1

@@ -29,7 +29,7 @@ from experiments.classification.task import (
     train_step,
     training_state,
 )
-from experiments.data.imagenet import DataError
+from experiments.data.errors import DataError
 from experiments.engine.checkpoints import CheckpointError, steps_in
 from experiments.engine.claim import is_converted
 from experiments.engine.config import ConfigError

@@ -8,7 +8,7 @@ from experiments.classification.data_config import DataConfig
 from experiments.classification.task import train_run
 from experiments.engine.distributed import Distributed, start
 from experiments.engine.folders import Folders
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.models.resnet import ResNetConfig
 

@@ -16,7 +16,7 @@ from experiments.data import coco
 from experiments.data.coco import OFFICIAL_IDS, coco_boxes_folder, coco_folder, open_coco
 from experiments.data.coco_annotations import Category
 from experiments.data.coco_tfds import prepare
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.data.records import ReadableRecords, RecordError
 from tests.experiments.data.coco_folder import (
     CONFIG,

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from experiments.data.coco_annotations import Category, read_annotations
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from tests.experiments.data.coco_folder import contents
 
 

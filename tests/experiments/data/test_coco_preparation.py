@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from experiments.data import coco
 from experiments.data.coco import open_coco
 from experiments.data.coco_tfds import COCO_2017, prepare
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from tests.experiments.data.coco_folder import (
     CONFIG,
     SIZES,

@@ -2,8 +2,8 @@ import pickle
 
 import pytest
 
+from experiments.data.errors import DataError
 from experiments.data.folder import open_images
-from experiments.data.prepared import DataError
 
 
 def touch(folder, names):

@@ -6,8 +6,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from experiments.data import imagenet, prepared
+from experiments.data.errors import DataError
 from experiments.data.imagenet import imagenet_folder, prepare
-from experiments.data.prepared import DataError
 
 
 class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -7,8 +7,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from experiments.data import places, prepared
+from experiments.data.errors import DataError
 from experiments.data.places import places_folder, prepare
-from experiments.data.prepared import DataError
 
 LISTS = {
     "train": "/a/airfield/1.jpg 0\n/b/bar/2.jpg 3\n",

@@ -12,7 +12,6 @@ from pycocotools.coco import COCO
 from experiments.classification.presets import PRESETS as CLASSIFIERS
 from experiments.data.composed.scenes import CATEGORIES
 from experiments.detection import __main__ as command_line
-from experiments.detection.spec import SPEC
 from experiments.engine import config as configs
 from experiments.engine.logs import read_metrics
 from tests.experiments.detection.tiny import TINY
@@ -23,7 +22,7 @@ def call(monkeypatch, capsys):
     """Calls the program; returns its exit code and what it printed."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", [SPEC.name, *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["detection", *map(str, arguments)])
         code = 0
         try:
             command_line.main()

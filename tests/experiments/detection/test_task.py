@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.data.composed.scenes import CATEGORIES, ScenesConfig
-from experiments.data.prepared import DataError
+from experiments.data.composed.scenes import CATEGORIES
+from experiments.data.composed.scenes_config import ScenesConfig
+from experiments.data.errors import DataError
 from experiments.detection import task
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.data.config import DataConfig
@@ -32,7 +33,7 @@ from experiments.engine.checkpoints import CheckpointError, steps_in
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders, Folders
 from experiments.engine.logs import read_metrics
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import EvaluationConfig, Operation, TrainingConfig
 from experiments.models.fpn import FPNConfig
 from experiments.models.resnet import ResNetConfig

@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from experiments.data.composed.scenes import ScenesConfig
+from experiments.data.composed.scenes_config import ScenesConfig
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.data.config import DataConfig
 from experiments.detection.model.anchors import AnchorConfig
@@ -18,7 +18,7 @@ from experiments.detection.model.sampling import ANCHORS, PROPOSALS
 from experiments.detection.task import train_run
 from experiments.engine.distributed import Distributed, start
 from experiments.engine.folders import Folders
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.models.fpn import FPNConfig
 from experiments.models.resnet import ResNetConfig

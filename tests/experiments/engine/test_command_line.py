@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.data.records import RecordError
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.command_line import run_command, run_program

@@ -20,7 +20,7 @@ def call(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["toy", *map(str, arguments)])
         code = 0
         try:
-            run_command("toy", task_commands(spec))
+            run_command("toy", task_commands(spec.catalogue, lambda: spec))
         except SystemExit as exit_:
             code = exit_.code
         printed = capsys.readouterr()
@@ -38,7 +38,7 @@ def test_a_preset_is_trained_in_its_own_folder_unless_another_is_named(call, tmp
     assert config == WIDE.config.with_training(seed=7)
     assert folder == tmp_path / "toy/wide-seed7"
     assert folders == Folders(Path("sets"), Path("files"), tmp_path)
-    assert operation == spec.operation
+    assert operation == spec.catalogue.operation
     trained.clear()
     assert call(spec, "train", "same", "--output", tmp_path / "own", "--side", 8)[0] == 0
     ((config, folder, *_),) = trained

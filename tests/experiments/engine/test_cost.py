@@ -107,10 +107,11 @@ def test_carafe(scale, compressed, places, outputs, kernels):
     assert cost(CARAFE(**scale), MAP) == expected
 
 
-def test_a_deconvolution_multiplies_no_zeros():
-    taps = 16 * CHANNELS * FEATURES
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_deconvolution_multiplies_no_zeros(size):
+    taps = size**2 * CHANNELS * FEATURES
     expected = Cost(taps + FEATURES, PIXELS * 2 * taps + 4 * PIXELS * FEATURES)
-    assert cost(Deconvolution(FEATURES, 4), MAP) == expected
+    assert cost(Deconvolution(FEATURES, size), MAP) == expected
 
 
 def test_calls_loops_and_branches():

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.engine.config import ConfigError
 from experiments.engine.dry_run import dry_run
-from experiments.engine.spec import Experiment
+from experiments.engine.presets import Experiment
 from tests.experiments.engine.toy_spec import NARROW, WIDE, toy_spec
 
 
@@ -40,7 +40,9 @@ def test_timed_steps_give_speed_also_as_a_share_of_the_first_row(capsys):
     printed = capsys.readouterr().out
     asked.clear()
     rough = dataclasses.replace(NARROW, config=dataclasses.replace(NARROW.config, dtype="bfloat16"))
-    own = dataclasses.replace(spec, experiments={"own": Experiment("Own", (rough, WIDE))})
+    own, _ = toy_spec(
+        step_seconds=step_seconds, experiments={"own": Experiment("Own", (rough, WIDE))}
+    )
     dry_run(own, "own", time_steps=True, batch_size=4)
     assert asked == [(1, "bfloat16", 4), (2, "float32", 4)]
     assert "4 images a step" in printed

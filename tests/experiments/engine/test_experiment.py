@@ -8,8 +8,9 @@ from experiments.engine.config import ConfigError
 from experiments.engine.experiment import run_experiment
 from experiments.engine.files import FolderError, locked
 from experiments.engine.folders import Folders
+from experiments.engine.presets import Experiment
 from experiments.engine.settings import Operation
-from experiments.engine.spec import Experiment, Report, Row
+from experiments.engine.spec import Report, Row
 from experiments.engine.tables import Table
 from tests.experiments.engine.toy_spec import NARROW, WIDE, evaluation_of, toy_spec
 

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.engine.config import ConfigError
-from experiments.engine.optimization import (
-    OptimizerConfig,
-    ScheduleConfig,
-    learning_rate,
-    make_optimizer,
-)
+from experiments.engine.optimization import learning_rate, make_optimizer
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 
 
 def rates(optimizer, schedule, steps, batch_size=256, steps_per_epoch=1):

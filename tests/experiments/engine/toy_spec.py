@@ -8,10 +8,10 @@ import tyro
 
 from experiments.engine import config as configs
 from experiments.engine.cost import Cost
-from experiments.engine.presets import Metric, Preset
+from experiments.engine.presets import Catalogue, Experiment, Metric, Preset
 from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation, RunConfig
-from experiments.engine.spec import Experiment, TaskSpec
+from experiments.engine.spec import TaskSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def evaluation_of(config):
     return {"accuracy": accuracy, "accuracy/small": accuracy / 2, "loss": 1.5}
 
 
-def toy_spec(**changes):
+def toy_spec(presets=(NARROW, WIDE, SAME), experiments=EXPERIMENTS, **changes):
     """The task, and the list of the runs that it was asked to train: config, folder, the rest."""
     trained = []
 
@@ -60,11 +60,8 @@ def toy_spec(**changes):
         (folder / "metrics.jsonl").write_text(log)
 
     spec = TaskSpec(
+        catalogue=Catalogue("toy", METRICS, presets, experiments, Operation(log_every=7)),
         run_type=RunType("toy", ToyConfig, lambda config: {}, best="accuracy"),
-        metrics=METRICS,
-        presets=(NARROW, WIDE, SAME),
-        experiments=EXPERIMENTS,
-        operation=Operation(log_every=7),
         train=train,
         cost=lambda config: Cost(1000 * config.width * config.side, 2_000_000_000 * config.width),
         step_seconds=lambda config, batch_size: (0.5 * config.width, 0.25 * config.width),

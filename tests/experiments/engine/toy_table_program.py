@@ -16,4 +16,5 @@ def train(config, folder, folders, operation):
 
 
 if __name__ == "__main__":
-    run_command("toy", task_commands(toy_spec(train=train)[0]))
+    spec, _ = toy_spec(train=train)
+    run_command("toy", task_commands(spec.catalogue, lambda: spec))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.engine.distributed import Distributed, start
 from experiments.engine.folders import Folders
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.inpainting.configs import (
     AdversarialConfig,

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +38,57 @@ def test_a_deconvolution_is_the_loop(size):
     params = variables["params"]["ConvTranspose_0"]
     expected = loops.deconvolve(x, params["kernel"]) + params["bias"]
     np.testing.assert_allclose(jit(layer.apply)(variables, x), expected, atol=2e-5)
+
+
+class FlaxDeconvolution(nn.Module):
+    """A deconvolution with a kernel as large as its stride, as Flax has it."""
+
+    features: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        size = (2, 2)
+        convolution = nn.ConvTranspose(
+            self.features, size, strides=size, padding=((1, 1), (1, 1)), dtype=self.dtype
+        )
+        return convolution(x)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("input_dtype", [jnp.float32, jnp.bfloat16])
+def test_a_kernel_as_large_as_the_stride_gives_what_flax_gives(input_dtype, dtype):
+    ours, flax = Deconvolution(5, 2, dtype), FlaxDeconvolution(5, dtype)
+    key = jax.random.key(3)
+    # Small whole numbers: their products and sums are exact, in whatever order.
+    x = jax.random.randint(key, (2, 3, 4, 6), -8, 8).astype(input_dtype)
+    variables, expected_variables = jit(ours.init)(key, x), jit(flax.init)(key, x)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected_variables)
+    whole = jax.tree.map(lambda leaf: jnp.round(4 * (leaf + 1)), variables)
+    y, expected = jit(ours.apply)(whole, x), jit(flax.apply)(whole, x)
+    assert y.dtype == expected.dtype
+    np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("wrapped", [lambda apply: apply, jax.checkpoint], ids=["", "checkpoint"])
+def test_a_kernel_as_large_as_the_stride_has_the_gradients_of_flax(wrapped):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 4, 32)).astype(np.float32)
+    ours, flax = Deconvolution(24, 2), FlaxDeconvolution(24)
+    variables = random_variables(ours, x)
+    direction = rng.normal(size=(2, 10, 8, 24)).astype(np.float32)
+
+    def gradients(layer):
+        def loss(variables, x):
+            return (direction * wrapped(layer.apply)(variables, x)).sum()
+
+        return jit(jax.grad(loss, (0, 1)))(variables, x)
+
+    jax.tree.map(
+        lambda found, expected: np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5),
+        gradients(ours),
+        gradients(flax),
+    )
 
 
 def test_a_kernel_of_one_pixel_has_targets_without_a_source():

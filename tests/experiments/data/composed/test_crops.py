@@ -13,7 +13,7 @@ from experiments.data.composed.crops import (
     split_by_photograph,
 )
 from experiments.data.composed.photographs import Photograph, pypi_photographs
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 
 
 def test_splits_share_no_photograph(data_folder):

@@ -24,7 +24,7 @@ from experiments.data.composed.debian import (
 from experiments.data.composed.photographs import debian_photographs, pypi_photographs
 from experiments.data.composed.stamps import kept_stamps
 from experiments.data.composed.stamps_manifest import STAMPS
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.engine.files import FolderError
 
 DPKG_DEB = shutil.which("dpkg-deb")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from experiments.data.composed import photographs
 from experiments.data.composed.photographs import debian_photographs, pypi_photographs
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 
 SIZES = {
     "skimage-astronaut": (512, 512),

@@ -16,14 +16,14 @@ from experiments.data.coco import coco_folder, open_coco
 from experiments.data.coco_masks import decompressed
 from experiments.data.composed.scenes import (
     CATEGORIES,
-    ScenesConfig,
     annotations_of,
     prepare_scenes,
     scene,
 )
 from experiments.data.composed.scenes_composition import Scene
+from experiments.data.composed.scenes_config import ScenesConfig
 from experiments.data.composed.stamps_manifest import CLASSES
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.engine.config import ConfigError
 from tests.experiments.data.composed.fake_stamps import write_fake_stamps
 

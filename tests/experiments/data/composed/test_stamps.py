@@ -20,7 +20,7 @@ from experiments.data.composed.stamps import (
     split_by_stamp,
 )
 from experiments.data.composed.stamps_manifest import CLASSES, STAMPS, kept_name
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 
 SIDE = 48
 COLOURS = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.detection.data.batches import evaluation_batches, training_batches
 from experiments.detection.data.config import DataConfig
 from experiments.detection.data.object_masks import box_mask, decode_mask

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.data.composed.scenes import CATEGORIES
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.detection.data.config import DataConfig
 from experiments.detection.data.datasets import open_data
 from experiments.detection.data.record_index import index_records

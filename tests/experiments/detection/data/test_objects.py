@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.detection.data.object_masks import box_mask
 from experiments.detection.data.objects import flipped, padded, scaled, training_objects
 from tests.experiments.detection.fake_records import make_record, noise

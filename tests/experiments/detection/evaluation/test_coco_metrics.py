@@ -8,8 +8,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from experiments.data.coco_annotations import Category
-from experiments.detection.evaluation.coco_metrics import METRICS, coco_metrics
+from experiments.detection.evaluation.coco_metrics import coco_metrics
 from experiments.detection.evaluation.ground_truth import read_ground_truth
+from experiments.detection.evaluation.metric_names import METRICS
 from tests.experiments.detection.evaluation.annotated import (
     CATEGORIES,
     HEIGHT,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments.data.composed.photographs import pypi_photographs
-from experiments.data.prepared import DataError
+from experiments.data.errors import DataError
 from experiments.data.records import RecordError
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders

@@ -13,11 +13,12 @@ from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
 from experiments.engine.errors import InputError
 from experiments.engine.step import first_carry
+from experiments.inpainting.__main__ import predict as predict_command
 from experiments.inpainting.configs import AdversarialConfig, InpaintingConfig
 from experiments.inpainting.model.generators import GeneratorConfig
 from experiments.inpainting.prediction.holes import HoleChoice, hole_of_brush
 from experiments.inpainting.prediction.inpainter import load_inpainter
-from experiments.inpainting.prediction.predict import predict, predict_command, read_picture
+from experiments.inpainting.prediction.predict import predict, read_picture
 from experiments.inpainting.task import RUNS, initial_state
 
 CONFIG = InpaintingConfig(
@@ -379,8 +380,8 @@ def test_the_command_as_a_program(run, tmp_path):
     """Through a process: what a shell sees."""
     program = (
         "from experiments.engine.command_line import run_command\n"
-        "from experiments.inpainting.prediction.predict import predict_command\n"
-        "run_command('inpainting', {'predict': predict_command, 'other': print})\n"
+        "from experiments.inpainting.__main__ import predict\n"
+        "run_command('inpainting', {'predict': predict, 'other': print})\n"
     )
 
     def call(*arguments):

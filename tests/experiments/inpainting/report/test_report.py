@@ -9,13 +9,13 @@ from PIL import Image
 from experiments.engine.experiment import run_experiment
 from experiments.engine.folders import Folders
 from experiments.engine.logs import read_metrics
-from experiments.engine.optimization import OptimizerConfig, ScheduleConfig
-from experiments.engine.presets import Preset
+from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
+from experiments.engine.presets import Experiment, Preset
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.engine.spec import Experiment
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
 from experiments.inpainting.metrics import METRICS
 from experiments.inpainting.model.generators import GeneratorConfig
+from experiments.inpainting.presets import CATALOGUE
 from experiments.inpainting.report.compare import compare
 from experiments.inpainting.spec import SPEC
 from experiments.inpainting.task import initial_state
@@ -59,9 +59,10 @@ def finished(tmp_path_factory, data_folder):
         return SPEC.train(config, folder, *rest)
 
     output = folders.runs / "inpainting"
-    spec = dataclasses.replace(
-        SPEC, presets=PRESETS, experiments={"tiny": Experiment("Tiny", PRESETS, SEEDS)}
+    catalogue = dataclasses.replace(
+        CATALOGUE, presets=PRESETS, experiments={"tiny": Experiment("Tiny", PRESETS, SEEDS)}
     )
+    spec = dataclasses.replace(SPEC, catalogue=catalogue)
     killed = dataclasses.replace(spec, train=killed_before_the_third)
     with pytest.raises(KilledError):
         run_experiment(killed, "tiny", None, folders, operation)

@@ -1,0 +1,59 @@
+"""Evaluates a trained run."""
+
+from pathlib import Path
+
+from experiments.detection.data.config import Split
+from experiments.detection.data.datasets import open_data
+from experiments.detection.evaluation.results import write_results
+from experiments.detection.presets import METRICS
+from experiments.detection.task import RUNS, make_evaluator
+from experiments.engine.config import check
+from experiments.engine.distributed import is_primary, primary_first
+from experiments.engine.folders import DataFolders
+from experiments.engine.parallel import check_batch_size
+from experiments.engine.settings import EvaluationConfig
+from experiments.engine.tables import print_metrics
+from experiments.engine.text import printable
+
+
+def evaluate(
+    run: Path,
+    split: Split,
+    results: Path | None,
+    folders: DataFolders,
+    evaluation: EvaluationConfig,
+) -> None:
+    """Prints COCO's metrics of a run, and writes its detections.
+
+    Args:
+        run: folder of the run.
+        split: of the images; those of test have no objects, and so no metrics.
+        results: folder for bbox.json and segm.json, as COCO's server takes them; None for none.
+        folders: where the data lie.
+        evaluation: of which checkpoint, and how.
+
+    Raises:
+        CheckpointError: there is no run of this task in ``run``, or it cannot be read.
+        ConfigError: the split is test and ``results`` is None, or the devices cannot share a batch.
+        DataError: the data are not there, or have no such split.
+    """
+    check(split != "test" or results is not None, "results", "given for the split test", None)
+    check_batch_size(evaluation.batch_size)
+    loaded = RUNS.load(run, evaluation.checkpoint)
+    config = loaded.config
+    data = primary_first(lambda: open_data(config.data, folders))
+    state = {name: loaded.state[name] for name in ("params", "model_state")}
+    evaluator = make_evaluator(config, data, evaluation, split)
+    if split == "test":
+        assert results is not None
+        found = evaluator.results(state)
+        if is_primary():
+            write_results(results, found, config.model.masks)
+        metrics: dict[str, float] = {}
+    else:
+        metrics = evaluator(state, results)
+    if is_primary():
+        print(f"step {loaded.step}, {len(data.source(split))} images of {split}:")
+        print_metrics(METRICS, metrics)
+        if results is not None:
+            print(f"detections in {printable(results)}")

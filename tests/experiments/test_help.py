@@ -1,0 +1,46 @@
+"""Help and errors of the command lines come without the libraries that only the work needs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Of experiments and their dependencies, those that take long to import.
+WORK = {
+    "array_record", "gradio", "grain", "matplotlib", "optax", "orbax", "PIL", "pycocotools",
+    "safetensors", "scipy", "skimage", "sklearn", "tensorboardX", "tensorflow_datasets",
+}  # fmt: skip
+HELP = {
+    "classification": ["train", "train table2-resnet50", "table2", "evaluate", "predict",
+                       "convert"],
+    "detection": ["train", "train table4-carafe", "table4", "evaluate", "predict"],
+    "inpainting": ["train", "train cpu-global-local", "demo", "evaluate", "predict", "compare",
+                   "serve"],
+}  # fmt: skip
+PROGRAM = """
+import contextlib, io, sys
+from experiments.{task}.__main__ import main
+
+for line in {lines}:
+    sys.argv = ["program", *line.split()]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            main()
+        except SystemExit as ended:
+            assert ended.code == (0 if "--help" in line else 2), line
+print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
+"""
+
+
+@pytest.mark.parametrize("task", HELP)
+def test_help_and_a_mistyped_option_import_no_library_of_the_work(task):
+    lines = ["--help", *(f"{command} --help" for command in HELP[task]), "evaluate --mistyped"]
+    program = PROGRAM.format(task=task, lines=lines)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    imported = set(done.stdout.split())
+    assert "tyro" in imported
+    assert sorted(imported & WORK) == []
