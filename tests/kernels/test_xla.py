@@ -14,6 +14,11 @@ DOWN = Case(5, down=2, size=(100, 100), batch=1, group_channels=256)
 FLOAT_SIZE = 4
 
 
+def products(compiled):
+    """Multiplications in the text of a program; a contraction has at least one a tap."""
+    return compiled.as_text().count(" multiply(")
+
+
 class TestXla(PlacementTests):
     implementation = "xla"
 
@@ -40,3 +45,18 @@ class TestXla(PlacementTests):
     def test_lowers_for_every_platform(self, case):
         exported = self.exported(case, platforms=["cpu", "cuda", "rocm", "tpu"])
         assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
+
+    @pytest.mark.parametrize("case", [UP, DOWN], ids=["up", "down"])
+    @pytest.mark.parametrize("activation", [jax.nn.relu, jnp.tanh, jnp.square])
+    def test_an_activation_after_it_repeats_no_contraction(self, case, activation):
+        """The gradient multiplies as often as the forward pass and both gradients together."""
+        operator = self.operator(case)
+
+        def loss(x, weights, dy):
+            return jnp.sum(dy * activation(operator(x, weights)))
+
+        shapes = case.operands(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32))
+        activated = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*shapes).compile()
+        once = products(self.compiled(case, gradient=True))
+        assert once >= 3 * case.kernel_size**2
+        assert products(activated) <= once + 20  # those of the activation

@@ -5,7 +5,7 @@ Letters in shape comments: ``q``, ``r`` rows and columns of cells (see
 a cell; ``g`` groups; ``c`` channels of a group; ``k`` taps.
 """
 
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,12 @@ from carafe_kernels.geometry import Geometry
 from carafe_kernels.xla.barriers import computed_once
 
 
-class Rows(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Rows:
     """Consecutive rows of cells.
 
     Args:
-        count: how many.
+        count: how many rows.
         first: the first of them; a traced number in a loop.
         last_first: the largest number that ``first`` can be.
     """
@@ -68,7 +69,7 @@ def join_outputs(array: jax.Array, width: int) -> jax.Array:
 def split_sources(
     x: jax.Array, geometry: Geometry, rows: Rows, columns: int, dtype: np.dtype
 ) -> jax.Array:
-    """Cuts what rows of cells read from the map into cells: ``[b, H, W, n] -> [b, q', s, r', t, g, c]``.
+    """Cuts the sources of rows of cells into cells: ``[b, H, W, n] -> [b, q', s, r', t, g, c]``.
 
     Tap ``i`` of a phase centred at ``offset`` reads source phase ``(offset + i) % down`` of the
     cell that lies ``(offset + i) // down`` further on, for every cell alike.
@@ -103,7 +104,7 @@ def _zero_filled(
 ) -> jax.Array:
     """A window of an array, with zeros where it reaches beyond.
 
-    It begins at row ``rows.first * unit + offset`` and column ``offset``, and has ``size``. 
+    It begins at row ``rows.first * unit + offset`` and column ``offset``, and has ``size``.
     """
     height, width = array.shape[1:3]
     start = rows.first * unit + offset

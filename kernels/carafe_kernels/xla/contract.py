@@ -20,7 +20,6 @@ from carafe_kernels.xla.contractions import (
 from carafe_kernels.xla.loops import input_gradient_in_blocks, weight_gradient_in_blocks
 from carafe_kernels.xla.settings import ANYWHERE, Settings, settings_of
 
-
 _ORDER: tuple[Slot, ...] = ("x", "weights", "y")
 
 
@@ -40,7 +39,7 @@ def _contracted(plan: Plan, result: Slot, operands: Operands) -> jax.Array:
     arrays = [operands[slot] for slot in _ORDER if slot in operands]
     if result == "y" or settings == ANYWHERE:
         return _computed(plan, ANYWHERE, result, *arrays)
-    if settings.loops and not isinstance(arrays[0].shape[0], int):  # a loop has a length
+    if settings.loops and not all(map(_has_images_of_its_own, arrays)):
         settings = dataclasses.replace(settings, loops=False)
 
     def on_cpu(settings: Settings) -> Callable[..., jax.Array]:
@@ -60,6 +59,12 @@ def _contracted(plan: Plan, result: Slot, operands: Operands) -> jax.Array:
         return jax.vmap(without_loops, axes, axis_size=axis_size)(*arrays), True
 
     return call(*arrays)
+
+
+def _has_images_of_its_own(array: jax.Array) -> bool:
+    """Whether a loop can take images from an array: a known number, and no axis on a mesh."""
+    batch = array.shape[0]
+    return isinstance(batch, int) and batch > 0 and not any(jax.typeof(array).sharding.spec)
 
 
 def _computed(

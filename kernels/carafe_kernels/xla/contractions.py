@@ -122,7 +122,8 @@ def input_gradient(
         return input_gradient(weights, y, geometry, size, dtype, whole)[:, : size[0]]
     readers = [geometry.readers(phase) for phase in range(down)]
     shifts = [reader.cell_shift for phase in readers for reader in phase]
-    before, after = margin = max(0, -min(shifts)), max(0, *shifts)
+    before = max(0, -min(shifts))
+    margin = before, max(0, *shifts)
     columns = geometry.cells(size[1])
     w = split_outputs(weights, geometry, rows, columns, dtype, margin)  # [b, q', u, r', v, g, k]
     y = split_outputs(y, geometry, rows, columns, dtype, margin)  # [b, q', u, r', v, g, c]

@@ -1,0 +1,172 @@
+"""The portable implementation as a CPU with few cores runs it: gradients in loops over blocks."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from carafe_kernels import xla
+
+from tests.kernels.cases import Case
+from tests.kernels.operator_base import SCALES, OperatorTests, all_scales
+from tests.kernels.sharding import each_axis_type
+
+# The smallest blocks, whatever the sizes.
+LOOPS = {"loops": True, "block_bytes": 1, "summed_channels": 1, "read_bytes": 0}
+CASE = Case(5, up=2, size=(13, 6))
+
+
+@pytest.fixture
+def one_cpu(monkeypatch):
+    """A process with one device, which the process of these tests is not."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    return monkeypatch
+
+
+def gradients(case):
+    """`(x, weights, dy) -> (dx, dw)`."""
+
+    def run(x, weights, dy):
+        def operator(x, weights):
+            return IN_LOOPS.operator(case)(x, weights)
+
+        return jax.vjp(operator, x, weights)[1](dy)
+
+    return run
+
+
+def loops_in(text):
+    return text.count("stablehlo.while")
+
+
+@pytest.mark.slow
+class TestXlaInLoops(OperatorTests):
+    implementation = "xla"
+
+    @pytest.fixture(autouse=True)
+    def in_loops(self):
+        with xla.using(**LOOPS):
+            yield
+
+
+IN_LOOPS = TestXlaInLoops()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 12, 13])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_equals_the_oracle_for_blocks_that_do_not_divide_the_map(rows, batch):
+    case = Case(3, up=2, size=(13, 3), batch=batch)
+    row_bytes = 2 * 6 * 2 * 4
+    with xla.using(**{**LOOPS, "block_bytes": rows * row_bytes}):
+        IN_LOOPS.assert_equals_oracle(case, case.random_operands())
+
+
+@pytest.mark.parametrize("case", [*SCALES, Case(5, down=2, groups=3, size=(7, 9))], ids=str)
+def test_equals_the_oracle_at_every_scale(case):
+    with xla.using(**LOOPS):
+        IN_LOOPS.assert_equals_oracle(case, case.random_operands())
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_a_batch_may_be_empty(batch):
+    case = Case(3, up=2, batch=batch)
+    with xla.using(**LOOPS):
+        IN_LOOPS.assert_equals_oracle(case, case.random_operands())
+
+
+def test_second_derivatives_equal_the_oracle():
+    with xla.using(**LOOPS):
+        IN_LOOPS.test_gradient_penalty_equals_the_oracle(SCALES[0])
+
+
+@all_scales
+@each_axis_type
+def test_arrays_on_a_mesh_of_one_device(case, axis_type):
+    mesh = jax.make_mesh((1,), ("one",), axis_types=(axis_type,), devices=jax.devices()[:1])
+    spec = jax.sharding.PartitionSpec("one")
+    run = gradients(case)
+    operands = case.random_operands()
+    with xla.using(**LOOPS):
+        placed = jax.device_put(operands, jax.sharding.NamedSharding(mesh, spec))
+        IN_LOOPS.assert_all_close(jax.jit(run)(*placed), jax.jit(run)(*operands))
+        mapped = jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)
+        IN_LOOPS.assert_all_close(jax.jit(mapped)(*placed), jax.jit(run)(*operands))
+
+
+def test_gradients_are_loops_on_a_cpu_only():
+    shapes = CASE.operands(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32))
+    with xla.using(**LOOPS):
+        traced = jax.jit(gradients(CASE)).trace(*shapes)
+        assert loops_in(traced.lower(lowering_platforms=("cpu",)).as_text()) == 2
+        for platform in ("cuda", "rocm", "tpu"):
+            assert not loops_in(traced.lower(lowering_platforms=(platform,)).as_text())
+
+
+def test_vmap_has_no_loops_and_equals_one_call_an_example():
+    run = gradients(CASE)
+    with xla.using(**LOOPS):
+        mapped = jax.jit(jax.vmap(run))
+        operands = [np.stack(arrays) for arrays in zip(
+            *(CASE.random_operands(seed=seed) for seed in range(2)), strict=True
+        )]  # fmt: skip
+        assert not loops_in(mapped.lower(*operands).as_text())
+        one_by_one = [jax.jit(run)(*(array[i] for array in operands)) for i in range(2)]
+        for i, each in enumerate(one_by_one):
+            jax.tree.map(
+                lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-6, atol=1e-5),
+                mapped(*operands),
+                each,
+            )
+
+
+def test_a_symbolic_batch_has_no_loops_and_equals_numbers():
+    (b,) = jax.export.symbolic_shape("b")
+    with xla.using(**LOOPS):
+        shapes = CASE.operands(lambda shape: jax.ShapeDtypeStruct((b, *shape[1:]), jnp.float32))
+        exported = jax.export.export(jax.jit(gradients(CASE)))(*shapes)
+        operands = CASE.random_operands()
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-5),
+            list(exported.call(*operands)),
+            list(jax.jit(gradients(CASE))(*operands)),
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_temporaries_of_loops_are_a_fraction_of_the_operands(dtype):
+    case = Case(5, up=2, size=(32, 32), batch=16, group_channels=64)
+    shapes = case.operands(lambda shape: jax.ShapeDtypeStruct(shape, dtype))
+    with xla.using(loops=True, read_bytes=0):
+        compiled = jax.jit(gradients(case)).lower(*shapes).compile()
+    own = sum(shape.size * shape.dtype.itemsize for shape in shapes)
+    assert compiled.memory_analysis().temp_size_in_bytes < own / 4
+
+
+@pytest.mark.parametrize(("group_channels", "step"), [(5, 2), (6, 3), (4, 4), (3, 256)])
+def test_channels_summed_in_several_passes_equal_the_oracle(group_channels, step):
+    case = Case(3, up=2, groups=2, size=(3, 4), group_channels=group_channels)
+    with xla.using(loops=False, channels_at_once=step):
+        IN_LOOPS.assert_equals_oracle(case, case.random_operands())
+
+
+# Which machine runs what
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="sets the cores of a process")
+def test_a_process_of_few_cores_has_loops(one_cpu):
+    one_cpu.setattr(os, "sched_getaffinity", lambda process: set(range(4)))
+    assert xla.current_settings().loops
+    one_cpu.setattr(os, "sched_getaffinity", lambda process: set(range(5)))
+    assert not xla.current_settings().loops
+    assert xla.current_settings().channels_at_once
+
+
+def test_several_devices_share_arrays_and_have_no_loops():
+    assert jax.device_count() > 1
+    assert xla.current_settings() == xla.Settings()
+
+
+def test_a_gpu_has_no_loops(one_cpu):
+    one_cpu.setattr(jax, "default_backend", lambda: "gpu")
+    assert xla.current_settings() == xla.Settings()
