@@ -6,13 +6,14 @@ short have tables too. Exit code 2 if the file is no record of a run.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import plan
 from experiments.benchmarks.gpu.doubts import Doubts, Steps
+from experiments.benchmarks.markdown import head, row
 
 NONE = "-"
 DOUBTFUL = " (!)"
@@ -20,17 +21,6 @@ DOUBTFUL = " (!)"
 _NO_RECORD = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
               RecursionError)  # fmt: skip
 _FORMS = ("unfold", "tap loop")
-
-
-def head(columns: Sequence[str], text_columns: int) -> str:
-    """The first two lines of a table; columns after the first few are numbers."""
-    rule = ["---" if number < text_columns else "---:" for number in range(len(columns))]
-    return f"{row(columns)}\n|{'|'.join(rule)}|"
-
-
-def row(cells: Iterable[object]) -> str:
-    """A line of a table."""
-    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
 
 
 def microseconds(value: float | None) -> str:
