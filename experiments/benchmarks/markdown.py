@@ -12,3 +12,8 @@ def head(columns: Sequence[str], text_columns: int) -> str:
 def row(cells: Iterable[object]) -> str:
     """A line of a table."""
     return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+
+
+def digits(value: float) -> str:
+    """Three digits or more."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

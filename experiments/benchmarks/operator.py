@@ -5,9 +5,9 @@ patches and einsum in XLA, and, where PyTorch is installed, unfold and einsum in
 over taps, channels first and last. The second has our three contractions as shares of what the same
 machine copies and multiplies. Runs unchanged on any JAX backend.
 
-Gradients are those for a cotangent that is given, and those of two losses. The gradient of a loss by
-the output is an elementwise operation; if it were fused into the contractions, or the forward pass
-were, these rows would be slower by far.
+Gradients are those for a cotangent that is given, and those of two losses. A compiler that fuses the
+elementwise gradient of a loss by the output into the contractions, and with it the forward pass,
+computes both again and again: then these rows are slower by far.
 
 On a CPU with glibc our operator is measured twice: with the defaults of the allocator, as all else,
 and where it keeps memory. See :mod:`experiments.benchmarks.processes`.
@@ -16,10 +16,10 @@ and where it keeps memory. See :mod:`experiments.benchmarks.processes`.
 import math
 from collections.abc import Iterator, Sequence
 
-from experiments.benchmarks import processes
+from experiments.benchmarks import processes, pytorch
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.labels import label, matching
-from experiments.benchmarks.markdown import head, row
+from experiments.benchmarks.markdown import digits, head, row
 from experiments.benchmarks.operator_times import (
     OURS,
     PATCHES,
@@ -75,7 +75,7 @@ def formulation_rows(case: Case, found: Beside, kept: Own | None) -> Iterator[li
         }
 
         def beside_ours(milliseconds: float, ours: float = ours.milliseconds) -> str:
-            return f"{milliseconds:.3g} ({milliseconds / ours:.1f})"
+            return f"{digits(milliseconds)} ({digits(milliseconds / ours)})"
 
         cells = [label(case) if name == FORWARD else "", name, f"{ours.milliseconds:.2f}"]
         if kept is not None:
@@ -129,7 +129,9 @@ def print_tables(cases: Sequence[Case], rounds: int) -> None:
         keep_memory = found.platform == "cpu" and processes.can_keep_memory()
         ours = processes.call(own, keep_memory, case, rounds)
         if not limiting:
-            print(f"{found.machine}, {torch_version(found)}\n{processes.allocator(keep_memory)}\n")
+            print(
+                f"{found.machine}, {pytorch.version(found.torch)}\n{processes.allocator(keep_memory)}\n"
+            )
             print(head(headings(found, keep_memory), 2))
         for cells in formulation_rows(case, found, ours if keep_memory else None):
             print(row(cells), flush=True)
@@ -137,13 +139,6 @@ def print_tables(cases: Sequence[Case], rounds: int) -> None:
     print(f"\n{head(LIMIT_HEADINGS, 2)}")
     for cells in limiting:
         print(row(cells))
-
-
-def torch_version(found: Beside) -> str:
-    """A part of the line above the table."""
-    if found.torch is None:
-        return "no PyTorch for this device: its columns are left out"
-    return f"PyTorch {found.torch}"
 
 
 if __name__ == "__main__":

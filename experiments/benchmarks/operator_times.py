@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from experiments.benchmarks import machine, torch_operator
+from experiments.benchmarks import machine, pytorch, torch_operator
 from experiments.benchmarks.calls import Operator, contractions, operator, passes
 from experiments.benchmarks.cases import Case, Operand
 from experiments.benchmarks.machine import Limits
@@ -91,7 +91,7 @@ def beside(case: Case, rounds: int) -> Beside:
     """Times every pass of every formulation, those of a pass in turns."""
     operands = arrays(case)
     platform = jax.default_backend()
-    torch = torch_operator.load(platform)
+    torch = pytorch.load(platform)
     programs: dict[str, dict[str, Program]] = {}
     functions: dict[str, dict[str, Callable[[], object]]] = {}
     for name, function in formulations(case).items():
@@ -103,7 +103,8 @@ def beside(case: Case, rounds: int) -> Beside:
         for name, form in torch_operator.forms(torch, case).items():
             tensors = torch_operator.tensors(torch, form, operands, platform)
             for each, run in torch_operator.passes(torch, form.function).items():
-                functions[each][name] = torch_operator.waiting(torch, run, tensors)
+                call = functools.partial(run, *tensors)
+                functions[each][name] = pytorch.waiting(torch, call, platform)
     return Beside(
         platform,
         machine.description(),

@@ -40,27 +40,59 @@ class Timing:
 
 
 class Program:
-    """A function of JAX, compiled for arguments with which it is called.
+    """A function of JAX, compiled for the arguments with which it is called.
+
+    Args:
+        function: what a call computes.
+        arguments: of every call.
 
     Attributes:
         compile_seconds: what tracing, lowering and compiling took.
-        temporary_bytes: what it allocates besides arguments and results.
+        temporary_bytes: what a call allocates besides arguments and results.
     """
 
-    def __init__(self, function: Callable[..., object], arguments: Sequence[Any]) -> None:
-        began = time.perf_counter()
-        self._compiled = jax.jit(function).lower(*arguments).compile()
-        self.compile_seconds = time.perf_counter() - began
+    def __init__(self, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+        self._compiled, self.compile_seconds = _compiled(jax.jit(function), arguments)
         self._arguments = arguments
-        self.temporary_bytes = temporary_bytes(self._compiled)
+        self.temporary_bytes = _temporary_bytes(self._compiled)
 
     def __call__(self) -> None:
         """Returns when the results are there."""
         jax.block_until_ready(self._compiled(*self._arguments))
 
 
-def temporary_bytes(compiled: jax.stages.Compiled) -> int:
-    """What a compiled function allocates besides arguments and results."""
+class Steps:
+    """A function from a state to the next one, compiled; every call takes the next step.
+
+    Args:
+        function: of a state and a batch. The next state takes the memory of the state.
+        state: the first one; its memory is gone after the first call.
+        batch: of every step.
+
+    Attributes:
+        compile_seconds: what tracing, lowering and compiling took.
+        temporary_bytes: what a step allocates besides its arguments and results.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], state: Any, batch: Any) -> None:
+        jitted = jax.jit(function, donate_argnums=0)
+        self._compiled, self.compile_seconds = _compiled(jitted, (state, batch))
+        self._state, self._batch = state, batch
+        self.temporary_bytes = _temporary_bytes(self._compiled)
+
+    def __call__(self) -> None:
+        """Returns when the next state is there."""
+        self._state = jax.block_until_ready(self._compiled(self._state, self._batch))
+
+
+def _compiled(jitted: Any, arguments: Sequence[Any]) -> tuple[jax.stages.Compiled, float]:
+    """What is compiled for arguments, and the seconds that this took."""
+    began = time.perf_counter()
+    compiled = jitted.lower(*arguments).compile()
+    return compiled, time.perf_counter() - began
+
+
+def _temporary_bytes(compiled: jax.stages.Compiled) -> int:
     analysis = compiled.memory_analysis()
     if analysis is None:
         raise NotImplementedError(f"the backend {jax.default_backend()} does not analyse memory")

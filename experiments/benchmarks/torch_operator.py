@@ -1,7 +1,5 @@
-"""The operator in PyTorch, as it is usually written; PyTorch is loaded when it is asked for."""
+"""The operator in PyTorch, as it is usually written."""
 
-import importlib
-import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,12 +8,10 @@ import jax
 import numpy as np
 
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.machine import cores
 from experiments.benchmarks.passes import FORWARD, WITH_GRADIENT, Loss, losses
+from experiments.benchmarks.pytorch import DEVICES
 
 Operator = Callable[[Any, Any], Any]
-
-_DEVICES = {"cpu": "cpu", "gpu": "cuda"}  # of PyTorch, by platform of JAX
 
 
 class Form(NamedTuple):
@@ -28,21 +24,6 @@ class Form(NamedTuple):
 
     function: Operator
     channels_first: bool
-
-
-def load(platform: str) -> Any | None:
-    """The module ``torch``, for the devices of a platform of JAX, with as many threads as JAX.
-
-    Returns:
-        ``None`` where it is not installed, or does not compute on such devices.
-    """
-    if platform not in _DEVICES or importlib.util.find_spec("torch") is None:
-        return None
-    torch: Any = importlib.import_module("torch")
-    if platform == "gpu" and not torch.cuda.is_available():
-        return None
-    torch.set_num_threads(cores())
-    return torch
 
 
 def unfold(torch: Any, case: Case) -> Operator:
@@ -126,21 +107,9 @@ def tensors(torch: Any, form: Form, arrays: Sequence[jax.Array], platform: str) 
     found = []
     for array in arrays:
         tensor = torch.from_numpy(np.array(array, np.float32))
-        tensor = tensor.to(_DEVICES[platform], getattr(torch, array.dtype.name))
+        tensor = tensor.to(DEVICES[platform], getattr(torch, array.dtype.name))
         found.append(tensor.movedim(3, 1).contiguous() if form.channels_first else tensor)
     return found
-
-
-def waiting(torch: Any, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[[], Any]:
-    """A call that returns when its results are there."""
-
-    def run() -> Any:
-        results = function(*tensors)
-        if tensors[0].is_cuda:
-            torch.cuda.synchronize()
-        return results
-
-    return run
 
 
 def with_gradient(torch: Any, function: Operator) -> Callable[[Any, Any, Any], Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import plan
 from experiments.benchmarks.gpu.doubts import Doubts, Steps
-from experiments.benchmarks.markdown import head, row
+from experiments.benchmarks.markdown import digits, head, row
 
 NONE = "-"
 DOUBTFUL = " (!)"
@@ -27,7 +27,7 @@ def microseconds(value: float | None) -> str:
     """Three digits or more, or a dash for what was not measured."""
     if value is None:
         return NONE
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return digits(value)
 
 
 def marked(value: float | None, doubtful: bool) -> str:
