@@ -53,7 +53,7 @@ def print_tables(cases: Sequence[Case], rounds: int) -> None:
     parts_of: dict[str, dict[str, Calls]] = {}
     for case in cases:
         found = processes.call(beside, False, case, rounds)
-        keep_memory = found.platform == "cpu" and processes.can_keep_memory()
+        keep_memory = processes.can_keep_memory(found.platform)
         times = processes.call(parts, keep_memory, case, rounds)
         if not parts_of:
             print(f"{found.machine}\n{processes.allocator(keep_memory)}\n")

@@ -1,9 +1,9 @@
 """Whole networks with and without CARAFE++: `python -m experiments.benchmarks.networks`.
 
-Prints a table in Markdown of ResNet in inference and training and of Faster R-CNN in inference, ours
-and torchvision's where that is installed, all with random weights: the same shapes, and not the same
-numbers. Detectors with random weights find nothing, so what follows the box head costs little. Runs
-unchanged on any JAX backend.
+Prints a table in Markdown of ResNet in inference and training and of Faster R-CNN in inference,
+ours and torchvision's where that is installed. All have random weights: their shapes are the same,
+and their numbers are not. Detectors with random weights find nothing, which spares torchvision's
+some work behind the box head, and ours none. Runs unchanged on any JAX backend.
 
 On a CPU with glibc all are measured twice: with the defaults of the allocator, and where it keeps
 memory. See :mod:`experiments.benchmarks.processes`.
@@ -16,8 +16,10 @@ from experiments.benchmarks.markdown import digits, head, row
 from experiments.benchmarks.network_times import OURS, PASSES, Networks, Sizes
 from experiments.engine.command_line import run_program
 
+_SIZES = Sizes()
 
-def run(rounds: int = 5, sizes: Sizes = Sizes()) -> None:
+
+def run(rounds: int = 5, sizes: Sizes = _SIZES) -> None:
     """Prints the table.
 
     Args:
@@ -27,12 +29,11 @@ def run(rounds: int = 5, sizes: Sizes = Sizes()) -> None:
     """
     for number, (name, measure) in enumerate(PASSES.items()):
         found = processes.call(measure, False, sizes, rounds)
-        keeps = found.platform == "cpu" and processes.can_keep_memory()
+        keeps = processes.can_keep_memory(found.platform)
         kept = processes.call(measure, True, sizes, rounds) if keeps else None
         if not number:
-            print(
-                f"{found.machine}, {pytorch.version(found.torch)}\n{processes.allocator(keeps)}\n"
-            )
+            print(f"{found.machine}, {pytorch.version(found.torch)}")
+            print(f"{processes.allocator(keeps)}\n")
             print(head(headings(keeps), 2))
         for cells in rows(name, found, kept):
             print(row(cells), flush=True)

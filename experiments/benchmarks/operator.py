@@ -5,9 +5,9 @@ patches and einsum in XLA, and, where PyTorch is installed, unfold and einsum in
 over taps, channels first and last. The second has our three contractions as shares of what the same
 machine copies and multiplies. Runs unchanged on any JAX backend.
 
-Gradients are those for a cotangent that is given, and those of two losses. A compiler that fuses the
-elementwise gradient of a loss by the output into the contractions, and with it the forward pass,
-computes both again and again: then these rows are slower by far.
+Gradients are those for a cotangent that is given, and those of two losses. If a compiler fuses the
+elementwise gradient of a loss by the output into the contractions, and the forward pass with it, it
+computes both many times: then the rows of the losses are slower by far.
 
 On a CPU with glibc our operator is measured twice: with the defaults of the allocator, as all else,
 and where it keeps memory. See :mod:`experiments.benchmarks.processes`.
@@ -126,12 +126,11 @@ def print_tables(cases: Sequence[Case], rounds: int) -> None:
     limiting: list[list[str]] = []
     for case in cases:
         found = processes.call(beside, False, case, rounds)
-        keep_memory = found.platform == "cpu" and processes.can_keep_memory()
+        keep_memory = processes.can_keep_memory(found.platform)
         ours = processes.call(own, keep_memory, case, rounds)
         if not limiting:
-            print(
-                f"{found.machine}, {pytorch.version(found.torch)}\n{processes.allocator(keep_memory)}\n"
-            )
+            print(f"{found.machine}, {pytorch.version(found.torch)}")
+            print(f"{processes.allocator(keep_memory)}\n")
             print(head(headings(found, keep_memory), 2))
         for cells in formulation_rows(case, found, ours if keep_memory else None):
             print(row(cells), flush=True)

@@ -8,9 +8,9 @@ make a process keep what is freed; it is read when the process starts.
 import contextlib
 import multiprocessing
 import os
-import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from platform import libc_ver
 
 KEPT = {
     "MALLOC_ARENA_MAX": "1",
@@ -19,9 +19,9 @@ KEPT = {
 }
 
 
-def can_keep_memory() -> bool:
-    """Whether processes here have an allocator that the settings of ``KEPT`` are for."""
-    return platform.libc_ver()[0] == "glibc"
+def can_keep_memory(platform: str) -> bool:
+    """Whether arrays on a platform of JAX are in memory that the settings of ``KEPT`` are for."""
+    return platform == "cpu" and libc_ver()[0] == "glibc"
 
 
 def allocator(keep_memory: bool) -> str:

@@ -71,7 +71,7 @@ def print_table(cases: Sequence[Case], rounds: int) -> None:
     """Measures cases and prints a case as soon as it is measured."""
     for number, case in enumerate(cases):
         found = [processes.call(scaled, False, case, rounds)]
-        if found[0].platform == "cpu" and processes.can_keep_memory():
+        if processes.can_keep_memory(found[0].platform):
             found.append(processes.call(scaled, True, case, rounds))
         if not number:
             print(f"{found[0].machine}\n{processes.allocator(len(found) > 1)}\n")

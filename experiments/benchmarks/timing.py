@@ -72,17 +72,18 @@ class Steps:
     Attributes:
         compile_seconds: what tracing, lowering and compiling took.
         temporary_bytes: what a step allocates besides its arguments and results.
+        state: the latest.
     """
 
     def __init__(self, function: Callable[[Any, Any], Any], state: Any, batch: Any) -> None:
         jitted = jax.jit(function, donate_argnums=0)
         self._compiled, self.compile_seconds = _compiled(jitted, (state, batch))
-        self._state, self._batch = state, batch
+        self.state, self._batch = state, batch
         self.temporary_bytes = _temporary_bytes(self._compiled)
 
     def __call__(self) -> None:
         """Returns when the next state is there."""
-        self._state = jax.block_until_ready(self._compiled(self._state, self._batch))
+        self.state = jax.block_until_ready(self._compiled(self.state, self._batch))
 
 
 def _compiled(jitted: Any, arguments: Sequence[Any]) -> tuple[jax.stages.Compiled, float]:
