@@ -2,14 +2,18 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
 import carafe_jax
 from experiments.benchmarks.cases import Case
+from experiments.benchmarks.passes import FORWARD, WITH_GRADIENT, Loss, losses
+
+Operator = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def operator(case: Case, implementation: str | None) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def operator(case: Case, implementation: str | None) -> Operator:
     """The operator as a function of the map and the weights or logits."""
     options = case.options if case.normalizer is None else {
         **case.options, "normalizer": case.normalizer
@@ -18,13 +22,47 @@ def operator(case: Case, implementation: str | None) -> Callable[[jax.Array, jax
     return functools.partial(function, **options, implementation=implementation)
 
 
-def with_gradients(
-    function: Callable[[jax.Array, jax.Array], jax.Array],
-) -> Callable[..., tuple[jax.Array, ...]]:
+def with_gradients(function: Callable[[Any, Any], jax.Array]) -> Callable[..., tuple[Any, ...]]:
     """The output and both gradients, as a function of the operands and a cotangent."""
 
-    def run(x: jax.Array, kernels: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
+    def run(x: Any, kernels: Any, dy: jax.Array) -> tuple[Any, ...]:
         y, pullback = jax.vjp(function, x, kernels)
         return y, *pullback(dy)
 
     return run
+
+
+def passes(function: Operator) -> dict[str, Callable[..., Any]]:
+    """Every pass by name, as a function of the operands and an array of the output's shape."""
+
+    def forward(x: jax.Array, kernels: jax.Array, _: jax.Array) -> jax.Array:
+        return function(x, kernels)
+
+    def of_loss(loss: Loss) -> Callable[..., Any]:
+        def run(x: jax.Array, kernels: jax.Array, other: jax.Array) -> tuple[jax.Array, ...]:
+            gradient = jax.grad(lambda *operands: loss(function(*operands), other), (0, 1))
+            return gradient(x, kernels)
+
+        return run
+
+    of_losses = {name: of_loss(loss) for name, loss in losses(jax.nn.relu).items()}
+    return {FORWARD: forward, WITH_GRADIENT: with_gradients(function), **of_losses}
+
+
+def contractions(function: Operator) -> dict[str, Callable[..., jax.Array]]:
+    """The output and each gradient alone, as functions of the operands and a cotangent."""
+
+    def forward(x: jax.Array, weights: jax.Array, _: jax.Array) -> jax.Array:
+        return function(x, weights)
+
+    def input_gradient(x: jax.Array, weights: jax.Array, dy: jax.Array) -> jax.Array:
+        return jax.vjp(lambda x: function(x, weights), x)[1](dy)[0]
+
+    def weight_gradient(x: jax.Array, weights: jax.Array, dy: jax.Array) -> jax.Array:
+        return jax.vjp(lambda weights: function(x, weights), weights)[1](dy)[0]
+
+    return {
+        FORWARD: forward,
+        "input gradient": input_gradient,
+        "weight gradient": weight_gradient,
+    }

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.operator import arrays, through_patches
+from experiments.benchmarks.operator_times import arrays, through_patches
 from experiments.benchmarks.timing import compare
 
 _UP = Case(1, 50, 50, 256, up=2)

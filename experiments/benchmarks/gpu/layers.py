@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from carafe_jax.linen import CARAFE, KernelPredictor
+from experiments.benchmarks.calls import with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu.child import Tell
 from experiments.benchmarks.gpu.fast import Operands, random_sets
@@ -22,32 +23,7 @@ from experiments.benchmarks.gpu.timing import (
     time_program,
     traced,
 )
-
-
-class Bilinear(nn.Module):
-    """Bilinear upsampling and a 3x3 convolution."""
-
-    up: int
-    channels: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
-        size = batch, height * self.up, width * self.up, channels
-        return nn.Conv(self.channels, (3, 3), dtype=self.dtype)(
-            jax.image.resize(x, size, "bilinear")
-        )
-
-
-class MaxPool(nn.Module):
-    """Pooling with 3x3 windows."""
-
-    down: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.max_pool(x, (3, 3), (self.down, self.down), "SAME")
+from experiments.benchmarks.rescaling_layers import alternatives
 
 
 def layers_of(case: Case) -> dict[str, nn.Module]:
@@ -59,20 +35,7 @@ def layers_of(case: Case) -> dict[str, nn.Module]:
         "CARAFE xla": CARAFE(**options, implementation="xla"),
         "CARAFE's convolutions": KernelPredictor(**options),
     }
-    if case.up > 1:
-        scale = case.up, case.up
-        return {
-            **carafe,
-            f"ConvTranspose {case.up}x{case.up}": nn.ConvTranspose(
-                case.channels, scale, scale, dtype=dtype
-            ),
-            "bilinear and Conv 3x3": Bilinear(case.up, case.channels, dtype),
-        }
-    return {
-        **carafe,
-        "strided Conv 3x3": nn.Conv(case.channels, (3, 3), (case.down, case.down), dtype=dtype),
-        "max pooling 3x3": MaxPool(case.down),
-    }
+    return {**carafe, **alternatives(case)}
 
 
 def variables_of(layer: nn.Module, case: Case) -> Any:
@@ -82,16 +45,6 @@ def variables_of(layer: nn.Module, case: Case) -> Any:
     if isinstance(layer, CARAFE):  # the same parameters, and no kernel to compile
         layer = layer.clone(implementation="xla")
     return jax.jit(layer.init)(jax.random.key(0, impl="rbg"), small)
-
-
-def _with_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Output, and gradients by parameters and map, for a cotangent."""
-
-    def run(variables: Any, x: jax.Array, dy: jax.Array) -> Any:
-        y, pullback = jax.vjp(function, variables, x)
-        return y, *pullback(dy)
-
-    return run
 
 
 def layers(tell: Tell, case: Mapping[str, Any], leave_out_kernels: bool) -> str:
@@ -127,7 +80,7 @@ def _times(
     operands = [(variables, each.x, getattr(each, last)) for each in sets]
     groups = {"forward": grouped([each[:2] for each in operands], calls),
               "both": grouped(operands, calls)}  # fmt: skip
-    functions = {"forward": layer.apply, "both": _with_gradients(layer.apply)}
+    functions = {"forward": layer.apply, "both": with_gradients(layer.apply)}
     programs = compile_in_threads({
         each: functools.partial(_compiled, function, groups[each][0])
         for each, function in functions.items()

@@ -6,13 +6,14 @@ short have tables too. Exit code 2 if the file is no record of a run.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import plan
 from experiments.benchmarks.gpu.doubts import Doubts, Steps
+from experiments.benchmarks.markdown import digits, head, row
 
 NONE = "-"
 DOUBTFUL = " (!)"
@@ -22,22 +23,11 @@ _NO_RECORD = (OSError, ValueError, KeyError, TypeError, AttributeError, Overflow
 _FORMS = ("unfold", "tap loop")
 
 
-def head(columns: Sequence[str], text_columns: int) -> str:
-    """The first two lines of a table; columns after the first few are numbers."""
-    rule = ["---" if number < text_columns else "---:" for number in range(len(columns))]
-    return f"{row(columns)}\n|{'|'.join(rule)}|"
-
-
-def row(cells: Iterable[object]) -> str:
-    """A line of a table."""
-    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
-
-
 def microseconds(value: float | None) -> str:
     """Three digits or more, or a dash for what was not measured."""
     if value is None:
         return NONE
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return digits(value)
 
 
 def marked(value: float | None, doubtful: bool) -> str:

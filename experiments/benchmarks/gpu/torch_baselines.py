@@ -1,4 +1,4 @@
-"""The operator in PyTorch, as it is usually written, on the same GPU.
+"""Times of the operator in PyTorch on the same GPU.
 
 PyTorch is loaded when it is asked for; without it, or without its CUDA, there are no times of it.
 """
@@ -15,8 +15,8 @@ from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import reference
 from experiments.benchmarks.gpu.child import Tell
 from experiments.benchmarks.gpu.timing import BATCH_SECONDS, BATCHES, set_count
+from experiments.benchmarks.torch_operator import tap_loop, unfold, with_gradient
 
-Operator = Callable[[Any, Any], Any]
 UNFOLD, TAP_LOOP = "unfold", "tap loop"
 
 _SMALL = (Case(2, 5, 6, 4, up=2), Case(2, 7, 6, 4, down=2))
@@ -32,53 +32,6 @@ def load() -> Any:
     if not torch.cuda.is_available():
         raise NotImplementedError("PyTorch sees no CUDA device")
     return torch
-
-
-def unfold(torch: Any, case: Case) -> Operator:
-    """Gathers all patches, then contracts; ``x`` and ``weights`` are channels-first."""
-    k, up = case.kernel_size, case.up
-
-    def run(x: Any, weights: Any) -> Any:
-        batch, channels, height, width = x.shape
-        rows, columns = -(-height // case.down), -(-width // case.down)
-        patches = torch.nn.functional.unfold(x, (k, k), padding=k // 2, stride=case.down)
-        patches = patches.view(batch, channels, k * k, rows, columns)
-        weights = weights.view(batch, k * k, rows, up, columns, up)
-        y = torch.einsum("bkqurv,bckqr->bcqurv", weights, patches)
-        return y.reshape(batch, channels, rows * up, columns * up)
-
-    return run
-
-
-def tap_loop(torch: Any, case: Case) -> Operator:
-    """Adds up the taps, one shifted view each; for ``torch.compile``, channels-last."""
-    k, up, down = case.kernel_size, case.up, case.down
-
-    def run(x: Any, weights: Any) -> Any:
-        batch, height, width, channels = x.shape
-        rows, columns = -(-height // down), -(-width // down)
-        radius = k // 2
-        sources = torch.nn.functional.pad(x, (0, 0, radius, radius, radius, radius))
-        weights = weights.view(batch, rows, up, columns, up, k * k)
-        y: Any = 0
-        for n, m in itertools.product(range(k), repeat=2):
-            row_end, column_end = n + (rows - 1) * down + 1, m + (columns - 1) * down + 1
-            view = sources[:, n:row_end:down, None, m:column_end:down, None]
-            y = y + weights[..., n * k + m, None] * view
-        return y.reshape(batch, rows * up, columns * up, channels)
-
-    return run
-
-
-def with_gradient(torch: Any, function: Operator) -> Callable[[Any, Any, Any], Any]:
-    """The output and both gradients."""
-
-    def run(x: Any, weights: Any, dy: Any) -> Any:
-        x, weights = x.detach().requires_grad_(), weights.detach().requires_grad_()
-        y = function(x, weights)
-        return y, *torch.autograd.grad(y, (x, weights), dy)
-
-    return run
 
 
 def largest_error(torch: Any, form: str, device: str = "cuda") -> float:

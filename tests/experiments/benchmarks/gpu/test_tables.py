@@ -212,8 +212,6 @@ def test_a_run_that_has_just_begun():
 
 
 def test_formats():
-    assert tables.head(["shape", "us"], 1) == "| shape | us |\n|---|---:|"
-    assert tables.row(["a|b", 1]) == "| a/b | 1 |"
     assert [*map(tables.microseconds, (1.234, 12.34, 123.4, None))] == ["1.23", "12.3", "123", "-"]
     assert tables.ratio(3.0, 2.0) == "1.50"
     assert tables.ratio(None, 2.0) == tables.ratio(3.0, None) == tables.ratio(3.0, 0.0) == "-"

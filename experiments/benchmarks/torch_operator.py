@@ -1,0 +1,141 @@
+"""The operator in PyTorch, as it is usually written."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.benchmarks.cases import Case
+from experiments.benchmarks.passes import FORWARD, WITH_GRADIENT, Loss, losses
+from experiments.benchmarks.pytorch import DEVICES
+
+Operator = Callable[[Any, Any], Any]
+
+
+class Form(NamedTuple):
+    """A way to write the operator.
+
+    Attributes:
+        function: of the map and the weights.
+        channels_first: whether its arrays are ``[B, C, H, W]`` rather than ``[B, H, W, C]``.
+    """
+
+    function: Operator
+    channels_first: bool
+
+
+def unfold(torch: Any, case: Case) -> Operator:
+    """Gathers all patches, then contracts; ``x`` and ``weights`` are channels-first."""
+    k, up = case.kernel_size, case.up
+
+    def run(x: Any, weights: Any) -> Any:
+        batch, channels, height, width = x.shape
+        rows, columns = -(-height // case.down), -(-width // case.down)
+        patches = torch.nn.functional.unfold(x, (k, k), padding=k // 2, stride=case.down)
+        patches = patches.view(batch, channels, k * k, rows, columns)
+        weights = weights.view(batch, k * k, rows, up, columns, up)
+        y = torch.einsum("bkqurv,bckqr->bcqurv", weights, patches)
+        return y.reshape(batch, channels, rows * up, columns * up)
+
+    return run
+
+
+def tap_loop(torch: Any, case: Case) -> Operator:
+    """Adds up the taps, one shifted view each; channels-last."""
+    k, up = case.kernel_size, case.up
+
+    def run(x: Any, weights: Any) -> Any:
+        batch, height, width, channels = x.shape
+        rows, columns = -(-height // case.down), -(-width // case.down)
+        sources = torch.nn.functional.pad(x, (0, 0, *[k // 2] * 4))
+        weights = weights.view(batch, rows, up, columns, up, k * k)
+        y: Any = 0
+        for tap, (tap_rows, tap_columns) in enumerate(_views(case, rows, columns)):
+            y = y + weights[..., tap, None] * sources[:, tap_rows, None, tap_columns, None]
+        return y.reshape(batch, rows * up, columns * up, channels)
+
+    return run
+
+
+def tap_loop_channels_first(torch: Any, case: Case) -> Operator:
+    """Adds up the taps, one shifted view each; channels-first."""
+    k, up = case.kernel_size, case.up
+
+    def run(x: Any, weights: Any) -> Any:
+        batch, channels, height, width = x.shape
+        rows, columns = -(-height // case.down), -(-width // case.down)
+        sources = torch.nn.functional.pad(x, [k // 2] * 4)
+        weights = weights.view(batch, k * k, 1, rows, up, columns, up)
+        y: Any = 0
+        for tap, (tap_rows, tap_columns) in enumerate(_views(case, rows, columns)):
+            y = y + weights[:, tap] * sources[:, :, tap_rows, None, tap_columns, None]
+        return y.reshape(batch, channels, rows * up, columns * up)
+
+    return run
+
+
+def _views(case: Case, rows: int, columns: int) -> list[tuple[slice, slice]]:
+    """What each tap reads of the padded map, to be read as cells of a row and of a column."""
+
+    def along(tap: int, count: int) -> slice:
+        return slice(tap, tap + (count - 1) * case.down + 1, case.down)
+
+    taps = itertools.product(range(case.kernel_size), repeat=2)
+    return [(along(n, rows), along(m, columns)) for n, m in taps]
+
+
+def forms(torch: Any, case: Case) -> dict[str, Form]:
+    """Every way to write the operator of a case, by name."""
+    return {
+        "torch unfold": Form(unfold(torch, case), channels_first=True),
+        "torch taps, NCHW": Form(tap_loop_channels_first(torch, case), channels_first=True),
+        "torch taps, NHWC": Form(tap_loop(torch, case), channels_first=False),
+    }
+
+
+def tensors(torch: Any, form: Form, arrays: Sequence[jax.Array], platform: str) -> list[Any]:
+    """Arrays ``[B, H, W, C]`` as a form wants them, in their dtypes.
+
+    Args:
+        torch: the module.
+        form: which gets the tensors.
+        arrays: of JAX.
+        platform: of JAX, on whose devices they are to lie.
+    """
+    found = []
+    for array in arrays:
+        tensor = torch.from_numpy(np.array(array, np.float32))
+        tensor = tensor.to(DEVICES[platform], getattr(torch, array.dtype.name))
+        found.append(tensor.movedim(3, 1).contiguous() if form.channels_first else tensor)
+    return found
+
+
+def with_gradient(torch: Any, function: Operator) -> Callable[[Any, Any, Any], Any]:
+    """The output and both gradients."""
+
+    def run(x: Any, weights: Any, dy: Any) -> Any:
+        x, weights = x.detach().requires_grad_(), weights.detach().requires_grad_()
+        y = function(x, weights)
+        return y, *torch.autograd.grad(y, (x, weights), dy)
+
+    return run
+
+
+def passes(torch: Any, function: Operator) -> dict[str, Callable[[Any, Any, Any], Any]]:
+    """Every pass by name, as a function of the operands and an array of the output's shape."""
+
+    def forward(x: Any, weights: Any, _: Any) -> Any:
+        with torch.no_grad():
+            return function(x, weights)
+
+    def of_loss(loss: Loss) -> Callable[[Any, Any, Any], Any]:
+        def run(x: Any, weights: Any, other: Any) -> Any:
+            x, weights = x.detach().requires_grad_(), weights.detach().requires_grad_()
+            return torch.autograd.grad(loss(function(x, weights), other), (x, weights))
+
+        return run
+
+    of_losses = {name: of_loss(loss) for name, loss in losses(torch.relu).items()}
+    return {FORWARD: forward, WITH_GRADIENT: with_gradient(torch, function), **of_losses}

@@ -1,0 +1,106 @@
+"""torchvision's networks with random weights, ready to be called."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.benchmarks import pytorch
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchvisionNetworks:
+    """Makes networks for one device and one layout.
+
+    Attributes:
+        torch: the module.
+        torchvision: the module.
+        platform: of JAX, beside which the networks run.
+        memory_format: of PyTorch; that of weights and images.
+    """
+
+    torch: Any
+    torchvision: Any
+    platform: str
+    memory_format: Any
+
+    def classification(self, depth: int, classes: int, image: jax.Array) -> Callable[[], object]:
+        """A ResNet's logits of images ``[B, H, W, 3]``, with running averages."""
+        model, images = self._resnet(depth, classes).eval(), self._images(image)
+        return self._call(lambda: model(images))
+
+    def training(
+        self,
+        depth: int,
+        classes: int,
+        image: jax.Array,
+        label: jax.Array,
+        learning_rate: float,
+        momentum: float,
+    ) -> Callable[[], object]:
+        """A training step of a ResNet: cross-entropy, gradients, and SGD with momentum."""
+        model, images = self._resnet(depth, classes).train(), self._images(image)
+        labels = self.torch.from_numpy(np.array(label)).to(images.device).long()
+        optimizer = self.torch.optim.SGD(model.parameters(), learning_rate, momentum)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            self.torch.nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+
+        return self._call(step, gradients=True)
+
+    def detection(self, depth: int, classes: int, image: jax.Array) -> Callable[[], object]:
+        """Detections of Faster R-CNN with a feature pyramid in an image ``[1, H, W, 3]``.
+
+        Args:
+            depth: of the backbone.
+            classes: without the background.
+            image: which is not resized.
+        """
+        networks = self.torchvision.models.detection
+        backbone = networks.backbone_utils.resnet_fpn_backbone(
+            backbone_name=f"resnet{depth}", weights=None
+        )
+        sides = image.shape[1:3]
+        model = networks.FasterRCNN(backbone, classes + 1, min_size=min(sides), max_size=max(sides))
+        model, images = self._placed(model).eval(), self._images(image)
+        return self._call(lambda: model([*images]))
+
+    def _resnet(self, depth: int, classes: int) -> Any:
+        name = f"resnet{depth}"
+        model = self.torchvision.models.get_model(name, weights=None, num_classes=classes)
+        return self._placed(model)
+
+    def _placed(self, model: Any) -> Any:
+        return model.to(pytorch.DEVICES[self.platform], memory_format=self.memory_format)
+
+    def _images(self, image: jax.Array) -> Any:
+        """Images ``[B, H, W, 3]`` as PyTorch indexes them, ``[B, 3, H, W]``."""
+        images = self.torch.from_numpy(np.array(image)).to(pytorch.DEVICES[self.platform])
+        return images.movedim(3, 1).contiguous(memory_format=self.memory_format)
+
+    def _call(
+        self, function: Callable[[], object], gradients: bool = False
+    ) -> Callable[[], object]:
+        """A call that returns when its results are there."""
+
+        def run() -> object:
+            with self.torch.set_grad_enabled(gradients):
+                return function()
+
+        return pytorch.waiting(self.torch, run, self.platform)
+
+
+def all_layouts(platform: str) -> dict[str, TorchvisionNetworks]:
+    """By name; none where PyTorch or torchvision are not installed for a platform of JAX."""
+    torch, torchvision = pytorch.load(platform), pytorch.load_torchvision()
+    if torch is None or torchvision is None:
+        return {}
+    layouts = {"NCHW": torch.contiguous_format, "channels last": torch.channels_last}
+    return {
+        f"torchvision, {name}": TorchvisionNetworks(torch, torchvision, platform, memory_format)
+        for name, memory_format in layouts.items()
+    }

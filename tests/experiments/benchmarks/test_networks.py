@@ -1,0 +1,45 @@
+import pytest
+
+from experiments.benchmarks import networks, processes, pytorch
+from experiments.benchmarks.network_times import PASSES, Network, Networks, Sizes
+from experiments.benchmarks.timing import Calls
+from tests.experiments.benchmarks.markdown_tables import tables
+
+SMALL = Sizes(depth=18, batch=1, side=32, detected=(64, 64))
+OURS = ["ours", "ours, CARAFE++", "ours", "ours, CARAFE++", "ours", "ours, CARAFE++ in FPN"]
+
+
+def timed(ours, theirs):
+    found = {
+        "ours": Network(Calls(ours, 7), 2.5, 3_000_000),
+        "torchvision": Network(Calls(theirs, 9), None, None),
+    }
+    return Networks("cpu", "", "2.0", found)
+
+
+def test_what_is_not_compiled_has_no_seconds():
+    assert [*networks.rows("pass", timed(20.0, 40.0), timed(10.0, 30.0))] == [
+        ["pass", "ours", "20.0", "1.00", "10.0", "1.00", "7", "2.5", "3"],
+        ["", "torchvision", "40.0", "2.00", "30.0", "3.00", "9", "-", "-"],
+    ]
+    assert len(networks.headings(True)) == 9
+
+
+def test_where_memory_cannot_be_kept_there_are_no_columns_of_it():
+    first, _ = networks.rows("pass", timed(20.0, 40.0), None)
+    assert first == ["pass", "ours", "20.0", "1.00", "2.5", "3"]
+    assert len(networks.headings(False)) == len(first)
+
+
+@pytest.mark.slow
+def test_every_network_is_a_row(in_this_process, monkeypatch, capsys):
+    monkeypatch.setattr(pytorch, "load", lambda platform: None)
+    monkeypatch.setattr(processes, "can_keep_memory", lambda platform: False)
+    networks.run(rounds=1, sizes=SMALL)
+    printed = capsys.readouterr().out
+    assert "its times are left out" in printed
+    ((_, *found),) = tables(printed)
+    assert [row[1] for row in found] == OURS
+    assert [row[0] for row in found if row[0]] == [*PASSES]
+    assert all(float(row[-2]) > 0 and float(row[-1]) > 0 for row in found)
+    assert in_this_process == [False] * 3

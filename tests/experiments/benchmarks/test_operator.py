@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from experiments.benchmarks import operator, processes, pytorch
+from experiments.benchmarks.cases import Case
+from experiments.benchmarks.labels import label, matching
+from experiments.benchmarks.machine import Limits
+from experiments.benchmarks.operator import CASES, limit_rows, print_tables
+from experiments.benchmarks.operator_times import Own
+from experiments.benchmarks.timing import Calls
+from experiments.engine.config import ConfigError
+from tests.experiments.benchmarks.markdown_tables import tables
+
+PASSES = ["forward", "with gradient", "gradient, ReLU", "gradient, squared loss"]
+SMALL = Case(1, 5, 5, 3, kernel_size=3, up=2)
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    monkeypatch.setattr(pytorch, "load", lambda platform: None)
+
+
+def test_rows_are_labelled():
+    assert label(CASES[0]) == "up 2, k=5, 1x50x50x256, float32"
+    assert len({*map(label, CASES)}) == len(CASES)
+
+
+def test_cases_are_chosen_by_their_label():
+    assert matching(CASES, "") == [*CASES]
+    assert {case.dtype for case in matching(CASES, "bfloat16")} == {"bfloat16"}
+    with pytest.raises(ConfigError, match=r"cases .*up 2, k=5, 1x50x50x256, float32.*'k=9'"):
+        matching(CASES, "k=9")
+
+
+def test_the_command_refuses_cases_that_there_are_not(run_failing):
+    code, error = run_failing(operator.run, "--cases", "k=9")
+    assert code == 2
+    assert "cases" in error
+    assert "k=9" in error
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_every_pass_of_a_case_is_a_row(in_this_process, capsys):
+    print_tables([SMALL], rounds=1)
+    printed = capsys.readouterr().out
+    assert "its times are left out" in printed
+    assert "MALLOC_ARENA_MAX=1" in printed
+    formulations, contractions = tables(printed)
+    assert formulations[0][:6] == ["", "pass", "ours, ms", "memory kept, ms", "page faults",
+                                   "memory kept, page faults"]  # fmt: skip
+    assert formulations[0][6:] == ["temp / (x+w+y)", "XLA patches, ms (times ours)",
+                                   "temp / (x+w+y)"]  # fmt: skip
+    assert [row[:2] for row in formulations[1:]] == [
+        [label(SMALL), PASSES[0]], *(["", name] for name in PASSES[1:])
+    ]  # fmt: skip
+    assert [row[1] for row in contractions[1:]] == ["forward", "input gradient", "weight gradient"]
+    assert in_this_process == [False, True]
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_where_memory_cannot_be_kept_there_are_no_columns_of_it(
+    in_this_process, monkeypatch, capsys
+):
+    monkeypatch.setattr(processes, "can_keep_memory", lambda platform: False)
+    print_tables([SMALL], rounds=1)
+    printed = capsys.readouterr().out
+    assert "MALLOC" not in printed
+    assert tables(printed)[0][0][:4] == ["", "pass", "ours, ms", "temp / (x+w+y)"]
+    assert in_this_process == [False, False]
+
+
+def test_shares_are_those_of_the_machine():
+    case = Case(1, 100, 100, 25, up=2)  # 1,000,000 outputs of 25 multiply-adds
+    nbytes = 4 * (10_000 * 25 + 40_000 * 25 + 40_000 * 25)
+    calls = Calls(milliseconds=2.0, page_faults=0)
+    limits = Limits(bytes_per_second=4 * nbytes / 2e-3, flops_per_second=5e7 / 2e-3 * 2)
+    ((*_, ms, rate, of_product, bandwidth, of_copy, product, copy),) = limit_rows(
+        case, Own({}, {"forward": calls}, limits)
+    )
+    assert (ms, of_product, of_copy) == ("2.00", "50", "25")
+    np.testing.assert_allclose(float(rate), 5e7 / 2e-3 / 1e9, atol=0.05)
+    np.testing.assert_allclose(float(bandwidth), nbytes / 2e-3 / 1e9, atol=0.05)
+    assert (product, copy) == ("50", "18.0")

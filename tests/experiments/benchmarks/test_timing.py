@@ -1,0 +1,68 @@
+import mmap
+import time
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks.timing import Program, Steps, compare, in_turns
+
+
+def test_comparison_reports_every_function():
+    timings = compare({"a": lambda x: x + 1, "b": lambda x: x @ x}, (np.eye(8),), rounds=1, calls=1)
+    assert set(timings) == {"a", "b"}
+    assert all(t.milliseconds > 0 and t.temporary_bytes >= 0 for t in timings.values())
+
+
+def test_functions_take_turns_of_calls_some_of_which_do_not_count():
+    called = []
+    functions = {name: lambda name=name: called.append(name) for name in "ab"}
+    in_turns(functions, rounds=2, calls=3)
+    turn = "a" * 5 + "b" * 5
+    assert "".join(called) == "ab" + 2 * turn
+
+
+def test_a_slow_call_is_the_only_one_of_its_turn():
+    called = []
+
+    def slow():
+        called.append(0)
+        time.sleep(0.31)
+
+    found = in_turns({"slow": slow}, rounds=2, calls=5)["slow"]
+    assert len(called) == 1 + 2
+    assert 310 <= found.milliseconds < 3000
+
+
+def test_the_median_counts():
+    seconds = iter([0, 0, 0, 0.01, 0.02, 0.2])
+    found = in_turns({"": lambda: time.sleep(next(seconds))}, rounds=1, calls=3)[""]
+    assert 20 <= found.milliseconds < 200
+
+
+def test_pages_that_a_call_maps_are_counted():
+    def maps():
+        with mmap.mmap(-1, 2**25) as memory:
+            for page in range(0, 2**25, mmap.PAGESIZE):
+                memory[page] = 1
+
+    found = in_turns({"maps": maps, "none": lambda: None}, rounds=1, calls=2)
+    # Sixteen pages if they are huge ones.
+    assert found["maps"].page_faults >= 16 > found["none"].page_faults
+
+
+def test_a_program_says_what_it_took_to_compile():
+    program = Program(lambda a: (a @ a) @ (a + 1), (jnp.ones((64, 64)),))
+    program()
+    assert program.compile_seconds > 0
+    assert program.temporary_bytes >= 64 * 64 * 4
+
+
+def test_every_step_starts_where_the_last_one_ended():
+    seen = []
+    state = jnp.zeros(())
+    steps = Steps(lambda state, batch: state + batch, state, jnp.ones(()))
+    for _ in range(3):
+        steps()
+        seen.append(steps.state.item())
+    assert seen == [1, 2, 3]
+    assert state.is_deleted()
