@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from experiments.engine.config import check, check_at_least
 from experiments.resamplers import CarafeConfig, Upsampler, upsample
+from experiments.resamplers.pointwise import convolve
 
 Kind = Literal["fpn", "fpn_carafe"]
 
@@ -91,7 +92,11 @@ class FPN(nn.Module):
         config = self.config
         lowest = 6 - len(maps)
         conv = functools.partial(
-            nn.Conv, config.channels, dtype=self.dtype, kernel_init=_XAVIER_UNIFORM
+            nn.Conv,
+            config.channels,
+            dtype=self.dtype,
+            kernel_init=_XAVIER_UNIFORM,
+            conv_general_dilated=convolve,
         )
         sums = [conv((1, 1), name=f"lateral_{i}")(x) for i, x in enumerate(maps, lowest)]
         if config.extra_level and config.kind == "fpn_carafe":

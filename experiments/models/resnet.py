@@ -15,6 +15,7 @@ from experiments.engine.config import check
 from experiments.resamplers.downsamplers import MakeModule, downsampling_convolution, pool
 from experiments.resamplers.lip import ImportanceHead, ImportanceTrunk
 from experiments.resamplers.methods import Downsampler
+from experiments.resamplers.pointwise import convolve
 
 Depth = Literal[18, 34, 50, 101, 152]
 Norm = Literal["batch", "sync_batch", "frozen"]
@@ -101,6 +102,7 @@ class _Block(nn.Module):
             use_bias=False,
             kernel_init=_HE_NORMAL,
             dtype=self.dtype,
+            conv_general_dilated=convolve,
             name=name,
         )
 

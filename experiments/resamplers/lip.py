@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from experiments.resamplers.pointwise import convolve
+
 GATE = 12.0
 TRUNK_FEATURES = 128
 
@@ -122,7 +124,15 @@ def _convolution(
     dtype: jax.typing.DTypeLike | None,
     name: str,
 ) -> nn.Conv:
-    return nn.Conv(features, (size, size), use_bias=False, kernel_init=init, dtype=dtype, name=name)
+    return nn.Conv(
+        features,
+        (size, size),
+        use_bias=False,
+        kernel_init=init,
+        dtype=dtype,
+        conv_general_dilated=convolve,
+        name=name,
+    )
 
 
 def _instance_norm(name: str) -> nn.InstanceNorm:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from experiments.detection.model.config import BoxHeadConfig, MaskHeadConfig
 from experiments.resamplers import upsample
+from experiments.resamplers.pointwise import convolve
 
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _XAVIER = nn.initializers.xavier_uniform()
@@ -90,5 +91,12 @@ class MaskHead(nn.Module):
         if config.upsampler == "deconvolution":
             x = nn.relu(x)
         masks = 1 if config.class_agnostic else self.num_classes
-        x = nn.Conv(masks, (1, 1), kernel_init=_HE_NORMAL, dtype=jnp.float32, name="masks")(x)
+        x = nn.Conv(
+            masks,
+            (1, 1),
+            kernel_init=_HE_NORMAL,
+            dtype=jnp.float32,
+            conv_general_dilated=convolve,
+            name="masks",
+        )(x)
         return x.reshape(batch, rois, *x.shape[1:])

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from experiments.detection.model.boxes import clip, decode, is_nonempty
 from experiments.detection.model.config import ProposalConfig
 from experiments.detection.model.nms import nms
+from experiments.resamplers.pointwise import convolve
 
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
@@ -48,6 +49,7 @@ class RPNHead(nn.Module):
                 padding=size // 2,
                 kernel_init=_NORMAL,
                 dtype=dtype,
+                conv_general_dilated=convolve,
                 name=name,
             )
 

@@ -1,0 +1,48 @@
+"""1x1 convolutions as matrix products."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+) -> jax.Array:
+    """Convolves for ``nn.Conv(conv_general_dilated=convolve)``, 1x1 kernels by a matrix product.
+
+    It computes what ``jax.lax.conv_general_dilated`` does, but for rounding. On a CPU, XLA's
+    convolution takes several times as long as a matrix product for the gradient of a 1x1 kernel;
+    ``experiments/README.md`` has the figures.
+
+    Args:
+        x: ``[B, H, W, C]``.
+        kernel: ``[h, w, C, features]``.
+        strides: of rows and columns.
+        padding: of rows and columns, as pairs, or ``"SAME"`` or ``"VALID"``.
+        options: further arguments of ``jax.lax.conv_general_dilated``.
+
+    Returns:
+        ``[B, H', W', features]``.
+    """
+    if not _is_matrix(kernel, padding, **options):
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    rows, columns = strides
+    x = x[:, ::rows, ::columns]
+    # As one long axis: XLA's product over three axes is as slow as its convolution.
+    pixels = x.reshape(-1, x.shape[-1])  # [B * H' * W', C]
+    y = jnp.matmul(pixels, kernel[0, 0], precision=options.get("precision"))
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def _is_matrix(
+    kernel: jax.Array,
+    padding: Any,
+    feature_group_count: int = 1,
+    lhs_dilation: Any = None,
+    **options: Any,
+) -> bool:
+    del options
+    unpadded = isinstance(padding, str) or all(pair == (0, 0) for pair in padding)
+    undilated = lhs_dilation is None or set(lhs_dilation) == {1}
+    return kernel.shape[:2] == (1, 1) and feature_group_count == 1 and unpadded and undilated
