@@ -7,7 +7,15 @@ import jax.numpy as jnp
 
 
 def convolve(
-    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Any,
+    padding: Any,
+    *,
+    lhs_dilation: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    **options: Any,
 ) -> jax.Array:
     """Convolves for ``nn.Conv(conv_general_dilated=convolve)``, 1x1 kernels by a matrix product.
 
@@ -20,29 +28,31 @@ def convolve(
         kernel: ``[h, w, C, features]``.
         strides: of rows and columns.
         padding: of rows and columns, as pairs, or ``"SAME"`` or ``"VALID"``.
-        options: further arguments of ``jax.lax.conv_general_dilated``.
+        lhs_dilation: of the map.
+        feature_group_count: groups of channels with kernels of their own.
+        precision: of the products.
+        options: further arguments of ``jax.lax.conv_general_dilated``, which for a 1x1 kernel have
+            no effect: ``nn.Conv`` gives the dilation of the kernel and the order of the axes.
 
     Returns:
         ``[B, H', W', features]``.
     """
-    if not _is_matrix(kernel, padding, **options):
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    rows, columns = strides
-    x = x[:, ::rows, ::columns]
-    # As one long axis: XLA's product over three axes is as slow as its convolution.
-    pixels = x.reshape(-1, x.shape[-1])  # [B * H' * W', C]
-    y = jnp.matmul(pixels, kernel[0, 0], precision=options.get("precision"))
-    return y.reshape(*x.shape[:-1], -1)
-
-
-def _is_matrix(
-    kernel: jax.Array,
-    padding: Any,
-    feature_group_count: int = 1,
-    lhs_dilation: Any = None,
-    **options: Any,
-) -> bool:
-    del options
     unpadded = isinstance(padding, str) or all(pair == (0, 0) for pair in padding)
     undilated = lhs_dilation is None or set(lhs_dilation) == {1}
-    return kernel.shape[:2] == (1, 1) and feature_group_count == 1 and unpadded and undilated
+    if kernel.shape[:2] != (1, 1) or feature_group_count > 1 or not (unpadded and undilated):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            padding,
+            lhs_dilation=lhs_dilation,
+            feature_group_count=feature_group_count,
+            precision=precision,
+            **options,
+        )
+    rows, columns = strides
+    x = x[:, ::rows, ::columns]
+    # As one long axis: XLA's product over three axes is as slow as its convolution in 16 bits.
+    pixels = x.reshape(-1, x.shape[-1])  # [B * H' * W', C]
+    y = jnp.matmul(pixels, kernel[0, 0], precision=precision)
+    return y.reshape(*x.shape[:-1], -1)
