@@ -2,7 +2,8 @@
 
 Each contraction of the operator in several forms, timed side by side at 1x50x50x256, k=5, up=2,
 and 1x100x100x256, k=5, down=2, float32. The first of each list is what
-:mod:`carafe_kernels.xla` does. Results and what follows from them: ``kernels/README.md``.
+:mod:`carafe_kernels.xla` does on a CPU with up to four cores. Results and what follows from them:
+``kernels/README.md``.
 """
 
 import functools
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import tyro
 from carafe_kernels import xla
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.xla.loops import input_gradient_in_blocks, weight_gradient_in_blocks
 from jax import lax
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +29,7 @@ _DOWN = Case(1, 100, 100, 256, down=2)
 _K, _R = _UP.kernel_size, _UP.kernel_size // 2
 _H, _C = _UP.height, _UP.channels  # cells on a side of both, channels
 _FLOAT32 = jnp.dtype("float32")
+_BLOCK_BYTES = xla.Settings().block_bytes
 
 Contraction = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -162,12 +165,18 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
             "gather, a pass for some rows of taps": lambda w, y: xla.input_gradient(
                 w, y, up, _UP.size, _FLOAT32
             ),
+            "the same, block by block": lambda w, y: input_gradient_in_blocks(
+                w, y, up, _UP.size, _FLOAT32, _FLOAT32, _BLOCK_BYTES
+            ),
             "gather in one loop": one_loop_gather,
             "scatter a tap": scatter,
             "autodiff of row by row": _gradient(row_by_row, 0, _UP),
         },
         ("weight gradient", _UP): {
-            "one reduction with 25 results": lambda x, y: xla.weight_gradient(x, y, up, _FLOAT32),
+            "one reduction with 25 results, block by block": lambda x, y: weight_gradient_in_blocks(
+                x, y, up, _FLOAT32, _FLOAT32, _BLOCK_BYTES
+            ),
+            "the same, whole": lambda x, y: xla.weight_gradient(x, y, up, _FLOAT32),
             "row matmul, band kept": row_matmul,
             "a reduction a tap": a_sum_a_tap,
             "16 lanes": lanes,
@@ -184,7 +193,10 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
             "autodiff of strided slices": _gradient(strided_slices, 0, _DOWN),
         },
         ("weight gradient", _DOWN): {
-            "one reduction with 25 results": lambda x, y: xla.weight_gradient(x, y, down, _FLOAT32),
+            "one reduction with 25 results, block by block": lambda x, y: weight_gradient_in_blocks(
+                x, y, down, _FLOAT32, _FLOAT32, _BLOCK_BYTES
+            ),
+            "the same, whole": lambda x, y: xla.weight_gradient(x, y, down, _FLOAT32),
             "autodiff of strided slices": _gradient(strided_slices, 1, _DOWN),
         },
     }
