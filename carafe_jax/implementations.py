@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import jax
+from carafe_kernels.devices import devices_of_process
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.implementation import Contract, Implementation
 from carafe_kernels.normalizers import Normalizer
@@ -43,14 +44,6 @@ def implementation(name: str) -> Implementation:
 def log_once(message: str) -> None:
     """Logs a message for debugging, the first time only."""
     _logger.debug(message)
-
-
-def devices_of_process() -> list[jax.Device]:
-    """The devices of this process that what is traced now may run on."""
-    default = jax.config.jax_default_device
-    return jax.local_devices(
-        backend=default.platform if isinstance(default, jax.Device) else default
-    )
 
 
 def choose(

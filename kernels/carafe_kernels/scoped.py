@@ -4,13 +4,10 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from typing import Any
 
 
-class ScopedSettings[Settings: "DataclassInstance"]:
+class ScopedSettings[Settings: Any]:
     """Settings in a frozen dataclass, of which a ``with`` block changes fields.
 
     Args:
@@ -25,7 +22,8 @@ class ScopedSettings[Settings: "DataclassInstance"]:
 
     def current(self) -> Settings:
         """The settings that hold now."""
-        return self._current.get() or self._default()
+        current = self._current.get()
+        return self._default() if current is None else current
 
     @contextlib.contextmanager
     def using(self, **changes: Any) -> Iterator[None]:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import re
 
@@ -60,3 +61,11 @@ class TestXla(PlacementTests):
         once = products(self.compiled(case, gradient=True))
         assert once >= 3 * case.kernel_size**2
         assert products(activated) <= once + 20  # those of the activation
+
+    @pytest.mark.parametrize("case", [UP, DOWN], ids=["up", "down"])
+    def test_an_operand_is_padded_once_whatever_the_passes(self, case):
+        """Also for k = 7, which takes several passes over what is padded."""
+        compiled = self.compiled(dataclasses.replace(case, kernel_size=7), gradient=True)
+        # The map, once for the forward pass and the weight gradient or once for each, and weights
+        # and cotangent for the input gradient.
+        assert compiled.as_text().count(" pad(") <= 4

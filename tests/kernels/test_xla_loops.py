@@ -1,6 +1,7 @@
 """The portable implementation as a CPU with few cores runs it: gradients in loops over blocks."""
 
 import os
+import types
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ CASE = Case(5, up=2, size=(13, 6))
 @pytest.fixture
 def one_cpu(monkeypatch):
     """A process with one device, which the process of these tests is not."""
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax, "device_count", lambda platform: 1)
     return monkeypatch
 
 
@@ -53,12 +54,12 @@ class TestXlaInLoops(OperatorTests):
 IN_LOOPS = TestXlaInLoops()
 
 
-@pytest.mark.parametrize("rows", [1, 2, 7, 12, 13])
+# 2 blocks of 2 rows of cells or of 2 and 1, 2 of 3 and 2, 3 of 3, 3 and 1, 4 of 3, 3, 3 and 2.
+@pytest.mark.parametrize("height", [3, 4, 5, 7, 11])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_equals_the_oracle_for_blocks_that_do_not_divide_the_map(rows, batch):
-    case = Case(3, up=2, size=(13, 3), batch=batch)
-    row_bytes = 2 * 6 * 2 * 4
-    with xla.using(**{**LOOPS, "block_bytes": rows * row_bytes}):
+def test_equals_the_oracle_for_blocks_that_do_not_divide_the_map(height, batch):
+    case = Case(3, up=2, size=(height, 3), batch=batch)
+    with xla.using(**LOOPS):
         IN_LOOPS.assert_equals_oracle(case, case.random_operands())
 
 
@@ -103,21 +104,34 @@ def test_gradients_are_loops_on_a_cpu_only():
             assert not loops_in(traced.lower(lowering_platforms=(platform,)).as_text())
 
 
-def test_vmap_has_no_loops_and_equals_one_call_an_example():
+@pytest.mark.parametrize(("mapped", "loops"), [("x weights dy", 2), ("x dy", 1), ("weights dy", 1)])
+def test_vmap_folds_what_is_mapped_into_the_batch(mapped, loops):
+    """A contraction stays one loop over images if both of its operands are mapped."""
     run = gradients(CASE)
+    examples = [CASE.random_operands(seed=seed) for seed in range(2)]
+    in_axes = [0 if name in mapped.split() else None for name in ("x", "weights", "dy")]
+    operands = [
+        array if axis is None else np.stack([array, other])
+        for array, other, axis in zip(*examples, in_axes, strict=True)
+    ]
     with xla.using(**LOOPS):
-        mapped = jax.jit(jax.vmap(run))
-        operands = [np.stack(arrays) for arrays in zip(
-            *(CASE.random_operands(seed=seed) for seed in range(2)), strict=True
-        )]  # fmt: skip
-        assert not loops_in(mapped.lower(*operands).as_text())
-        one_by_one = [jax.jit(run)(*(array[i] for array in operands)) for i in range(2)]
-        for i, each in enumerate(one_by_one):
-            jax.tree.map(
-                lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-6, atol=1e-5),
-                mapped(*operands),
-                each,
-            )
+        mapped_run = jax.jit(jax.vmap(run, in_axes))
+        assert loops_in(mapped_run.lower(*operands).as_text()) == loops
+        actual = mapped_run(*operands)
+        for i in range(2):
+            one = [a if axis is None else a[i] for a, axis in zip(operands, in_axes, strict=True)]
+            for gradients_of_both, each in zip(actual, jax.jit(run)(*one), strict=True):
+                np.testing.assert_allclose(gradients_of_both[i], each, rtol=1e-6, atol=1e-5)
+
+
+def test_vmap_twice_equals_one_call_an_example():
+    run = gradients(CASE)
+    operands = [np.stack([[array, -array]]) for array in CASE.random_operands()]
+    with xla.using(**LOOPS):
+        actual = jax.jit(jax.vmap(jax.vmap(run)))(*operands)
+        expected = jax.jit(run)(*(array[0, 1] for array in operands))
+    for gradients_of_all, each in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(gradients_of_all[0, 1], each, rtol=1e-6, atol=1e-5)
 
 
 def test_a_symbolic_batch_has_no_loops_and_equals_numbers():
@@ -153,13 +167,19 @@ def test_channels_summed_in_several_passes_equal_the_oracle(group_channels, step
 # Which machine runs what
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="sets the cores of a process")
 def test_a_process_of_few_cores_has_loops(one_cpu):
-    one_cpu.setattr(os, "sched_getaffinity", lambda process: set(range(4)))
+    one_cpu.setattr(os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
     assert xla.current_settings().loops
     one_cpu.setattr(os, "sched_getaffinity", lambda process: set(range(5)))
     assert not xla.current_settings().loops
     assert xla.current_settings().channels_at_once
+
+
+@pytest.mark.parametrize(("cores", "loops"), [(2, True), (8, False), (None, True)])
+def test_without_affinity_all_cores_count(one_cpu, cores, loops):
+    one_cpu.delattr(os, "sched_getaffinity", raising=False)
+    one_cpu.setattr(os, "cpu_count", lambda: cores)
+    assert xla.current_settings().loops == loops
 
 
 def test_several_devices_share_arrays_and_have_no_loops():
@@ -167,6 +187,7 @@ def test_several_devices_share_arrays_and_have_no_loops():
     assert xla.current_settings() == xla.Settings()
 
 
-def test_a_gpu_has_no_loops(one_cpu):
-    one_cpu.setattr(jax, "default_backend", lambda: "gpu")
+def test_only_a_cpu_has_loops(one_cpu):
+    gpu = types.SimpleNamespace(platform="gpu")
+    one_cpu.setattr(jax, "local_devices", lambda backend=None: [gpu])
     assert xla.current_settings() == xla.Settings()

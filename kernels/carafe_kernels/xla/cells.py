@@ -104,7 +104,14 @@ def _zero_filled(
 ) -> jax.Array:
     """A window of an array, with zeros where it reaches beyond.
 
-    It begins at row ``rows.first * unit + offset`` and column ``offset``, and has ``size``.
+    Args:
+        array: ``[b, H, W, n]``.
+        rows: the rows of cells from whose first one the window begins.
+        unit: how many rows of the array a row of cells has.
+        offset: where the window begins: at row ``rows.first * unit + offset`` and column
+            ``offset``, which is at most 0.
+        size: of the window, in rows and columns.
+        dtype: to convert to.
     """
     height, width = array.shape[1:3]
     start = rows.first * unit + offset
@@ -124,7 +131,7 @@ def _zero_filled(
         if any(row_pad):
             array = lax.dynamic_slice_in_dim(array, start - inside + row_pad[0], size[0], 1)
     array = array.astype(dtype)
-    padded = any(width > 0 for width in (*row_pad, *column_pad))
+    padded = max(*row_pad, *column_pad) > 0
     return computed_once(array) if padded else array
 
 

@@ -14,10 +14,12 @@ comments are those of :mod:`carafe_kernels.xla.cells`. What was tried and how fa
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -30,9 +32,9 @@ from carafe_kernels.xla.cells import Rows, join_outputs, split_outputs, split_so
 _TERMS_PER_PASS = 25
 
 
-def _passes(rows: Sequence[Sequence[jax.Array]]) -> list[list[jax.Array]]:
+def _passes[Term](rows: Sequence[Sequence[Term]]) -> list[list[Term]]:
     """Merges rows of terms into passes of at most :data:`_TERMS_PER_PASS`, rows kept whole."""
-    passes: list[list[jax.Array]] = []
+    passes: list[list[Term]] = []
     for row in rows:
         if passes and len(passes[-1]) + len(row) <= _TERMS_PER_PASS:
             passes[-1].extend(row)
@@ -60,7 +62,7 @@ def forward(
     x: Float[Array, "batch height width channels"],
     weights: Float[Array, "batch out_height out_width weight_channels"],
     geometry: Geometry,
-    dtype: jnp.dtype,
+    dtype: np.dtype,
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Reassembles ``x`` with ``weights`` (Eqn. 3), accumulating in ``dtype``."""
     geometry = geometry.lowest_terms
@@ -87,10 +89,13 @@ def forward(
     return join_outputs(y, weights.shape[2])[:, : weights.shape[1]]
 
 
-def passes_of_input_gradient(geometry: Geometry) -> float:
-    """How often an input gradient reads ``y``, about: once for each pass over memory."""
-    terms = (geometry.kernel_size * geometry.up / geometry.down) ** 2
-    return terms / _TERMS_PER_PASS
+def passes_of_input_gradient(geometry: Geometry) -> int:
+    """How many passes over ``y`` an input gradient takes, those of all source phases together."""
+    geometry = geometry.lowest_terms
+    readers = [geometry.readers(phase) for phase in range(geometry.down)]
+    return sum(
+        len(_passes([columns] * len(rows))) for rows, columns in itertools.product(readers, repeat=2)
+    )
 
 
 def input_gradient(
@@ -98,7 +103,7 @@ def input_gradient(
     y: Float[Array, "batch out_height out_width channels"],
     geometry: Geometry,
     size: tuple[int, int],
-    dtype: jnp.dtype,
+    dtype: np.dtype,
     rows: Rows | None = None,
 ) -> Float[Array, "batch rows width channels"]:
     """Gathers, for each source pixel, ``weights * y`` from the outputs that read it.
@@ -151,7 +156,7 @@ def weight_gradient(
     x: Float[Array, "batch height width channels"],
     y: Float[Array, "batch out_height out_width channels"],
     geometry: Geometry,
-    dtype: jnp.dtype,
+    dtype: np.dtype,
     rows: Rows | None = None,
     channels_at_once: int | None = None,
 ) -> Float[Array, "batch rows out_width weight_channels"]:
@@ -205,7 +210,7 @@ def weight_gradient(
 
     def block(u: PhaseGroup, v: PhaseGroup) -> jax.Array:
         channels = y_cells.shape[6]
-        step = channels_at_once or max(1, channels)
+        step = channels_at_once or channels
         totals = sums(u, v, slice(0, step))
         for start in range(step, channels, step):
             more = sums(u, v, slice(start, start + step))

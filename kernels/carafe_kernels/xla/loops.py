@@ -38,6 +38,9 @@ def input_gradient_in_blocks(
         dtype: of the sums.
         result_dtype: of the result.
         block_bytes: how large the part of ``y`` in a block is, about, in ``dtype``.
+
+    Returns:
+        ``[B, H, W, C]`` in ``result_dtype``.
     """
     geometry = geometry.lowest_terms
 
@@ -69,6 +72,9 @@ def weight_gradient_in_blocks(
         dtype: of the sums.
         result_dtype: of the result.
         block_bytes: how large the parts of ``x`` and ``y`` in a block are, about, in ``dtype``.
+
+    Returns:
+        ``[B, H', W', groups * k * k]`` in ``result_dtype``.
     """
     geometry = geometry.lowest_terms
 
@@ -89,7 +95,7 @@ def _rows_of_block(
     least_blocks = 2 if batch == 1 else 1  # XLA makes no loop of a single step
     rows = max(at_least, block_bytes // max(1, row_bytes))
     rows = -(-cells // max(least_blocks, -(-cells // rows)))
-    # Rather somewhat other blocks than a last one that lies in part below the map.
+    # A size that divides the map is better than a last block that lies in part below it.
     largest = min(2 * rows, cells // least_blocks)
     whole = [n for n in range(max(at_least, rows // 2), largest + 1) if cells % n == 0]
     return min(whole, key=lambda n: abs(n - rows), default=rows)

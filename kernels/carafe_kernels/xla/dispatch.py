@@ -1,0 +1,122 @@
+"""The contractions as an implementation: in the form that is fast where a program runs."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from carafe_kernels.axes import merge_axes, split_axis
+from carafe_kernels.plan import Operands, Plan, Results, Slot
+from carafe_kernels.xla.barriers import computed_once
+from carafe_kernels.xla.contractions import (
+    forward,
+    input_gradient,
+    passes_of_input_gradient,
+    weight_gradient,
+)
+from carafe_kernels.xla.loops import input_gradient_in_blocks, weight_gradient_in_blocks
+from carafe_kernels.xla.settings import settings_of
+
+type Contraction = Callable[[jax.Array, jax.Array], jax.Array]
+
+_ORDER: tuple[Slot, ...] = ("x", "weights", "y")
+
+
+def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = None) -> str | None:
+    """Says that XLA serves every contraction of weights, and none of logits."""
+    del shape, device
+    return None if plan.normalizer is None else "XLA fuses no normaliser into the contractions"
+
+
+def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
+    """Computes ``y``, ``x`` or ``weights``, see :class:`carafe_kernels.implementation.Contract`."""
+    first, second = (operands[slot] for slot in _ORDER if slot in operands)
+    return tuple(computed_once(_contracted(plan, slot, first, second)) for slot in results)
+
+
+def _contracted(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> jax.Array:
+    """Contracts two operands, which come in the order of :data:`_ORDER`."""
+    whole = functools.partial(_whole, plan, result)
+    if result == "weights" and settings_of(plan).channels_at_once:
+        in_passes = functools.partial(_weight_gradient_in_passes, plan)
+        whole = functools.partial(lax.platform_dependent, cpu=in_passes, default=whole)
+    if not _loop_is_faster(plan, result, first, second):
+        return whole(first, second)
+    loop = functools.partial(lax.platform_dependent, cpu=_loop(plan, result), default=whole)
+    return _folding_vmap(loop, whole)(first, second)
+
+
+def _whole(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> jax.Array:
+    dtype = plan.accumulator
+    match result:
+        case "y":
+            out = forward(first, second, plan.geometry, dtype)
+        case "x":
+            out = input_gradient(first, second, plan.geometry, plan.size, dtype)
+        case "weights":
+            out = weight_gradient(first, second, plan.geometry, dtype)
+    return out.astype(plan.dtype(result))
+
+
+def _weight_gradient_in_passes(plan: Plan, x: jax.Array, y: jax.Array) -> jax.Array:
+    channels = settings_of(plan).channels_at_once
+    out = weight_gradient(x, y, plan.geometry, plan.accumulator, channels_at_once=channels)
+    return out.astype(plan.dtype("weights"))
+
+
+def _loop(plan: Plan, result: Slot) -> Contraction:
+    """The gradient ``result``, block by block."""
+    dtypes = {"dtype": plan.accumulator, "result_dtype": plan.dtype(result)}
+    options = {**dtypes, "block_bytes": settings_of(plan).block_bytes, "geometry": plan.geometry}
+    if result == "x":
+        return functools.partial(input_gradient_in_blocks, size=plan.size, **options)
+    return functools.partial(weight_gradient_in_blocks, **options)
+
+
+def _loop_is_faster(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> bool:
+    """Whether a contraction is computed in a loop where it runs on a CPU."""
+    settings = settings_of(plan)
+    if not (settings.loops and _has_whole_images(first) and _has_whole_images(second)):
+        return False
+    match result:
+        case "y":
+            return False
+        case "x":
+            y, itemsize = second, plan.accumulator.itemsize
+            read = passes_of_input_gradient(plan.geometry) * y.size * itemsize
+            converted = y.dtype.itemsize < itemsize
+            return read > settings.read_bytes / (2 if converted else 1)
+        case "weights":
+            return first.shape[3] >= settings.summed_channels * plan.geometry.groups
+    raise ValueError(f"result must be 'x', 'weights' or 'y', got {result!r}")
+
+
+def _has_whole_images(array: jax.Array) -> bool:
+    """Whether a loop can take images: a known number of them, and no axis of a mesh splits them."""
+    batch = array.shape[0]
+    return isinstance(batch, int) and batch > 0 and not any(jax.typeof(array).sharding.spec)
+
+
+def _folding_vmap(loop: Contraction, whole: Contraction) -> Contraction:
+    """A loop over images that stays one under ``vmap``, where it would take a block of each example.
+
+    Args:
+        loop: computes one result from two operands, all with the batch as leading axis.
+        whole: computes the same, for operands of which only one is mapped or that a mesh splits.
+    """
+    call = custom_vmap(loop)
+
+    @call.def_vmap
+    def vmapped(
+        axis_size: int, in_batched: list[bool], first: jax.Array, second: jax.Array
+    ) -> tuple[jax.Array, bool]:
+        if all(in_batched) and _has_whole_images(first) and _has_whole_images(second):
+            out = call(merge_axes(first, 0), merge_axes(second, 0))
+            return split_axis(out, 0, axis_size, first.shape[1]), True
+        axes = [0 if batched else None for batched in in_batched]
+        return jax.vmap(whole, axes, axis_size=axis_size)(first, second), True
+
+    return call
