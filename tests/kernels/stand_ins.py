@@ -13,10 +13,15 @@ from carafe_kernels.normalizers import normalize
 from carafe_jax import implementations
 
 
+def by_xla(plan, results, operands):
+    """Contractions of weights, without the settings of the kernels."""
+    return xla.IMPLEMENTATION.contract(dataclasses.replace(plan, settings=None), results, operands)
+
+
 def of_part(plan, results, operands):
     """The contractions of one device, from weights or logits."""
     if plan.normalizer is None:
-        return xla.contract(plan, results, operands)
+        return by_xla(plan, results, operands)
 
     def normalized(logits):
         return normalize(logits, plan.geometry, plan.size, plan.normalizer)
@@ -26,7 +31,7 @@ def of_part(plan, results, operands):
     found = []
     for slot in results:
         of_slot = "weights" if slot == "logits" else slot
-        (value,) = xla.contract(plan.of_weights, (of_slot,), operands)
+        (value,) = by_xla(plan.of_weights, (of_slot,), operands)
         found.extend(pullback(value) if slot == "logits" else (value,))
     return tuple(found)
 

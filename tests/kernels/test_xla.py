@@ -31,8 +31,16 @@ class TestXla(PlacementTests):
 
     @pytest.mark.parametrize(
         ("case", "gradient", "limit"),
-        [(UP, False, 0.5), (UP, True, 2), (DOWN, False, 1), (DOWN, True, 2)],
-        ids=["up", "up-gradient", "down", "down-gradient"],
+        [
+            (UP, False, 0.5),
+            (UP, True, 1.3),
+            (DOWN, False, 1),
+            (DOWN, True, 1.3),
+            # Two passes read one padded copy.
+            (dataclasses.replace(UP, kernel_size=3), True, 1.3),
+            (dataclasses.replace(DOWN, kernel_size=7), True, 1.3),
+        ],
+        ids=str,
     )
     def test_temporaries_are_small_and_hold_no_patches(self, case, gradient, limit):
         compiled = self.compiled(case, gradient=gradient)
@@ -40,7 +48,7 @@ class TestXla(PlacementTests):
         assert compiled.memory_analysis().temp_size_in_bytes <= limit * operands
         shapes = re.findall(r"f32\[([\d,]+)\]", compiled.as_text())
         largest = max(math.prod(map(int, shape.split(","))) for shape in shapes)
-        assert largest < case.kernel_size**2 * math.prod(case.x_shape) / 4
+        assert largest < case.kernel_size**2 * math.prod(case.x_shape) / 2
 
     @pytest.mark.parametrize("case", SCALES, ids=str)
     def test_lowers_for_every_platform(self, case):
@@ -61,11 +69,3 @@ class TestXla(PlacementTests):
         once = products(self.compiled(case, gradient=True))
         assert once >= 3 * case.kernel_size**2
         assert products(activated) <= once + 20  # those of the activation
-
-    @pytest.mark.parametrize("case", [UP, DOWN], ids=["up", "down"])
-    def test_an_operand_is_padded_once_whatever_the_passes(self, case):
-        """Also for k = 7, which takes several passes over what is padded."""
-        compiled = self.compiled(dataclasses.replace(case, kernel_size=7), gradient=True)
-        # The map, once for the forward pass and the weight gradient or once for each, and weights
-        # and cotangent for the input gradient.
-        assert compiled.as_text().count(" pad(") <= 4

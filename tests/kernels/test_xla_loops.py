@@ -10,7 +10,7 @@ import pytest
 from carafe_kernels import xla
 
 from tests.kernels.cases import Case
-from tests.kernels.operator_base import SCALES, OperatorTests, all_scales
+from tests.kernels.operator_base import SCALES, OperatorTests, each_scale
 from tests.kernels.sharding import each_axis_type
 
 # The smallest blocks, whatever the sizes.
@@ -81,7 +81,7 @@ def test_second_derivatives_equal_the_oracle():
         IN_LOOPS.test_gradient_penalty_equals_the_oracle(SCALES[0])
 
 
-@all_scales
+@each_scale
 @each_axis_type
 def test_arrays_on_a_mesh_of_one_device(case, axis_type):
     mesh = jax.make_mesh((1,), ("one",), axis_types=(axis_type,), devices=jax.devices()[:1])

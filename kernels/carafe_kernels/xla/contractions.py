@@ -94,7 +94,8 @@ def passes_of_input_gradient(geometry: Geometry) -> int:
     geometry = geometry.lowest_terms
     readers = [geometry.readers(phase) for phase in range(geometry.down)]
     return sum(
-        len(_passes([columns] * len(rows))) for rows, columns in itertools.product(readers, repeat=2)
+        len(_passes([columns] * len(rows)))
+        for rows, columns in itertools.product(readers, repeat=2)
     )
 
 

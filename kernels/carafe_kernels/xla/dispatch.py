@@ -33,8 +33,11 @@ def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = Non
 
 def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
     """Computes ``y``, ``x`` or ``weights``, see :class:`carafe_kernels.implementation.Contract`."""
-    first, second = (operands[slot] for slot in _ORDER if slot in operands)
-    return tuple(computed_once(_contracted(plan, slot, first, second)) for slot in results)
+    found = []
+    for result in results:
+        first, second = (operands[slot] for slot in _ORDER if slot != result)
+        found.append(computed_once(_contracted(plan, result, first, second)))
+    return tuple(found)
 
 
 def _contracted(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> jax.Array:
@@ -69,8 +72,12 @@ def _weight_gradient_in_passes(plan: Plan, x: jax.Array, y: jax.Array) -> jax.Ar
 
 def _loop(plan: Plan, result: Slot) -> Contraction:
     """The gradient ``result``, block by block."""
-    dtypes = {"dtype": plan.accumulator, "result_dtype": plan.dtype(result)}
-    options = {**dtypes, "block_bytes": settings_of(plan).block_bytes, "geometry": plan.geometry}
+    options: dict[str, Any] = {
+        "geometry": plan.geometry,
+        "dtype": plan.accumulator,
+        "result_dtype": plan.dtype(result),
+        "block_bytes": settings_of(plan).block_bytes,
+    }
     if result == "x":
         return functools.partial(input_gradient_in_blocks, size=plan.size, **options)
     return functools.partial(weight_gradient_in_blocks, **options)
@@ -101,7 +108,7 @@ def _has_whole_images(array: jax.Array) -> bool:
 
 
 def _folding_vmap(loop: Contraction, whole: Contraction) -> Contraction:
-    """A loop over images that stays one under ``vmap``, where it would take a block of each example.
+    """A loop over images that stays one under ``vmap``: mapped axes become part of the batch.
 
     Args:
         loop: computes one result from two operands, all with the batch as leading axis.
