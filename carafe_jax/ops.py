@@ -44,7 +44,8 @@ def reassemble(
     gradient of weights that all channels have in common is summed over the devices. With several
     groups, each device must have whole groups. Other shardings give the same result, after one
     operand has been resharded like the other along batch and channels and all other axes have been
-    gathered. With ``"xla"`` and automatic mesh axes, the partitioner decides instead.
+    gathered. With ``"xla"``, XLA's partitioner gathers maps that are sharded over channels for the
+    gradient of the weights, and with automatic mesh axes it decides the rest too.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.arange(4.0).reshape(1, 2, 2, 1)
