@@ -28,7 +28,7 @@ help:
 # Side by side, `make --jobs environments` takes half the time: pip mostly waits.
 environments: $(VENV)/.complete $(OLDEST)/.complete $(TORCH)/.complete
 
-# glibc maps large arrays anew for every step; in pages of 2 MB that costs least, and no memory.
+# glibc maps large arrays anew for every step; in pages of 2 MB that costs far less.
 demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: $(VENV)/.complete
 	$(VENV)/bin/python -m experiments.inpainting demo

@@ -2,8 +2,8 @@
 
 Prints a table in Markdown of ResNet in inference and training and of Faster R-CNN in inference,
 ours and torchvision's where that is installed. All have random weights: their shapes are the same,
-and their numbers are not. Detectors with random weights find nothing, which spares torchvision's
-some work behind the box head, and ours none. Runs unchanged on any JAX backend.
+and their numbers are not. What a detector of torchvision computes depends on how many regions its
+weights propose; ours computes the same whatever it finds. Runs unchanged on any JAX backend.
 
 On a CPU with glibc all are measured twice: with the defaults of the allocator, and where it keeps
 memory. See :mod:`experiments.benchmarks.processes`.

@@ -15,13 +15,17 @@ def convolve(
     lhs_dilation: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
-    **options: Any,
+    rhs_dilation: Any = None,
+    dimension_numbers: Any = None,
 ) -> jax.Array:
     """Convolves for ``nn.Conv(conv_general_dilated=convolve)``, 1x1 kernels by a matrix product.
 
     It computes what ``jax.lax.conv_general_dilated`` does, but for rounding. On a CPU, XLA's
     convolution takes several times as long as a matrix product for the gradient of a 1x1 kernel;
-    ``experiments/README.md`` has the figures.
+    ``experiments/README.md`` has the figures. On a GPU neither has been measured.
+
+    The product merges batch, rows and columns, so devices must share the batch alone: a map whose
+    rows or columns are sharded would be gathered.
 
     Args:
         x: ``[B, H, W, C]``.
@@ -31,8 +35,8 @@ def convolve(
         lhs_dilation: of the map.
         feature_group_count: groups of channels with kernels of their own.
         precision: of the products.
-        options: further arguments of ``jax.lax.conv_general_dilated``, which for a 1x1 kernel have
-            no effect: ``nn.Conv`` gives the dilation of the kernel and the order of the axes.
+        rhs_dilation: of the kernel.
+        dimension_numbers: order of the axes, which must be that of ``x`` and ``kernel`` here.
 
     Returns:
         ``[B, H', W', features]``.
@@ -48,7 +52,8 @@ def convolve(
             lhs_dilation=lhs_dilation,
             feature_group_count=feature_group_count,
             precision=precision,
-            **options,
+            rhs_dilation=rhs_dilation,
+            dimension_numbers=dimension_numbers,
         )
     rows, columns = strides
     x = x[:, ::rows, ::columns]
