@@ -45,7 +45,7 @@ def evaluate(
         evaluation: of which checkpoint, and how.
         distributed: the other processes, if any.
     """
-    from experiments.detection.evaluation.evaluate import evaluate as evaluate_run
+    from experiments.detection.evaluate import evaluate as evaluate_run
 
     start(distributed)
     evaluate_run(run, split, results, folders, evaluation)

@@ -42,7 +42,7 @@ def evaluate(
         evaluation: of which checkpoint, and how.
         distributed: the other processes, if any.
     """
-    from experiments.inpainting.report.evaluate import evaluate as evaluate_run
+    from experiments.inpainting.evaluate import evaluate as evaluate_run
 
     start(distributed)
     evaluate_run(run, images, folders, evaluation)

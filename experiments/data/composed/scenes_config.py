@@ -19,7 +19,7 @@ class ScenesConfig:
         validation_images: number of images to validate on.
         smallest: longer side of an object, in pixels; sizes are even in their logarithm.
         largest: longer side of an object, in pixels; at most the images' shorter side.
-        max_objects: 1 to so many are drawn for an image; one that finds no place is left out.
+        max_objects: the largest number of objects in an image; one that finds no place is left out.
     """
 
     photographs: Literal["pypi", "debian"] = "debian"
