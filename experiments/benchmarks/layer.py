@@ -23,7 +23,7 @@ from experiments.benchmarks.layer_times import (
 )
 from experiments.benchmarks.markdown import head, row
 from experiments.benchmarks.passes import FORWARD, WITH_GRADIENT
-from experiments.benchmarks.timing import Calls
+from experiments.benchmarks.timing import Calls, check_rounds
 from experiments.engine.command_line import run_program
 
 CASES = (
@@ -45,6 +45,7 @@ def run(cases: str = "", rounds: int = 5) -> None:
         rounds: turns of five calls that each layer gets, or of one if it is slow; the median
             counts.
     """
+    check_rounds(rounds)
     print_tables(matching(CASES, cases), rounds)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from experiments.benchmarks import processes, pytorch
 from experiments.benchmarks.markdown import digits, head, row
 from experiments.benchmarks.network_times import OURS, PASSES, Networks, Sizes
+from experiments.benchmarks.timing import check_rounds
 from experiments.engine.command_line import run_program
 
 _SIZES = Sizes()
@@ -27,6 +28,7 @@ def run(rounds: int = 5, sizes: Sizes = _SIZES) -> None:
             counts.
         sizes: of what is timed.
     """
+    check_rounds(rounds)
     for number, (name, measure) in enumerate(PASSES.items()):
         found = processes.call(measure, False, sizes, rounds)
         keeps = processes.can_keep_memory(found.platform)
@@ -41,8 +43,9 @@ def run(rounds: int = 5, sizes: Sizes = _SIZES) -> None:
 
 def headings(keeps_memory: bool) -> list[str]:
     """For networks with memory as it is, and kept where that is measured."""
-    kept = ["memory kept, ms", "times ours", "page faults"] if keeps_memory else []
-    return ["", "network", "ms", "times ours", *kept, "compile, s", "temporary MB"]
+    kept = ["memory kept, ms", "times ours"] if keeps_memory else []
+    first = ["", "network", "ms", "times ours", "page faults"]
+    return [*first, *kept, "compile, s", "temporary MB"]
 
 
 def rows(name: str, found: Networks, kept: Networks | None) -> Iterator[list[str]]:
@@ -51,11 +54,11 @@ def rows(name: str, found: Networks, kept: Networks | None) -> Iterator[list[str
         cells = [name if network == OURS else "", network]
         for networks in (found, kept):
             if networks is not None:
-                milliseconds = networks.networks[network].calls.milliseconds
-                ours = networks.networks[OURS].calls.milliseconds
-                cells += [digits(milliseconds), f"{milliseconds / ours:.2f}"]
-        if kept is not None:
-            cells.append(f"{each.calls.page_faults:.0f}")
+                calls = networks.networks[network].calls
+                ratio = calls.milliseconds / networks.networks[OURS].calls.milliseconds
+                cells += [digits(calls.milliseconds), f"{ratio:.2f}"]
+            if networks is found:
+                cells.append(f"{each.calls.page_faults:.0f}")
         compiled, temporary = each.compile_seconds, each.temporary_bytes
         cells.append("-" if compiled is None else f"{compiled:.1f}")
         cells.append("-" if temporary is None else f"{temporary / 1e6:.0f}")

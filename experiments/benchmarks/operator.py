@@ -30,6 +30,7 @@ from experiments.benchmarks.operator_times import (
     own,
 )
 from experiments.benchmarks.passes import FORWARD
+from experiments.benchmarks.timing import check_rounds
 from experiments.engine.command_line import run_program
 
 CASES = (
@@ -118,6 +119,7 @@ def run(cases: str = "", rounds: int = 5) -> None:
         rounds: turns of five calls that each function gets, or of one if it is slow; the median
             counts.
     """
+    check_rounds(rounds)
     print_tables(matching(CASES, cases), rounds)
 
 

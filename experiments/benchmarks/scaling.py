@@ -20,7 +20,7 @@ from experiments.benchmarks.calls import contractions, operator
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.markdown import head, row
 from experiments.benchmarks.operator_times import arrays
-from experiments.benchmarks.timing import Calls, Program, in_turns
+from experiments.benchmarks.timing import Calls, Program, check_rounds, in_turns
 from experiments.engine.command_line import run_program
 
 _BASE = Case(1, 28, 28, 128, up=2)
@@ -64,6 +64,7 @@ def run(rounds: int = 5) -> None:
     Args:
         rounds: turns of five calls that each contraction gets; the median counts.
     """
+    check_rounds(rounds)
     print_table(CASES, rounds)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from experiments.engine.config import check
+
 _WARM_CALLS = 2
 _SLOW_SECONDS = 0.3
 
@@ -98,6 +100,11 @@ def _temporary_bytes(compiled: jax.stages.Compiled) -> int:
     if analysis is None:
         raise NotImplementedError(f"the backend {jax.default_backend()} does not analyse memory")
     return int(analysis.temp_size_in_bytes)
+
+
+def check_rounds(rounds: int) -> None:
+    """Raises ``ConfigError`` for less than one turn, of which there is no median."""
+    check(rounds >= 1, "rounds", "at least 1", rounds)
 
 
 def in_turns(

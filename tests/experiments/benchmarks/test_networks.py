@@ -1,8 +1,9 @@
 import pytest
 
-from experiments.benchmarks import networks, processes, pytorch
+from experiments.benchmarks import layer, networks, operator, processes, pytorch, scaling
 from experiments.benchmarks.network_times import PASSES, Network, Networks, Sizes
 from experiments.benchmarks.timing import Calls
+from experiments.engine.config import ConfigError
 from tests.experiments.benchmarks.markdown_tables import tables
 
 SMALL = Sizes(depth=18, batch=1, side=32, detected=(64, 64))
@@ -19,15 +20,15 @@ def timed(ours, theirs):
 
 def test_what_is_not_compiled_has_no_seconds():
     assert [*networks.rows("pass", timed(20.0, 40.0), timed(10.0, 30.0))] == [
-        ["pass", "ours", "20.0", "1.00", "10.0", "1.00", "7", "2.5", "3"],
-        ["", "torchvision", "40.0", "2.00", "30.0", "3.00", "9", "-", "-"],
+        ["pass", "ours", "20.0", "1.00", "7", "10.0", "1.00", "2.5", "3"],
+        ["", "torchvision", "40.0", "2.00", "9", "30.0", "3.00", "-", "-"],
     ]
     assert len(networks.headings(True)) == 9
 
 
 def test_where_memory_cannot_be_kept_there_are_no_columns_of_it():
     first, _ = networks.rows("pass", timed(20.0, 40.0), None)
-    assert first == ["pass", "ours", "20.0", "1.00", "2.5", "3"]
+    assert first == ["pass", "ours", "20.0", "1.00", "7", "2.5", "3"]
     assert len(networks.headings(False)) == len(first)
 
 
@@ -43,3 +44,9 @@ def test_every_network_is_a_row(in_this_process, monkeypatch, capsys):
     assert [row[0] for row in found if row[0]] == [*PASSES]
     assert all(float(row[-2]) > 0 and float(row[-1]) > 0 for row in found)
     assert in_this_process == [False] * 3
+
+
+@pytest.mark.parametrize("benchmark", [layer, networks, operator, scaling])
+def test_there_is_no_median_of_no_rounds(benchmark):
+    with pytest.raises(ConfigError, match=r"rounds.* 0$"):
+        benchmark.run(rounds=0)
