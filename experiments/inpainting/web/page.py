@@ -33,21 +33,21 @@ class ServeError(UserError, RuntimeError):
 def serve(
     baseline: Path,
     carafe: Path,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    working_side: int | None = None,
-    full_size: bool = False,
-    checkpoint: CheckpointChoice = "newest",
+    host: str,
+    port: int,
+    working_side: int | None,
+    full_size: bool,
+    checkpoint: CheckpointChoice,
 ) -> None:
     """Serves a page to drop a picture, paint a hole and see two models fill it, until stopped.
 
     Args:
         baseline: folder of a trained run.
         carafe: folder of a trained run with CARAFE++.
-        host: name or address to listen at; by default only this machine can open the page.
+        host: name or address to listen at.
         port: port to listen at; 0 takes the first free one from 7860 on.
-        working_side: pictures whose shorter side is longer are filled at this size, in pixels; by
-            default at that of the images that the run was trained on.
+        working_side: pictures whose shorter side is longer are filled at this size, in pixels;
+            None for that of the images that the run was trained on.
         full_size: fills pictures at their own size instead.
         checkpoint: the newest of each run, or the one with the highest PSNR so far.
 
