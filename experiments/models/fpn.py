@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from carafe_jax.pointwise import convolve
 from experiments.engine.config import check, check_at_least
 from experiments.resamplers import CarafeConfig, Upsampler, upsample
-from experiments.resamplers.pointwise import convolve
 
 Kind = Literal["fpn", "fpn_carafe"]
 

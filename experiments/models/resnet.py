@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from carafe_jax.linen import CARAFE
+from carafe_jax.pointwise import convolve
 from experiments.engine.config import check
 from experiments.resamplers.downsamplers import MakeModule, downsampling_convolution, pool
 from experiments.resamplers.lip import ImportanceHead, ImportanceTrunk
 from experiments.resamplers.methods import Downsampler
-from experiments.resamplers.pointwise import convolve
 
 Depth = Literal[18, 34, 50, 101, 152]
 Norm = Literal["batch", "sync_batch", "frozen"]

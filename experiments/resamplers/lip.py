@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from experiments.resamplers.pointwise import convolve
+from carafe_jax.pointwise import convolve
 
 GATE = 12.0
 TRUNK_FEATURES = 128

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from carafe_jax.pointwise import convolve
 from experiments.detection.model.boxes import clip, decode, is_nonempty
 from experiments.detection.model.config import ProposalConfig
 from experiments.detection.model.nms import nms
-from experiments.resamplers.pointwise import convolve
 
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
