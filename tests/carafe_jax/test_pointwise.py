@@ -1,3 +1,4 @@
+import functools
 import re
 
 import flax.linen as nn
@@ -16,6 +17,9 @@ from tests.carafe_jax.twins import random_map
 from tests.kernels.sharding import each_axis_type, run_and_collectives
 
 CHANNELS, FEATURES = 6, 4
+CHANNELS_LAST = "NHWC", "HWIO", "NHWC"
+
+convolve_last = functools.partial(convolve, padding="SAME", dimension_numbers=CHANNELS_LAST)
 
 
 def random_variables(layer, x):
@@ -138,14 +142,14 @@ def test_gradients_are_products_too():
     x, kernel = random_map(2, 7, 8, CHANNELS), random_map(1, 1, CHANNELS, FEATURES)
 
     def call(x, kernel):
-        return convolve(x, kernel, (2, 2), "SAME")
+        return convolve_last(x, kernel, (2, 2))
 
     assert not convolutions(gradients(call), x, kernel)
 
 
 def test_xla_does_not_transpose_the_kernel_gradient_inside_of_its_product():
     x, kernel = random_map(2, 7, 8, CHANNELS), random_map(1, 1, CHANNELS, FEATURES)
-    run = jax.jit(gradients(lambda x, kernel: convolve(x, kernel, (1, 1), "SAME")))
+    run = jax.jit(gradients(lambda x, kernel: convolve_last(x, kernel, (1, 1))))
     text = run.lower(x, kernel).compile().as_text()
     assert re.search(rf"f32\[{FEATURES},{CHANNELS}\]\S* dot\(", text)
 
@@ -154,7 +158,7 @@ def test_derivatives_of_both_modes_and_any_order_exist():
     x, kernel = random_map(1, 2, 3, CHANNELS), random_map(1, 1, CHANNELS, FEATURES)
 
     def loss(kernel):
-        return (convolve(x, kernel, (1, 1), "SAME") ** 3).sum()
+        return (convolve_last(x, kernel, (1, 1)) ** 3).sum()
 
     def expected_loss(kernel):
         return (jnp.matmul(x, kernel[0, 0], precision="highest") ** 3).sum()
@@ -174,7 +178,7 @@ def test_a_sharded_map_stays_where_it_is(axis, strides, axis_type):
     mesh = jax.make_mesh((devices,), ("a",), axis_types=(axis_type,))
     split = NamedSharding(mesh, P(*(None,) * axis, "a"))
     placed = jax.device_put(x, split), jax.device_put(kernel, NamedSharding(mesh, P()))
-    run = jax.jit(gradients(lambda x, kernel: convolve(x, kernel, strides, "SAME")))
+    run = jax.jit(gradients(lambda x, kernel: convolve_last(x, kernel, strides)))
     (dx, dkernel), moved = run_and_collectives(run, *placed)
     assert dx.sharding.is_equivalent_to(split, dx.ndim)
     assert moved == {"all-reduce"}  # of the kernel's gradient
@@ -192,7 +196,7 @@ def test_channels_may_be_sharded_where_the_convolution_asks_for_a_result():
         jax.device_put(x, NamedSharding(mesh, P(None, None, None, "a"))),
         jax.device_put(kernel, NamedSharding(mesh, P(None, None, "a"))),
     )
-    y = jax.jit(lambda *operands: convolve(*operands, (1, 1), "SAME", out_sharding=replicated))(
+    y = jax.jit(lambda *operands: convolve_last(*operands, (1, 1), out_sharding=replicated))(
         *placed
     )
     assert y.sharding.is_equivalent_to(replicated, y.ndim)
@@ -218,11 +222,25 @@ def test_what_it_leaves_to_jax_it_leaves_whole():
     x, kernel = random_map(2, 7, 8, CHANNELS), random_map(3, 3, CHANNELS, FEATURES)
     options = {
         "rhs_dilation": (2, 1),
-        "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+        "dimension_numbers": CHANNELS_LAST,
         "precision": "highest",
         "preferred_element_type": jnp.float32,
     }
     np.testing.assert_array_equal(
         convolve(x, kernel, (1, 2), "SAME", **options),
         lax.conv_general_dilated(x, kernel, (1, 2), "SAME", **options),
+    )
+
+
+@pytest.mark.parametrize(
+    "order", [None, ("NHWC", "OIHW", "NHWC"), ("NHWC", "HWIO", "NCHW"), ("NWHC", "HWIO", "NWHC")]
+)
+def test_other_orders_of_axes_are_understood(order):
+    x, kernel = random_map(5, 5, 5, 5), random_map(5, 5, 1, 1)
+    kernel = kernel if order is None or order[1] == "OIHW" else kernel.T
+    np.testing.assert_allclose(
+        convolve(x, kernel, (1, 2), "SAME", dimension_numbers=order),
+        lax.conv_general_dilated(x, kernel, (1, 2), "SAME", dimension_numbers=order),
+        rtol=1e-5,
+        atol=1e-6,
     )

@@ -153,7 +153,7 @@ class Detector(nn.Module):
     def layers(
         self, image: Float[Array, "batch height width 3"], proposals: int = 1, detections: int = 1
     ) -> None:
-        """Applies every layer to so many boxes, and nothing else.
+        """Applies every layer, each head to the given number of boxes, and nothing else.
 
         For parameters, which do not depend on the boxes, and for what the layers cost.
         """

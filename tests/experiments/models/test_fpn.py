@@ -1,19 +1,15 @@
-from collections import Counter
 from typing import get_args
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.extend.core import jaxprs_in_params
 
 from experiments.engine.config import ConfigError
 from experiments.engine.cost import cost
 from experiments.models.fpn import FPN, FPNConfig, Kind
-from experiments.models.resnet import ResNet, ResNetConfig
 from experiments.resamplers import CarafeConfig, Upsampler
 from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
@@ -214,27 +210,3 @@ def test_maps_that_are_no_halves(sizes):
 def test_fields_out_of_range(options, message):
     with pytest.raises(ConfigError, match=message):
         FPNConfig(**options)
-
-
-def operations(jaxpr):
-    """How often each operation stands in a program, calls within it included."""
-    counts = Counter(equation.primitive.name for equation in jaxpr.eqns)
-    for equation in jaxpr.eqns:
-        for body in jaxprs_in_params(equation.params):
-            counts += operations(body)
-    return counts
-
-
-class Backbone(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return FPN(FPNConfig())(ResNet(ResNetConfig(50), None).features(x))
-
-
-def test_no_1x1_convolution_is_left_in_a_resnet_with_a_pyramid():
-    x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    counts = operations(jax.make_jaxpr(Backbone().init)(KEY, x).jaxpr)
-    # One larger kernel in the stem, in each of 16 blocks and at each of 4 levels. Products: two in
-    # each block, four shortcuts, four laterals.
-    assert counts["conv_general_dilated"] == 1 + 16 + 4
-    assert counts["dot_general"] == 2 * 16 + 4 + 4

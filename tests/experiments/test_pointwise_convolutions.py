@@ -1,0 +1,56 @@
+"""No network leaves a 1x1 convolution to XLA for CPUs, which takes long for its gradient."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.detection.model.config import DetectorConfig
+from experiments.detection.model.detector import Detector
+from experiments.inpainting.model.generators import GeneratorConfig, build_generator
+from experiments.models.fpn import FPNConfig
+from experiments.models.resnet import ResNet, ResNetConfig
+
+
+def kernels_of_convolutions(module, *inputs):
+    """The sides of the kernel of every convolution that a CPU gets, products left out."""
+    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    text = jax.jit(module.apply).lower(variables, *inputs).as_text()
+    calls = re.findall(r"stablehlo\.convolution\(.*?: \(tensor<\S+>, tensor<(\d+)x(\d+)x", text)
+    assert len(calls) == text.count("stablehlo.convolution(")
+    return calls
+
+
+def maps(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+@pytest.mark.parametrize("downsampler", ["strided", "carafe", "lip"])
+def test_classifiers(downsampler):
+    model = ResNet(ResNetConfig(50, downsampler), 10)
+    kernels = kernels_of_convolutions(model, maps(1, 64, 64, 3))
+    assert len(kernels) >= 17  # the stem, and one in each block
+    assert ("1", "1") not in kernels
+
+
+@pytest.mark.parametrize("upsampler", ["nearest", "deconvolution", "carafe"])
+def test_detectors(upsampler):
+    config = DetectorConfig(
+        backbone=ResNetConfig(50, norm="frozen"), neck=FPNConfig(upsampler=upsampler), masks=True
+    )
+    kernels = kernels_of_convolutions(
+        Detector(config, 10), maps(1, 64, 64, 3), jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    )
+    # The backbone, the pyramid's outputs, the RPN and the mask head.
+    assert len(kernels) >= 17 + 4 + 1 + 4
+    assert ("1", "1") not in kernels
+
+
+@pytest.mark.parametrize("convolution", ["plain", "partial"])
+def test_generators(convolution):
+    config = GeneratorConfig(convolution=convolution, downsampler="carafe", upsampler="carafe")
+    module = build_generator(config, jnp.float32, None)
+    kernels = kernels_of_convolutions(module, maps(1, 64, 64, 3), maps(1, 64, 64, 1))
+    assert len(kernels) >= 10
+    assert ("1", "1") not in kernels
