@@ -1,4 +1,4 @@
-"""The portable implementation as a CPU with few cores runs it: gradients in loops over blocks."""
+"""The portable implementation as a CPU with few cores runs it, gradients in loops over blocks."""
 
 import os
 import types
@@ -14,7 +14,14 @@ from tests.kernels.operator_base import SCALES, OperatorTests, each_scale
 from tests.kernels.sharding import each_axis_type
 
 # The smallest blocks, whatever the sizes.
-LOOPS = {"loops": True, "block_bytes": 1, "summed_channels": 1, "read_bytes": 0}
+LOOPS = {
+    "loops": True,
+    "block_bytes": 1,
+    "summed_channels": 1,
+    "read_bytes": 0,
+    "padded_bytes": 0,
+    "inside": 0.0,
+}
 CASE = Case(5, up=2, size=(13, 6))
 
 

@@ -25,7 +25,14 @@ from jaxtyping import Array, Float
 
 from carafe_kernels.axes import merge_axes
 from carafe_kernels.geometry import Geometry, PhaseGroup, Reader
-from carafe_kernels.xla.cells import Rows, join_outputs, split_outputs, split_sources, tap_view
+from carafe_kernels.xla.cells import (
+    Rows,
+    Span,
+    join_outputs,
+    split_outputs,
+    split_sources,
+    tap_view,
+)
 
 # A loop over memory holds one weight or one sum a term in a vector register, of which AVX-512
 # and NEON have 32; with more terms it spills. Whole rows keep what it reads in the first cache.
@@ -43,7 +50,7 @@ def _passes[Term](rows: Sequence[Sequence[Term]]) -> list[list[Term]]:
     return passes
 
 
-def _sum_in_passes(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
+def sum_in_passes(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
     """Sums all terms; the barriers keep XLA from fusing the passes into one loop."""
     first, *others = _passes(rows)
     total = functools.reduce(jnp.add, first)
@@ -63,13 +70,26 @@ def forward(
     weights: Float[Array, "batch out_height out_width weight_channels"],
     geometry: Geometry,
     dtype: np.dtype,
-) -> Float[Array, "batch out_height out_width channels"]:
-    """Reassembles ``x`` with ``weights`` (Eqn. 3), accumulating in ``dtype``."""
+    window: tuple[Span, Span] | None = None,
+) -> Float[Array, "batch rows columns channels"]:
+    """Reassembles ``x`` with ``weights`` (Eqn. 3).
+
+    Args:
+        x: ``[B, H, W, C]``.
+        weights: ``[B, H', W', groups * k * k]``.
+        geometry: shape of the reassembly.
+        dtype: of the sums.
+        window: the rows and the columns of cells to compute, as far as the output fills them; by
+            default the whole output.
+
+    Returns:
+        ``[B, H', W', C]``, or the window of it, in ``dtype``.
+    """
     geometry = geometry.lowest_terms
-    cells = geometry.cells(x.shape[1]), geometry.cells(x.shape[2])
-    rows = Rows(cells[0])
-    sources = split_sources(x, geometry, rows, cells[1], dtype)  # [b, q', s, r', t, g, c]
-    w = split_outputs(weights, geometry, rows, cells[1], dtype)  # [b, q, u, r, v, g, k]
+    rows, columns = window or (Span(geometry.cells(x.shape[1])), Span(geometry.cells(x.shape[2])))
+    cells = rows.count, columns.count
+    sources = split_sources(x, geometry, rows, columns, dtype)  # [b, q', s, r', t, g, c]
+    w = split_outputs(weights, geometry, rows, columns, dtype)  # [b, q, u, r, v, g, k]
 
     def block(u: PhaseGroup, v: PhaseGroup) -> jax.Array:
         (row_offset, u_start, u_stop), (column_offset, v_start, v_stop) = u, v
@@ -82,11 +102,21 @@ def forward(
             ]
             for n in range(geometry.kernel_size)
         ]
-        return _sum_in_passes(terms)  # [b, q, u, r, v, g, c]
+        return sum_in_passes(terms)  # [b, q, u, r, v, g, c]
 
     phases = geometry.phase_groups()
     y = _concatenate_blocks([[block(u, v) for v in phases] for u in phases])
-    return join_outputs(y, weights.shape[2])[:, : weights.shape[1]]
+    height, width = (
+        size - span.first * geometry.up
+        for size, span in zip(weights.shape[1:3], (rows, columns), strict=True)
+    )
+    return join_outputs(y, width)[:, :height]
+
+
+def passes_of_forward(geometry: Geometry) -> int:
+    """How many passes over its sources an output phase takes."""
+    taps = range(geometry.kernel_size)
+    return len(_passes([taps for _ in taps]))
 
 
 def passes_of_input_gradient(geometry: Geometry) -> int:
@@ -124,28 +154,28 @@ def input_gradient(
     geometry = geometry.lowest_terms
     down = geometry.down
     if rows is None:
-        whole = Rows(geometry.cells(size[0]))
+        whole = Span(geometry.cells(size[0]))
         return input_gradient(weights, y, geometry, size, dtype, whole)[:, : size[0]]
     readers = [geometry.readers(phase) for phase in range(down)]
     shifts = [reader.cell_shift for phase in readers for reader in phase]
     before = max(0, -min(shifts))
     margin = before, max(0, *shifts)
-    columns = geometry.cells(size[1])
+    columns = Span(geometry.cells(size[1]))
     w = split_outputs(weights, geometry, rows, columns, dtype, margin)  # [b, q', u, r', v, g, k]
     y = split_outputs(y, geometry, rows, columns, dtype, margin)  # [b, q', u, r', v, g, c]
 
     def block(s: int, t: int) -> jax.Array:
         def term(row: Reader, column: Reader) -> jax.Array:
             q, r = before + row.cell_shift, before + column.cell_shift
-            q_end, r_end = q + rows.count, r + columns
+            q_end, r_end = q + rows.count, r + columns.count
             at = (slice(None), slice(q, q_end), row.phase, slice(r, r_end), column.phase)
             return w[at][..., row.tap * geometry.kernel_size + column.tap, None] * y[at]
 
         rows_of_terms = [[term(row, column) for column in readers[t]] for row in readers[s]]
         if rows_of_terms and rows_of_terms[0]:
-            total = _sum_in_passes(rows_of_terms)
+            total = sum_in_passes(rows_of_terms)
         else:  # a stride longer than the kernel steps over this source
-            total = jnp.zeros_like(y[:, : rows.count, 0, :columns, 0])
+            total = jnp.zeros_like(y[:, : rows.count, 0, : columns.count, 0])
         return total[:, :, None, :, None]  # [b, q, 1, r, 1, g, c]
 
     x = _concatenate_blocks([[block(s, t) for t in range(down)] for s in range(down)])
@@ -178,10 +208,10 @@ def weight_gradient(
     """
     geometry = geometry.lowest_terms
     if rows is None:
-        whole = Rows(geometry.cells(x.shape[1]))
+        whole = Span(geometry.cells(x.shape[1]))
         height = y.shape[1]
         return weight_gradient(x, y, geometry, dtype, whole, channels_at_once)[:, :height]
-    columns = geometry.cells(x.shape[2])
+    columns = Span(geometry.cells(x.shape[2]))
     sources = split_sources(x, geometry, rows, columns, dtype)  # [b, q', s, r', t, g, c]
     y_cells = split_outputs(y, geometry, rows, columns, dtype)  # [b, q, u, r, v, g, c]
 
@@ -189,7 +219,7 @@ def weight_gradient(
         (row_offset, u_start, u_stop), (column_offset, v_start, v_stop) = u, v
         y_block = y_cells[:, :, u_start:u_stop, :, v_start:v_stop, :, channels]
         x_block = sources[..., channels]
-        cells = rows.count, columns
+        cells = rows.count, columns.count
         products = [
             [
                 y_block * tap_view(x_block, geometry, cells, (row_offset + n, column_offset + m))

@@ -11,14 +11,16 @@ from jax.custom_batching import custom_vmap
 from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.plan import Operands, Plan, Results, Slot
 from carafe_kernels.xla.barriers import computed_once
+from carafe_kernels.xla.borders import downsample_in_parts, share_inside
 from carafe_kernels.xla.contractions import (
     forward,
     input_gradient,
+    passes_of_forward,
     passes_of_input_gradient,
     weight_gradient,
 )
 from carafe_kernels.xla.loops import input_gradient_in_blocks, weight_gradient_in_blocks
-from carafe_kernels.xla.settings import settings_of
+from carafe_kernels.xla.settings import Settings, settings_of
 
 type Contraction = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -46,10 +48,11 @@ def _contracted(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -
     if result == "weights" and settings_of(plan).channels_at_once:
         in_passes = functools.partial(_weight_gradient_in_passes, plan)
         whole = functools.partial(lax.platform_dependent, cpu=in_passes, default=whole)
-    if not _loop_is_faster(plan, result, first, second):
+    on_images = _on_images(plan, result, first, second)
+    if on_images is None:
         return whole(first, second)
-    loop = functools.partial(lax.platform_dependent, cpu=_loop(plan, result), default=whole)
-    return _folding_vmap(loop, whole)(first, second)
+    on_cpu = functools.partial(lax.platform_dependent, cpu=on_images, default=whole)
+    return _folding_vmap(on_cpu, whole)(first, second)
 
 
 def _whole(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> jax.Array:
@@ -70,51 +73,67 @@ def _weight_gradient_in_passes(plan: Plan, x: jax.Array, y: jax.Array) -> jax.Ar
     return out.astype(plan.dtype("weights"))
 
 
-def _loop(plan: Plan, result: Slot) -> Contraction:
-    """The gradient ``result``, block by block."""
+def _on_images(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> Contraction | None:
+    """The form for whole images on a CPU, or ``None`` where the one for any array is as fast."""
+    settings = settings_of(plan)
+    if not (_has_whole_images(first) and _has_whole_images(second)):
+        return None
     options: dict[str, Any] = {
         "geometry": plan.geometry,
         "dtype": plan.accumulator,
         "result_dtype": plan.dtype(result),
-        "block_bytes": settings_of(plan).block_bytes,
     }
+    if result == "y":
+        if not _only_border_is_copied(plan, settings, first):
+            return None
+        return functools.partial(downsample_in_parts, **options)
+    if not _loop_is_faster(plan, settings, result, first, second):
+        return None
+    options["block_bytes"] = settings.block_bytes
     if result == "x":
         return functools.partial(input_gradient_in_blocks, size=plan.size, **options)
     return functools.partial(weight_gradient_in_blocks, **options)
 
 
-def _loop_is_faster(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> bool:
-    """Whether a contraction is computed in a loop where it runs on a CPU."""
-    settings = settings_of(plan)
-    if not (settings.loops and _has_whole_images(first) and _has_whole_images(second)):
+def _only_border_is_copied(plan: Plan, settings: Settings, x: jax.Array) -> bool:
+    """Whether a forward pass reads the map where it is, but for its border."""
+    geometry = plan.geometry.lowest_terms
+    if settings.padded_bytes is None or geometry.up > 1 or geometry.down == 1:
         return False
-    match result:
-        case "y":
-            return False
-        case "x":
-            y, itemsize = second, plan.accumulator.itemsize
-            read = passes_of_input_gradient(plan.geometry) * y.size * itemsize
-            converted = y.dtype.itemsize < itemsize
-            return read > settings.read_bytes / (2 if converted else 1)
-        case "weights":
-            return first.shape[3] >= settings.summed_channels * plan.geometry.groups
-    raise ValueError(f"result must be 'x', 'weights' or 'y', got {result!r}")
+    if x.dtype != plan.accumulator and passes_of_forward(geometry) > 1:
+        return False  # each pass would convert what it reads once more
+    copied = x.size * plan.accumulator.itemsize > settings.padded_bytes
+    return copied and share_inside(geometry, plan.size) >= settings.inside
+
+
+def _loop_is_faster(
+    plan: Plan, settings: Settings, result: Slot, first: jax.Array, second: jax.Array
+) -> bool:
+    """Whether a gradient is computed in a loop."""
+    if not settings.loops:
+        return False
+    if result == "x":
+        y, itemsize = second, plan.accumulator.itemsize
+        read = passes_of_input_gradient(plan.geometry) * y.size * itemsize
+        converted = y.dtype.itemsize < itemsize
+        return read > settings.read_bytes / (2 if converted else 1)
+    return first.shape[3] >= settings.summed_channels * plan.geometry.groups
 
 
 def _has_whole_images(array: jax.Array) -> bool:
-    """Whether a loop can take images: a known number of them, and no axis of a mesh splits them."""
+    """Whether images can be cut: a known number of them, and no axis of a mesh splits them."""
     batch = array.shape[0]
     return isinstance(batch, int) and batch > 0 and not any(jax.typeof(array).sharding.spec)
 
 
-def _folding_vmap(loop: Contraction, whole: Contraction) -> Contraction:
-    """A loop over images that stays one under ``vmap``: mapped axes become part of the batch.
+def _folding_vmap(on_images: Contraction, whole: Contraction) -> Contraction:
+    """A contraction of images that stays one under ``vmap``: mapped axes become part of the batch.
 
     Args:
-        loop: computes one result from two operands, all with the batch as leading axis.
+        on_images: computes one result from two operands, all with the batch as leading axis.
         whole: computes the same, for operands of which only one is mapped or that a mesh splits.
     """
-    call = custom_vmap(loop)
+    call = custom_vmap(on_images)
 
     @call.def_vmap
     def vmapped(

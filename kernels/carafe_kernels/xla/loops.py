@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from carafe_kernels.axes import merge_axes
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.xla.cells import Rows
+from carafe_kernels.xla.cells import Block, Rows, Span
 from carafe_kernels.xla.contractions import input_gradient, weight_gradient
 
 
@@ -114,7 +114,7 @@ def _in_blocks(
     def one(index: jax.Array) -> jax.Array:
         image, row = index // blocks, index % blocks * rows
         first, second = (lax.dynamic_slice_in_dim(array, image, 1) for array in arrays)
-        at = Rows(rows, row, (blocks - 1) * rows) if blocks > 1 else Rows(rows)
+        at = Block(rows, row, (blocks - 1) * rows) if blocks > 1 else Span(rows)
         return block(first, second, at)[0]
 
     out = lax.map(one, jnp.arange(batch * blocks, dtype=np.int32))
