@@ -9,7 +9,7 @@ from experiments.classification.configs import ClassificationConfig
 from experiments.classification.presets import CATALOGUE
 from experiments.engine.command_line import run_command
 from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
-from experiments.engine.distributed import Distributed, start
+from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.presets import subcommands
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
@@ -46,6 +46,7 @@ def evaluate(
         distributed: the other processes, if any.
     """
     from experiments.classification.evaluate import evaluate as evaluate_run
+    from experiments.engine.distributed import start
 
     start(distributed)
     evaluate_run(run, folders, evaluation)

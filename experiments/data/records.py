@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.engine.batch_fields import RECORD, UNREADABLE
 from experiments.engine.errors import UserError
-from experiments.engine.input import RECORD, UNREADABLE
 
 Decode = Callable[[Any], Mapping[str, Any]]
 Numbers = Sequence[int] | np.ndarray

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from experiments.engine.config import check
-from experiments.engine.distributed import Distributed, start
+from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders, Folders
 from experiments.engine.presets import Catalogue, subcommands
 from experiments.engine.settings import Dtype, Operation
@@ -62,6 +62,7 @@ def train_command(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Callable[..
             operation: how the run is logged, saved and evaluated.
             distributed: the other processes of the run, if any.
         """
+        from experiments.engine.distributed import start
         from experiments.engine.experiment import run_config
 
         start(distributed)
@@ -112,6 +113,8 @@ def table_command(catalogue: Catalogue[Any], load_spec: LoadSpec, name: str) -> 
         _check_used(costs, "shorter_side", "dry_run or time_steps", shorter_side, None)
         without = "dry_run and time_steps left out"
         _check_used(not costs, "seeds", without, seeds, experiment.seeds)
+        from experiments.engine.distributed import start
+
         start(distributed)
         if costs:
             from experiments.engine.dry_run import dry_run as print_costs

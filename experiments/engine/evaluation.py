@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
+from experiments.engine.batch_fields import UNREADABLE
 from experiments.engine.config import ConfigError, check
 from experiments.engine.distributed import gather_bytes, is_primary
 from experiments.engine.errors import UserError
-from experiments.engine.input import UNREADABLE, Input, unreadable_records
+from experiments.engine.input import Input, unreadable_records
 from experiments.engine.parallel import AXIS, data_parallel, replicate
 
 # The name of the sum by which all others are divided.

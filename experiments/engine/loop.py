@@ -14,13 +14,14 @@ import numpy as np
 
 from experiments.engine import checkpoints
 from experiments.engine import config as configs
+from experiments.engine.batch_fields import RECORD
 from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints, save_state
 from experiments.engine.claim import FINISHED, claimed
-from experiments.engine.distributed import Interrupted, Interruption, is_primary
+from experiments.engine.distributed import Interruption, is_primary
 from experiments.engine.environment import append_environment
-from experiments.engine.errors import UserError
+from experiments.engine.errors import Interrupted, UserError
 from experiments.engine.evaluation import NonFiniteEvaluationError
-from experiments.engine.input import RECORD, Input, unreadable_records
+from experiments.engine.input import Input, unreadable_records
 from experiments.engine.json_files import write_json
 from experiments.engine.logs import METRICS, RunLogs, read_metrics
 from experiments.engine.parallel import check_batch_size, data_parallel, replicate

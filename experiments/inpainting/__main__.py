@@ -7,7 +7,7 @@ import tyro
 
 from experiments.engine.command_line import run_command
 from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
-from experiments.engine.distributed import Distributed, start
+from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
 from experiments.inpainting.presets import CATALOGUE
@@ -42,6 +42,7 @@ def evaluate(
         evaluation: of which checkpoint, and how.
         distributed: the other processes, if any.
     """
+    from experiments.engine.distributed import start
     from experiments.inpainting.evaluate import evaluate as evaluate_run
 
     start(distributed)

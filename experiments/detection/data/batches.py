@@ -19,7 +19,7 @@ from experiments.detection.data.images import bucket_shape, decode_image, fit_im
 from experiments.detection.data.objects import flipped, padded, scaled, training_objects
 from experiments.detection.data.order import BucketedOrder
 from experiments.detection.data.record_index import RecordIndex
-from experiments.engine.input import RECORD, UNREADABLE
+from experiments.engine.batch_fields import RECORD, UNREADABLE
 from experiments.engine.parallel import share_of_process
 
 # Of records of a bucket that are tried in a row, in training; a small bucket has fewer.

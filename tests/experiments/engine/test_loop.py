@@ -24,7 +24,8 @@ from experiments.engine.checkpoints import (
 )
 from experiments.engine.claim import is_finished
 from experiments.engine.config import ConfigError
-from experiments.engine.distributed import Interrupted, Interruption
+from experiments.engine.distributed import Interruption
+from experiments.engine.errors import Interrupted
 from experiments.engine.evaluation import NonFiniteEvaluationError
 from experiments.engine.logs import read_log
 from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
