@@ -91,7 +91,7 @@ def convert(
     from experiments.engine.runs import run_folder
     from experiments.engine.text import printable
 
-    output = output or run_folder(config, CATALOGUE.presets, runs, CATALOGUE.task)
+    output = output or run_folder(config, CATALOGUE.presets, runs)
     convert_weights(config, weights, output, keep)
     print(printable(output))
 

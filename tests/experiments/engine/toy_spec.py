@@ -60,8 +60,8 @@ def toy_spec(presets=(NARROW, WIDE, SAME), experiments=EXPERIMENTS, **changes):
         (folder / "metrics.jsonl").write_text(log)
 
     spec = TaskSpec(
-        catalogue=Catalogue("toy", METRICS, presets, experiments, Operation(log_every=7)),
-        run_type=RunType("toy", ToyConfig, lambda config: {}, best="accuracy"),
+        catalogue=Catalogue(METRICS, presets, experiments, Operation(log_every=7)),
+        run_type=RunType(ToyConfig, lambda config: {}, best="accuracy"),
         train=train,
         cost=lambda config: Cost(1000 * config.width * config.side, 2_000_000_000 * config.width),
         step_seconds=lambda config, batch_size: (0.5 * config.width, 0.25 * config.width),
