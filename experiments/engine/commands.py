@@ -43,7 +43,12 @@ def task_commands(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Commands:
 
 
 def train_command(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Callable[..., None]:
-    """The command `train` of a task; for the arguments see :func:`task_commands`."""
+    """The command `train` of a task.
+
+    Args:
+        catalogue: of the task.
+        load_spec: imports the spec of the task, when the command runs.
+    """
 
     def train(
         config: Any,

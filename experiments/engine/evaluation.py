@@ -38,7 +38,7 @@ class Evaluator:
             among them. Examples that only fill up a batch must not count.
         dataset: finite batches of this process, as :class:`experiments.engine.input.Input` takes
             them, as many on every process.
-        workers: see :class:`experiments.engine.input.Input`.
+        workers: processes that prepare batches; 0 for threads of this one.
         max_unreadable_records: the largest number of records that may be left out of the means.
 
     Raises:

@@ -50,7 +50,8 @@ class Task:
 
     Attributes:
         state: initial state, a pytree of arrays; the same on every process.
-        step: see :func:`experiments.engine.step.guarded`.
+        step: ``step(state, batch, key, number)``, which gives the next state and metrics, among
+            them ``loss``; what :func:`experiments.engine.step.guarded` takes.
         dataset: endless batches of this process; see :class:`experiments.engine.input.Input`.
         steps: number of steps in all.
         evaluate: from a state to metrics; every process calls it and gets the same. A metric with

@@ -73,9 +73,9 @@ def predict(
         brush_seed: of random brush strokes; in a folder each picture has its own.
         output: the PNG to write, by default SOURCE-filled.png; for a folder the folder to write
             to, by default SOURCE-filled.
-        working_side: larger pictures are scaled down so that their shorter side has so many pixels,
-            and the fill is scaled back into the hole; by default the side of the images that the
-            run was trained on, beyond which networks fill worse.
+        working_side: the shorter side, in pixels, that larger pictures are scaled down to; the
+            fill is scaled back into the hole. By default the side of the images that the run was
+            trained on, beyond which networks fill worse.
         full_size: fills pictures at their own size instead, tile by tile.
         checkpoint: the newest, or the one with the highest PSNR so far.
     """

@@ -54,8 +54,8 @@ def training_batches(
 
     Raises:
         DataError: no record is usable, or one has more than ``max_objects`` objects.
-        ConfigError: ``batch_size`` is no multiple of the number of processes, or the index is of
-            another number of records.
+        ConfigError: ``batch_size`` is no multiple of the number of processes.
+        ValueError: the index is of another number of records.
     """
     share = share_of_process(batch_size)
     _check_index(source, index)
@@ -87,7 +87,8 @@ def evaluation_batches(
         whole size.
 
     Raises:
-        ValueError: see :func:`training_batches`.
+        ConfigError: ``batch_size`` is no multiple of the number of processes.
+        ValueError: the index is of another number of records.
     """
     share = share_of_process(batch_size)
     _check_index(source, index)

@@ -43,7 +43,7 @@ class DetectionEvaluator:
             weight 0 only fill up.
         ground_truth: of all records.
         masks: whether the detections have masks, and these are evaluated too.
-        workers: see :class:`experiments.engine.input.Input`.
+        workers: processes that prepare batches; 0 for threads of this one.
         max_unreadable_records: the largest number of images that may be unreadable.
 
     Raises:

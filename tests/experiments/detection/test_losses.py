@@ -42,7 +42,7 @@ def make_config(model, anchors=EVERY_ANCHOR, rois=EVERY_ROI):
 
 
 def make_batch(*counts, crowds=0, seed=0):
-    """Two images with so many objects, the first of which are crowds.
+    """Two images with the given numbers of objects, the first of which are crowds.
 
     Boxes lie on a grid of quarters, where float32 is exact, and so are ties.
     """
