@@ -17,7 +17,7 @@ from experiments.engine.settings import CheckpointChoice, EvaluationConfig
 EVALUATION = EvaluationConfig(batch_size=64)
 
 if TYPE_CHECKING:
-    from experiments.engine.spec import TaskSpec
+    from experiments.engine.tables.spec import TaskSpec
 
     Config = ClassificationConfig
 else:

@@ -15,7 +15,7 @@ from experiments.engine.settings import CheckpointChoice, EvaluationConfig
 
 if TYPE_CHECKING:
     from experiments.detection.configs import DetectionConfig
-    from experiments.engine.spec import TaskSpec
+    from experiments.engine.tables.spec import TaskSpec
 
 EVALUATION = EvaluationConfig()
 

@@ -17,7 +17,7 @@ from experiments.engine.presets import Catalogue, subcommands
 from experiments.engine.settings import Dtype, Operation
 
 if TYPE_CHECKING:
-    from experiments.engine.spec import TaskSpec
+    from experiments.engine.tables.spec import TaskSpec
 
 Commands = dict[str, Callable[..., None]]
 LoadSpec = Callable[[], "TaskSpec[Any]"]
@@ -68,7 +68,7 @@ def train_command(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Callable[..
             distributed: the other processes of the run, if any.
         """
         from experiments.engine.distributed import start
-        from experiments.engine.experiment import run_config
+        from experiments.engine.tables.experiment import run_config
 
         start(distributed)
         run_config(load_spec(), config, output, folders, operation)
@@ -122,7 +122,7 @@ def table_command(catalogue: Catalogue[Any], load_spec: LoadSpec, name: str) -> 
 
         start(distributed)
         if costs:
-            from experiments.engine.dry_run import dry_run as print_costs
+            from experiments.engine.tables.dry_run import dry_run as print_costs
 
             print_costs(
                 load_spec(),
@@ -133,7 +133,7 @@ def table_command(catalogue: Catalogue[Any], load_spec: LoadSpec, name: str) -> 
                 dtype=dtype,
             )
         else:
-            from experiments.engine.experiment import run_experiment
+            from experiments.engine.tables.experiment import run_experiment
 
             run_experiment(load_spec(), name, seeds, folders, operation)
 

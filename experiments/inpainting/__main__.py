@@ -13,7 +13,7 @@ from experiments.engine.settings import CheckpointChoice, EvaluationConfig
 from experiments.inpainting.presets import CATALOGUE
 
 if TYPE_CHECKING:
-    from experiments.engine.spec import TaskSpec
+    from experiments.engine.tables.spec import TaskSpec
     from experiments.inpainting.configs import InpaintingConfig
 
 EVALUATION = EvaluationConfig()

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 import tyro
 
 from experiments.engine import config as configs
-from experiments.engine.cost import Cost
 from experiments.engine.presets import Catalogue, Experiment, Metric, Preset
 from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation, RunConfig
-from experiments.engine.spec import TaskSpec
+from experiments.engine.tables.cost import Cost
+from experiments.engine.tables.spec import TaskSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 from experiments.engine.config import ConfigError
-from experiments.engine.cost import cost
+from experiments.engine.tables.cost import cost
 from experiments.models.fpn import FPN, FPNConfig, Kind
 from experiments.models.resnet import ResNet, ResNetConfig
 from experiments.resamplers import CarafeConfig, Upsampler

@@ -9,7 +9,9 @@ from experiments.engine.distributed import all_agree, is_primary
 from experiments.engine.files import locked
 from experiments.engine.folders import Folders
 from experiments.engine.presets import Preset
-from experiments.engine.results import (
+from experiments.engine.runs import run_folder
+from experiments.engine.settings import Operation, RunConfig
+from experiments.engine.tables.results import (
     RESULTS,
     Metrics,
     earlier_runs,
@@ -17,9 +19,7 @@ from experiments.engine.results import (
     read_results,
     write_results,
 )
-from experiments.engine.runs import run_folder
-from experiments.engine.settings import Operation, RunConfig
-from experiments.engine.spec import Report, Row, TaskSpec
+from experiments.engine.tables.spec import Report, Row, TaskSpec
 
 
 def run_config[Config: RunConfig](
