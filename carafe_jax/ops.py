@@ -124,7 +124,10 @@ def carafe(
         groups: number of channel groups with kernels of their own; divides ``C``.
         normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14). It runs
             over all ``k * k`` taps, so kernels at the border lose the weight that falls outside.
-        implementation: as in :func:`reassemble`.
+        implementation: ``"xla"``, ``"mosaic_gpu"``, or ``None``: the GPU kernels where a GPU has
+            proven them right and faster (:mod:`carafe_jax.proven`), else ``"xla"``. The call is
+            looked up when it is traced, for all GPUs of this process, if a GPU is JAX's default
+            device; a program that is lowered for another platform runs ``"xla"`` still.
 
     Returns:
         The rescaled map ``[B, H', W', C]`` in the dtype of ``x``.
@@ -161,13 +164,16 @@ def reassembly_kernels(
     """The kernels that :func:`carafe` applies to ``x``, one per output pixel.
 
     Args:
-        x: as in :func:`carafe`; only its shape matters.
-        logits: as in :func:`carafe`.
+        x: feature map ``[B, H, W, C]`` in float16, bfloat16, float32 or float64; only its shape
+            matters.
+        logits: ``[B, ceil(H / down), ceil(W / down), up * up * groups * k * k]``, with channel
+            ``((sy * up + sx) * groups + g) * k * k + tap`` for the output at row ``sy`` and
+            column ``sx`` of its place; any of the four dtypes.
         kernel_size: side ``k`` of the neighbourhood, odd.
         up: numerator of the scale, at least 1.
         down: denominator of the scale, at least 1.
         groups: number of channel groups with kernels of their own; divides ``C``.
-        normalizer: as in :func:`carafe`.
+        normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14).
 
     Returns:
         Weights for :func:`reassemble`, ``[B, ceil(H * up / down), ceil(W * up / down),

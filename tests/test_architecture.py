@@ -145,6 +145,21 @@ def test_what_several_tasks_share_imports_no_task_and_tasks_do_not_import_each_o
     assert imports - {part} <= allowed
 
 
+# What of the engine imports a part of it, besides the part itself: what is above it.
+ABOVE = {"tables": {"commands"}, "monitoring": {"loop", "tables"}}
+
+
+@pytest.mark.parametrize("part", ABOVE)
+def test_the_parts_of_the_engine_are_imported_from_above_alone(part):
+    engine = ROOT / "experiments" / "engine"
+    importers = {
+        path.relative_to(engine).with_suffix("").parts[0]
+        for path in modules(engine)
+        if any(name.startswith(f"experiments.engine.{part}.") for name in imported(path))
+    }
+    assert importers - {part} == ABOVE[part]
+
+
 def test_no_kernel_is_written_in_pallas_triton():
     """It is deprecated since JAX 0.11; the kernels are written in Mosaic GPU."""
     for package in PACKAGES:

@@ -9,7 +9,7 @@ from experiments.classification.configs import ClassificationConfig
 from experiments.classification.presets import CATALOGUE
 from experiments.engine.command_line import run_command
 from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
-from experiments.engine.distributed import Distributed, start
+from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.presets import subcommands
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
@@ -17,7 +17,7 @@ from experiments.engine.settings import CheckpointChoice, EvaluationConfig
 EVALUATION = EvaluationConfig(batch_size=64)
 
 if TYPE_CHECKING:
-    from experiments.engine.spec import TaskSpec
+    from experiments.engine.tables.spec import TaskSpec
 
     Config = ClassificationConfig
 else:
@@ -46,6 +46,7 @@ def evaluate(
         distributed: the other processes, if any.
     """
     from experiments.classification.evaluate import evaluate as evaluate_run
+    from experiments.engine.distributed import start
 
     start(distributed)
     evaluate_run(run, folders, evaluation)
@@ -90,7 +91,7 @@ def convert(
     from experiments.engine.runs import run_folder
     from experiments.engine.text import printable
 
-    output = output or run_folder(config, CATALOGUE.presets, runs, CATALOGUE.task)
+    output = output or run_folder(config, CATALOGUE.presets, runs)
     convert_weights(config, weights, output, keep)
     print(printable(output))
 

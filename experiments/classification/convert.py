@@ -27,7 +27,7 @@ def convert(
 
     Args:
         config: of an ImageNet run.
-        weights: see :func:`experiments.models.torch_weights.load_torch_resnet`.
+        weights: file of the ``state_dict`` of a torchvision or timm ResNet.
         output: folder of the run; must be new or empty.
         keep: parts of the network that start from their own initial values instead.
 

@@ -9,7 +9,7 @@ from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.folders import DataFolders
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import EvaluationConfig
-from experiments.engine.tables import print_metrics
+from experiments.engine.tables.table import print_metrics
 
 
 def evaluate(run: Path, folders: DataFolders, evaluation: EvaluationConfig) -> None:

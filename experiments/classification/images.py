@@ -26,7 +26,8 @@ def decode_image(encoded: bytes) -> Image.Image:
     most of ImageNet is too small for it.
 
     Raises:
-        RecordError: see :func:`experiments.data.pictures.open_picture`.
+        RecordError: it is no picture, truncated, animated or too large, or has more than 8 bits a
+            channel.
     """
     name = f"an image of {len(encoded)} bytes"
     try:

@@ -124,7 +124,6 @@ EXPERIMENTS = {
 }
 PRESETS = (*TABLE_2, *TABLE_3, *TABLE_12, *SMALL)
 CATALOGUE = Catalogue(
-    "classification",
     METRICS,
     PRESETS,
     EXPERIMENTS,

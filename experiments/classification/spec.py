@@ -17,10 +17,10 @@ from experiments.classification.task import (
     train_step,
 )
 from experiments.data.classes import num_classes
-from experiments.engine.cost import Cost, cost
 from experiments.engine.parallel import split
-from experiments.engine.spec import TaskSpec
-from experiments.engine.step_time import inference_seconds, training_seconds
+from experiments.engine.tables.cost import Cost, cost
+from experiments.engine.tables.spec import TaskSpec
+from experiments.engine.tables.step_time import inference_seconds, training_seconds
 
 
 def cost_of(config: ClassificationConfig) -> Cost:

@@ -71,7 +71,7 @@ def initial_state(config: ClassificationConfig) -> State:
     return training_state(config, initial_variables(config))
 
 
-RUNS = RunType("classification", ClassificationConfig, initial_state, best="top1")
+RUNS = RunType(ClassificationConfig, initial_state, best="top1")
 
 
 def make_optimizer(

@@ -58,8 +58,8 @@ def coco_folder(data_dir: Path, name: str = "2017") -> Path:
         The folder for :func:`open_coco`.
 
     Raises:
-        DataError: see :func:`experiments.data.prepared.prepared_folder`. The message says how to
-            prepare it.
+        DataError: it is not there, unfinished, of another version or format, or lacks a split or
+            a file. The message says how to prepare it.
     """
     how = (
         "To prepare it, unpack the images and annotations of https://cocodataset.org into a folder "

@@ -45,7 +45,8 @@ class AnnotatedObject(NamedTuple):
         label: place of its category in the order of ids, from 0 on.
         is_crowd: whether it stands for many that are too close to tell apart; False if the file
             does not say.
-        segmentation: see :func:`experiments.data.coco_masks.compressed_counts`; ``""`` for none.
+        segmentation: the ``counts`` of a compressed run-length encoding of the whole image, as
+            ``pycocotools.mask`` decodes it; ``""`` for none.
     """
 
     id: int

@@ -27,8 +27,8 @@ def imagenet_folder(data_dir: Path) -> Path:
         The folder to read the data set from.
 
     Raises:
-        DataError: see :func:`experiments.data.prepared.prepared_folder`. The message says how to
-            prepare it.
+        DataError: it is not there, unfinished, of another version or format, or lacks a split or
+            a file. The message says how to prepare it.
     """
     how = (
         f"To prepare it, put {' and '.join(_ARCHIVES)}, which image-net.org gives to registered "

@@ -29,8 +29,8 @@ def places_folder(data_dir: Path) -> Path:
         The folder to read the data set from.
 
     Raises:
-        DataError: see :func:`experiments.data.prepared.prepared_folder`. The message says how to
-            prepare it.
+        DataError: it is not there, unfinished, of another version or format, or lacks a split or
+            a file. The message says how to prepare it.
     """
     how = (
         "To prepare it, which fetches 31 GB of data.csail.mit.edu, run once "

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.engine.batch_fields import RECORD, UNREADABLE
 from experiments.engine.errors import UserError
-from experiments.engine.input import RECORD, UNREADABLE
 
 Decode = Callable[[Any], Mapping[str, Any]]
 Numbers = Sequence[int] | np.ndarray
@@ -92,12 +92,13 @@ class PaddedRecords:
     """Decoded records, each once, padded so that batches are even over processes.
 
     Args:
-        source: see :class:`ReadableRecords`.
-        decode: see :class:`ReadableRecords`.
+        source: of the records. A record whose checksum is wrong counts as unreadable; a missing
+            or truncated file does not, and ends the run.
+        decode: makes an example of a record, or raises :class:`RecordError`.
         multiple: of which the length is made one, by padding at the end.
         blank: stands for padding and for records that cannot be read; the fields, shapes and
             dtypes that ``decode`` gives.
-        numbers: see :class:`ReadableRecords`.
+        numbers: of the records of ``source`` that these are, in this order; all by default.
     """
 
     def __init__(

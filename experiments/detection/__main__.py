@@ -9,13 +9,13 @@ from experiments.detection.data.config import Split
 from experiments.detection.presets import CATALOGUE
 from experiments.engine.command_line import run_command
 from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
-from experiments.engine.distributed import Distributed, start
+from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
 
 if TYPE_CHECKING:
     from experiments.detection.configs import DetectionConfig
-    from experiments.engine.spec import TaskSpec
+    from experiments.engine.tables.spec import TaskSpec
 
 EVALUATION = EvaluationConfig()
 
@@ -46,6 +46,7 @@ def evaluate(
         distributed: the other processes, if any.
     """
     from experiments.detection.evaluate import evaluate as evaluate_run
+    from experiments.engine.distributed import start
 
     start(distributed)
     evaluate_run(run, split, results, folders, evaluation)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.classification import task as classification
-from experiments.classification.presets import PRESETS, ClassificationPreset
+from experiments.classification.presets import CATALOGUE, PRESETS, ClassificationPreset
 from experiments.detection.configs import DetectionConfig
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_in
 from experiments.engine.claim import is_converted, is_finished, is_run
@@ -63,10 +63,10 @@ def backbone_folder(config: DetectionConfig, runs: Path) -> Path | None:
     if backbone.norm != "frozen":
         return None
     preset = _preset(backbone)
-    expected = f"given for a backbone that no preset of the {classification.RUNS.task} task has"
+    expected = f"given for a backbone that no preset of the {CATALOGUE.task} task has"
     check(preset is not None, "backbone_from", expected, None)
     assert preset is not None
-    return run_folder(preset.config, PRESETS, runs, classification.RUNS.task)
+    return run_folder(preset.config, PRESETS, runs)
 
 
 def check_backbone(folder: Path, backbone: ResNetConfig) -> None:
@@ -99,7 +99,7 @@ def _advice(backbone: ResNetConfig) -> str:
     preset = _preset(backbone)
     if preset is None:
         return ""
-    command = f"python -m experiments.{classification.RUNS.task}"
+    command = f"python -m experiments.{CATALOGUE.task}"
     return (
         f". Its backbone is that of {preset.name}: `{command} train {preset.name}` trains it, and "
         f"`{command} convert {preset.name}` makes it of other weights"

@@ -393,4 +393,4 @@ EXPERIMENTS = {
     "scenes-cpu": Experiment("Table 4 in small, scenes of 160 pixels", SCENES_CPU, _SEEDS),
 }
 PRESETS = tuple(row for experiment in EXPERIMENTS.values() for row in experiment.presets)
-CATALOGUE = Catalogue("detection", METRICS, PRESETS, EXPERIMENTS, Operation(checkpoint_every=1000))
+CATALOGUE = Catalogue(METRICS, PRESETS, EXPERIMENTS, Operation(checkpoint_every=1000))

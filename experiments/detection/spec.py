@@ -22,11 +22,11 @@ from experiments.detection.task import (
     train_step,
 )
 from experiments.engine.claim import has_checkpoints
-from experiments.engine.cost import Cost, cost
 from experiments.engine.folders import Folders
 from experiments.engine.parallel import split
-from experiments.engine.spec import TaskSpec
-from experiments.engine.step_time import inference_seconds, training_seconds
+from experiments.engine.tables.cost import Cost, cost
+from experiments.engine.tables.spec import TaskSpec
+from experiments.engine.tables.step_time import inference_seconds, training_seconds
 
 # Of a random image whose step is timed.
 _OBJECTS = 8

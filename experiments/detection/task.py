@@ -68,7 +68,7 @@ def initial_state(config: DetectionConfig) -> State:
     return training_state(config, initial_variables(config))
 
 
-RUNS = RunType("detection", DetectionConfig, initial_state, best="box_AP")
+RUNS = RunType(DetectionConfig, initial_state, best="box_AP")
 
 
 def make_optimizer(

@@ -14,8 +14,7 @@ from absl import logging
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from experiments.engine.config import check
-from experiments.engine.distributed import Interrupted, abort
-from experiments.engine.errors import UserError
+from experiments.engine.errors import Interrupted, UserError
 from experiments.engine.text import printable
 
 # What a shell reports of a program that a signal ended.
@@ -97,7 +96,7 @@ def _run(command: Callable[[], object]) -> None:
         _leave(2)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and not _output_is_read():
-            abort(_AFTER_SIGPIPE)
+            _abort(_AFTER_SIGPIPE)
             _give_up_output(_AFTER_SIGPIPE)
         traceback.print_exc()
         print(f"error: {printable(error)}", file=sys.stderr)
@@ -132,5 +131,14 @@ def _output_is_read() -> bool:
 
 
 def _leave(code: int) -> NoReturn:
-    abort(code)
+    _abort(code)
     sys.exit(code)
+
+
+def _abort(code: int) -> None:
+    # A process that has not imported JAX has joined no others, and an error of an option comes
+    # without that import.
+    if "jax" in sys.modules:
+        from experiments.engine.distributed import abort
+
+        abort(code)

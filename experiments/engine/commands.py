@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from experiments.engine.config import check
-from experiments.engine.distributed import Distributed, start
+from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders, Folders
 from experiments.engine.presets import Catalogue, subcommands
 from experiments.engine.settings import Dtype, Operation
 
 if TYPE_CHECKING:
-    from experiments.engine.spec import TaskSpec
+    from experiments.engine.tables.spec import TaskSpec
 
 Commands = dict[str, Callable[..., None]]
 LoadSpec = Callable[[], "TaskSpec[Any]"]
@@ -43,7 +43,12 @@ def task_commands(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Commands:
 
 
 def train_command(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Callable[..., None]:
-    """The command `train` of a task; for the arguments see :func:`task_commands`."""
+    """The command `train` of a task.
+
+    Args:
+        catalogue: of the task.
+        load_spec: imports the spec of the task, when the command runs.
+    """
 
     def train(
         config: Any,
@@ -62,7 +67,8 @@ def train_command(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Callable[..
             operation: how the run is logged, saved and evaluated.
             distributed: the other processes of the run, if any.
         """
-        from experiments.engine.experiment import run_config
+        from experiments.engine.distributed import start
+        from experiments.engine.tables.experiment import run_config
 
         start(distributed)
         run_config(load_spec(), config, output, folders, operation)
@@ -112,9 +118,11 @@ def table_command(catalogue: Catalogue[Any], load_spec: LoadSpec, name: str) -> 
         _check_used(costs, "shorter_side", "dry_run or time_steps", shorter_side, None)
         without = "dry_run and time_steps left out"
         _check_used(not costs, "seeds", without, seeds, experiment.seeds)
+        from experiments.engine.distributed import start
+
         start(distributed)
         if costs:
-            from experiments.engine.dry_run import dry_run as print_costs
+            from experiments.engine.tables.dry_run import dry_run as print_costs
 
             print_costs(
                 load_spec(),
@@ -125,7 +133,7 @@ def table_command(catalogue: Catalogue[Any], load_spec: LoadSpec, name: str) -> 
                 dtype=dtype,
             )
         else:
-            from experiments.engine.experiment import run_experiment
+            from experiments.engine.tables.experiment import run_experiment
 
             run_experiment(load_spec(), name, seeds, folders, operation)
 

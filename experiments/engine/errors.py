@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class InputError(UserError, ValueError):
     """A picture, a hole or an output that a command is given and that cannot be used."""
+
+
+class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
+    """The run was asked to stop, and has saved a checkpoint to go on from."""

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
+from experiments.engine.batch_fields import UNREADABLE
 from experiments.engine.config import ConfigError, check
 from experiments.engine.distributed import gather_bytes, is_primary
 from experiments.engine.errors import UserError
-from experiments.engine.input import UNREADABLE, Input, unreadable_records
+from experiments.engine.input import Input, unreadable_records
 from experiments.engine.parallel import AXIS, data_parallel, replicate
 
 # The name of the sum by which all others are divided.
@@ -37,7 +38,7 @@ class Evaluator:
             among them. Examples that only fill up a batch must not count.
         dataset: finite batches of this process, as :class:`experiments.engine.input.Input` takes
             them, as many on every process.
-        workers: see :class:`experiments.engine.input.Input`.
+        workers: processes that prepare batches; 0 for threads of this one.
         max_unreadable_records: the largest number of records that may be left out of the means.
 
     Raises:

@@ -13,12 +13,9 @@ import absl.flags
 import grain
 import numpy as np
 
+from experiments.engine.batch_fields import RECORD, UNREADABLE
 from experiments.engine.errors import UserError
 from experiments.engine.parallel import split
-
-# Fields of a batch: the record of each example, and those that could not be read in its place.
-RECORD = "record"
-UNREADABLE = "unreadable"
 
 _BATCHES_AHEAD = 2
 
@@ -40,10 +37,8 @@ class Input:
 
     Args:
         dataset: endless, of this process's batches: dicts of arrays with one leading batch axis.
-            Two fields stay on the host: ``record``, int64 ``[b]``, the number of each example's
-            record, and ``unreadable``, int64 ``[b, n]``, the numbers of the records that could not
-            be read in its place, else -1. On the devices ``unreadable`` is the number of these,
-            int32 ``[b]``.
+            ``record`` and ``unreadable``, see :mod:`experiments.engine.batch_fields`, stay on the
+            host. On the devices ``unreadable`` is the number of these records, int32 ``[b]``.
         workers: processes that prepare batches; 0 for threads of this one. The batches are the
             same.
     """

@@ -17,11 +17,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; see :func:`parse_json`.
+    """Reads a JSON file, with or without a byte order mark. NaN and infinity are taken.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: see :func:`parse_json`.
+        ValueError: it is no JSON, is nested too deeply, has a number of too many digits, or an
+            object with the same key twice.
     """
     return parse_json(path.read_bytes())
 

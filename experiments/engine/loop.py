@@ -14,22 +14,23 @@ import numpy as np
 
 from experiments.engine import checkpoints
 from experiments.engine import config as configs
+from experiments.engine.batch_fields import RECORD
 from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints, save_state
 from experiments.engine.claim import FINISHED, claimed
-from experiments.engine.distributed import Interrupted, Interruption, is_primary
-from experiments.engine.environment import append_environment
-from experiments.engine.errors import UserError
+from experiments.engine.distributed import Interruption, is_primary
+from experiments.engine.errors import Interrupted, UserError
 from experiments.engine.evaluation import NonFiniteEvaluationError
-from experiments.engine.input import RECORD, Input, unreadable_records
+from experiments.engine.input import Input, unreadable_records
 from experiments.engine.json_files import write_json
-from experiments.engine.logs import METRICS, RunLogs, read_metrics
+from experiments.engine.monitoring.environment import append_environment
+from experiments.engine.monitoring.logs import METRICS, RunLogs, read_metrics
+from experiments.engine.monitoring.plots import save_curves
+from experiments.engine.monitoring.progress import TrainingProgress
+from experiments.engine.monitoring.speed import Clock
+from experiments.engine.monitoring.trace import Trace
 from experiments.engine.parallel import check_batch_size, data_parallel, replicate
-from experiments.engine.plots import save_curves
-from experiments.engine.progress import TrainingProgress
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.engine.speed import Clock
 from experiments.engine.step import Carry, TaskStep, first_carry, guarded
-from experiments.engine.trace import Trace
 
 # Steps that may be under way on the devices before the host looks at the metrics of the first.
 _STEPS_AHEAD = 2
@@ -49,7 +50,8 @@ class Task:
 
     Attributes:
         state: initial state, a pytree of arrays; the same on every process.
-        step: see :func:`experiments.engine.step.guarded`.
+        step: ``step(state, batch, key, number)``, which gives the next state and metrics, among
+            them ``loss``; what :func:`experiments.engine.step.guarded` takes.
         dataset: endless batches of this process; see :class:`experiments.engine.input.Input`.
         steps: number of steps in all.
         evaluate: from a state to metrics; every process calls it and gets the same. A metric with

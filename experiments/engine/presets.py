@@ -118,19 +118,22 @@ class Catalogue[Config: RunConfig]:
     """What a task can train, and all that its command line shows of it.
 
     Attributes:
-        task: the name of its package in ``experiments``.
         metrics: of its evaluation, in the order in which tables show them.
-        presets: all of them, with different names. Equal configs are one run, named after the
-            first.
+        presets: all of them, at least one, with different names. Equal configs are one run, named
+            after the first.
         experiments: by the name of their command.
         operation: of runs, by default.
     """
 
-    task: str
     metrics: tuple[Metric, ...]
     presets: tuple[Preset[Config], ...]
     experiments: Mapping[str, Experiment[Config]]
     operation: Operation
+
+    @property
+    def task(self) -> str:
+        """The name of the task's package in ``experiments``."""
+        return self.presets[0].config.task
 
 
 def subcommands(catalogue: Catalogue[Any]) -> Any:

@@ -39,13 +39,11 @@ class RunType[Config: RunConfig]:
     """What the runs of a task have in common.
 
     Attributes:
-        task: the name of its package in ``experiments``.
         config_type: of their configs.
         initial_state: makes the state of the task from a config.
         best: the metric by which the best checkpoint is known, larger is better.
     """
 
-    task: str
     config_type: type[Config]
     initial_state: Callable[[Config], Any]
     best: str
@@ -64,7 +62,9 @@ class RunType[Config: RunConfig]:
         try:
             return configs.load(self.config_type, folder / CONFIG)
         except configs.ConfigError as error:
-            raise CheckpointError(f"{folder} is no run of the {self.task} task: {error}") from error
+            # The config of every task has a default.
+            task = self.config_type.task  # type: ignore[misc]
+            raise CheckpointError(f"{folder} is no run of the {task} task: {error}") from error
 
     def load(self, folder: Path, checkpoint: CheckpointChoice = "newest") -> LoadedRun[Config]:
         """Reads config and state of a run; newer checkpoints that are damaged are reported.
@@ -117,7 +117,7 @@ def preset_of[Config: RunConfig](
 
 
 def run_folder[Config: RunConfig](
-    config: Config, presets: Sequence[Preset[Config]], runs: Path, task: str
+    config: Config, presets: Sequence[Preset[Config]], runs: Path
 ) -> Path:
     """The folder of a preset's run, ``RUNS/TASK/PRESET-seedN``; equal configs share it.
 
@@ -125,7 +125,6 @@ def run_folder[Config: RunConfig](
         config: equal to that of a preset but for the seed.
         presets: all of the task; the first that equals the config gives the name.
         runs: folder of all runs.
-        task: the name of its package in ``experiments``.
 
     Raises:
         ConfigError: no preset has this config.
@@ -136,4 +135,4 @@ def run_folder[Config: RunConfig](
             "output must be given for a config that is no preset's, got None: without it a run "
             "lies in the folder of its preset"
         )
-    return runs / task / f"{preset.name}-seed{config.training.seed}"
+    return runs / config.task / f"{preset.name}-seed{config.training.seed}"

@@ -45,10 +45,13 @@ class RunConfig:
     Attributes:
         training: how the model is trained.
         dtype: of the computation; parameters, statistics and sums are float32 in any case.
+        task: the name of the task's package in ``experiments``; the config of each task has it as
+            its default.
     """
 
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     dtype: Dtype = "float32"
+    task: str
 
     def with_training(self, **changes: Any) -> Self:
         """The same config with other values of fields of ``training``."""

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.engine.input import UNREADABLE
+from experiments.engine.batch_fields import UNREADABLE
 from experiments.engine.parallel import AXIS
 
 # The part of a network's state that serves training alone.

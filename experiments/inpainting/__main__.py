@@ -7,13 +7,13 @@ import tyro
 
 from experiments.engine.command_line import run_command
 from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
-from experiments.engine.distributed import Distributed, start
+from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
 from experiments.inpainting.presets import CATALOGUE
 
 if TYPE_CHECKING:
-    from experiments.engine.spec import TaskSpec
+    from experiments.engine.tables.spec import TaskSpec
     from experiments.inpainting.configs import InpaintingConfig
 
 EVALUATION = EvaluationConfig()
@@ -42,6 +42,7 @@ def evaluate(
         evaluation: of which checkpoint, and how.
         distributed: the other processes, if any.
     """
+    from experiments.engine.distributed import start
     from experiments.inpainting.evaluate import evaluate as evaluate_run
 
     start(distributed)
@@ -72,9 +73,9 @@ def predict(
         brush_seed: of random brush strokes; in a folder each picture has its own.
         output: the PNG to write, by default SOURCE-filled.png; for a folder the folder to write
             to, by default SOURCE-filled.
-        working_side: larger pictures are scaled down so that their shorter side has so many pixels,
-            and the fill is scaled back into the hole; by default the side of the images that the
-            run was trained on, beyond which networks fill worse.
+        working_side: the shorter side, in pixels, that larger pictures are scaled down to; the
+            fill is scaled back into the hole. By default the side of the images that the run was
+            trained on, beyond which networks fill worse.
         full_size: fills pictures at their own size instead, tile by tile.
         checkpoint: the newest, or the one with the highest PSNR so far.
     """

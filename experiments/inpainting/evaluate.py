@@ -7,7 +7,7 @@ from experiments.engine.distributed import is_primary, primary_first
 from experiments.engine.folders import DataFolders
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import EvaluationConfig
-from experiments.engine.tables import Spread, print_tables
+from experiments.engine.tables.table import Spread, print_tables
 from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import make_evaluator
 from experiments.inpainting.fill import variables_of

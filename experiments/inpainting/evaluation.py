@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments.engine.batch_fields import UNREADABLE
 from experiments.engine.evaluation import COUNT, Evaluator, weighted_sum
-from experiments.engine.input import UNREADABLE
 from experiments.engine.settings import EvaluationConfig
 from experiments.inpainting.configs import HoleConfig, InpaintingConfig
 from experiments.inpainting.data.batches import InpaintingData, buckets, evaluation_batches

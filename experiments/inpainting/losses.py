@@ -73,7 +73,7 @@ def discriminator_loss(
         real: logits of original images.
         fake: logits of filled ones.
         shares: how much of each patch is hole; not 0 for all of an image.
-        loss: see :class:`experiments.inpainting.configs.AdversarialConfig`.
+        loss: ``"hinge"`` or ``"least_squares"``.
     """
     if loss == "hinge":
         return _mean(nn.relu(1 - real) + nn.relu(1 + fake), shares)

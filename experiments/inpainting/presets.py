@@ -174,7 +174,6 @@ EXPERIMENTS = {
     "table10-cpu": Experiment("Table 10 in small, on seven photographs", CPU, _SEEDS),
 }
 CATALOGUE = Catalogue(
-    "inpainting",
     METRICS,
     PRESETS,
     EXPERIMENTS,

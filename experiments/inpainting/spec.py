@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.engine.cost import Cost, cost
 from experiments.engine.folders import Folders
 from experiments.engine.parallel import split
-from experiments.engine.spec import TaskSpec
-from experiments.engine.step_time import inference_seconds, training_seconds
+from experiments.engine.tables.cost import Cost, cost
+from experiments.engine.tables.spec import TaskSpec
+from experiments.engine.tables.step_time import inference_seconds, training_seconds
 from experiments.inpainting.adversarial import alternating_step
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import fill, make_generator, variables_of

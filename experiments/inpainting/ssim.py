@@ -65,7 +65,7 @@ def _window_means(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch height width channels"]:
     # Products with dense matrices: on a CPU ten times as fast as convolutions channel by channel.
-    # Accelerators round the factors of either, unless told not to.
+    # By default accelerators round the factors of either.
     rows, columns = (_window_matrix(side) for side in x.shape[1:3])
     x = jnp.einsum("ph,bhwc->bpwc", rows, x, precision="highest")
     return jnp.einsum("qw,bpwc->bpqc", columns, x, precision="highest")

@@ -61,7 +61,7 @@ def initial_state(config: InpaintingConfig) -> State:
     return state
 
 
-RUNS = RunType("inpainting", InpaintingConfig, initial_state, best="psnr_image")
+RUNS = RunType(InpaintingConfig, initial_state, best="psnr_image")
 
 
 def _started_from(config: InpaintingConfig, folder: Path, state: State) -> State:

@@ -80,9 +80,10 @@ def downsampling_convolution(
         x: ``[B, H, W, C]``.
         method: ``"strided"``, or a method of :func:`pool`.
         convolution: makes the convolution from ``strides``, with explicit padding.
-        name: as in :func:`pool`, as are ``carafe`` and ``dtype``.
-        carafe: see there.
-        dtype: see there; ``convolution`` has its own.
+        name: of the submodule, if the method has parameters.
+        carafe: makes the CARAFE++ layer from ``name`` and ``dtype``.
+        dtype: of convolutions that predict weights, while ``convolution`` has its own; by default
+            the common dtype of input and parameters.
 
     Returns:
         ``[B, ceil(H / 2), ceil(W / 2), features]``.
@@ -99,7 +100,8 @@ class Downsample(nn.Module):
     """Halves a map with the named method, and convolves it 3x3.
 
     Args:
-        method: as in :func:`downsampling_convolution`.
+        method: ``"strided"``: a 3x3 convolution with stride 2. Those of :func:`pool`: that pool,
+            and then a 3x3 convolution.
         features: output channels.
 
     Raises:

@@ -1,7 +1,6 @@
 import functools
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,24 +8,8 @@ import pytest
 from flax import nnx, traverse_util
 
 import carafe_jax
-from tests.carafe_jax.twins import (
-    CHANNELS,
-    SMALL,
-    X,
-    assert_trees_close,
-    nnx_variables,
-    random_map,
-    twins,
-)
+from tests.carafe_jax.twins import CHANNELS, SMALL, X, abstract_variables, describe, twins
 from tests.kernels import oracle
-from tests.kernels.errors import naming
-from tests.kernels.sharding import (
-    collectives,
-    each_axis_type,
-    over_the_batch,
-    replicated,
-    run_and_collectives,
-)
 from tests.slow import slow
 
 OPTIONS = [
@@ -48,17 +31,7 @@ MORE_OPTIONS = [
     {"up": 2, "param_dtype": jnp.bfloat16, **SMALL},
 ]
 
-
-def describe(parameter):
-    """A test id; dtypes by their names."""
-    if not isinstance(parameter, dict):
-        return str(parameter)
-    names = {name: getattr(value, "__name__", value) for name, value in parameter.items()}
-    return "-".join(f"{name}={value}" for name, value in names.items())
-
-
 every_option = pytest.mark.parametrize("options", OPTIONS + MORE_OPTIONS, ids=describe)
-each_scale = pytest.mark.parametrize("scale", [{"up": 2}, slow({"down": 2})], ids=describe)
 
 
 class OptionTwins(NamedTuple):
@@ -118,17 +91,6 @@ def shapes_and_dtypes(variables):
 
 def count(params):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def abstract_variables(channels, options):
-    """Shapes and dtypes of the variables of fresh twins."""
-    x = jax.ShapeDtypeStruct((1, 4, 4, channels), jnp.float32)
-    linen = carafe_jax.linen.CARAFE(**options, use_running_average=True)
-    layer = nnx.eval_shape(lambda: carafe_jax.nnx.CARAFE(channels, **options, rngs=nnx.Rngs(0)))
-    return jax.eval_shape(linen.init, jax.random.key(0), x), nnx_variables(layer)
-
-
-# Twins
 
 
 @every_option
@@ -210,223 +172,3 @@ def test_output_sizes_round_up(scale, size):
     assert y.shape == (2, rows, columns, CHANNELS)
     twin = carafe_jax.nnx.CARAFE(CHANNELS, **scale, **SMALL, rngs=nnx.Rngs(0))
     assert jax.eval_shape(twin, x).shape == y.shape
-
-
-# Where the predictor looks
-
-
-@pytest.mark.parametrize("size", [(8, 9)])
-@pytest.mark.parametrize(
-    ("options", "reads"),
-    [
-        ({"down": 2}, {-1, 0, 1}),
-        ({"down": 2, "encoder_size": 1}, {0}),
-        slow({"down": 2, "encoder_size": 5}, {-2, -1, 0, 1, 2}),
-        ({"down": 2, "encoder_dilation": 2}, {-2, 0, 2}),
-        slow({"down": 3}, {-1, 0, 1}),
-        ({"up": 2}, {-1, 0, 1}),
-        slow({"up": 3, "down": 2}, {-1, 0, 1}),
-    ],
-    ids=describe,
-)
-def test_logits_depend_on_exactly_the_sources_around_their_centre(options, reads, size):
-    x = random_map(1, *size, CHANNELS)
-    predict = twins(**SMALL, **options).nnx.kernel_predictor
-    down = options.get("down", 1)
-    jacobian = jax.jit(jax.jacrev(lambda x: predict(x)[0].sum(axis=-1)))(x)
-    support = abs(jacobian).sum(axis=(2, 5)) > 0  # [q, r, i, j]
-    for (q, r, i, j), depends in np.ndenumerate(support):
-        assert depends == (i - down * q in reads and j - down * r in reads)
-
-
-def test_logits_move_with_the_map():
-    x = random_map(1, 12, 14, CHANNELS)
-    predict = jax.jit(twins(down=2, **SMALL).nnx.kernel_predictor)
-    moved = predict(np.roll(x, (2, 4), axis=(1, 2)))
-    np.testing.assert_allclose(moved[:, 2:, 3:], predict(x)[:, 1:-1, 1:-2], rtol=1e-5, atol=1e-6)
-
-
-# Initial values
-
-
-def box_filter(x, k, up, down):
-    r = k // 2
-    sums = jax.lax.reduce_window(
-        x, 0.0, jax.lax.add, (1, k, k, 1), (1, down, down, 1), [(0, 0), (r, r), (r, r), (0, 0)]
-    )
-    return np.repeat(np.repeat(sums / k**2, up, axis=1), up, axis=2)
-
-
-@each_scale
-def test_training_starts_near_a_box_filter(scale):
-    x = random_map(2, 6, 8, 32)
-    linen_y, _ = carafe_jax.linen.CARAFE(**scale).init_with_output(jax.random.key(0), x)
-    nnx_y = carafe_jax.nnx.CARAFE(32, **scale, rngs=nnx.Rngs(0))(x)
-    expected = box_filter(x, 5, scale.get("up", 1), scale.get("down", 1))
-    for y in (linen_y, nnx_y):
-        assert 1e-4 < jnp.sqrt(jnp.mean((y - expected) ** 2)) < 1e-2
-
-
-@pytest.mark.parametrize("normalizer", ["softmax", "sigmoid_normalized"])
-@each_scale
-def test_a_zero_encoder_is_a_box_filter(scale, normalizer):
-    layer = carafe_jax.nnx.CARAFE(
-        CHANNELS,
-        **scale,
-        normalizer=normalizer,
-        encoder_init=jax.nn.initializers.zeros,
-        rngs=nnx.Rngs(0),
-    )
-    expected = box_filter(X, 5, scale.get("up", 1), scale.get("down", 1))
-    np.testing.assert_allclose(layer(X), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_twins_use_the_initializers_they_are_given():
-    constant = jax.nn.initializers.constant
-    inits = {
-        "compressor_init": constant(1.0),
-        "encoder_init": constant(2.0),
-        "bias_init": constant(3.0),
-    }
-    linen_variables = carafe_jax.linen.CARAFE(up=2, **SMALL, **inits).init(jax.random.key(0), X)
-    layer = carafe_jax.nnx.CARAFE(CHANNELS, up=2, **SMALL, **inits, rngs=nnx.Rngs(0))
-    for variables in (linen_variables, nnx_variables(layer)):
-        predictor = variables["params"]["kernel_predictor"]
-        for module, kernel in (("channel_compressor", 1.0), ("content_encoder", 2.0)):
-            assert (predictor[module]["kernel"] == kernel).all()
-            assert (predictor[module]["bias"] == 3.0).all()
-
-
-# Kernels can be read out
-
-
-def test_linen_sows_the_kernels_it_applies_when_asked():
-    pair = twins(up=2, **SMALL)
-    y, collections = pair.linen.apply(pair.variables, X, mutable=["intermediates"])
-    (kernels,) = collections["intermediates"]["reassembly_kernels"]
-    np.testing.assert_allclose(
-        carafe_jax.reassemble(X, kernels, kernel_size=3, up=2), y, rtol=1e-6, atol=1e-6
-    )
-    np.testing.assert_allclose(kernels.sum(axis=-1), np.ones(kernels.shape[:-1]), rtol=1e-6)
-    np.testing.assert_array_equal(pair.linen.apply(pair.variables, X), y)
-
-
-class Pyramid(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        for _ in range(2):
-            x = carafe_jax.linen.CARAFE(up=2, **SMALL)(x)
-        return x
-
-
-def test_kernels_of_nested_layers_are_sown_under_their_names():
-    variables = Pyramid().init(jax.random.key(0), X)
-    _, collections = Pyramid().apply(variables, X, mutable=["intermediates"])
-    shapes = jax.tree.map(jnp.shape, collections["intermediates"])
-    assert shapes == {
-        "CARAFE_0": {"reassembly_kernels": ((2, 10, 12, 9),)},
-        "CARAFE_1": {"reassembly_kernels": ((2, 20, 24, 9),)},
-    }
-
-
-def test_nothing_is_sown_without_asking():
-    pair = twins(up=2, batch_norm=True, **SMALL)
-    initial, _ = abstract_variables(CHANNELS, {"up": 2, "batch_norm": True, **SMALL})
-    assert initial.keys() == {"params", "batch_stats"}
-    _, collections = pair.linen.apply(
-        pair.variables, X, use_running_average=False, mutable=["batch_stats"]
-    )
-    assert collections.keys() == {"batch_stats"}
-
-
-# Transformations of whole layers
-
-
-@pytest.mark.parametrize("transform", [nn.remat, nn.jit])
-def test_lifted_linen_layers_are_the_same(transform):
-    pair = twins(up=2, **SMALL)
-    lifted = transform(carafe_jax.linen.CARAFE)(up=2, **SMALL)
-
-    def gradient(layer):
-        return jax.jit(jax.grad(lambda v: jnp.mean(layer.apply(v, X) ** 2)))(pair.variables)
-
-    assert_trees_close(gradient(lifted), gradient(pair.linen), atol=1e-7)
-
-
-def test_nnx_remat_gives_the_same_gradient():
-    layer = twins(up=2, **SMALL).nnx
-
-    def call(layer, x):
-        return layer(x)
-
-    def gradient(call):
-        gradient = nnx.jit(nnx.grad(lambda layer: jnp.mean(call(layer, X) ** 2)))
-        return nnx.to_pure_dict(gradient(layer))
-
-    assert_trees_close(gradient(nnx.remat(call)), gradient(call), atol=1e-7)
-
-
-@each_axis_type
-@each_scale
-def test_a_sharded_batch_stays_sharded_and_only_gradients_are_reduced(scale, axis_type):
-    pair = twins(**scale, **SMALL)
-    x = random_map(jax.local_device_count(), 4, 5, CHANNELS)
-    sharding = over_the_batch(axis_type)
-    sharded = jax.device_put(x, sharding)
-    variables = jax.device_put(pair.variables, replicated(sharding))
-    forward = jax.jit(pair.linen.apply)
-    y, moved = run_and_collectives(forward, variables, sharded)
-    assert y.sharding.is_equivalent_to(sharding, y.ndim)
-    np.testing.assert_allclose(y, forward(pair.variables, x), rtol=1e-5, atol=1e-6)
-    assert not moved
-    gradient = jax.jit(jax.grad(lambda variables, x: jnp.mean(pair.linen.apply(variables, x) ** 2)))
-    assert collectives(gradient, variables, sharded) == {"all-reduce"}
-
-
-# Bad options
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("compressed_channels", 0),
-        ("encoder_size", 2),
-        ("encoder_dilation", 0),
-        ("groups", 4),
-        ("kernel_size", 4),
-        ("up", 0),
-        ("normalizer", "relu"),
-    ],
-)
-def test_bad_options_are_named(name, value):
-    options, message = {name: value}, naming(name, repr(value))
-    with pytest.raises(ValueError, match=message):
-        carafe_jax.linen.CARAFE(**options).init(jax.random.key(0), X)
-    with pytest.raises(ValueError, match=message):
-        carafe_jax.nnx.CARAFE(CHANNELS, **options, rngs=nnx.Rngs(0))
-
-
-def test_the_implementation_is_chosen_when_called():
-    linen, _, layer = twins(up=2, **SMALL)
-    layer.implementation = "cuda"
-    with pytest.raises(ValueError, match=r"implementation.*'cuda'"):
-        layer(X)
-    with pytest.raises(NotImplementedError, match="'mosaic_gpu' cannot run"):
-        linen.clone(implementation="mosaic_gpu").init(jax.random.key(0), X)
-
-
-def test_linen_options_are_keywords():
-    with pytest.raises(TypeError, match="positional"):
-        carafe_jax.linen.CARAFE(16)
-
-
-def test_nnx_names_a_map_with_other_channels():
-    with pytest.raises(ValueError, match=rf"x .*{CHANNELS} channels.*, 3\)"):
-        twins(up=2, **SMALL).nnx(X[..., :3])
-
-
-def test_layers_name_a_map_of_wrong_rank():
-    with pytest.raises(ValueError, match=r"x .*rank 4"):
-        carafe_jax.linen.CARAFE(up=2).init(jax.random.key(0), X[0])
-    with pytest.raises(ValueError, match=r"x .*rank 4"):
-        twins(up=2, **SMALL).nnx(X[0])

@@ -19,28 +19,41 @@ HELP = {
     "inpainting": ["train", "train cpu-global-local", "demo", "evaluate", "predict", "compare",
                    "serve"],
 }  # fmt: skip
+# None of these prepares data; they compute, and read data to train.
+NOT_FOR_DATA = {"flax", "grain", "jax", "optax", "orbax"}
+DATA = ["coco", "composed.debian", "composed.scenes", "imagenet", "places"]
 PROGRAM = """
-import contextlib, io, sys
-from experiments.{task}.__main__ import main
+import contextlib, io, runpy, sys
 
 for line in {lines}:
     sys.argv = ["program", *line.split()]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            main()
+            runpy.run_module("experiments.{name}", run_name="__main__")
         except SystemExit as ended:
             assert ended.code == (0 if "--help" in line else 2), line
 print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
 """
 
 
-@pytest.mark.parametrize("task", HELP)
-def test_help_and_a_mistyped_option_import_no_library_of_the_work(task):
-    lines = ["--help", *(f"{command} --help" for command in HELP[task]), "evaluate --mistyped"]
-    program = PROGRAM.format(task=task, lines=lines)
+def imported(name, lines):
+    """The packages that a program has imported once it has answered each line of arguments."""
+    program = PROGRAM.format(name=name, lines=lines)
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    imported = set(done.stdout.split())
-    assert "tyro" in imported
-    assert sorted(imported & WORK) == []
+    packages = set(done.stdout.split())
+    assert "tyro" in packages
+    return packages
+
+
+@pytest.mark.parametrize("task", HELP)
+def test_help_and_a_mistyped_option_import_no_library_of_the_work(task):
+    lines = ["--help", *(f"{command} --help" for command in HELP[task]), "evaluate --mistyped"]
+    assert sorted(imported(task, lines) & WORK) == []
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_help_and_a_mistyped_option_of_a_data_program_import_no_jax(name):
+    packages = imported(f"data.{name}", ["--help", "--mistyped"])
+    assert sorted(packages & NOT_FOR_DATA) == []

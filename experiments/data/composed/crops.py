@@ -182,9 +182,11 @@ def prepare(
     """Builds the data set, unless it is there, and returns the folder to read it from.
 
     Args:
-        source: which photographs; see :class:`CropsConfig`.
+        source: ``"pypi"``: photographs that come with the dependencies. ``"debian"``: those of
+            Debian packages too.
         data_dir: tfds keeps its data sets in folders below this one.
-        photographs: see :class:`PhotographCrops`.
+        photographs: the folder that `python -m experiments.data.composed.debian` filled; it must be
+            given for ``"debian"``.
         crop_side: the crops are at least this large, in pixels; at most 288.
 
     Raises:

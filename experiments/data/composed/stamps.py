@@ -217,7 +217,7 @@ def prepare(data_dir: Path, cache: Path, config: StampsConfig | None = None) -> 
 
     Args:
         data_dir: tfds keeps its data sets in folders below this one.
-        cache: see :class:`Stamps`.
+        cache: the folder that `python -m experiments.data.composed.debian --stamps` filled.
         config: how stamps are pasted.
 
     Raises:

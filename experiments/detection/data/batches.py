@@ -19,7 +19,7 @@ from experiments.detection.data.images import bucket_shape, decode_image, fit_im
 from experiments.detection.data.objects import flipped, padded, scaled, training_objects
 from experiments.detection.data.order import BucketedOrder
 from experiments.detection.data.record_index import RecordIndex
-from experiments.engine.input import RECORD, UNREADABLE
+from experiments.engine.batch_fields import RECORD, UNREADABLE
 from experiments.engine.parallel import share_of_process
 
 # Of records of a bucket that are tried in a row, in training; a small bucket has fewer.
@@ -54,8 +54,8 @@ def training_batches(
 
     Raises:
         DataError: no record is usable, or one has more than ``max_objects`` objects.
-        ConfigError: ``batch_size`` is no multiple of the number of processes, or the index is of
-            another number of records.
+        ConfigError: ``batch_size`` is no multiple of the number of processes.
+        ValueError: the index is of another number of records.
     """
     share = share_of_process(batch_size)
     _check_index(source, index)
@@ -87,7 +87,8 @@ def evaluation_batches(
         whole size.
 
     Raises:
-        ValueError: see :func:`training_batches`.
+        ConfigError: ``batch_size`` is no multiple of the number of processes.
+        ValueError: the index is of another number of records.
     """
     share = share_of_process(batch_size)
     _check_index(source, index)

@@ -21,8 +21,8 @@ class DataConfig:
         longer: unless its longer side would be longer than this.
         flip: whether half of the training images are mirrored.
         max_objects: rows for the objects of a training image.
-        mask_side: in training, an object's mask is cropped to its box and resampled to so many
-            rows and columns; None where masks are not learned.
+        mask_side: rows and columns to which, in training, an object's mask is resampled after it
+            is cropped to the object's box; None where masks are not learned.
         scenes: how ``"scenes"`` are composed.
     """
 

@@ -20,7 +20,7 @@ def decode_mask(counts: str, height: int, width: int) -> UInt8[np.ndarray, "heig
         width: of the image.
 
     Raises:
-        ValueError: they are no run lengths, or not of so many pixels.
+        ValueError: they are no run lengths, or not of ``height * width`` pixels.
     """
     # pycocotools would do, but its numpy calls warn, and broken run lengths give what memory held.
     lengths = decompressed(counts)  # of 0, of 1, of 0, ..., column by column

@@ -44,7 +44,7 @@ def training_objects(record: Mapping[str, Any], mask_side: int | None) -> Object
 
     Args:
         record: one of :mod:`experiments.data.coco`.
-        mask_side: see :class:`experiments.detection.data.config.DataConfig`.
+        mask_side: rows and columns of an object's mask; None for no masks.
 
     Returns:
         ``boxes``, float64 ``[n, 4]``, in pixels of the record's image, within it; ``labels``, int32

@@ -23,7 +23,7 @@ class BucketedOrder:
 
     Args:
         counts: number of records in each bucket, at least 1 in all.
-        batch_size: so many indices in a row are of one bucket.
+        batch_size: number of indices in a row that are of one bucket.
         seed: of the permutations; at least 0.
     """
 

@@ -13,6 +13,7 @@ from experiments.detection.evaluation.coco_metrics import Kind, coco_metrics
 from experiments.detection.evaluation.ground_truth import GroundTruth
 from experiments.detection.evaluation.metric_names import logged_name
 from experiments.detection.evaluation.results import Result, image_results, write_results
+from experiments.engine.batch_fields import RECORD, UNREADABLE
 from experiments.engine.distributed import gather_bytes, is_primary
 from experiments.engine.errors import InputError
 from experiments.engine.evaluation import (
@@ -20,7 +21,7 @@ from experiments.engine.evaluation import (
     check_not_empty,
     check_unreadable,
 )
-from experiments.engine.input import RECORD, UNREADABLE, Input, unreadable_records
+from experiments.engine.input import Input, unreadable_records
 from experiments.engine.parallel import data_parallel, join, replicate
 from experiments.engine.text import shown
 
@@ -42,7 +43,7 @@ class DetectionEvaluator:
             weight 0 only fill up.
         ground_truth: of all records.
         masks: whether the detections have masks, and these are evaluated too.
-        workers: see :class:`experiments.engine.input.Input`.
+        workers: processes that prepare batches; 0 for threads of this one.
         max_unreadable_records: the largest number of images that may be unreadable.
 
     Raises:

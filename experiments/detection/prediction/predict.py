@@ -57,7 +57,8 @@ def detect_objects(
         infer: from images in a bucket, and height and width of what lies there, to detections; see
             :func:`experiments.detection.evaluation.results.image_results`. It meets two shapes, and
             so is compiled twice at most.
-        config: its shorter and longer count.
+        config: of the data that the detector was trained on; lengths of the sides to which the
+            picture is scaled.
         category_ids: by label.
 
     Raises:
@@ -96,8 +97,10 @@ def predict(
         output: folder for ``NAME.png`` of a picture ``NAME.jpg``; only detections with a score of
             at least one half are drawn. No input file is ever written to, nor is a drawing of
             another picture.
-        infer: see :func:`detect_objects`.
-        config: see :func:`detect_objects`.
+        infer: from images in a bucket, and height and width of what lies there, to detections. It
+            meets two shapes, and so is compiled twice at most.
+        config: of the data that the detector was trained on; lengths of the sides to which
+            pictures are scaled.
         categories: by label.
 
     Yields:
@@ -139,7 +142,8 @@ def print_predictions(
     Args:
         run: folder of the run.
         images: files, at least one.
-        output: folder for the drawings and for ``detections.json``; see :func:`predict`.
+        output: folder for the drawings, of what has a score of 0.5 or more, and for
+            ``detections.json``, which has all.
         checkpoint: the newest, or the one with the highest AP so far.
 
     Raises:

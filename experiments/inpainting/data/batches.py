@@ -27,9 +27,9 @@ from experiments.data.pictures import open_picture, to_rgb
 from experiments.data.places import places_folder
 from experiments.data.prepared import open_builder
 from experiments.data.records import PaddedRecords, ReadableRecords, RecordError, Source
+from experiments.engine.batch_fields import RECORD
 from experiments.engine.errors import InputError
 from experiments.engine.folders import DataFolders
-from experiments.engine.input import RECORD
 from experiments.engine.parallel import share_of_process
 from experiments.engine.text import printable
 from experiments.inpainting.configs import BUCKET_PERCENT, DataConfig, HoleConfig

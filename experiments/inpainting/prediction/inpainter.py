@@ -169,9 +169,10 @@ def load_inpainter(
 
     Args:
         run: its folder.
-        working_side: as of :class:`Inpainter`; by default the side of the images that the run was
-            trained on. Larger ones a network fills worse, the more so the smaller that was:
-            dilated convolutions that saw the border everywhere now see none.
+        working_side: the shorter side, in pixels, that larger pictures are scaled down to; by
+            default the side of the images that the run was trained on. A network fills larger
+            ones worse, the more so the smaller that was: dilated convolutions that saw the border
+            everywhere now see none.
         full_size: fills all pictures at their own size instead.
         checkpoint: the newest, or the one with the highest PSNR so far.
 

@@ -52,8 +52,8 @@ def read_picture(path: Path) -> Picture:
     """Reads a picture as RGB, turned as its orientation says.
 
     Raises:
-        InputError: see :func:`experiments.data.pictures.open_picture`; or it has transparent
-            pixels, for which there is no colour.
+        InputError: the file is missing, no picture, truncated, animated or too large, or has more
+            than 8 bits a channel; or it has transparent pixels, for which there is no colour.
     """
     image = open_picture(path, f"image {path}")
     if not is_opaque(image):
@@ -98,9 +98,11 @@ def predict(
         source: a file of a picture, or a folder, the subfolders of which are left alone.
         holes: where they come from. In a folder each file has brush strokes of its own.
         output: the PNG to write; for a folder the folder of PNGs with the same stems.
-        working_side: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
-        full_size: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
-        checkpoint: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
+        working_side: the shorter side, in pixels, that larger pictures are scaled down to; the
+            fill is scaled back into the hole. By default the side of the images that the run was
+            trained on.
+        full_size: fills pictures at their own size instead, tile by tile.
+        checkpoint: the newest, or the one with the highest PSNR so far.
 
     Returns:
         Each picture, as it is done, with the file that was written, or with what is wrong; one that
@@ -153,12 +155,15 @@ def print_predictions(
         holes: where they come from. In a folder each file has brush strokes of its own.
         output: the PNG to write, by default SOURCE-filled.png; for a folder the folder to write
             to, by default SOURCE-filled.
-        working_side: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
-        full_size: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
-        checkpoint: see :func:`experiments.inpainting.prediction.inpainter.load_inpainter`.
+        working_side: the shorter side, in pixels, that larger pictures are scaled down to; the
+            fill is scaled back into the hole. By default the side of the images that the run was
+            trained on.
+        full_size: fills pictures at their own size instead, tile by tile.
+        checkpoint: the newest, or the one with the highest PSNR so far.
 
     Raises:
-        InputError: see :func:`predict`.
+        InputError: ``output`` does not name a PNG, or for a folder no folder; or ``source`` is an
+            empty folder.
         CheckpointError: the run cannot be read.
         SystemExit: with code 2, after the last picture, if any was not filled.
     """

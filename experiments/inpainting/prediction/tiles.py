@@ -15,10 +15,10 @@ class Tiling:
     """Sizes of tiles, in pixels.
 
     Attributes:
-        side: of a tile; see :meth:`side_for`.
+        side: of a tile; at least twice ``2 * margin + ramp``.
         margin: next to a cut, what of a tile is context only. Nothing of a cut is to be seen where
             the network sees no further than this.
-        ramp: over so many pixels, at a cut, one tile gives way to the next.
+        ramp: width of the strip, at a cut, in which one tile gives way to the next.
     """
 
     side: int = 512

@@ -9,7 +9,7 @@ from experiments.engine.folders import DataFolders
 from experiments.engine.json_files import write_json
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import EvaluationConfig
-from experiments.engine.tables import Spread, print_tables, save_tables
+from experiments.engine.tables.table import Spread, print_tables, save_tables
 from experiments.engine.text import encodable, printable
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from carafe_jax import reassemble
-from experiments.engine.plots import save_figure
+from experiments.engine.monitoring.plots import save_figure
 from experiments.inpainting.model.generators import Generator, GeneratorConfig
 from experiments.inpainting.pixels import to_unit
 from experiments.inpainting.report.examples import Example

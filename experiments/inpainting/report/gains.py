@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from experiments.engine.config import differences
-from experiments.engine.tables import Spread, Spreads
+from experiments.engine.tables.table import Spread, Spreads
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.evaluation import Metrics
 from experiments.inpainting.metrics import METRICS

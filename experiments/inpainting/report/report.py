@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.engine.folders import Folders
-from experiments.engine.logs import METRICS as LOG
-from experiments.engine.logs import read_metrics
-from experiments.engine.results import plain
-from experiments.engine.spec import Report, Row
-from experiments.engine.tables import Spreads, Table
+from experiments.engine.monitoring.logs import METRICS as LOG
+from experiments.engine.monitoring.logs import read_metrics
+from experiments.engine.tables.results import plain
+from experiments.engine.tables.spec import Report, Row
+from experiments.engine.tables.table import Spreads, Table
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import IMAGES

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from experiments.engine.tables import Spreads, Table
+from experiments.engine.tables.table import Spreads, Table
 from experiments.inpainting.evaluation import IMAGES
 from experiments.inpainting.presets import METRICS
 

@@ -56,7 +56,7 @@ def rem(index: jax.Array, by: int) -> jax.Array:
 
 
 def loop(steps: jax.Array | int, step: Callable[[jax.Array, Any], Any], state: Any = None) -> Any:
-    """Runs ``state = step(index, state)`` for so many steps."""
+    """Runs ``state = step(index, state)`` for each index below ``steps``."""
     return lax.fori_loop(jnp.int32(0), jnp.asarray(steps, jnp.int32), step, state)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.engine.logs import read_metrics
+from experiments.engine.monitoring.logs import read_metrics
 from tests.experiments.classification.tiny import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_optimizations")]

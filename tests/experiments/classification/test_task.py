@@ -35,8 +35,8 @@ from experiments.engine.claim import is_converted
 from experiments.engine.config import ConfigError
 from experiments.engine.errors import InputError
 from experiments.engine.folders import DataFolders
-from experiments.engine.logs import read_log, read_metrics
 from experiments.engine.loop import UnreadableRecordsError
+from experiments.engine.monitoring.logs import read_log, read_metrics
 from experiments.engine.parallel import data_parallel, split
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import EvaluationConfig

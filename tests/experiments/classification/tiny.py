@@ -6,7 +6,8 @@ from pathlib import Path
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.data_config import DataConfig
 from experiments.classification.task import train_run
-from experiments.engine.distributed import Distributed, start
+from experiments.engine.distributed import start
+from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import Folders
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import Operation, TrainingConfig

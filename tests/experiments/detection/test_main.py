@@ -13,7 +13,7 @@ from experiments.classification.presets import PRESETS as CLASSIFIERS
 from experiments.data.composed.scenes import CATEGORIES
 from experiments.detection import __main__ as command_line
 from experiments.engine import config as configs
-from experiments.engine.logs import read_metrics
+from experiments.engine.monitoring.logs import read_metrics
 from tests.experiments.detection.tiny import TINY
 
 

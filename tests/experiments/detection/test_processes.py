@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.engine import config as configs
-from experiments.engine.logs import read_metrics
+from experiments.engine.monitoring.logs import read_metrics
 from tests.experiments.detection.tiny import TINY
 
 pytestmark = pytest.mark.usefixtures("few_optimizations")

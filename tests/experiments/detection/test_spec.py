@@ -14,10 +14,10 @@ from experiments.detection.spec import SPEC, cost_of, resized, step_seconds
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError
 from experiments.engine.config import ConfigError
-from experiments.engine.cost import Cost
-from experiments.engine.experiment import run_experiment
 from experiments.engine.folders import Folders
 from experiments.engine.runs import preset_of
+from experiments.engine.tables.cost import Cost
+from experiments.engine.tables.experiment import run_experiment
 from experiments.models.resnet import ResNetConfig
 from tests.experiments.detection.tiny import TINY
 

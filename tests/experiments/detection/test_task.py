@@ -32,7 +32,7 @@ from experiments.detection.task import (
 from experiments.engine.checkpoints import CheckpointError, steps_in
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders, Folders
-from experiments.engine.logs import read_metrics
+from experiments.engine.monitoring.logs import read_metrics
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import EvaluationConfig, Operation, TrainingConfig
 from experiments.models.fpn import FPNConfig

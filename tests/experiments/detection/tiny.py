@@ -16,7 +16,8 @@ from experiments.detection.model.config import (
 )
 from experiments.detection.model.sampling import ANCHORS, PROPOSALS
 from experiments.detection.task import train_run
-from experiments.engine.distributed import Distributed, start
+from experiments.engine.distributed import start
+from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import Folders
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import Operation, TrainingConfig

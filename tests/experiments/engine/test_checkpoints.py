@@ -14,7 +14,7 @@ from experiments.engine import config as configs
 from experiments.engine.checkpoints import CheckpointError, Checkpoints, restore, restore_state
 from experiments.engine.checksums import verify_checksums
 from experiments.engine.input import Input
-from experiments.engine.logs import read_log, read_metrics
+from experiments.engine.monitoring.logs import read_log, read_metrics
 from experiments.engine.step import first_carry
 from tests.experiments.engine import fitted, toy
 from tests.experiments.engine.toy import run

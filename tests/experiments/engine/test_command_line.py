@@ -12,8 +12,7 @@ from experiments.data.records import RecordError
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.command_line import run_command, run_program
 from experiments.engine.config import ConfigError
-from experiments.engine.distributed import Interrupted
-from experiments.engine.errors import InputError, UserError
+from experiments.engine.errors import InputError, Interrupted, UserError
 from experiments.engine.evaluation import NonFiniteEvaluationError, UnreadableEvaluationError
 from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
 from experiments.inpainting.web.page import ServeError

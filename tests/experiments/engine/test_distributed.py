@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from experiments.engine.config import ConfigError
-from experiments.engine.distributed import Distributed, gather_bytes
+from experiments.engine.distributed import gather_bytes
+from experiments.engine.distributed_config import Distributed
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,8 @@ def test_flags_that_cannot_be_are_named(flags, name, got):
 def test_without_a_cluster_auto_is_refused():
     """In a process of its own: others have to be found before JAX is used."""
     program = (
-        "from experiments.engine.distributed import Distributed, start\n"
+        "from experiments.engine.distributed import start\n"
+        "from experiments.engine.distributed_config import Distributed\n"
         "from experiments.engine.config import ConfigError\n"
         "try:\n"
         "    start(Distributed(auto=True))\n"

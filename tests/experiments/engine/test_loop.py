@@ -24,10 +24,11 @@ from experiments.engine.checkpoints import (
 )
 from experiments.engine.claim import is_finished
 from experiments.engine.config import ConfigError
-from experiments.engine.distributed import Interrupted, Interruption
+from experiments.engine.distributed import Interruption
+from experiments.engine.errors import Interrupted
 from experiments.engine.evaluation import NonFiniteEvaluationError
-from experiments.engine.logs import read_log
 from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
+from experiments.engine.monitoring.logs import read_log
 from experiments.engine.step import first_carry
 from tests.experiments.engine import toy
 from tests.experiments.engine.toy import Config, poisoned_at, run

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.engine.checkpoints import steps_in
-from experiments.engine.logs import read_metrics
+from experiments.engine.monitoring.logs import read_metrics
 from tests.experiments.engine import toy
 from tests.experiments.engine.toy_processes import Processes, Run, free_port
 

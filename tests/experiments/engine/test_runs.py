@@ -27,7 +27,7 @@ def network(**changes):
     }
 
 
-RUNS = RunType("toy", Config, lambda config: {"generator": network()}, best="accuracy")
+RUNS = RunType(Config, lambda config: {"generator": network()}, best="accuracy")
 
 
 def save(folder, state):

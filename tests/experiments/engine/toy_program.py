@@ -4,8 +4,9 @@ import dataclasses
 import signal
 from pathlib import Path
 
-from experiments.engine import distributed
 from experiments.engine.command_line import run_command
+from experiments.engine.distributed import start
+from experiments.engine.distributed_config import Distributed
 from tests.experiments.engine import toy
 
 
@@ -21,8 +22,8 @@ def train(
 ) -> None:
     """Trains as one of some processes; ``note`` names what the second process does otherwise."""
     alone = processes == 1
-    distributed.start(
-        distributed.Distributed(
+    start(
+        Distributed(
             coordinator=None if alone else f"127.0.0.1:{port}",
             processes=None if alone else processes,
             process=None if alone else process,

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 import tyro
 
 from experiments.engine import config as configs
-from experiments.engine.cost import Cost
 from experiments.engine.presets import Catalogue, Experiment, Metric, Preset
 from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation, RunConfig
-from experiments.engine.spec import TaskSpec
+from experiments.engine.tables.cost import Cost
+from experiments.engine.tables.spec import TaskSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,8 @@ def toy_spec(presets=(NARROW, WIDE, SAME), experiments=EXPERIMENTS, **changes):
         (folder / "metrics.jsonl").write_text(log)
 
     spec = TaskSpec(
-        catalogue=Catalogue("toy", METRICS, presets, experiments, Operation(log_every=7)),
-        run_type=RunType("toy", ToyConfig, lambda config: {}, best="accuracy"),
+        catalogue=Catalogue(METRICS, presets, experiments, Operation(log_every=7)),
+        run_type=RunType(ToyConfig, lambda config: {}, best="accuracy"),
         train=train,
         cost=lambda config: Cost(1000 * config.width * config.side, 2_000_000_000 * config.width),
         step_seconds=lambda config, batch_size: (0.5 * config.width, 0.25 * config.width),

@@ -13,7 +13,7 @@ import pytest
 from experiments.engine.checkpoints import CHECKPOINTS, steps_in
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders
-from experiments.engine.logs import read_metrics
+from experiments.engine.monitoring.logs import read_metrics
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.parallel import data_parallel, split
 from experiments.engine.step import first_carry, guarded

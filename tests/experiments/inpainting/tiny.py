@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from experiments.engine.distributed import Distributed, start
+from experiments.engine.distributed import start
+from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import Folders
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import Operation, TrainingConfig

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.engine.config import ConfigError
-from experiments.engine.cost import cost
+from experiments.engine.tables.cost import cost
 from experiments.models.fpn import FPN, FPNConfig, Kind
 from experiments.resamplers import CarafeConfig, Upsampler
 from tests.experiments.compilation import jit

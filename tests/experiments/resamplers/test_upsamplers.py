@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.engine.cost import Cost, cost
+from experiments.engine.tables.cost import Cost, cost
 from experiments.resamplers import CarafeConfig, Upsampler, upsample
 from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops

@@ -14,6 +14,7 @@ import numpy as np
 from experiments.detection.evaluation.evaluator import DetectionEvaluator
 from experiments.detection.evaluation.ground_truth import read_ground_truth
 from experiments.engine import distributed
+from experiments.engine.distributed_config import Distributed
 from tests.experiments.detection.evaluation.annotated import CATEGORIES, HEIGHT, WIDTH, record
 
 FOUND = 5  # rows for detections
@@ -96,7 +97,7 @@ def evaluator(records, max_unreadable_records=0, detect=detect, **options):
 def main() -> None:
     folder, process, processes, port = sys.argv[1:]
     distributed.start(
-        distributed.Distributed(
+        Distributed(
             coordinator=f"127.0.0.1:{port}",
             processes=int(processes),
             process=int(process),

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.detection.model.config import BoxHeadConfig, MaskHeadConfig
 from experiments.detection.model.heads import BoxHead, MaskHead
-from experiments.engine.cost import cost
+from experiments.engine.tables.cost import cost
 from experiments.resamplers import CarafeConfig, Upsampler
 from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from experiments.detection.model.anchors import AnchorConfig, pyramid_anchors
 from experiments.detection.model.config import ProposalConfig
 from experiments.detection.model.rpn import RPNHead, propose
-from experiments.engine.cost import cost
+from experiments.engine.tables.cost import cost
 from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import random_variables

@@ -5,7 +5,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from experiments.engine.config import ConfigError
-from experiments.engine.cost import cost
+from experiments.engine.tables.cost import cost
 from experiments.inpainting.model.generators import GeneratorConfig, build_generator
 from tests.experiments.variables import scaled_variables
 

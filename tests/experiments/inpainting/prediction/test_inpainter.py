@@ -175,7 +175,7 @@ def test_memory_is_bounded_for_a_wide_picture(monkeypatch):
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_a_broken_network_is_told(broken):
+def test_a_broken_network_is_reported(broken):
     variables = jax.tree.map(lambda array: array * broken, VARIABLES)
     with pytest.raises(InputError, match=r"network.* NaN"):
         Inpainter(CONFIG, variables)(noise(20, 20), np.eye(20, dtype=bool))

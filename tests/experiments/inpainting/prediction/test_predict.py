@@ -98,7 +98,7 @@ def test_a_mask_and_a_working_side_are_followed(run, tmp_path):
         np.testing.assert_array_equal(read(tmp_path / "out.png"), expected)
 
 
-def test_a_folder_is_filled_and_what_fails_is_told(run, tmp_path):
+def test_a_folder_is_filled_and_what_fails_is_reported(run, tmp_path):
     folder, output = tmp_path / "in", tmp_path / "out"
     good = [save(folder / name, pixels(seed=n)) for n, name in enumerate(("b.png", "z.png"))]
     save(folder / "a.tiff", np.dstack([pixels(), np.full((21, 30), 100, np.uint8)]))
@@ -258,7 +258,7 @@ def test_a_picture_20000_pixels_wide(run, tmp_path):
     np.testing.assert_array_equal(filled, values)
 
 
-def test_the_newest_checkpoint_fills_and_a_damaged_one_is_told(tmp_path, capsys):
+def test_the_newest_checkpoint_fills_and_a_damaged_one_is_reported(tmp_path, capsys):
     save_run(tmp_path, {1: (1.0, 20.0), 2: (2.0, 30.0), 3: (3.0, 10.0)})
     values, hole = pixels(), BOX.hole(tmp_path, (21, 30), False)
     (tmp_path / "second").mkdir()
@@ -271,9 +271,9 @@ def test_the_newest_checkpoint_fills_and_a_damaged_one_is_told(tmp_path, capsys)
     damage(tmp_path / "checkpoints/3")
     # The one before is the best, too.
     np.testing.assert_array_equal(load_inpainter(tmp_path)(values, hole), best)
-    told = capsys.readouterr().err
-    assert "checkpoints/3: " in told
-    assert told.endswith("; the checkpoint of step 2 is used\n")
+    reported = capsys.readouterr().err
+    assert "checkpoints/3: " in reported
+    assert reported.endswith("; the checkpoint of step 2 is used\n")
 
 
 def damage(checkpoint):

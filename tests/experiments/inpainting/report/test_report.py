@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.engine.experiment import run_experiment
 from experiments.engine.folders import Folders
-from experiments.engine.logs import read_metrics
+from experiments.engine.monitoring.logs import read_metrics
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.presets import Experiment, Preset
 from experiments.engine.settings import Operation, TrainingConfig
+from experiments.engine.tables.experiment import run_experiment
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
 from experiments.inpainting.metrics import METRICS
 from experiments.inpainting.model.generators import GeneratorConfig

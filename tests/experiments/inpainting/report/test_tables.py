@@ -1,4 +1,4 @@
-from experiments.engine.tables import Spread, save_tables
+from experiments.engine.tables.table import Spread, save_tables
 from experiments.inpainting.metrics import METRICS
 from experiments.inpainting.report.tables import bucket_table, metrics_table
 

@@ -5,7 +5,7 @@ import pytest
 from jax.experimental import pallas as pl
 
 from carafe_jax.linen import CARAFE
-from experiments.engine.cost import Cost, cost
+from experiments.engine.tables.cost import Cost, cost
 from experiments.models.resnet import ResNet, ResNetConfig
 from experiments.resamplers import Deconvolution
 from experiments.resamplers.dpp import DetailPreservingPool

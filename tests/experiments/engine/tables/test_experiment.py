@@ -5,13 +5,13 @@ import statistics
 import pytest
 
 from experiments.engine.config import ConfigError
-from experiments.engine.experiment import run_experiment
 from experiments.engine.files import FolderError, locked
 from experiments.engine.folders import Folders
 from experiments.engine.presets import Experiment
 from experiments.engine.settings import Operation
-from experiments.engine.spec import Report, Row
-from experiments.engine.tables import Table
+from experiments.engine.tables.experiment import run_experiment
+from experiments.engine.tables.spec import Report, Row
+from experiments.engine.tables.table import Table
 from tests.experiments.engine.toy_spec import NARROW, WIDE, evaluation_of, toy_spec
 
 

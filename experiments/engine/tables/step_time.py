@@ -37,7 +37,7 @@ def inference_seconds(state: Any, infer: Callable[[Any, Any], Any], batch: Any) 
     Args:
         state: of the task.
         infer: from the state and a device's share of the batch to a pytree of arrays.
-        batch: see :func:`training_seconds`.
+        batch: that :func:`experiments.engine.parallel.split` has spread over the devices.
     """
 
     def total(state: Any, batch: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.engine.speed import Speed
+from experiments.engine.monitoring.speed import Speed
 from experiments.engine.text import printable
 
 _SECONDS_BETWEEN_LINES = 20.0

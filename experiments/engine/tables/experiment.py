@@ -9,7 +9,9 @@ from experiments.engine.distributed import all_agree, is_primary
 from experiments.engine.files import locked
 from experiments.engine.folders import Folders
 from experiments.engine.presets import Preset
-from experiments.engine.results import (
+from experiments.engine.runs import run_folder
+from experiments.engine.settings import Operation, RunConfig
+from experiments.engine.tables.results import (
     RESULTS,
     Metrics,
     earlier_runs,
@@ -17,9 +19,7 @@ from experiments.engine.results import (
     read_results,
     write_results,
 )
-from experiments.engine.runs import run_folder
-from experiments.engine.settings import Operation, RunConfig
-from experiments.engine.spec import Report, Row, TaskSpec
+from experiments.engine.tables.spec import Report, Row, TaskSpec
 
 
 def run_config[Config: RunConfig](
@@ -43,7 +43,7 @@ def run_config[Config: RunConfig](
         CheckpointError: something that the run starts from is missing.
     """
     catalogue = spec.catalogue
-    output = output or run_folder(config, catalogue.presets, folders.runs, catalogue.task)
+    output = output or run_folder(config, catalogue.presets, folders.runs)
     spec.train(spec.prepare_config(config, output, folders), output, folders, operation)
 
 
@@ -90,7 +90,7 @@ def run_experiment[Config: RunConfig](
     for preset in experiment.presets:
         for seed in seeds:
             config = preset.config.with_training(seed=seed)
-            folder = run_folder(config, catalogue.presets, folders.runs, catalogue.task)
+            folder = run_folder(config, catalogue.presets, folders.runs)
             _check_not_converted(preset.name, folder)
             planned.append((preset, seed, folder, spec.prepare_config(config, folder, folders)))
     found: dict[str, dict[int, Metrics]] = {preset.name: {} for preset in experiment.presets}
@@ -140,12 +140,7 @@ def _rows[Config: RunConfig](
     rows = []
     for preset, metrics in zip(presets, every, strict=True):
         folders = {
-            seed: run_folder(
-                preset.config.with_training(seed=seed),
-                spec.catalogue.presets,
-                runs,
-                spec.catalogue.task,
-            )
+            seed: run_folder(preset.config.with_training(seed=seed), spec.catalogue.presets, runs)
             for seed in shared
         }
         of_seeds = {seed: metrics[seed] for seed in shared}

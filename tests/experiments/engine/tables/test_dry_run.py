@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from experiments.engine.config import ConfigError
-from experiments.engine.dry_run import dry_run
 from experiments.engine.presets import Experiment
+from experiments.engine.tables.dry_run import dry_run
 from tests.experiments.engine.toy_spec import NARROW, WIDE, toy_spec
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from experiments.engine.config import ConfigError, check
 from experiments.engine.json_files import is_finite, read_json, write_json
-from experiments.engine.logs import EVALUATION, METRICS, read_metrics
+from experiments.engine.monitoring.logs import EVALUATION, METRICS, read_metrics
 from experiments.engine.presets import Metric, Preset, scores_text
-from experiments.engine.spec import Report, Row
-from experiments.engine.tables import Spread, Table, print_tables, save_tables
+from experiments.engine.tables.spec import Report, Row
+from experiments.engine.tables.table import Spread, Table, print_tables, save_tables
 from experiments.engine.text import shown
 
 ONE_SEED = (

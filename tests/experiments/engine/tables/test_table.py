@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.engine.tables import Spread, Table, print_tables, save_tables
+from experiments.engine.tables.table import Spread, Table, print_tables, save_tables
 
 
 def test_a_spread_is_mean_and_sample_standard_deviation():

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.engine.files import write_atomically
-from experiments.engine.logs import EVALUATION
+from experiments.engine.monitoring.logs import EVALUATION
 
 _COLUMNS = 3
 _NOT_PLOTTED = frozenset({"step", "skipped", "unreadable"})

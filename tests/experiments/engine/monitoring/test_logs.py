@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.engine.logs import METRICS, LogError, RunLogs, read_log, read_metrics
+from experiments.engine.monitoring.logs import METRICS, LogError, RunLogs, read_log, read_metrics
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ import dataclasses
 
 import jax
 
-from experiments.engine.cost import Cost
 from experiments.engine.distributed import is_primary
 from experiments.engine.parallel import check_batch_size, share_of_process
 from experiments.engine.presets import scores_text
 from experiments.engine.settings import Dtype, RunConfig
-from experiments.engine.spec import TaskSpec
-from experiments.engine.tables import Table, print_tables
+from experiments.engine.tables.cost import Cost
+from experiments.engine.tables.spec import TaskSpec
+from experiments.engine.tables.table import Table, print_tables
 
 
 def dry_run[Config: RunConfig](

@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.engine import step_time
 from experiments.engine.parallel import AXIS, split
-from experiments.engine.step_time import inference_seconds, training_seconds
+from experiments.engine.tables import step_time
+from experiments.engine.tables.step_time import inference_seconds, training_seconds
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engine.claim import has_checkpoints, is_finished
-from experiments.engine.cost import Cost
 from experiments.engine.folders import Folders
 from experiments.engine.presets import Catalogue, Preset
 from experiments.engine.runs import RunType
 from experiments.engine.settings import Operation, RunConfig
-from experiments.engine.tables import Spread, Table
+from experiments.engine.tables.cost import Cost
+from experiments.engine.tables.table import Spread, Table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,53 @@
+import jax
+import pytest
+from flax import nnx
+
+import carafe_jax
+from tests.carafe_jax.twins import CHANNELS, SMALL, X, twins
+from tests.kernels.errors import naming
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("compressed_channels", 0),
+        ("encoder_size", 2),
+        ("encoder_dilation", 0),
+        ("groups", 4),
+        ("kernel_size", 4),
+        ("up", 0),
+        ("normalizer", "relu"),
+    ],
+)
+def test_bad_options_are_named(name, value):
+    options, message = {name: value}, naming(name, repr(value))
+    with pytest.raises(ValueError, match=message):
+        carafe_jax.linen.CARAFE(**options).init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match=message):
+        carafe_jax.nnx.CARAFE(CHANNELS, **options, rngs=nnx.Rngs(0))
+
+
+def test_the_implementation_is_chosen_when_called():
+    linen, _, layer = twins(up=2, **SMALL)
+    layer.implementation = "cuda"
+    with pytest.raises(ValueError, match=r"implementation.*'cuda'"):
+        layer(X)
+    with pytest.raises(NotImplementedError, match="'mosaic_gpu' cannot run"):
+        linen.clone(implementation="mosaic_gpu").init(jax.random.key(0), X)
+
+
+def test_linen_options_are_keywords():
+    with pytest.raises(TypeError, match="positional"):
+        carafe_jax.linen.CARAFE(16)
+
+
+def test_nnx_names_a_map_with_other_channels():
+    with pytest.raises(ValueError, match=rf"x .*{CHANNELS} channels.*, 3\)"):
+        twins(up=2, **SMALL).nnx(X[..., :3])
+
+
+def test_layers_name_a_map_of_wrong_rank():
+    with pytest.raises(ValueError, match=r"x .*rank 4"):
+        carafe_jax.linen.CARAFE(up=2).init(jax.random.key(0), X[0])
+    with pytest.raises(ValueError, match=r"x .*rank 4"):
+        twins(up=2, **SMALL).nnx(X[0])
