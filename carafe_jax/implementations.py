@@ -16,7 +16,7 @@ import jax
 from carafe_kernels.devices import devices_of_process
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.implementation import Contract, Implementation
-from carafe_kernels.normalizers import Normalizer
+from carafe_kernels.normalizer_names import Normalizer
 from carafe_kernels.plan import Operands, Plan, Results
 
 from carafe_jax.proven import is_proven

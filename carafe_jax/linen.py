@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.normalizers import Normalizer
+from carafe_kernels.normalizer_names import Normalizer
 from jaxtyping import Array, Float
 
 from carafe_jax import predictor

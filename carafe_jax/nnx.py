@@ -5,7 +5,7 @@ from typing import Any, TypedDict, Unpack
 import jax
 import jax.numpy as jnp
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.normalizers import Normalizer
+from carafe_kernels.normalizer_names import Normalizer
 from flax import nnx
 from jaxtyping import Array, Float
 

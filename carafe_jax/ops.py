@@ -7,7 +7,8 @@ All take channels-last maps and rescale by any ``up / down``.
 
 import jax
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.normalizers import Normalizer, normalize
+from carafe_kernels.normalizer_names import Normalizer
+from carafe_kernels.normalizers import normalize
 from carafe_kernels.placement import placed
 from carafe_kernels.plan import Plan
 from jaxtyping import Array, Float

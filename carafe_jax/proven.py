@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.normalizers import Normalizer
+from carafe_kernels.normalizer_names import Normalizer
 from carafe_kernels.plan import Plan
 
 

@@ -16,7 +16,7 @@ from experiments.benchmarks.cases import Case
 from experiments.benchmarks.passes import FORWARD, WITH_GRADIENT
 from experiments.benchmarks.rescaling_layers import alternatives
 from experiments.benchmarks.timing import Calls, Program, in_turns
-from experiments.resamplers import Deconvolution
+from experiments.resamplers.convolutions import Deconvolution
 
 CARAFE_LAYER = "CARAFE"
 WHOLE, WHOLE_WITH_GRADIENT = "whole layer", "whole layer with gradient"

@@ -16,9 +16,10 @@ from experiments.benchmarks.torchvision_networks import TorchvisionNetworks
 from experiments.detection.model.config import DetectorConfig
 from experiments.detection.model.detector import Detector
 from experiments.engine.step import draw_variables, initial_key
-from experiments.models.fpn import FPNConfig
-from experiments.models.resnet import Depth, ResNet, ResNetConfig
-from experiments.resamplers import Downsampler, Upsampler
+from experiments.models.fpn_config import FPNConfig
+from experiments.models.resnet import ResNet
+from experiments.models.resnet_config import Depth, ResNetConfig
+from experiments.resamplers.methods import Downsampler, Upsampler
 
 OURS = "ours"
 _CLASSES = 1000

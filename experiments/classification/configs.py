@@ -9,7 +9,7 @@ from experiments.classification.data_config import DataConfig
 from experiments.engine.config import check
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import RunConfig, TrainingConfig
-from experiments.models.resnet import ResNetConfig
+from experiments.models.resnet_config import ResNetConfig
 
 # Goyal et al. (reference 11), as section 5.1 has it: 1,024 images a step, 90 epochs.
 IMAGENET_TRAINING = TrainingConfig(

@@ -7,8 +7,8 @@ from experiments.classification.data_config import DataConfig
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.presets import Catalogue, Experiment, Metric, Preset, Scores
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.models.resnet import ResNetConfig
-from experiments.resamplers import Downsampler
+from experiments.models.resnet_config import ResNetConfig
+from experiments.resamplers.methods import Downsampler
 
 ClassificationPreset = Preset[ClassificationConfig]
 

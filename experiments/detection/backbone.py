@@ -11,7 +11,7 @@ from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_i
 from experiments.engine.claim import is_converted, is_finished, is_run
 from experiments.engine.config import check, differences
 from experiments.engine.runs import run_folder
-from experiments.models.resnet import ResNetConfig
+from experiments.models.resnet_config import ResNetConfig
 
 
 def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[str, Any]:

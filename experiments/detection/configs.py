@@ -7,7 +7,7 @@ import tyro
 
 from experiments.detection.data.config import DataConfig
 from experiments.detection.model.config import DetectorConfig
-from experiments.detection.model.sampling import ANCHORS, PROPOSALS, SamplerConfig
+from experiments.detection.model.sampler_config import ANCHORS, PROPOSALS, SamplerConfig
 from experiments.engine.config import check
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import RunConfig, TrainingConfig

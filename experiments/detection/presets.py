@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from carafe_kernels.normalizers import Normalizer
+from carafe_kernels.normalizer_names import Normalizer
 
 from experiments.data.composed.scenes_config import ScenesConfig
 from experiments.detection.configs import COCO_TRAINING, SCHEDULE_2X, DetectionConfig
@@ -17,13 +17,14 @@ from experiments.detection.model.config import (
     MaskHeadConfig,
     ProposalConfig,
 )
-from experiments.detection.model.sampling import ANCHORS, PROPOSALS
+from experiments.detection.model.sampler_config import ANCHORS, PROPOSALS
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.presets import Catalogue, Experiment, Metric, Preset, Scores
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.models.fpn import FPNConfig
-from experiments.models.resnet import Depth, ResNetConfig
-from experiments.resamplers import CarafeConfig, Downsampler, Upsampler
+from experiments.models.fpn_config import FPNConfig
+from experiments.models.resnet_config import Depth, ResNetConfig
+from experiments.resamplers.carafe_config import CarafeConfig
+from experiments.resamplers.methods import Downsampler, Upsampler
 
 # Of the objects' masks in training, cropped to their boxes; masks are learned at half of it.
 MASK_SIDE = 56

@@ -10,8 +10,8 @@ from experiments.data.folder import images_digest
 from experiments.engine.config import check, check_at_least
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import RunConfig, TrainingConfig
-from experiments.inpainting.model.generators import GeneratorConfig
-from experiments.inpainting.model.patchgan import PatchGANConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
+from experiments.inpainting.model.patchgan_config import PatchGANConfig
 
 BUCKET_PERCENT = 10
 

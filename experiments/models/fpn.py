@@ -1,46 +1,16 @@
 """Feature pyramid network (FPN, Lin et al., 2017), in which the upsampler is a choice."""
 
-import dataclasses
 import functools
-from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
 from carafe_jax.pointwise import convolve
-from experiments.engine.config import check, check_at_least
-from experiments.resamplers import CarafeConfig, Upsampler, upsample
-
-Kind = Literal["fpn", "fpn_carafe"]
+from experiments.models.fpn_config import FPNConfig
+from experiments.resamplers.upsamplers import upsample
 
 _XAVIER_UNIFORM = nn.initializers.xavier_uniform()
-
-
-@dataclasses.dataclass(frozen=True)
-class FPNConfig:
-    """Sizes and choices of an :class:`FPN`.
-
-    Attributes:
-        kind: ``"fpn"``: that of the paper. ``"fpn_carafe"``: that of mmdet's checkpoints.
-        upsampler: in the top-down pathway (section 4.1, Table 4).
-        channels: of each level.
-        carafe: sizes of CARAFE++ as the upsampler (Tables 11, 13 and 14).
-        extra_level: whether there is a level above that of the last map, P6.
-    """
-
-    kind: Kind = "fpn"
-    upsampler: Upsampler = "nearest"
-    channels: int = 256
-    carafe: CarafeConfig = dataclasses.field(default_factory=CarafeConfig)
-    extra_level: bool = True
-
-    def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for a field out of range."""
-        for name, choice in {"kind": Kind, "upsampler": Upsampler}.items():
-            value = getattr(self, name)
-            check(value in get_args(choice), name, f"one of {get_args(choice)}", value)
-        check_at_least(self, channels=1)
 
 
 class FPN(nn.Module):
@@ -62,7 +32,8 @@ class FPN(nn.Module):
 
     Costs, for ResNet-50's 256, 512, 1024 and 2048 channels, 984,064 parameters in laterals and
     590,080 in each output, 3,344,384 in all; ``"fpn_carafe"`` 5,308,928 more. To that come those of
-    three upsamplers, in ``"fpn_carafe"`` four; see :func:`~experiments.resamplers.upsample`.
+    three upsamplers, in ``"fpn_carafe"`` four; see
+    :func:`experiments.resamplers.upsamplers.upsample`.
 
     Args:
         config: sizes and choices.

@@ -1,9 +1,8 @@
 """ResNet (reference 13), in which the downsampler is a choice."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,14 +11,9 @@ from jaxtyping import Array, Float
 
 from carafe_jax.linen import CARAFE
 from carafe_jax.pointwise import convolve
-from experiments.engine.config import check
+from experiments.models.resnet_config import ResNetConfig
 from experiments.resamplers.downsamplers import MakeModule, downsampling_convolution, pool
 from experiments.resamplers.lip import ImportanceHead, ImportanceTrunk
-from experiments.resamplers.methods import Downsampler
-
-Depth = Literal[18, 34, 50, 101, 152]
-Norm = Literal["batch", "sync_batch", "frozen"]
-OutputStride = Literal[32, 16, 8]
 
 # By depth, the blocks in Res-2 to Res-5.
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
@@ -30,43 +24,6 @@ BLOCKS: dict[int, tuple[int, int, int, int]] = {
     152: (3, 8, 36, 3),
 }
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-@dataclasses.dataclass(frozen=True)
-class ResNetConfig:
-    """Sizes and choices of a :class:`ResNet`.
-
-    Attributes:
-        depth: layers with weights; 18 and 34 have basic blocks, the others bottlenecks.
-        downsampler: at the seven sites of section 4.1; see :class:`ResNet`.
-        compressed_channels: ``C_m`` of CARAFE++, 16 in the paper (Table 12).
-        norm: ``"batch"``: BatchNorm. ``"sync_batch"``: with the statistics of all devices.
-            ``"frozen"``: running averages in training too, and no gradient into scale and bias.
-        output_stride: of C5; 16 and 8 dilate Res-5, or Res-4 and Res-5, in place of their stride.
-        width: channels of the stem; 64 in all standard networks.
-    """
-
-    depth: Depth = 50
-    downsampler: Downsampler = "strided"
-    compressed_channels: int = 16
-    norm: Norm = "batch"
-    output_stride: OutputStride = 32
-    width: int = 64
-
-    def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for a field out of range."""
-        choices = {
-            "depth": Depth,
-            "downsampler": Downsampler,
-            "norm": Norm,
-            "output_stride": OutputStride,
-        }
-        for name, choice in choices.items():
-            value = getattr(self, name)
-            check(value in get_args(choice), name, f"one of {get_args(choice)}", value)
-        for name in ("compressed_channels", "width"):
-            value = getattr(self, name)
-            check(value >= 1, name, "at least 1", value)
 
 
 class _Block(nn.Module):

@@ -6,7 +6,6 @@ with one array a tap, for kernels that hold the taps of a pixel in registers, wi
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,6 @@ from jaxtyping import Array, Float
 
 from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Geometry
-
-Normalizer = Literal["softmax", "sigmoid", "sigmoid_normalized"]
 
 
 def _sigmoid_normalized(logits: jax.Array) -> jax.Array:

@@ -9,8 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Of experiments and their dependencies, those that take long to import.
 WORK = {
-    "array_record", "gradio", "grain", "matplotlib", "optax", "orbax", "PIL", "pycocotools",
-    "safetensors", "scipy", "skimage", "sklearn", "tensorboardX", "tensorflow_datasets",
+    "array_record", "flax", "gradio", "grain", "jax", "matplotlib", "optax", "orbax", "PIL",
+    "pycocotools", "safetensors", "scipy", "skimage", "sklearn", "tensorboardX",
+    "tensorflow_datasets",
 }  # fmt: skip
 HELP = {
     "classification": ["train", "train table2-resnet50", "table2", "evaluate", "predict",
@@ -49,7 +50,12 @@ def imported(name, lines):
 
 @pytest.mark.parametrize("task", HELP)
 def test_help_and_a_mistyped_option_import_no_library_of_the_work(task):
-    lines = ["--help", *(f"{command} --help" for command in HELP[task]), "evaluate --mistyped"]
+    lines = [
+        "--help",
+        *(f"{command} --help" for command in HELP[task]),
+        "evaluate --mistyped",
+        "evaluate run --batch-size 0",
+    ]
     assert sorted(imported(task, lines) & WORK) == []
 
 

@@ -8,9 +8,11 @@ import pytest
 
 from experiments.detection.model.config import DetectorConfig
 from experiments.detection.model.detector import Detector
-from experiments.inpainting.model.generators import GeneratorConfig, build_generator
-from experiments.models.fpn import FPNConfig
-from experiments.models.resnet import ResNet, ResNetConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
+from experiments.inpainting.model.generators import build_generator
+from experiments.models.fpn_config import FPNConfig
+from experiments.models.resnet import ResNet
+from experiments.models.resnet_config import ResNetConfig
 
 
 def kernels_of_convolutions(module, *inputs):

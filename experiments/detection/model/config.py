@@ -5,9 +5,10 @@ from typing import get_args
 
 from experiments.detection.model.anchors import AnchorConfig
 from experiments.engine.config import check, check_at_least
-from experiments.models.fpn import FPNConfig
-from experiments.models.resnet import ResNetConfig
-from experiments.resamplers import CarafeConfig, Upsampler
+from experiments.models.fpn_config import FPNConfig
+from experiments.models.resnet_config import ResNetConfig
+from experiments.resamplers.carafe_config import CarafeConfig
+from experiments.resamplers.methods import Upsampler
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from carafe_jax.pointwise import convolve
 from experiments.detection.model.config import BoxHeadConfig, MaskHeadConfig
-from experiments.resamplers import upsample
+from experiments.resamplers.upsamplers import upsample
 
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _XAVIER = nn.initializers.xavier_uniform()

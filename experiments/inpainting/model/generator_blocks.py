@@ -9,14 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from experiments.inpainting.model.partial_convolution import Masked, MaskedCARAFE, PartialConv
-from experiments.resamplers import (
-    Deconvolution,
-    Downsampler,
-    PixelShuffle,
-    Upsampler,
-    downsampling_convolution,
-    upsample,
-)
+from experiments.resamplers.convolutions import Deconvolution, PixelShuffle
+from experiments.resamplers.downsamplers import downsampling_convolution
+from experiments.resamplers.methods import Downsampler, Upsampler
+from experiments.resamplers.upsamplers import upsample
 
 FeatureMap = jax.Array | Masked
 Activation = Callable[[jax.Array], jax.Array]
@@ -130,7 +126,7 @@ class ConvBlock(nn.Module):
 def enlarge(
     x: FeatureMap, method: Upsampler, dtype: jax.typing.DTypeLike, *, name: str
 ) -> FeatureMap:
-    """Doubles a map by :func:`experiments.resamplers.upsample`, and its mask too, if it has one.
+    """Doubles a map by one of the upsamplers, and its mask too, if it has one.
 
     The mask of ``"nearest"`` is doubled as the map is, that of ``"carafe"`` by its kernels.
     """

@@ -16,7 +16,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from carafe_jax import reassemble
 from experiments.engine.monitoring.plots import save_figure
-from experiments.inpainting.model.generators import Generator, GeneratorConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
+from experiments.inpainting.model.generators import Generator
 from experiments.inpainting.pixels import to_unit
 from experiments.inpainting.report.examples import Example
 

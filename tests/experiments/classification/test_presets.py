@@ -18,7 +18,7 @@ from experiments.engine.config import ConfigError
 from experiments.engine.parallel import data_parallel, split
 from experiments.engine.runs import preset_of
 from experiments.engine.step import first_carry, guarded
-from experiments.models.resnet import ResNetConfig
+from experiments.models.resnet_config import ResNetConfig
 
 
 def test_names_are_unique_and_every_row_has_a_preset():

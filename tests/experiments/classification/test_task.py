@@ -41,7 +41,7 @@ from experiments.engine.parallel import data_parallel, split
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.step import first_carry, guarded
-from experiments.models.resnet import ResNetConfig
+from experiments.models.resnet_config import ResNetConfig
 from tests.experiments.classification.tiny import TINY, train
 
 pytestmark = pytest.mark.usefixtures("few_optimizations")

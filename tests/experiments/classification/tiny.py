@@ -11,7 +11,7 @@ from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import Folders
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.models.resnet import ResNetConfig
+from experiments.models.resnet_config import ResNetConfig
 
 TINY = ClassificationConfig(
     model=ResNetConfig(18, "carafe", norm="sync_batch", width=8),

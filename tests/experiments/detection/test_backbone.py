@@ -17,7 +17,7 @@ from experiments.engine.config import ConfigError
 from experiments.engine.folders import Folders
 from experiments.engine.settings import Operation
 from experiments.engine.step import first_carry
-from experiments.models.resnet import ResNetConfig
+from experiments.models.resnet_config import ResNetConfig
 from tests.experiments.detection.tiny import TINY
 
 CLASSIFIER = ClassificationConfig(model=ResNetConfig(18, norm="batch", width=2))

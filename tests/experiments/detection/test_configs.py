@@ -11,7 +11,7 @@ from experiments.detection.configs import (
 from experiments.detection.data.config import DataConfig
 from experiments.detection.model.config import DetectorConfig
 from experiments.engine.config import ConfigError, load, save
-from experiments.models.resnet import ResNetConfig
+from experiments.models.resnet_config import ResNetConfig
 
 DECAYS_ALL = dataclasses.replace(
     COCO_TRAINING, optimizer=dataclasses.replace(COCO_TRAINING.optimizer, decay_all=True)

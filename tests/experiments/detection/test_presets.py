@@ -14,7 +14,7 @@ from experiments.detection.presets import EXPERIMENTS, METRICS, PRESETS
 from experiments.detection.task import make_model, make_optimizer
 from experiments.engine import config as configs
 from experiments.engine.config import ConfigError
-from experiments.models.resnet import ResNetConfig
+from experiments.models.resnet_config import ResNetConfig
 
 COCO_IMAGES = 117_266  # of train2017, with an object to train on
 

@@ -18,7 +18,7 @@ from experiments.engine.folders import Folders
 from experiments.engine.runs import preset_of
 from experiments.engine.tables.cost import Cost
 from experiments.engine.tables.experiment import run_experiment
-from experiments.models.resnet import ResNetConfig
+from experiments.models.resnet_config import ResNetConfig
 from tests.experiments.detection.tiny import TINY
 
 COCO_TABLES = [table for table in EXPERIMENTS if table.startswith("table")]

@@ -35,8 +35,8 @@ from experiments.engine.folders import DataFolders, Folders
 from experiments.engine.monitoring.logs import read_metrics
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import EvaluationConfig, Operation, TrainingConfig
-from experiments.models.fpn import FPNConfig
-from experiments.models.resnet import ResNetConfig
+from experiments.models.fpn_config import FPNConfig
+from experiments.models.resnet_config import ResNetConfig
 from tests.experiments.compilation import few_optimizations
 from tests.experiments.detection.fake_records import make_record, noise
 from tests.experiments.detection.tiny import TINY, train

@@ -14,15 +14,15 @@ from experiments.detection.model.config import (
     MaskHeadConfig,
     ProposalConfig,
 )
-from experiments.detection.model.sampling import ANCHORS, PROPOSALS
+from experiments.detection.model.sampler_config import ANCHORS, PROPOSALS
 from experiments.detection.task import train_run
 from experiments.engine.distributed import start
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import Folders
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.models.fpn import FPNConfig
-from experiments.models.resnet import ResNetConfig
+from experiments.models.fpn_config import FPNConfig
+from experiments.models.resnet_config import ResNetConfig
 
 # Landscapes and portraits have one shape: less to compile.
 TINY = DetectionConfig(

@@ -10,7 +10,7 @@ from experiments.inpainting.data.batches import InpaintingData, buckets, validat
 from experiments.inpainting.evaluation import make_evaluator
 from experiments.inpainting.fill import fill, make_generator
 from experiments.inpainting.metrics import METRICS, image_metrics
-from experiments.inpainting.model.generators import GeneratorConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.pixels import to_unit
 from tests.experiments.variables import scaled_variables
 

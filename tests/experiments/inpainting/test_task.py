@@ -27,8 +27,10 @@ from experiments.inpainting.losses import (
     hole_shares,
     reconstruction,
 )
-from experiments.inpainting.model.generators import GeneratorConfig, build_generator
-from experiments.inpainting.model.patchgan import PatchGAN, PatchGANConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
+from experiments.inpainting.model.generators import build_generator
+from experiments.inpainting.model.patchgan import PatchGAN
+from experiments.inpainting.model.patchgan_config import PatchGANConfig
 from experiments.inpainting.presets import PRESETS, TABLE_10
 from experiments.inpainting.task import RUNS, initial_state, make_optimizer
 from tests.experiments.inpainting.tiny import TINY, train

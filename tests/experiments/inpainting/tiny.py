@@ -14,8 +14,8 @@ from experiments.inpainting.configs import (
     InpaintingConfig,
     ReconstructionConfig,
 )
-from experiments.inpainting.model.generators import GeneratorConfig
-from experiments.inpainting.model.patchgan import PatchGANConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
+from experiments.inpainting.model.patchgan_config import PatchGANConfig
 from experiments.inpainting.task import train_run
 
 TINY = InpaintingConfig(

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from experiments.engine.config import ConfigError
 from experiments.engine.tables.cost import cost
-from experiments.models.fpn import FPN, FPNConfig, Kind
-from experiments.resamplers import CarafeConfig, Upsampler
+from experiments.models.fpn import FPN
+from experiments.models.fpn_config import FPNConfig, Kind
+from experiments.resamplers.carafe_config import CarafeConfig
+from experiments.resamplers.methods import Upsampler
 from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import random_variables

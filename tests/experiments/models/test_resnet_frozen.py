@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.models.resnet import Bottleneck, ResNet, ResNetConfig, is_frozen
+from experiments.models.resnet import Bottleneck, ResNet, is_frozen
+from experiments.models.resnet_config import ResNetConfig
 from tests.experiments.compilation import jit
 from tests.experiments.variables import scaled_variables
 

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.models.resnet import ResNet, ResNetConfig
+from experiments.models.resnet import ResNet
+from experiments.models.resnet_config import ResNetConfig
 from experiments.models.torch_weights import WeightsError, load_torch_resnet
 from tests.experiments.models.torch_states import (
     assert_equal,

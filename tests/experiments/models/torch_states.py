@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.models.resnet import ResNet, ResNetConfig
+from experiments.models.resnet import ResNet
+from experiments.models.resnet_config import ResNetConfig
 
 WIDTH = 4
 CLASSES = 5

@@ -4,7 +4,7 @@ import pytest
 
 from carafe_jax.linen import CARAFE
 from experiments.engine.config import ConfigError
-from experiments.resamplers import CarafeConfig
+from experiments.resamplers.carafe_config import CarafeConfig
 
 
 def test_the_defaults_are_those_of_the_layer():

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.resamplers import Downsample, Downsampler, pool
+from experiments.resamplers.downsamplers import Downsample, pool
+from experiments.resamplers.methods import Downsampler
 from tests.experiments.compilation import jit
 from tests.experiments.resamplers.single_pixel import X, apply_with_identity_convolution
 

@@ -5,7 +5,7 @@ import numpy as np
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.data.config import DataConfig
 from experiments.detection.model.anchors import pyramid_anchors
-from experiments.detection.model.sampling import SamplerConfig
+from experiments.detection.model.sampler_config import SamplerConfig
 from tests.experiments.detection.model.shallow import CLASSES, CONFIG, PROPOSALS, random_images
 
 ROWS, SIDE, MASK = 300, 5, 4

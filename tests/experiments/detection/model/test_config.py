@@ -10,9 +10,9 @@ from experiments.detection.model.config import (
     ProposalConfig,
 )
 from experiments.engine.config import ConfigError, load, save
-from experiments.models.fpn import FPNConfig
-from experiments.models.resnet import ResNetConfig
-from experiments.resamplers import CarafeConfig
+from experiments.models.fpn_config import FPNConfig
+from experiments.models.resnet_config import ResNetConfig
+from experiments.resamplers.carafe_config import CarafeConfig
 
 PROPOSALS = ProposalConfig(10, 5)
 

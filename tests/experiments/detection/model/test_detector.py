@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from experiments.detection.model.config import BoxHeadConfig, DetectorConfig
 from experiments.detection.model.detector import Detector, is_frozen, select
 from experiments.detection.model.heads import BoxHead, MaskHead
-from experiments.models.fpn import FPN, FPNConfig
+from experiments.models.fpn import FPN
+from experiments.models.fpn_config import FPNConfig
 from experiments.models.imagenet_statistics import normalize
-from experiments.models.resnet import ResNet, ResNetConfig
+from experiments.models.resnet import ResNet
+from experiments.models.resnet_config import ResNetConfig
 from tests.experiments.compilation import jit
 from tests.experiments.detection.model.shallow import (
     CLASSES,

@@ -8,7 +8,8 @@ import pytest
 from experiments.detection.model.config import BoxHeadConfig, MaskHeadConfig
 from experiments.detection.model.heads import BoxHead, MaskHead
 from experiments.engine.tables.cost import cost
-from experiments.resamplers import CarafeConfig, Upsampler
+from experiments.resamplers.carafe_config import CarafeConfig
+from experiments.resamplers.methods import Upsampler
 from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import random_variables

@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.detection.model.sampling import (
-    ANCHORS,
-    PROPOSALS,
-    Objects,
-    SamplerConfig,
-    sample,
-)
+from experiments.detection.model.sampler_config import ANCHORS, PROPOSALS, SamplerConfig
+from experiments.detection.model.sampling import Objects, sample
 from experiments.engine.config import ConfigError
 from tests.experiments.compilation import jit
 

@@ -6,8 +6,9 @@ from jax.experimental import pallas as pl
 
 from carafe_jax.linen import CARAFE
 from experiments.engine.tables.cost import Cost, cost
-from experiments.models.resnet import ResNet, ResNetConfig
-from experiments.resamplers import Deconvolution
+from experiments.models.resnet import ResNet
+from experiments.models.resnet_config import ResNetConfig
+from experiments.resamplers.convolutions import Deconvolution
 from experiments.resamplers.dpp import DetailPreservingPool
 from experiments.resamplers.lip import ImportanceHead, ImportanceTrunk, SimplifiedLIP
 from experiments.resamplers.pooling import avg_pool, max_pool

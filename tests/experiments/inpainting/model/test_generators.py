@@ -6,7 +6,8 @@ from jax.extend.core import jaxprs_in_params
 
 from experiments.engine.config import ConfigError
 from experiments.engine.tables.cost import cost
-from experiments.inpainting.model.generators import GeneratorConfig, build_generator
+from experiments.inpainting.model.generator_config import GeneratorConfig
+from experiments.inpainting.model.generators import build_generator
 from tests.experiments.variables import scaled_variables
 
 pytestmark = pytest.mark.usefixtures("few_optimizations")

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.inpainting.model.patchgan import PatchGAN, PatchGANConfig
+from experiments.inpainting.model.patchgan import PatchGAN
+from experiments.inpainting.model.patchgan_config import PatchGANConfig
 from tests.experiments.variables import scaled_variables
 
 pytestmark = pytest.mark.usefixtures("few_optimizations")

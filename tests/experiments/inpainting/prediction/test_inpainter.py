@@ -11,7 +11,7 @@ from experiments.engine.errors import InputError
 from experiments.engine.runs import LoadedRun
 from experiments.inpainting.configs import DataConfig, InpaintingConfig
 from experiments.inpainting.fill import make_generator, stride_of
-from experiments.inpainting.model.generators import GeneratorConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.prediction import inpainter as inpainter_module
 from experiments.inpainting.prediction.inpainter import Inpainter, load_inpainter
 from experiments.inpainting.prediction.tiles import Tiling

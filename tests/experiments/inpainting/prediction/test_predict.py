@@ -15,7 +15,7 @@ from experiments.engine.errors import InputError
 from experiments.engine.step import first_carry
 from experiments.inpainting.__main__ import predict as predict_command
 from experiments.inpainting.configs import AdversarialConfig, InpaintingConfig
-from experiments.inpainting.model.generators import GeneratorConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.prediction.holes import HoleChoice, hole_of_brush
 from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.prediction.predict import predict, read_picture

@@ -13,7 +13,7 @@ from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import EvaluationConfig, TrainingConfig
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
 from experiments.inpainting.fill import variables_of
-from experiments.inpainting.model.generators import GeneratorConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.report import compare as module
 from experiments.inpainting.report.compare import compare
 from experiments.inpainting.task import initial_state

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.inpainting.model.generators import GeneratorConfig, GlobalLocal
+from experiments.inpainting.model.generator_config import GeneratorConfig
+from experiments.inpainting.model.generators import GlobalLocal
 from experiments.inpainting.report.figures import (
     contributions,
     has_kernels,

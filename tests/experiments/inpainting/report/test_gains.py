@@ -5,7 +5,7 @@ import pytest
 from experiments.engine.presets import Preset
 from experiments.engine.settings import TrainingConfig
 from experiments.inpainting.configs import InpaintingConfig
-from experiments.inpainting.model.generators import GeneratorConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.report.gains import baseline_of, gains, paper_gains
 
 PLAIN = InpaintingConfig(model=GeneratorConfig())

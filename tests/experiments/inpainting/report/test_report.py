@@ -14,7 +14,7 @@ from experiments.engine.settings import Operation, TrainingConfig
 from experiments.engine.tables.experiment import run_experiment
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
 from experiments.inpainting.metrics import METRICS
-from experiments.inpainting.model.generators import GeneratorConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.presets import CATALOGUE
 from experiments.inpainting.report.compare import compare
 from experiments.inpainting.spec import SPEC

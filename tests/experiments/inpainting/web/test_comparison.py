@@ -15,7 +15,7 @@ from experiments.data.composed.photographs import pypi_photographs
 from experiments.engine.errors import InputError
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import make_generator
-from experiments.inpainting.model.generators import GeneratorConfig
+from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.prediction.inpainter import Inpainter
 from experiments.inpainting.web.comparison import fill_with_each, preview
 from tests.experiments.data.picture_files import halves, with_orientation

@@ -1,0 +1,48 @@
+"""Sizes and choices of a ResNet."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from experiments.engine.config import check
+from experiments.resamplers.methods import Downsampler
+
+Depth = Literal[18, 34, 50, 101, 152]
+Norm = Literal["batch", "sync_batch", "frozen"]
+OutputStride = Literal[32, 16, 8]
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """Sizes and choices of a :class:`experiments.models.resnet.ResNet`.
+
+    Attributes:
+        depth: layers with weights; 18 and 34 have basic blocks, the others bottlenecks.
+        downsampler: at the seven sites of section 4.1.
+        compressed_channels: ``C_m`` of CARAFE++, 16 in the paper (Table 12).
+        norm: ``"batch"``: BatchNorm. ``"sync_batch"``: with the statistics of all devices.
+            ``"frozen"``: running averages in training too, and no gradient into scale and bias.
+        output_stride: of C5; 16 and 8 dilate Res-5, or Res-4 and Res-5, in place of their stride.
+        width: channels of the stem; 64 in all standard networks.
+    """
+
+    depth: Depth = 50
+    downsampler: Downsampler = "strided"
+    compressed_channels: int = 16
+    norm: Norm = "batch"
+    output_stride: OutputStride = 32
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for a field out of range."""
+        choices = {
+            "depth": Depth,
+            "downsampler": Downsampler,
+            "norm": Norm,
+            "output_stride": OutputStride,
+        }
+        for name, choice in choices.items():
+            value = getattr(self, name)
+            check(value in get_args(choice), name, f"one of {get_args(choice)}", value)
+        for name in ("compressed_channels", "width"):
+            value = getattr(self, name)
+            check(value >= 1, name, "at least 1", value)
