@@ -214,7 +214,8 @@ class ResNet(nn.Module):
 
         Args:
             x: ``[B, H, W, 3]``, of any size.
-            train: as in :meth:`__call__`.
+            train: whether BatchNorm takes the statistics of the batch and updates the running
+                averages, collection ``batch_stats``.
 
         Returns:
             Four maps ``[B, ceil(H / s), ceil(W / s), C]`` in the dtype of the computation, with
@@ -272,11 +273,11 @@ class ResNet(nn.Module):
 
 
 def is_frozen(path: Sequence[str], frozen_stages: int) -> bool:
-    """Whether a :class:`ResNet` of so many frozen stages does not train a parameter.
+    """Whether a :class:`ResNet` with frozen stages leaves a parameter untrained.
 
     Args:
         path: of the parameter in the network's tree.
-        frozen_stages: of the network.
+        frozen_stages: number of them, as of the network.
     """
     name = path[0]
     if name == "fc" or not frozen_stages:

@@ -16,8 +16,8 @@ _CANONICAL_STRIDE = 16
 # Areas below where a level begins by a smaller share of it belong to the level: the corners of a
 # box of 112 pixels are rounded, and far from the origin its area comes out as 12,543.998.
 _ROUNDING = 2e-6
-# The gradient is scattered so many regions at a time. All at once would take 16 times the memory of
-# the result, and on a CPU four times as long.
+# The number of regions whose gradient is scattered at a time. All at once would take 16 times the
+# memory of the result, and on a CPU four times as long.
 _REGIONS_A_STEP = 16
 
 

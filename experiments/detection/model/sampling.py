@@ -74,7 +74,7 @@ def sample(
         boxes: ``[E, 4]``, anchors or proposals.
         valid: ``[E]``, which of them can be drawn.
         objects: of the image.
-        config: see there.
+        config: how many are drawn, and which of them are positive and negative.
 
     Returns:
         Fewer than ``count`` are valid only where there are not enough to draw.
