@@ -228,7 +228,8 @@ def run(rounds: int = 3) -> None:
             counts.
     """
     check_rounds(rounds)
-    print(processes.above(processes.call(machine.this_machine, False)))
+    here = processes.call(machine.this_machine, False)
+    print(processes.above(here, keep_memory=False))
     print_table(["", "formulation", "ms", "temporary MB"], 2, _rows(rounds))
 
 

@@ -180,7 +180,7 @@ def print_tables(cases: Sequence[Case], rounds: int) -> None:
             times = parts_of[case.label] = processes.call(parts, keep_memory, case, rounds)
             yield from layer_rows(case, found, times if keep_memory else None)
 
-    print(processes.above(here))
+    print(processes.above(here, keep_memory))
     print_table(LAYER_HEADINGS, 2, rows())
     print()
     print_table(

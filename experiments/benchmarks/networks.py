@@ -202,7 +202,7 @@ def run(rounds: int = 5, sizes: Sizes = _SIZES) -> None:
             kept = processes.call(measure, True, sizes, rounds) if keeps else None
             yield from rows(name, found, kept)
 
-    print(processes.above(here))
+    print(processes.above(here, keeps))
     print_table(headings(keeps), 2, all_rows())
 
 

@@ -234,7 +234,7 @@ def print_tables(cases: Sequence[Case], rounds: int) -> None:
             limiting.extend(limit_rows(case, ours))
             yield from formulation_rows(case, found, ours if keep_memory else None)
 
-    print(processes.above(here.machine))
+    print(processes.above(here.machine, keep_memory))
     print_table(headings(here.forms, keep_memory), 2, rows())
     print()
     print_table(LIMIT_HEADINGS, 2, limiting)

@@ -31,11 +31,14 @@ def can_keep_memory(platform: str) -> bool:
     return platform == "cpu" and libc_ver()[0] == "glibc"
 
 
-def above(machine: Machine) -> str:
-    """The lines above a table: the machine, and the settings of the processes that measure."""
-    kept = ""
-    if can_keep_memory(machine.platform):
-        kept = f", and where memory is kept {_settings(KEPT)}"
+def above(machine: Machine, keep_memory: bool) -> str:
+    """The lines above a table: the machine, and the settings of the processes that measure.
+
+    Args:
+        machine: on which they measure.
+        keep_memory: whether some of them keep memory.
+    """
+    kept = f", and where memory is kept {_settings(KEPT)}" if keep_memory else ""
     return (
         f"{machine.description}\nThe allocator has its defaults{kept}. "
         f"Threads of OpenMP sleep when they wait: {_settings(SLEEPING)}.\n"

@@ -58,7 +58,7 @@ def print_table(cases: Sequence[Case], rounds: int) -> None:
         settings = (False, True) if keeps else (False,)
         return [processes.call(scaled, keep_memory, case, rounds) for keep_memory in settings]
 
-    print(processes.above(here))
+    print(processes.above(here, keeps))
     markdown.print_table(headings(keeps), 1, (cells(case, found(case)) for case in cases))
 
 

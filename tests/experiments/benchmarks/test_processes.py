@@ -35,12 +35,12 @@ def test_memory_is_kept_on_cpus_with_glibc_only(monkeypatch):
         assert [processes.can_keep_memory(platform) for platform in ("cpu", "gpu")] == expected
 
 
-def test_the_lines_above_a_table_name_the_settings(monkeypatch):
-    monkeypatch.setattr(processes, "libc_ver", lambda: ("glibc", "2"))
-    on_gpu, on_cpu = (processes.above(Machine(each, "a device")) for each in ("gpu", "cpu"))
-    for found in (on_gpu, on_cpu):
+def test_the_lines_above_a_table_name_the_settings():
+    machine = Machine("cpu", "a device")
+    defaults, kept = (processes.above(machine, keep_memory) for keep_memory in (False, True))
+    for found in (defaults, kept):
         assert found.startswith("a device\n")
         assert "defaults" in found
         assert "OMP_WAIT_POLICY=PASSIVE" in found
-    assert "MALLOC_MMAP_MAX_=0" not in on_gpu
-    assert "MALLOC_MMAP_MAX_=0" in on_cpu
+    assert "MALLOC_MMAP_MAX_=0" not in defaults
+    assert "MALLOC_MMAP_MAX_=0" in kept
