@@ -1,4 +1,4 @@
-"""The operators of a case, as functions of arrays."""
+"""The operators of a case as functions of arrays, and arrays for them."""
 
 import functools
 from collections.abc import Callable
@@ -9,6 +9,9 @@ import jax
 import carafe_jax
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.passes import FORWARD, WITH_GRADIENT, Loss, losses
+
+INPUT_GRADIENT, WEIGHT_GRADIENT = "input gradient", "weight gradient"
+CONTRACTIONS = FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 
 Operator = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -22,6 +25,19 @@ def operator(case: Case, implementation: str | None) -> Operator:
     return functools.partial(function, **options, implementation=implementation)
 
 
+def arrays(case: Case) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Random x, weights that sum to 1, and a cotangent, in the dtypes of a case."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], case.x_shape)
+    weights = jax.nn.softmax(jax.random.normal(keys[1], case.weights_shape))
+    cotangent = jax.random.normal(keys[2], case.y_shape)
+    return (
+        x.astype(case.dtype),
+        weights.astype(case.weights_dtype),
+        cotangent.astype(case.dtype),
+    )
+
+
 def with_gradients(function: Callable[[Any, Any], jax.Array]) -> Callable[..., tuple[Any, ...]]:
     """The output and both gradients, as a function of the operands and a cotangent."""
 
@@ -32,11 +48,13 @@ def with_gradients(function: Callable[[Any, Any], jax.Array]) -> Callable[..., t
     return run
 
 
+def _forward(function: Operator) -> Callable[..., jax.Array]:
+    """The output, as a function of the operands and of an array that it does not read."""
+    return lambda x, kernels, _: function(x, kernels)
+
+
 def passes(function: Operator) -> dict[str, Callable[..., Any]]:
     """Every pass by name, as a function of the operands and an array of the output's shape."""
-
-    def forward(x: jax.Array, kernels: jax.Array, _: jax.Array) -> jax.Array:
-        return function(x, kernels)
 
     def of_loss(loss: Loss) -> Callable[..., Any]:
         def run(x: jax.Array, kernels: jax.Array, other: jax.Array) -> tuple[jax.Array, ...]:
@@ -46,14 +64,11 @@ def passes(function: Operator) -> dict[str, Callable[..., Any]]:
         return run
 
     of_losses = {name: of_loss(loss) for name, loss in losses(jax.nn.relu).items()}
-    return {FORWARD: forward, WITH_GRADIENT: with_gradients(function), **of_losses}
+    return {FORWARD: _forward(function), WITH_GRADIENT: with_gradients(function), **of_losses}
 
 
 def contractions(function: Operator) -> dict[str, Callable[..., jax.Array]]:
     """The output and each gradient alone, as functions of the operands and a cotangent."""
-
-    def forward(x: jax.Array, weights: jax.Array, _: jax.Array) -> jax.Array:
-        return function(x, weights)
 
     def input_gradient(x: jax.Array, weights: jax.Array, dy: jax.Array) -> jax.Array:
         return jax.vjp(lambda x: function(x, weights), x)[1](dy)[0]
@@ -62,7 +77,7 @@ def contractions(function: Operator) -> dict[str, Callable[..., jax.Array]]:
         return jax.vjp(lambda weights: function(x, weights), weights)[1](dy)[0]
 
     return {
-        FORWARD: forward,
-        "input gradient": input_gradient,
-        "weight gradient": weight_gradient,
+        FORWARD: _forward(function),
+        INPUT_GRADIENT: input_gradient,
+        WEIGHT_GRADIENT: weight_gradient,
     }

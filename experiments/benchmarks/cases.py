@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from experiments.engine.config import check
 
 _ITEMSIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
@@ -32,6 +34,8 @@ class Case:
 
     Attributes:
         dtype: of the map.
+        weights_dtype: of the weights, where they are given: float32 is what
+            ``carafe_jax.reassembly_kernels`` gives for every dtype of a map.
         normalizer: what logits become weights by, or ``None`` where weights are given.
     """
 
@@ -45,6 +49,7 @@ class Case:
     groups: int = 1
     dtype: str = "float32"
     normalizer: str | None = None
+    weights_dtype: str = "float32"
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Case":
@@ -59,12 +64,19 @@ class Case:
         return dataclasses.replace(self, **changes)
 
     def __str__(self) -> str:
-        """A row's label, without dtype and normalizer."""
+        """Scale, kernel size, groups and shape, without dtypes and normalizer."""
         factors = {"up": self.up, "down": self.down}
-        scale = "".join(f" {name} {factor}" for name, factor in factors.items() if factor > 1)
-        groups = f" g={self.groups}" if self.groups > 1 else ""
-        sizes = "x".join(map(str, self.x_shape))
-        return f"{sizes} k={self.kernel_size}{scale}{groups}"
+        parts = [f"{name} {factor}" for name, factor in factors.items() if factor > 1]
+        parts.append(f"k={self.kernel_size}")
+        if self.groups > 1:
+            parts.append(f"g={self.groups}")
+        return ", ".join([*parts, "x".join(map(str, self.x_shape))])
+
+    @property
+    def label(self) -> str:
+        """A row's label, with the dtype of the map, and of weights that are not in float32."""
+        weights = f", weights {self.weights_dtype}" if self.weights_dtype != "float32" else ""
+        return f"{self}, {self.dtype}{weights}"
 
     @property
     def operator(self) -> str:
@@ -78,8 +90,8 @@ class Case:
 
     @property
     def kernels_dtype(self) -> str:
-        """Weights come in float32, logits as the convolutions of the map gave them."""
-        return "float32" if self.normalizer is None else self.dtype
+        """Of the weights, or of logits: those are as the convolutions of the map gave them."""
+        return self.weights_dtype if self.normalizer is None else self.dtype
 
     @property
     def size(self) -> tuple[int, int]:
@@ -125,3 +137,10 @@ class Case:
         """Bytes of operands that are read and of results that are written, each once."""
         x, kernels, y = (operand.nbytes for operand in self.operands.values())
         return Moved(forward=x + kernels + y, backward=(x + kernels + y) + (x + kernels))
+
+
+def matching(cases: Sequence[Case], part: str) -> list[Case]:
+    """The cases that have ``part`` in their label; raises ``ConfigError`` if none has."""
+    found = [case for case in cases if part in case.label]
+    check(bool(found), "cases", f"in one of {'; '.join(case.label for case in cases)}", part)
+    return found

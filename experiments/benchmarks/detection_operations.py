@@ -1,35 +1,32 @@
 """The detector's own operations: `python -m experiments.benchmarks.detection_operations`.
 
-Prints three tables. NMS beside the loop in numpy, and torchvision's where that is installed.
-RoIAlign beside gathering all taps and contracting them, which is how it is usually written. Mask
-targets, cut out on the device from small masks relative to their boxes, or from bitmaps of the
-whole input. Runs unchanged on any JAX backend.
+Prints three tables in Markdown. NMS beside the loop in numpy, and torchvision's where that is
+installed. RoIAlign beside gathering all taps and contracting them, which is how it is usually
+written. Mask targets, cut out on the device from small masks relative to their boxes, or from
+bitmaps of the whole input. Runs unchanged on any JAX backend.
 """
 
 import dataclasses
-import importlib
-import importlib.util
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
-from experiments.benchmarks.timing import compare
+from experiments.benchmarks import machine, pytorch
+from experiments.benchmarks.markdown import megabytes, print_table
+from experiments.benchmarks.passes import FORWARD, WITH_GRADIENT
+from experiments.benchmarks.timing import Program, check_rounds, in_turns
 from experiments.data.coco_masks import compressed_counts
 from experiments.detection.data.object_masks import box_mask, decode_mask
 from experiments.detection.model.mask_targets import crop_masks
 from experiments.detection.model.nms import nms
 from experiments.detection.model.roi_align import assign_levels, roi_align
+from experiments.engine.command_line import run_program
 
 _HEIGHT, _WIDTH = 800, 1344
 _STRIDES = (4, 8, 16, 32)
@@ -99,47 +96,43 @@ def loop_nms(
     return keep
 
 
-def nms_table(sizes: Sizes, rounds: int) -> Table:
+def print_nms(sizes: Sizes, rounds: int) -> None:
     """Times NMS."""
-    torchvision = importlib.util.find_spec("torchvision") is not None
-    headings = ["boxes", "kept", "ours ms", "temp MB", "numpy ms", "times faster"]
-    table = _table("NMS, IoU 0.7", headings + ["torchvision ms"] * torchvision)
-    for count in sizes.boxes:
-        rng = np.random.default_rng(0)
-        boxes, scores = random_boxes(rng, count), rng.random(count, np.float32)
+    platform = jax.default_backend()
+    torch = pytorch.load(platform)
+    torchvision = None if torch is None else pytorch.load_torchvision()
 
-        def ours(boxes: jax.Array, scores: jax.Array) -> jax.Array:
-            return nms(boxes, scores, _IOU_THRESHOLD)
+    def rows() -> Iterator[list[str]]:
+        for count in sizes.boxes:
+            rng = np.random.default_rng(0)
+            boxes, scores = random_boxes(rng, count), rng.random(count, np.float32)
+            loop = partial(loop_nms, boxes, scores, _IOU_THRESHOLD)
+            functions: dict[str, Callable[[], object]] = {
+                "ours": Program(
+                    lambda boxes, scores: nms(boxes, scores, _IOU_THRESHOLD),
+                    (jnp.asarray(boxes), jnp.asarray(scores)),
+                ),
+                "numpy": loop,
+            }
+            if torchvision is not None:
+                tensors = [pytorch.tensor(torch, each, platform) for each in (boxes, scores)]
+                call = partial(torchvision.ops.nms, *tensors, _IOU_THRESHOLD)
+                functions["torchvision"] = pytorch.waiting(torch, call, platform)
+            times = in_turns(functions, rounds)
+            ours, numpy = times["ours"], times["numpy"]
+            yield [
+                f"{count:,}",
+                str(int(loop().sum())),
+                f"{ours.milliseconds:.2f}",
+                megabytes(ours.temporary_bytes, 1),
+                f"{numpy.milliseconds:.0f}",
+                f"{numpy.milliseconds / ours.milliseconds:.0f}",
+                *(f"{times[name].milliseconds:.2f}" for name in times if name == "torchvision"),
+            ]
 
-        on_device = (jnp.asarray(boxes), jnp.asarray(scores))
-        timing = compare({"ours": ours}, on_device, rounds)["ours"]
-        loop = _milliseconds(partial(loop_nms, boxes, scores, _IOU_THRESHOLD), rounds)
-        row = [
-            f"{count:,}",
-            str(int(loop_nms(boxes, scores, _IOU_THRESHOLD).sum())),
-            f"{timing.milliseconds:.2f}",
-            f"{timing.temporary_bytes / 1e6:.1f}",
-            f"{loop:.0f}",
-            f"{loop / timing.milliseconds:.0f}",
-        ]
-        if torchvision:
-            row.append(f"{_torchvision_nms(boxes, scores, rounds):.2f}")
-        table.add_row(*row)
-    return table
-
-
-def _torchvision_nms(boxes: np.ndarray, scores: np.ndarray, rounds: int) -> float:
-    torch: Any = importlib.import_module("torch")
-    operations: Any = importlib.import_module("torchvision.ops")
-    cuda = torch.cuda.is_available() and jax.default_backend() == "gpu"
-    arguments = [torch.from_numpy(x).to("cuda" if cuda else "cpu") for x in (boxes, scores)]
-
-    def run() -> None:
-        operations.nms(*arguments, _IOU_THRESHOLD)
-        if cuda:
-            torch.cuda.synchronize()
-
-    return _milliseconds(run, rounds)
+    headings = ["boxes", "kept", "ours, ms", "ours, temporary MB", "numpy, ms", "numpy, times ours"]
+    print("\nNMS, IoU 0.7\n")
+    print_table(headings + ["torchvision, ms"] * (torchvision is not None), 1, rows())
 
 
 def through_all_taps(
@@ -173,42 +166,48 @@ def through_all_taps(
     return y.mean(axis=(2, 4)).astype(flat.dtype)[None]
 
 
-def roi_align_table(sizes: Sizes, rounds: int) -> Table:
+def print_roi_align(sizes: Sizes, rounds: int) -> None:
     """Times RoIAlign and its gradient."""
-    table = _table(
-        f"RoIAlign, {sizes.rois} regions of 7x7, {sizes.channels} channels, input 800x1344",
-        ["", "pass", "ours ms", "temp MB", "all taps ms", "temp MB", "times faster"],
-    )
     rng = np.random.default_rng(0)
     boxes = jnp.asarray(random_boxes(rng, sizes.rois))[None]
     levels = assign_levels(boxes)
-    for dtype in ("float32", "bfloat16"):
-        keys = jax.random.split(jax.random.key(0), 5)
-        pyramid = [
-            jax.random.normal(key, (1, _HEIGHT // stride, _WIDTH // stride, sizes.channels), dtype)
-            for key, stride in zip(keys, _STRIDES, strict=False)
-        ]
-        cotangent = jax.random.normal(keys[4], (1, sizes.rois, 7, 7, sizes.channels), dtype)
 
-        def ours(*pyramid: jax.Array) -> jax.Array:
-            return roi_align(pyramid, _STRIDES, boxes, levels, 7)
+    def ours(*pyramid: jax.Array) -> jax.Array:
+        return roi_align(pyramid, _STRIDES, boxes, levels, 7)
 
-        def all_taps(*pyramid: jax.Array) -> jax.Array:
-            return through_all_taps(list(pyramid), boxes, levels, 7, 2)
+    def all_taps(*pyramid: jax.Array) -> jax.Array:
+        return through_all_taps(list(pyramid), boxes, levels, 7, 2)
 
-        forward = {"ours": ours, "all taps": all_taps}
-        gradient = {name: _with_gradient(function) for name, function in forward.items()}
-        rows = {
-            "forward": compare(forward, pyramid, rounds),
-            "with gradient": compare(gradient, [*pyramid, cotangent], rounds),
-        }
-        for name, timings in rows.items():
-            cells = []
-            for timing in timings.values():
-                cells += [f"{timing.milliseconds:.1f}", f"{timing.temporary_bytes / 1e6:.0f}"]
-            faster = timings["all taps"].milliseconds / timings["ours"].milliseconds
-            table.add_row(dtype if name == "forward" else "", name, *cells, f"{faster:.1f}")
-    return table
+    def rows() -> Iterator[list[str]]:
+        for dtype in ("float32", "bfloat16"):
+            keys = jax.random.split(jax.random.key(0), 5)
+            pyramid = [
+                jax.random.normal(
+                    key, (1, _HEIGHT // stride, _WIDTH // stride, sizes.channels), dtype
+                )
+                for key, stride in zip(keys, _STRIDES, strict=False)
+            ]
+            cotangent = jax.random.normal(keys[4], (1, sizes.rois, 7, 7, sizes.channels), dtype)
+            functions = {"ours": ours, "all taps": all_taps}
+            programs = {
+                FORWARD: {name: Program(run, pyramid) for name, run in functions.items()},
+                WITH_GRADIENT: {
+                    name: Program(_with_gradient(run), [*pyramid, cotangent])
+                    for name, run in functions.items()
+                },
+            }
+            for name, by_name in programs.items():
+                times = in_turns(by_name, rounds)
+                cells = []
+                for timing in times.values():
+                    cells += [f"{timing.milliseconds:.1f}", megabytes(timing.temporary_bytes, 0)]
+                ratio = times["all taps"].milliseconds / times["ours"].milliseconds
+                yield [dtype if name == FORWARD else "", name, *cells, f"{ratio:.1f}"]
+
+    print(f"\nRoIAlign, {sizes.rois} regions of 7x7, {sizes.channels} channels, input 800x1344\n")
+    headings = ["", "pass", "ours, ms", "ours, temporary MB", "all taps, ms",
+                "all taps, temporary MB", "all taps, times ours"]  # fmt: skip
+    print_table(headings, 2, rows())
 
 
 def _with_gradient(function: Callable[..., jax.Array]) -> Callable[..., object]:
@@ -285,44 +284,51 @@ def crop_bitmaps(
     return (values[0, ..., 0] >= 0.5).astype(jnp.float32)
 
 
-def mask_table(sizes: Sizes, rounds: int) -> Table:
+def print_mask_targets(sizes: Sizes, rounds: int) -> None:
     """Times both ways to mask targets from run lengths on, and says how far they differ."""
-    table = _table(
-        f"Mask targets of an image, {sizes.objects} objects in {sizes.slots} slots, "
-        f"{sizes.mask_rois} regions of {_TARGET}x{_TARGET}",
-        ["shipped", "MB", "host ms", "shipping ms", "device ms", "temp MB", "pixels that differ %"],
-    )
     objects = random_objects(np.random.default_rng(0), sizes.objects, sizes.mask_rois)
     matched, rois = jnp.asarray(objects.matched), jnp.asarray(objects.rois)
 
-    def row(name: str, make: Callable[[], np.ndarray], crop: Callable[..., jax.Array]) -> list[str]:
+    def cells(
+        name: str, make: Callable[[], np.ndarray], crop: Callable[..., jax.Array]
+    ) -> list[str]:
         masks = make()
-        shipping = _milliseconds(lambda: jax.device_put(masks).block_until_ready(), rounds)
-        timing = compare({"": crop}, (jax.device_put(masks), matched, rois), rounds)[""]
+        times = in_turns(
+            {
+                "host": make,
+                "shipping": lambda: jax.device_put(masks).block_until_ready(),
+                "device": Program(crop, (jax.device_put(masks), matched, rois)),
+            },
+            rounds,
+        )
         return [
             name,
             f"{masks.nbytes / 1e6:.2f}",
-            f"{_milliseconds(make, rounds):.1f}",
-            f"{shipping:.2f}",
-            f"{timing.milliseconds:.1f}",
-            f"{timing.temporary_bytes / 1e6:.0f}",
+            f"{times['host'].milliseconds:.1f}",
+            f"{times['shipping'].milliseconds:.2f}",
+            f"{times['device'].milliseconds:.1f}",
+            megabytes(times["device"].temporary_bytes, 0),
         ]
 
-    for side in (28, 56, 112):
+    def crop(masks: jax.Array, matched: jax.Array, rois: jax.Array) -> jax.Array:
+        boxes = jnp.zeros((sizes.slots, 4)).at[: sizes.objects].set(objects.boxes * _SCALE)
+        return crop_masks(masks, boxes, matched, rois, _TARGET)
 
-        def crop(masks: jax.Array, matched: jax.Array, rois: jax.Array) -> jax.Array:
-            boxes = jnp.zeros((sizes.slots, 4)).at[: sizes.objects].set(objects.boxes * _SCALE)
-            return crop_masks(masks, boxes, matched, rois, _TARGET)
+    def rows() -> Iterator[list[str]]:
+        for side in (28, 56, 112):
+            make = partial(small_masks, objects, side, sizes.slots)
+            share = 100 * disagreement(side, sizes.compared)
+            yield [*cells(f"{side}x{side}, of the box", make, crop), f"{share:.2f}"]
+        whole = partial(bitmaps, objects, sizes.slots)
+        yield [*cells("800x1344, of the input", whole, crop_bitmaps), "0"]
 
-        cells = row(
-            f"{side}x{side}, of the box",
-            partial(small_masks, objects, side, sizes.slots),
-            crop,
-        )
-        table.add_row(*cells, f"{100 * disagreement(side, sizes.compared):.2f}")
-    cells = row("800x1344, of the input", partial(bitmaps, objects, sizes.slots), crop_bitmaps)
-    table.add_row(*cells, "0")
-    return table
+    print(
+        f"\nMask targets of an image, {sizes.objects} objects in {sizes.slots} slots, "
+        f"{sizes.mask_rois} regions of {_TARGET}x{_TARGET}\n"
+    )
+    headings = ["shipped", "MB", "host, ms", "shipping, ms", "device, ms", "device, temporary MB",
+                "pixels that differ, %"]  # fmt: skip
+    print_table(headings, 1, rows())
 
 
 def disagreement(side: int, count: int) -> float:
@@ -339,36 +345,22 @@ def disagreement(side: int, count: int) -> float:
     return statistics.mean(differ)
 
 
-def _milliseconds(function: Callable[[], object], rounds: int) -> float:
-    """The median of calls on the host, after one that does not count."""
-    function()
-    seconds = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - began)
-    return 1e3 * statistics.median(seconds)
+_SIZES = Sizes()
 
 
-def _table(title: str, headings: list[str]) -> Table:
-    table = Table(title=title)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left")
-    return table
-
-
-def run(rounds: int = 5, sizes: Sizes = Sizes()) -> None:
+def run(rounds: int = 5, sizes: Sizes = _SIZES) -> None:
     """Prints the tables.
 
     Args:
-        rounds: turns that each function gets; the median counts.
+        rounds: turns of five calls that each function gets, or of one if it is slow; the median
+            counts.
         sizes: of what is timed.
     """
-    console = Console(width=130)
-    console.print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}")
-    for table in (nms_table, roi_align_table, mask_table):
-        console.print(table(sizes, rounds))
+    check_rounds(rounds)
+    print(machine.this_machine().description)
+    for print_one in (print_nms, print_roi_align, print_mask_targets):
+        print_one(sizes, rounds)
 
 
 if __name__ == "__main__":
-    tyro.cli(run)
+    run_program(run)

@@ -1,8 +1,9 @@
 """Formulations that were tried and dropped: `python -m experiments.benchmarks.formulations`.
 
-Each contraction of the operator in several forms, timed side by side at 1x50x50x256, k=5, up=2,
-and 1x100x100x256, k=5, down=2, float32. The first of each list is what
-:mod:`carafe_kernels.xla` does on a CPU with up to four cores. Results and what follows from them:
+Prints a table in Markdown: each contraction of the operator in several forms, timed side by side at
+1x50x50x256, k=5, up=2, and 1x100x100x256, k=5, down=2, float32. The first of each list is what
+:mod:`carafe_kernels.xla` does on a CPU with up to four cores. Each contraction is measured in a
+process of its own; see :mod:`experiments.benchmarks.processes`. Results and what follows from them:
 ``kernels/README.md``.
 """
 
@@ -12,17 +13,19 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
-import tyro
 from carafe_kernels import xla
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.xla.loops import input_gradient_in_blocks, weight_gradient_in_blocks
 from jax import lax
-from rich.console import Console
-from rich.table import Table
 
+from experiments.benchmarks import machine, processes
+from experiments.benchmarks.calls import INPUT_GRADIENT, WEIGHT_GRADIENT, arrays
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.operator_times import arrays, through_patches
-from experiments.benchmarks.timing import compare
+from experiments.benchmarks.markdown import megabytes, print_table
+from experiments.benchmarks.operator import through_patches
+from experiments.benchmarks.passes import FORWARD
+from experiments.benchmarks.timing import Program, Timing, check_rounds, in_turns
+from experiments.engine.command_line import run_program
 
 _UP = Case(1, 50, 50, 256, up=2)
 _DOWN = Case(1, 100, 100, 256, down=2)
@@ -142,11 +145,13 @@ def strided_slices(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _gradient(function: Contraction, argument: int, case: Case) -> Contraction:
-    x, w, _ = arrays(case)
-
     def run(first: jax.Array, second: jax.Array) -> jax.Array:
-        operands = (x, first) if argument == 0 else (first, w)
-        return jax.vjp(function, *operands)[1](second)[argument]
+        # A contraction is linear in each operand: the gradient by one does not read its values.
+        if argument == 0:
+            given = jnp.zeros(case.x_shape), first
+        else:
+            given = first, jnp.zeros(case.weights_shape)
+        return jax.vjp(function, *given)[1](second)[argument]
 
     return run
 
@@ -155,13 +160,13 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
     """The formulations of each contraction and case, what the operator does first."""
     up, down = Geometry(**_UP.options), Geometry(**_DOWN.options)
     return {
-        ("forward", _UP): {
+        (FORWARD, _UP): {
             "shift and add": lambda x, w: xla.forward(x, w, up, _FLOAT32),
             "row by row": row_by_row,
             "banded matmul": banded_matmul,
             "patches and einsum": lambda x, w: through_patches(x, w, _UP),
         },
-        ("input gradient", _UP): {
+        (INPUT_GRADIENT, _UP): {
             "gather, a pass for some rows of taps": lambda w, y: xla.input_gradient(
                 w, y, up, _UP.size, _FLOAT32
             ),
@@ -172,7 +177,7 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
             "scatter a tap": scatter,
             "autodiff of row by row": _gradient(row_by_row, 0, _UP),
         },
-        ("weight gradient", _UP): {
+        (WEIGHT_GRADIENT, _UP): {
             "one reduction with 25 results, block by block": lambda x, y: weight_gradient_in_blocks(
                 x, y, up, _FLOAT32, _FLOAT32, _BLOCK_BYTES
             ),
@@ -181,18 +186,18 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
             "a reduction a tap": a_sum_a_tap,
             "16 lanes": lanes,
         },
-        ("forward", _DOWN): {
+        (FORWARD, _DOWN): {
             "cells, shift and add": lambda x, w: xla.forward(x, w, down, _FLOAT32),
             "strided slices": strided_slices,
             "patches and einsum": lambda x, w: through_patches(x, w, _DOWN),
         },
-        ("input gradient", _DOWN): {
+        (INPUT_GRADIENT, _DOWN): {
             "gather by source phase": lambda w, y: xla.input_gradient(
                 w, y, down, _DOWN.size, _FLOAT32
             ),
             "autodiff of strided slices": _gradient(strided_slices, 0, _DOWN),
         },
-        ("weight gradient", _DOWN): {
+        (WEIGHT_GRADIENT, _DOWN): {
             "one reduction with 25 results, block by block": lambda x, y: weight_gradient_in_blocks(
                 x, y, down, _FLOAT32, _FLOAT32, _BLOCK_BYTES
             ),
@@ -202,26 +207,44 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
     }
 
 
+def operands(contraction: str, case: Case) -> tuple[jax.Array, jax.Array]:
+    """What all formulations of a contraction take."""
+    x, w, y = arrays(case)
+    return {FORWARD: (x, w), INPUT_GRADIENT: (w, y), WEIGHT_GRADIENT: (x, y)}[contraction]
+
+
+def times(contraction: str, case: Case, rounds: int) -> dict[str, Timing]:
+    """Times the formulations of a contraction in turns."""
+    given = operands(contraction, case)
+    functions = suites()[contraction, case]
+    return in_turns({name: Program(run, given) for name, run in functions.items()}, rounds)
+
+
 def run(rounds: int = 3) -> None:
     """Prints the table.
 
     Args:
-        rounds: turns of five calls that each function gets; the median counts.
+        rounds: turns of five calls that each function gets, or of one if it is slow; the median
+            counts.
     """
-    table = Table(title=f"{jax.devices()[0].device_kind}, JAX {jax.__version__}")
-    for heading in ("", "formulation", "ms", "temporary MB"):
-        table.add_column(heading, justify="right" if heading[-2:] in ("ms", "MB") else "left")
-    for (contraction, case), functions in suites().items():
-        x, w, y = arrays(case)
-        operands = {"forward": (x, w), "input gradient": (w, y), "weight gradient": (x, y)}
-        timings = compare(functions, operands[contraction], rounds)
-        for number, (name, timing) in enumerate(timings.items()):
-            label = f"{contraction}, {'up' if case.up > 1 else 'down'} 2" if number == 0 else ""
-            table.add_row(
-                label, name, f"{timing.milliseconds:.2f}", f"{timing.temporary_bytes / 1e6:.1f}"
-            )
-    Console(width=110).print(table)
+    check_rounds(rounds)
+    here = processes.call(machine.this_machine, False)
+    print(processes.above(here, keep_memory=False))
+    print_table(["", "formulation", "ms", "temporary MB"], 2, _rows(rounds))
+
+
+def _rows(rounds: int) -> Iterator[list[str]]:
+    for contraction, case in suites():
+        found = processes.call(times, False, contraction, case, rounds)
+        for name, timing in found.items():
+            first = name == next(iter(found))
+            yield [
+                f"{contraction}, {'up' if case.up > 1 else 'down'} 2" if first else "",
+                name,
+                f"{timing.milliseconds:.2f}",
+                megabytes(timing.temporary_bytes, 1),
+            ]
 
 
 if __name__ == "__main__":
-    tyro.cli(run)
+    run_program(run)

@@ -1,9 +1,9 @@
 """The input pipeline against bare Pillow: `python -m experiments.benchmarks.input_pipeline`.
 
 JPEGs of 500x375, ImageNet's usual size, are made of photographs and written as a tfds data set into
-a temporary folder. One table: images a second, in turns, of the pipeline that trains and of Pillow
-alone on the same bytes. It errs against the pipeline: an image costs grain's shuffle 0.1 ms among
-a few hundred records, and 5 us among ImageNet's.
+a temporary folder. Prints a table in Markdown: images a second, in turns, of the pipeline that
+trains and of Pillow alone on the same bytes. It errs against the pipeline: an image costs grain's
+shuffle 0.1 ms among a few hundred records, and 5 us among ImageNet's.
 """
 
 import io
@@ -18,15 +18,15 @@ import absl.flags
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
-import tyro
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from experiments.benchmarks.markdown import print_table
+from experiments.benchmarks.timing import check_rounds
 from experiments.classification.batches import ClassificationData, open_folder, training_batches
 from experiments.classification.data_config import DataConfig
 from experiments.classification.images import decode_image, training_crop
 from experiments.data.composed.photographs import pypi_photographs
+from experiments.engine.command_line import run_program
 
 _WIDTH, _HEIGHT = 500, 375
 _QUALITY = 97  # about ImageNet's 110 kB an image
@@ -159,6 +159,7 @@ def run(rounds: int = 5, images: int = 512, workers: int = 2) -> None:
         images: of a turn.
         workers: processes of the last row.
     """
+    check_rounds(rounds)
     if not absl.flags.FLAGS.is_parsed():  # grain reads flags, and this is no absl program
         absl.flags.FLAGS.mark_as_parsed()
     with tempfile.TemporaryDirectory() as folder:
@@ -167,22 +168,25 @@ def run(rounds: int = 5, images: int = 512, workers: int = 2) -> None:
         data = open_folder(Path(builder.data_dir))
         rates = median_rates(contestants(data, workers), rounds)
         kilobytes = sum(len(data.train[n]["image"]) for n in range(images)) / images / 1e3
-    table = Table(title=f"{images} JPEGs of {_WIDTH}x{_HEIGHT}, {kilobytes:.0f} kB each")
-    table.add_column("")
-    for heading in ("processes", "images/s", "a process", "of decode", "of decode and crop"):
-        table.add_column(heading, justify="right")
-    for name, rate in rates.items():
-        processes = workers if name == IN_WORKERS else 1
-        table.add_row(
-            name,
-            str(processes),
-            f"{rate:.0f}",
-            f"{rate / processes:.0f}",
-            f"{rate / processes / rates[DECODE]:.2f}",
-            f"{rate / processes / rates[DECODE_AND_CROP]:.2f}",
-        )
-    Console(width=110).print(table)
+    print(f"{images} JPEGs of {_WIDTH}x{_HEIGHT}, {kilobytes:.0f} kB each\n")
+    print_table(
+        ["", "processes", "images/s", "images/s a process", "of decode", "of decode and crop"],
+        1,
+        (_cells(name, rates, workers if name == IN_WORKERS else 1) for name in rates),
+    )
+
+
+def _cells(name: str, rates: Mapping[str, float], processes: int) -> list[str]:
+    rate = rates[name] / processes
+    return [
+        name,
+        str(processes),
+        f"{rates[name]:.0f}",
+        f"{rate:.0f}",
+        f"{rate / rates[DECODE]:.2f}",
+        f"{rate / rates[DECODE_AND_CROP]:.2f}",
+    ]
 
 
 if __name__ == "__main__":
-    tyro.cli(run)
+    run_program(run)

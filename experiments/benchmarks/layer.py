@@ -8,23 +8,27 @@ On a CPU with glibc the layer is measured twice: with the defaults of the alloca
 layers, and where it keeps memory, as its parts. See :mod:`experiments.benchmarks.processes`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from experiments.benchmarks import processes
-from experiments.benchmarks.cases import Case
-from experiments.benchmarks.labels import label, matching
-from experiments.benchmarks.layer_times import (
-    CARAFE_LAYER,
-    WHOLE,
-    WHOLE_WITH_GRADIENT,
-    Layers,
-    beside,
-    parts,
-)
-from experiments.benchmarks.markdown import head, row
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+import carafe_jax
+from carafe_jax.linen import CARAFE
+from experiments.benchmarks import machine, processes
+from experiments.benchmarks.calls import contractions, with_gradients
+from experiments.benchmarks.cases import Case, matching
+from experiments.benchmarks.markdown import print_table
 from experiments.benchmarks.passes import FORWARD, WITH_GRADIENT
-from experiments.benchmarks.timing import Calls, check_rounds
+from experiments.benchmarks.rescaling_layers import alternatives
+from experiments.benchmarks.timing import Program, Timing, check_rounds, in_turns
 from experiments.engine.command_line import run_program
+from experiments.resamplers.convolutions import Deconvolution
+
+CARAFE_LAYER = "CARAFE"
+WHOLE, WHOLE_WITH_GRADIENT = "whole layer", "whole layer with gradient"
 
 CASES = (
     Case(1, 50, 50, 256, up=2),
@@ -35,6 +39,121 @@ CASES = (
     Case(1, 50, 50, 256, up=2, dtype="bfloat16"),
     Case(1, 100, 100, 256, down=2, dtype="bfloat16"),
 )
+
+
+def carafe_layer(case: Case) -> CARAFE:
+    """The layer of a case."""
+    return CARAFE(
+        kernel_size=case.kernel_size, up=case.up, down=case.down, dtype=jnp.dtype(case.dtype)
+    )
+
+
+def layers_of(case: Case) -> dict[str, nn.Module]:
+    """CARAFE first, then what else rescales as it does."""
+    layers = {CARAFE_LAYER: carafe_layer(case), **alternatives(case)}
+    if case.up == 2:
+        layers["our deconvolution 2x2"] = Deconvolution(case.channels, 2, jnp.dtype(case.dtype))
+    return layers
+
+
+def beside(case: Case, rounds: int) -> dict[str, dict[str, Timing]]:
+    """Times every layer by pass and name, forward and with gradient by parameters and map."""
+    x, dy = _operands(case)
+    programs: dict[str, dict[str, Program]] = {FORWARD: {}, WITH_GRADIENT: {}}
+    for name, layer in layers_of(case).items():
+        variables = _variables(layer, x)
+        programs[FORWARD][name] = Program(layer.apply, (variables, x))
+        programs[WITH_GRADIENT][name] = Program(with_gradients(layer.apply), (variables, x, dy))
+    return {name: in_turns(by_name, rounds) for name, by_name in programs.items()}
+
+
+def parts(case: Case, rounds: int) -> dict[str, Timing]:
+    """Times CARAFE's parts, their gradients and the whole layer in turns."""
+    layer, (x, dy) = carafe_layer(case), _operands(case)
+    variables = _variables(layer, x)
+    forward, gradients = {}, {}
+
+    def add(name: str, function: Callable[..., jax.Array], *operands: Any) -> jax.Array:
+        result = jax.jit(function)(*operands)
+        forward[name] = Program(function, operands)
+        gradients[f"gradient of the {name}"] = Program(_gradients(function), (*operands, result))
+        return result
+
+    def add_convolution(name: str, x: jax.Array) -> jax.Array:
+        params = variables["params"]["kernel_predictor"][name]
+
+        def apply(params: Any, x: jax.Array) -> jax.Array:
+            return layer.apply(
+                {"params": {"kernel_predictor": {name: params}}},
+                x,
+                method=lambda carafe, x: getattr(carafe.kernel_predictor, name)(x),
+            )
+
+        return add(name.replace("_", " "), apply, params, x)
+
+    def normalise(logits: jax.Array) -> jax.Array:
+        return carafe_jax.reassembly_kernels(x, logits, **case.options)
+
+    def reassemble(x: jax.Array, weights: jax.Array) -> jax.Array:
+        return carafe_jax.reassemble(x, weights, **case.options)
+
+    logits = add_convolution("content_encoder", add_convolution("channel_compressor", x))
+    weights = add("normaliser", normalise, logits)
+    reassembly = {
+        name: Program(function, (x, weights, dy))
+        for name, function in contractions(reassemble).items()
+    }
+    forward["reassembly"] = reassembly.pop(FORWARD)
+    forward[WHOLE] = Program(layer.apply, (variables, x))
+    whole = {WHOLE_WITH_GRADIENT: Program(with_gradients(layer.apply), (variables, x, dy))}
+    return in_turns({**forward, **gradients, **reassembly, **whole}, rounds)
+
+
+def _operands(case: Case) -> tuple[jax.Array, jax.Array]:
+    """A map and a cotangent."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], case.x_shape, case.dtype)
+    return x, jax.random.normal(keys[1], case.y_shape, case.dtype)
+
+
+def _variables(layer: nn.Module, x: jax.Array) -> Any:
+    return jax.jit(layer.init)(jax.random.key(1), x)
+
+
+def _gradients(function: Callable[..., jax.Array]) -> Callable[..., Any]:
+    """Gradients by all operands alone, for a cotangent, which comes last."""
+
+    def run(*arguments: Any) -> Any:
+        *operands, dy = arguments
+        return jax.vjp(function, *operands)[1](dy)
+
+    return run
+
+
+LAYER_HEADINGS = ["", "layer",
+                  *(f"{name}, {number}" for name in (FORWARD, WITH_GRADIENT)
+                    for number in ("ms", "times CARAFE", "page faults"))]  # fmt: skip
+
+
+def layer_rows(
+    case: Case, found: Mapping[str, Mapping[str, Timing]], kept: Mapping[str, Timing] | None
+) -> Iterator[list[str]]:
+    """Of the first table; ``kept`` has the times of CARAFE's parts with memory kept."""
+    forward, gradient = found[FORWARD], found[WITH_GRADIENT]
+    layers = {name: (forward[name], gradient[name]) for name in forward}
+    if kept is not None:
+        own = {CARAFE_LAYER: layers.pop(CARAFE_LAYER)}
+        own[f"{CARAFE_LAYER}, memory kept"] = kept[WHOLE], kept[WHOLE_WITH_GRADIENT]
+        layers = {**own, **layers}
+    for name, passes in layers.items():
+        cells = [case.label if name == CARAFE_LAYER else "", name]
+        for timing, carafe in zip(passes, layers[CARAFE_LAYER], strict=True):
+            cells += [
+                f"{timing.milliseconds:.2f}",
+                f"{timing.milliseconds / carafe.milliseconds:.2f}",
+                f"{timing.page_faults:.0f}",
+            ]
+        yield cells
 
 
 def run(cases: str = "", rounds: int = 5) -> None:
@@ -51,43 +170,27 @@ def run(cases: str = "", rounds: int = 5) -> None:
 
 def print_tables(cases: Sequence[Case], rounds: int) -> None:
     """Measures cases and prints a case as soon as it is measured."""
-    parts_of: dict[str, dict[str, Calls]] = {}
-    for case in cases:
-        found = processes.call(beside, False, case, rounds)
-        keep_memory = processes.can_keep_memory(found.platform)
-        times = processes.call(parts, keep_memory, case, rounds)
-        if not parts_of:
-            print(f"{found.machine}\n{processes.allocator(keep_memory)}\n")
-            print(head(LAYER_HEADINGS, 2))
-        parts_of[label(case)] = times
-        for cells in layer_rows(case, found, times if keep_memory else None):
-            print(row(cells), flush=True)
-    print(f"\n{head(['ms', *next(iter(parts_of.values()))], 1)}")
-    for name, times in parts_of.items():
-        print(row([name, *(f"{calls.milliseconds:.2f}" for calls in times.values())]))
+    here = processes.call(machine.this_machine, False)
+    keep_memory = processes.can_keep_memory(here.platform)
+    parts_of: dict[str, dict[str, Timing]] = {}
 
+    def rows() -> Iterator[list[str]]:
+        for case in cases:
+            found = processes.call(beside, False, case, rounds)
+            times = parts_of[case.label] = processes.call(parts, keep_memory, case, rounds)
+            yield from layer_rows(case, found, times if keep_memory else None)
 
-LAYER_HEADINGS = ["", "layer", "forward, ms", "times CARAFE", "page faults",
-                  "with gradient, ms", "times CARAFE", "page faults"]  # fmt: skip
-
-
-def layer_rows(case: Case, found: Layers, kept: Mapping[str, Calls] | None) -> Iterator[list[str]]:
-    """Of the first table; ``kept`` has the times of CARAFE with memory kept."""
-    forward, gradient = found.times[FORWARD], found.times[WITH_GRADIENT]
-    layers = {name: (forward[name], gradient[name]) for name in forward}
-    if kept is not None:
-        own = {CARAFE_LAYER: layers.pop(CARAFE_LAYER)}
-        own[f"{CARAFE_LAYER}, memory kept"] = kept[WHOLE], kept[WHOLE_WITH_GRADIENT]
-        layers = {**own, **layers}
-    for name, passes in layers.items():
-        cells = [label(case) if name == CARAFE_LAYER else "", name]
-        for calls, carafe in zip(passes, layers[CARAFE_LAYER], strict=True):
-            cells += [
-                f"{calls.milliseconds:.2f}",
-                f"{calls.milliseconds / carafe.milliseconds:.2f}",
-                f"{calls.page_faults:.0f}",
-            ]
-        yield cells
+    print(processes.above(here, keep_memory))
+    print_table(LAYER_HEADINGS, 2, rows())
+    print()
+    print_table(
+        ["ms", *next(iter(parts_of.values()))],
+        1,
+        (
+            [name, *(f"{timing.milliseconds:.2f}" for timing in times.values())]
+            for name, times in parts_of.items()
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -7,11 +7,24 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmarks.timing import Calls, Program
+from experiments.benchmarks.timing import Program, Timing
 
 _COPY, _PRODUCT = "copy", "matrix product"
 _COPIED_BYTES = 64 * 10**6
 _SIDE = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """A device, and the libraries that are timed on it.
+
+    Attributes:
+        platform: of JAX.
+        description: in words, for the line above a table.
+    """
+
+    platform: str
+    description: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +47,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def description() -> str:
-    """The device and the version of JAX."""
+def this_machine() -> Machine:
+    """The device that JAX takes by default. JAX may take its memory to find out."""
     device = jax.devices()[0]
     what = f"CPU, {cores()} cores" if device.platform == "cpu" else device.device_kind
-    return f"{what}, JAX {jax.__version__}"
+    return Machine(jax.default_backend(), f"{what}, JAX {jax.__version__}")
 
 
 def limit_programs() -> dict[str, Program]:
@@ -51,7 +64,7 @@ def limit_programs() -> dict[str, Program]:
     }
 
 
-def limits(times: Mapping[str, Calls]) -> Limits:
+def limits(times: Mapping[str, Timing]) -> Limits:
     """The limits, from the times of :func:`limit_programs`."""
     copy, product = (1e-3 * times[name].milliseconds for name in (_COPY, _PRODUCT))
     return Limits(2 * _COPIED_BYTES / copy, 2 * _SIDE**3 / product)

@@ -3,6 +3,15 @@
 from collections.abc import Iterable, Sequence
 
 
+def print_table(
+    columns: Sequence[str], text_columns: int, rows: Iterable[Iterable[object]]
+) -> None:
+    """Prints the head of a table, and each row as soon as it is there."""
+    print(head(columns, text_columns), flush=True)
+    for cells in rows:
+        print(row(cells), flush=True)
+
+
 def head(columns: Sequence[str], text_columns: int) -> str:
     """The first two lines of a table; columns after the first few are numbers."""
     rule = ["---" if number < text_columns else "---:" for number in range(len(columns))]
@@ -17,3 +26,13 @@ def row(cells: Iterable[object]) -> str:
 def digits(value: float) -> str:
     """Three digits or more."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def decimals(value: float | None, count: int) -> str:
+    """A number with a count of decimals, or a dash for what was not measured."""
+    return "-" if value is None else f"{value:.{count}f}"
+
+
+def megabytes(nbytes: int | None, count: int) -> str:
+    """Megabytes with a count of decimals, or a dash for what was not measured."""
+    return "-" if nbytes is None else decimals(nbytes / 1e6, count)

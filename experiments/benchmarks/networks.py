@@ -1,21 +1,186 @@
 """Whole networks with and without CARAFE++: `python -m experiments.benchmarks.networks`.
 
 Prints a table in Markdown of ResNet in inference and training and of Faster R-CNN in inference,
-ours and torchvision's where that is installed. All have random weights: their shapes are the same,
-and their numbers are not. What a detector of torchvision computes depends on how many regions its
-weights propose; ours computes the same whatever it finds. Runs unchanged on any JAX backend.
+ours and torchvision's where that is installed. All have random weights: ResNet those of
+torchvision's where there is one, but for the layers of CARAFE++. Those of the detectors differ.
+What a detector of torchvision computes depends on how many regions its weights propose, and they
+are the same in every run; ours computes the same whatever it finds. Runs unchanged on any JAX
+backend.
 
 On a CPU with glibc all are measured twice: with the defaults of the allocator, and where it keeps
 memory. See :mod:`experiments.benchmarks.processes`.
 """
 
-from collections.abc import Iterator
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from experiments.benchmarks import processes, pytorch
-from experiments.benchmarks.markdown import digits, head, row
-from experiments.benchmarks.network_times import OURS, PASSES, Networks, Sizes
-from experiments.benchmarks.timing import check_rounds
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.benchmarks import machine, processes, pytorch
+from experiments.benchmarks.machine import Machine
+from experiments.benchmarks.markdown import decimals, digits, megabytes, print_table
+from experiments.benchmarks.timing import Program, Steps, Timing, check_rounds, in_turns
+from experiments.benchmarks.torchvision_networks import all_layouts, save_resnet
+from experiments.detection.model.config import DetectorConfig
+from experiments.detection.model.detector import Detector
 from experiments.engine.command_line import run_program
+from experiments.engine.step import draw_variables, initial_key
+from experiments.models.fpn_config import FPNConfig
+from experiments.models.resnet import ResNet
+from experiments.models.resnet_config import Depth, ResNetConfig
+from experiments.models.torch_weights import load_torch_resnet
+from experiments.resamplers.methods import Downsampler, Upsampler
+
+OURS = "ours"
+CLASSES = 1000
+_OBJECT_CLASSES = 90  # without the background, as in COCO's numbering
+_LEARNING_RATE, _MOMENTUM = 0.01, 0.9
+# The submodules that ResNet has for CARAFE++, by the names that `load_torch_resnet` takes.
+_CARAFE = ("pool", "resample", "downsample_resample")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What is timed.
+
+    Attributes:
+        depth: of every ResNet.
+        batch: images of a batch to classify.
+        side: of an image to classify.
+        detected: height and width of the one image in which objects are detected.
+    """
+
+    depth: Depth = 50
+    batch: int = 4
+    side: int = 224
+    detected: tuple[int, int] = (320, 416)
+
+
+def classification(sizes: Sizes, rounds: int) -> dict[str, Timing]:
+    """Times ResNets in inference: logits of a batch, with running averages."""
+    image, _ = _batch(sizes)
+    functions: dict[str, Callable[[], object]] = {
+        name: Program(model.apply, (variables, image))
+        for name, (model, variables) in resnets(sizes).items()
+    }
+    for name, layout in all_layouts(jax.default_backend()).items():
+        functions[name] = layout.classification(sizes.depth, CLASSES, image)
+    return in_turns(functions, rounds)
+
+
+def training(sizes: Sizes, rounds: int) -> dict[str, Timing]:
+    """Times ResNets in training: loss of a batch, gradients, and a step of SGD with momentum."""
+    image, label = _batch(sizes)
+    optimizer = optax.sgd(_LEARNING_RATE, _MOMENTUM)
+    functions: dict[str, Callable[[], object]] = {
+        name: Steps(
+            functools.partial(_training_step, model, optimizer),
+            (variables, optimizer.init(variables["params"])),
+            (image, label),
+        )
+        for name, (model, variables) in resnets(sizes).items()
+    }
+    for name, layout in all_layouts(jax.default_backend()).items():
+        functions[name] = layout.training(
+            sizes.depth, CLASSES, image, label, _LEARNING_RATE, _MOMENTUM
+        )
+    return in_turns(functions, rounds)
+
+
+def detection(sizes: Sizes, rounds: int) -> dict[str, Timing]:
+    """Times Faster R-CNN in inference: the detections in an image."""
+    image = jax.random.normal(jax.random.key(0), (1, *sizes.detected, 3))
+    upsamplers: dict[str, Upsampler] = {OURS: "nearest", f"{OURS}, CARAFE++ in FPN": "carafe"}
+    functions: dict[str, Callable[[], object]] = {}
+    for name, upsampler in upsamplers.items():
+        config = DetectorConfig(
+            backbone=ResNetConfig(sizes.depth, norm="frozen"), neck=FPNConfig(upsampler=upsampler)
+        )
+        model = Detector(config, _OBJECT_CLASSES)
+        variables = _variables(model, image, method="layers")
+        functions[name] = Program(model.apply, (variables, image, jnp.array([sizes.detected])))
+    for name, layout in all_layouts(jax.default_backend()).items():
+        functions[name] = layout.detection(sizes.depth, _OBJECT_CLASSES, image)
+    return in_turns(functions, rounds)
+
+
+# By the name of the pass.
+PASSES: dict[str, Callable[[Sizes, int], dict[str, Timing]]] = {
+    "ResNet, inference": classification,
+    "ResNet, training step": training,
+    "Faster R-CNN, inference": detection,
+}
+
+
+def resnets(sizes: Sizes) -> dict[str, tuple[ResNet, Any]]:
+    """Ours with their variables, by name.
+
+    Where torchvision is installed, the variables are those of its ResNet, but for the layers that
+    only ours have.
+    """
+    image, _ = _batch(sizes)
+    downsamplers: dict[str, tuple[Downsampler, tuple[str, ...]]] = {
+        OURS: ("strided", ()),
+        f"{OURS}, CARAFE++": ("carafe", _CARAFE),
+    }
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "resnet.pth")
+        saved = save_resnet(sizes.depth, CLASSES, path)
+        for name, (downsampler, own) in downsamplers.items():
+            model = ResNet(ResNetConfig(sizes.depth, downsampler), CLASSES)
+            variables = _variables(model, image)
+            found[name] = model, load_torch_resnet(path, variables, own) if saved else variables
+    return found
+
+
+def _batch(sizes: Sizes) -> tuple[jax.Array, jax.Array]:
+    """Random images and labels."""
+    shape = sizes.batch, sizes.side, sizes.side, 3
+    return jax.random.normal(jax.random.key(0), shape), jnp.arange(sizes.batch) % CLASSES
+
+
+def _variables(model: nn.Module, image: jax.Array, **options: Any) -> Any:
+    variables = draw_variables(
+        model, initial_key(0), jax.ShapeDtypeStruct(image.shape, image.dtype), **options
+    )
+    return jax.device_put(variables, jax.devices()[0])
+
+
+def _training_step(
+    model: ResNet,
+    optimizer: optax.GradientTransformation,
+    state: tuple[Any, Any],
+    batch: tuple[jax.Array, jax.Array],
+) -> tuple[Any, Any]:
+    """The variables and the state of the optimiser after a step."""
+    (variables, optimizer_state), (image, label) = state, batch
+
+    def loss(params: Any) -> tuple[jax.Array, Any]:
+        given = {**variables, "params": params}
+        logits, updated = model.apply(given, image, train=True, mutable=["batch_stats"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        return losses.mean(), updated
+
+    gradients, updated = jax.grad(loss, has_aux=True)(variables["params"])
+    updates, optimizer_state = optimizer.update(gradients, optimizer_state)
+    params = optax.apply_updates(variables["params"], updates)
+    return {**updated, "params": params}, optimizer_state
+
+
+def installed() -> Machine:
+    """This machine, with the version of the PyTorch that torchvision's networks run in."""
+    here = machine.this_machine()
+    torch = pytorch.load(here.platform) if pytorch.load_torchvision() else None
+    return Machine(here.platform, f"{here.description}, {pytorch.version(torch)}")
+
 
 _SIZES = Sizes()
 
@@ -29,40 +194,43 @@ def run(rounds: int = 5, sizes: Sizes = _SIZES) -> None:
         sizes: of what is timed.
     """
     check_rounds(rounds)
-    for number, (name, measure) in enumerate(PASSES.items()):
-        found = processes.call(measure, False, sizes, rounds)
-        keeps = processes.can_keep_memory(found.platform)
-        kept = processes.call(measure, True, sizes, rounds) if keeps else None
-        if not number:
-            print(f"{found.machine}, {pytorch.version(found.torch)}")
-            print(f"{processes.allocator(keeps)}\n")
-            print(head(headings(keeps), 2))
-        for cells in rows(name, found, kept):
-            print(row(cells), flush=True)
+    here = processes.call(installed, False)
+    keeps = processes.can_keep_memory(here.platform)
+
+    def all_rows() -> Iterator[list[str]]:
+        for name, measure in PASSES.items():
+            found = processes.call(measure, False, sizes, rounds)
+            kept = processes.call(measure, True, sizes, rounds) if keeps else None
+            yield from rows(name, found, kept)
+
+    print(processes.above(here, keeps))
+    print_table(headings(keeps), 2, all_rows())
 
 
 def headings(keeps_memory: bool) -> list[str]:
     """For networks with memory as it is, and kept where that is measured."""
-    kept = ["memory kept, ms", "times ours"] if keeps_memory else []
+    kept = ["memory kept, ms", "memory kept, times ours"] if keeps_memory else []
     first = ["", "network", "ms", "times ours", "page faults"]
     return [*first, *kept, "compile, s", "temporary MB"]
 
 
-def rows(name: str, found: Networks, kept: Networks | None) -> Iterator[list[str]]:
+def rows(
+    name: str, found: Mapping[str, Timing], kept: Mapping[str, Timing] | None
+) -> Iterator[list[str]]:
     """Of a pass; ``kept`` has the times with memory kept."""
-    for network, each in found.networks.items():
-        cells = [name if network == OURS else "", network]
-        for networks in (found, kept):
-            if networks is not None:
-                calls = networks.networks[network].calls
-                ratio = calls.milliseconds / networks.networks[OURS].calls.milliseconds
-                cells += [digits(calls.milliseconds), f"{ratio:.2f}"]
-            if networks is found:
-                cells.append(f"{each.calls.page_faults:.0f}")
-        compiled, temporary = each.compile_seconds, each.temporary_bytes
-        cells.append("-" if compiled is None else f"{compiled:.1f}")
-        cells.append("-" if temporary is None else f"{temporary / 1e6:.0f}")
+    for network, timing in found.items():
+        cells = [name if network == OURS else "", network, *_beside_ours(found, network)]
+        cells.append(f"{timing.page_faults:.0f}")
+        if kept is not None:
+            cells += _beside_ours(kept, network)
+        cells.append(decimals(timing.compile_seconds, 1))
+        cells.append(megabytes(timing.temporary_bytes, 0))
         yield cells
+
+
+def _beside_ours(times: Mapping[str, Timing], network: str) -> tuple[str, str]:
+    milliseconds = times[network].milliseconds
+    return digits(milliseconds), f"{milliseconds / times[OURS].milliseconds:.2f}"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 Prints two tables in Markdown, in which a case is a row for each pass. The first has our operator,
 patches and einsum in XLA, and, where PyTorch is installed, unfold and einsum in PyTorch and a loop
-over taps, channels first and last. The second has our three contractions as shares of what the same
-machine copies and multiplies. Runs unchanged on any JAX backend.
+over taps, channels first and last, and compiled by ``torch.compile``, which on a CPU takes a C++
+compiler. The second has our three contractions as shares of what the same machine copies, and
+multiplies in float32. Runs unchanged on any JAX backend.
 
 Gradients are those for a cotangent that is given, and those of two losses. If a compiler fuses the
 elementwise gradient of a loss by the output into the contractions, and the forward pass with it, it
@@ -13,26 +14,29 @@ On a CPU with glibc our operator is measured twice: with the defaults of the all
 and where it keeps memory. See :mod:`experiments.benchmarks.processes`.
 """
 
+import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from experiments.benchmarks import processes, pytorch
-from experiments.benchmarks.cases import Case
-from experiments.benchmarks.labels import label, matching
-from experiments.benchmarks.markdown import digits, head, row
-from experiments.benchmarks.operator_times import (
-    OURS,
-    PATCHES,
-    Beside,
-    Own,
-    array_bytes,
-    beside,
-    own,
-)
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from experiments.benchmarks import machine, processes, pytorch, torch_operator
+from experiments.benchmarks.calls import Operator, arrays, contractions, operator, passes
+from experiments.benchmarks.cases import Case, matching
+from experiments.benchmarks.machine import Limits, Machine
+from experiments.benchmarks.markdown import decimals, digits, print_table
 from experiments.benchmarks.passes import FORWARD
-from experiments.benchmarks.timing import check_rounds
+from experiments.benchmarks.timing import Program, Timing, check_rounds, in_turns
+from experiments.benchmarks.torch_operator import Form
 from experiments.engine.command_line import run_program
 
+OURS, PATCHES = "ours", "XLA patches"
+
+# Weights have the dtype of the map: PyTorch and einsum multiply arrays of one dtype.
 CASES = (
     Case(1, 50, 50, 256, up=2),
     Case(1, 100, 100, 256, down=2),
@@ -49,59 +53,153 @@ CASES = (
     Case(4, 28, 28, 1024, up=2),
     Case(4, 28, 28, 512, down=2),
     Case(4, 28, 28, 1024, down=2),
-    Case(1, 50, 50, 256, up=2, dtype="bfloat16"),
-    Case(1, 100, 100, 256, down=2, dtype="bfloat16"),
-    Case(1, 50, 50, 256, up=4, dtype="bfloat16"),
-    Case(16, 32, 32, 64, up=2, dtype="bfloat16"),
-    Case(64, 14, 14, 256, up=2, dtype="bfloat16"),
+    Case(1, 50, 50, 256, up=2, dtype="bfloat16", weights_dtype="bfloat16"),
+    Case(1, 100, 100, 256, down=2, dtype="bfloat16", weights_dtype="bfloat16"),
+    Case(1, 50, 50, 256, up=4, dtype="bfloat16", weights_dtype="bfloat16"),
+    Case(16, 32, 32, 64, up=2, dtype="bfloat16", weights_dtype="bfloat16"),
+    Case(64, 14, 14, 256, up=2, dtype="bfloat16", weights_dtype="bfloat16"),
 )
 
 
-def headings(first: Beside, keep_memory: bool) -> list[str]:
-    """Of the first table, for what the first case has found."""
+@dataclasses.dataclass(frozen=True)
+class Rivals:
+    """What is compared on a machine.
+
+    Attributes:
+        machine: with the version of PyTorch.
+        forms: of PyTorch that can be timed there.
+    """
+
+    machine: Machine
+    forms: tuple[Form, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """Our operator beside what the machine can do.
+
+    Attributes:
+        passes: by name.
+        contractions: by name, each alone.
+        limits: of the machine.
+    """
+
+    passes: dict[str, Timing]
+    contractions: dict[str, Timing]
+    limits: Limits
+
+
+def through_patches(x: jax.Array, weights: jax.Array, case: Case) -> jax.Array:
+    """The usual formulation: gather all patches by a convolution, then contract with einsum."""
+    k, up, down = case.kernel_size, case.up, case.down
+    pad = (k // 2, k // 2)
+    patches = lax.conv_general_dilated_patches(
+        x, (k, k), (down, down), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    batch, rows, columns, _ = patches.shape
+    patches = patches.reshape(batch, rows, columns, -1, k * k)
+    weights = weights.reshape(batch, rows, up, columns, up, k * k)
+    y = jnp.einsum("bqurvk,bqrck->bqurvc", weights, patches)
+    return y.reshape(batch, rows * up, columns * up, -1)
+
+
+def formulations(case: Case) -> dict[str, Operator]:
+    """The operator of a case in JAX, ours and the usual one."""
+    return {OURS: operator(case, None), PATCHES: functools.partial(through_patches, case=case)}
+
+
+def rivals() -> Rivals:
+    """Finds out what can be timed here."""
+    here = machine.this_machine()
+    torch = pytorch.load(here.platform)
+    text, forms = pytorch.version(torch), [*Form]
+    if torch is None:
+        forms = []
+    elif not pytorch.can_compile(torch, here.platform):
+        forms.remove(Form.COMPILED)
+        text += ", no C++ compiler: compiled PyTorch is left out"
+    return Rivals(Machine(here.platform, f"{here.description}, {text}"), tuple(forms))
+
+
+def beside(case: Case, forms: Sequence[Form], rounds: int) -> dict[str, dict[str, Timing]]:
+    """Times formulations by pass and name, those of a pass in turns."""
+    operands, platform = arrays(case), jax.default_backend()
+    functions: dict[str, dict[str, Callable[[], object]]] = {}
+    for name, function in formulations(case).items():
+        for each, run in passes(function).items():
+            functions.setdefault(each, {})[name] = Program(run, operands)
+    torch = pytorch.load(platform) if forms else None
+    for form in forms:
+        tensors = [form.arranged(pytorch.tensor(torch, each, platform)) for each in operands]
+        for each, run in torch_operator.passes(torch, form.operator(torch, case)).items():
+            call = functools.partial(run, *tensors)
+            functions[each][form] = pytorch.waiting(torch, call, platform)
+    return {each: in_turns(by_name, rounds) for each, by_name in functions.items()}
+
+
+def own(case: Case, rounds: int) -> Own:
+    """Times our passes, our contractions and the machine's limits in turns."""
+    function, operands = operator(case, None), arrays(case)
+
+    def compiled(functions: dict[str, Callable[..., Any]]) -> dict[str, Program]:
+        return {name: Program(run, operands) for name, run in functions.items()}
+
+    of_passes, of_contractions = compiled(passes(function)), compiled(contractions(function))
+    of_limits = machine.limit_programs()
+    times = in_turns({**of_passes, **of_contractions, **of_limits}, rounds)
+    return Own(
+        {name: times[name] for name in of_passes},
+        {name: times[name] for name in of_contractions},
+        machine.limits(times),
+    )
+
+
+def headings(forms: Sequence[Form], keep_memory: bool) -> list[str]:
+    """Of the first table."""
     kept = ["memory kept, ms", "page faults", "memory kept, page faults"] if keep_memory else []
-    others = [name for name in first.times[FORWARD] if name not in (OURS, PATCHES)]
-    return ["", "pass", "ours, ms", *kept, "temp / (x+w+y)",
-            f"{PATCHES}, ms (times ours)", "temp / (x+w+y)",
-            *(f"{name}, ms (times ours)" for name in others)]  # fmt: skip
+    return ["", "pass", f"{OURS}, ms", *kept, f"{OURS}, temp / (x+w+y)",
+            f"{PATCHES}, ms (times ours)", f"{PATCHES}, temp / (x+w+y)",
+            *(f"{form}, ms (times ours)" for form in forms)]  # fmt: skip
 
 
-def formulation_rows(case: Case, found: Beside, kept: Own | None) -> Iterator[list[str]]:
+def formulation_rows(
+    case: Case, found: dict[str, dict[str, Timing]], kept: Own | None
+) -> Iterator[list[str]]:
     """Of the first table; ``kept`` has our times with memory kept."""
-    for name, times in found.times.items():
+    for name, times in found.items():
         ours, patches, *others = times.values()
-        temporary = {
-            formulation: nbytes / array_bytes(case)
-            for formulation, nbytes in found.temporary_bytes[name].items()
-        }
 
-        def beside_ours(milliseconds: float, ours: float = ours.milliseconds) -> str:
-            return f"{digits(milliseconds)} ({digits(milliseconds / ours)})"
+        def beside_ours(timing: Timing, ours: Timing = ours) -> str:
+            ratio = timing.milliseconds / ours.milliseconds
+            return f"{digits(timing.milliseconds)} ({digits(ratio)})"
 
-        cells = [label(case) if name == FORWARD else "", name, f"{ours.milliseconds:.2f}"]
+        def temporary(timing: Timing, count: int) -> str:
+            nbytes = timing.temporary_bytes
+            return decimals(None if nbytes is None else nbytes / case.moved.forward, count)
+
+        cells = [case.label if name == FORWARD else "", name, f"{ours.milliseconds:.2f}"]
         if kept is not None:
             cells += [f"{kept.passes[name].milliseconds:.2f}", f"{ours.page_faults:.0f}",
                       f"{kept.passes[name].page_faults:.0f}"]  # fmt: skip
-        cells += [f"{temporary[OURS]:.2f}", beside_ours(patches.milliseconds),
-                  f"{temporary[PATCHES]:.1f}"]  # fmt: skip
-        yield [*cells, *(beside_ours(other.milliseconds) for other in others)]
+        cells += [temporary(ours, 2), beside_ours(patches), temporary(patches, 1)]
+        yield [*cells, *map(beside_ours, others)]
 
 
-LIMIT_HEADINGS = ["", "contraction", "ms", "GFLOP/s", "of the product, %", "GB/s",
-                  "of the copy, %", "product, GFLOP/s", "copy, GB/s"]  # fmt: skip
+LIMIT_HEADINGS = ["", "contraction", "ms", "GFLOP/s", "of the float32 product, %", "GB/s",
+                  "of the copy, %", "float32 product, GFLOP/s", "copy, GB/s"]  # fmt: skip
 
 
 def limit_rows(case: Case, found: Own) -> Iterator[list[str]]:
     """Of the second table; a multiply-add counts as two operations, outside of the map too."""
     limits, flops = found.limits, 2 * case.taps * math.prod(case.y_shape)
-    for name, calls in found.contractions.items():
+    for name, timing in found.contractions.items():
         first = name == FORWARD
-        seconds = 1e-3 * calls.milliseconds
-        rate, bandwidth = flops / seconds, array_bytes(case) / seconds
+        seconds = 1e-3 * timing.milliseconds
+        rate, bandwidth = flops / seconds, case.moved.forward / seconds
         yield [
-            label(case) if first else "",
+            case.label if first else "",
             name,
-            f"{calls.milliseconds:.2f}",
+            f"{timing.milliseconds:.2f}",
             f"{rate / 1e9:.1f}",
             f"{100 * rate / limits.flops_per_second:.0f}",
             f"{bandwidth / 1e9:.1f}",
@@ -125,21 +223,21 @@ def run(cases: str = "", rounds: int = 5) -> None:
 
 def print_tables(cases: Sequence[Case], rounds: int) -> None:
     """Measures cases and prints a case as soon as it is measured."""
+    here = processes.call(rivals, False)
+    keep_memory = processes.can_keep_memory(here.machine.platform)
     limiting: list[list[str]] = []
-    for case in cases:
-        found = processes.call(beside, False, case, rounds)
-        keep_memory = processes.can_keep_memory(found.platform)
-        ours = processes.call(own, keep_memory, case, rounds)
-        if not limiting:
-            print(f"{found.machine}, {pytorch.version(found.torch)}")
-            print(f"{processes.allocator(keep_memory)}\n")
-            print(head(headings(found, keep_memory), 2))
-        for cells in formulation_rows(case, found, ours if keep_memory else None):
-            print(row(cells), flush=True)
-        limiting += limit_rows(case, ours)
-    print(f"\n{head(LIMIT_HEADINGS, 2)}")
-    for cells in limiting:
-        print(row(cells))
+
+    def rows() -> Iterator[list[str]]:
+        for case in cases:
+            found = processes.call(beside, False, case, here.forms, rounds)
+            ours = processes.call(own, keep_memory, case, rounds)
+            limiting.extend(limit_rows(case, ours))
+            yield from formulation_rows(case, found, ours if keep_memory else None)
+
+    print(processes.above(here.machine, keep_memory))
+    print_table(headings(here.forms, keep_memory), 2, rows())
+    print()
+    print_table(LIMIT_HEADINGS, 2, limiting)
 
 
 if __name__ == "__main__":

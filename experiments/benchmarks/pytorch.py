@@ -5,6 +5,9 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from experiments.benchmarks.machine import cores
 
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}  # by platform of JAX
@@ -36,6 +39,27 @@ def load_torchvision() -> Any | None:
     return importlib.import_module("torchvision")
 
 
+def can_compile(torch: Any, platform: str) -> bool:
+    """Whether ``torch.compile`` has the compiler that it needs: on a CPU one of C++."""
+    if platform != "cpu":
+        return True
+    builder: Any = importlib.import_module("torch._inductor.cpp_builder")
+    errors: Any = importlib.import_module("torch._inductor.exc")
+    try:
+        builder.get_cpp_compiler()
+    except errors.InvalidCxxCompiler:
+        return False
+    return True
+
+
+def tensor(torch: Any, array: npt.ArrayLike, platform: str) -> Any:
+    """An array of JAX in its dtype, on the device of PyTorch beside that platform of JAX."""
+    array = np.asarray(array)
+    # NumPy's bfloat16 is unknown to PyTorch.
+    exact = array.astype(np.float32) if array.dtype.name == "bfloat16" else array.copy()
+    return torch.from_numpy(exact).to(DEVICES[platform], getattr(torch, array.dtype.name))
+
+
 def waiting(torch: Any, function: Callable[[], object], platform: str) -> Callable[[], object]:
     """A call that returns when its results are there."""
 
@@ -48,8 +72,8 @@ def waiting(torch: Any, function: Callable[[], object], platform: str) -> Callab
     return run
 
 
-def version(torch_version: str | None) -> str:
-    """A part of the line above a table."""
-    if torch_version is None:
+def version(torch: Any | None) -> str:
+    """A part of the line above a table, for what :func:`load` has given."""
+    if torch is None:
         return "no PyTorch for this device: its times are left out"
-    return f"PyTorch {torch_version}"
+    return f"PyTorch {torch.__version__}"

@@ -2,25 +2,22 @@
 
 Prints a table in Markdown: nanoseconds for an element of the output, of each of the operator's
 three contractions, as the batch, the height, the width or the channels of a map grow and all else
-stays. Where a time is proportional to the size of the map, its column is constant. Runs unchanged
-on any JAX backend.
+stays. Where a time is proportional to the size of the map, its column is constant. The case from
+which all axes grow is measured once, and has a row for each of them. Runs unchanged on any JAX
+backend.
 
 On a CPU with glibc each is measured with the defaults of the allocator, and where it keeps memory.
 See :mod:`experiments.benchmarks.processes`.
 """
 
-import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import jax
-
-from experiments.benchmarks import machine, processes
-from experiments.benchmarks.calls import contractions, operator
+from experiments.benchmarks import machine, markdown, processes
+from experiments.benchmarks.calls import CONTRACTIONS, arrays, contractions, operator
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.markdown import head, row
-from experiments.benchmarks.operator_times import arrays
-from experiments.benchmarks.timing import Calls, Program, check_rounds, in_turns
+from experiments.benchmarks.timing import Program, Timing, check_rounds, in_turns
 from experiments.engine.command_line import run_program
 
 _BASE = Case(1, 28, 28, 128, up=2)
@@ -33,29 +30,12 @@ _SIZES = {
 CASES = tuple(_BASE.replace(**{axis: size}) for axis, sizes in _SIZES.items() for size in sizes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Scaled:
-    """Times of one case.
-
-    Attributes:
-        platform: of JAX.
-        machine: in words.
-        times: by contraction.
-    """
-
-    platform: str
-    machine: str
-    times: dict[str, Calls]
-
-
-def scaled(case: Case, rounds: int) -> Scaled:
+def scaled(case: Case, rounds: int) -> dict[str, Timing]:
     """Times every contraction of a case in turns."""
     operands = arrays(case)
-    programs = {
-        name: Program(function, operands)
-        for name, function in contractions(operator(case, None)).items()
-    }
-    return Scaled(jax.default_backend(), machine.description(), in_turns(programs, rounds))
+    functions = contractions(operator(case, None))
+    programs = {name: Program(function, operands) for name, function in functions.items()}
+    return in_turns(programs, rounds)
 
 
 def run(rounds: int = 5) -> None:
@@ -69,33 +49,34 @@ def run(rounds: int = 5) -> None:
 
 
 def print_table(cases: Sequence[Case], rounds: int) -> None:
-    """Measures cases and prints a case as soon as it is measured."""
-    for number, case in enumerate(cases):
-        found = [processes.call(scaled, False, case, rounds)]
-        if processes.can_keep_memory(found[0].platform):
-            found.append(processes.call(scaled, True, case, rounds))
-        if not number:
-            print(f"{found[0].machine}\n{processes.allocator(len(found) > 1)}\n")
-            print(head([*headings(found)], 1))
-        print(row(cells(case, found)), flush=True)
+    """Measures cases and prints a case as soon as it is measured; a case is measured once."""
+    here = processes.call(machine.this_machine, False)
+    keeps = processes.can_keep_memory(here.platform)
+
+    @functools.cache
+    def found(case: Case) -> list[dict[str, Timing]]:
+        settings = (False, True) if keeps else (False,)
+        return [processes.call(scaled, keep_memory, case, rounds) for keep_memory in settings]
+
+    print(processes.above(here, keeps))
+    markdown.print_table(headings(keeps), 1, (cells(case, found(case)) for case in cases))
 
 
-def headings(found: Sequence[Scaled]) -> Iterator[str]:
-    """For a case with memory as it is, and kept where that was measured."""
-    yield from ("up 2, k=5, float32", "output, MB")
-    for kept, each in zip(("", "memory kept, "), found, strict=False):
-        yield from (f"{kept}{name}, ns" for name in each.times)
-        yield f"{kept}page faults"
+def headings(keeps_memory: bool) -> list[str]:
+    """For a case with memory as it is, and kept where that is measured."""
+    numbers = [*(f"{name}, ns" for name in CONTRACTIONS), "page faults"]
+    kept = [f"memory kept, {number}" for number in numbers] if keeps_memory else []
+    return ["up 2, k=5, float32", "output, MB", *numbers, *kept]
 
 
-def cells(case: Case, found: Sequence[Scaled]) -> Iterator[str]:
-    """Of the row of a case."""
+def cells(case: Case, found: Sequence[Mapping[str, Timing]]) -> Iterator[str]:
+    """Of the row of a case, with memory as it is, and kept where that was measured."""
     elements = math.prod(case.y_shape)
     yield "x".join(map(str, case.x_shape))
     yield f"{case.operands['dy'].nbytes / 1e6:.1f}"
-    for each in found:
-        yield from (f"{1e6 * calls.milliseconds / elements:.2f}" for calls in each.times.values())
-        yield f"{sum(calls.page_faults for calls in each.times.values()):.0f}"
+    for times in found:
+        yield from (f"{1e6 * timing.milliseconds / elements:.2f}" for timing in times.values())
+        yield f"{sum(timing.page_faults for timing in times.values()):.0f}"
 
 
 if __name__ == "__main__":

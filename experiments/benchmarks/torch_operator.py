@@ -1,29 +1,49 @@
 """The operator in PyTorch, as it is usually written."""
 
+import enum
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-import jax
-import numpy as np
+from collections.abc import Callable
+from typing import Any
 
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.passes import FORWARD, WITH_GRADIENT, Loss, losses
-from experiments.benchmarks.pytorch import DEVICES
 
 Operator = Callable[[Any, Any], Any]
 
 
-class Form(NamedTuple):
-    """A way to write the operator.
+class Form(enum.StrEnum):
+    """A way to write the operator."""
 
-    Attributes:
-        function: of the map and the weights.
-        channels_first: whether its arrays are ``[B, C, H, W]`` rather than ``[B, H, W, C]``.
-    """
+    UNFOLD = "torch unfold"
+    TAPS_NCHW = "torch taps, NCHW"
+    TAPS_NHWC = "torch taps, NHWC"
+    COMPILED = "torch taps, NHWC, compiled"
 
-    function: Operator
-    channels_first: bool
+    @property
+    def channels_first(self) -> bool:
+        """Whether its arrays are ``[B, C, H, W]`` rather than ``[B, H, W, C]``."""
+        return self in (Form.UNFOLD, Form.TAPS_NCHW)
+
+    def operator(self, torch: Any, case: Case) -> Operator:
+        """The operator of a case, as a function of the map and the weights."""
+        match self:
+            case Form.UNFOLD:
+                return unfold(torch, case)
+            case Form.TAPS_NCHW:
+                return tap_loop_channels_first(torch, case)
+            case Form.TAPS_NHWC:
+                return tap_loop(torch, case)
+            case Form.COMPILED:
+                compiled: Operator = torch.compile(tap_loop(torch, case), dynamic=False)
+                return compiled
+
+    def arranged(self, tensor: Any) -> Any:
+        """A tensor ``[B, H, W, C]`` in the layout of the form."""
+        return tensor.movedim(3, 1).contiguous() if self.channels_first else tensor
+
+    def channels_last(self, tensor: Any) -> Any:
+        """A result of the form as ``[B, H, W, C]``."""
+        return tensor.movedim(1, 3) if self.channels_first else tensor
 
 
 def unfold(torch: Any, case: Case) -> Operator:
@@ -84,32 +104,6 @@ def _views(case: Case, rows: int, columns: int) -> list[tuple[slice, slice]]:
 
     taps = itertools.product(range(case.kernel_size), repeat=2)
     return [(along(n, rows), along(m, columns)) for n, m in taps]
-
-
-def forms(torch: Any, case: Case) -> dict[str, Form]:
-    """Every way to write the operator of a case, by name."""
-    return {
-        "torch unfold": Form(unfold(torch, case), channels_first=True),
-        "torch taps, NCHW": Form(tap_loop_channels_first(torch, case), channels_first=True),
-        "torch taps, NHWC": Form(tap_loop(torch, case), channels_first=False),
-    }
-
-
-def tensors(torch: Any, form: Form, arrays: Sequence[jax.Array], platform: str) -> list[Any]:
-    """Arrays ``[B, H, W, C]`` as a form wants them, in their dtypes.
-
-    Args:
-        torch: the module.
-        form: which gets the tensors.
-        arrays: of JAX.
-        platform: of JAX, on whose devices they are to lie.
-    """
-    found = []
-    for array in arrays:
-        tensor = torch.from_numpy(np.array(array, np.float32))
-        tensor = tensor.to(DEVICES[platform], getattr(torch, array.dtype.name))
-        found.append(tensor.movedim(3, 1).contiguous() if form.channels_first else tensor)
-    return found
 
 
 def with_gradient(torch: Any, function: Operator) -> Callable[[Any, Any, Any], Any]:

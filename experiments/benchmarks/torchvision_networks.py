@@ -1,13 +1,18 @@
-"""torchvision's networks with random weights, ready to be called."""
+"""torchvision's networks with random weights, ready to be called.
+
+A network has the same weights whenever it is made, in any layout and process.
+"""
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments.benchmarks import pytorch
+
+_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +47,7 @@ class TorchvisionNetworks:
     ) -> Callable[[], object]:
         """A training step of a ResNet: cross-entropy, gradients, and SGD with momentum."""
         model, images = self._resnet(depth, classes).train(), self._images(image)
-        labels = self.torch.from_numpy(np.array(label)).to(images.device).long()
+        labels = pytorch.tensor(self.torch, label, self.platform).long()
         optimizer = self.torch.optim.SGD(model.parameters(), learning_rate, momentum)
 
         def step() -> None:
@@ -61,6 +66,7 @@ class TorchvisionNetworks:
             image: which is not resized.
         """
         networks = self.torchvision.models.detection
+        self.torch.manual_seed(_SEED)
         backbone = networks.backbone_utils.resnet_fpn_backbone(
             backbone_name=f"resnet{depth}", weights=None
         )
@@ -70,16 +76,14 @@ class TorchvisionNetworks:
         return self._call(lambda: model([*images]))
 
     def _resnet(self, depth: int, classes: int) -> Any:
-        name = f"resnet{depth}"
-        model = self.torchvision.models.get_model(name, weights=None, num_classes=classes)
-        return self._placed(model)
+        return self._placed(_resnet(self.torch, self.torchvision, depth, classes))
 
     def _placed(self, model: Any) -> Any:
         return model.to(pytorch.DEVICES[self.platform], memory_format=self.memory_format)
 
     def _images(self, image: jax.Array) -> Any:
         """Images ``[B, H, W, 3]`` as PyTorch indexes them, ``[B, 3, H, W]``."""
-        images = self.torch.from_numpy(np.array(image)).to(pytorch.DEVICES[self.platform])
+        images = pytorch.tensor(self.torch, image, self.platform)
         return images.movedim(3, 1).contiguous(memory_format=self.memory_format)
 
     def _call(
@@ -92,6 +96,25 @@ class TorchvisionNetworks:
                 return function()
 
         return pytorch.waiting(self.torch, run, self.platform)
+
+
+def _resnet(torch: Any, torchvision: Any, depth: int, classes: int) -> Any:
+    """A ResNet on the CPU."""
+    torch.manual_seed(_SEED)
+    return torchvision.models.get_model(f"resnet{depth}", weights=None, num_classes=classes)
+
+
+def save_resnet(depth: int, classes: int, path: Path) -> bool:
+    """Writes the ``state_dict`` of the ResNet that every layout has.
+
+    Returns:
+        Whether torchvision is installed; without it nothing is written.
+    """
+    torch, torchvision = pytorch.load("cpu"), pytorch.load_torchvision()
+    if torch is None or torchvision is None:
+        return False
+    torch.save(_resnet(torch, torchvision, depth, classes).state_dict(), path)
+    return True
 
 
 def all_layouts(platform: str) -> dict[str, TorchvisionNetworks]:

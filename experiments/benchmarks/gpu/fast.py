@@ -49,7 +49,7 @@ class Operands(NamedTuple):
 def _random_set(case: Case, key: jax.Array) -> Operands:
     fused = case.replace(normalizer="softmax")
     shapes = case.x_shape, case.weights_shape, case.logits_shape, case.y_shape
-    dtypes = case.dtype, "float32", fused.kernels_dtype, case.dtype
+    dtypes = case.dtype, case.kernels_dtype, fused.kernels_dtype, case.dtype
     keys = jax.random.split(key, len(shapes))
     return Operands(*map(jax.random.normal, keys, shapes, map(jnp.dtype, dtypes)))
 

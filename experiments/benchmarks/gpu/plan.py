@@ -14,6 +14,7 @@ from experiments.benchmarks.gpu.broken import Broken
 from experiments.benchmarks.gpu.check_cases import CHECKS
 from experiments.benchmarks.gpu.children import Step
 from experiments.benchmarks.gpu.kernels import PASSES, Kernel
+from experiments.benchmarks.torch_operator import Form
 
 CARD, SMOKE, SWITCHES, RIGHT, FAST, WHY = "card", "smoke", "switches", "right", "fast", "why"
 # Seconds of a run of 525. A phase has its share of what is left when it begins, so what one saves
@@ -67,6 +68,9 @@ VARIANTS: dict[str, tuple[dict[str, str], str]] = {
     "together": ({"gradients": "together"}, "gradients"),
 }
 SMOKED_VARIANTS = ("bands", "together")  # the others are what the single kernels are
+
+# Ways to write the operator in PyTorch.
+FORMS = (Form.UNFOLD, Form.COMPILED)
 
 # The layer that the kernels are in.
 OUR_LAYER = "CARAFE mosaic_gpu"
@@ -182,10 +186,10 @@ class Plan:
             options = {"case": case.to_json(), "leave_out_kernels": not served}
             yield self.step(FAST, f"{label}, layers", "layers", 60, options, case=case.to_json())
         if not self.interpret:
-            for form in ("unfold", "tap loop"):
+            for form in FORMS:
                 for label, case in main:
                     options = {"case": case.to_json(), "form": form}
-                    name = f"{label}, torch {form}"
+                    name = f"{label}, {form}"
                     yield self.step(FAST, name, "torch_operator", 60, options, case=case.to_json())
             for label, case in self._cases(MORE):
                 yield from self._operators(label, case, "mosaic_gpu", broken)

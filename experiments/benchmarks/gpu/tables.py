@@ -20,7 +20,6 @@ DOUBTFUL = " (!)"
 # What a file that is no record raises: numbers may be huge, and lists nested without end.
 _NO_RECORD = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
               RecursionError)  # fmt: skip
-_FORMS = ("unfold", "tap loop")
 
 
 def microseconds(value: float | None) -> str:
@@ -103,9 +102,7 @@ def operators(steps: Steps, bandwidth: float | None) -> Iterator[str]:
     )
     columns = ["shape", "dtype", "operator", "pass", "floor", "ours", "floor / ours", "xla",
                "xla / ours"]  # fmt: skip
-    yield head(
-        [*columns, *(f"torch {form}{part}" for form in _FORMS for part in ("", " / ours"))], 4
-    )
+    yield head([*columns, *(f"{form}{part}" for form in plan.FORMS for part in ("", " / ours"))], 4)
 
     def by(case: Case, name: str, implementation: str) -> float | None:
         if name == "both":
@@ -120,7 +117,7 @@ def operators(steps: Steps, bandwidth: float | None) -> Iterator[str]:
             cells = [case, case.dtype, case.operator, name, microseconds(floor),
                      marked(ours, doubts.of(case, name)), ratio(floor, ours), microseconds(xla),
                      ratio(xla, ours)]  # fmt: skip
-            for form in _FORMS:
+            for form in plan.FORMS:
                 other = found.get(Timed(case, name, form))
                 cells += [microseconds(other), ratio(other, ours)]
             yield row(cells)

@@ -15,9 +15,7 @@ from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import reference
 from experiments.benchmarks.gpu.child import Tell
 from experiments.benchmarks.gpu.timing import BATCH_SECONDS, BATCHES, set_count
-from experiments.benchmarks.torch_operator import tap_loop, unfold, with_gradient
-
-UNFOLD, TAP_LOOP = "unfold", "tap loop"
+from experiments.benchmarks.torch_operator import Form, with_gradient
 
 _SMALL = (Case(2, 5, 6, 4, up=2), Case(2, 7, 6, 4, down=2))
 TOLERANCE = 1e-5
@@ -34,8 +32,10 @@ def load() -> Any:
     return torch
 
 
-def largest_error(torch: Any, form: str, device: str = "cuda") -> float:
+def largest_error(torch: Any, form: Form, device: str = "cuda") -> float:
     """Of a form, its gradients included, in float64 at small shapes."""
+    # Compiling at these shapes too would take longer than a step has.
+    written = Form.TAPS_NHWC if form is Form.COMPILED else form
     errors = []
     rng = np.random.default_rng(0)
     for case in _SMALL:
@@ -47,28 +47,20 @@ def largest_error(torch: Any, form: str, device: str = "cuda") -> float:
             reference.input_gradient(case, weights, dy),
             reference.weight_gradient(case, x, dy),
         )
-        tensors = [torch.from_numpy(array).to(device) for array in (x, weights, dy)]
-        if form == UNFOLD:
-            first = [tensor.movedim(3, 1).contiguous() for tensor in tensors]
-            results = with_gradient(torch, unfold(torch, case))(*first)
-            results = [tensor.movedim(1, 3) for tensor in results]
-        else:
-            results = with_gradient(torch, tap_loop(torch, case))(*tensors)
-        found = [tensor.detach().cpu().numpy() for tensor in results]
+        tensors = [form.arranged(torch.from_numpy(a).to(device)) for a in (x, weights, dy)]
+        results = with_gradient(torch, written.operator(torch, case))(*tensors)
+        found = [form.channels_last(result.detach()).cpu().numpy() for result in results]
         errors += [np.abs(a - b).max() for a, b in zip(found, expected, strict=True)]
     return float(np.max(errors))
 
 
-def random_tensors(torch: Any, case: Case, count: int, channels_first: bool) -> list[Any]:
-    """Sets of the map, the weights and a cotangent, all in the dtype of the map."""
+def random_tensors(torch: Any, case: Case, count: int, form: Form) -> list[Any]:
+    """Sets of the map, the weights and a cotangent, in the layout of a form."""
 
-    def tensor(shape: tuple[int, ...]) -> Any:
-        batch, *size, channels = shape
-        shape = (batch, channels, *size) if channels_first else shape
-        return torch.randn(shape, dtype=getattr(torch, case.dtype), device="cuda")
+    def tensor(shape: tuple[int, ...], dtype: str) -> Any:
+        return form.arranged(torch.randn(shape, dtype=getattr(torch, dtype), device="cuda"))
 
-    shapes = case.x_shape, case.weights_shape, case.y_shape
-    return [tuple(map(tensor, shapes)) for _ in range(count)]
+    return [tuple(tensor(*each) for each in case.operands.values()) for _ in range(count)]
 
 
 def time_calls(torch: Any, function: Callable[..., Any], sets: Sequence[Any]) -> float:
@@ -95,21 +87,19 @@ def torch_operator(tell: Tell, case: Mapping[str, Any], form: str) -> str:
     Args:
         tell: sends messages.
         case: what to compute; the weights have the dtype of the map.
-        form: ``"unfold"``, or ``"tap loop"``, which is compiled.
+        form: the value of a :class:`Form`.
     """
     tell.stage("importing PyTorch")
-    torch = load()
+    torch, written = load(), Form(form)
     given = Case.from_json(case)
+    given = given.replace(weights_dtype=given.dtype)  # PyTorch multiplies tensors of one dtype
     tell.stage("checking")
-    error = largest_error(torch, form)
+    error = largest_error(torch, written)
     if not error < TOLERANCE:
         tell.wrong(f"{form} is wrong by {error:.1e}")
         return "not timed"
-    sets = random_tensors(torch, given, set_count(given.moved.forward), form == UNFOLD)
-    if form == UNFOLD:
-        function = unfold(torch, given)
-    else:
-        function = torch.compile(tap_loop(torch, given), dynamic=False)
+    sets = random_tensors(torch, given, set_count(given.moved.forward), written)
+    function = written.operator(torch, given)
     times = {}
     passes: dict[str, tuple[Callable[..., Any], list[Any]]] = {
         "forward": (function, [operands[:2] for operands in sets]),

@@ -9,5 +9,6 @@ def tables(text):
         if lines:
             rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
             assert len({len(row) for row in rows}) == 1, "all rows have as many cells"
+            assert len({*rows[0]}) == len(rows[0]), "a column has a name of its own"
             found.append([rows[0], *rows[2:]])
     return found

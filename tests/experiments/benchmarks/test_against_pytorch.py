@@ -1,5 +1,6 @@
 """What the benchmarks compare with in PyTorch computes the same, and gets its columns."""
 
+import functools
 import importlib
 
 import jax
@@ -8,18 +9,18 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import networks, processes, pytorch, torch_operator
+from experiments.benchmarks.calls import arrays
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.machine import cores
-from experiments.benchmarks.network_times import Sizes
+from experiments.benchmarks.networks import CLASSES, Sizes, resnets
 from experiments.benchmarks.operator import print_tables
-from experiments.benchmarks.operator_times import arrays
+from experiments.benchmarks.torch_operator import Form
 from experiments.benchmarks.torchvision_networks import all_layouts
 from tests.experiments.benchmarks.markdown_tables import tables
 from tests.experiments.benchmarks.passes_oracle import results_of
 
 pytestmark = pytest.mark.torch
 
-FORMS = ["torch unfold", "torch taps, NCHW", "torch taps, NHWC"]
 LAYOUTS = ["torchvision, NCHW", "torchvision, channels last"]
 
 
@@ -33,51 +34,86 @@ def test_it_has_as_many_threads(torch):
 
 
 @pytest.mark.parametrize("case", [Case(2, 5, 4, 3, up=2), Case(1, 7, 5, 3, kernel_size=3, down=2)])
-@pytest.mark.parametrize("name", FORMS)
-def test_every_pass_of_a_form_is_right(torch, name, case):
+@pytest.mark.parametrize("form", Form)
+def test_every_pass_of_a_form_is_right(torch, form, case):
     operands = arrays(case)
-    form = torch_operator.forms(torch, case)[name]
-    tensors = torch_operator.tensors(torch, form, operands, "cpu")
+    tensors = [form.arranged(pytorch.tensor(torch, each, "cpu")) for each in operands]
 
     def run(function):
         results = function(*tensors)
         results = results if isinstance(results, tuple) else [results]
-        return [
-            np.asarray((each.movedim(1, 3) if form.channels_first else each).detach())
-            for each in results
-        ]
+        return [np.asarray(form.channels_last(each).detach()) for each in results]
 
-    found = {each: run(function) for each, function in
-             torch_operator.passes(torch, form.function).items()}  # fmt: skip
+    function = form.operator(torch, case)
+    found = {name: run(each) for name, each in torch_operator.passes(torch, function).items()}
     expected = results_of(case, *operands)
     assert found.keys() == expected.keys()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
 
 
-def test_tensors_have_the_dtype_of_the_arrays(torch):
-    case = Case(1, 3, 3, 2, up=2, dtype="bfloat16")
-    form = torch_operator.forms(torch, case)["torch unfold"]
-    x, *_ = torch_operator.tensors(torch, form, arrays(case), "cpu")
-    assert x.dtype == torch.bfloat16
-    assert x.shape == (1, 2, 3, 3)
-    assert x.is_contiguous()
+def test_the_compiled_form_is_compiled(torch, monkeypatch):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    case = Case(1, 3, 3, 2, kernel_size=1, up=2)
+    x, weights, _ = (pytorch.tensor(torch, each, "cpu") for each in arrays(case))
+    Form.COMPILED.operator(torch, case)(x, weights)
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors_are_the_arrays(torch, dtype):
+    x, *_ = arrays(Case(1, 3, 4, 2, up=2, dtype=dtype))
+    tensor = pytorch.tensor(torch, x, "cpu")
+    assert tensor.dtype == getattr(torch, dtype)
+    np.testing.assert_array_equal(tensor.float().numpy(), x.astype(jnp.float32))
+    arranged = Form.UNFOLD.arranged(tensor)
+    assert arranged.shape == (1, 2, 3, 4)
+    assert arranged.is_contiguous()
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_every_form_is_a_column(torch, capsys):
+@pytest.mark.parametrize("compiler", [True, False])
+def test_every_form_is_a_column(torch, compiler, monkeypatch, capsys):
+    monkeypatch.setattr(pytorch, "can_compile", lambda *_: compiler)
     print_tables([Case(1, 4, 4, 3, kernel_size=1, up=2)], rounds=1)
     printed = capsys.readouterr().out
     assert f"PyTorch {torch.__version__}" in printed
-    assert tables(printed)[0][0][-3:] == [f"{name}, ms (times ours)" for name in FORMS]
+    assert ("no C++ compiler: compiled PyTorch is left out" in printed) != compiler
+    forms = [form for form in Form if compiler or form is not Form.COMPILED]
+    names = [f"{form}, ms (times ours)" for form in forms]
+    assert tables(printed)[0][0][-len(names) - 1 :] == ["XLA patches, temp / (x+w+y)", *names]
+
+
+def test_without_a_compiler_of_cpp_nothing_is_compiled(torch, monkeypatch):
+    assert pytorch.can_compile(torch, "cpu")
+    builder = importlib.import_module("torch._inductor.cpp_builder")
+    builder.cpp_compiler_search.cache_clear()
+    monkeypatch.setenv("PATH", "")
+    assert not pytorch.can_compile(torch, "cpu")
+    assert pytorch.can_compile(torch, "gpu")
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_networks_of_torchvision_compute_what_ours_do(torch, name):
-    layout = all_layouts("cpu")[name]
-    image = jnp.ones((2, 64, 64, 3))
-    assert layout.classification(18, 10, image)().shape == (2, 10)
-    (found,) = layout.detection(18, 90, image[:1])()
-    assert found.keys() == {"boxes", "labels", "scores"}
+def test_networks_of_torchvision_compute_what_ours_do(name):
+    layout, sizes = all_layouts("cpu")[name], Sizes(depth=18, batch=2, side=64)
+    image = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
+    model, variables = resnets(sizes)["ours"]
+    logits = layout.classification(18, CLASSES, image)()
+    assert logits.std() > 0.1
+    np.testing.assert_allclose(logits, jax.jit(model.apply)(variables, image), atol=1e-3)
+
+
+def test_detectors_of_torchvision_find_the_same_in_every_layout():
+    image = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    first, second = (each.detection(18, 90, image)()[0] for each in all_layouts("cpu").values())
+    assert first.keys() == second.keys() == {"boxes", "labels", "scores"}
+    for name, values in first.items():
+        np.testing.assert_allclose(values, second[name], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -4,8 +4,17 @@ import pytest
 from PIL import Image
 
 from experiments.benchmarks import input_pipeline
-from experiments.benchmarks.input_pipeline import Jpegs, contestants, median_rates
+from experiments.benchmarks.input_pipeline import (
+    DECODE,
+    DECODE_AND_CROP,
+    IN_PROCESS,
+    IN_WORKERS,
+    Jpegs,
+    contestants,
+    median_rates,
+)
 from experiments.classification.batches import open_folder
+from tests.experiments.benchmarks.markdown_tables import tables
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +33,7 @@ def test_images_are_as_large_as_imagenets(data):
 
 def test_every_contestant_gives_its_rate(data):
     functions = contestants(data, workers=1)
-    functions.pop(input_pipeline.IN_WORKERS)
+    functions.pop(IN_WORKERS)
     rates = median_rates(functions, rounds=1)
     assert len(rates) == 3
     assert all(10 < rate < 100_000 for rate in rates.values())
@@ -40,4 +49,5 @@ def test_the_command_prints_a_table(capsys):
     input_pipeline.run(rounds=1, images=8, workers=1)
     printed = capsys.readouterr().out
     assert "8 JPEGs of 500x375" in printed
-    assert "pipeline, worker processes" in printed
+    ((_, *rows),) = tables(printed)
+    assert [row[0] for row in rows] == [DECODE, DECODE_AND_CROP, IN_PROCESS, IN_WORKERS]

@@ -1,8 +1,18 @@
 import pytest
 
-from experiments.benchmarks import layer, networks, operator, processes, pytorch, scaling
-from experiments.benchmarks.network_times import PASSES, Network, Networks, Sizes
-from experiments.benchmarks.timing import Calls
+from experiments.benchmarks import (
+    detection_operations,
+    formulations,
+    input_pipeline,
+    layer,
+    networks,
+    operator,
+    processes,
+    pytorch,
+    scaling,
+)
+from experiments.benchmarks.networks import PASSES, Sizes
+from experiments.benchmarks.timing import Timing
 from experiments.engine.config import ConfigError
 from tests.experiments.benchmarks.markdown_tables import tables
 
@@ -11,11 +21,7 @@ OURS = ["ours", "ours, CARAFE++", "ours", "ours, CARAFE++", "ours", "ours, CARAF
 
 
 def timed(ours, theirs):
-    found = {
-        "ours": Network(Calls(ours, 7), 2.5, 3_000_000),
-        "torchvision": Network(Calls(theirs, 9), None, None),
-    }
-    return Networks("cpu", "", "2.0", found)
+    return {"ours": Timing(ours, 7, 2.5, 3_000_000), "torchvision": Timing(theirs, 9)}
 
 
 def test_what_is_not_compiled_has_no_seconds():
@@ -43,10 +49,13 @@ def test_every_network_is_a_row(in_this_process, monkeypatch, capsys):
     assert [row[1] for row in found] == OURS
     assert [row[0] for row in found if row[0]] == [*PASSES]
     assert all(float(row[-2]) > 0 and float(row[-1]) > 0 for row in found)
-    assert in_this_process == [False] * 3
+    assert in_this_process == [False] * 4
 
 
-@pytest.mark.parametrize("benchmark", [layer, networks, operator, scaling])
+@pytest.mark.parametrize(
+    "benchmark",
+    [detection_operations, formulations, input_pipeline, layer, networks, operator, scaling],
+)
 def test_there_is_no_median_of_no_rounds(benchmark):
     with pytest.raises(ConfigError, match=r"rounds.* 0$"):
         benchmark.run(rounds=0)

@@ -4,21 +4,24 @@ import os
 import pytest
 
 from experiments.benchmarks import processes
+from experiments.benchmarks.machine import Machine
 
 
 @pytest.mark.parametrize("keep_memory", [False, True])
-def test_the_allocator_of_a_process_is_set_whatever_that_of_this_one_is(keep_memory, monkeypatch):
+def test_the_settings_of_a_process_are_set_whatever_those_of_this_one_are(keep_memory, monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "7")
     monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     before = dict(os.environ)
     found = processes.call(_environment, keep_memory)
-    assert found == (processes.KEPT if keep_memory else {})
+    assert found == {**processes.SLEEPING, **(processes.KEPT if keep_memory else {})}
     assert dict(os.environ) == before
 
 
 def _environment():
-    return {name: os.environ[name] for name in os.environ if "MALLOC" in name or "GLIBC" in name}
+    prefixes = ("MALLOC", "GLIBC", "OMP_", "KMP_")
+    return {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
 
 
 def test_errors_of_a_process_are_raised():
@@ -32,6 +35,12 @@ def test_memory_is_kept_on_cpus_with_glibc_only(monkeypatch):
         assert [processes.can_keep_memory(platform) for platform in ("cpu", "gpu")] == expected
 
 
-def test_the_line_above_a_table_names_the_settings():
-    assert "defaults" in processes.allocator(False)
-    assert "MALLOC_MMAP_MAX_=0" in processes.allocator(True)
+def test_the_lines_above_a_table_name_the_settings():
+    machine = Machine("cpu", "a device")
+    defaults, kept = (processes.above(machine, keep_memory) for keep_memory in (False, True))
+    for found in (defaults, kept):
+        assert found.startswith("a device\n")
+        assert "defaults" in found
+        assert "OMP_WAIT_POLICY=PASSIVE" in found
+    assert "MALLOC_MMAP_MAX_=0" not in defaults
+    assert "MALLOC_MMAP_MAX_=0" in kept

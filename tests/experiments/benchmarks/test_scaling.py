@@ -1,8 +1,8 @@
 import math
 
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.scaling import CASES, Scaled, cells, print_table
-from experiments.benchmarks.timing import Calls
+from experiments.benchmarks.scaling import CASES, cells, print_table
+from experiments.benchmarks.timing import Timing
 from tests.experiments.benchmarks.markdown_tables import tables
 
 
@@ -22,10 +22,19 @@ def test_a_case_is_a_row(in_this_process, capsys):
                              "page faults"]  # fmt: skip
     assert headings[6:] == [f"memory kept, {name}" for name in headings[2:6]]
     assert found[0] == "1x3x3x4"
-    assert in_this_process == [False, True]
+    assert in_this_process == [False, False, True]
+
+
+def test_a_case_that_has_several_rows_is_measured_once(in_this_process, capsys):
+    case = Case(1, 3, 3, 4, kernel_size=3, up=2)
+    print_table([case, case.replace(batch=2), case], rounds=1)
+    ((_, *rows),) = tables(capsys.readouterr().out)
+    assert [row[0] for row in rows] == ["1x3x3x4", "2x3x3x4", "1x3x3x4"]
+    assert rows[0] == rows[2]
+    assert in_this_process == [False, *[False, True] * 2]
 
 
 def test_times_are_for_an_element_of_the_output():
     case = Case(1, 5, 5, 10, up=2)  # 1000 outputs
-    found = Scaled("cpu", "", {"forward": Calls(2e-3, 3), "input gradient": Calls(1, 4)})
-    assert [*cells(case, [found])] == ["1x5x5x10", "0.0", "2.00", "1000.00", "7"]
+    times = {"forward": Timing(2e-3, 3), "input gradient": Timing(1, 4)}
+    assert [*cells(case, [times])] == ["1x5x5x10", "0.0", "2.00", "1000.00", "7"]

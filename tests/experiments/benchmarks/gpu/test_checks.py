@@ -190,4 +190,4 @@ def test_bytes_that_move_once():
 def test_a_case_in_json():
     case = Case(2, 10, 11, 8, kernel_size=3, down=2, dtype="bfloat16", normalizer="softmax")
     assert Case.from_json(json.loads(json.dumps(case.to_json()))) == case
-    assert str(case) == "2x10x11x8 k=3 down 2"
+    assert str(case) == "down 2, k=3, 2x10x11x8"

@@ -49,7 +49,8 @@ def record():
             step("fast", "xla", [timed(CASE, "forward", 4000.0)], case=json_case,
                  implementation="xla"),
             step("fast", "torch", [
-                {"case": json_case, "form": "unfold", "pass": "forward", "microseconds": 8000.0}
+                {"case": json_case, "form": "torch unfold", "pass": "forward",
+                 "microseconds": 8000.0}
             ]),
             step("fast", "layers", [{"case": json_case, "layer": "CARAFE xla", "pass": "both",
                                      "microseconds": 77.0, "least": 70.0}]),
@@ -61,12 +62,12 @@ def record():
 
 
 def rows(results):
-    return [line for line in tables.document(results) if line.startswith("| 2x10x10x8")]
+    return [line for line in tables.document(results) if line.startswith("| up 2, k=5, 2x10x10x8")]
 
 
 def test_a_record_in_tables():
     text = "\n".join(tables.document(record()))
-    label = "| 2x10x10x8 k=5 up 2 | float32"
+    label = "| up 2, k=5, 2x10x10x8 | float32"
     # Bytes at 1 GB/s: x, weights and y are 6400, 80000 and 25600.
     for line in (
         f"{label} | reassemble | forward | 112 | 2000 | 0.06 | 4000 | 2.00 | 8000 | 4.00 | - | - |",
@@ -157,7 +158,7 @@ def test_a_kernel_in_a_layer_marks_the_layer():
     forward = step("smoke", "carafe forward float32", [], "wrong",
                    kernel=["carafe", "forward", "float32"])  # fmt: skip
     (line,) = [line for line in marked(spoiled(**forward)) if "CARAFE" in line]
-    assert line == "| 2x10x10x8 k=5 up 2 | float32 | CARAFE mosaic_gpu | 50.0 (!) | 50.0 (!) |"
+    assert line == "| up 2, k=5, 2x10x10x8 | float32 | CARAFE mosaic_gpu | 50.0 (!) | 50.0 (!) |"
     backward = step("smoke", "carafe dx float32", [], "wrong", kernel=["carafe", "dx", "float32"])
     (line,) = [line for line in marked(spoiled(**backward)) if "CARAFE" in line]
     assert line.endswith("| 50.0 | 50.0 (!) |")
