@@ -11,9 +11,9 @@ from carafe_kernels.normalizer_names import Normalizer
 from jaxtyping import Array, Float
 
 from carafe_jax import predictor
+from carafe_jax.convolution import convolve
 from carafe_jax.implementations import ImplementationName
 from carafe_jax.ops import carafe, reassembly_kernels
-from carafe_jax.pointwise import convolve
 
 
 class _PredictorOptions(nn.Module, kw_only=True):  # type: ignore[call-arg]
@@ -81,6 +81,7 @@ class KernelPredictor(_PredictorOptions, kw_only=True):  # type: ignore[call-arg
             param_dtype=self.param_dtype,
             kernel_init=self.encoder_init,
             bias_init=self.bias_init,
+            conv_general_dilated=convolve,
         )
 
     def __call__(

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 
 from carafe_jax import predictor
 from carafe_jax.checks import check_groups, check_normalizer
+from carafe_jax.convolution import convolve
 from carafe_jax.implementations import ImplementationName
 from carafe_jax.ops import carafe, reassembly_kernels
-from carafe_jax.pointwise import convolve
 
 
 class PredictorOptions(TypedDict, total=False):
@@ -101,6 +101,7 @@ class KernelPredictor(nnx.Module):
             param_dtype=param_dtype,
             kernel_init=encoder_init,
             bias_init=bias_init,
+            conv_general_dilated=convolve,
             rngs=rngs,
         )
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from carafe_jax.pointwise import convolve
+from carafe_jax.convolution import convolve
 from experiments.models.fpn_config import FPNConfig
 from experiments.resamplers.upsamplers import upsample
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from carafe_jax.convolution import convolve
 from carafe_jax.linen import CARAFE
-from carafe_jax.pointwise import convolve
 from experiments.models.resnet_config import ResNetConfig
 from experiments.resamplers.downsamplers import MakeModule, downsampling_convolution, pool
 from experiments.resamplers.lip import ImportanceHead, ImportanceTrunk

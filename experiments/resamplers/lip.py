@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from carafe_jax.pointwise import convolve
+from carafe_jax.convolution import convolve
 
 GATE = 12.0
 TRUNK_FEATURES = 128

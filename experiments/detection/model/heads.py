@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from carafe_jax.pointwise import convolve
+from carafe_jax.convolution import convolve
 from experiments.detection.model.config import BoxHeadConfig, MaskHeadConfig
 from experiments.resamplers.upsamplers import upsample
 
@@ -76,6 +76,7 @@ class MaskHead(nn.Module):
                 padding=1,
                 kernel_init=_HE_NORMAL,
                 dtype=self.dtype,
+                conv_general_dilated=convolve,
                 name=f"conv{index + 1}",
             )(x)
             x = nn.relu(x)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from carafe_jax.pointwise import convolve
+from carafe_jax.convolution import convolve
 from experiments.detection.model.boxes import clip, decode, is_nonempty
 from experiments.detection.model.config import ProposalConfig
 from experiments.detection.model.nms import nms

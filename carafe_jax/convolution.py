@@ -1,0 +1,194 @@
+"""Convolutions whose gradients are fast on a CPU."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from carafe_kernels.placement import varying_axes, varying_over
+from jax import lax
+from jaxtyping import Array, Num
+
+type _Convolution = Callable[[jax.Array, jax.Array], jax.Array]
+
+# From how many products for a pixel and tap on, input channels by features, matrix products are
+# faster than XLA's gradient of a kernel that is larger than 1x1: in 32 bits, and in 16.
+_LEAST_PRODUCTS = 6144
+_LEAST_PRODUCTS_OF_16_BITS = 384
+
+
+def convolve(
+    lhs: Num[Array, "batch *size channels"],
+    rhs: Num[Array, "*kernel_size kernel_channels features"],
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: jax.lax.PrecisionLike = None,
+    preferred_element_type: jax.typing.DTypeLike | None = None,
+    out_sharding: jax.sharding.NamedSharding | jax.sharding.PartitionSpec | None = None,
+) -> Num[Array, "batch *out_size features"]:
+    """Convolves for ``Conv(conv_general_dilated=convolve)`` of Flax, with fast gradients on a CPU.
+
+    It computes what :func:`jax.lax.conv_general_dilated` does, but for rounding, and takes its
+    arguments. On a CPU, 1x1 convolutions are matrix products, and so are the gradients of larger
+    kernels, one for each tap, where there are many channels: XLA for CPUs takes several times as
+    long. On other platforms all of it is XLA's convolution, with which XLA for GPUs fuses what
+    follows. So is a convolution in groups, with a dilated map, or with another order of axes.
+
+    Where gradients of larger kernels are products there are no forward-mode derivatives.
+
+    Args:
+        lhs: the map, channels last.
+        rhs: the kernel; input channels before features.
+        window_strides: of each spatial axis.
+        padding: of each spatial axis as a pair, or ``"SAME"`` or ``"VALID"``.
+        lhs_dilation: of the map, of each spatial axis.
+        rhs_dilation: of the kernel, of each spatial axis.
+        dimension_numbers: order of the axes, as of :func:`jax.lax.conv_general_dilated`; for the
+            orders of the arguments and the result here, ``("NHWC", "HWIO", "NHWC")``.
+        feature_group_count: groups of channels with kernels of their own.
+        precision: of the products, as of :func:`jax.lax.dot_general`.
+        preferred_element_type: dtype in which to add up and to return.
+        out_sharding: of the result, on meshes with explicit axes.
+    """
+    order = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    size = rhs.shape[:-2]
+    steps = rhs_dilation or (1,) * len(size)
+    convolution = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
+    )
+    dilated = lhs_dilation is not None and set(lhs_dilation) != {1}
+    if not _is_channels_last(order) or feature_group_count > 1 or dilated:
+        return convolution(lhs, rhs)
+    if isinstance(padding, str):
+        reach = [(n - 1) * step + 1 for n, step in zip(size, steps, strict=True)]
+        padding = lax.padtype_to_pads(lhs.shape[1:-1], reach, window_strides, padding)
+    products = functools.partial(
+        lax.dot_general,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
+    )
+    on_cpu: _Convolution
+    if set(size) == {1} and all(tuple(pair) == (0, 0) for pair in padding):
+        on_cpu = functools.partial(_product, products, window_strides)
+    elif preferred_element_type is None and _products_are_faster(lhs, rhs):
+        kernel_gradient = functools.partial(
+            _kernel_gradient, size, window_strides, steps, padding, precision
+        )
+        on_cpu = _with_gradient(convolution, kernel_gradient)
+    else:
+        return convolution(lhs, rhs)
+    return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=convolution)
+
+
+def _is_channels_last(order: lax.ConvDimensionNumbers) -> bool:
+    """Whether maps are ``[B, ..., C]`` and the kernel is ``[..., C, features]``."""
+    axes = range(len(order.lhs_spec))
+    maps, kernel = (0, axes[-1], *axes[1:-1]), (axes[-1], axes[-2], *axes[:-2])
+    return order.lhs_spec == order.out_spec == maps and order.rhs_spec == kernel
+
+
+def _product(
+    products: Callable[..., jax.Array], strides: Sequence[int], lhs: jax.Array, rhs: jax.Array
+) -> jax.Array:
+    """A 1x1 convolution."""
+    if any(stride > 1 for stride in strides):
+        lhs = lhs[:, *(slice(None, None, stride) for stride in strides)]
+    # A gradient by the second operand of a product comes out as [features, channels]. If XLA is
+    # free to transpose it inside of the product, that takes up to 20 times as long.
+    kernel = lax.optimization_barrier(rhs.reshape(rhs.shape[-2:]).T)  # [features, channels]
+    return products(lhs, kernel, (((lhs.ndim - 1,), (1,)), ((), ())))
+
+
+def _products_are_faster(lhs: jax.Array, rhs: jax.Array) -> bool:
+    """Whether to compute the gradient of a kernel that is larger than 1x1 by products."""
+    if any(jax.typeof(lhs).sharding.spec):
+        return False  # the result of a product would have to be said where the map is sharded
+    least = _LEAST_PRODUCTS if rhs.dtype.itemsize > 2 else _LEAST_PRODUCTS_OF_16_BITS
+    return rhs.shape[-2] * rhs.shape[-1] >= least
+
+
+def _with_gradient(convolution: _Convolution, kernel_gradient: _Convolution) -> _Convolution:
+    """A convolution with another gradient by the kernel."""
+
+    @jax.custom_vjp
+    def convolve(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        return convolution(lhs, rhs)
+
+    def forward(lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        return convolve(lhs, rhs), (lhs, rhs)
+
+    def backward(
+        operands: tuple[jax.Array, jax.Array], dy: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        lhs, rhs = operands
+        (dlhs,) = jax.vjp(lambda lhs: convolution(lhs, rhs), lhs)[1](dy)
+        return dlhs, kernel_gradient(lhs, dy)
+
+    convolve.defvjp(forward, backward)
+
+    def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        # Of a kernel that is the same on all devices of a shard_map, gradients are added up.
+        axes = varying_axes(lhs, rhs)
+        return convolve(varying_over(lhs, axes), varying_over(rhs, axes))
+
+    return run
+
+
+def _kernel_gradient(
+    size: Sequence[int],
+    strides: Sequence[int],
+    steps: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    precision: Any,
+    lhs: jax.Array,
+    dy: jax.Array,
+) -> jax.Array:
+    """The gradient by a kernel: for each tap, a product of the map that it sees and ``dy``.
+
+    Args:
+        size: of the kernel.
+        strides: of each spatial axis.
+        steps: from tap to tap on each spatial axis.
+        padding: of each spatial axis.
+        precision: of the products.
+        lhs: ``[B, ..., C]``.
+        dy: ``[B, ..., features]``.
+
+    Returns:
+        ``[*size, C, features]`` in the dtype of ``lhs``.
+    """
+    zero = jnp.zeros((), lhs.dtype)
+    padded = lax.pad(lhs, zero, [(0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)])
+    pixels = tuple(range(lhs.ndim - 1))
+    taps: list[jax.Array] = []
+    for tap in itertools.product(*map(range, size)):
+        if taps:
+            # One after the other: side by side they hold a copy of the map for each tap.
+            padded, taps[-1] = lax.optimization_barrier((padded, taps[-1]))
+        seen = padded[
+            :,
+            *(
+                slice(n * step, n * step + (count - 1) * stride + 1, stride)
+                for n, step, count, stride in zip(tap, steps, dy.shape[1:-1], strides, strict=True)
+            ),
+        ]
+        taps.append(lax.dot_general(dy, seen, ((pixels, pixels), ((), ())), precision=precision))
+    taps[-1] = lax.optimization_barrier(taps[-1])  # as in _product
+    kernel = jnp.stack(taps).swapaxes(1, 2)  # [taps, C, features]
+    return kernel.reshape(*size, *kernel.shape[1:])
