@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from carafe_kernels import xla
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.xla.borders import downsample_in_parts
 from carafe_kernels.xla.loops import input_gradient_in_blocks, weight_gradient_in_blocks
 from jax import lax
 
@@ -187,7 +188,10 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
             "16 lanes": lanes,
         },
         (FORWARD, _DOWN): {
-            "cells, shift and add": lambda x, w: xla.forward(x, w, down, _FLOAT32),
+            "inner cells where they are, then the border": lambda x, w: downsample_in_parts(
+                x, w, down, _FLOAT32, _FLOAT32
+            ),
+            "cells of a padded copy": lambda x, w: xla.forward(x, w, down, _FLOAT32),
             "strided slices": strided_slices,
             "patches and einsum": lambda x, w: through_patches(x, w, _DOWN),
         },
@@ -228,14 +232,14 @@ def run(rounds: int = 3) -> None:
             counts.
     """
     check_rounds(rounds)
-    here = processes.call(machine.this_machine, False)
-    print(processes.above(here, keep_memory=False))
+    here = processes.call(machine.this_machine, "defaults")
+    print(processes.above(here, "defaults"))
     print_table(["", "formulation", "ms", "temporary MB"], 2, _rows(rounds))
 
 
 def _rows(rounds: int) -> Iterator[list[str]]:
     for contraction, case in suites():
-        found = processes.call(times, False, contraction, case, rounds)
+        found = processes.call(times, "defaults", contraction, case, rounds)
         for name, timing in found.items():
             first = name == next(iter(found))
             yield [

@@ -170,17 +170,17 @@ def run(cases: str = "", rounds: int = 5) -> None:
 
 def print_tables(cases: Sequence[Case], rounds: int) -> None:
     """Measures cases and prints a case as soon as it is measured."""
-    here = processes.call(machine.this_machine, False)
-    keep_memory = processes.can_keep_memory(here.platform)
+    here = processes.call(machine.this_machine, "defaults")
+    allocator = processes.or_defaults("memory kept", here.platform)
     parts_of: dict[str, dict[str, Timing]] = {}
 
     def rows() -> Iterator[list[str]]:
         for case in cases:
-            found = processes.call(beside, False, case, rounds)
-            times = parts_of[case.label] = processes.call(parts, keep_memory, case, rounds)
-            yield from layer_rows(case, found, times if keep_memory else None)
+            found = processes.call(beside, "defaults", case, rounds)
+            times = parts_of[case.label] = processes.call(parts, allocator, case, rounds)
+            yield from layer_rows(case, found, times if allocator != "defaults" else None)
 
-    print(processes.above(here, keep_memory))
+    print(processes.above(here, allocator))
     print_table(LAYER_HEADINGS, 2, rows())
     print()
     print_table(

@@ -7,8 +7,8 @@ What a detector of torchvision computes depends on how many regions its weights 
 are the same in every run; ours computes the same whatever it finds. Runs unchanged on any JAX
 backend.
 
-On a CPU with glibc all are measured twice: with the defaults of the allocator, and where it keeps
-memory. See :mod:`experiments.benchmarks.processes`.
+On a CPU with glibc all are measured twice: with the defaults of the allocator, and where it asks
+for huge pages. See :mod:`experiments.benchmarks.processes`.
 """
 
 import dataclasses
@@ -194,43 +194,44 @@ def run(rounds: int = 5, sizes: Sizes = _SIZES) -> None:
         sizes: of what is timed.
     """
     check_rounds(rounds)
-    here = processes.call(installed, False)
-    keeps = processes.can_keep_memory(here.platform)
+    here = processes.call(installed, "defaults")
+    allocator = processes.or_defaults("huge pages", here.platform)
+    huge = allocator != "defaults"
 
     def all_rows() -> Iterator[list[str]]:
         for name, measure in PASSES.items():
-            found = processes.call(measure, False, sizes, rounds)
-            kept = processes.call(measure, True, sizes, rounds) if keeps else None
-            yield from rows(name, found, kept)
+            found = processes.call(measure, "defaults", sizes, rounds)
+            in_pages = processes.call(measure, allocator, sizes, rounds) if huge else None
+            yield from rows(name, found, in_pages)
 
-    print(processes.above(here, keeps))
-    print_table(headings(keeps), 2, all_rows())
+    print(processes.above(here, allocator))
+    print_table(headings(huge), 2, all_rows())
 
 
-def headings(keeps_memory: bool) -> list[str]:
-    """For networks with memory as it is, and kept where that is measured."""
-    kept = ["memory kept, ms", "memory kept, times ours"] if keeps_memory else []
-    first = ["", "network", "ms", "times ours", "page faults"]
-    return [*first, *kept, "compile, s", "temporary MB"]
+def headings(huge_pages: bool) -> list[str]:
+    """For the defaults of the allocator, and for huge pages where they are measured."""
+    numbers = ["ms", "times ours", "page faults"]
+    others = [f"huge pages, {number}" for number in numbers] if huge_pages else []
+    return ["", "network", *numbers, *others, "compile, s", "temporary MB"]
 
 
 def rows(
-    name: str, found: Mapping[str, Timing], kept: Mapping[str, Timing] | None
+    name: str, found: Mapping[str, Timing], in_pages: Mapping[str, Timing] | None
 ) -> Iterator[list[str]]:
-    """Of a pass; ``kept`` has the times with memory kept."""
+    """Of a pass; ``in_pages`` has the times with huge pages."""
     for network, timing in found.items():
         cells = [name if network == OURS else "", network, *_beside_ours(found, network)]
-        cells.append(f"{timing.page_faults:.0f}")
-        if kept is not None:
-            cells += _beside_ours(kept, network)
+        if in_pages is not None:
+            cells += _beside_ours(in_pages, network)
         cells.append(decimals(timing.compile_seconds, 1))
         cells.append(megabytes(timing.temporary_bytes, 0))
         yield cells
 
 
-def _beside_ours(times: Mapping[str, Timing], network: str) -> tuple[str, str]:
-    milliseconds = times[network].milliseconds
-    return digits(milliseconds), f"{milliseconds / times[OURS].milliseconds:.2f}"
+def _beside_ours(times: Mapping[str, Timing], network: str) -> tuple[str, str, str]:
+    timing = times[network]
+    ratio = timing.milliseconds / times[OURS].milliseconds
+    return digits(timing.milliseconds), f"{ratio:.2f}", f"{timing.page_faults:.0f}"
 
 
 if __name__ == "__main__":

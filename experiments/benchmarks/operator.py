@@ -223,18 +223,19 @@ def run(cases: str = "", rounds: int = 5) -> None:
 
 def print_tables(cases: Sequence[Case], rounds: int) -> None:
     """Measures cases and prints a case as soon as it is measured."""
-    here = processes.call(rivals, False)
-    keep_memory = processes.can_keep_memory(here.machine.platform)
+    here = processes.call(rivals, "defaults")
+    allocator = processes.or_defaults("memory kept", here.machine.platform)
+    keep_memory = allocator != "defaults"
     limiting: list[list[str]] = []
 
     def rows() -> Iterator[list[str]]:
         for case in cases:
-            found = processes.call(beside, False, case, here.forms, rounds)
-            ours = processes.call(own, keep_memory, case, rounds)
+            found = processes.call(beside, "defaults", case, here.forms, rounds)
+            ours = processes.call(own, allocator, case, rounds)
             limiting.extend(limit_rows(case, ours))
             yield from formulation_rows(case, found, ours if keep_memory else None)
 
-    print(processes.above(here.machine, keep_memory))
+    print(processes.above(here.machine, allocator))
     print_table(headings(here.forms, keep_memory), 2, rows())
     print()
     print_table(LIMIT_HEADINGS, 2, limiting)

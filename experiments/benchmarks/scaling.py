@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from experiments.benchmarks import machine, markdown, processes
 from experiments.benchmarks.calls import CONTRACTIONS, arrays, contractions, operator
 from experiments.benchmarks.cases import Case
+from experiments.benchmarks.processes import Allocator
 from experiments.benchmarks.timing import Program, Timing, check_rounds, in_turns
 from experiments.engine.command_line import run_program
 
@@ -50,16 +51,18 @@ def run(rounds: int = 5) -> None:
 
 def print_table(cases: Sequence[Case], rounds: int) -> None:
     """Measures cases and prints a case as soon as it is measured; a case is measured once."""
-    here = processes.call(machine.this_machine, False)
-    keeps = processes.can_keep_memory(here.platform)
+    here = processes.call(machine.this_machine, "defaults")
+    kept = processes.or_defaults("memory kept", here.platform)
+    allocators: list[Allocator] = ["defaults"] if kept == "defaults" else ["defaults", kept]
 
     @functools.cache
     def found(case: Case) -> list[dict[str, Timing]]:
-        settings = (False, True) if keeps else (False,)
-        return [processes.call(scaled, keep_memory, case, rounds) for keep_memory in settings]
+        return [processes.call(scaled, allocator, case, rounds) for allocator in allocators]
 
-    print(processes.above(here, keeps))
-    markdown.print_table(headings(keeps), 1, (cells(case, found(case)) for case in cases))
+    print(processes.above(here, allocators[-1]))
+    markdown.print_table(
+        headings(len(allocators) > 1), 1, (cells(case, found(case)) for case in cases)
+    )
 
 
 def headings(keeps_memory: bool) -> list[str]:

@@ -30,4 +30,4 @@ def test_a_formulation_is_a_row(in_this_process, monkeypatch, capsys):
         for contraction in ("forward", "input gradient", "weight gradient")
     ]  # fmt: skip
     assert rows[0][2:] == ["2.50", "3.0"]
-    assert not any(in_this_process)
+    assert set(in_this_process) == {"defaults"}

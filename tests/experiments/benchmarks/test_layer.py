@@ -37,7 +37,7 @@ def test_every_layer_of_a_case_is_a_row(in_this_process, capsys):
     assert [row[1] for row in layers[1:]] == LAYERS["up"] + LAYERS["down"]
     assert [row[0] for row in layers[1:] if row[0]] == [case.label for case in SMALL]
     assert [row[0] for row in parts] == ["ms", *(case.label for case in SMALL)]
-    assert in_this_process == [False, *[False, True] * 2]
+    assert in_this_process == ["defaults", *["defaults", "memory kept"] * 2]
 
 
 def test_every_part_has_its_time():

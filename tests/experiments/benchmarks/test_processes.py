@@ -7,15 +7,15 @@ from experiments.benchmarks import processes
 from experiments.benchmarks.machine import Machine
 
 
-@pytest.mark.parametrize("keep_memory", [False, True])
-def test_the_settings_of_a_process_are_set_whatever_those_of_this_one_are(keep_memory, monkeypatch):
+@pytest.mark.parametrize("allocator", processes.ALLOCATORS)
+def test_the_settings_of_a_process_are_set_whatever_those_of_this_one_are(allocator, monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "7")
     monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     before = dict(os.environ)
-    found = processes.call(_environment, keep_memory)
-    assert found == {**processes.SLEEPING, **(processes.KEPT if keep_memory else {})}
+    found = processes.call(_environment, allocator)
+    assert found == {**processes.SLEEPING, **processes.ALLOCATORS[allocator]}
     assert dict(os.environ) == before
 
 
@@ -26,18 +26,19 @@ def _environment():
 
 def test_errors_of_a_process_are_raised():
     with pytest.raises(ValueError, match=r"math domain|nonnegative"):
-        processes.call(math.sqrt, True, -1.0)
+        processes.call(math.sqrt, "memory kept", -1.0)
 
 
-def test_memory_is_kept_on_cpus_with_glibc_only(monkeypatch):
-    for libc, expected in (("glibc", [True, False]), ("", [False, False])):
+def test_allocators_are_set_on_cpus_with_glibc_only(monkeypatch):
+    for libc, on_cpu in (("glibc", "huge pages"), ("", "defaults")):
         monkeypatch.setattr(processes, "libc_ver", lambda libc=libc: (libc, "2"))
-        assert [processes.can_keep_memory(platform) for platform in ("cpu", "gpu")] == expected
+        assert processes.or_defaults("huge pages", "cpu") == on_cpu
+        assert processes.or_defaults("huge pages", "gpu") == "defaults"
 
 
 def test_the_lines_above_a_table_name_the_settings():
     machine = Machine("cpu", "a device")
-    defaults, kept = (processes.above(machine, keep_memory) for keep_memory in (False, True))
+    defaults, kept = (processes.above(machine, name) for name in ("defaults", "memory kept"))
     for found in (defaults, kept):
         assert found.startswith("a device\n")
         assert "defaults" in found

@@ -22,7 +22,7 @@ def test_a_case_is_a_row(in_this_process, capsys):
                              "page faults"]  # fmt: skip
     assert headings[6:] == [f"memory kept, {name}" for name in headings[2:6]]
     assert found[0] == "1x3x3x4"
-    assert in_this_process == [False, False, True]
+    assert in_this_process == ["defaults", "defaults", "memory kept"]
 
 
 def test_a_case_that_has_several_rows_is_measured_once(in_this_process, capsys):
@@ -31,7 +31,7 @@ def test_a_case_that_has_several_rows_is_measured_once(in_this_process, capsys):
     ((_, *rows),) = tables(capsys.readouterr().out)
     assert [row[0] for row in rows] == ["1x3x3x4", "2x3x3x4", "1x3x3x4"]
     assert rows[0] == rows[2]
-    assert in_this_process == [False, *[False, True] * 2]
+    assert in_this_process == ["defaults", *["defaults", "memory kept"] * 2]
 
 
 def test_times_are_for_an_element_of_the_output():
