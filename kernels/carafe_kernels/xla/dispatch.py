@@ -100,6 +100,8 @@ def _only_border_is_copied(plan: Plan, settings: Settings, x: jax.Array) -> bool
     geometry = plan.geometry.lowest_terms
     if settings.padded_bytes is None or geometry.up > 1 or geometry.down == 1:
         return False
+    if not _weight_gradient_is_a_loop(plan, settings, x):
+        return False  # it reads a padded copy of the whole map, which serves the forward pass too
     if x.dtype != plan.accumulator and passes_of_forward(geometry) > 1:
         return False  # each pass would convert what it reads once more
     copied = x.size * plan.accumulator.itemsize > settings.padded_bytes
@@ -110,14 +112,16 @@ def _loop_is_faster(
     plan: Plan, settings: Settings, result: Slot, first: jax.Array, second: jax.Array
 ) -> bool:
     """Whether a gradient is computed in a loop."""
-    if not settings.loops:
-        return False
-    if result == "x":
-        y, itemsize = second, plan.accumulator.itemsize
-        read = passes_of_input_gradient(plan.geometry) * y.size * itemsize
-        converted = y.dtype.itemsize < itemsize
-        return read > settings.read_bytes / (2 if converted else 1)
-    return first.shape[3] >= settings.summed_channels * plan.geometry.groups
+    if result == "weights":
+        return _weight_gradient_is_a_loop(plan, settings, first)
+    y, itemsize = second, plan.accumulator.itemsize
+    read = passes_of_input_gradient(plan.geometry) * y.size * itemsize
+    converted = y.dtype.itemsize < itemsize
+    return settings.loops and read > settings.read_bytes / (2 if converted else 1)
+
+
+def _weight_gradient_is_a_loop(plan: Plan, settings: Settings, x: jax.Array) -> bool:
+    return settings.loops and x.shape[3] >= settings.summed_channels * plan.geometry.groups
 
 
 def _has_whole_images(array: jax.Array) -> bool:

@@ -32,7 +32,8 @@ class Settings:
             loop temporaries are twice as large as the map.
         padded_bytes: how large the padded copy of a map is, at most, in the forward pass of an
             integer stride. Larger maps are read where they are, and only their border is copied,
-            if most outputs are inside. ``None`` copies maps of any size.
+            if most outputs are inside and the weight gradient is a loop. ``None`` copies maps of
+            any size.
         inside: the share of an output that reads nothing outside the map, at least, for a map to be
             read where it is.
         channels_at_once: how many channels of a group a weight gradient without a loop sums in one
