@@ -13,8 +13,8 @@ from jaxtyping import Array, Num
 
 type _Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
-# From how many products for a pixel and tap on, input channels by features, matrix products are
-# faster than XLA's gradient of a kernel that is larger than 1x1: in 32 bits, and in 16.
+# The gradient of a kernel larger than 1x1 is computed by matrix products if input channels times
+# features are at least this: for dtypes of 32 bits or more, and of 16. Below, XLA is faster.
 _LEAST_PRODUCTS = 6144
 _LEAST_PRODUCTS_OF_16_BITS = 384
 
@@ -40,25 +40,33 @@ def convolve(
     long. On other platforms all of it is XLA's convolution, with which XLA for GPUs fuses what
     follows. So is a convolution in groups, with a dilated map, or with another order of axes.
 
-    Where gradients of larger kernels are products there are no forward-mode derivatives.
+    A kernel larger than 1x1 with many channels, from 64 to 100 in float32 or 16 to 25 in 16 bits,
+    has no forward-mode derivatives (``jax.jvp``, ``jax.hessian``), on any platform.
 
     Args:
         lhs: the map, channels last.
         rhs: the kernel; input channels before features.
-        window_strides: of each spatial axis.
-        padding: of each spatial axis as a pair, or ``"SAME"`` or ``"VALID"``.
-        lhs_dilation: of the map, of each spatial axis.
-        rhs_dilation: of the kernel, of each spatial axis.
+        window_strides: the stride along each spatial axis.
+        padding: a pair for each spatial axis, before and after, or ``"SAME"`` or ``"VALID"``.
+        lhs_dilation: the dilation of the map along each spatial axis; by default 1.
+        rhs_dilation: the dilation of the kernel along each spatial axis; by default 1.
         dimension_numbers: order of the axes, as of :func:`jax.lax.conv_general_dilated`; for the
             orders of the arguments and the result here, ``("NHWC", "HWIO", "NHWC")``.
         feature_group_count: groups of channels with kernels of their own.
         precision: of the products, as of :func:`jax.lax.dot_general`.
         preferred_element_type: dtype in which to add up and to return.
         out_sharding: of the result, on meshes with explicit axes.
+
+    Returns:
+        The result, channels last, in the dtype of ``lhs`` or in ``preferred_element_type``.
+
+    Raises:
+        TypeError: the dtypes of ``lhs`` and ``rhs`` differ, or shapes do not fit.
+        ValueError: shapes do not fit.
     """
     order = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     size = rhs.shape[:-2]
-    steps = rhs_dilation or (1,) * len(size)
+    steps = (1,) * len(size) if rhs_dilation is None else rhs_dilation
     convolution = functools.partial(
         lax.conv_general_dilated,
         window_strides=window_strides,
@@ -86,7 +94,12 @@ def convolve(
     on_cpu: _Convolution
     if set(size) == {1} and all(tuple(pair) == (0, 0) for pair in padding):
         on_cpu = functools.partial(_product, products, window_strides)
-    elif preferred_element_type is None and _products_are_faster(lhs, rhs):
+    elif (
+        preferred_element_type is None
+        and out_sharding is None
+        and not isinstance(precision, tuple | list)  # of map and kernel, not of map and result
+        and _products_are_faster(lhs, rhs)
+    ):
         kernel_gradient = functools.partial(
             _kernel_gradient, size, window_strides, steps, padding, precision
         )
@@ -117,8 +130,8 @@ def _product(
 
 def _products_are_faster(lhs: jax.Array, rhs: jax.Array) -> bool:
     """Whether to compute the gradient of a kernel that is larger than 1x1 by products."""
-    if any(jax.typeof(lhs).sharding.spec):
-        return False  # the result of a product would have to be said where the map is sharded
+    if any(axis for array in (lhs, rhs) for axis in jax.typeof(array).sharding.spec):
+        return False  # with explicit axes each product needs an out_sharding
     least = _LEAST_PRODUCTS if rhs.dtype.itemsize > 2 else _LEAST_PRODUCTS_OF_16_BITS
     return rhs.shape[-2] * rhs.shape[-1] >= least
 
@@ -137,7 +150,7 @@ def _with_gradient(convolution: _Convolution, kernel_gradient: _Convolution) -> 
         operands: tuple[jax.Array, jax.Array], dy: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         lhs, rhs = operands
-        (dlhs,) = jax.vjp(lambda lhs: convolution(lhs, rhs), lhs)[1](dy)
+        (dlhs,) = jax.linear_transpose(lambda lhs: convolution(lhs, rhs), lhs)(dy)
         return dlhs, kernel_gradient(lhs, dy)
 
     convolve.defvjp(forward, backward)
@@ -173,6 +186,8 @@ def _kernel_gradient(
     Returns:
         ``[*size, C, features]`` in the dtype of ``lhs``.
     """
+    if not dy.size:  # the map is smaller than the kernel, or the batch is empty
+        return jnp.zeros((*size, lhs.shape[-1], dy.shape[-1]), lhs.dtype)
     zero = jnp.zeros((), lhs.dtype)
     padded = lax.pad(lhs, zero, [(0, 0, 0), *((*pair, 0) for pair in padding), (0, 0, 0)])
     pixels = tuple(range(lhs.ndim - 1))
@@ -189,6 +204,6 @@ def _kernel_gradient(
             ),
         ]
         taps.append(lax.dot_general(dy, seen, ((pixels, pixels), ((), ())), precision=precision))
-    taps[-1] = lax.optimization_barrier(taps[-1])  # as in _product
+    taps[-1] = lax.optimization_barrier(taps[-1])  # or XLA transposes inside of the product
     kernel = jnp.stack(taps).swapaxes(1, 2)  # [taps, C, features]
     return kernel.reshape(*size, *kernel.shape[1:])

@@ -286,6 +286,15 @@ def test_gradients_of_larger_kernels(kernel_size, options, strides):
         np.testing.assert_array_equal(np.float32(value), np.float32(same))
 
 
+@pytest.mark.parametrize("shape", [(0, 6, 6), (2, 2, 6), (2, 2, 2)], ids=str)
+def test_gradients_where_the_result_is_empty(shape):
+    x, kernel = random_map(*shape, 64), random_map(3, 3, 64, 100)
+    options = {"window_strides": (2, 2), "padding": "VALID", "dimension_numbers": CHANNELS_LAST}
+    dx, dkernel = gradients(functools.partial(convolve, **options))(x, kernel)
+    assert dx.shape == x.shape
+    np.testing.assert_array_equal(dkernel, np.zeros_like(kernel))
+
+
 @pytest.mark.parametrize(
     ("channels", "features", "dtype", "by_products"),
     [(64, 100, "float32", True), (64, 64, "float32", False), (16, 25, "bfloat16", True),

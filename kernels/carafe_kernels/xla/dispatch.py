@@ -125,9 +125,9 @@ def _weight_gradient_is_a_loop(plan: Plan, settings: Settings, x: jax.Array) -> 
 
 
 def _has_whole_images(array: jax.Array) -> bool:
-    """Whether images can be cut: a known number of them, and no axis of a mesh splits them."""
-    batch = array.shape[0]
-    return isinstance(batch, int) and batch > 0 and not any(jax.typeof(array).sharding.spec)
+    """Whether images can be cut: of known number and size, and no axis of a mesh splits them."""
+    known = all(isinstance(size, int) for size in array.shape)
+    return known and array.shape[0] > 0 and not any(jax.typeof(array).sharding.spec)
 
 
 def _folding_vmap(on_images: Contraction, whole: Contraction) -> Contraction:
