@@ -360,6 +360,28 @@ def test_gradients_of_larger_kernels_with_a_sharded_batch(axis_type):
         np.testing.assert_allclose(np.float32(value), np.float32(same), rtol=0.02, atol=8)
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)], ids=str)
+@pytest.mark.parametrize("axis", range(4), ids=["batch", "height", "width", "channels"])
+def test_gradients_of_larger_kernels_move_what_those_of_xla_move(axis, strides):
+    devices = jax.local_device_count()
+    mesh = jax.make_mesh((devices,), ("a",), axis_types=(AxisType.Auto,))
+    x, kernel = random_map(*(2 * devices,) * 3, 64), random_map(3, 3, 64, 100, seed=1)
+    split, whole = (NamedSharding(mesh, spec) for spec in (P(*(None,) * axis, "a"), P()))
+    placed = jax.device_put(x, split), jax.device_put(kernel, whole)
+    ours, xla = (
+        jax.jit(gradients(functools.partial(function, window_strides=strides)))
+        for function in (
+            convolve_last,
+            lambda x, kernel, window_strides: by_xla(x, kernel, window_strides),
+        )
+    )
+    assert convolutions(ours, *placed) == convolutions(xla, *placed) - 1
+    found, moved = run_and_collectives(ours, *placed)
+    assert moved <= run_and_collectives(xla, *placed)[1]
+    for value, same in zip(found, xla(x, kernel), strict=True):
+        np.testing.assert_allclose(value, same, rtol=1e-4, atol=1e-5 * np.abs(same).max())
+
+
 def test_gradients_of_one_kernel_for_all_devices_of_a_shard_map():
     mesh = jax.make_mesh((jax.local_device_count(),), ("data",), axis_types=(AxisType.Auto,))
     x, kernel = (operand.astype(jnp.float32) for operand in wide((4, 4)))
