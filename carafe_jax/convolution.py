@@ -20,8 +20,8 @@ _LEAST_PRODUCTS_OF_16_BITS = 384
 
 
 def convolve(
-    lhs: Num[Array, "batch *size channels"],
-    rhs: Num[Array, "*kernel_size kernel_channels features"],
+    lhs: Num[Array, "*lhs"],
+    rhs: Num[Array, "*rhs"],
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
@@ -31,7 +31,7 @@ def convolve(
     precision: jax.lax.PrecisionLike = None,
     preferred_element_type: jax.typing.DTypeLike | None = None,
     out_sharding: jax.sharding.NamedSharding | jax.sharding.PartitionSpec | None = None,
-) -> Num[Array, "batch *out_size features"]:
+) -> Num[Array, "*out"]:
     """Convolves for ``Conv(conv_general_dilated=convolve)`` of Flax, with fast gradients on a CPU.
 
     It computes what :func:`jax.lax.conv_general_dilated` does, but for rounding, and takes its
@@ -44,21 +44,22 @@ def convolve(
     has no forward-mode derivatives (``jax.jvp``, ``jax.hessian``), on any platform.
 
     Args:
-        lhs: the map, channels last.
-        rhs: the kernel; input channels before features.
+        lhs: the map, of a shape that ``dimension_numbers`` describes.
+        rhs: the kernel, of a shape that ``dimension_numbers`` describes.
         window_strides: the stride along each spatial axis.
         padding: a pair for each spatial axis, before and after, or ``"SAME"`` or ``"VALID"``.
         lhs_dilation: the dilation of the map along each spatial axis; by default 1.
         rhs_dilation: the dilation of the kernel along each spatial axis; by default 1.
-        dimension_numbers: order of the axes, as of :func:`jax.lax.conv_general_dilated`; for the
-            orders of the arguments and the result here, ``("NHWC", "HWIO", "NHWC")``.
+        dimension_numbers: order of the axes, as of :func:`jax.lax.conv_general_dilated`. Flax
+            convolves with ``("NHWC", "HWIO", "NHWC")``, channels last.
         feature_group_count: groups of channels with kernels of their own.
         precision: of the products, as of :func:`jax.lax.dot_general`.
         preferred_element_type: dtype in which to add up and to return.
         out_sharding: of the result, on meshes with explicit axes.
 
     Returns:
-        The result, channels last, in the dtype of ``lhs`` or in ``preferred_element_type``.
+        The result, with its axes in the order of ``dimension_numbers``, in the dtype of ``lhs`` or
+        in ``preferred_element_type``.
 
     Raises:
         TypeError: the dtypes of ``lhs`` and ``rhs`` differ, or shapes do not fit.

@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import platform
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -47,10 +49,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def cpu_name() -> str:
+    """What the processor calls itself, or ``"CPU"`` where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names[0] if names else platform.processor()) or "CPU"
+
+
 def this_machine() -> Machine:
     """The device that JAX takes by default. JAX may take its memory to find out."""
     device = jax.devices()[0]
-    what = f"CPU, {cores()} cores" if device.platform == "cpu" else device.device_kind
+    is_cpu = device.platform == "cpu"
+    what = f"{cpu_name()}, {cores()} cores" if is_cpu else device.device_kind
     return Machine(jax.default_backend(), f"{what}, JAX {jax.__version__}")
 
 

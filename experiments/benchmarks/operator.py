@@ -131,7 +131,7 @@ def beside(case: Case, forms: Sequence[Form], rounds: int) -> dict[str, dict[str
     torch = pytorch.load(platform) if forms else None
     for form in forms:
         tensors = [form.arranged(pytorch.tensor(torch, each, platform)) for each in operands]
-        for each, run in torch_operator.passes(torch, form.operator(torch, case)).items():
+        for each, run in torch_operator.passes(torch, form, case).items():
             call = functools.partial(run, *tensors)
             functions[each][form] = pytorch.waiting(torch, call, platform)
     return {each: in_turns(by_name, rounds) for each, by_name in functions.items()}

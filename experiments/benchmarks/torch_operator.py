@@ -24,18 +24,26 @@ class Form(enum.StrEnum):
         """Whether its arrays are ``[B, C, H, W]`` rather than ``[B, H, W, C]``."""
         return self in (Form.UNFOLD, Form.TAPS_NCHW)
 
-    def operator(self, torch: Any, case: Case) -> Operator:
-        """The operator of a case, as a function of the map and the weights."""
+    def written(self, torch: Any, case: Case) -> Operator:
+        """The operator of a case, as a function of the map and the weights, op by op."""
         match self:
             case Form.UNFOLD:
                 return unfold(torch, case)
             case Form.TAPS_NCHW:
                 return tap_loop_channels_first(torch, case)
-            case Form.TAPS_NHWC:
+            case Form.TAPS_NHWC | Form.COMPILED:
                 return tap_loop(torch, case)
-            case Form.COMPILED:
-                compiled: Operator = torch.compile(tap_loop(torch, case), dynamic=False)
-                return compiled
+
+    def program(self, torch: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of tensors as the form runs it: compiled as a whole, or op by op."""
+        if self is not Form.COMPILED:
+            return function
+        compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
+        return compiled
+
+    def operator(self, torch: Any, case: Case) -> Operator:
+        """The operator of a case, as a function of the map and the weights, as the form runs it."""
+        return self.program(torch, self.written(torch, case))
 
     def arranged(self, tensor: Any) -> Any:
         """A tensor ``[B, H, W, C]`` in the layout of the form."""
@@ -117,17 +125,24 @@ def with_gradient(torch: Any, function: Operator) -> Callable[[Any, Any, Any], A
     return run
 
 
-def passes(torch: Any, function: Operator) -> dict[str, Callable[[Any, Any, Any], Any]]:
-    """Every pass by name, as a function of the operands and an array of the output's shape."""
+def passes(torch: Any, form: Form, case: Case) -> dict[str, Callable[[Any, Any, Any], Any]]:
+    """Every pass by name, as a function of the operands and an array of the output's shape.
+
+    A form that compiles gets a loss together with the operator, as JAX does.
+    """
+    function = form.operator(torch, case)
 
     def forward(x: Any, weights: Any, _: Any) -> Any:
         with torch.no_grad():
             return function(x, weights)
 
     def of_loss(loss: Loss) -> Callable[[Any, Any, Any], Any]:
+        written = form.written(torch, case)
+        whole = form.program(torch, lambda x, weights, other: loss(written(x, weights), other))
+
         def run(x: Any, weights: Any, other: Any) -> Any:
             x, weights = x.detach().requires_grad_(), weights.detach().requires_grad_()
-            return torch.autograd.grad(loss(function(x, weights), other), (x, weights))
+            return torch.autograd.grad(whole(x, weights, other), (x, weights))
 
         return run
 

@@ -286,6 +286,35 @@ def test_gradients_of_larger_kernels(kernel_size, options, strides):
         np.testing.assert_array_equal(np.float32(value), np.float32(same))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", 1e-13), ("float32", 1e-6), ("bfloat16", 4e-3),
+                             ("float16", 5e-4)]
+)  # fmt: skip
+def test_gradients_of_larger_kernels_are_those_of_float64_but_for_rounding(dtype, tolerance):
+    shapes = (2, 5, 6, 64), (2, 3, 3, 100)
+    with jax.enable_x64(True):
+        x, dy = (
+            jnp.asarray(random_map(*shape, seed=seed), dtype) for seed, shape in enumerate(shapes)
+        )
+        kernel = jnp.zeros((3, 3, 64, 100), dtype)
+
+        def call(kernel):
+            return convolve_last(x, kernel, (2, 2))
+
+        assert convolutions(lambda dy: jax.vjp(call, kernel)[1](dy), dy) == 0
+        (actual,) = jax.vjp(call, kernel)[1](dy)
+        assert actual.dtype == dtype
+        actual = np.float64(actual)
+    # SAME: of an even side, nothing is padded above.
+    padded = np.pad(np.float64(x), ((0, 0), (1, 1), (0, 1), (0, 0)))
+    expected = np.zeros_like(actual)
+    for row, column in np.ndindex(3, 3):
+        for n, m in np.ndindex(3, 3):
+            seen = padded[:, 2 * row + n, 2 * column + m]
+            expected[n, m] += np.einsum("bc,bf->cf", seen, np.float64(dy[:, row, column]))
+    np.testing.assert_allclose(actual, expected, atol=tolerance * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("shape", [(0, 6, 6), (2, 2, 6), (2, 2, 2)], ids=str)
 def test_gradients_where_the_result_is_empty(shape):
     x, kernel = random_map(*shape, 64), random_map(3, 3, 64, 100)
@@ -396,6 +425,8 @@ def test_gradients_of_one_kernel_for_all_devices_of_a_shard_map():
         in_specs=(P("data"), P()),
         out_specs=(P("data"), P()),
     )
+    # The convolution and the gradient by the map: that by the kernel is made of products.
+    assert convolutions(run, *operands) == 2
     expected = jax.grad(lambda *operands: (by_xla(*operands, (1, 1)) ** 2).sum(), (0, 1))
     for value, same in zip(jax.jit(run)(*operands), expected(*operands), strict=True):
         np.testing.assert_allclose(value, same, rtol=1e-4, atol=1e-2)

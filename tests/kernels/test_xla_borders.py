@@ -15,7 +15,7 @@ from tests.kernels.cases import Case
 from tests.kernels.operator_base import OperatorTests
 
 # Whatever the sizes.
-IN_PARTS = {"loops": True, "summed_channels": 1, "padded_bytes": 0, "inside": 0.0}
+IN_PARTS = {"loops": True, "summed_channels": 1, "max_padded_bytes": 0, "min_share_inside": 0.0}
 CASE = Case(5, down=2, groups=2, size=(13, 16))
 TALL = Case(5, down=2, size=(100, 100), batch=1, group_channels=256)
 
@@ -163,7 +163,7 @@ def test_gradients_do_not_depend_on_the_parts():
         return jax.vjp(run(CASE), x, weights)[1](dy)
 
     operands = CASE.random_operands()
-    with xla.using(**{**IN_PARTS, "padded_bytes": None}):
+    with xla.using(**{**IN_PARTS, "max_padded_bytes": None}):
         expected = jax.jit(gradients)(*operands)
     with xla.using(**IN_PARTS):
         for actual, same in zip(jax.jit(gradients)(*operands), expected, strict=True):

@@ -19,8 +19,8 @@ LOOPS = {
     "block_bytes": 1,
     "summed_channels": 1,
     "read_bytes": 0,
-    "padded_bytes": 0,
-    "inside": 0.0,
+    "max_padded_bytes": 0,
+    "min_share_inside": 0.0,
 }
 CASE = Case(5, up=2, size=(13, 6))
 

@@ -98,14 +98,14 @@ def _on_images(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) ->
 def _only_border_is_copied(plan: Plan, settings: Settings, x: jax.Array) -> bool:
     """Whether a forward pass reads the map where it is, but for its border."""
     geometry = plan.geometry.lowest_terms
-    if settings.padded_bytes is None or geometry.up > 1 or geometry.down == 1:
+    if settings.max_padded_bytes is None or geometry.up > 1 or geometry.down == 1:
         return False
     if not _weight_gradient_is_a_loop(plan, settings, x):
         return False  # it reads a padded copy of the whole map, which serves the forward pass too
     if x.dtype != plan.accumulator and passes_of_forward(geometry) > 1:
         return False  # each pass would convert what it reads once more
-    copied = x.size * plan.accumulator.itemsize > settings.padded_bytes
-    return copied and share_inside(geometry, plan.size) >= settings.inside
+    copied = x.size * plan.accumulator.itemsize > settings.max_padded_bytes
+    return copied and share_inside(geometry, plan.size) >= settings.min_share_inside
 
 
 def _loop_is_faster(

@@ -30,12 +30,11 @@ class Settings:
         read_bytes: how much an input gradient without a loop reads of its padded copy, in all
             passes, at most. For maps of 16 bits half of it: their copy has 32, so that without a
             loop temporaries are twice as large as the map.
-        padded_bytes: how large the padded copy of a map is, at most, in the forward pass of an
+        max_padded_bytes: how large the padded copy of a map is, at most, in the forward pass of an
             integer stride. Larger maps are read where they are, and only their border is copied,
-            if most outputs are inside and the weight gradient is a loop. ``None`` copies maps of
-            any size.
-        inside: the share of an output that reads nothing outside the map, at least, for a map to be
-            read where it is.
+            if the weight gradient is a loop. ``None`` copies maps of any size.
+        min_share_inside: which share of the outputs reads nothing outside the map, at least, where
+            only the border of a map is copied.
         channels_at_once: how many channels of a group a weight gradient without a loop sums in one
             pass over memory; ``None`` sums all of them.
     """
@@ -44,8 +43,8 @@ class Settings:
     block_bytes: int = 2**20
     summed_channels: int = 64
     read_bytes: int = 96 * 2**20
-    padded_bytes: int | None = None
-    inside: float = 0.8
+    max_padded_bytes: int | None = None
+    min_share_inside: float = 0.8
     channels_at_once: int | None = None
 
 
@@ -57,7 +56,9 @@ def _settings_of_process() -> Settings:
     # Several devices may share an array, and slicing a shared axis gathers the array first.
     if platform != "cpu" or jax.device_count(platform) > 1:
         return ANYWHERE
-    return Settings(loops=_cores() <= MAX_CORES_OF_LOOPS, padded_bytes=2**20, channels_at_once=256)
+    return Settings(
+        loops=_cores() <= MAX_CORES_OF_LOOPS, max_padded_bytes=2**20, channels_at_once=256
+    )
 
 
 def _cores() -> int:

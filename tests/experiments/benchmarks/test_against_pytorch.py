@@ -44,25 +44,29 @@ def test_every_pass_of_a_form_is_right(torch, form, case):
         results = results if isinstance(results, tuple) else [results]
         return [np.asarray(form.channels_last(each).detach()) for each in results]
 
-    function = form.operator(torch, case)
-    found = {name: run(each) for name, each in torch_operator.passes(torch, function).items()}
+    found = {name: run(each) for name, each in torch_operator.passes(torch, form, case).items()}
     expected = results_of(case, *operands)
     assert found.keys() == expected.keys()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
 
 
-def test_the_compiled_form_is_compiled(torch, monkeypatch):
-    compiled = []
+def test_the_compiled_form_compiles_every_pass_as_a_whole(torch, monkeypatch):
+    graphs = []
 
     def backend(graph, inputs):
-        compiled.append(graph)
+        calls = [node.target for node in graph.graph.nodes if node.op.startswith("call")]
+        graphs.append({getattr(target, "__name__", target) for target in calls})
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     case = Case(1, 3, 3, 2, kernel_size=1, up=2)
-    x, weights, _ = (pytorch.tensor(torch, each, "cpu") for each in arrays(case))
-    Form.COMPILED.operator(torch, case)(x, weights)
-    assert len(compiled) == 1
+    tensors = [pytorch.tensor(torch, each, "cpu") for each in arrays(case)]
+    for run in torch_operator.passes(torch, Form.COMPILED, case).values():
+        run(*tensors)
+    forward, with_gradient, relu, squared = graphs
+    assert forward == with_gradient
+    assert relu - forward == {"relu", "sum"}
+    assert "mean" in squared
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
