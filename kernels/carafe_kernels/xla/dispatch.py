@@ -44,6 +44,9 @@ def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Arra
 
 def _contracted(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> jax.Array:
     """Contracts two operands, which come in the order of :data:`_ORDER`."""
+    if result != "y":
+        # Both gradients read the cotangent. Computed in each, it would keep what it comes from.
+        second = computed_once(second)
     whole = functools.partial(_whole, plan, result)
     if result == "weights" and settings_of(plan).channels_at_once:
         in_passes = functools.partial(_weight_gradient_in_passes, plan)
