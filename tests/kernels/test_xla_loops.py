@@ -1,5 +1,6 @@
 """The portable implementation as a CPU with few cores runs it, gradients in loops over blocks."""
 
+import math
 import os
 import types
 
@@ -162,6 +163,25 @@ def test_temporaries_of_loops_are_a_fraction_of_the_operands(dtype):
         compiled = jax.jit(gradients(case)).lower(*shapes).compile()
     own = sum(shape.size * shape.dtype.itemsize for shape in shapes)
     assert compiled.memory_analysis().temp_size_in_bytes < own / 4
+
+
+def test_a_loop_and_what_is_none_share_the_cotangent_of_a_loss():
+    """It takes the memory of the output, which is not needed any more."""
+    case = Case(5, up=2, size=(50, 50), batch=1, group_channels=256)
+    shapes = case.operands(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32))
+
+    def temporary_bytes(function):
+        with xla.using(loops=True):
+            lowered = jax.jit(function).lower(*shapes)
+        assert loops_in(lowered.as_text()) == 1  # of the weights
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    def loss(x, weights, other):
+        return jnp.mean((IN_LOOPS.operator(case)(x, weights) - other) ** 2)
+
+    cotangent = 4 * math.prod(case.y_shape)
+    with_loss = temporary_bytes(jax.grad(loss, argnums=(0, 1)))
+    assert with_loss <= temporary_bytes(gradients(case)) + 1.05 * cotangent
 
 
 @pytest.mark.parametrize(("group_channels", "step"), [(5, 2), (6, 3), (4, 4), (3, 256)])
