@@ -14,7 +14,8 @@ from jaxtyping import Array, Num
 type _Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
 # The gradient of a kernel larger than 1x1 is computed by matrix products if input channels times
-# features are at least this: for dtypes of 32 bits or more, and of 16. Below, XLA is faster.
+# features are at least this: for dtypes of 32 bits or more, and of fewer. Below, XLA is faster (or
+# as fast, by ``python -m experiments.benchmarks.convolutions``).
 _LEAST_PRODUCTS = 6144
 _LEAST_PRODUCTS_OF_16_BITS = 384
 
@@ -36,22 +37,26 @@ def convolve(
 
     It computes what :func:`jax.lax.conv_general_dilated` does, but for rounding, and takes its
     arguments. On a CPU, 1x1 convolutions are matrix products, and so are the gradients of larger
-    kernels, one for each tap, where there are many channels: XLA for CPUs takes several times as
-    long. On other platforms all of it is XLA's convolution, with which XLA for GPUs fuses what
-    follows. So is a convolution in groups, with a dilated map, or with another order of axes.
+    kernels, one for each tap, where there are many channels. With gradients, XLA for CPUs takes 1.6
+    to 6.6 times as long for 1x1 kernels, and up to 2.4 times for larger ones
+    (``experiments/README.md``). On other platforms all of it is XLA's convolution, with which XLA
+    for GPUs fuses what follows. So is a convolution in groups, with a dilated map, or with another
+    order of axes.
 
-    A kernel larger than 1x1 with many channels, from 64 to 100 in float32 or 16 to 25 in 16 bits,
-    has no forward-mode derivatives (``jax.jvp``, ``jax.hessian``), on any platform.
+    A kernel larger than 1x1 has no forward-mode derivatives (``jax.jvp``, ``jax.hessian``), on any
+    platform, if input channels times features are at least 6144, or 384 in dtypes of up to 16 bits.
 
     Args:
-        lhs: the map, of a shape that ``dimension_numbers`` describes.
-        rhs: the kernel, of a shape that ``dimension_numbers`` describes.
+        lhs: the map: ``[B, *size, C]`` with the ``dimension_numbers`` of Flax, ``[B, C, *size]`` by
+            default.
+        rhs: the kernel, in the dtype of the map: ``[*kernel_size, C / groups, features]`` with
+            those of Flax, ``[features, C / groups, *kernel_size]`` by default.
         window_strides: the stride along each spatial axis.
         padding: a pair for each spatial axis, before and after, or ``"SAME"`` or ``"VALID"``.
         lhs_dilation: the dilation of the map along each spatial axis; by default 1.
         rhs_dilation: the dilation of the kernel along each spatial axis; by default 1.
-        dimension_numbers: order of the axes, as of :func:`jax.lax.conv_general_dilated`. Flax
-            convolves with ``("NHWC", "HWIO", "NHWC")``, channels last.
+        dimension_numbers: order of the axes, as of :func:`jax.lax.conv_general_dilated`. Those of
+            Flax are ``("NHWC", "HWIO", "NHWC")`` for two spatial axes.
         feature_group_count: groups of channels with kernels of their own.
         precision: of the products, as of :func:`jax.lax.dot_general`.
         preferred_element_type: dtype in which to add up and to return.

@@ -25,7 +25,7 @@ class Form(enum.StrEnum):
         return self in (Form.UNFOLD, Form.TAPS_NCHW)
 
     def written(self, torch: Any, case: Case) -> Operator:
-        """The operator of a case, as a function of the map and the weights, op by op."""
+        """The operator of a case, as a function of the map and the weights, not compiled."""
         match self:
             case Form.UNFOLD:
                 return unfold(torch, case)
@@ -35,14 +35,14 @@ class Form(enum.StrEnum):
                 return tap_loop(torch, case)
 
     def program(self, torch: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of tensors as the form runs it: compiled as a whole, or op by op."""
+        """Compiles a function of tensors if the form compiles; else returns it."""
         if self is not Form.COMPILED:
             return function
         compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
         return compiled
 
     def operator(self, torch: Any, case: Case) -> Operator:
-        """The operator of a case, as a function of the map and the weights, as the form runs it."""
+        """The operator of a case, compiled if the form compiles."""
         return self.program(torch, self.written(torch, case))
 
     def arranged(self, tensor: Any) -> Any:
@@ -128,7 +128,7 @@ def with_gradient(torch: Any, function: Operator) -> Callable[[Any, Any, Any], A
 def passes(torch: Any, form: Form, case: Case) -> dict[str, Callable[[Any, Any, Any], Any]]:
     """Every pass by name, as a function of the operands and an array of the output's shape.
 
-    A form that compiles gets a loss together with the operator, as JAX does.
+    A form that compiles has a loss and the operator in one compiled function, as JAX has.
     """
     function = form.operator(torch, case)
 

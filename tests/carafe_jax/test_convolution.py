@@ -58,7 +58,7 @@ def convolutions(function, *arguments):
 
 
 def gradients(call):
-    """Of the sum of squares, by all operands, each of them alone."""
+    """The gradients of half the sum of squares, by all operands."""
 
     def run(*operands):
         y, pull = jax.vjp(call, *operands)
@@ -305,14 +305,14 @@ def test_gradients_of_larger_kernels_are_those_of_float64_but_for_rounding(dtype
         (actual,) = jax.vjp(call, kernel)[1](dy)
         assert actual.dtype == dtype
         actual = np.float64(actual)
-    # SAME: of an even side, nothing is padded above.
+    # SAME: five rows are padded on both sides, six columns on the right only.
     padded = np.pad(np.float64(x), ((0, 0), (1, 1), (0, 1), (0, 0)))
     expected = np.zeros_like(actual)
     for row, column in np.ndindex(3, 3):
         for n, m in np.ndindex(3, 3):
             seen = padded[:, 2 * row + n, 2 * column + m]
             expected[n, m] += np.einsum("bc,bf->cf", seen, np.float64(dy[:, row, column]))
-    np.testing.assert_allclose(actual, expected, atol=tolerance * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("shape", [(0, 6, 6), (2, 2, 6), (2, 2, 2)], ids=str)
@@ -326,8 +326,8 @@ def test_gradients_where_the_result_is_empty(shape):
 
 @pytest.mark.parametrize(
     ("channels", "features", "dtype", "by_products"),
-    [(64, 100, "float32", True), (64, 64, "float32", False), (16, 25, "bfloat16", True),
-     (4, 16, "bfloat16", False), (16, 25, "float16", True)],
+    [(64, 96, "float32", True), (64, 95, "float32", False), (16, 24, "bfloat16", True),
+     (16, 23, "bfloat16", False), (16, 24, "float16", True)],
 )  # fmt: skip
 def test_gradients_are_products_where_channels_are_many(channels, features, dtype, by_products):
     shapes = (1, 6, 6, channels), (3, 3, channels, features)

@@ -15,7 +15,7 @@ from tests.kernels.cases import Case
 from tests.kernels.operator_base import OperatorTests
 
 # Whatever the sizes.
-IN_PARTS = {"loops": True, "summed_channels": 1, "max_padded_bytes": 0, "min_share_inside": 0.0}
+IN_PARTS = {"loops": True, "min_summed_channels": 1, "max_padded_bytes": 0, "min_share_inside": 0.0}
 CASE = Case(5, down=2, groups=2, size=(13, 16))
 TALL = Case(5, down=2, size=(100, 100), batch=1, group_channels=256)
 

@@ -18,8 +18,8 @@ from tests.kernels.sharding import each_axis_type
 LOOPS = {
     "loops": True,
     "block_bytes": 1,
-    "summed_channels": 1,
-    "read_bytes": 0,
+    "min_summed_channels": 1,
+    "max_read_bytes": 0,
     "max_padded_bytes": 0,
     "min_share_inside": 0.0,
 }
@@ -159,14 +159,17 @@ def test_a_symbolic_batch_has_no_loops_and_equals_numbers():
 def test_temporaries_of_loops_are_a_fraction_of_the_operands(dtype):
     case = Case(5, up=2, size=(32, 32), batch=16, group_channels=64)
     shapes = case.operands(lambda shape: jax.ShapeDtypeStruct(shape, dtype))
-    with xla.using(loops=True, read_bytes=0):
+    with xla.using(loops=True, max_read_bytes=0):
         compiled = jax.jit(gradients(case)).lower(*shapes).compile()
     own = sum(shape.size * shape.dtype.itemsize for shape in shapes)
     assert compiled.memory_analysis().temp_size_in_bytes < own / 4
 
 
-def test_a_loop_and_what_is_none_share_the_cotangent_of_a_loss():
-    """It takes the memory of the output, which is not needed any more."""
+def test_both_gradients_share_the_cotangent_of_a_loss():
+    """The loss adds one array of the output's size to the temporaries, not two.
+
+    The weight gradient is a loop, the input gradient is none.
+    """
     case = Case(5, up=2, size=(50, 50), batch=1, group_channels=256)
     shapes = case.operands(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32))
 

@@ -45,7 +45,8 @@ def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Arra
 def _contracted(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> jax.Array:
     """Contracts two operands, which come in the order of :data:`_ORDER`."""
     if result != "y":
-        # Both gradients read the cotangent. Computed in each, it would keep what it comes from.
+        # Both gradients read the cotangent. XLA would compute it inside each of them, and keep the
+        # output of the forward pass, from which it comes, until both are done.
         second = computed_once(second)
     whole = functools.partial(_whole, plan, result)
     if result == "weights" and settings_of(plan).channels_at_once:
@@ -120,11 +121,11 @@ def _loop_is_faster(
     y, itemsize = second, plan.accumulator.itemsize
     read = passes_of_input_gradient(plan.geometry) * y.size * itemsize
     converted = y.dtype.itemsize < itemsize
-    return settings.loops and read > settings.read_bytes / (2 if converted else 1)
+    return settings.loops and read > settings.max_read_bytes / (2 if converted else 1)
 
 
 def _weight_gradient_is_a_loop(plan: Plan, settings: Settings, x: jax.Array) -> bool:
-    return settings.loops and x.shape[3] >= settings.summed_channels * plan.geometry.groups
+    return settings.loops and x.shape[3] >= settings.min_summed_channels * plan.geometry.groups
 
 
 def _has_whole_images(array: jax.Array) -> bool:

@@ -13,8 +13,8 @@ from carafe_kernels.devices import devices_of_process
 from carafe_kernels.plan import Plan
 from carafe_kernels.scoped import ScopedSettings
 
-# A loop takes a quarter of the processor time of the form without one (weight gradient of
-# 1x50x50x256, up 2), so with more cores than four that form is faster.
+# A loop takes a fifth to a quarter of the processor time of the form without one (weight gradient
+# of 1x50x50x256, up 2), so with more than four or five cores that form is faster.
 MAX_CORES_OF_LOOPS = 4
 
 
@@ -26,23 +26,23 @@ class Settings:
         loops: whether gradients come from a loop over blocks of rows, which runs on one core and
             keeps what it reads in its cache.
         block_bytes: how large the maps of a block are, about, in the dtype of the sums.
-        summed_channels: how many channels of a group a weight gradient in a loop has, at least.
-        read_bytes: how much an input gradient without a loop reads of its padded copy, in all
-            passes, at most. For maps of 16 bits half of it: their copy has 32, so that without a
-            loop temporaries are twice as large as the map.
-        max_padded_bytes: how large the padded copy of a map is, at most, in the forward pass of an
-            integer stride. Larger maps are read where they are, and only their border is copied,
-            if the weight gradient is a loop. ``None`` copies maps of any size.
-        min_share_inside: which share of the outputs reads nothing outside the map, at least, where
-            only the border of a map is copied.
+        min_summed_channels: how many channels of a group a weight gradient in a loop has.
+        max_read_bytes: how much an input gradient without a loop reads of its padded copy, in all
+            passes. For maps of 16 bits half of it: their copy has 32, so that without a loop
+            temporaries are twice as large as the map.
+        max_padded_bytes: how large the padded copy of a map is in the forward pass of an integer
+            stride. Larger maps are read where they are, and only their border is copied, if the
+            weight gradient is a loop. ``None`` copies maps of any size.
+        min_share_inside: the share of the outputs that must read nothing outside the map, for only
+            its border to be copied.
         channels_at_once: how many channels of a group a weight gradient without a loop sums in one
             pass over memory; ``None`` sums all of them.
     """
 
     loops: bool = False
     block_bytes: int = 2**20
-    summed_channels: int = 64
-    read_bytes: int = 96 * 2**20
+    min_summed_channels: int = 64
+    max_read_bytes: int = 96 * 2**20
     max_padded_bytes: int | None = None
     min_share_inside: float = 0.8
     channels_at_once: int | None = None

@@ -65,8 +65,8 @@ def test_the_compiled_form_compiles_every_pass_as_a_whole(torch, monkeypatch):
         run(*tensors)
     forward, with_gradient, relu, squared = graphs
     assert forward == with_gradient
-    assert relu - forward == {"relu", "sum"}
-    assert "mean" in squared
+    assert relu == forward | {"relu", "sum"}
+    assert forward | {"mean"} < squared
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
