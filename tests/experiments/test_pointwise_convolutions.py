@@ -13,6 +13,7 @@ from experiments.inpainting.model.generators import build_generator
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
+from tests.slow import slow
 
 
 def kernels_of_convolutions(module, *inputs):
@@ -36,7 +37,7 @@ def test_classifiers(downsampler):
     assert ("1", "1") not in kernels
 
 
-@pytest.mark.parametrize("upsampler", ["nearest", "deconvolution", "carafe"])
+@pytest.mark.parametrize("upsampler", [slow("nearest"), slow("deconvolution"), "carafe"])
 def test_detectors(upsampler):
     config = DetectorConfig(
         backbone=ResNetConfig(50, norm="frozen"), neck=FPNConfig(upsampler=upsampler), masks=True

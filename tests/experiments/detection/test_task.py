@@ -104,6 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tiny_run, scenes_dir, stamps_c
     jax.tree.map(np.testing.assert_array_equal, whole.state, resumed.state)
 
 
+@pytest.mark.slow
 def test_a_run_logs_the_parts_of_its_loss_and_ends_with_an_evaluation(tiny_run):
     lines = read_metrics(tiny_run / "metrics.jsonl")
     parts = ("rpn_objectness", "rpn_boxes", "classes", "boxes", "masks")

@@ -167,6 +167,7 @@ def test_parts_of_a_batch_add_up(batch):
         assert float(found[1][name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_without_a_weight_there_is_no_discriminator(batch):
     config = dataclasses.replace(PLAIN, adversarial=AdversarialConfig(weight=0.0))
     state = initial_state(config)

@@ -15,6 +15,7 @@ from experiments.benchmarks.gpu.record import Record
 from experiments.benchmarks.gpu.switches import SWITCHES
 from tests.experiments.benchmarks.gpu.fake_children import is_alive, results, run_with
 from tests.experiments.benchmarks.gpu.programs import ENVIRONMENT, ROOT, python
+from tests.slow import slow
 
 FOLDER = ROOT / "experiments" / "benchmarks" / "gpu"
 # What a machine with JAX and Flax may lack; optax and rich come with Flax.
@@ -134,6 +135,7 @@ def test_kernels_that_crash_are_not_asked_for_again(tmp_path):
     assert [each["leave_out_kernels"] for each in planned(asked, "layers")] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
 def test_a_kernel_that_is_slow_to_compile_is_kept_and_runs_again(tmp_path):
     asked = []
@@ -148,7 +150,7 @@ def test_a_kernel_that_is_slow_to_compile_is_kept_and_runs_again(tmp_path):
 
 
 @pytest.mark.usefixtures("few_steps")
-@pytest.mark.parametrize("do", ["right", "smoke"])
+@pytest.mark.parametrize("do", [slow("right"), "smoke"])
 def test_a_case_that_hangs_is_not_timed(tmp_path, monkeypatch, do):
     """The child names the last of its cases, which takes logits."""
     up = plan.MAIN["up 2"]

@@ -2,10 +2,12 @@ import functools
 
 import jax
 import numpy as np
+import pytest
 
 from tests.experiments.detection.losses.batches import ROWS, make_batch
 
 
+@pytest.mark.slow
 def test_objects_without_area_count_for_nothing(loss):
     batch = make_batch(6, 6)
     batch["boxes"][:, 0] = [10, 10, 10, 30]

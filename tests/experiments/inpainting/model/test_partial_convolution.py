@@ -148,6 +148,7 @@ def applied(layer, params, x):
 APPLY = {name: jax.jit(functools.partial(applied, layer)) for name, layer in LAYERS.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 @given(size=SIZES, soft=st.booleans(), seed=st.integers(0, 2**16))
 @settings(max_examples=15, deadline=None)

@@ -20,6 +20,7 @@ from experiments.inpainting.prediction.holes import HoleChoice, hole_of_brush
 from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.prediction.predict import predict, read_picture
 from experiments.inpainting.task import RUNS, initial_state
+from tests.slow import slow
 
 CONFIG = InpaintingConfig(
     model=GeneratorConfig("unet", upsampler="nearest", width=2, levels=1),
@@ -344,7 +345,7 @@ def test_any_name_is_filled_and_shown_in_one_line(run, tmp_path, capsys):
     assert sorted(os.listdir(os.fsencode(tmp_path / "in-filled"))) == names
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", slow("latin-1"), slow("utf-8")])
 def test_a_command_whose_output_cannot_hold_a_name(run, tmp_path, encoding):
     save(tmp_path / "日.png")
     command = ["predict", tmp_path / "日.png", "--run", run, "--brush-seed", "0"]
