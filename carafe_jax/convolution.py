@@ -14,8 +14,8 @@ from jaxtyping import Array, Num
 type _Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
 # The gradient of a kernel larger than 1x1 is computed by matrix products if input channels times
-# features are at least this: for dtypes of 32 bits or more, and of fewer. Below, XLA is faster (or
-# as fast, by ``python -m experiments.benchmarks.convolutions``).
+# features are at least this: for dtypes of 32 bits or more, and of fewer. Below, XLA is as fast or
+# faster (``python -m experiments.benchmarks.convolutions``).
 _LEAST_PRODUCTS = 6144
 _LEAST_PRODUCTS_OF_16_BITS = 384
 
