@@ -1,60 +1,20 @@
-import json
 import os
-import shutil
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from experiments.engine import config as configs
-from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
 from experiments.engine.errors import InputError
-from experiments.engine.step import first_carry
 from experiments.inpainting.__main__ import predict as predict_command
-from experiments.inpainting.configs import AdversarialConfig, InpaintingConfig
-from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.prediction.holes import HoleChoice, hole_of_brush
 from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.prediction.predict import predict, read_picture
-from experiments.inpainting.task import RUNS, initial_state
+from tests.experiments.inpainting.prediction.runs import BOX, pixels
 from tests.slow import slow
 
-CONFIG = InpaintingConfig(
-    model=GeneratorConfig("unet", upsampler="nearest", width=2, levels=1),
-    adversarial=AdversarialConfig(weight=0),
-)
 pytestmark = pytest.mark.usefixtures("few_optimizations")
-BOX = HoleChoice(box=(8, 5, 12, 7))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run with a checkpoint, of a network that has learned nothing."""
-    folder = tmp_path_factory.mktemp("run")
-    save_run(folder, {0: (1.0, None)})
-    return folder
-
-
-def save_run(folder, steps):
-    """Checkpoints of parameters times a factor, with a metric or none."""
-    checkpoints = Checkpoints(folder / CHECKPOINTS, keep_last=9, best=RUNS.best)
-    for step, (factor, metric) in steps.items():
-        state = initial_state(CONFIG)
-        state["generator"]["params"] = jax.tree.map(
-            lambda array, factor=factor: factor * array, state["generator"]["params"]
-        )
-        checkpoints.save(step, jax.device_get(first_carry(state, 0)), None, {})
-        if metric is not None:
-            checkpoints.mark(step, {RUNS.best: metric})
-    checkpoints.close()
-    configs.save(CONFIG, folder / "config.json")
-
-
-def pixels(height=21, width=30, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def save(path, values=None, **options):
@@ -257,61 +217,6 @@ def test_a_picture_20000_pixels_wide(run, tmp_path):
     assert (filled[300:500, 9_000:10_500] != 90).any()
     filled[300:500, 9_000:10_500] = 90
     np.testing.assert_array_equal(filled, values)
-
-
-def test_the_newest_checkpoint_fills_and_a_damaged_one_is_reported(tmp_path, capsys):
-    save_run(tmp_path, {1: (1.0, 20.0), 2: (2.0, 30.0), 3: (3.0, 10.0)})
-    values, hole = pixels(), BOX.hole(tmp_path, (21, 30), False)
-    (tmp_path / "second").mkdir()
-    save_run(tmp_path / "second", {0: (3.0, None)})
-    newest = load_inpainter(tmp_path)(values, hole)
-    np.testing.assert_array_equal(newest, load_inpainter(tmp_path / "second")(values, hole))
-    best = load_inpainter(tmp_path, checkpoint="best")(values, hole)
-    assert (best != newest).any()
-    assert capsys.readouterr().err == ""
-    damage(tmp_path / "checkpoints/3")
-    # The one before is the best, too.
-    np.testing.assert_array_equal(load_inpainter(tmp_path)(values, hole), best)
-    reported = capsys.readouterr().err
-    assert "checkpoints/3: " in reported
-    assert reported.endswith("; the checkpoint of step 2 is used\n")
-
-
-def damage(checkpoint):
-    for path in (checkpoint / "state").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def test_a_folder_without_a_run(tmp_path):
-    with pytest.raises(CheckpointError, match=rf"{tmp_path}.*config\.json"):
-        load_inpainter(tmp_path)
-
-
-def test_a_truncated_checkpoint(run, tmp_path):
-    shutil.copytree(run, tmp_path / "run")
-    damage(tmp_path / "run/checkpoints/0")
-    with pytest.raises(CheckpointError, match=r"checkpoints/0.* damaged"):
-        load_inpainter(tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("task", "classification", "inpainting.*task.*'classification'"),
-        ("backbone", "resnet50", "inpainting.*backbone"),
-        ("model.downsampler", "zzz", r"inpainting.*model\.downsampler.*'zzz'"),
-        ("model.width", 6, "checkpoints/0.* model"),
-    ],
-)
-def test_a_run_of_another_task_or_model(run, tmp_path, field, value, message):
-    shutil.copytree(run, tmp_path / "run")
-    config = json.loads((run / "config.json").read_text())
-    *section, name = field.split(".")
-    (config[section[0]] if section else config)[name] = value
-    (tmp_path / "run/config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=message):
-        load_inpainter(tmp_path / "run")
 
 
 def test_the_command_names_what_it_wrote_and_ends_with_2_if_some_failed(run, tmp_path, capsys):
