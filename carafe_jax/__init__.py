@@ -2,22 +2,46 @@
 
 from typing import TYPE_CHECKING
 
-from carafe_jax.ops import carafe, reassemble, reassembly_kernels
+__version__ = "0.1.0"
 
-__all__ = ["carafe", "linen", "nnx", "reassemble", "reassembly_kernels"]
+__all__ = [
+    "Implementation",
+    "Normalizer",
+    "__version__",
+    "carafe",
+    "convert",
+    "convolution",
+    "linen",
+    "nnx",
+    "reassemble",
+    "reassembly_kernels",
+]
 
 if TYPE_CHECKING:
-    from carafe_jax import linen, nnx
+    from carafe_kernels.names import Implementation, Normalizer
+
+    from carafe_jax import convert, convolution, linen, nnx
+    from carafe_jax._ops import carafe, reassemble, reassembly_kernels
 else:
     import importlib
 
-    # Flax's two APIs take nearly as long to import as JAX, and a program needs one of them at most.
-    _LAZY = ("linen", "nnx")
+    # A program needs one of Flax's APIs at most, and either takes nearly as long to import as JAX.
+    # A program that only prints its options needs not even JAX.
+    _MODULES = ("convert", "convolution", "linen", "nnx")
+    _MODULE_OF_NAME = {
+        "Implementation": "carafe_kernels.names",
+        "Normalizer": "carafe_kernels.names",
+        "carafe": "carafe_jax._ops",
+        "reassemble": "carafe_jax._ops",
+        "reassembly_kernels": "carafe_jax._ops",
+    }
 
     def __getattr__(name):
-        if name in _LAZY:
+        if name in _MODULES:
             return importlib.import_module(f"{__name__}.{name}")
+        if name in _MODULE_OF_NAME:
+            return getattr(importlib.import_module(_MODULE_OF_NAME[name]), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__():
-        return sorted({*globals(), *_LAZY})
+        return sorted({*globals(), *__all__})

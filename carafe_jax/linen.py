@@ -7,13 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.normalizer_names import Normalizer
+from carafe_kernels.names import Implementation, Normalizer
 from jaxtyping import Array, Float
 
-from carafe_jax import predictor
+from carafe_jax import _predictor as predictor
+from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax.convolution import convolve
-from carafe_jax.implementations import ImplementationName
-from carafe_jax.ops import carafe, reassembly_kernels
 
 
 class _PredictorOptions(nn.Module, kw_only=True):  # type: ignore[call-arg]
@@ -142,7 +141,7 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     """
 
     normalizer: Normalizer = "softmax"
-    implementation: ImplementationName | None = None
+    implementation: Implementation | None = None
 
     def setup(self) -> None:
         names = {field.name for field in dataclasses.fields(_PredictorOptions)}

@@ -5,15 +5,14 @@ from typing import Any, TypedDict, Unpack
 import jax
 import jax.numpy as jnp
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.normalizer_names import Normalizer
+from carafe_kernels.names import Implementation, Normalizer
 from flax import nnx
 from jaxtyping import Array, Float
 
-from carafe_jax import predictor
-from carafe_jax.checks import check_groups, check_normalizer
+from carafe_jax import _predictor as predictor
+from carafe_jax._checks import check_groups, check_normalizer
+from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax.convolution import convolve
-from carafe_jax.implementations import ImplementationName
-from carafe_jax.ops import carafe, reassembly_kernels
 
 
 class PredictorOptions(TypedDict, total=False):
@@ -167,7 +166,7 @@ class CARAFE(nnx.Module):
         kernel_size: int = 5,
         groups: int = 1,
         normalizer: Normalizer = "softmax",
-        implementation: ImplementationName | None = None,
+        implementation: Implementation | None = None,
         rngs: nnx.Rngs,
         **options: Unpack[PredictorOptions],
     ) -> None:

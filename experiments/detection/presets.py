@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from carafe_kernels.normalizer_names import Normalizer
-
+from carafe_jax import Normalizer
 from experiments.data.composed.scenes_config import ScenesConfig
 from experiments.detection.configs import COCO_TRAINING, SCHEDULE_2X, DetectionConfig
 from experiments.detection.data.config import DataConfig

@@ -3,8 +3,7 @@
 import dataclasses
 from typing import get_args
 
-from carafe_kernels.normalizer_names import Normalizer
-
+from carafe_jax import Normalizer
 from experiments.engine.config import check, check_at_least
 
 

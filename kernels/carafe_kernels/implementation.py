@@ -44,7 +44,7 @@ class Supports(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Implementation:
+class ImplementationSpec:
     """Computes contractions, and says which ones it serves, where and how.
 
     Args:

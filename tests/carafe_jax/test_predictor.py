@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from carafe_kernels.geometry import Geometry
 
-from carafe_jax.predictor import COMPRESSOR_INIT, ENCODER_INIT, PredictorSpec
+from carafe_jax._predictor import COMPRESSOR_INIT, ENCODER_INIT, PredictorSpec
 from tests.kernels.errors import naming
 
 

@@ -10,8 +10,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import carafe_jax
-from tests.carafe_jax.gpus import H100, case_of, have_devices, have_proven
 from tests.kernels.cases import Case
+from tests.kernels.gpus import H100, case_of, have_devices, have_proven
 from tests.kernels.sharding import each_axis_type
 from tests.slow import slow
 

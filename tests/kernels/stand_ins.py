@@ -5,12 +5,10 @@ import dataclasses
 from unittest import mock
 
 import jax
-from carafe_kernels import mosaic_gpu, xla
-from carafe_kernels.implementation import Implementation
+from carafe_kernels import choice, mosaic_gpu, xla
+from carafe_kernels.implementation import ImplementationSpec
 from carafe_kernels.mosaic_gpu import calls
 from carafe_kernels.normalizers import normalize
-
-from carafe_jax import implementations
 
 
 def by_xla(plan, results, operands):
@@ -61,7 +59,7 @@ def stand_ins(*, together=False):
         return calls.call_kernels(kernels, plan, results, operands)
 
     settings = FreshSettings()
-    implementation = Implementation(
+    implementation = ImplementationSpec(
         contract,
         mosaic_gpu.IMPLEMENTATION.supports,
         settings=lambda: settings,
@@ -70,7 +68,7 @@ def stand_ins(*, together=False):
     module = mock.Mock(IMPLEMENTATION=implementation)
     with (
         mock.patch.dict("sys.modules", {"stand_ins": module}),
-        mock.patch.dict(implementations.IMPLEMENTATIONS, {"stand_ins": "stand_ins"}),
+        mock.patch.dict(choice.IMPLEMENTATIONS, {"stand_ins": "stand_ins"}),
         mock.patch.object(calls, "on_cuda", lambda array: array),
     ):
         yield found

@@ -9,9 +9,9 @@ from carafe_kernels.geometry import Geometry
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import carafe_jax
-from tests.carafe_jax.gpus import H100, case_of, have_devices, have_proven
 from tests.kernels.cases import Case
 from tests.kernels.from_logits import carafe_and_gradients
+from tests.kernels.gpus import H100, case_of, have_devices, have_proven
 from tests.kernels.mosaic_gpu_lowering import lowered, tensor_sizes
 from tests.kernels.sharding import each_axis_type, over_the_batch
 from tests.slow import slow

@@ -3,13 +3,13 @@
 Layouts, tiles and what was measured: ``kernels/README.md``.
 """
 
-from carafe_kernels.implementation import Implementation
+from carafe_kernels.implementation import ImplementationSpec
 from carafe_kernels.mosaic_gpu.contractions import contract
 from carafe_kernels.mosaic_gpu.settings import Settings, current_settings, interpreted, using
 from carafe_kernels.mosaic_gpu.supports import DOWNS, KERNEL_SIZES, UPS, supports
 from carafe_kernels.mosaic_gpu.variants import gradients_together
 
-IMPLEMENTATION = Implementation(
+IMPLEMENTATION = ImplementationSpec(
     contract,
     supports,
     platform="cuda",

@@ -3,12 +3,12 @@
 What it computes and how: :mod:`carafe_kernels.xla.contractions`.
 """
 
-from carafe_kernels.implementation import Implementation
+from carafe_kernels.implementation import ImplementationSpec
 from carafe_kernels.xla.contractions import forward, input_gradient, weight_gradient
 from carafe_kernels.xla.dispatch import contract, supports
 from carafe_kernels.xla.settings import Settings, current_settings, using
 
-IMPLEMENTATION = Implementation(contract, supports, settings=current_settings)
+IMPLEMENTATION = ImplementationSpec(contract, supports, settings=current_settings)
 
 __all__ = [
     "IMPLEMENTATION",

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from carafe_kernels.implementation import Implementation
+from carafe_kernels.implementation import ImplementationSpec
 
 from tests.kernels import oracle
 
@@ -36,4 +36,4 @@ def contract(plan, results, operands):
     return (out.reshape(len(out), *plan.shape(result, channels)),)
 
 
-IMPLEMENTATION = Implementation(contract, supports)
+IMPLEMENTATION = ImplementationSpec(contract, supports)

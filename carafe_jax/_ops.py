@@ -6,17 +6,17 @@ All take channels-last maps and rescale by any ``up / down``.
 """
 
 import jax
+from carafe_kernels.choice import choose
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.normalizer_names import Normalizer
+from carafe_kernels.names import Implementation, Normalizer
 from carafe_kernels.normalizers import normalize
 from carafe_kernels.placement import placed
 from carafe_kernels.plan import Plan
 from jaxtyping import Array, Float
 
-from carafe_jax.checks import check_shape, checked_array, checked_logits, checked_map
-from carafe_jax.differentiation import contract
-from carafe_jax.implementations import ImplementationName, choose
-from carafe_jax.logit_differentiation import reassemble_logits
+from carafe_jax._checks import check_shape, checked_array, checked_logits, checked_map
+from carafe_jax._differentiation import contract
+from carafe_jax._logit_differentiation import reassemble_logits
 
 
 def reassemble(
@@ -27,7 +27,7 @@ def reassemble(
     up: int = 1,
     down: int = 1,
     groups: int = 1,
-    implementation: ImplementationName | None = None,
+    implementation: Implementation | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
     r"""Reassembles a feature map with one given kernel per output pixel (Eqn. 3).
 
@@ -66,7 +66,7 @@ def reassemble(
         down: denominator of the scale, at least 1.
         groups: number of channel groups with kernels of their own; divides ``C``.
         implementation: ``"xla"``, ``"mosaic_gpu"``, or ``None``: the GPU kernels where a GPU has
-            proven them right and faster (:mod:`carafe_jax.proven`), else ``"xla"``. The call is
+            proven them right and faster (:mod:`carafe_kernels.proven`), else ``"xla"``. The call is
             looked up when it is traced, for all GPUs of this process, if a GPU is JAX's default
             device; a program that is lowered for another platform runs ``"xla"`` still.
 
@@ -97,7 +97,7 @@ def carafe(
     down: int = 1,
     groups: int = 1,
     normalizer: Normalizer = "softmax",
-    implementation: ImplementationName | None = None,
+    implementation: Implementation | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Normalises predicted logits into kernels and reassembles ``x`` with them (section 3).
 
@@ -126,7 +126,7 @@ def carafe(
         normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14). It runs
             over all ``k * k`` taps, so kernels at the border lose the weight that falls outside.
         implementation: ``"xla"``, ``"mosaic_gpu"``, or ``None``: the GPU kernels where a GPU has
-            proven them right and faster (:mod:`carafe_jax.proven`), else ``"xla"``. The call is
+            proven them right and faster (:mod:`carafe_kernels.proven`), else ``"xla"``. The call is
             looked up when it is traced, for all GPUs of this process, if a GPU is JAX's default
             device; a program that is lowered for another platform runs ``"xla"`` still.
 

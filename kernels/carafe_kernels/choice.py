@@ -10,33 +10,30 @@ import importlib
 import itertools
 import logging
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
+
 from carafe_kernels.devices import devices_of_process
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.implementation import Contract, Implementation
-from carafe_kernels.normalizer_names import Normalizer
+from carafe_kernels.implementation import Contract, ImplementationSpec
+from carafe_kernels.names import Normalizer
 from carafe_kernels.plan import Operands, Plan, Results
+from carafe_kernels.proven import is_proven
 
-from carafe_jax.proven import is_proven
-
-# The module of each, which has it as IMPLEMENTATION. It is imported when it is asked for: that of
-# the GPU kernels takes as long as JAX itself.
+# The module of each implementation. A module is imported when it is first used: that of the GPU
+# kernels takes as long to import as JAX itself.
 IMPLEMENTATIONS = {
     "xla": "carafe_kernels.xla",
     "mosaic_gpu": "carafe_kernels.mosaic_gpu",
 }
-# The same names, for type checkers.
-ImplementationName = Literal["xla", "mosaic_gpu"]
 PORTABLE = "xla"  # runs everywhere
 
 _logger = logging.getLogger("carafe_jax")
 
 
-def implementation(name: str) -> Implementation:
+def implementation(name: str) -> ImplementationSpec:
     """The implementation of a name."""
-    found: Implementation = importlib.import_module(IMPLEMENTATIONS[name]).IMPLEMENTATION
+    found: ImplementationSpec = importlib.import_module(IMPLEMENTATIONS[name]).IMPLEMENTATION
     return found
 
 

@@ -3,9 +3,8 @@
 import functools
 
 import jax
+from carafe_kernels.choice import implementation, run
 from carafe_kernels.plan import Operands, Plan, Results, Slot
-
-from carafe_jax.implementations import implementation, run
 
 
 # Compiled also when called eagerly: op by op, the taps would not fuse.

@@ -3,11 +3,11 @@
 import functools
 
 import jax
+from carafe_kernels.choice import implementation, run
 from carafe_kernels.normalizers import normalize
 from carafe_kernels.plan import Operands, Plan, Results
 
-from carafe_jax.differentiation import contract
-from carafe_jax.implementations import implementation, run
+from carafe_jax._differentiation import contract
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

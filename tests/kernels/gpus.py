@@ -3,9 +3,8 @@
 from unittest import mock
 
 import jax
+from carafe_kernels import choice, proven
 from carafe_kernels.geometry import Geometry
-
-from carafe_jax import implementations, proven
 
 
 def gpu(kind, capability):
@@ -21,7 +20,7 @@ RTX_5090 = gpu("NVIDIA GeForce RTX 5090", "12.0")
 
 def have_devices(monkeypatch, *devices):
     """Has what is traced see these devices in this process."""
-    monkeypatch.setattr(implementations, "devices_of_process", lambda: list(devices))
+    monkeypatch.setattr(choice, "devices_of_process", lambda: list(devices))
 
 
 def case_of(options, form, *, capability="9.0", dtypes=("float32", "float32"), channels=(1, 512)):

@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from carafe_kernels import mosaic_gpu
+from carafe_kernels import choice, mosaic_gpu, proven
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.implementation import Implementation
+from carafe_kernels.implementation import ImplementationSpec
+from carafe_kernels.names import Implementation
 
 import carafe_jax
-from carafe_jax import implementations, proven
-from tests.carafe_jax.gpus import (
+from tests.kernels.cases import Case
+from tests.kernels.errors import naming
+from tests.kernels.gpus import (
     A100,
     B200,
     H100,
@@ -32,8 +34,6 @@ from tests.carafe_jax.gpus import (
     have_devices,
     have_proven,
 )
-from tests.kernels.cases import Case
-from tests.kernels.errors import naming
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"}
@@ -57,7 +57,7 @@ def operator(form, implementation=None, case=CASE):
 def plan_of(form, case=CASE, dtype=np.float32, normalizer="softmax"):
     x, weights = operands(form, case, dtype)
     normalizer = normalizer if form == "carafe" else None
-    return implementations.choose(None, Geometry(**case.options), x, weights, normalizer)
+    return choice.choose(None, Geometry(**case.options), x, weights, normalizer)
 
 
 def chosen(*arguments, **options):
@@ -144,8 +144,8 @@ def test_the_dtypes_of_map_and_weights_are_told_apart(monkeypatch):
     have_proven(monkeypatch, case_of(CASE.options, "reassemble", dtypes=dtypes))
     x, weights = operands("reassemble")
     geometry = Geometry(**CASE.options)
-    of_proven = implementations.choose(None, geometry, x.astype("bfloat16"), weights)
-    of_other = implementations.choose(None, geometry, x, weights.astype("bfloat16"))
+    of_proven = choice.choose(None, geometry, x.astype("bfloat16"), weights)
+    of_other = choice.choose(None, geometry, x, weights.astype("bfloat16"))
     assert (of_proven.implementation, of_other.implementation) == ("mosaic_gpu", "xla")
 
 
@@ -160,7 +160,7 @@ def test_a_proven_call_that_the_kernels_refuse_is_logged_once_for_debugging(monk
     have_devices(monkeypatch, H100)
     case = Case(3, up=3, down=2, size=(5, 3))
     have_proven(monkeypatch, case_of(case.options, "reassemble"))
-    implementations.log_once.cache_clear()
+    choice.log_once.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="carafe_jax"):
         for _ in range(2):
             assert chosen("reassemble", case) == "xla"
@@ -236,10 +236,10 @@ def test_a_symbolic_batch_runs_xla(monkeypatch, proven_form):
 def test_the_default_device_says_what_the_process_runs_on(monkeypatch):
     asked = []
     monkeypatch.setattr(jax, "local_devices", lambda *, backend: asked.append(backend) or [H100])
-    implementations.devices_of_process()
+    choice.devices_of_process()
     for default in (CPU, "cpu"):
         with jax.default_device(default):
-            implementations.devices_of_process()
+            choice.devices_of_process()
     assert asked == [None, "cpu", "cpu"]
 
 
@@ -263,7 +263,7 @@ def test_one_card_of_several_is_enough_for_a_named_implementation(monkeypatch, f
 def test_logits_are_normalised_apart_where_no_kernel_does_it(monkeypatch, caplog):
     have_devices(monkeypatch, H100)
     case = Case(3, up=4, down=2, size=(4, 4))
-    implementations.log_once.cache_clear()
+    choice.log_once.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="carafe_jax"):
         jax.eval_shape(operator("carafe", "mosaic_gpu", case), *operands("carafe", case))
     (record,) = caplog.records
@@ -271,14 +271,14 @@ def test_logits_are_normalised_apart_where_no_kernel_does_it(monkeypatch, caplog
 
 
 def test_xla_fuses_no_normaliser_and_logs_nothing_of_it(caplog):
-    implementations.log_once.cache_clear()
+    choice.log_once.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="carafe_jax"):
         jax.eval_shape(operator("carafe", "xla"), *operands("carafe"))
     assert not caplog.records
 
 
 def test_a_refused_call_logs_nothing(caplog):
-    implementations.log_once.cache_clear()
+    choice.log_once.cache_clear()
     case = Case(3, up=3, down=2, size=(4, 4))
     with (
         caplog.at_level(logging.DEBUG, logger="carafe_jax"),
@@ -291,7 +291,7 @@ def test_a_refused_call_logs_nothing(caplog):
 def test_the_log_says_why_the_card_that_serves_the_weights_does_not_fuse(monkeypatch, caplog):
     have_devices(monkeypatch, A100, H100)
     case = Case(3, up=4, down=2, size=(4, 4))
-    implementations.log_once.cache_clear()
+    choice.log_once.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="carafe_jax"):
         jax.eval_shape(operator("carafe", "mosaic_gpu", case), *operands("carafe", case))
     (record,) = caplog.records
@@ -321,7 +321,7 @@ print({"jax.experimental.pallas", "carafe_kernels.mosaic_gpu"} & set(sys.modules
 
 
 def test_an_entry_in_the_table_makes_a_module_an_implementation(monkeypatch, form):
-    monkeypatch.setitem(implementations.IMPLEMENTATIONS, "toy", "tests.carafe_jax.toy")
+    monkeypatch.setitem(choice.IMPLEMENTATIONS, "toy", "tests.kernels.toy")
     case = Case(3, up=3, down=2, groups=2, size=(3, 2), batch=1)
     arrays = operands(form, case)
 
@@ -340,21 +340,21 @@ def test_an_entry_in_the_table_makes_a_module_an_implementation(monkeypatch, for
 
 
 def test_type_checkers_know_the_names_of_the_table():
-    assert set(get_args(implementations.ImplementationName)) == set(implementations.IMPLEMENTATIONS)
+    assert set(get_args(Implementation)) == set(choice.IMPLEMENTATIONS)
 
 
 def test_logits_are_fused_only_where_the_weights_of_second_derivatives_are_served(monkeypatch):
-    fusing = Implementation(
+    fusing = ImplementationSpec(
         contract=mock.Mock(),
         supports=lambda plan, shape, device: None if plan.normalizer else "it takes no weights",
     )
     monkeypatch.setitem(sys.modules, "fusing", mock.Mock(IMPLEMENTATION=fusing))
-    monkeypatch.setitem(implementations.IMPLEMENTATIONS, "fusing", "fusing")
+    monkeypatch.setitem(choice.IMPLEMENTATIONS, "fusing", "fusing")
     with pytest.raises(NotImplementedError, match=r"'fusing'.* it takes no weights"):
         operator("carafe", "fusing")(*operands("carafe"))
 
 
 def test_an_implementation_refuses_what_it_does_not_serve(monkeypatch, form):
-    monkeypatch.setitem(implementations.IMPLEMENTATIONS, "toy", "tests.carafe_jax.toy")
+    monkeypatch.setitem(choice.IMPLEMENTATIONS, "toy", "tests.kernels.toy")
     with pytest.raises(NotImplementedError, match=r"'toy'.*not bfloat16"):
         operator(form, "toy")(*operands(form, dtype=jnp.bfloat16))

@@ -1,7 +1,7 @@
 """What the Linen and the NNX layers share: the sizes and initial values of a kernel predictor.
 
 The kernel prediction module of section 3.2 is a 1x1 *channel compressor*, a *content encoder* and
-a *kernel normaliser*. The last belongs to :mod:`carafe_jax.ops`; the first two are convolutions,
+a *kernel normaliser*. The last belongs to :mod:`carafe_jax._ops`; the first two are convolutions,
 which each Flax API builds from the specification here.
 """
 

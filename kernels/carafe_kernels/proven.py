@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.normalizer_names import Normalizer
+from carafe_kernels.names import Normalizer
 from carafe_kernels.plan import Plan
 
 
