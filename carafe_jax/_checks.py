@@ -1,4 +1,4 @@
-"""Checks of arguments: bad ones raise an error that names the argument and what came."""
+"""Checks of arguments. Errors name the argument, what was expected and what was given."""
 
 from typing import Any
 
@@ -24,23 +24,34 @@ def check_normalizer(normalizer: str) -> None:
 
 
 def checked_array(name: str, array: Any) -> jax.Array:
-    """Returns a rank 4 array of floats as it is, or raises ``ValueError``."""
+    """Returns an array of floats ``[..., H, W, N]``, or raises ``ValueError``.
+
+    Args:
+        name: the name of the argument, for the error.
+        array: a JAX array, a NumPy array, or an object with ``__jax_array__``, such as
+            ``nnx.Param``.
+    """
+    if not isinstance(array, jax.Array) and hasattr(array, "__jax_array__"):
+        array = array.__jax_array__()
     if not isinstance(array, jax.Array | np.ndarray):
-        raise ValueError(f"{name} must be a JAX or NumPy array, got {type(array).__name__}")
+        raise ValueError(
+            f"{name} must be a JAX or NumPy array, or have __jax_array__, "
+            f"got {type(array).__name__}"
+        )
     if array.dtype.name not in DTYPES or not array.dtype.isnative:
         raise ValueError(f"{name} must have one of the dtypes {DTYPES}, got {array.dtype}")
-    if array.ndim != 4:
-        raise ValueError(f"{name} must have rank 4, channels last, got shape {array.shape}")
+    if array.ndim < 3:
+        raise ValueError(f"{name} must have rank 3 or more, channels last, got shape {array.shape}")
     return jnp.asarray(array)
 
 
 def checked_map(x: Any, geometry: Geometry) -> jax.Array:
-    """Returns ``x``, or raises ``ValueError`` if no ``geometry`` could reassemble it."""
+    """Returns ``x`` as an array, or raises ``ValueError`` if it does not fit ``geometry``."""
     x = checked_array("x", x)
-    _, height, width, channels = x.shape
-    if min(height, width, channels) < 1:
+    height, width, channels = x.shape[-3:]
+    if any(size < 1 for size in (height, width, channels)):
         raise ValueError(
-            f"x must be [B, H, W, C] with H, W and C of at least 1, got shape {x.shape}"
+            f"x must be [..., H, W, C] with H, W and C of at least 1, got shape {x.shape}"
         )
     check_groups(geometry.groups, channels)
     return x
@@ -49,17 +60,15 @@ def checked_map(x: Any, geometry: Geometry) -> jax.Array:
 def checked_logits(
     x: Any, logits: Any, geometry: Geometry, normalizer: str
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns both arrays, or raises ``ValueError`` if they or the normaliser do not fit."""
+    """Returns ``x`` and ``logits`` as arrays, or raises ``ValueError`` if an argument is wrong."""
     check_normalizer(normalizer)
     x = checked_map(x, geometry)
-    batch, height, width, _ = x.shape
     logits = checked_array("logits", logits)
-    expected = (*map(geometry.cells, (height, width)), geometry.logit_channels)
     check_shape(
         "logits",
         logits,
-        "[B, ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2]",
-        (batch, *expected),
+        "[..., ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2]",
+        (*map(geometry.cells, x.shape[-3:-1]), geometry.logit_channels),
         x,
         geometry,
     )
@@ -70,13 +79,22 @@ def check_shape(
     name: str,
     array: jax.Array,
     layout: str,
-    expected: tuple[int, ...],
+    expected: tuple[int, int, int],
     x: jax.Array,
     geometry: Geometry,
 ) -> None:
-    """Raises ``ValueError`` unless ``array`` has the shape that ``layout`` describes."""
-    if array.shape != expected:
+    """Raises ``ValueError`` unless an array fits a map.
+
+    Args:
+        name: the name of the argument, for the error.
+        array: the array, with the leading axes of ``x``.
+        layout: the layout of ``array``, for the error.
+        expected: the last three sizes of ``array``.
+        x: the map.
+        geometry: the shape of the reassembly.
+    """
+    if array.shape != (*x.shape[:-3], *expected):
         raise ValueError(
-            f"{name} must be {layout} = {expected} for x of shape {x.shape} and {geometry}, "
-            f"got shape {array.shape}"
+            f"{name} must be {layout} = {(*x.shape[:-3], *expected)} for x of shape {x.shape} and "
+            f"{geometry}, got shape {array.shape}"
         )

@@ -7,7 +7,7 @@ from carafe_kernels.choice import implementation, run
 from carafe_kernels.plan import Operands, Plan, Results, Slot
 
 
-# Compiled also when called eagerly: op by op, the taps would not fuse.
+# Compiled in eager calls too, because XLA fuses the taps only inside one program.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _compute(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
     return run(plan, results, operands)
@@ -15,11 +15,17 @@ def _compute(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Arra
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def contract(plan: Plan, result: Slot, operands: Operands) -> jax.Array:
-    """Contracts the trilinear form ``sum(weights * y * gather(x))`` to the slot left out.
+    """Contracts the trilinear form ``sum(weights * y * gather(x))`` over two of its arguments.
 
-    A derivative of a contraction with respect to an operand is the contraction that leaves this
-    operand out, with the cotangent in the slot of the result. So one rule differentiates to any
-    order, and every implementation brings three contractions and no rule of its own.
+    The result has the shape of the third argument. The derivative of a contraction with respect to
+    an operand is the contraction for that operand, with the cotangent in place of the result. So
+    one rule gives derivatives of any order, and an implementation defines three contractions and no
+    derivatives.
+
+    Args:
+        plan: what stays fixed through all derivatives.
+        result: the argument of the form whose array is computed.
+        operands: the two other arguments of the form.
     """
     (out,) = _compute(plan, (result,), operands)
     return out
@@ -48,7 +54,7 @@ contract.defvjp(_contract_fwd, _contract_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gradients_together(plan: Plan, operands: Operands) -> Operands:
-    """Both gradients of a reassembly at once, which reads the gradient by ``y`` once."""
+    """Both gradients of a reassembly in one call, which reads the cotangent of ``y`` once."""
     dx, dweights = _compute(plan, ("x", "weights"), operands)
     return {"x": dx, "weights": dweights}
 

@@ -1,4 +1,4 @@
-"""The derivatives of reassembly from logits, for kernels that normalise by themselves."""
+"""The derivatives of reassembly from logits, for implementations that fuse the normaliser."""
 
 import functools
 
@@ -12,7 +12,7 @@ from carafe_jax._differentiation import contract
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def reassemble_logits(plan: Plan, operands: Operands) -> jax.Array:
-    """Normalises ``logits`` and reassembles ``x`` in one kernel; its gradient normalises again."""
+    """Normalises ``logits`` and reassembles ``x`` in one kernel; the gradient normalises again."""
     (y,) = _compute(plan, ("y",), operands)
     return y
 

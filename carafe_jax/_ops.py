@@ -1,8 +1,9 @@
-"""Content-aware reassembly as functions: validate, choose an implementation, differentiate.
+"""Content-aware reassembly as functions of JAX arrays.
 
-:func:`reassemble` applies given kernels (Eqn. 3 of the CARAFE++ paper); :func:`carafe` first
-normalises predicted logits into kernels (section 3.2), which :func:`reassembly_kernels` shows.
-All take channels-last maps and rescale by any ``up / down``.
+:func:`reassemble` applies given kernels (Eqn. 3 of the CARAFE++ paper). :func:`carafe` first
+normalises predicted logits into kernels (section 3.2); :func:`reassembly_kernels` returns these
+kernels. Each function checks its arguments, chooses an implementation, and calls the function that
+has the derivatives.
 """
 
 import jax
@@ -14,83 +15,98 @@ from carafe_kernels.placement import placed
 from carafe_kernels.plan import Plan
 from jaxtyping import Array, Float
 
+from carafe_jax._batch_axes import merge_batch_axes, split_batch_axis
 from carafe_jax._checks import check_shape, checked_array, checked_logits, checked_map
 from carafe_jax._differentiation import contract
 from carafe_jax._logit_differentiation import reassemble_logits
 
 
 def reassemble(
-    x: Float[Array, "batch height width channels"],
-    weights: Float[Array, "batch out_height out_width groups*kernel_size**2"],
+    x: Float[Array, "*batch height width channels"],
+    weights: Float[Array, "*batch out_height out_width groups*kernel_size**2"],
     *,
     kernel_size: int = 5,
     up: int = 1,
     down: int = 1,
     groups: int = 1,
     implementation: Implementation | None = None,
-) -> Float[Array, "batch out_height out_width channels"]:
+) -> Float[Array, "*batch out_height out_width channels"]:
     r"""Reassembles a feature map with one given kernel per output pixel (Eqn. 3).
 
     .. math::
         y_{i'j'c} = \sum_{n=0}^{k-1} \sum_{m=0}^{k-1}
             w_{i'j',\,g(c),\,nk+m} \; x_{i+n-r,\,j+m-r,\,c}
 
-    with the centre :math:`i = \lfloor i' \cdot down / up \rfloor`, :math:`r = \lfloor k/2 \rfloor`
-    and :math:`g(c)` the channel group of :math:`c`. Taps outside the map count as zero. Sums run
-    in float32, or in float64 if an argument is float64.
+    Here :math:`i = \lfloor i' \cdot down / up \rfloor` and
+    :math:`j = \lfloor j' \cdot down / up \rfloor` are the centre of the kernel,
+    :math:`r = \lfloor k/2 \rfloor`, and :math:`g(c)` is the group of channel :math:`c`. Pixels
+    outside the map count as zero. Sums are computed in float32, or in float64 if an argument is
+    float64.
 
-    Differentiable in reverse mode to any order; not in forward mode (``jax.jvp``).
+    The function has reverse-mode derivatives of any order, and no forward-mode derivatives
+    (``jax.jvp``, ``jax.hessian``).
 
-    Arrays may be sharded over the batch, and maps over channels: then nothing is gathered, and the
-    gradient of weights that all channels have in common is summed over the devices. With several
-    groups, each device must have whole groups. Other shardings give the same result, after one
-    operand has been resharded like the other along batch and channels and all other axes have been
-    gathered. With ``"xla"``, XLA's partitioner gathers maps that are sharded over channels for the
-    gradient of the weights, and with automatic mesh axes it decides the rest too.
+    Arrays may be sharded over the first batch axis, and maps over their channels. Then no array is
+    gathered, and the gradient of weights that all channels share is summed over the devices. With
+    several groups, each device must hold whole groups. Any other sharding gives the same result
+    after communication: one operand is resharded to match the batch and channel axes of the other,
+    and all other axes are gathered. There are two exceptions for ``"xla"``: the gradient of the
+    weights gathers a map that is sharded over channels, and on a mesh with automatic axes XLA's
+    partitioner decides.
 
     >>> import jax.numpy as jnp
-    >>> x = jnp.arange(4.0).reshape(1, 2, 2, 1)
-    >>> weights = jnp.zeros((1, 4, 4, 9)).at[..., 4].set(1.0)  # one-hot at the centre tap
-    >>> reassemble(x, weights, kernel_size=3, up=2)[0, :, :, 0]  # nearest-neighbour upsampling
+    >>> x = jnp.arange(4.0).reshape(2, 2, 1)
+    >>> weights = jnp.zeros((4, 4, 9)).at[..., 4].set(1.0)  # one-hot at the centre tap
+    >>> reassemble(x, weights, kernel_size=3, up=2)[:, :, 0]  # nearest-neighbour upsampling
     Array([[0., 0., 1., 1.],
            [0., 0., 1., 1.],
            [2., 2., 3., 3.],
            [2., 2., 3., 3.]], dtype=float32)
 
     Args:
-        x: feature map ``[B, H, W, C]`` in float16, bfloat16, float32 or float64. ``B`` may be 0.
-        weights: kernels ``[B, ceil(H * up / down), ceil(W * up / down), groups * k * k]``,
-            group-major, then row-major taps; any of the four dtypes, not necessarily that of ``x``.
-        kernel_size: side ``k`` of the neighbourhood, odd; 5 in the paper.
+        x: feature map ``[..., H, W, C]`` in float16, bfloat16, float32 or float64, with any number
+            of batch axes. A batch axis may have size 0.
+        weights: reassembly kernels ``[..., ceil(H * up / down), ceil(W * up / down),
+            groups * k * k]`` with the batch axes of ``x``. The last axis holds the groups one after
+            the other, each with its taps in row-major order. The dtype is one of those of ``x``,
+            but may differ from it.
+        kernel_size: side ``k`` of a kernel, odd; 5 in the paper.
         up: numerator of the scale, at least 1.
         down: denominator of the scale, at least 1.
-        groups: number of channel groups with kernels of their own; divides ``C``.
-        implementation: ``"xla"``, ``"mosaic_gpu"``, or ``None``: the GPU kernels where a GPU has
-            proven them right and faster (:mod:`carafe_kernels.proven`), else ``"xla"``. The call is
-            looked up when it is traced, for all GPUs of this process, if a GPU is JAX's default
-            device; a program that is lowered for another platform runs ``"xla"`` still.
+        groups: number of channel groups, each with kernels of its own; divides ``C``.
+        implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``. ``None`` takes the GPU kernels if
+            every GPU of this process has been shown to compute this call correctly and faster with
+            them, and JAX's default device is a GPU; otherwise it takes ``"xla"``. The choice is
+            made when the call is traced. A program that is then lowered for another platform runs
+            ``"xla"``.
 
     Returns:
-        The rescaled map ``[B, H', W', C]`` in the dtype of ``x``.
+        The rescaled map ``[..., ceil(H * up / down), ceil(W * up / down), C]`` in the dtype of
+        ``x``.
 
     Raises:
         ValueError: an argument has a wrong shape, dtype or value.
-        NotImplementedError: the named implementation cannot serve this call.
+        NotImplementedError: the named implementation cannot compute this call.
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x = checked_map(x, geometry)
-    batch, height, width, _ = x.shape
     weights = checked_array("weights", weights)
-    expected = (*map(geometry.output_size, (height, width)), geometry.weight_channels)
     check_shape(
-        "weights", weights, "[B, H', W', groups * kernel_size**2]", (batch, *expected), x, geometry
+        "weights",
+        weights,
+        "[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]",
+        (*map(geometry.output_size, x.shape[-3:-1]), geometry.weight_channels),
+        x,
+        geometry,
     )
-    return _reassembled(choose(implementation, geometry, x, weights), x, weights)
+    maps, kernels = merge_batch_axes(x), merge_batch_axes(weights)
+    plan = choose(implementation, geometry, maps, kernels)
+    return split_batch_axis(_reassembled(plan, maps, kernels), (x, weights))
 
 
 def carafe(
-    x: Float[Array, "batch height width channels"],
-    logits: Float[Array, "batch cell_rows cell_columns up**2*groups*kernel_size**2"],
+    x: Float[Array, "*batch height width channels"],
+    logits: Float[Array, "*batch cell_rows cell_columns up**2*groups*kernel_size**2"],
     *,
     kernel_size: int = 5,
     up: int = 1,
@@ -98,11 +114,11 @@ def carafe(
     groups: int = 1,
     normalizer: Normalizer = "softmax",
     implementation: Implementation | None = None,
-) -> Float[Array, "batch out_height out_width channels"]:
+) -> Float[Array, "*batch out_height out_width channels"]:
     """Normalises predicted logits into kernels and reassembles ``x`` with them (section 3).
 
-    Logits have the resolution of the convolution that predicts them: one place for every
-    ``down`` sources, with the kernels of its ``up * up`` outputs in the channels.
+    The logits have one pixel per *cell*, which is a block of ``down x down`` input pixels. Its
+    channels hold the kernels of the ``up x up`` output pixels of the cell.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.ones((1, 6, 6, 8))
@@ -111,40 +127,49 @@ def carafe(
     >>> carafe(x, jnp.zeros((1, 6, 6, 100)), up=2).shape
     (1, 12, 12, 8)
 
-    Devices may share its arrays as in :func:`reassemble`; but logits have no channels that go with
-    a group, so kernels that read logits gather the channels of ``x`` if there are several groups.
+    Arrays may be sharded as those of :func:`reassemble`, with one difference: the kernels of a
+    group are not contiguous in the channels of the logits. So the GPU kernels that read logits
+    gather the channels of ``x`` if there are several groups.
 
     Args:
-        x: feature map ``[B, H, W, C]`` in float16, bfloat16, float32 or float64. ``B`` may be 0.
-        logits: ``[B, ceil(H / down), ceil(W / down), up * up * groups * k * k]``, with channel
-            ``((sy * up + sx) * groups + g) * k * k + tap`` for the output at row ``sy`` and
-            column ``sx`` of its place; any of the four dtypes.
-        kernel_size: side ``k`` of the neighbourhood, odd; 5 in the paper.
+        x: feature map ``[..., H, W, C]`` in float16, bfloat16, float32 or float64, with any number
+            of batch axes. A batch axis may have size 0.
+        logits: ``[..., ceil(H / down), ceil(W / down), up * up * groups * k * k]`` with the batch
+            axes of ``x``. Channel ``((sy * up + sx) * groups + g) * k * k + tap`` belongs to the
+            output pixel in row ``sy`` and column ``sx`` of the cell. The dtype is one of those of
+            ``x``, but may differ from it.
+        kernel_size: side ``k`` of a kernel, odd; 5 in the paper.
         up: numerator of the scale, at least 1.
         down: denominator of the scale, at least 1.
-        groups: number of channel groups with kernels of their own; divides ``C``.
-        normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14). It runs
-            over all ``k * k`` taps, so kernels at the border lose the weight that falls outside.
-        implementation: ``"xla"``, ``"mosaic_gpu"``, or ``None``: the GPU kernels where a GPU has
-            proven them right and faster (:mod:`carafe_kernels.proven`), else ``"xla"``. The call is
-            looked up when it is traced, for all GPUs of this process, if a GPU is JAX's default
-            device; a program that is lowered for another platform runs ``"xla"`` still.
+        groups: number of channel groups, each with kernels of its own; divides ``C``.
+        normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14). It is
+            computed over all ``k * k`` taps, so a kernel at the border loses the weight of the taps
+            that lie outside the map.
+        implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``. ``None`` takes the GPU kernels if
+            every GPU of this process has been shown to compute this call correctly and faster with
+            them, and JAX's default device is a GPU; otherwise it takes ``"xla"``. The choice is
+            made when the call is traced. A program that is then lowered for another platform runs
+            ``"xla"``.
 
     Returns:
-        The rescaled map ``[B, H', W', C]`` in the dtype of ``x``.
+        The rescaled map ``[..., ceil(H * up / down), ceil(W * up / down), C]`` in the dtype of
+        ``x``.
 
     Raises:
         ValueError: an argument has a wrong shape, dtype or value.
-        NotImplementedError: the named implementation cannot serve this call.
+        NotImplementedError: the named implementation cannot compute this call.
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
-    plan = choose(implementation, geometry, x, logits, normalizer)
-    placed_x, logits = placed(x, logits, groups, "logits")
+    maps, merged = merge_batch_axes(x), merge_batch_axes(logits)
+    plan = choose(implementation, geometry, maps, merged, normalizer)
+    placed_maps, placed_logits = placed(maps, merged, groups, "logits")
     if plan.normalizer is not None:
-        return reassemble_logits(plan, {"x": placed_x, "logits": logits})
-    weights = normalize(logits, geometry, plan.size, normalizer)
-    return _reassembled(plan, x, weights)
+        y = reassemble_logits(plan, {"x": placed_maps, "logits": placed_logits})
+    else:
+        weights = normalize(placed_logits, geometry, plan.size, normalizer)
+        y = _reassembled(plan, maps, weights)
+    return split_batch_axis(y, (x, logits))
 
 
 def _reassembled(plan: Plan, x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -153,37 +178,39 @@ def _reassembled(plan: Plan, x: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def reassembly_kernels(
-    x: Float[Array, "batch height width channels"],
-    logits: Float[Array, "batch cell_rows cell_columns up**2*groups*kernel_size**2"],
+    x: Float[Array, "*batch height width channels"],
+    logits: Float[Array, "*batch cell_rows cell_columns up**2*groups*kernel_size**2"],
     *,
     kernel_size: int = 5,
     up: int = 1,
     down: int = 1,
     groups: int = 1,
     normalizer: Normalizer = "softmax",
-) -> Float[Array, "batch out_height out_width groups*kernel_size**2"]:
-    """The kernels that :func:`carafe` applies to ``x``, one per output pixel.
+) -> Float[Array, "*batch out_height out_width groups*kernel_size**2"]:
+    """Returns the kernels that :func:`carafe` applies to ``x``, one per output pixel.
 
     Args:
-        x: feature map ``[B, H, W, C]`` in float16, bfloat16, float32 or float64; only its shape
-            matters.
-        logits: ``[B, ceil(H / down), ceil(W / down), up * up * groups * k * k]``, with channel
-            ``((sy * up + sx) * groups + g) * k * k + tap`` for the output at row ``sy`` and
-            column ``sx`` of its place; any of the four dtypes.
-        kernel_size: side ``k`` of the neighbourhood, odd.
+        x: feature map ``[..., H, W, C]`` in float16, bfloat16, float32 or float64. Only its shape
+            and its sharding matter.
+        logits: ``[..., ceil(H / down), ceil(W / down), up * up * groups * k * k]`` with the batch
+            axes of ``x``. Channel ``((sy * up + sx) * groups + g) * k * k + tap`` belongs to the
+            output pixel in row ``sy`` and column ``sx`` of the cell. The dtype is one of those of
+            ``x``, but may differ from it.
+        kernel_size: side ``k`` of a kernel, odd; 5 in the paper.
         up: numerator of the scale, at least 1.
         down: denominator of the scale, at least 1.
-        groups: number of channel groups with kernels of their own; divides ``C``.
+        groups: number of channel groups, each with kernels of its own; divides ``C``.
         normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14).
 
     Returns:
-        Weights for :func:`reassemble`, ``[B, ceil(H * up / down), ceil(W * up / down),
-        groups * k * k]`` in float32, or in float64 for float64 logits.
+        Weights for :func:`reassemble`, ``[..., ceil(H * up / down), ceil(W * up / down),
+        groups * k * k]``, in float32, or in float64 for float64 logits.
 
     Raises:
         ValueError: an argument has a wrong shape, dtype or value.
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
-    _, logits = placed(x, logits, groups, "logits")
-    return normalize(logits, geometry, (x.shape[1], x.shape[2]), normalizer)
+    _, merged = placed(merge_batch_axes(x), merge_batch_axes(logits), groups, "logits")
+    weights = normalize(merged, geometry, (x.shape[-3], x.shape[-2]), normalizer)
+    return split_batch_axis(weights, (x, logits))

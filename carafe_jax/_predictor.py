@@ -1,8 +1,8 @@
-"""What the Linen and the NNX layers share: the sizes and initial values of a kernel predictor.
+"""Sizes and initial values of a kernel predictor, for the Linen and the NNX layers.
 
 The kernel prediction module of section 3.2 is a 1x1 *channel compressor*, a *content encoder* and
-a *kernel normaliser*. The last belongs to :mod:`carafe_jax._ops`; the first two are convolutions,
-which each Flax API builds from the specification here.
+a *kernel normaliser*. The first two are convolutions, which each Flax API builds from the
+specification in this module. The normaliser is part of :func:`carafe_jax.carafe`.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from jax.nn import initializers
 CompressedChannels = int | None | Literal["auto"]
 
 COMPRESSOR_INIT = initializers.xavier_uniform()
-# Near-zero logits make near-uniform kernels: training starts close to a box filter.
+# With logits near zero the kernels are nearly uniform, so training starts close to a box filter.
 ENCODER_INIT = initializers.normal(stddev=0.001)
 BIAS_INIT = initializers.zeros
 
-# Momentum and epsilon of the optional BatchNorm, the usual ones of ResNet training.
+# Momentum and epsilon of the optional BatchNorm: the values that are usual for ResNet.
 BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
 
@@ -28,7 +28,7 @@ class PredictorSpec:
     """Sizes of a kernel predictor.
 
     Args:
-        geometry: the reassembly whose kernels it predicts.
+        geometry: shape of the reassembly whose kernels are predicted.
         compressed_channels: output channels ``C_m`` of the 1x1 compressor; ``None`` leaves the
             compressor out (Table 11); ``"auto"`` is 64 for upsampling and 16 for pure
             downsampling (section 5.1).
@@ -62,14 +62,15 @@ class PredictorSpec:
 
     @property
     def encoder_stride(self) -> int:
-        """Stride of the content encoder: one place for every ``down`` sources."""
+        """Stride of the content encoder: it predicts one pixel of logits per cell."""
         return self.geometry.down
 
     @property
     def encoder_padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Symmetric padding that centres place ``q`` on source ``down * q``.
+        """Symmetric padding, which centres the logits of cell ``q`` on input ``down * q``.
 
-        XLA's ``SAME`` with stride 2 on an even size pads one side less and centres on ``2q + 1``.
+        The padding ``SAME`` of XLA would centre them on input ``2q + 1`` for stride 2 and an even
+        size, because it pads one side less than the other.
         """
         reach = self.encoder_dilation * (self.encoder_size // 2)
         return (reach, reach), (reach, reach)

@@ -13,9 +13,9 @@ from jaxtyping import Array, Num
 
 type _Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
-# The gradient of a kernel larger than 1x1 is computed by matrix products if input channels times
-# features are at least this: for dtypes of 32 bits or more, and of fewer. Below, XLA is as fast or
-# faster (``python -m experiments.benchmarks.convolutions``).
+# The gradient of a kernel larger than 1x1 is computed by matrix products if the product of input
+# channels and features is at least this, for dtypes of 32 or more bits and for smaller ones. Below
+# it, XLA is as fast or faster (``python -m experiments.benchmarks.convolutions``).
 _LEAST_PRODUCTS = 6144
 _LEAST_PRODUCTS_OF_16_BITS = 384
 
@@ -33,42 +33,51 @@ def convolve(
     preferred_element_type: jax.typing.DTypeLike | None = None,
     out_sharding: jax.sharding.NamedSharding | jax.sharding.PartitionSpec | None = None,
 ) -> Num[Array, "*out"]:
-    """Convolves for ``Conv(conv_general_dilated=convolve)`` of Flax, with fast gradients on a CPU.
+    """Convolves as :func:`jax.lax.conv_general_dilated`, with gradients that are fast on a CPU.
 
-    It computes what :func:`jax.lax.conv_general_dilated` does, but for rounding, and takes its
-    arguments. On a CPU, 1x1 convolutions are matrix products, and so are the gradients of larger
-    kernels, one for each tap, where there are many channels. With gradients, XLA for CPUs takes 1.6
-    to 6.6 times as long for 1x1 kernels, and up to 2.4 times for larger ones
-    (``experiments/README.md``). On other platforms all of it is XLA's convolution, with which XLA
-    for GPUs fuses what follows. So is a convolution in groups, with a dilated map, or with another
-    order of axes.
+    The arguments and, up to rounding, the results are those of
+    :func:`jax.lax.conv_general_dilated`. Pass the function to Flax's convolutions:
+    ``Conv(..., conv_general_dilated=convolve)``.
 
-    A kernel larger than 1x1 has no forward-mode derivatives (``jax.jvp``, ``jax.hessian``), on any
-    platform, if input channels times features are at least 6144, or 384 in dtypes of up to 16 bits.
+    On a CPU, a 1x1 convolution is computed as one matrix product. For a larger kernel and many
+    channels, the gradient of the kernel is computed as one matrix product per tap. XLA's own
+    gradients take 1.6 to 6.6 times as long for 1x1 kernels, and up to 2.4 times as long for larger
+    kernels (``experiments/README.md``). On other platforms XLA computes the convolution and its
+    gradients. On all platforms XLA also computes convolutions with groups, with a dilated map, or
+    with another order of axes than Flax's.
+
+    A kernel larger than 1x1 has no forward-mode derivatives (``jax.jvp``, ``jax.hessian``) on any
+    platform if the product of input channels and features is at least 6144, or 384 in dtypes of up
+    to 16 bits.
+
+    >>> import flax.linen as nn
+    >>> layer = nn.Conv(32, (3, 3), conv_general_dilated=convolve)
 
     Args:
-        lhs: the map: ``[B, *size, C]`` with the ``dimension_numbers`` of Flax, ``[B, C, *size]`` by
-            default.
-        rhs: the kernel, in the dtype of the map: ``[*kernel_size, C / groups, features]`` with
-            those of Flax, ``[features, C / groups, *kernel_size]`` by default.
-        window_strides: the stride along each spatial axis.
-        padding: a pair for each spatial axis, before and after, or ``"SAME"`` or ``"VALID"``.
-        lhs_dilation: the dilation of the map along each spatial axis; by default 1.
-        rhs_dilation: the dilation of the kernel along each spatial axis; by default 1.
-        dimension_numbers: order of the axes, as of :func:`jax.lax.conv_general_dilated`. Those of
-            Flax are ``("NHWC", "HWIO", "NHWC")`` for two spatial axes.
-        feature_group_count: groups of channels with kernels of their own.
-        precision: of the products, as of :func:`jax.lax.dot_general`.
-        preferred_element_type: dtype in which to add up and to return.
-        out_sharding: of the result, on meshes with explicit axes.
+        lhs: the feature map. Its layout is ``[B, *size, C]`` with the ``dimension_numbers`` of
+            Flax, and ``[B, C, *size]`` by default.
+        rhs: the kernel in the dtype of ``lhs``. Its layout is
+            ``[*kernel_size, C / groups, features]`` with the ``dimension_numbers`` of Flax, and
+            ``[features, C / groups, *kernel_size]`` by default.
+        window_strides: stride along each spatial axis.
+        padding: ``"SAME"``, ``"VALID"``, or a pair of widths for each spatial axis, before and
+            after the map.
+        lhs_dilation: dilation of the map along each spatial axis; by default 1.
+        rhs_dilation: dilation of the kernel along each spatial axis; by default 1.
+        dimension_numbers: order of the axes, as in :func:`jax.lax.conv_general_dilated`. For two
+            spatial axes Flax uses ``("NHWC", "HWIO", "NHWC")``.
+        feature_group_count: number of channel groups, each with kernels of its own.
+        precision: precision of the matrix products, as in :func:`jax.lax.dot_general`.
+        preferred_element_type: dtype of the sums and of the result.
+        out_sharding: sharding of the result, for meshes with explicit axes.
 
     Returns:
-        The result, with its axes in the order of ``dimension_numbers``, in the dtype of ``lhs`` or
+        The result with its axes in the order of ``dimension_numbers``, in the dtype of ``lhs`` or
         in ``preferred_element_type``.
 
     Raises:
-        TypeError: the dtypes of ``lhs`` and ``rhs`` differ, or shapes do not fit.
-        ValueError: shapes do not fit.
+        TypeError: ``lhs`` and ``rhs`` have different dtypes, or their shapes do not fit.
+        ValueError: the shapes of ``lhs`` and ``rhs`` do not fit.
     """
     order = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     size = rhs.shape[:-2]
@@ -128,8 +137,8 @@ def _product(
     """A 1x1 convolution."""
     if any(stride > 1 for stride in strides):
         lhs = lhs[:, *(slice(None, None, stride) for stride in strides)]
-    # A gradient by the second operand of a product comes out as [features, channels]. If XLA is
-    # free to transpose it inside of the product, that takes up to 20 times as long.
+    # The gradient of the second operand of a product has the layout [features, channels]. Without
+    # the barrier XLA transposes inside of the product, which takes up to 20 times as long.
     kernel = lax.optimization_barrier(rhs.reshape(rhs.shape[-2:]).T)  # [features, channels]
     return products(lhs, kernel, (((lhs.ndim - 1,), (1,)), ((), ())))
 
@@ -162,7 +171,7 @@ def _with_gradient(convolution: _Convolution, kernel_gradient: _Convolution) -> 
     convolve.defvjp(forward, backward)
 
     def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        # Of a kernel that is the same on all devices of a shard_map, gradients are added up.
+        # In a shard_map, the gradient of a kernel that all devices share is summed over them.
         axes = varying_axes(lhs, rhs)
         return convolve(varying_over(lhs, axes), varying_over(rhs, axes))
 
@@ -178,19 +187,19 @@ def _kernel_gradient(
     lhs: jax.Array,
     dy: jax.Array,
 ) -> jax.Array:
-    """The gradient by a kernel: for each tap, a product of the map that it sees and ``dy``.
+    """Computes the gradient of a kernel, one matrix product per tap.
 
     Args:
-        size: of the kernel.
-        strides: of each spatial axis.
-        steps: from tap to tap on each spatial axis.
-        padding: of each spatial axis.
-        precision: of the products.
-        lhs: ``[B, ..., C]``.
-        dy: ``[B, ..., features]``.
+        size: size of the kernel along each spatial axis.
+        strides: stride along each spatial axis.
+        steps: dilation of the kernel along each spatial axis.
+        padding: widths of the padding before and after the map, for each spatial axis.
+        precision: precision of the matrix products.
+        lhs: the feature map ``[B, ..., C]``.
+        dy: the cotangent of the result, ``[B, ..., features]``.
 
     Returns:
-        ``[*size, C, features]`` in the dtype of ``lhs``.
+        The gradient ``[*size, C, features]`` in the dtype of ``lhs``.
     """
     if not dy.size:  # the map is smaller than the kernel, or the batch is empty
         return jnp.zeros((*size, lhs.shape[-1], dy.shape[-1]), lhs.dtype)
@@ -200,7 +209,8 @@ def _kernel_gradient(
     taps: list[jax.Array] = []
     for tap in itertools.product(*map(range, size)):
         if taps:
-            # One after the other: side by side they hold a copy of the map for each tap.
+            # The products run one after the other. All at once they would hold one copy of the map
+            # per tap.
             padded, taps[-1] = lax.optimization_barrier((padded, taps[-1]))
         seen = padded[
             :,

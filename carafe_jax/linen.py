@@ -1,4 +1,4 @@
-"""CARAFE++ layers for Flax Linen; the NNX twins are in :mod:`carafe_jax.nnx`."""
+"""CARAFE++ layers for Flax Linen. :mod:`carafe_jax.nnx` has the same layers for NNX."""
 
 import dataclasses
 from typing import Any
@@ -11,12 +11,13 @@ from carafe_kernels.names import Implementation, Normalizer
 from jaxtyping import Array, Float
 
 from carafe_jax import _predictor as predictor
+from carafe_jax._checks import checked_array
 from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax.convolution import convolve
 
 
 class _PredictorOptions(nn.Module, kw_only=True):  # type: ignore[call-arg]
-    """Fields that :class:`CARAFE` hands on to its :class:`KernelPredictor`."""
+    """Fields that :class:`CARAFE` passes to its :class:`KernelPredictor`."""
 
     up: int = 1
     down: int = 1
@@ -38,8 +39,9 @@ class _PredictorOptions(nn.Module, kw_only=True):  # type: ignore[call-arg]
 class KernelPredictor(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     """Predicts the logits of the reassembly kernels from the features (section 3.2).
 
-    A 1x1 convolution ``channel_compressor``, optionally BatchNorm and ReLU, and a convolution
-    ``content_encoder`` of stride ``down``. For the fields see :class:`CARAFE`.
+    The predictor is a 1x1 convolution ``channel_compressor``, optionally BatchNorm and ReLU, and a
+    convolution ``content_encoder`` of stride ``down``. Its fields are those of :class:`CARAFE`,
+    without ``normalizer`` and ``implementation``.
     """
 
     def setup(self) -> None:
@@ -85,16 +87,29 @@ class KernelPredictor(_PredictorOptions, kw_only=True):  # type: ignore[call-arg
 
     def __call__(
         self,
-        x: Float[Array, "batch height width channels"],
+        x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
-    ) -> Float[Array, "batch cell_rows cell_columns logit_channels"]:
-        """Maps features ``[B, H, W, C]`` to logits for :func:`carafe_jax.carafe`."""
+    ) -> Float[Array, "*batch cell_rows cell_columns logit_channels"]:
+        """Predicts the logits of :func:`carafe_jax.carafe`.
+
+        Args:
+            x: feature map ``[..., H, W, C]`` with any number of batch axes.
+            use_running_average: whether BatchNorm uses its running averages, as in evaluation. Give
+                it here or as a field.
+
+        Returns:
+            The logits ``[..., ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2]``.
+        """
+        x = checked_array("x", x)
         features = self.channel_compressor(x) if self.compresses else x
         if self.batch_norm:
             use_running_average = nn.merge_param(
                 "use_running_average", self.use_running_average, use_running_average
             )
-            features = nn.relu(self.norm(features, use_running_average=use_running_average))
+            # Flax's BatchNorm mixes its float32 statistics with the dtype of the computation.
+            with jax.numpy_dtype_promotion("standard"):
+                features = self.norm(features, use_running_average=use_running_average)
+            features = nn.relu(features)
         logits: jax.Array = self.content_encoder(features)
         return logits
 
@@ -109,32 +124,37 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     >>> layer.apply(variables, x).shape
     (1, 16, 16, 32)
 
-    The kernels it used are sown as ``reassembly_kernels`` into ``intermediates``, if that
-    collection is mutable; :meth:`reassembly_kernels` returns them too.
+    If the collection ``intermediates`` is mutable, a call sows the kernels that it used as
+    ``reassembly_kernels``. The method :meth:`reassembly_kernels` returns them.
 
     Args:
-        up: numerator of the scale.
-        down: denominator of the scale.
+        up: numerator of the scale, at least 1.
+        down: denominator of the scale, at least 1.
         kernel_size: side of the reassembly kernels, odd; 5 in the paper.
-        groups: number of channel groups that get a kernel each; divides the channels.
-        compressed_channels: output channels of the 1x1 compressor; ``"auto"`` is the paper's
-            64 for upsampling and 16 for downsampling; ``None`` leaves the compressor out.
-        encoder_size: side of the content encoder's kernel, odd; ``kernel_size - 2`` is the
-            paper's rule (Table 13).
-        encoder_dilation: spacing of the encoder's taps.
-        batch_norm: BatchNorm and ReLU before the encoder, as in classification backbones
-            (section 5.1). Adds the collection ``batch_stats``.
-        axis_name: mapped axis over which BatchNorm gathers its statistics.
-        use_running_average: for BatchNorm, here or at call time; ``True`` in evaluation.
-        dtype: of the computation; the input is cast to it. By default the predictor computes in
-            the common dtype of input and parameters, and the output has the input's dtype.
-        param_dtype: of the parameters.
-        compressor_init: of the compressor's kernel.
-        encoder_init: of the encoder's kernel; near zero, so that training starts near a box
-            filter, with ``"sigmoid"`` one of gain ``kernel_size**2 / 2``.
-        bias_init: of both biases.
+        groups: number of channel groups, each with kernels of its own; divides the channels.
+        compressed_channels: output channels of the 1x1 compressor. ``"auto"`` is 64 for upsampling
+            and 16 for downsampling, as in the paper; ``None`` leaves the compressor out.
+        encoder_size: side of the kernel of the content encoder, odd. The paper's rule is
+            ``kernel_size - 2`` (Table 13).
+        encoder_dilation: dilation of the content encoder.
+        batch_norm: whether to apply BatchNorm and ReLU before the encoder, as in classification
+            backbones (section 5.1). It adds the collection ``batch_stats``.
+        axis_name: name of the mapped axis over which BatchNorm averages its statistics, or
+            ``None``.
+        use_running_average: whether BatchNorm uses its running averages, as in evaluation. Give it
+            here or in the call.
+        dtype: dtype of the computation, to which the input is cast. By default the predictor
+            computes in the common dtype of the input and the parameters, and the output has the
+            dtype of the input.
+        param_dtype: dtype of the parameters.
+        compressor_init: initializer of the kernel of the compressor.
+        encoder_init: initializer of the kernel of the content encoder. By default its values are
+            near zero, so that training starts near a box filter; with ``"sigmoid"``, near a box
+            filter of gain ``kernel_size**2 / 2``.
+        bias_init: initializer of both biases.
         normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14).
-        implementation: as in :func:`carafe_jax.carafe`.
+        implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``, which chooses one; see
+            :func:`carafe_jax.carafe`.
 
     Raises:
         ValueError: an option or the input is out of range, when the layer is first called.
@@ -150,13 +170,20 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
 
     def __call__(
         self,
-        x: Float[Array, "batch height width channels"],
+        x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
-    ) -> Float[Array, "batch out_height out_width channels"]:
-        """Rescales ``[B, H, W, C]`` to ``[B, ceil(H * up / down), ceil(W * up / down), C]``."""
-        if self.dtype is not None:
-            x = x.astype(self.dtype)
-        logits = self.kernel_predictor(x, use_running_average)
+    ) -> Float[Array, "*batch out_height out_width channels"]:
+        """Rescales a map.
+
+        Args:
+            x: feature map ``[..., H, W, C]`` with any number of batch axes.
+            use_running_average: whether BatchNorm uses its running averages, as in evaluation. Give
+                it here or as a field.
+
+        Returns:
+            The rescaled map ``[..., ceil(H * up / down), ceil(W * up / down), C]``.
+        """
+        x, logits = self._predict(x, use_running_average)
         options = self._reassembly_options()
         if self.is_mutable_collection("intermediates"):
             kernels = reassembly_kernels(x, logits, **options)
@@ -165,17 +192,35 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
 
     def reassembly_kernels(
         self,
-        x: Float[Array, "batch height width channels"],
+        x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
-    ) -> Float[Array, "batch out_height out_width weight_channels"]:
-        """The kernels that the layer applies to ``x``, ``[B, H', W', groups * k * k]``.
+    ) -> Float[Array, "*batch out_height out_width weight_channels"]:
+        """Returns the kernels that the layer applies to ``x``, one per output pixel.
 
         Call it by ``layer.apply(variables, x, method="reassembly_kernels")``.
+
+        Args:
+            x: feature map ``[..., H, W, C]`` with any number of batch axes.
+            use_running_average: whether BatchNorm uses its running averages, as in evaluation. Give
+                it here or as a field.
+
+        Returns:
+            The kernels ``[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]``
+            in float32, or in float64 for float64 logits.
         """
+        x, logits = self._predict(x, use_running_average)
+        return reassembly_kernels(x, logits, **self._reassembly_options())
+
+    def _predict(
+        self, x: Float[Array, "*batch height width channels"], use_running_average: bool | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns ``x`` in the dtype of the computation, and the logits predicted from it."""
+        x = checked_array("x", x)
         if self.dtype is not None:
             x = x.astype(self.dtype)
-        logits = self.kernel_predictor(x, use_running_average)
-        return reassembly_kernels(x, logits, **self._reassembly_options())
+        # None is not passed on: summaries of a model would list it among the inputs.
+        arguments = () if use_running_average is None else (use_running_average,)
+        return x, self.kernel_predictor(x, *arguments)
 
     def _reassembly_options(self) -> dict[str, Any]:
         names = ("kernel_size", "up", "down", "groups", "normalizer")

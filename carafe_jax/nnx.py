@@ -1,4 +1,4 @@
-"""CARAFE++ layers for Flax NNX; the Linen twins are in :mod:`carafe_jax.linen`."""
+"""CARAFE++ layers for Flax NNX. :mod:`carafe_jax.linen` has the same layers for Linen."""
 
 from typing import Any, TypedDict, Unpack
 
@@ -10,13 +10,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from carafe_jax import _predictor as predictor
-from carafe_jax._checks import check_groups, check_normalizer
+from carafe_jax._checks import check_groups, check_normalizer, checked_array
 from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax.convolution import convolve
 
 
 class PredictorOptions(TypedDict, total=False):
-    """Keywords that :class:`CARAFE` hands on to its :class:`KernelPredictor`."""
+    """Keyword arguments that :class:`CARAFE` passes to its :class:`KernelPredictor`."""
 
     compressed_channels: predictor.CompressedChannels
     encoder_size: int
@@ -33,8 +33,9 @@ class PredictorOptions(TypedDict, total=False):
 class KernelPredictor(nnx.Module):
     """Predicts the logits of the reassembly kernels from the features (section 3.2).
 
-    A 1x1 convolution ``channel_compressor``, optionally BatchNorm and ReLU, and a convolution
-    ``content_encoder`` of stride ``down``. For the arguments see :class:`CARAFE`.
+    The predictor is a 1x1 convolution ``channel_compressor``, optionally BatchNorm and ReLU, and a
+    convolution ``content_encoder`` of stride ``down``. Its arguments are those of :class:`CARAFE`,
+    without ``normalizer`` and ``implementation``.
     """
 
     def __init__(
@@ -106,15 +107,28 @@ class KernelPredictor(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "batch height width channels"],
+        x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
-    ) -> Float[Array, "batch cell_rows cell_columns logit_channels"]:
-        """Maps features ``[B, H, W, C]`` to logits for :func:`carafe_jax.carafe`."""
+    ) -> Float[Array, "*batch cell_rows cell_columns logit_channels"]:
+        """Predicts the logits of :func:`carafe_jax.carafe`.
+
+        Args:
+            x: feature map ``[..., H, W, in_features]`` with any number of batch axes.
+            use_running_average: whether BatchNorm uses its running averages. By default it does
+                after ``layer.eval()``.
+
+        Returns:
+            The logits ``[..., ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2]``.
+        """
+        x = checked_array("x", x)
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x must have {self.in_features} channels, got shape {x.shape}")
         features = x if self.channel_compressor is None else self.channel_compressor(x)
         if self.norm is not None:
-            features = nnx.relu(self.norm(features, use_running_average=use_running_average))
+            # Flax's BatchNorm mixes its float32 statistics with the dtype of the computation.
+            with jax.numpy_dtype_promotion("standard"):
+                features = self.norm(features, use_running_average=use_running_average)
+            features = nnx.relu(features)
         return self.content_encoder(features)
 
 
@@ -128,33 +142,37 @@ class CARAFE(nnx.Module):
     (1, 16, 16, 32)
 
     Args:
-        in_features: channels of the input, and of the output.
-        up: numerator of the scale.
-        down: denominator of the scale.
+        in_features: number of channels of the input, and of the output.
+        up: numerator of the scale, at least 1.
+        down: denominator of the scale, at least 1.
         kernel_size: side of the reassembly kernels, odd; 5 in the paper.
-        groups: number of channel groups that get a kernel each; divides ``in_features``.
+        groups: number of channel groups, each with kernels of its own; divides ``in_features``.
         normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14).
-        implementation: as in :func:`carafe_jax.carafe`.
-        rngs: source of the initial parameters.
-        compressed_channels: output channels of the 1x1 compressor; ``"auto"`` is the paper's
-            64 for upsampling and 16 for downsampling; ``None`` leaves the compressor out.
-        encoder_size: side of the content encoder's kernel, odd; ``kernel_size - 2`` is the
-            paper's rule (Table 13).
-        encoder_dilation: spacing of the encoder's taps.
-        batch_norm: BatchNorm and ReLU before the encoder, as in classification backbones
-            (section 5.1). ``layer.eval()`` switches it to its running averages.
-        axis_name: mapped axis over which BatchNorm gathers its statistics.
-        dtype: of the computation; the input is cast to it. By default the predictor computes in
-            the common dtype of input and parameters, and the output has the input's dtype.
-        param_dtype: of the parameters.
-        compressor_init: of the compressor's kernel.
-        encoder_init: of the encoder's kernel; near zero, so that training starts near a box
-            filter, with ``"sigmoid"`` one of gain ``kernel_size**2 / 2``.
-        bias_init: of both biases.
+        implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``, which chooses one; see
+            :func:`carafe_jax.carafe`.
+        rngs: random number generators of the initial parameters.
+        compressed_channels: output channels of the 1x1 compressor. ``"auto"`` is 64 for upsampling
+            and 16 for downsampling, as in the paper; ``None`` leaves the compressor out.
+        encoder_size: side of the kernel of the content encoder, odd. The paper's rule is
+            ``kernel_size - 2`` (Table 13).
+        encoder_dilation: dilation of the content encoder.
+        batch_norm: whether to apply BatchNorm and ReLU before the encoder, as in classification
+            backbones (section 5.1). ``layer.eval()`` switches BatchNorm to its running averages.
+        axis_name: name of the mapped axis over which BatchNorm averages its statistics, or
+            ``None``.
+        dtype: dtype of the computation, to which the input is cast. By default the predictor
+            computes in the common dtype of the input and the parameters, and the output has the
+            dtype of the input.
+        param_dtype: dtype of the parameters.
+        compressor_init: initializer of the kernel of the compressor.
+        encoder_init: initializer of the kernel of the content encoder. By default its values are
+            near zero, so that training starts near a box filter; with ``"sigmoid"``, near a box
+            filter of gain ``kernel_size**2 / 2``.
+        bias_init: initializer of both biases.
 
     Raises:
-        ValueError: an option is out of range, or ``groups`` does not divide ``in_features``; an
-            unknown ``implementation``, when the layer is first called.
+        ValueError: an option is out of range, or ``groups`` does not divide ``in_features``. An
+            unknown ``implementation`` raises it when the layer is first called.
     """
 
     def __init__(
@@ -191,28 +209,54 @@ class CARAFE(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "batch height width channels"],
+        x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
-    ) -> Float[Array, "batch out_height out_width channels"]:
-        """Rescales ``[B, H, W, C]`` to ``[B, ceil(H * up / down), ceil(W * up / down), C]``."""
-        if self.dtype is not None:
-            x = x.astype(self.dtype)
-        logits = self.kernel_predictor(x, use_running_average)
+    ) -> Float[Array, "*batch out_height out_width channels"]:
+        """Rescales a map.
+
+        Args:
+            x: feature map ``[..., H, W, in_features]`` with any number of batch axes.
+            use_running_average: whether BatchNorm uses its running averages. By default it does
+                after ``layer.eval()``.
+
+        Returns:
+            The rescaled map ``[..., ceil(H * up / down), ceil(W * up / down), in_features]``.
+        """
+        x, logits = self._predict(x, use_running_average)
         return carafe(x, logits, **self._reassembly_options(), implementation=self.implementation)
 
     def reassembly_kernels(
         self,
-        x: Float[Array, "batch height width channels"],
+        x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
-    ) -> Float[Array, "batch out_height out_width weight_channels"]:
-        """The kernels that the layer applies to ``x``, ``[B, H', W', groups * k * k]``.
+    ) -> Float[Array, "*batch out_height out_width weight_channels"]:
+        """Returns the kernels that the layer applies to ``x``, one per output pixel.
 
-        In training, BatchNorm updates its statistics here as in a call; ``layer.eval()`` first.
+        In training, BatchNorm updates its statistics as it does in a call. To look at kernels, call
+        ``layer.eval()`` first.
+
+        Args:
+            x: feature map ``[..., H, W, in_features]`` with any number of batch axes.
+            use_running_average: whether BatchNorm uses its running averages. By default it does
+                after ``layer.eval()``.
+
+        Returns:
+            The kernels ``[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]``
+            in float32, or in float64 for float64 logits.
         """
+        x, logits = self._predict(x, use_running_average)
+        return reassembly_kernels(x, logits, **self._reassembly_options())
+
+    def _predict(
+        self, x: Float[Array, "*batch height width channels"], use_running_average: bool | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns ``x`` in the dtype of the computation, and the logits predicted from it."""
+        x = checked_array("x", x)
         if self.dtype is not None:
             x = x.astype(self.dtype)
-        logits = self.kernel_predictor(x, use_running_average)
-        return reassembly_kernels(x, logits, **self._reassembly_options())
+        # None is not passed on: summaries of a model would list it among the inputs.
+        arguments = () if use_running_average is None else (use_running_average,)
+        return x, self.kernel_predictor(x, *arguments)
 
     def _reassembly_options(self) -> dict[str, Any]:
         names = ("kernel_size", "up", "down", "groups", "normalizer")

@@ -11,7 +11,7 @@ one shifted view of the whole map.
 
 import dataclasses
 import math
-import operator
+import numbers
 from typing import NamedTuple
 
 
@@ -39,14 +39,23 @@ class Reader(NamedTuple):
 
 
 def positive_integer(name: str, value: int) -> int:
-    """Returns ``value`` as an ``int``, or raises ``ValueError`` unless it is at least 1."""
-    try:
-        integer = operator.index(value)
-    except TypeError:
-        integer = 0
-    if integer < 1 or isinstance(value, bool):
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    return integer
+    """Returns ``value`` as an ``int``, or raises ``ValueError`` unless it is at least 1.
+
+    Arrays of one integer are refused, also where their value is known: sizes of kernels and scales
+    set shapes, which cannot depend on the values of an array inside ``jit``.
+    """
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < 1:
+        raise ValueError(
+            f"{name} must be a Python or NumPy integer of at least 1, not an array, got {value!r}"
+        )
+    return int(value)
+
+
+def _divided_up(size: int, divisor: int) -> int:
+    # JAX writes the output size of a strided convolution in this form. A symbolic size of a map
+    # equals one of logits only if both are written the same way.
+    return (size - 1) // divisor + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +112,11 @@ class Geometry:
 
     def output_size(self, size: int) -> int:
         """Output length of an axis of ``size`` sources, ``ceil(size * up / down)``."""
-        return -(-size * self.up // self.down)
+        return _divided_up(size * self.up, self.down)
 
     def cells(self, size: int) -> int:
         """Number of cells on an axis of ``size`` sources; also the side of the logits."""
-        return -(-size // self.down)
+        return _divided_up(size, self.down)
 
     def centre(self, index: int) -> int:
         """Source index on which output ``index`` is centred, ``floor(index * down / up)``."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from carafe_kernels.accumulation import accumulator_dtype
 from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Geometry
 
@@ -30,7 +31,7 @@ NORMALIZERS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 def normalized_dtype(logits_dtype: np.dtype) -> np.dtype:
     """The dtype of the weights that :func:`normalize` returns, float32 at least."""
-    return jnp.promote_types(logits_dtype, jnp.float32)
+    return accumulator_dtype(logits_dtype)
 
 
 def normalize(

@@ -5,9 +5,9 @@ from collections.abc import Hashable
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from carafe_kernels.accumulation import accumulator_dtype
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.normalizers import normalized_dtype
 
@@ -51,7 +51,7 @@ class Plan:
     @property
     def accumulator(self) -> np.dtype:
         """The dtype of sums."""
-        return jnp.promote_types(jnp.promote_types(self.x_dtype, self.weights_dtype), jnp.float32)
+        return accumulator_dtype(self.x_dtype, self.weights_dtype)
 
     def dtype(self, slot: Slot) -> np.dtype:
         """The dtype of an operand or result."""

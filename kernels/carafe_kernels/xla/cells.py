@@ -156,7 +156,8 @@ def _zero_filled(
         if any(row_pad):
             array = lax.dynamic_slice_in_dim(array, start - inside + row_pad[0], size[0], 1)
     array = array.astype(dtype)
-    padded = max(*row_pad, *column_pad) > 0
+    # A symbolic size is a number only where a program runs.
+    padded = any(not isinstance(pad, int) or pad > 0 for pad in (*row_pad, *column_pad))
     return computed_once(array) if padded else array
 
 
