@@ -1,6 +1,7 @@
-"""Portable reassembly in plain XLA: runs on every backend, and is the reference of the others.
+"""Portable reassembly in plain XLA, which runs on every backend.
 
-What it computes and how: :mod:`carafe_kernels.xla.contractions`.
+It is the reference for the other implementations. :mod:`carafe_kernels.xla.contractions` has the
+computation.
 """
 
 from carafe_kernels.implementation import ImplementationSpec

@@ -1,14 +1,14 @@
-"""What keeps XLA for CPUs from computing the same more than once."""
+"""A barrier that keeps XLA for CPUs from computing an array more than once."""
 
 from jax import lax
 
 
 def computed_once[Arrays](arrays: Arrays) -> Arrays:
-    """Has arrays computed into memory before they are used, on a CPU.
+    """Makes a CPU compute arrays into memory before it uses them.
 
-    XLA for CPUs fuses an array into each of its users, which then compute it again: a padded map
-    once for each tap, a whole reassembly in the gradient of an activation after it, and the
-    gradient of a loss in both contractions that read it. XLA for GPUs weighs what that costs, and
-    needs the freedom to fuse.
+    XLA for CPUs fuses an array into each operation that uses it, so that each of them computes the
+    array again. It would compute a padded map once per tap, a whole reassembly again in the
+    gradient of the activation that follows, and the gradient of a loss in both contractions that
+    read it. XLA for GPUs takes this cost into account, so it stays free to fuse.
     """
     return lax.platform_dependent(arrays, cpu=lax.optimization_barrier, default=lambda same: same)

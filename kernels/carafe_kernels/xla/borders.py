@@ -1,7 +1,8 @@
-"""Downsampling without a padded copy of the map: its inner cells, then its border.
+"""Downsampling without a padded copy of the map.
 
-A map that is downsampled is larger than what comes out. A copy of it with zeros around, which only
-the cells at the border need, would take about a third of the time of the forward pass.
+When a map is downsampled, it is larger than the result. A padded copy of it would take about a
+third of the time of the forward pass, and only the cells at the border need the padding. So the
+inner cells read the map itself, and the cells at the border read padded copies of its border.
 """
 
 import math
@@ -25,14 +26,14 @@ def downsample_in_parts(
     dtype: np.dtype,
     result_dtype: np.dtype,
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """:func:`carafe_kernels.xla.contractions.forward` by an integer stride, part by part.
+    """Computes :func:`carafe_kernels.xla.contractions.forward` for an integer stride, in parts.
 
     Args:
         x: ``[B, H, W, C]``.
         weights: ``[B, H', W', groups * k * k]``.
         geometry: shape of the reassembly, with ``up = 1`` in lowest terms.
-        dtype: of the sums.
-        result_dtype: of the result.
+        dtype: dtype of the sums.
+        result_dtype: dtype of the result.
 
     Returns:
         ``[B, H', W', C]`` in ``result_dtype``.
@@ -47,7 +48,7 @@ def downsample_in_parts(
 
     def put(y: jax.Array, part: jax.Array, window: tuple[Span, Span]) -> jax.Array:
         start = [0, *(span.first for span in window), 0]
-        # Apart, or XLA computes all parts for each output and selects one.
+        # Without the barrier XLA computes all parts for each output and selects one of them.
         return lax.optimization_barrier(
             lax.dynamic_update_slice(y, part.astype(result_dtype), start)
         )
@@ -62,7 +63,7 @@ def downsample_in_parts(
 
 
 def share_inside(geometry: Geometry, size: tuple[int, int]) -> float:
-    """The share of the outputs whose taps all lie in a map of ``(H, W)``, for ``up = 1``."""
+    """The fraction of outputs whose taps all lie inside a map of ``(H, W)``, for ``up = 1``."""
     geometry = geometry.lowest_terms
     inside = math.prod(_before_inside_after(geometry, side)[1].count for side in size)
     return inside / max(1, math.prod(map(geometry.cells, size)))
@@ -71,7 +72,11 @@ def share_inside(geometry: Geometry, size: tuple[int, int]) -> float:
 def _downsample_inside(
     x: jax.Array, weights: jax.Array, geometry: Geometry, dtype: np.dtype, rows: Span, columns: Span
 ) -> jax.Array:
-    """The outputs of cells that read nothing outside the map: ``[b, q, r, C]`` in ``dtype``."""
+    """Computes the outputs of cells whose taps all lie inside the map.
+
+    Returns:
+        ``[b, q, r, C]`` in ``dtype``.
+    """
     size, stride, groups = geometry.kernel_size, geometry.down, geometry.groups
     weights = weights[:, rows.first :, columns.first :][:, : rows.count, : columns.count]
     w = split_axis(weights, 3, groups, geometry.taps).astype(dtype)  # [b, q, r, g, k]
@@ -86,7 +91,7 @@ def _downsample_inside(
             for start, span in zip(first, (rows, columns), strict=True)
         ]
         view = sources[:, first[0] : last[0] + 1 : stride, first[1] : last[1] + 1 : stride]
-        # Each view for itself: the whole map would be converted into a copy.
+        # Converting each view avoids a converted copy of the whole map.
         return view.astype(dtype)  # [b, q, r, g, c]
 
     terms = [
@@ -96,7 +101,11 @@ def _downsample_inside(
 
 
 def _before_inside_after(geometry: Geometry, size: int) -> tuple[Span, Span, Span]:
-    """Splits the cells of an axis by whether all that they read lies in the map."""
+    """Splits the cells of an axis by whether all of their taps lie inside the map.
+
+    Returns:
+        The cells before the inner cells, the inner cells, and the cells after them.
+    """
     cells, radius, stride = geometry.cells(size), geometry.radius, geometry.down
     first = min(-(-radius // stride), cells)
     end = min(max((size - 1 - radius) // stride + 1, first), cells)

@@ -1,8 +1,9 @@
-"""Maps, weights and results cut into cells, and joined again.
+"""Splits maps, weights and results into cells, and joins cells to whole arrays.
 
-Letters in shape comments: ``q``, ``r`` rows and columns of cells (see
-:mod:`carafe_kernels.geometry`); ``u``, ``v`` output phases in a cell; ``s``, ``t`` source phases in
-a cell; ``g`` groups; ``c`` channels of a group; ``k`` taps.
+:mod:`carafe_kernels.geometry` defines cells and phases. Shape comments use these letters: ``q`` and
+``r`` for rows and columns of cells; ``u`` and ``v`` for the row and the column phase of an output;
+``s`` and ``t`` for those of a source; ``g`` for groups; ``c`` for the channels of a group; ``k`` for
+taps.
 """
 
 import dataclasses
@@ -19,11 +20,11 @@ from carafe_kernels.xla.barriers import computed_once
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Consecutive rows of cells, or consecutive columns.
+    """Consecutive rows of cells, or consecutive columns of cells.
 
     Args:
-        count: how many there are.
-        first: the first of them.
+        count: number of rows or columns.
+        first: index of the first one.
     """
 
     count: int
@@ -32,12 +33,12 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Consecutive rows of cells from a row on that only a loop knows.
+    """Consecutive rows of cells in one step of a loop, whose first row is a traced number.
 
     Args:
-        count: how many there are.
-        first: the first of them, a traced number.
-        last_first: the largest number that ``first`` can be.
+        count: number of rows.
+        first: index of the first row, a traced number.
+        last_first: largest value of ``first`` in the loop.
     """
 
     count: int
@@ -56,16 +57,18 @@ def split_outputs(
     dtype: np.dtype,
     margin: tuple[int, int] = (0, 0),
 ) -> jax.Array:
-    """Cuts an output-sized array into cells: ``[b, H', W', n] -> [b, q, u, r, v, g, n/g]``.
+    """Splits an array of the output's size into cells: ``[b, H', W', n] -> [b, q, u, r, v, g, n/g]``.
 
     Args:
         array: ``[b, H', W', n]``.
         geometry: shape of the reassembly.
-        rows: the rows of cells to take. A last cell that the output fills in part is completed
-            with zeros.
-        columns: the columns of cells to take, completed as rows are.
-        dtype: to convert to.
-        margin: how many cells to add before and after, with zeros where they lie outside the array.
+        rows: rows of cells to take. If the output ends inside the last cell, the rest of the cell
+            is filled with zeros.
+        columns: columns of cells to take. If the output ends inside the last cell, the rest of the
+            cell is filled with zeros.
+        dtype: dtype of the result.
+        margin: number of cells to add before and after the rows and the columns. Values outside
+            the array are zeros.
     """
     before, after = margin
     up, groups = geometry.up, geometry.groups
@@ -77,7 +80,7 @@ def split_outputs(
 
 
 def join_outputs(array: jax.Array, width: int) -> jax.Array:
-    """Joins whole cells again: ``[b, q, u, r, v, ...] -> [b, q * u, W', n]``."""
+    """Joins cells to whole rows: ``[b, q, u, r, v, ...] -> [b, q * u, W', n]``."""
     array = merge_axes(array, 5, array.ndim - 5)
     return merge_axes(merge_axes(array, 3), 1)[:, :, :width]
 
@@ -85,22 +88,23 @@ def join_outputs(array: jax.Array, width: int) -> jax.Array:
 def split_sources(
     x: jax.Array, geometry: Geometry, rows: Rows, columns: Span, dtype: np.dtype
 ) -> jax.Array:
-    """Cuts what some cells read of the map into cells: ``[b, H, W, n] -> [b, q', s, r', t, g, c]``.
+    """Splits the part of a map that some cells read: ``[b, H, W, n] -> [b, q', s, r', t, g, c]``.
 
-    Tap ``i`` of a phase centred at ``offset`` reads source phase ``(offset + i) % down`` of the
-    cell that lies ``(offset + i) // down`` further on, for every cell alike.
+    Let a phase of the output be centred at ``offset``. In every cell, tap ``i`` of that phase reads
+    source phase ``(offset + i) % down`` of the cell that lies ``(offset + i) // down`` cells
+    further on.
 
     Args:
         x: ``[b, H, W, n]``.
         geometry: shape of the reassembly.
-        rows: the rows of cells that read.
-        columns: the columns of cells that read.
-        dtype: to convert to.
+        rows: rows of cells whose outputs read the map.
+        columns: columns of cells whose outputs read the map.
+        dtype: dtype of the result.
     """
     down, groups = geometry.down, geometry.groups
     last_tap = geometry.centre(geometry.up - 1) + geometry.kernel_size - 1
     cells = rows.count + last_tap // down, columns.count + last_tap // down
-    # A stride can leave sources at the end that no tap reads: they are cut off.
+    # With a large stride no tap reads the last sources, which are cut off.
     size = cells[0] * down, cells[1] * down
     x = _zero_filled(x, rows, columns, down, -geometry.radius, size, dtype)
     x = split_axis(split_axis(x, 2, cells[1], down), 1, cells[0], down)
@@ -110,7 +114,14 @@ def split_sources(
 def tap_view(
     sources: jax.Array, geometry: Geometry, cells: tuple[int, int], taps: tuple[int, int]
 ) -> jax.Array:
-    """What every cell reads through one tap, centre offset included: ``[b, q, 1, r, 1, g, c]``."""
+    """The source that every cell reads at one tap: ``[b, q, 1, r, 1, g, c]``.
+
+    Args:
+        sources: the map from :func:`split_sources`.
+        geometry: shape of the reassembly.
+        cells: number of rows and of columns of cells.
+        taps: row and column of the tap, each plus the centre offset of the phase.
+    """
     (row, s), (column, t) = (divmod(tap, geometry.down) for tap in taps)
     return sources[:, row : row + cells[0], s : s + 1, column : column + cells[1], t : t + 1]
 
@@ -124,17 +135,19 @@ def _zero_filled(
     size: tuple[int, int],
     dtype: np.dtype,
 ) -> jax.Array:
-    """A window of an array, with zeros where it reaches beyond.
+    """Takes a window of an array, with zeros where the window lies outside the array.
+
+    The window begins at row ``rows.first * unit + offset`` and column
+    ``columns.first * unit + offset``.
 
     Args:
         array: ``[b, H, W, n]``.
-        rows: the rows of cells from whose first one the window begins.
-        columns: the columns of cells from whose first one it begins.
-        unit: how many rows and columns of the array a cell has.
-        offset: where the window begins: at row ``rows.first * unit + offset`` and column
-            ``columns.first * unit + offset``. At most 0.
-        size: of the window, in rows and columns.
-        dtype: to convert to.
+        rows: rows of cells.
+        columns: columns of cells.
+        unit: number of rows, and of columns, of the array in a cell.
+        offset: offset of the window from its first cell, at most 0.
+        size: number of rows and columns of the window.
+        dtype: dtype of the result.
     """
     height, width = array.shape[1:3]
     first_column = columns.first * unit + offset
@@ -144,8 +157,8 @@ def _zero_filled(
         row_pad = -first_row, first_row + size[0] - height
         array = _pad_axes(array, row_pad, column_pad)
     else:
-        # A slice in a loop has one size everywhere, so it is taken inside the array, then padded
-        # by what any window lacks, and cut once more where this one begins.
+        # In a loop a slice has the same size in every step. So take a slice inside the array, pad
+        # it by the most that any window needs, and slice the window from it.
         start = rows.first * unit + offset
         lacking = rows.last_first * unit + offset + size[0] - height
         row_pad = max(0, -offset), max(0, lacking)

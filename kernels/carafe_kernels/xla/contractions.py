@@ -1,16 +1,16 @@
 """The three contractions, in plain XLA.
 
 The reassembly ``y`` of Eqn. 3 is linear in the map ``x`` and in the weights ``w``. Hence all of
-its derivatives, of any order, are the three contractions of one trilinear form
-``sum(w * y * gather(x))``, each of which leaves one argument out::
+its derivatives, of any order, are contractions of one trilinear form ``sum(w * y * gather(x))``
+over two of its arguments::
 
     forward          y from (x, w)
     input_gradient   x from (w, y)
     weight_gradient  w from (x, y)
 
-None of them builds the patches, a tensor ``k * k`` times the size of ``x``. The letters in shape
-comments are those of :mod:`carafe_kernels.xla.cells`. What was tried and how fast it is stands in
-``kernels/README.md``.
+None of them builds the patches, a tensor ``k * k`` times the size of ``x``.
+:mod:`carafe_kernels.xla.cells` explains the letters in shape comments. ``kernels/README.md`` has
+the formulations that were tried and their times.
 """
 
 import functools
@@ -34,8 +34,9 @@ from carafe_kernels.xla.cells import (
     tap_view,
 )
 
-# A loop over memory holds one weight or one sum a term in a vector register, of which AVX-512
-# and NEON have 32; with more terms it spills. Whole rows keep what it reads in the first cache.
+# A loop over memory holds one weight or one sum per term in a vector register. AVX-512 and NEON
+# have 32 of them, and with more terms the loop spills registers. Passes of whole rows of taps keep
+# the sources in the first-level cache.
 _TERMS_PER_PASS = 25
 
 
@@ -51,7 +52,7 @@ def _passes[Term](rows: Sequence[Sequence[Term]]) -> list[list[Term]]:
 
 
 def sum_in_passes(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
-    """Sums all terms; the barriers keep XLA from fusing the passes into one loop."""
+    """Sums all terms. The barriers keep XLA from fusing the passes into one loop."""
     first, *others = _passes(rows)
     total = functools.reduce(jnp.add, first)
     for terms in others:
@@ -60,7 +61,7 @@ def sum_in_passes(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
 
 
 def _concatenate_blocks(blocks: Sequence[Sequence[jax.Array]]) -> jax.Array:
-    """Joins blocks ``[b, q, u, r, v, ...]`` along both phase axes; a single one is not copied."""
+    """Joins blocks ``[b, q, u, r, v, ...]`` along both phase axes. A single block is not copied."""
     rows = [lax.concatenate(list(row), 4) if len(row) > 1 else row[0] for row in blocks]
     return lax.concatenate(rows, 2) if len(rows) > 1 else rows[0]
 
@@ -78,9 +79,9 @@ def forward(
         x: ``[B, H, W, C]``.
         weights: ``[B, H', W', groups * k * k]``.
         geometry: shape of the reassembly.
-        dtype: of the sums.
-        window: the rows and the columns of cells to compute, as far as the output fills them; by
-            default the whole output.
+        dtype: dtype of the sums and of the result.
+        window: rows and columns of cells to compute; by default the whole output. The result ends
+            where the output ends.
 
     Returns:
         ``[B, H', W', C]``, or the window of it, in ``dtype``.
@@ -114,13 +115,13 @@ def forward(
 
 
 def passes_of_forward(geometry: Geometry) -> int:
-    """How many passes over its sources an output phase takes."""
+    """Number of passes over the sources for one output phase."""
     taps = range(geometry.kernel_size)
     return len(_passes([taps for _ in taps]))
 
 
 def passes_of_input_gradient(geometry: Geometry) -> int:
-    """How many passes over ``y`` an input gradient takes, those of all source phases together."""
+    """Number of passes over ``y`` in an input gradient, summed over all source phases."""
     geometry = geometry.lowest_terms
     readers = [geometry.readers(phase) for phase in range(geometry.down)]
     return sum(
@@ -137,16 +138,16 @@ def input_gradient(
     dtype: np.dtype,
     rows: Rows | None = None,
 ) -> Float[Array, "batch rows width channels"]:
-    """Gathers, for each source pixel, ``weights * y`` from the outputs that read it.
+    """Computes the gradient of the map: for each source, the sum over the outputs that read it.
 
     Args:
         weights: ``[B, H', W', groups * k * k]``.
         y: ``[B, H', W', C]``.
         geometry: shape of the reassembly.
-        size: ``(H, W)`` of the map.
-        dtype: of the sums.
-        rows: the rows of cells to compute, all ``down`` sources of the last one included; by
-            default the whole map.
+        size: height and width of the map, ``(H, W)``.
+        dtype: dtype of the sums and of the result.
+        rows: rows of cells to compute, with all ``down`` sources of the last cell; by default the
+            whole map.
 
     Returns:
         ``[B, H, W, C]``, or ``rows.count * down`` rows of it, in ``dtype``.
@@ -174,7 +175,7 @@ def input_gradient(
         rows_of_terms = [[term(row, column) for column in readers[t]] for row in readers[s]]
         if rows_of_terms and rows_of_terms[0]:
             total = sum_in_passes(rows_of_terms)
-        else:  # a stride longer than the kernel steps over this source
+        else:  # the stride is longer than the kernel, and no tap reads this source
             total = jnp.zeros_like(y[:, : rows.count, 0, : columns.count, 0])
         return total[:, :, None, :, None]  # [b, q, 1, r, 1, g, c]
 
@@ -191,17 +192,17 @@ def weight_gradient(
     rows: Rows | None = None,
     channels_at_once: int | None = None,
 ) -> Float[Array, "batch rows out_width weight_channels"]:
-    """Correlates each output pixel of ``y`` with the sources that its taps read.
+    """Computes the gradient of the weights: for each output, ``y`` times the sources of its taps.
 
     Args:
         x: ``[B, H, W, C]``.
         y: ``[B, H', W', C]``.
         geometry: shape of the reassembly.
-        dtype: of the sums.
-        rows: the rows of cells to compute, all ``up`` outputs of the last one included; by default
-            the whole output.
-        channels_at_once: how many channels of a group a pass over memory sums, at most; by default
-            all of them.
+        dtype: dtype of the sums and of the result.
+        rows: rows of cells to compute, with all ``up`` outputs of the last cell; by default the
+            whole output.
+        channels_at_once: largest number of channels of a group that one pass over memory sums; by
+            default all of them.
 
     Returns:
         ``[B, H', W', groups * k * k]``, or ``rows.count * up`` rows of it, in ``dtype``.
@@ -227,7 +228,7 @@ def weight_gradient(
             ]
             for n in range(geometry.kernel_size)
         ]
-        # One reduction with many results reads y once, and x from the cache.
+        # One reduction with many results reads y once, and finds x in the cache.
         return [
             total
             for terms in _passes(products)
@@ -245,7 +246,7 @@ def weight_gradient(
         totals = sums(u, v, slice(0, step))
         for start in range(step, channels, step):
             more = sums(u, v, slice(start, start + step))
-            # Apart, or XLA merges the passes into one.
+            # Without the barrier XLA merges the passes into one.
             totals, more = lax.optimization_barrier((totals, more))
             totals = list(map(jnp.add, totals, more))
         return jnp.stack(totals, axis=-1)  # [b, q, u, r, v, g, k]

@@ -1,4 +1,4 @@
-"""The contractions as an implementation: in the form that is fast where a program runs."""
+"""Chooses the form of each contraction that is fast on the platform of the program."""
 
 import functools
 from collections.abc import Callable
@@ -28,13 +28,17 @@ _ORDER: tuple[Slot, ...] = ("x", "weights", "y")
 
 
 def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = None) -> str | None:
-    """Says that XLA serves every contraction of weights, and none of logits."""
+    """Supports every contraction of weights, and none of logits."""
     del shape, device
-    return None if plan.normalizer is None else "XLA fuses no normaliser into the contractions"
+    return (
+        None
+        if plan.normalizer is None
+        else "XLA does not fuse the normaliser into the contractions"
+    )
 
 
 def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
-    """Computes ``y``, ``x`` or ``weights``, see :class:`carafe_kernels.implementation.Contract`."""
+    """Computes contractions as :class:`carafe_kernels.implementation.Contract` describes."""
     found = []
     for result in results:
         first, second = (operands[slot] for slot in _ORDER if slot != result)
@@ -43,10 +47,10 @@ def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Arra
 
 
 def _contracted(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> jax.Array:
-    """Contracts two operands, which come in the order of :data:`_ORDER`."""
+    """Contracts two operands, given in the order of :data:`_ORDER`."""
     if result != "y":
-        # Both gradients read the cotangent. XLA would compute it inside each of them, and keep the
-        # output of the forward pass, from which it comes, until both are done.
+        # Both gradients read the cotangent. XLA would compute it again inside each of them, and
+        # would keep the output of the forward pass in memory until both are computed.
         second = computed_once(second)
     whole = functools.partial(_whole, plan, result)
     if result == "weights" and settings_of(plan).channels_at_once:
@@ -78,7 +82,7 @@ def _weight_gradient_in_passes(plan: Plan, x: jax.Array, y: jax.Array) -> jax.Ar
 
 
 def _on_images(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> Contraction | None:
-    """The form for whole images on a CPU, or ``None`` where the one for any array is as fast."""
+    """The form for whole images on a CPU, or ``None`` where the general form is as fast."""
     settings = settings_of(plan)
     if not (_has_whole_images(first) and _has_whole_images(second)):
         return None
@@ -100,12 +104,12 @@ def _on_images(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) ->
 
 
 def _only_border_is_copied(plan: Plan, settings: Settings, x: jax.Array) -> bool:
-    """Whether a forward pass reads the map where it is, but for its border."""
+    """Whether a forward pass reads the map itself and copies only its border."""
     geometry = plan.geometry.lowest_terms
     if settings.max_padded_bytes is None or geometry.up > 1 or geometry.down == 1:
         return False
     if not _weight_gradient_is_a_loop(plan, settings, x):
-        return False  # it reads a padded copy of the whole map, which serves the forward pass too
+        return False  # the gradient needs a padded copy of the map, which the forward pass can use
     if x.dtype != plan.accumulator and passes_of_forward(geometry) > 1:
         return False  # each pass would convert what it reads once more
     copied = x.size * plan.accumulator.itemsize > settings.max_padded_bytes
@@ -115,7 +119,7 @@ def _only_border_is_copied(plan: Plan, settings: Settings, x: jax.Array) -> bool
 def _loop_is_faster(
     plan: Plan, settings: Settings, result: Slot, first: jax.Array, second: jax.Array
 ) -> bool:
-    """Whether a gradient is computed in a loop."""
+    """Whether a loop over blocks of rows computes a gradient faster."""
     if result == "weights":
         return _weight_gradient_is_a_loop(plan, settings, first)
     y, itemsize = second, plan.accumulator.itemsize
@@ -129,17 +133,18 @@ def _weight_gradient_is_a_loop(plan: Plan, settings: Settings, x: jax.Array) -> 
 
 
 def _has_whole_images(array: jax.Array) -> bool:
-    """Whether images can be cut: of known number and size, and no axis of a mesh splits them."""
+    """Whether an array can be sliced: its sizes are known, and no explicit mesh axis shards it."""
     known = all(isinstance(size, int) for size in array.shape)
     return known and array.shape[0] > 0 and not any(jax.typeof(array).sharding.spec)
 
 
 def _folding_vmap(on_images: Contraction, whole: Contraction) -> Contraction:
-    """A contraction of images that stays one under ``vmap``: mapped axes become part of the batch.
+    """Makes ``vmap`` of a contraction merge the mapped axis into the batch axis.
 
     Args:
-        on_images: computes one result from two operands, all with the batch as leading axis.
-        whole: computes the same, for operands of which only one is mapped or that a mesh splits.
+        on_images: contraction of two operands and a result whose leading axis is the batch.
+        whole: the same contraction, in a form for any operands. It is used if only one operand is
+            mapped, or if a mesh shards an operand.
     """
     call = custom_vmap(on_images)
 

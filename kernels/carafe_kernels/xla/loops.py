@@ -1,7 +1,8 @@
-"""Gradients in a loop over blocks of rows: on one core of a CPU, with what it reads in its cache.
+"""Gradients in a loop over blocks of rows, for a CPU.
 
-XLA compiles such a loop for a CPU into one function of one thread. In it, sums over channels are
-vector code, which they are not elsewhere, and a block is padded where it is read.
+XLA for CPUs compiles such a loop to a function that runs on one thread. In it, XLA vectorises sums
+over channels, which it does not do outside of a loop; a block stays in the cache, and only a block
+is padded, not the whole map.
 """
 
 import math
@@ -28,16 +29,16 @@ def input_gradient_in_blocks(
     result_dtype: np.dtype,
     block_bytes: int,
 ) -> Float[Array, "batch height width channels"]:
-    """:func:`carafe_kernels.xla.contractions.input_gradient`, block by block.
+    """Computes :func:`carafe_kernels.xla.contractions.input_gradient` block by block.
 
     Args:
         weights: ``[B, H', W', groups * k * k]``.
         y: ``[B, H', W', C]``.
         geometry: shape of the reassembly.
-        size: ``(H, W)`` of the map.
-        dtype: of the sums.
-        result_dtype: of the result.
-        block_bytes: how large the part of ``y`` in a block is, about, in ``dtype``.
+        size: height and width of the map, ``(H, W)``.
+        dtype: dtype of the sums.
+        result_dtype: dtype of the result.
+        block_bytes: approximate size in bytes of the part of ``y`` in a block, in ``dtype``.
 
     Returns:
         ``[B, H, W, C]`` in ``result_dtype``.
@@ -49,7 +50,7 @@ def input_gradient_in_blocks(
 
     cells = geometry.cells(size[0])
     row_bytes = geometry.up * math.prod(y.shape[2:]) * dtype.itemsize
-    # A block also copies the rows that it reads beyond its own.
+    # A block also copies the rows around it that it reads, so a small block copies too much.
     at_least = geometry.kernel_size
     rows = _rows_of_block(y.shape[0], cells, row_bytes, block_bytes, at_least=at_least)
     return _in_blocks(block, (weights, y), cells, rows)[:, : size[0]]
@@ -63,15 +64,16 @@ def weight_gradient_in_blocks(
     result_dtype: np.dtype,
     block_bytes: int,
 ) -> Float[Array, "batch out_height out_width weight_channels"]:
-    """:func:`carafe_kernels.xla.contractions.weight_gradient`, block by block.
+    """Computes :func:`carafe_kernels.xla.contractions.weight_gradient` block by block.
 
     Args:
         x: ``[B, H, W, C]``.
         y: ``[B, H', W', C]``.
         geometry: shape of the reassembly.
-        dtype: of the sums.
-        result_dtype: of the result.
-        block_bytes: how large the parts of ``x`` and ``y`` in a block are, about, in ``dtype``.
+        dtype: dtype of the sums.
+        result_dtype: dtype of the result.
+        block_bytes: approximate size in bytes of the parts of ``x`` and ``y`` in a block, in
+            ``dtype``.
 
     Returns:
         ``[B, H', W', groups * k * k]`` in ``result_dtype``.
@@ -91,11 +93,11 @@ def weight_gradient_in_blocks(
 def _rows_of_block(
     batch: int, cells: int, row_bytes: int, block_bytes: int, *, at_least: int
 ) -> int:
-    """How many of an image's rows of cells a block has, so that it is about so large."""
+    """Number of rows of cells in a block of approximately ``block_bytes``."""
     least_blocks = 2 if batch == 1 else 1  # XLA makes no loop of a single step
     rows = max(at_least, block_bytes // max(1, row_bytes))
     rows = -(-cells // max(least_blocks, -(-cells // rows)))
-    # A size that divides the map is better than a last block that lies in part below it.
+    # Prefer a size that divides the map, so that no block reaches over its end.
     largest = min(2 * rows, cells // least_blocks)
     whole = [n for n in range(max(at_least, rows // 2), largest + 1) if cells % n == 0]
     return min(whole, key=lambda n: abs(n - rows), default=rows)
@@ -107,7 +109,11 @@ def _in_blocks(
     cells: int,
     rows: int,
 ) -> jax.Array:
-    """Maps over the images and the blocks of ``rows`` of their ``cells``: ``[B, rows, ...]``."""
+    """Maps ``block`` over the images and over blocks of ``rows`` of their ``cells``.
+
+    Returns:
+        ``[B, cells, ...]``, with further rows if ``rows`` does not divide ``cells``.
+    """
     batch = arrays[0].shape[0]
     blocks = math.ceil(cells / rows)
 

@@ -1,7 +1,7 @@
-"""How contractions are computed on a CPU: by its cores, and what tests vary.
+"""Settings of the contractions on a CPU.
 
-Users need none of this. The settings are read when a call is traced, and stay with the program that
-is traced.
+They depend on the number of its cores, and tests vary them; users need not set them. They are read
+when a call is traced, and are part of the traced program.
 """
 
 import dataclasses
@@ -13,30 +13,32 @@ from carafe_kernels.devices import devices_of_process
 from carafe_kernels.plan import Plan
 from carafe_kernels.scoped import ScopedSettings
 
-# A loop takes a fifth to a quarter of the processor time of the form without one (weight gradient
-# of 1x50x50x256, up 2), so with more than four or five cores that form is faster.
+# A loop runs on one core and takes a fifth to a quarter of the processor time of the form without a
+# loop (weight gradient of 1x50x50x256, up 2). So with more than four or five cores the form without
+# a loop is faster.
 MAX_CORES_OF_LOOPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Choices between programs that compute the same, for CPUs.
+    """Choices between programs with the same result, for CPUs.
 
     Args:
-        loops: whether gradients come from a loop over blocks of rows, which runs on one core and
-            keeps what it reads in its cache.
-        block_bytes: how large the maps of a block are, about, in the dtype of the sums.
-        min_summed_channels: how many channels of a group a weight gradient in a loop has.
-        max_read_bytes: how much an input gradient without a loop reads of its padded copy, in all
-            passes. For maps of 16 bits half of it: their copy has 32, so that without a loop
-            temporaries are twice as large as the map.
-        max_padded_bytes: how large the padded copy of a map is in the forward pass of an integer
-            stride. Larger maps are read where they are, and only their border is copied, if the
-            weight gradient is a loop. ``None`` copies maps of any size.
-        min_share_inside: the share of the outputs that must read nothing outside the map, for only
-            its border to be copied.
-        channels_at_once: how many channels of a group a weight gradient without a loop sums in one
-            pass over memory; ``None`` sums all of them.
+        loops: whether a loop over blocks of rows computes gradients. The loop runs on one core, and
+            its blocks stay in the cache.
+        block_bytes: approximate size in bytes of the maps in a block, in the dtype of the sums.
+        min_summed_channels: smallest number of channels per group for which a loop computes the
+            gradient of the weights.
+        max_read_bytes: largest number of bytes that an input gradient without a loop reads from
+            its padded copy, in all passes together. It is halved for maps of 16 bits, because the
+            copy has 32 bits, so that without a loop temporaries are twice as large as the map.
+        max_padded_bytes: largest size in bytes of a padded copy in the forward pass for an integer
+            stride. For a larger map only the border is copied, if a loop computes the gradient of
+            the weights. ``None`` copies maps of any size.
+        min_share_inside: smallest fraction of outputs whose taps all lie inside the map, for which
+            only the border is copied.
+        channels_at_once: largest number of channels per group that a weight gradient without a loop
+            sums in one pass over memory; ``None`` sums all of them.
     """
 
     loops: bool = False
@@ -62,7 +64,7 @@ def _settings_of_process() -> Settings:
 
 
 def _cores() -> int:
-    """How many cores this process may use by its affinity; quotas of a container are not read."""
+    """Number of cores this process may use by its affinity. Quotas of containers are ignored."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -74,7 +76,7 @@ using = _SETTINGS.using  # changes fields for calls that are traced inside
 
 
 def settings_of(plan: Plan) -> Settings:
-    """The settings that a plan keeps; those for any device where it keeps none."""
+    """The settings of a plan, or the settings for any device if the plan has none."""
     if plan.settings is None:
         return ANYWHERE
     if not isinstance(plan.settings, Settings):

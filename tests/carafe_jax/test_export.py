@@ -1,0 +1,77 @@
+"""Exports with a symbolic batch size, height and width."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import carafe_jax
+from tests.carafe_jax.twins import CHANNELS, SMALL, random_map, twins
+from tests.kernels.cases import Case
+from tests.slow import slow
+
+SCALES = [
+    {"up": 2},
+    {"down": 2},
+    slow({"up": 3, "down": 2}),
+    slow({"up": 2, "down": 2}),
+    slow({"up": 2, "down": 3}),
+    slow({"down": 4}),
+]
+each_scale = pytest.mark.parametrize("scale", SCALES, ids=str)
+# Sizes that the scales above divide, and sizes that they do not.
+SIZES = [(1, 1), (5, 4), (12, 12), (3, 7)]
+
+
+@each_scale
+def test_a_layer_exports_for_every_size(scale):
+    linen, variables, layer = twins(**scale, **SMALL)
+    sizes = jax.export.symbolic_shape("batch, height, width")
+    shape = jax.ShapeDtypeStruct((*sizes, CHANNELS), jnp.float32)
+    graph, state = nnx.split(layer)
+    for apply in (
+        functools.partial(linen.apply, variables),
+        lambda x: nnx.merge(graph, state)(x),
+    ):
+        exported = jax.export.export(jax.jit(apply))(shape)
+        exported = jax.export.deserialize(exported.serialize())
+        for size in SIZES:
+            x = random_map(2, *size, CHANNELS)
+            expected = linen.apply(variables, x)
+            np.testing.assert_allclose(exported.call(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@each_scale
+def test_gradients_export_for_every_size(scale):
+    options = Case(3, **scale).options
+
+    def loss(x, logits):
+        return jnp.sum(jnp.sin(carafe_jax.carafe(x, logits, **options)))
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    height, width = jax.export.symbolic_shape("height, width")
+    down = scale.get("down", 1)
+    shapes = [
+        (1, height, width, CHANNELS),
+        (1, (height - 1) // down + 1, (width - 1) // down + 1, Case(3, **scale).logits_shape[-1]),
+    ]
+    exported = jax.export.export(gradient)(
+        *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    )
+    for size in SIZES:
+        case = Case(3, size=size, batch=1, **scale)
+        x, logits = random_map(1, *size, CHANNELS), random_map(*case.logits_shape, seed=1)
+        for actual, desired in zip(exported.call(x, logits), gradient(x, logits), strict=True):
+            np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=1e-5)
+
+
+def test_a_symbolic_size_that_may_not_fit_is_refused_and_named():
+    height, other = jax.export.symbolic_shape("height, other")
+    shapes = (1, height, 4, CHANNELS), (1, other, 4, 9)
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    reassemble = jax.jit(functools.partial(carafe_jax.reassemble, kernel_size=3))
+    with pytest.raises(ValueError, match=r"weights .*height.*got shape .*other"):
+        jax.export.export(reassemble)(*arrays)
