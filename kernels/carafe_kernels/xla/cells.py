@@ -2,8 +2,8 @@
 
 :mod:`carafe_kernels.geometry` defines cells and phases. Shape comments use these letters: ``q`` and
 ``r`` for rows and columns of cells; ``u`` and ``v`` for the row and the column phase of an output;
-``s`` and ``t`` for those of a source; ``g`` for groups; ``c`` for the channels of a group; ``k`` for
-taps.
+``s`` and ``t`` for those of a source; ``g`` for groups; ``c`` for the channels of a group; ``k``
+for taps.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ def split_outputs(
     dtype: np.dtype,
     margin: tuple[int, int] = (0, 0),
 ) -> jax.Array:
-    """Splits an array of the output's size into cells: ``[b, H', W', n] -> [b, q, u, r, v, g, n/g]``.
+    """Splits an array of output size into cells: ``[b, H', W', n] -> [b, q, u, r, v, g, n/g]``.
 
     Args:
         array: ``[b, H', W', n]``.

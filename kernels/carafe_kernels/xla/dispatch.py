@@ -30,11 +30,7 @@ _ORDER: tuple[Slot, ...] = ("x", "weights", "y")
 def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = None) -> str | None:
     """Supports every contraction of weights, and none of logits."""
     del shape, device
-    return (
-        None
-        if plan.normalizer is None
-        else "XLA does not fuse the normaliser into the contractions"
-    )
+    return None if plan.normalizer is None else "XLA does not fuse the normaliser"
 
 
 def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
