@@ -12,7 +12,10 @@ one shifted view of the whole map.
 import dataclasses
 import math
 import numbers
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+# A number of pixels: an int, or a symbolic size in an export of jax.export.
+Dimension = Any
 
 
 class PhaseGroup(NamedTuple):
@@ -52,7 +55,7 @@ def positive_integer(name: str, value: int) -> int:
     return int(value)
 
 
-def _divided_up(size: int, divisor: int) -> int:
+def _divided_up(size: Dimension, divisor: int) -> Dimension:
     # JAX writes the output size of a strided convolution in this form. A symbolic size of a map
     # equals one of logits only if both are written the same way.
     return (size - 1) // divisor + 1
@@ -110,11 +113,11 @@ class Geometry:
         divisor = math.gcd(self.up, self.down)
         return dataclasses.replace(self, up=self.up // divisor, down=self.down // divisor)
 
-    def output_size(self, size: int) -> int:
+    def output_size(self, size: Dimension) -> Dimension:
         """Output length of an axis of ``size`` sources, ``ceil(size * up / down)``."""
         return _divided_up(size * self.up, self.down)
 
-    def cells(self, size: int) -> int:
+    def cells(self, size: Dimension) -> Dimension:
         """Number of cells on an axis of ``size`` sources; also the side of the logits."""
         return _divided_up(size, self.down)
 

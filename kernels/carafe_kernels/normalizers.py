@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from carafe_kernels.accumulation import accumulator_dtype
 from carafe_kernels.axes import merge_axes, split_axis
-from carafe_kernels.geometry import Geometry
+from carafe_kernels.geometry import Dimension, Geometry
 
 
 def _sigmoid_normalized(logits: jax.Array) -> jax.Array:
@@ -37,7 +37,7 @@ def normalized_dtype(logits_dtype: np.dtype) -> np.dtype:
 def normalize(
     logits: Float[Array, "batch height width logit_channels"],
     geometry: Geometry,
-    size: tuple[int, int],
+    size: tuple[Dimension, Dimension],
     normalizer: str,
 ) -> Float[Array, "batch out_height out_width weight_channels"]:
     """Turns logits at the resolution of the encoder into one normalised kernel per output pixel.

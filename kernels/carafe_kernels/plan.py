@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from carafe_kernels.accumulation import accumulator_dtype
-from carafe_kernels.geometry import Geometry
+from carafe_kernels.geometry import Dimension, Geometry
 from carafe_kernels.normalizers import normalized_dtype
 
 Slot = Literal["x", "weights", "logits", "y"]
@@ -34,7 +34,7 @@ class Plan:
     """
 
     geometry: Geometry
-    size: tuple[int, int]
+    size: tuple[Dimension, Dimension]
     x_dtype: np.dtype
     weights_dtype: np.dtype
     normalizer: str | None
@@ -57,7 +57,7 @@ class Plan:
         """The dtype of an operand or result."""
         return self.x_dtype if slot in ("x", "y") else self.weights_dtype
 
-    def shape(self, slot: Slot, channels: int) -> tuple[int, ...]:
+    def shape(self, slot: Slot, channels: int) -> tuple[Dimension, ...]:
         """``[H, W, N]`` of one operand or result, for maps with ``channels``."""
         match slot:
             case "x":

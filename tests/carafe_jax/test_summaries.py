@@ -10,7 +10,7 @@ from flax import nnx
 
 import carafe_jax
 
-X = jax.ShapeDtypeStruct((1, 8, 8, 32), jnp.float32)
+X = jnp.ones((1, 8, 8, 32))
 OPTIONS = {"up": 2, "compressed_channels": 16}
 
 
@@ -35,7 +35,7 @@ def test_tables_show_paths_shapes_and_parameters(api, linen, layer):
     if api == "linen":
         table = nn.tabulate(linen, jax.random.key(0), console_kwargs={"width": 200})(X)
     else:
-        table = nnx.tabulate(layer, jnp.ones(X.shape), console_kwargs={"width": 200})
+        table = nnx.tabulate(layer, X, console_kwargs={"width": 200})
     found = {row[0]: row for row in rows(table) if len(row) > 3 and row[1]}
     assert found[""][1:4] == ["CARAFE", "float32[1,8,8,32]", "float32[1,16,16,32]"]
     predictor = found["kernel_predictor"]

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from carafe_kernels.axes import merge_axes, split_axis
-from carafe_kernels.geometry import Geometry
+from carafe_kernels.geometry import Dimension, Geometry
 from carafe_kernels.xla.barriers import computed_once
 
 
@@ -27,7 +27,7 @@ class Span:
         first: index of the first one.
     """
 
-    count: int
+    count: Dimension
     first: int = 0
 
 
@@ -79,7 +79,7 @@ def split_outputs(
     return split_axis(array, 5, groups, array.shape[5] // groups)
 
 
-def join_outputs(array: jax.Array, width: int) -> jax.Array:
+def join_outputs(array: jax.Array, width: Dimension) -> jax.Array:
     """Joins cells to whole rows: ``[b, q, u, r, v, ...] -> [b, q * u, W', n]``."""
     array = merge_axes(array, 5, array.ndim - 5)
     return merge_axes(merge_axes(array, 3), 1)[:, :, :width]
@@ -112,7 +112,10 @@ def split_sources(
 
 
 def tap_view(
-    sources: jax.Array, geometry: Geometry, cells: tuple[int, int], taps: tuple[int, int]
+    sources: jax.Array,
+    geometry: Geometry,
+    cells: tuple[Dimension, Dimension],
+    taps: tuple[int, int],
 ) -> jax.Array:
     """The source that every cell reads at one tap: ``[b, q, 1, r, 1, g, c]``.
 
@@ -132,7 +135,7 @@ def _zero_filled(
     columns: Span,
     unit: int,
     offset: int,
-    size: tuple[int, int],
+    size: tuple[Dimension, Dimension],
     dtype: np.dtype,
 ) -> jax.Array:
     """Takes a window of an array, with zeros where the window lies outside the array.
@@ -174,7 +177,9 @@ def _zero_filled(
     return computed_once(array) if padded else array
 
 
-def _pad_axes(array: jax.Array, row_pad: tuple[int, int], column_pad: tuple[int, int]) -> jax.Array:
+def _pad_axes(
+    array: jax.Array, row_pad: tuple[Dimension, Dimension], column_pad: tuple[Dimension, Dimension]
+) -> jax.Array:
     """Pads axes 1 and 2 with zeros; a negative width cuts instead."""
     zero = jnp.zeros((), array.dtype)
     return lax.pad(array, zero, [(0, 0, 0), (*row_pad, 0), (*column_pad, 0), (0, 0, 0)])

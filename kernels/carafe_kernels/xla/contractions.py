@@ -24,7 +24,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from carafe_kernels.axes import merge_axes
-from carafe_kernels.geometry import Geometry, PhaseGroup, Reader
+from carafe_kernels.geometry import Dimension, Geometry, PhaseGroup, Reader
 from carafe_kernels.xla.cells import (
     Rows,
     Span,
@@ -134,7 +134,7 @@ def input_gradient(
     weights: Float[Array, "batch out_height out_width weight_channels"],
     y: Float[Array, "batch out_height out_width channels"],
     geometry: Geometry,
-    size: tuple[int, int],
+    size: tuple[Dimension, Dimension],
     dtype: np.dtype,
     rows: Rows | None = None,
 ) -> Float[Array, "batch rows width channels"]:
