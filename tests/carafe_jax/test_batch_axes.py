@@ -15,7 +15,7 @@ from tests.kernels import oracle
 from tests.kernels.cases import Case
 from tests.slow import slow
 
-BATCHES = [(), (2, 3), (2, 1, 2), (2, 0)]
+BATCHES = [(), (2, 3), (2, 0), slow((2, 1, 2))]
 SCALES = [{"up": 2}, {"down": 2}, slow({"up": 3, "down": 2, "groups": 2})]
 each_batch = pytest.mark.parametrize("batch", BATCHES, ids=str)
 each_scale = pytest.mark.parametrize("scale", SCALES, ids=str)

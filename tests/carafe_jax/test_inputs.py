@@ -26,7 +26,7 @@ class Wrapped:
         return self.array
 
 
-WRAPPERS = [nnx.Param, nnx.Variable, nnx.BatchStat, Wrapped]
+WRAPPERS = [nnx.Param, Wrapped, *map(slow, [nnx.Variable, nnx.BatchStat])]
 each_wrapper = pytest.mark.parametrize("wrap", WRAPPERS, ids=lambda wrap: wrap.__name__)
 SECONDS = {
     "reassemble": random_map(2, 10, 12, 9, seed=1),
@@ -45,7 +45,7 @@ def test_functions_take_variables_eagerly_and_traced(form, wrap):
     np.testing.assert_allclose(traced(X, SECONDS[form]), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [None, jnp.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [slow(None), jnp.bfloat16], ids=str)
 @each_wrapper
 def test_layers_take_variables_eagerly_and_traced(wrap, dtype):
     linen, variables, layer = twins(up=2, dtype=dtype, **SMALL)
