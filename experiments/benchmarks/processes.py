@@ -1,8 +1,8 @@
 """Calls functions in separate processes, which differ in how memory is allocated.
 
-By default, glibc maps every block above 32 MB anew and unmaps it when it is freed. A program that
-allocates its results in each call then spends its time on page faults. Environment variables can
-change this; glibc reads them when a process starts.
+By default, glibc maps every block above 32 MB separately and unmaps it when it is freed. A program
+that allocates its results in each call then spends its time on page faults. Environment variables
+can change this; glibc reads them when a process starts.
 
 PyTorch computes with OpenMP, whose threads keep spinning after a computation, on the cores on which
 the next function is timed. In these processes they sleep.

@@ -37,7 +37,7 @@ class Broken:
             cases = [found.case] if found.case else about.get("cases", [])
             self._families |= {Family.of(Case.from_json(case)) for case in cases}
 
-    def serves(self, case: Case, kernel: str) -> bool:
+    def may_run(self, case: Case, kernel: str) -> bool:
         """Whether a kernel may run in a case."""
         if Kernel(case.operator, kernel, case.dtype) in self.kernels:
             return False
@@ -48,9 +48,9 @@ class Broken:
         return [
             name
             for name, kernels in PASSES[case.operator].items()
-            if all(self.serves(case, kernel) for kernel in kernels)
+            if all(self.may_run(case, kernel) for kernel in kernels)
         ]
 
-    def serves_all(self, case: Case) -> bool:
+    def may_run_all(self, case: Case) -> bool:
         """Whether every pass may run."""
         return len(self.passes(case)) == len(PASSES[case.operator])

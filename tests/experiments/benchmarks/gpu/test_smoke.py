@@ -30,12 +30,12 @@ def expected(name, case=CASE):
 OPERANDS = {"forward": ("x", "kernels"), "dx": ("kernels", "dy"), "dw": ("x", "dy")}
 
 
-def check(reporter, name, spoil, case=CASE):
-    """Smoke tests the oracle; ``spoil`` changes its results in place."""
+def check(reporter, name, corrupt, case=CASE):
+    """Smoke tests the oracle; ``corrupt`` changes its results in place."""
 
     def program(*arrays):
         found = np.float32(expected(name, case)(*map(np.asarray, arrays)))
-        spoil(found)
+        corrupt(found)
         return jnp.asarray(found)
 
     call = Calls(program, OPERANDS[name], (name,))
@@ -56,10 +56,10 @@ def shares(reporter):
 
 @pytest.mark.parametrize("value", [1.0, np.nan])
 def test_errors_in_the_last_step_over_the_channels(reporter, value):
-    def spoil(found):
+    def corrupt(found):
         found[..., 128:] += value
 
-    check(reporter, "forward", spoil)
+    check(reporter, "forward", corrupt)
     first, second = shares(reporter)
     assert first == second
     assert first["wrong"] == pytest.approx(1 / 3)
@@ -73,29 +73,29 @@ def test_errors_in_the_last_step_over_the_channels(reporter, value):
 
 
 def test_errors_in_the_second_slot(reporter):
-    def spoil(found):
+    def corrupt(found):
         found[..., 64:128] = 0
 
-    check(reporter, "forward", spoil)
+    check(reporter, "forward", corrupt)
     assert shares(reporter)[0]["second slot"]["of wrong"] == 1.0
     assert shares(reporter)[0]["last step"]["of wrong"] == 0.0
 
 
 def test_errors_at_the_border_of_one_map(reporter):
-    def spoil(found):
+    def corrupt(found):
         found[1, 0] = 7.0
 
-    check(reporter, "dx", spoil)
+    check(reporter, "dx", corrupt)
     assert shares(reporter)[0]["border"]["of wrong"] == 1.0
     assert shares(reporter)[0]["maps"] == [1]
     assert "only maps [1]" in reporter.messages("wrong")[0]
 
 
 def test_errors_in_tiles_that_extend_beyond_the_map(reporter):
-    def spoil(found):
+    def corrupt(found):
         found[:, 16:] = 7.0  # rows 8, 9 and 10 of the cells, of tiles of 8
 
-    check(reporter, "forward", spoil)
+    check(reporter, "forward", corrupt)
     assert shares(reporter)[0]["cut tiles"]["of wrong"] == 1.0
     assert shares(reporter)[0]["odd tiles"]["of wrong"] == 1.0
     assert shares(reporter)[0]["border"]["of wrong"] < 1.0
@@ -117,10 +117,10 @@ def test_errors_in_the_sum_of_one_step(reporter):
 def test_a_run_with_other_bits_is_reported(reporter):
     ends = iter((-np.inf, np.inf))
 
-    def spoil(found):
+    def corrupt(found):
         found[0, 0, 0, 0] = np.nextafter(found[0, 0, 0, 0], np.float32(next(ends)))
 
-    check(reporter, "forward", spoil)
+    check(reporter, "forward", corrupt)
     assert "another run gave other bits" in reporter.messages("wrong")[0]
 
 

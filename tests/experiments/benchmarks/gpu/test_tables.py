@@ -102,7 +102,7 @@ def marked(results):
     return [line for line in rows(results) if tables.DOUBTFUL in line]
 
 
-def spoiled(**changes):
+def record_with(**changes):
     """A record in which only the given step can have failed."""
     results = record()
     results["steps"][0] = changes
@@ -123,16 +123,16 @@ WEIGHTS = [["reassemble", "forward"], ["reassemble", "backward"], ["reassemble",
 def test_a_failed_check_of_a_case_marks_its_times(outcome):
     check = {"case": CASE.to_json(), "errors": [1.0, 1.0, 1.0], "repeats": True,
              "vmap_error": None, "passed": False}  # fmt: skip
-    found = marked(spoiled(**step("right", "checks, part 1 of 6", [check], outcome)))
+    found = marked(record_with(**step("right", "checks, part 1 of 6", [check], outcome)))
     cells = [line.strip("| ").split(" | ")[2:] for line in found]
     assert [line[:2] for line in cells[:3]] == WEIGHTS
     assert len(cells) == 6  # including the table of variants
-    assert [*tables.document(spoiled(**step("right", "checks", [check])))]
+    assert [*tables.document(record_with(**step("right", "checks", [check])))]
 
 
 def test_a_failed_step_of_all_kernels_marks_its_family():
     def failed(case):
-        return spoiled(**step("smoke", "all kernels", [], "hang", cases=[case.to_json()]))
+        return record_with(**step("smoke", "all kernels", [], "hang", cases=[case.to_json()]))
 
     small = CASE.replace(height=3, channels=320)
     names = [line.strip("| ").split(" | ")[2:4] for line in marked(failed(small))]
@@ -145,29 +145,29 @@ def test_a_failed_step_of_all_kernels_marks_its_family():
 @pytest.mark.parametrize("outcome", ["slow", "no time", "refused", "ok"])
 def test_a_step_without_a_failure_marks_nothing(outcome):
     json_case = CASE.to_json()
-    assert not marked(spoiled(**step("smoke", "all kernels", [], outcome, cases=[json_case])))
-    assert not marked(spoiled(**step("right", "up 2", [], outcome, cases=[json_case])))
+    assert not marked(record_with(**step("smoke", "all kernels", [], outcome, cases=[json_case])))
+    assert not marked(record_with(**step("right", "up 2", [], outcome, cases=[json_case])))
 
 
 def test_a_variant_that_failed_marks_its_own_times_alone():
-    found = marked(spoiled(**step("smoke", "variant bands", [], "wrong", variant="bands")))
+    found = marked(record_with(**step("smoke", "variant bands", [], "wrong", variant="bands")))
     assert [line.strip("| ").split(" | ")[2:5] for line in found] == [BANDS]
 
 
 def test_a_kernel_in_a_layer_marks_the_layer():
     forward = step("smoke", "carafe forward float32", [], "wrong",
                    kernel=["carafe", "forward", "float32"])  # fmt: skip
-    (line,) = [line for line in marked(spoiled(**forward)) if "CARAFE" in line]
+    (line,) = [line for line in marked(record_with(**forward)) if "CARAFE" in line]
     assert line == "| up 2, k=5, 2x10x10x8 | float32 | CARAFE mosaic_gpu | 50.0 (!) | 50.0 (!) |"
     backward = step("smoke", "carafe dx float32", [], "wrong", kernel=["carafe", "dx", "float32"])
-    (line,) = [line for line in marked(spoiled(**backward)) if "CARAFE" in line]
+    (line,) = [line for line in marked(record_with(**backward)) if "CARAFE" in line]
     assert line.endswith("| 50.0 | 50.0 (!) |")
 
 
 def test_marks_are_explained_below_the_tables():
-    results = spoiled(**step("smoke", "variant bands", [], "wrong", variant="bands"))
+    results = record_with(**step("smoke", "variant bands", [], "wrong", variant="bands"))
     assert "(!): a check of these kernels failed." in "\n".join(tables.document(results))
-    assert "(!)" not in "\n".join(tables.document(spoiled(**step("smoke", "fine", []))))
+    assert "(!)" not in "\n".join(tables.document(record_with(**step("smoke", "fine", []))))
 
 
 def numbers(value):
