@@ -1,4 +1,4 @@
-"""How times grow with a map: `python -m experiments.benchmarks.scaling`.
+"""Measures how times grow with a map: `python -m experiments.benchmarks.scaling`.
 
 Prints a table in Markdown: nanoseconds per element of the output, for each of the operator's three
 contractions, as one of batch, height, width and channels grows. If a time is proportional to the

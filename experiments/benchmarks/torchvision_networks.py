@@ -118,7 +118,7 @@ def save_resnet(depth: int, classes: int, path: Path) -> bool:
 
 
 def all_layouts(platform: str) -> dict[str, TorchvisionNetworks]:
-    """By name; none where PyTorch or torchvision are not installed for a platform of JAX."""
+    """Networks for each layout, by name; empty if PyTorch or torchvision cannot be used."""
     torch, torchvision = pytorch.load(platform), pytorch.load_torchvision()
     if torch is None or torchvision is None:
         return {}

@@ -82,7 +82,7 @@ def weight_gradient(case: Case, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> Fl
 
 
 def softmax_weights(case: Case, logits: npt.NDArray[Any]) -> Float64:
-    """Converts logits to weights; a pixel of the logits has all kernels of its cell as channels."""
+    """Converts logits to weights; a pixel of the logits has the kernels of ``up * up`` outputs."""
     _, rows, columns, _ = logits.shape
     shape = case.batch, rows, columns, case.up, case.up, case.groups, case.taps
     exponentials = logits.astype(np.float64).reshape(shape)

@@ -1,4 +1,4 @@
-"""Prints tables of what the GPU kernels compile to.
+"""Prints tables of the machine code of the GPU kernels.
 
 The tables have registers, spills, shared memory and instructions of every kernel and variant, and
 the kernels and temporary memory of whole operators. Exits with 1 if any kernel spills.
