@@ -1,1 +1,1 @@
-"""Each module here is one command that prints one table."""
+"""Benchmarks: commands that print tables in Markdown, and the modules that they share."""

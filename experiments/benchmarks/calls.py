@@ -1,4 +1,4 @@
-"""The operators of a case as functions of arrays, and arrays for them."""
+"""The operator of a case as a function of arrays, its gradients, and random operands."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Operator = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def operator(case: Case, implementation: str | None) -> Operator:
-    """The operator as a function of the map and the weights or logits."""
+    """The operator of a case, as a function of the map and the weights or logits."""
     options = case.options if case.normalizer is None else {
         **case.options, "normalizer": case.normalizer
     }  # fmt: skip
@@ -39,7 +39,7 @@ def arrays(case: Case) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def with_gradients(function: Callable[[Any, Any], jax.Array]) -> Callable[..., tuple[Any, ...]]:
-    """The output and both gradients, as a function of the operands and a cotangent."""
+    """A function of both operands and a cotangent that returns the output and both gradients."""
 
     def run(x: Any, kernels: Any, dy: jax.Array) -> tuple[Any, ...]:
         y, pullback = jax.vjp(function, x, kernels)
@@ -49,26 +49,26 @@ def with_gradients(function: Callable[[Any, Any], jax.Array]) -> Callable[..., t
 
 
 def _forward(function: Operator) -> Callable[..., jax.Array]:
-    """The output, as a function of the operands and of an array that it does not read."""
+    """The output, as a function of both operands and of a third array that is not used."""
     return lambda x, kernels, _: function(x, kernels)
 
 
 def passes(function: Operator) -> dict[str, Callable[..., Any]]:
-    """Every pass by name, as a function of the operands and an array of the output's shape."""
+    """Every pass by name, as a function of both operands and an array of the output's shape."""
 
-    def of_loss(loss: Loss) -> Callable[..., Any]:
+    def gradient_of(loss: Loss) -> Callable[..., Any]:
         def run(x: jax.Array, kernels: jax.Array, other: jax.Array) -> tuple[jax.Array, ...]:
             gradient = jax.grad(lambda *operands: loss(function(*operands), other), (0, 1))
             return gradient(x, kernels)
 
         return run
 
-    of_losses = {name: of_loss(loss) for name, loss in losses(jax.nn.relu).items()}
-    return {FORWARD: _forward(function), WITH_GRADIENT: with_gradients(function), **of_losses}
+    gradients = {name: gradient_of(loss) for name, loss in losses(jax.nn.relu).items()}
+    return {FORWARD: _forward(function), WITH_GRADIENT: with_gradients(function), **gradients}
 
 
 def contractions(function: Operator) -> dict[str, Callable[..., jax.Array]]:
-    """The output and each gradient alone, as functions of the operands and a cotangent."""
+    """The output and each single gradient, as functions of both operands and a cotangent."""
 
     def input_gradient(x: jax.Array, weights: jax.Array, dy: jax.Array) -> jax.Array:
         return jax.vjp(lambda x: function(x, weights), x)[1](dy)[0]

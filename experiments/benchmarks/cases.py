@@ -1,4 +1,4 @@
-"""What the benchmarks call the operator with: shapes, without JAX."""
+"""The shapes and options that benchmarks call the operator with, without importing JAX."""
 
 import dataclasses
 import math
@@ -11,14 +11,14 @@ _ITEMSIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 class Moved(NamedTuple):
-    """Bytes that have to move once, in each pass."""
+    """Bytes that each pass has to read or write at least once."""
 
     forward: int
     backward: int
 
 
 class Operand(NamedTuple):
-    """An array that a case is called with."""
+    """Shape and dtype of an operand."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -30,13 +30,13 @@ class Operand(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A map ``[batch, height, width, channels]``, how it is rescaled, and with which kernels.
+    """A call of the operator: a map ``[batch, height, width, channels]`` and how it is rescaled.
 
     Attributes:
-        dtype: of the map.
-        weights_dtype: of the weights, where they are given: float32 is what
-            ``carafe_jax.reassembly_kernels`` gives for every dtype of a map.
-        normalizer: what logits become weights by, or ``None`` where weights are given.
+        dtype: dtype of the map.
+        weights_dtype: dtype of given weights. ``carafe_jax.reassembly_kernels`` returns float32
+            for every dtype of the map.
+        normalizer: normaliser of the logits, or ``None`` if weights are given instead of logits.
     """
 
     batch: int
@@ -53,18 +53,18 @@ class Case:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Case":
-        """Of what :meth:`to_json` gave."""
+        """The case that :meth:`to_json` converted."""
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     def replace(self, **changes: Any) -> "Case":
-        """A case of which some fields differ."""
+        """A copy in which some fields have other values."""
         return dataclasses.replace(self, **changes)
 
     def __str__(self) -> str:
-        """Scale, kernel size, groups and shape, without dtypes and normalizer."""
+        """Scale, kernel size, groups and shape, without dtypes and normaliser."""
         factors = {"up": self.up, "down": self.down}
         parts = [f"{name} {factor}" for name, factor in factors.items() if factor > 1]
         parts.append(f"k={self.kernel_size}")
@@ -74,23 +74,23 @@ class Case:
 
     @property
     def label(self) -> str:
-        """A row's label, with the dtype of the map, and of weights that are not in float32."""
+        """The label of a table row, with the dtypes. Weights of float32 are not mentioned."""
         weights = f", weights {self.weights_dtype}" if self.weights_dtype != "float32" else ""
         return f"{self}, {self.dtype}{weights}"
 
     @property
     def operator(self) -> str:
-        """The function of ``carafe_jax`` that is called."""
+        """Name of the function of ``carafe_jax`` that is called."""
         return "reassemble" if self.normalizer is None else "carafe"
 
     @property
     def options(self) -> dict[str, Any]:
-        """Keywords of both operators, and of ``Geometry``."""
+        """Keyword arguments of both operators, and of ``Geometry``."""
         return {name: getattr(self, name) for name in ("kernel_size", "up", "down", "groups")}
 
     @property
     def kernels_dtype(self) -> str:
-        """Of the weights, or of logits: those are as the convolutions of the map gave them."""
+        """Dtype of the weights, or of the logits, which have the dtype of the map."""
         return self.weights_dtype if self.normalizer is None else self.dtype
 
     @property
@@ -119,8 +119,8 @@ class Case:
 
     @property
     def logits_shape(self) -> tuple[int, ...]:
-        places = -(-self.height // self.down), -(-self.width // self.down)
-        return self.batch, *places, self.up**2 * self.groups * self.taps
+        size = -(-self.height // self.down), -(-self.width // self.down)
+        return self.batch, *size, self.up**2 * self.groups * self.taps
 
     @property
     def operands(self) -> dict[str, Operand]:
@@ -134,13 +134,13 @@ class Case:
 
     @property
     def moved(self) -> Moved:
-        """Bytes of operands that are read and of results that are written, each once."""
+        """Bytes of the operands and results, if each is read or written once."""
         x, kernels, y = (operand.nbytes for operand in self.operands.values())
         return Moved(forward=x + kernels + y, backward=(x + kernels + y) + (x + kernels))
 
 
 def matching(cases: Sequence[Case], part: str) -> list[Case]:
-    """The cases that have ``part`` in their label; raises ``ConfigError`` if none has."""
+    """The cases with ``part`` in their label; raises ``ConfigError`` if there are none."""
     found = [case for case in cases if part in case.label]
     check(bool(found), "cases", f"in one of {'; '.join(case.label for case in cases)}", part)
     return found

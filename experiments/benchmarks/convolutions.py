@@ -1,9 +1,9 @@
-"""Our convolutions beside XLA's: `python -m experiments.benchmarks.convolutions`.
+"""Compares our convolutions with XLA's: `python -m experiments.benchmarks.convolutions`.
 
 Prints a table in Markdown: convolutions of the layer's kernel predictor, of ResNet-50 and of a
-feature pyramid, by :func:`carafe_jax.convolution.convolve` and by JAX's own, forward and with the
-gradients by map and kernel. They differ on a CPU alone. Both are timed in turns, in a process of
-their own for each shape, which keeps memory; see :mod:`experiments.benchmarks.processes`.
+feature pyramid, by :func:`carafe_jax.convolution.convolve` and by ``jax.lax``, forward and with the
+gradients with respect to map and kernel. The two differ only on a CPU. They are timed in turns, in
+a separate process for each shape, with memory kept; see :mod:`experiments.benchmarks.processes`.
 """
 
 import functools
@@ -25,14 +25,14 @@ XLA, OURS = "XLA", "ours"
 
 
 class Convolution(NamedTuple):
-    """A convolution whose result is as large as its map, or smaller by its stride.
+    """A convolution whose output has the size of the map divided by the stride.
 
     Attributes:
-        where: it is used.
-        size: of the map, ``[B, H, W, C]``.
-        features: output channels.
+        where: name of the layer or network that contains it.
+        size: shape of the map, ``[B, H, W, C]``.
+        features: number of output channels.
         kernel_size: side of the kernel.
-        stride: along both axes.
+        stride: stride along both axes.
     """
 
     where: str
@@ -43,7 +43,7 @@ class Convolution(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Of a row."""
+        """The label of a table row."""
         side = self.kernel_size
         stride = f", stride {self.stride}" if self.stride > 1 else ""
         sizes = "x".join(map(str, self.size))
@@ -67,7 +67,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def times(convolution: Convolution, dtype: str, rounds: int) -> dict[str, dict[str, Timing]]:
-    """Times both by pass and name, those of a pass in turns."""
+    """Times both implementations, by pass and name, in turns."""
     keys = jax.random.split(jax.random.key(0), 3)
     side, stride = convolution.kernel_size, convolution.stride
     x = jax.random.normal(keys[0], convolution.size, dtype)
@@ -92,7 +92,7 @@ def times(convolution: Convolution, dtype: str, rounds: int) -> dict[str, dict[s
 
 
 def rows(label: str, found: dict[str, dict[str, Timing]]) -> Iterator[list[str]]:
-    """Of a convolution, a row for each pass."""
+    """The rows of a convolution, one for each pass."""
     for name, timings in found.items():
         xla, ours = timings[XLA], timings[OURS]
         yield [
@@ -109,8 +109,8 @@ def run(rounds: int = 5) -> None:
     """Prints the table.
 
     Args:
-        rounds: turns of five calls that each function gets, or of one if it is slow; the median
-            counts.
+        rounds: number of turns of each function, of five calls, or one if it is slow; the table
+            has the medians.
     """
     check_rounds(rounds)
     here = processes.call(machine.this_machine, "defaults")
@@ -122,7 +122,7 @@ def run(rounds: int = 5) -> None:
                 found = processes.call(times, allocator, convolution, dtype, rounds)
                 yield from rows(f"{convolution.label}, {dtype}", found)
 
-    print(processes.above(here, allocator))
+    print(processes.header(here, allocator))
     kept = "" if allocator == "defaults" else f"{allocator}, "
     headings = ["", "pass", f"{kept}ours, ms", f"{kept}XLA, ms (times ours)",
                 "ours, temporary MB", "XLA, temporary MB"]  # fmt: skip

@@ -1,9 +1,13 @@
-"""The detector's own operations: `python -m experiments.benchmarks.detection_operations`.
+"""Times operations of the detector: `python -m experiments.benchmarks.detection_operations`.
 
-Prints three tables in Markdown. NMS beside the loop in numpy, and torchvision's where that is
-installed. RoIAlign beside gathering all taps and contracting them, which is how it is usually
-written. Mask targets, cut out on the device from small masks relative to their boxes, or from
-bitmaps of the whole input. Runs unchanged on any JAX backend.
+Prints three tables in Markdown:
+
+- NMS, compared with a loop in numpy, and with torchvision's if that is installed;
+- RoIAlign, compared with the common formulation, which gathers all taps and contracts them;
+- mask targets, cropped on the device from small masks relative to their boxes, or from bitmaps of
+  the whole input.
+
+Runs on any JAX backend.
 """
 
 import dataclasses
@@ -31,22 +35,22 @@ from experiments.engine.command_line import run_program
 _HEIGHT, _WIDTH = 800, 1344
 _STRIDES = (4, 8, 16, 32)
 _IOU_THRESHOLD = 0.7
-_SCALE = 800 / 480  # of COCO's usual 480x640
+_SCALE = 800 / 480  # from COCO's usual 480x640
 _TARGET = 28
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is timed.
+    """Sizes of the operands.
 
     Attributes:
-        boxes: of NMS, a row each.
-        rois: of RoIAlign.
-        channels: of the pyramid over an input of 800x1344.
-        slots: for objects in a training batch, of an image.
-        objects: of an image.
-        mask_rois: of an image that get a mask target.
-        compared: objects over which small masks and bitmaps are compared.
+        boxes: numbers of boxes for NMS, one for each row.
+        rois: number of regions for RoIAlign.
+        channels: number of channels of the pyramid, for an input of 800x1344.
+        slots: number of objects of an image in a training batch, with padding.
+        objects: number of objects of an image, without padding.
+        mask_rois: number of regions of an image with a mask target.
+        compared: number of objects for the comparison of small masks with bitmaps.
     """
 
     boxes: tuple[int, ...] = (1000, 2000, 4000, 12000)
@@ -59,13 +63,13 @@ class Sizes:
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> Float32[np.ndarray, "count 4"]:
-    """Half of them about forty objects, half anywhere; sides of 20 to 400 pixels."""
-    place, side = rng.random((40, 2)) * (_WIDTH, _HEIGHT), np.exp(rng.uniform(3, 6, (40, 2)))
+    """Random boxes with sides of 20 to 400 pixels, half of them near one of forty objects."""
+    centre, side = rng.random((40, 2)) * (_WIDTH, _HEIGHT), np.exp(rng.uniform(3, 6, (40, 2)))
     which, anywhere = rng.integers(0, 40, count), rng.random((count, 1)) < 0.5
     centres = np.where(
         anywhere,
         rng.random((count, 2)) * (_WIDTH, _HEIGHT),
-        place[which] + 0.15 * side[which] * rng.normal(size=(count, 2)),
+        centre[which] + 0.15 * side[which] * rng.normal(size=(count, 2)),
     )
     sides = np.where(
         anywhere,
@@ -79,7 +83,7 @@ def random_boxes(rng: np.random.Generator, count: int) -> Float32[np.ndarray, "c
 def loop_nms(
     boxes: Float32[np.ndarray, "n 4"], scores: Float32[np.ndarray, " n"], threshold: float
 ) -> Bool[np.ndarray, " n"]:
-    """Greedy NMS in numpy: a box at a time against all that follow."""
+    """Greedy NMS in numpy: compares one box at a time with all that follow."""
     order = np.argsort(-scores, kind="stable")
     ranked = boxes[order]
     areas = (ranked[:, 2:] - ranked[:, :2]).prod(axis=1)
@@ -97,7 +101,7 @@ def loop_nms(
 
 
 def print_nms(sizes: Sizes, rounds: int) -> None:
-    """Times NMS."""
+    """Times NMS and prints the table."""
     platform = jax.default_backend()
     torch = pytorch.load(platform)
     torchvision = None if torch is None else pytorch.load_torchvision()
@@ -138,7 +142,7 @@ def print_nms(sizes: Sizes, rounds: int) -> None:
 def through_all_taps(
     pyramid: list[jax.Array], boxes: jax.Array, levels: jax.Array, output_size: int, points: int
 ) -> jax.Array:
-    """RoIAlign of one image that gathers every tap of every point at once; JAX differentiates."""
+    """RoIAlign of one image that gathers all taps of all points at once."""
     flat = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in pyramid])
     heights, widths = (jnp.array([x.shape[axis] for x in pyramid])[levels[0]] for axis in (1, 2))
     starts = np.cumsum([0] + [x.shape[1] * x.shape[2] for x in pyramid])[:-1]
@@ -149,12 +153,12 @@ def through_all_taps(
 
     def axis(column: int, size: jax.Array) -> tuple[jax.Array, jax.Array]:
         last = (size - 1)[:, None]
-        place = low[:, column, None] + at[None] * (high - low)[:, column, None]
-        inside = (place >= -1) & (place <= last + 1)
-        place = jnp.clip(place, 0, last)
-        pixel = jnp.floor(place).astype(jnp.int32)
+        position = low[:, column, None] + at[None] * (high - low)[:, column, None]
+        inside = (position >= -1) & (position <= last + 1)
+        position = jnp.clip(position, 0, last)
+        pixel = jnp.floor(position).astype(jnp.int32)
         pixels = jnp.stack([pixel, jnp.minimum(pixel + 1, last)], axis=-1)
-        weights = jnp.stack([1 - place + pixel, place - pixel], axis=-1)
+        weights = jnp.stack([1 - position + pixel, position - pixel], axis=-1)
         return pixels, weights * inside[..., None]
 
     rows, row_weights = axis(1, heights)
@@ -167,7 +171,7 @@ def through_all_taps(
 
 
 def print_roi_align(sizes: Sizes, rounds: int) -> None:
-    """Times RoIAlign and its gradient."""
+    """Times RoIAlign and its gradient, and prints the table."""
     rng = np.random.default_rng(0)
     boxes = jnp.asarray(random_boxes(rng, sizes.rois))[None]
     levels = assign_levels(boxes)
@@ -220,13 +224,13 @@ def _with_gradient(function: Callable[..., jax.Array]) -> Callable[..., object]:
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """Random objects in an image of 480x640, and regions about them.
+    """Random objects in an image of 480x640, and regions near them.
 
     Attributes:
-        counts: compressed run lengths of each.
-        boxes: ``[N, 4]``, in pixels of the image.
-        matched: ``[R]``, the object of each region.
-        rois: ``[R, 4]``, in pixels of the network's input.
+        counts: compressed run lengths of the objects' masks.
+        boxes: ``[N, 4]``, boxes of the objects in pixels of the image.
+        matched: ``[R]``, index of the object of each region.
+        rois: ``[R, 4]``, regions in pixels of the network's input.
     """
 
     counts: list[str]
@@ -236,7 +240,7 @@ class Objects:
 
 
 def random_objects(rng: np.random.Generator, count: int, rois: int) -> Objects:
-    """Draws polygons of 40 corners, from near ellipses to stars, with sides of 16 to 400 pixels."""
+    """Random polygons of 40 corners, from ellipses to stars, with sides of 16 to 400 pixels."""
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     counts, boxes = [], []
     for _ in range(count):
@@ -256,7 +260,7 @@ def random_objects(rng: np.random.Generator, count: int, rois: int) -> Objects:
 
 
 def small_masks(objects: Objects, side: int, slots: int) -> UInt8[np.ndarray, "slots side side"]:
-    """The masks relative to their boxes."""
+    """The masks of all objects, relative to their boxes, padded to ``slots``."""
     masks = np.zeros((slots, side, side), np.uint8)
     for n, (counts, box) in enumerate(zip(objects.counts, objects.boxes, strict=True)):
         masks[n] = box_mask(decode_mask(counts, 480, 640), box, side)
@@ -264,11 +268,11 @@ def small_masks(objects: Objects, side: int, slots: int) -> UInt8[np.ndarray, "s
 
 
 def bitmaps(objects: Objects, slots: int) -> UInt8[np.ndarray, "slots 800 1344"]:
-    """The masks over the whole of the network's input."""
+    """The masks of all objects over the whole input of the network, padded to ``slots``."""
     masks = np.zeros((slots, _HEIGHT, _WIDTH), np.uint8)
     width, height = round(640 * _SCALE), round(480 * _SCALE)
     for n, counts in enumerate(objects.counts):
-        # In 255 steps, or the edges would be those of the image's pixels.
+        # With 255 steps, edges are finer than the pixels of the image.
         image = Image.fromarray(255 * decode_mask(counts, 480, 640))
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         masks[n, :height, :width] = np.asarray(resized)
@@ -278,14 +282,14 @@ def bitmaps(objects: Objects, slots: int) -> UInt8[np.ndarray, "slots 800 1344"]
 def crop_bitmaps(
     masks: UInt8[jax.Array, "slots 800 1344"], matched: jax.Array, rois: jax.Array
 ) -> Float32[jax.Array, "rois size size"]:
-    """Targets by RoIAlign of each region's own bitmap."""
+    """Mask targets, by RoIAlign of the bitmap of each region's object."""
     maps = [mask[None, :, :, None].astype(jnp.float32) / 255 for mask in masks]
     values = roi_align(maps, (1,) * len(maps), rois[None], matched[None], _TARGET)
     return (values[0, ..., 0] >= 0.5).astype(jnp.float32)
 
 
 def print_mask_targets(sizes: Sizes, rounds: int) -> None:
-    """Times both ways to mask targets from run lengths on, and says how far they differ."""
+    """Times both ways to compute mask targets from run lengths, and how much they differ."""
     objects = random_objects(np.random.default_rng(0), sizes.objects, sizes.mask_rois)
     matched, rois = jnp.asarray(objects.matched), jnp.asarray(objects.rois)
 
@@ -296,7 +300,7 @@ def print_mask_targets(sizes: Sizes, rounds: int) -> None:
         times = in_turns(
             {
                 "host": make,
-                "shipping": lambda: jax.device_put(masks).block_until_ready(),
+                "transfer": lambda: jax.device_put(masks).block_until_ready(),
                 "device": Program(crop, (jax.device_put(masks), matched, rois)),
             },
             rounds,
@@ -305,7 +309,7 @@ def print_mask_targets(sizes: Sizes, rounds: int) -> None:
             name,
             f"{masks.nbytes / 1e6:.2f}",
             f"{times['host'].milliseconds:.1f}",
-            f"{times['shipping'].milliseconds:.2f}",
+            f"{times['transfer'].milliseconds:.2f}",
             f"{times['device'].milliseconds:.1f}",
             megabytes(times["device"].temporary_bytes, 0),
         ]
@@ -318,21 +322,21 @@ def print_mask_targets(sizes: Sizes, rounds: int) -> None:
         for side in (28, 56, 112):
             make = partial(small_masks, objects, side, sizes.slots)
             share = 100 * disagreement(side, sizes.compared)
-            yield [*cells(f"{side}x{side}, of the box", make, crop), f"{share:.2f}"]
+            yield [*cells(f"{side}x{side} masks of the boxes", make, crop), f"{share:.2f}"]
         whole = partial(bitmaps, objects, sizes.slots)
-        yield [*cells("800x1344, of the input", whole, crop_bitmaps), "0"]
+        yield [*cells("800x1344 bitmaps of the input", whole, crop_bitmaps), "0"]
 
     print(
         f"\nMask targets of an image, {sizes.objects} objects in {sizes.slots} slots, "
         f"{sizes.mask_rois} regions of {_TARGET}x{_TARGET}\n"
     )
-    headings = ["shipped", "MB", "host, ms", "shipping, ms", "device, ms", "device, temporary MB",
-                "pixels that differ, %"]  # fmt: skip
+    headings = ["transferred", "MB", "host, ms", "transfer, ms", "device, ms",
+                "device, temporary MB", "pixels that differ, %"]  # fmt: skip
     print_table(headings, 1, rows())
 
 
 def disagreement(side: int, count: int) -> float:
-    """The share of target pixels in which small masks differ from bitmaps, over random objects."""
+    """The share of target pixels that differ between small masks and bitmaps of random objects."""
     differ = []
     small, whole = jax.jit(crop_masks, static_argnums=4), jax.jit(crop_bitmaps)
     for seed in range(-(-count // 8)):
@@ -352,9 +356,9 @@ def run(rounds: int = 5, sizes: Sizes = _SIZES) -> None:
     """Prints the tables.
 
     Args:
-        rounds: turns of five calls that each function gets, or of one if it is slow; the median
-            counts.
-        sizes: of what is timed.
+        rounds: number of turns of each function, of five calls, or one if it is slow; the table
+            has the medians.
+        sizes: sizes of the operands.
     """
     check_rounds(rounds)
     print(machine.this_machine().description)

@@ -1,10 +1,10 @@
-"""Formulations that were tried and dropped: `python -m experiments.benchmarks.formulations`.
+"""Times formulations of the contractions: `python -m experiments.benchmarks.formulations`.
 
-Prints a table in Markdown: each contraction of the operator in several forms, timed side by side at
-1x50x50x256, k=5, up=2, and 1x100x100x256, k=5, down=2, float32. The first of each list is what
-:mod:`carafe_kernels.xla` does on a CPU with up to four cores. Each contraction is measured in a
-process of its own; see :mod:`experiments.benchmarks.processes`. Results and what follows from them:
-``kernels/README.md``.
+Prints a table in Markdown: several formulations of each contraction of the operator, timed in turns
+at 1x50x50x256, k=5, up=2, and 1x100x100x256, k=5, down=2, float32. The first formulation of each
+contraction is the one that :mod:`carafe_kernels.xla` uses on a CPU with up to four cores; the
+others were tried and dropped. Each contraction is measured in a separate process; see
+:mod:`experiments.benchmarks.processes`. ``kernels/README.md`` discusses the results.
 """
 
 import functools
@@ -31,7 +31,7 @@ from experiments.engine.command_line import run_program
 _UP = Case(1, 50, 50, 256, up=2)
 _DOWN = Case(1, 100, 100, 256, down=2)
 _K, _R = _UP.kernel_size, _UP.kernel_size // 2
-_H, _C = _UP.height, _UP.channels  # cells on a side of both, channels
+_H, _C = _UP.height, _UP.channels  # cells along each axis of both cases; channels
 _FLOAT32 = jnp.dtype("float32")
 _BLOCK_BYTES = xla.Settings().block_bytes
 
@@ -59,7 +59,7 @@ def _joined(array: jax.Array) -> jax.Array:
 
 
 def banded_matmul(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Forward, up: each row of outputs as a banded matrix times a row of sources, a row a tap."""
+    """Forward, up: for each row of taps, a banded matrix times a row of inputs."""
     sources, w = _padded(x), _cells(w)
     column = jnp.arange(_H)[:, None, None]
     y = jnp.zeros((1, _H, 2, _H, 2, _C))
@@ -88,7 +88,7 @@ def row_by_row(x: jax.Array, w: jax.Array) -> jax.Array:
     return _joined(jnp.moveaxis(lax.map(row, jnp.arange(_H)), 0, 1))
 
 
-def one_loop_gather(w: jax.Array, y: jax.Array) -> jax.Array:
+def gather_in_one_loop(w: jax.Array, y: jax.Array) -> jax.Array:
     """Input gradient, up: all 100 terms in one loop."""
     w, y = _cells(_padded(w, 2 * _R)), _cells(_padded(y, 2 * _R))
     terms = (
@@ -101,7 +101,7 @@ def one_loop_gather(w: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def scatter(w: jax.Array, y: jax.Array) -> jax.Array:
-    """Input gradient, up: per tap the sum over a cell's outputs, then added at its offset."""
+    """Input gradient, up: for each tap, sums over a cell's outputs and adds at the tap's offset."""
     w, y = _cells(w), _cells(y)
     x = jnp.zeros((1, _H + _K - 1, _H + _K - 1, _C))
     for n, m, t in _taps():
@@ -109,15 +109,15 @@ def scatter(w: jax.Array, y: jax.Array) -> jax.Array:
     return x[:, _R:-_R, _R:-_R]
 
 
-def a_sum_a_tap(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Weight gradient, up: one reduction a tap."""
+def sum_per_tap(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Weight gradient, up: one reduction per tap."""
     sources, y = _padded(x), _cells(y)
     sums = [(y * sources[:, n : n + _H, None, m : m + _H, None]).sum(-1) for n, m, _ in _taps()]
     return _joined(jnp.stack(sums, -1))
 
 
 def row_matmul(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Weight gradient, up: a row of outputs times a row of sources, of which the band is kept."""
+    """Weight gradient, up: a row of outputs times a row of inputs; only the band is kept."""
     sources, y = _padded(x), _cells(y)
     rows = []
     for n in range(_K):
@@ -128,7 +128,7 @@ def row_matmul(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def lanes(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Weight gradient, up: sums in 16 lanes, which vectorise, and a last sum over the lanes."""
+    """Weight gradient, up: sums in 16 lanes, which vectorise, then a sum over the lanes."""
     split = (_C // 16, 16)
     sources = _padded(x).reshape(1, _H + _K - 1, _H + _K - 1, *split)
     y = _cells(y).reshape(1, _H, 2, _H, 2, *split)
@@ -147,7 +147,7 @@ def strided_slices(x: jax.Array, w: jax.Array) -> jax.Array:
 
 def _gradient(function: Contraction, argument: int, case: Case) -> Contraction:
     def run(first: jax.Array, second: jax.Array) -> jax.Array:
-        # A contraction is linear in each operand: the gradient by one does not read its values.
+        # A contraction is linear in each operand, so its gradient does not depend on that operand.
         if argument == 0:
             given = jnp.zeros(case.x_shape), first
         else:
@@ -158,7 +158,7 @@ def _gradient(function: Contraction, argument: int, case: Case) -> Contraction:
 
 
 def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
-    """The formulations of each contraction and case, what the operator does first."""
+    """The formulations of each contraction and case, the operator's own formulation first."""
     up, down = Geometry(**_UP.options), Geometry(**_DOWN.options)
     return {
         (FORWARD, _UP): {
@@ -168,14 +168,14 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
             "patches and einsum": lambda x, w: through_patches(x, w, _UP),
         },
         (INPUT_GRADIENT, _UP): {
-            "gather, a pass for some rows of taps": lambda w, y: xla.input_gradient(
+            "gather, one pass for several rows of taps": lambda w, y: xla.input_gradient(
                 w, y, up, _UP.size, _FLOAT32
             ),
             "the same, block by block": lambda w, y: input_gradient_in_blocks(
                 w, y, up, _UP.size, _FLOAT32, _FLOAT32, _BLOCK_BYTES
             ),
-            "gather in one loop": one_loop_gather,
-            "scatter a tap": scatter,
+            "gather in one loop": gather_in_one_loop,
+            "scatter, tap by tap": scatter,
             "autodiff of row by row": _gradient(row_by_row, 0, _UP),
         },
         (WEIGHT_GRADIENT, _UP): {
@@ -184,11 +184,11 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
             ),
             "the same, whole": lambda x, y: xla.weight_gradient(x, y, up, _FLOAT32),
             "row matmul, band kept": row_matmul,
-            "a reduction a tap": a_sum_a_tap,
+            "one reduction per tap": sum_per_tap,
             "16 lanes": lanes,
         },
         (FORWARD, _DOWN): {
-            "inner cells where they are, then the border": lambda x, w: downsample_in_parts(
+            "inner cells without a copy, then the border": lambda x, w: downsample_in_parts(
                 x, w, down, _FLOAT32, _FLOAT32
             ),
             "cells of a padded copy": lambda x, w: xla.forward(x, w, down, _FLOAT32),
@@ -212,7 +212,7 @@ def suites() -> dict[tuple[str, Case], dict[str, Contraction]]:
 
 
 def operands(contraction: str, case: Case) -> tuple[jax.Array, jax.Array]:
-    """What all formulations of a contraction take."""
+    """The operands of all formulations of a contraction."""
     x, w, y = arrays(case)
     return {FORWARD: (x, w), INPUT_GRADIENT: (w, y), WEIGHT_GRADIENT: (x, y)}[contraction]
 
@@ -228,12 +228,12 @@ def run(rounds: int = 3) -> None:
     """Prints the table.
 
     Args:
-        rounds: turns of five calls that each function gets, or of one if it is slow; the median
-            counts.
+        rounds: number of turns of each function, of five calls, or one if it is slow; the table
+            has the medians.
     """
     check_rounds(rounds)
     here = processes.call(machine.this_machine, "defaults")
-    print(processes.above(here, "defaults"))
+    print(processes.header(here, "defaults"))
     print_table(["", "formulation", "ms", "temporary MB"], 2, _rows(rounds))
 
 

@@ -1,9 +1,10 @@
-"""The input pipeline against bare Pillow: `python -m experiments.benchmarks.input_pipeline`.
+"""Compares the input pipeline with Pillow: `python -m experiments.benchmarks.input_pipeline`.
 
-JPEGs of 500x375, ImageNet's usual size, are made of photographs and written as a tfds data set into
-a temporary folder. Prints a table in Markdown: images a second, in turns, of the pipeline that
-trains and of Pillow alone on the same bytes. It errs against the pipeline: an image costs grain's
-shuffle 0.1 ms among a few hundred records, and 5 us among ImageNet's.
+The benchmark makes JPEGs of 500x375, ImageNet's usual size, from photographs, and writes them as a
+tfds dataset into a temporary folder. It prints a table in Markdown: images per second of the
+training pipeline and of Pillow alone on the same bytes, measured in turns. The result is
+pessimistic for the pipeline: grain's shuffle takes 0.1 ms per image with a few hundred records, and
+5 us with ImageNet's.
 """
 
 import io
@@ -29,9 +30,9 @@ from experiments.data.composed.photographs import pypi_photographs
 from experiments.engine.command_line import run_program
 
 _WIDTH, _HEIGHT = 500, 375
-_QUALITY = 97  # about ImageNet's 110 kB an image
+_QUALITY = 97  # gives about ImageNet's 110 kB per image
 _BATCH_SIZE = 32
-_BUFFERED_BATCHES = 4  # of a worker, at most; they are not counted
+_BUFFERED_BATCHES = 4  # at most, per worker; these are not timed
 
 DECODE = "Pillow, decode"
 DECODE_AND_CROP = "Pillow, decode and crop"
@@ -40,11 +41,11 @@ IN_WORKERS = "pipeline, worker processes"
 
 
 class Jpegs(tfds.core.GeneratorBasedBuilder):
-    """Random views of photographs, with ImageNet's features.
+    """A dataset of random views of photographs, with ImageNet's features.
 
     Args:
-        count: of the images to train on.
-        options: for tfds.
+        count: number of training images.
+        options: keyword arguments of the tfds builder.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -93,14 +94,14 @@ class Jpegs(tfds.core.GeneratorBasedBuilder):
             yield number, {"image": encoded, "label": 0}
 
 
-def contestants(data: ClassificationData, workers: int) -> dict[str, Callable[[], float]]:
-    """Functions that handle as many images as there are to train on, and give images a second."""
+def measurements(data: ClassificationData, workers: int) -> dict[str, Callable[[], float]]:
+    """Functions that process the training images once and return images per second."""
     config = DataConfig()
     encoded = [data.train[number]["image"] for number in range(len(data.train))]
     rng = np.random.default_rng(0)
     batch_size = min(_BATCH_SIZE, len(encoded))
     batches = training_batches(data, config, batch_size, seed=0)
-    batches_a_turn = len(encoded) // batch_size
+    batches_per_turn = len(encoded) // batch_size
 
     def decode() -> float:
         began = time.perf_counter()
@@ -116,9 +117,9 @@ def contestants(data: ClassificationData, workers: int) -> dict[str, Callable[[]
 
     def in_process() -> float:
         began = time.perf_counter()
-        for number in range(batches_a_turn):
+        for number in range(batches_per_turn):
             batches[number]
-        return batches_a_turn * batch_size / (time.perf_counter() - began)
+        return batches_per_turn * batch_size / (time.perf_counter() - began)
 
     def in_workers() -> float:
         options = grain.MultiprocessingOptions(num_workers=workers)
@@ -127,10 +128,10 @@ def contestants(data: ClassificationData, workers: int) -> dict[str, Callable[[]
         for _ in range(workers * _BUFFERED_BATCHES):
             next(iterator)
         began = time.perf_counter()
-        for _ in range(batches_a_turn):
+        for _ in range(batches_per_turn):
             next(iterator)
-        rate = batches_a_turn * batch_size / (time.perf_counter() - began)
-        # Closed, or it would fill its buffers during the next one's turn.
+        rate = batches_per_turn * batch_size / (time.perf_counter() - began)
+        # An open iterator would fill its buffers during the next function's turn.
         iterator.close()
         return rate
 
@@ -143,7 +144,7 @@ def contestants(data: ClassificationData, workers: int) -> dict[str, Callable[[]
 
 
 def median_rates(functions: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Medians over turns, so that a busy machine slows all alike."""
+    """Median rates over turns, so that a busy machine slows all functions equally."""
     rates: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
@@ -155,22 +156,29 @@ def run(rounds: int = 5, images: int = 512, workers: int = 2) -> None:
     """Prints the table.
 
     Args:
-        rounds: turns that each gets; the median counts.
-        images: of a turn.
-        workers: processes of the last row.
+        rounds: number of turns of each function; the table has the medians.
+        images: number of images in a turn.
+        workers: number of worker processes in the last row.
     """
     check_rounds(rounds)
-    if not absl.flags.FLAGS.is_parsed():  # grain reads flags, and this is no absl program
+    if not absl.flags.FLAGS.is_parsed():  # grain reads flags, which only absl programs parse
         absl.flags.FLAGS.mark_as_parsed()
     with tempfile.TemporaryDirectory() as folder:
         builder = Jpegs(count=images, data_dir=folder)
         builder.download_and_prepare()
         data = open_folder(Path(builder.data_dir))
-        rates = median_rates(contestants(data, workers), rounds)
+        rates = median_rates(measurements(data, workers), rounds)
         kilobytes = sum(len(data.train[n]["image"]) for n in range(images)) / images / 1e3
     print(f"{images} JPEGs of {_WIDTH}x{_HEIGHT}, {kilobytes:.0f} kB each\n")
     print_table(
-        ["", "processes", "images/s", "images/s a process", "of decode", "of decode and crop"],
+        [
+            "",
+            "processes",
+            "images/s",
+            "images/s per process",
+            "relative to decode",
+            "relative to decode and crop",
+        ],
         1,
         (_cells(name, rates, workers if name == IN_WORKERS else 1) for name in rates),
     )

@@ -1,4 +1,4 @@
-"""The GPU kernels below the operators of a case, one by one, as functions of arrays."""
+"""The single GPU kernels of a case, as functions of arrays."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from experiments.benchmarks.cases import Case
 
 
 class KernelCall(NamedTuple):
-    """A function of one kernel, and which operands it takes: ``x``, ``kernels``, ``dy``."""
+    """A function that runs a kernel, and the names of its operands: ``x``, ``kernels``, ``dy``."""
 
     function: Callable[..., jax.Array | tuple[jax.Array, ...]]
     operands: tuple[str, ...]
 
 
 def kernel_calls(case: Case) -> dict[str, KernelCall]:
-    """The three kernels of a case, with the settings of where this is called."""
+    """The three kernels of a case, with the settings that are current when this is called."""
     if case.normalizer is None:
         return {
             "forward": _call(case, ("y",), ("x", "kernels")),
@@ -35,7 +35,7 @@ def kernel_calls(case: Case) -> dict[str, KernelCall]:
 
 
 def both_gradients(case: Case) -> KernelCall:
-    """The one kernel that computes both gradients, with the settings of where this is called."""
+    """The kernel that computes both gradients, with the settings that are current now."""
     slot: Slot = "weights" if case.normalizer is None else "logits"
     return _call(case, ("x", slot), ("x", "kernels", "dy"))
 

@@ -1,11 +1,11 @@
-"""CARAFE beside other layers, and where its time goes: `python -m experiments.benchmarks.layer`.
+"""Compares CARAFE with other layers: `python -m experiments.benchmarks.layer`.
 
-Prints two tables in Markdown. The first has the layer beside what else one would rescale a map
-with, forward and with gradient by parameters and map. The second has the parts of the layer and
-their gradients, each by itself. Runs unchanged on any JAX backend.
+Prints two tables in Markdown. The first compares the layer with other layers that rescale a map:
+forward, and with the gradient with respect to parameters and map. The second has the time of each
+part of the layer and of its gradient. Runs on any JAX backend.
 
-On a CPU with glibc the layer is measured twice: with the defaults of the allocator, as the other
-layers, and where it keeps memory, as its parts. See :mod:`experiments.benchmarks.processes`.
+On a CPU with glibc, the layer is measured twice: with the defaults of the allocator, like the other
+layers, and with memory kept, like its parts. See :mod:`experiments.benchmarks.processes`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,22 +42,22 @@ CASES = (
 
 
 def carafe_layer(case: Case) -> CARAFE:
-    """The layer of a case."""
+    """The CARAFE layer of a case."""
     return CARAFE(
         kernel_size=case.kernel_size, up=case.up, down=case.down, dtype=jnp.dtype(case.dtype)
     )
 
 
 def layers_of(case: Case) -> dict[str, nn.Module]:
-    """CARAFE first, then what else rescales as it does."""
+    """CARAFE and the other layers that rescale by the same factor, CARAFE first."""
     layers = {CARAFE_LAYER: carafe_layer(case), **alternatives(case)}
     if case.up == 2:
         layers["our deconvolution 2x2"] = Deconvolution(case.channels, 2, jnp.dtype(case.dtype))
     return layers
 
 
-def beside(case: Case, rounds: int) -> dict[str, dict[str, Timing]]:
-    """Times every layer by pass and name, forward and with gradient by parameters and map."""
+def time_layers(case: Case, rounds: int) -> dict[str, dict[str, Timing]]:
+    """Times every layer, by pass and name. The layers of a pass take turns."""
     x, dy = _operands(case)
     programs: dict[str, dict[str, Program]] = {FORWARD: {}, WITH_GRADIENT: {}}
     for name, layer in layers_of(case).items():
@@ -67,8 +67,8 @@ def beside(case: Case, rounds: int) -> dict[str, dict[str, Timing]]:
     return {name: in_turns(by_name, rounds) for name, by_name in programs.items()}
 
 
-def parts(case: Case, rounds: int) -> dict[str, Timing]:
-    """Times CARAFE's parts, their gradients and the whole layer in turns."""
+def time_parts(case: Case, rounds: int) -> dict[str, Timing]:
+    """Times CARAFE's parts, their gradients and the whole layer, in turns."""
     layer, (x, dy) = carafe_layer(case), _operands(case)
     variables = _variables(layer, x)
     forward, gradients = {}, {}
@@ -110,7 +110,7 @@ def parts(case: Case, rounds: int) -> dict[str, Timing]:
 
 
 def _operands(case: Case) -> tuple[jax.Array, jax.Array]:
-    """A map and a cotangent."""
+    """A random map and a random cotangent."""
     keys = jax.random.split(jax.random.key(0), 2)
     x = jax.random.normal(keys[0], case.x_shape, case.dtype)
     return x, jax.random.normal(keys[1], case.y_shape, case.dtype)
@@ -121,7 +121,7 @@ def _variables(layer: nn.Module, x: jax.Array) -> Any:
 
 
 def _gradients(function: Callable[..., jax.Array]) -> Callable[..., Any]:
-    """Gradients by all operands alone, for a cotangent, which comes last."""
+    """Gradients with respect to all operands; the last argument is the cotangent."""
 
     def run(*arguments: Any) -> Any:
         *operands, dy = arguments
@@ -138,7 +138,7 @@ LAYER_HEADINGS = ["", "layer",
 def layer_rows(
     case: Case, found: Mapping[str, Mapping[str, Timing]], kept: Mapping[str, Timing] | None
 ) -> Iterator[list[str]]:
-    """Of the first table; ``kept`` has the times of CARAFE's parts with memory kept."""
+    """The rows of a case; ``kept`` has the times of CARAFE's parts with memory kept."""
     forward, gradient = found[FORWARD], found[WITH_GRADIENT]
     layers = {name: (forward[name], gradient[name]) for name in forward}
     if kept is not None:
@@ -160,27 +160,27 @@ def run(cases: str = "", rounds: int = 5) -> None:
     """Prints the tables.
 
     Args:
-        cases: only cases that have this in their label, such as "up 2" or "bfloat16".
-        rounds: turns of five calls that each layer gets, or of one if it is slow; the median
-            counts.
+        cases: part of the labels of the cases to measure, such as "up 2" or "bfloat16".
+        rounds: number of turns of each layer, of five calls, or one if it is slow; the table
+            has the medians.
     """
     check_rounds(rounds)
     print_tables(matching(CASES, cases), rounds)
 
 
 def print_tables(cases: Sequence[Case], rounds: int) -> None:
-    """Measures cases and prints a case as soon as it is measured."""
+    """Measures cases and prints each row as soon as it is available."""
     here = processes.call(machine.this_machine, "defaults")
     allocator = processes.or_defaults("memory kept", here.platform)
     parts_of: dict[str, dict[str, Timing]] = {}
 
     def rows() -> Iterator[list[str]]:
         for case in cases:
-            found = processes.call(beside, "defaults", case, rounds)
-            times = parts_of[case.label] = processes.call(parts, allocator, case, rounds)
+            found = processes.call(time_layers, "defaults", case, rounds)
+            times = parts_of[case.label] = processes.call(time_parts, allocator, case, rounds)
             yield from layer_rows(case, found, times if allocator != "defaults" else None)
 
-    print(processes.above(here, allocator))
+    print(processes.header(here, allocator))
     print_table(LAYER_HEADINGS, 2, rows())
     print()
     print_table(

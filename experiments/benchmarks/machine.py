@@ -1,4 +1,4 @@
-"""The machine that times are taken on: what it is, and what it could do."""
+"""Describes the machine that runs the benchmarks, and measures its limits."""
 
 import dataclasses
 import os
@@ -21,8 +21,8 @@ class Machine:
     """A device, and the libraries that are timed on it.
 
     Attributes:
-        platform: of JAX.
-        description: in words, for the line above a table.
+        platform: name of the JAX platform.
+        description: device and versions in words, printed above a table.
     """
 
     platform: str
@@ -31,11 +31,11 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a function of the machine can reach at most.
+    """Rates of the machine, with which the rates of other functions are compared.
 
     Attributes:
-        bytes_per_second: read and written, by the copy of an array of 64 MB.
-        flops_per_second: by the product of two float32 matrices of 2048x2048.
+        bytes_per_second: bytes that a copy of an array of 64 MB reads and writes in a second.
+        flops_per_second: operations per second of a product of two float32 matrices of 2048x2048.
     """
 
     bytes_per_second: float
@@ -43,14 +43,14 @@ class Limits:
 
 
 def cores() -> int:
-    """Those that this process may run on, each of which has a thread of JAX."""
+    """Number of cores that this process may use. JAX has one thread for each."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_name() -> str:
-    """What the processor calls itself, or ``"CPU"`` where it does not say."""
+    """Name of the processor, or ``"CPU"`` if it is not known."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
@@ -60,15 +60,15 @@ def cpu_name() -> str:
 
 
 def this_machine() -> Machine:
-    """The device that JAX takes by default. JAX may take its memory to find out."""
+    """Describes JAX's default device. This initialises JAX, which may reserve device memory."""
     device = jax.devices()[0]
     is_cpu = device.platform == "cpu"
-    what = f"{cpu_name()}, {cores()} cores" if is_cpu else device.device_kind
-    return Machine(jax.default_backend(), f"{what}, JAX {jax.__version__}")
+    name = f"{cpu_name()}, {cores()} cores" if is_cpu else device.device_kind
+    return Machine(jax.default_backend(), f"{name}, JAX {jax.__version__}")
 
 
 def limit_programs() -> dict[str, Program]:
-    """What :func:`limits` are measured by, to be timed beside other functions."""
+    """The programs that :func:`limits` needs, to be timed in turn with other functions."""
     vector = jnp.ones(_COPIED_BYTES // 4, jnp.float32)
     matrix = jnp.ones((_SIDE, _SIDE), jnp.float32)
     return {
@@ -78,6 +78,6 @@ def limit_programs() -> dict[str, Program]:
 
 
 def limits(times: Mapping[str, Timing]) -> Limits:
-    """The limits, from the times of :func:`limit_programs`."""
+    """The limits that follow from the times of :func:`limit_programs`."""
     copy, product = (1e-3 * times[name].milliseconds for name in (_COPY, _PRODUCT))
     return Limits(2 * _COPIED_BYTES / copy, 2 * _SIDE**3 / product)

@@ -1,14 +1,13 @@
-"""Whole networks with and without CARAFE++: `python -m experiments.benchmarks.networks`.
+"""Times networks with and without CARAFE++: `python -m experiments.benchmarks.networks`.
 
-Prints a table in Markdown of ResNet in inference and training and of Faster R-CNN in inference,
-ours and torchvision's where that is installed. All have random weights: ResNet those of
-torchvision's where there is one, but for the layers of CARAFE++. Those of the detectors differ.
-What a detector of torchvision computes depends on how many regions its weights propose, and they
-are the same in every run; ours computes the same whatever it finds. Runs unchanged on any JAX
-backend.
+Prints a table in Markdown: ResNet in inference and training, and Faster R-CNN in inference, ours
+and torchvision's if that is installed. All weights are random. If torchvision is installed, our
+ResNets have its weights, except for the layers of CARAFE++. The detectors have different weights:
+the work of torchvision's detector depends on how many regions its weights propose, which is the
+same in every run; our detector does the same work whatever it finds. Runs on any JAX backend.
 
-On a CPU with glibc all are measured twice: with the defaults of the allocator, and where it asks
-for huge pages. See :mod:`experiments.benchmarks.processes`.
+On a CPU with glibc, all networks are measured twice: with the defaults of the allocator, and with
+huge pages. See :mod:`experiments.benchmarks.processes`.
 """
 
 import dataclasses
@@ -40,21 +39,21 @@ from experiments.resamplers.methods import Downsampler, Upsampler
 
 OURS = "ours"
 CLASSES = 1000
-_OBJECT_CLASSES = 90  # without the background, as in COCO's numbering
+_OBJECT_CLASSES = 90  # as in COCO's numbering, without the background
 _LEARNING_RATE, _MOMENTUM = 0.01, 0.9
-# The submodules that ResNet has for CARAFE++, by the names that `load_torch_resnet` takes.
+# Names of ResNet's submodules with CARAFE++, as `load_torch_resnet` expects them.
 _CARAFE = ("pool", "resample", "downsample_resample")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is timed.
+    """Sizes of the networks and images that are timed.
 
     Attributes:
-        depth: of every ResNet.
-        batch: images of a batch to classify.
-        side: of an image to classify.
-        detected: height and width of the one image in which objects are detected.
+        depth: number of layers of every ResNet.
+        batch: number of images of a batch to classify.
+        side: side of an image to classify, in pixels.
+        detected: height and width of the image in which objects are detected.
     """
 
     depth: Depth = 50
@@ -111,7 +110,7 @@ def detection(sizes: Sizes, rounds: int) -> dict[str, Timing]:
     return in_turns(functions, rounds)
 
 
-# By the name of the pass.
+# The functions that time the networks, by the name of the pass.
 PASSES: dict[str, Callable[[Sizes, int], dict[str, Timing]]] = {
     "ResNet, inference": classification,
     "ResNet, training step": training,
@@ -120,10 +119,10 @@ PASSES: dict[str, Callable[[Sizes, int], dict[str, Timing]]] = {
 
 
 def resnets(sizes: Sizes) -> dict[str, tuple[ResNet, Any]]:
-    """Ours with their variables, by name.
+    """Our ResNets with their variables, by name.
 
-    Where torchvision is installed, the variables are those of its ResNet, but for the layers that
-    only ours have.
+    If torchvision is installed, the variables come from its ResNet, except for layers that it does
+    not have.
     """
     image, _ = _batch(sizes)
     downsamplers: dict[str, tuple[Downsampler, tuple[str, ...]]] = {
@@ -175,8 +174,8 @@ def _training_step(
     return {**updated, "params": params}, optimizer_state
 
 
-def installed() -> Machine:
-    """This machine, with the version of the PyTorch that torchvision's networks run in."""
+def describe_machine() -> Machine:
+    """Describes this machine, with the version of PyTorch if torchvision is installed."""
     here = machine.this_machine()
     torch = pytorch.load(here.platform) if pytorch.load_torchvision() else None
     return Machine(here.platform, f"{here.description}, {pytorch.version(torch)}")
@@ -189,46 +188,46 @@ def run(rounds: int = 5, sizes: Sizes = _SIZES) -> None:
     """Prints the table.
 
     Args:
-        rounds: turns of five calls that each network gets, or of one if it is slow; the median
-            counts.
-        sizes: of what is timed.
+        rounds: number of turns of each network, of five calls, or one if it is slow; the table
+            has the medians.
+        sizes: sizes of the networks and images.
     """
     check_rounds(rounds)
-    here = processes.call(installed, "defaults")
+    here = processes.call(describe_machine, "defaults")
     allocator = processes.or_defaults("huge pages", here.platform)
     huge = allocator != "defaults"
 
     def all_rows() -> Iterator[list[str]]:
         for name, measure in PASSES.items():
             found = processes.call(measure, "defaults", sizes, rounds)
-            in_pages = processes.call(measure, allocator, sizes, rounds) if huge else None
-            yield from rows(name, found, in_pages)
+            paged = processes.call(measure, allocator, sizes, rounds) if huge else None
+            yield from rows(name, found, paged)
 
-    print(processes.above(here, allocator))
+    print(processes.header(here, allocator))
     print_table(headings(huge), 2, all_rows())
 
 
 def headings(huge_pages: bool) -> list[str]:
-    """For the defaults of the allocator, and for huge pages where they are measured."""
+    """Column headings; with ``huge_pages`` also for the measurement with huge pages."""
     numbers = ["ms", "times ours", "page faults"]
     others = [f"huge pages, {number}" for number in numbers] if huge_pages else []
     return ["", "network", *numbers, *others, "compile, s", "temporary MB"]
 
 
 def rows(
-    name: str, found: Mapping[str, Timing], in_pages: Mapping[str, Timing] | None
+    name: str, found: Mapping[str, Timing], with_huge_pages: Mapping[str, Timing] | None
 ) -> Iterator[list[str]]:
-    """Of a pass; ``in_pages`` has the times with huge pages."""
+    """The rows of a pass; ``with_huge_pages`` has the times with huge pages."""
     for network, timing in found.items():
-        cells = [name if network == OURS else "", network, *_beside_ours(found, network)]
-        if in_pages is not None:
-            cells += _beside_ours(in_pages, network)
+        cells = [name if network == OURS else "", network, *_numbers(found, network)]
+        if with_huge_pages is not None:
+            cells += _numbers(with_huge_pages, network)
         cells.append(decimals(timing.compile_seconds, 1))
         cells.append(megabytes(timing.temporary_bytes, 0))
         yield cells
 
 
-def _beside_ours(times: Mapping[str, Timing], network: str) -> tuple[str, str, str]:
+def _numbers(times: Mapping[str, Timing], network: str) -> tuple[str, str, str]:
     timing = times[network]
     ratio = timing.milliseconds / times[OURS].milliseconds
     return digits(timing.milliseconds), f"{ratio:.2f}", f"{timing.page_faults:.0f}"

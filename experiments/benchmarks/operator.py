@@ -1,17 +1,18 @@
-"""The operator beside what else computes the same: `python -m experiments.benchmarks.operator`.
+"""Compares the operator with other formulations: `python -m experiments.benchmarks.operator`.
 
-Prints two tables in Markdown, in which a case is a row for each pass. The first has our operator,
-patches and einsum in XLA, and, where PyTorch is installed, unfold and einsum in PyTorch and a loop
-over taps, channels first and last, and compiled by ``torch.compile``, which on a CPU takes a C++
-compiler. The second has our three contractions as shares of what the same machine copies, and
-multiplies in float32. Runs unchanged on any JAX backend.
+Prints two tables in Markdown, with a row for each pass of a case. The first table compares our
+operator with patches and einsum in XLA and, if PyTorch is installed, with unfold and einsum in
+PyTorch and with a loop over taps: channels first, channels last, and compiled by ``torch.compile``,
+which needs a C++ compiler on a CPU. The second table compares the rates of our three contractions
+with the rates at which the same machine copies arrays and multiplies float32 matrices. Runs on any
+JAX backend.
 
-Gradients are those for a cotangent that is given, and those of two losses. If a compiler fuses the
-elementwise gradient of a loss by the output into the contractions, and the forward pass with it, it
-computes both many times: then the rows of the losses are slower by far.
+Gradients are measured for a given cotangent and for two losses. If a compiler fuses the elementwise
+gradient of a loss and the forward pass into the contractions, it computes both many times, and the
+rows of the losses are much slower.
 
-On a CPU with glibc our operator is measured twice: with the defaults of the allocator, as all else,
-and where it keeps memory. See :mod:`experiments.benchmarks.processes`.
+On a CPU with glibc, our operator is measured twice: with the defaults of the allocator, like
+everything else, and with memory kept. See :mod:`experiments.benchmarks.processes`.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ from experiments.engine.command_line import run_program
 
 OURS, PATCHES = "ours", "XLA patches"
 
-# Weights have the dtype of the map: PyTorch and einsum multiply arrays of one dtype.
+# Weights have the dtype of the map, because PyTorch and einsum multiply arrays of one dtype.
 CASES = (
     Case(1, 50, 50, 256, up=2),
     Case(1, 100, 100, 256, down=2),
@@ -62,12 +63,12 @@ CASES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Rivals:
-    """What is compared on a machine.
+class Setup:
+    """The machine, and the formulations in PyTorch that can be timed on it.
 
     Attributes:
-        machine: with the version of PyTorch.
-        forms: of PyTorch that can be timed there.
+        machine: the machine; its description has the version of PyTorch.
+        forms: the formulations in PyTorch that can be timed.
     """
 
     machine: Machine
@@ -75,13 +76,13 @@ class Rivals:
 
 
 @dataclasses.dataclass(frozen=True)
-class Own:
-    """Our operator beside what the machine can do.
+class OwnTimes:
+    """Times of our operator, and the limits of the machine.
 
     Attributes:
-        passes: by name.
-        contractions: by name, each alone.
-        limits: of the machine.
+        passes: time of each pass, by name.
+        contractions: time of each single contraction, by name.
+        limits: the limits of the machine, measured in the same turns.
     """
 
     passes: dict[str, Timing]
@@ -90,7 +91,7 @@ class Own:
 
 
 def through_patches(x: jax.Array, weights: jax.Array, case: Case) -> jax.Array:
-    """The usual formulation: gather all patches by a convolution, then contract with einsum."""
+    """The common formulation: gathers all patches by a convolution, then contracts with einsum."""
     k, up, down = case.kernel_size, case.up, case.down
     pad = (k // 2, k // 2)
     patches = lax.conv_general_dilated_patches(
@@ -104,12 +105,12 @@ def through_patches(x: jax.Array, weights: jax.Array, case: Case) -> jax.Array:
 
 
 def formulations(case: Case) -> dict[str, Operator]:
-    """The operator of a case in JAX, ours and the usual one."""
+    """The operator of a case in JAX: ours, and the common formulation."""
     return {OURS: operator(case, None), PATCHES: functools.partial(through_patches, case=case)}
 
 
-def rivals() -> Rivals:
-    """Finds out what can be timed here."""
+def setup() -> Setup:
+    """Finds out which formulations can be timed on this machine."""
     here = machine.this_machine()
     torch = pytorch.load(here.platform)
     text, forms = pytorch.version(torch), [*Form]
@@ -118,11 +119,13 @@ def rivals() -> Rivals:
     elif not pytorch.can_compile(torch, here.platform):
         forms.remove(Form.COMPILED)
         text += ", no C++ compiler: compiled PyTorch is left out"
-    return Rivals(Machine(here.platform, f"{here.description}, {text}"), tuple(forms))
+    return Setup(Machine(here.platform, f"{here.description}, {text}"), tuple(forms))
 
 
-def beside(case: Case, forms: Sequence[Form], rounds: int) -> dict[str, dict[str, Timing]]:
-    """Times formulations by pass and name, those of a pass in turns."""
+def time_formulations(
+    case: Case, forms: Sequence[Form], rounds: int
+) -> dict[str, dict[str, Timing]]:
+    """Times all formulations, by pass and name. The formulations of a pass take turns."""
     operands, platform = arrays(case), jax.default_backend()
     functions: dict[str, dict[str, Callable[[], object]]] = {}
     for name, function in formulations(case).items():
@@ -137,25 +140,28 @@ def beside(case: Case, forms: Sequence[Form], rounds: int) -> dict[str, dict[str
     return {each: in_turns(by_name, rounds) for each, by_name in functions.items()}
 
 
-def own(case: Case, rounds: int) -> Own:
+def time_own(case: Case, rounds: int) -> OwnTimes:
     """Times our passes, our contractions and the machine's limits in turns."""
     function, operands = operator(case, None), arrays(case)
 
     def compiled(functions: dict[str, Callable[..., Any]]) -> dict[str, Program]:
         return {name: Program(run, operands) for name, run in functions.items()}
 
-    of_passes, of_contractions = compiled(passes(function)), compiled(contractions(function))
-    of_limits = machine.limit_programs()
-    times = in_turns({**of_passes, **of_contractions, **of_limits}, rounds)
-    return Own(
-        {name: times[name] for name in of_passes},
-        {name: times[name] for name in of_contractions},
+    pass_programs, contraction_programs = (
+        compiled(passes(function)),
+        compiled(contractions(function)),
+    )
+    programs = {**pass_programs, **contraction_programs, **machine.limit_programs()}
+    times = in_turns(programs, rounds)
+    return OwnTimes(
+        {name: times[name] for name in pass_programs},
+        {name: times[name] for name in contraction_programs},
         machine.limits(times),
     )
 
 
 def headings(forms: Sequence[Form], keep_memory: bool) -> list[str]:
-    """Of the first table."""
+    """The column headings of the first table."""
     kept = ["memory kept, ms", "page faults", "memory kept, page faults"] if keep_memory else []
     return ["", "pass", f"{OURS}, ms", *kept, f"{OURS}, temp / (x+w+y)",
             f"{PATCHES}, ms (times ours)", f"{PATCHES}, temp / (x+w+y)",
@@ -163,13 +169,13 @@ def headings(forms: Sequence[Form], keep_memory: bool) -> list[str]:
 
 
 def formulation_rows(
-    case: Case, found: dict[str, dict[str, Timing]], kept: Own | None
+    case: Case, found: dict[str, dict[str, Timing]], kept: OwnTimes | None
 ) -> Iterator[list[str]]:
-    """Of the first table; ``kept`` has our times with memory kept."""
+    """The rows of a case in the first table; ``kept`` has our times with memory kept."""
     for name, times in found.items():
         ours, patches, *others = times.values()
 
-        def beside_ours(timing: Timing, ours: Timing = ours) -> str:
+        def with_ratio(timing: Timing, ours: Timing = ours) -> str:
             ratio = timing.milliseconds / ours.milliseconds
             return f"{digits(timing.milliseconds)} ({digits(ratio)})"
 
@@ -181,16 +187,19 @@ def formulation_rows(
         if kept is not None:
             cells += [f"{kept.passes[name].milliseconds:.2f}", f"{ours.page_faults:.0f}",
                       f"{kept.passes[name].page_faults:.0f}"]  # fmt: skip
-        cells += [temporary(ours, 2), beside_ours(patches), temporary(patches, 1)]
-        yield [*cells, *map(beside_ours, others)]
+        cells += [temporary(ours, 2), with_ratio(patches), temporary(patches, 1)]
+        yield [*cells, *map(with_ratio, others)]
 
 
-LIMIT_HEADINGS = ["", "contraction", "ms", "GFLOP/s", "of the float32 product, %", "GB/s",
-                  "of the copy, %", "float32 product, GFLOP/s", "copy, GB/s"]  # fmt: skip
+LIMIT_HEADINGS = ["", "contraction", "ms", "GFLOP/s", "share of the float32 product, %", "GB/s",
+                  "share of the copy, %", "float32 product, GFLOP/s", "copy, GB/s"]  # fmt: skip
 
 
-def limit_rows(case: Case, found: Own) -> Iterator[list[str]]:
-    """Of the second table; a multiply-add counts as two operations, outside of the map too."""
+def limit_rows(case: Case, found: OwnTimes) -> Iterator[list[str]]:
+    """The rows of a case in the second table.
+
+    A multiply-add counts as two operations, also for taps outside the map.
+    """
     limits, flops = found.limits, 2 * case.taps * math.prod(case.y_shape)
     for name, timing in found.contractions.items():
         first = name == FORWARD
@@ -213,32 +222,32 @@ def run(cases: str = "", rounds: int = 5) -> None:
     """Prints the tables.
 
     Args:
-        cases: only cases that have this in their label, such as "up 2" or "bfloat16".
-        rounds: turns of five calls that each function gets, or of one if it is slow; the median
-            counts.
+        cases: part of the labels of the cases to measure, such as "up 2" or "bfloat16".
+        rounds: number of turns of each function, of five calls, or one if it is slow; the table
+            has the medians.
     """
     check_rounds(rounds)
     print_tables(matching(CASES, cases), rounds)
 
 
 def print_tables(cases: Sequence[Case], rounds: int) -> None:
-    """Measures cases and prints a case as soon as it is measured."""
-    here = processes.call(rivals, "defaults")
+    """Measures cases and prints each row as soon as it is available."""
+    here = processes.call(setup, "defaults")
     allocator = processes.or_defaults("memory kept", here.machine.platform)
     keep_memory = allocator != "defaults"
-    limiting: list[list[str]] = []
+    limit_table: list[list[str]] = []
 
     def rows() -> Iterator[list[str]]:
         for case in cases:
-            found = processes.call(beside, "defaults", case, here.forms, rounds)
-            ours = processes.call(own, allocator, case, rounds)
-            limiting.extend(limit_rows(case, ours))
+            found = processes.call(time_formulations, "defaults", case, here.forms, rounds)
+            ours = processes.call(time_own, allocator, case, rounds)
+            limit_table.extend(limit_rows(case, ours))
             yield from formulation_rows(case, found, ours if keep_memory else None)
 
-    print(processes.above(here.machine, allocator))
+    print(processes.header(here.machine, allocator))
     print_table(headings(here.forms, keep_memory), 2, rows())
     print()
-    print_table(LIMIT_HEADINGS, 2, limiting)
+    print_table(LIMIT_HEADINGS, 2, limit_table)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
-"""The passes that are timed, of functions of JAX and PyTorch alike."""
+"""The passes that are timed, in JAX and in PyTorch."""
 
 from collections.abc import Callable
 from typing import Any
 
 FORWARD = "forward"
-WITH_GRADIENT = "with gradient"  # by all operands, for a cotangent that is given
+WITH_GRADIENT = "with gradient"  # with respect to all operands, for a given cotangent
 
 Loss = Callable[[Any, Any], Any]
 
 
 def losses(relu: Callable[[Any], Any]) -> dict[str, Loss]:
-    """Losses of an output and an array of its shape, by the name of the pass.
+    """Losses of an output and a second array of its shape, by the name of their pass.
 
-    Their gradients by the output are elementwise operations: what a compiler could fuse into all
-    that reads the gradient, and compute as often, the forward pass before it included.
+    The gradient of such a loss with respect to the output is an elementwise operation. A compiler
+    may fuse it, and the forward pass that it needs, into every operation that reads it, and so
+    compute both several times.
 
     Args:
-        relu: of the framework whose arrays the losses get.
+        relu: the ReLU function of the framework that provides the arrays.
     """
     return {
         "gradient, ReLU": lambda y, other: (relu(y) * other).sum(),

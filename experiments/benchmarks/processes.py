@@ -1,11 +1,11 @@
-"""Calls of functions in processes of their own, which differ in how memory is allocated.
+"""Calls functions in separate processes, which differ in how memory is allocated.
 
-By default, glibc maps every block above 32 MB anew and gives it back when it is freed, so that a
-program which allocates its results in each call spends its time on page faults. The environment of
-a process can change that; it is read when the process starts.
+By default, glibc maps every block above 32 MB separately and unmaps it when it is freed. A program
+that allocates its results in each call then spends its time on page faults. Environment variables
+can change this; glibc reads them when a process starts.
 
-The threads of OpenMP, which PyTorch computes with, go on spinning after what they computed, on the
-cores on which the next function is timed. In these processes they sleep.
+PyTorch computes with OpenMP, whose threads keep spinning after a computation, on the cores on which
+the next function is timed. In these processes they sleep.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from typing import Literal
 
 from experiments.benchmarks.machine import Machine
 
-# The environment of a process by what the allocator of glibc does in it: it has its defaults; it
-# keeps what is freed; or it asks for huge pages, of which a large block has few.
+# Environment variables by the behaviour of glibc's allocator: its defaults; keeping freed memory;
+# or using huge pages, of which a large block needs few.
 type Allocator = Literal["defaults", "memory kept", "huge pages"]
 ALLOCATORS: dict[Allocator, Mapping[str, str]] = {
     "defaults": {},
@@ -30,24 +30,24 @@ ALLOCATORS: dict[Allocator, Mapping[str, str]] = {
     },
     "huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
 }
-# The first is OpenMP's, the second that of Intel's and LLVM's libraries.
+# The first variable is defined by OpenMP, the second by Intel's and LLVM's libraries.
 SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
 def or_defaults(allocator: Allocator, platform: str) -> Allocator:
-    """An allocator, or ``"defaults"`` where arrays of JAX's platform are not in glibc's memory."""
+    """The allocator, or ``"defaults"`` if glibc does not allocate the arrays of JAX's platform."""
     return allocator if platform == "cpu" and libc_ver()[0] == "glibc" else "defaults"
 
 
-def above(machine: Machine, allocator: Allocator) -> str:
-    """The lines above a table: the machine, and the settings of the processes that measure.
+def header(machine: Machine, allocator: Allocator) -> str:
+    """The lines above a table: the machine, and the settings of the measuring processes.
 
     Args:
-        machine: on which they measure.
-        allocator: of the processes that do not have the defaults.
+        machine: the machine that runs the benchmark.
+        allocator: the allocator of the processes that do not use the defaults.
     """
     settings = _settings(ALLOCATORS[allocator])
-    other = f", but where the table says {allocator}: {settings}" if settings else ""
+    other = f", except where the table says {allocator}: {settings}" if settings else ""
     return (
         f"{machine.description}\nThe allocator has its defaults{other}. "
         f"Threads of OpenMP sleep when they wait: {_settings(SLEEPING)}.\n"
@@ -61,15 +61,15 @@ def _settings(environment: Mapping[str, str]) -> str:
 def call[**P, Result](
     function: Callable[P, Result], allocator: Allocator, *args: P.args, **kwargs: P.kwargs
 ) -> Result:
-    """The result of a call in a process of its own; raises what the function raises.
+    """Calls a function in a separate process; returns its result or raises its exception.
 
     Threads of OpenMP sleep there when they wait (``SLEEPING``).
 
     Args:
-        function: of a module, so that the process finds it.
-        allocator: of the process, whatever the settings of this one are; see ``ALLOCATORS``.
-        args: of the function, pickled as its result is.
-        kwargs: of the function.
+        function: a function at the top level of a module, so that the process can import it.
+        allocator: key of ``ALLOCATORS``; replaces the allocator settings of this process.
+        args: positional arguments of the function. They and the result are pickled.
+        kwargs: keyword arguments of the function.
     """
     context = multiprocessing.get_context("spawn")
     environment = {**SLEEPING, **ALLOCATORS[allocator]}
@@ -79,7 +79,7 @@ def call[**P, Result](
 
 @contextlib.contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Sets the environment of processes that start; that of this one has been read."""
+    """Sets environment variables for processes that start within the block."""
     names = [
         name
         for name in os.environ

@@ -1,4 +1,4 @@
-"""PyTorch beside JAX, on the same device; it is loaded when it is asked for."""
+"""Loads PyTorch on the device that JAX uses. PyTorch is imported only when needed."""
 
 import importlib
 import importlib.util
@@ -10,17 +10,17 @@ import numpy.typing as npt
 
 from experiments.benchmarks.machine import cores
 
-DEVICES = {"cpu": "cpu", "gpu": "cuda"}  # by platform of JAX
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}  # PyTorch's device by JAX's platform
 
 
 def load(platform: str) -> Any | None:
-    """The module ``torch``, with as many threads as JAX has.
+    """Loads the module ``torch`` and gives it as many threads as JAX has.
 
     Args:
-        platform: of JAX.
+        platform: name of the JAX platform.
 
     Returns:
-        ``None`` where PyTorch is not installed, or does not compute on such devices.
+        the module; ``None`` if PyTorch is not installed or does not support the platform.
     """
     if platform not in DEVICES or importlib.util.find_spec("torch") is None:
         return None
@@ -32,7 +32,7 @@ def load(platform: str) -> Any | None:
 
 
 def load_torchvision() -> Any | None:
-    """The module ``torchvision`` with its models, or ``None`` where it is not installed."""
+    """The module ``torchvision`` with its models, or ``None`` if it is not installed."""
     if importlib.util.find_spec("torchvision") is None:
         return None
     importlib.import_module("torchvision.models.detection")
@@ -40,7 +40,7 @@ def load_torchvision() -> Any | None:
 
 
 def can_compile(torch: Any, platform: str) -> bool:
-    """Whether ``torch.compile`` has the compiler that it needs: on a CPU one of C++."""
+    """Whether ``torch.compile`` finds the compiler that it needs; on a CPU a C++ compiler."""
     if platform != "cpu":
         return True
     builder: Any = importlib.import_module("torch._inductor.cpp_builder")
@@ -53,15 +53,15 @@ def can_compile(torch: Any, platform: str) -> bool:
 
 
 def tensor(torch: Any, array: npt.ArrayLike, platform: str) -> Any:
-    """An array of JAX in its dtype, on the device of PyTorch beside that platform of JAX."""
+    """Copies a JAX array to PyTorch, in its dtype and on the device for JAX's platform."""
     array = np.asarray(array)
-    # NumPy's bfloat16 is unknown to PyTorch.
+    # PyTorch does not know NumPy's bfloat16.
     exact = array.astype(np.float32) if array.dtype.name == "bfloat16" else array.copy()
     return torch.from_numpy(exact).to(DEVICES[platform], getattr(torch, array.dtype.name))
 
 
 def waiting(torch: Any, function: Callable[[], object], platform: str) -> Callable[[], object]:
-    """A call that returns when its results are there."""
+    """Wraps a function so that it waits for its results on the device."""
 
     def run() -> object:
         results = function()
@@ -73,7 +73,7 @@ def waiting(torch: Any, function: Callable[[], object], platform: str) -> Callab
 
 
 def version(torch: Any | None) -> str:
-    """A part of the line above a table, for what :func:`load` has given."""
+    """PyTorch's version for the line above a table, from the result of :func:`load`."""
     if torch is None:
         return "no PyTorch for this device: its times are left out"
     return f"PyTorch {torch.__version__}"

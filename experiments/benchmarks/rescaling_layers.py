@@ -1,4 +1,4 @@
-"""The layers of Flax that one would rescale a map with, if not with CARAFE."""
+"""Flax layers other than CARAFE that rescale a map."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from experiments.benchmarks.cases import Case
 
 
 class Bilinear(nn.Module):
-    """Bilinear upsampling and a 3x3 convolution."""
+    """Bilinear upsampling, then a 3x3 convolution."""
 
     up: int
     channels: int
@@ -26,7 +26,7 @@ class Bilinear(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """Pooling with 3x3 windows."""
+    """Max pooling with 3x3 windows."""
 
     down: int
 
@@ -36,7 +36,7 @@ class MaxPool(nn.Module):
 
 
 def alternatives(case: Case) -> dict[str, nn.Module]:
-    """The layers that rescale as a case does, by name; channels stay as many."""
+    """Layers by name that have the scale of a case and keep the number of channels."""
     dtype = jnp.dtype(case.dtype)
     if case.up > 1:
         scale = case.up, case.up

@@ -1,13 +1,12 @@
-"""How times grow with a map: `python -m experiments.benchmarks.scaling`.
+"""Measures how times grow with a map: `python -m experiments.benchmarks.scaling`.
 
-Prints a table in Markdown: nanoseconds for an element of the output, of each of the operator's
-three contractions, as the batch, the height, the width or the channels of a map grow and all else
-stays. Where a time is proportional to the size of the map, its column is constant. The case from
-which all axes grow is measured once, and has a row for each of them. Runs unchanged on any JAX
-backend.
+Prints a table in Markdown: nanoseconds per element of the output, for each of the operator's three
+contractions, as one of batch, height, width and channels grows. If a time is proportional to the
+size of the map, its column is constant. The smallest case is measured once and has a row for each
+axis. Runs on any JAX backend.
 
-On a CPU with glibc each is measured with the defaults of the allocator, and where it keeps memory.
-See :mod:`experiments.benchmarks.processes`.
+On a CPU with glibc, every case is measured twice: with the defaults of the allocator, and with
+memory kept. See :mod:`experiments.benchmarks.processes`.
 """
 
 import functools
@@ -31,7 +30,7 @@ _SIZES = {
 CASES = tuple(_BASE.replace(**{axis: size}) for axis, sizes in _SIZES.items() for size in sizes)
 
 
-def scaled(case: Case, rounds: int) -> dict[str, Timing]:
+def time_contractions(case: Case, rounds: int) -> dict[str, Timing]:
     """Times every contraction of a case in turns."""
     operands = arrays(case)
     functions = contractions(operator(case, None))
@@ -43,37 +42,39 @@ def run(rounds: int = 5) -> None:
     """Prints the table.
 
     Args:
-        rounds: turns of five calls that each contraction gets; the median counts.
+        rounds: number of turns of each contraction, of five calls; the table has the medians.
     """
     check_rounds(rounds)
     print_table(CASES, rounds)
 
 
 def print_table(cases: Sequence[Case], rounds: int) -> None:
-    """Measures cases and prints a case as soon as it is measured; a case is measured once."""
+    """Measures every case once and prints each row as soon as it is available."""
     here = processes.call(machine.this_machine, "defaults")
     kept = processes.or_defaults("memory kept", here.platform)
     allocators: list[Allocator] = ["defaults"] if kept == "defaults" else ["defaults", kept]
 
     @functools.cache
     def found(case: Case) -> list[dict[str, Timing]]:
-        return [processes.call(scaled, allocator, case, rounds) for allocator in allocators]
+        return [
+            processes.call(time_contractions, allocator, case, rounds) for allocator in allocators
+        ]
 
-    print(processes.above(here, allocators[-1]))
+    print(processes.header(here, allocators[-1]))
     markdown.print_table(
         headings(len(allocators) > 1), 1, (cells(case, found(case)) for case in cases)
     )
 
 
 def headings(keeps_memory: bool) -> list[str]:
-    """For a case with memory as it is, and kept where that is measured."""
+    """Column headings; with ``keeps_memory`` also for the measurement with memory kept."""
     numbers = [*(f"{name}, ns" for name in CONTRACTIONS), "page faults"]
     kept = [f"memory kept, {number}" for number in numbers] if keeps_memory else []
     return ["up 2, k=5, float32", "output, MB", *numbers, *kept]
 
 
 def cells(case: Case, found: Sequence[Mapping[str, Timing]]) -> Iterator[str]:
-    """Of the row of a case, with memory as it is, and kept where that was measured."""
+    """The cells of a row, from the times with the default allocator and with memory kept."""
     elements = math.prod(case.y_shape)
     yield "x".join(map(str, case.x_shape))
     yield f"{case.operands['dy'].nbytes / 1e6:.1f}"

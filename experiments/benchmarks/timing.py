@@ -1,4 +1,4 @@
-"""Timing of functions side by side, in one run."""
+"""Times several functions in one run."""
 
 import dataclasses
 import resource
@@ -17,14 +17,14 @@ _SLOW_SECONDS = 0.3
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """What a function took.
+    """Time and memory of a function.
 
     Attributes:
-        milliseconds: median over all calls.
-        page_faults: pages that the system had to map in a call, on average.
-        compile_seconds: what tracing, lowering and compiling took; ``None`` for a function that is
+        milliseconds: median time of a call.
+        page_faults: mean number of pages that the system had to map in a call.
+        compile_seconds: time of tracing, lowering and compiling; ``None`` for a function that is
             not :class:`Compiled`.
-        temporary_bytes: what a call allocates besides arguments and results; ``None`` for a
+        temporary_bytes: memory that a call allocates besides arguments and results; ``None`` for a
             function that is not :class:`Compiled`.
     """
 
@@ -35,16 +35,16 @@ class Timing:
 
 
 class Compiled:
-    """A function of JAX, compiled for the arguments with which it is called.
+    """A JAX function, compiled for the shapes and dtypes of its arguments.
 
     Args:
-        function: what ``jax.jit`` has made.
-        arguments: of which shapes and dtypes matter.
+        function: a function that ``jax.jit`` returned.
+        arguments: example arguments, which determine shapes and dtypes.
 
     Attributes:
         run: the compiled function.
-        compile_seconds: what tracing, lowering and compiling took.
-        temporary_bytes: what a call allocates besides arguments and results.
+        compile_seconds: time of tracing, lowering and compiling.
+        temporary_bytes: memory that a call allocates besides arguments and results.
     """
 
     def __init__(self, function: Any, arguments: Sequence[Any]) -> None:
@@ -60,11 +60,11 @@ class Compiled:
 
 
 class Program(Compiled):
-    """A function of JAX with its arguments, compiled.
+    """A compiled JAX function with fixed arguments.
 
     Args:
-        function: what a call computes.
-        arguments: of every call.
+        function: the function to compile.
+        arguments: the arguments of every call.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
@@ -72,20 +72,21 @@ class Program(Compiled):
         self._arguments = arguments
 
     def __call__(self) -> None:
-        """Returns when the results are there."""
+        """Calls the function and waits for its results."""
         jax.block_until_ready(self.run(*self._arguments))
 
 
 class Steps(Compiled):
-    """A function from a state to the next one, compiled; every call takes the next step.
+    """A compiled function from a state to the next state; every call advances the state.
 
     Args:
-        function: of a state and a batch. The next state takes the memory of the state.
-        state: the first one; its memory is gone after the first call.
-        batch: of every step.
+        function: the step, a function of a state and a batch. The next state reuses the memory of
+            the previous one.
+        state: the first state, whose memory the first call donates.
+        batch: the batch of every step.
 
     Attributes:
-        state: the latest.
+        state: the latest state.
     """
 
     def __init__(self, function: Callable[[Any, Any], Any], state: Any, batch: Any) -> None:
@@ -93,30 +94,29 @@ class Steps(Compiled):
         self.state, self._batch = state, batch
 
     def __call__(self) -> None:
-        """Returns when the next state is there."""
+        """Takes a step and waits for the next state."""
         self.state = jax.block_until_ready(self.run(self.state, self._batch))
 
 
 def check_rounds(rounds: int) -> None:
-    """Raises ``ConfigError`` for less than one turn, of which there is no median."""
+    """Raises ``ConfigError`` for less than one turn, which has no median."""
     check(rounds >= 1, "rounds", "at least 1", rounds)
 
 
 def in_turns(
     functions: Mapping[str, Callable[[], object]], rounds: int = 5, calls: int = 5
 ) -> dict[str, Timing]:
-    """Times functions in turns, so that a busy machine slows all alike.
+    """Times functions in turns, so that a busy machine slows all of them equally.
 
-    Each turn begins with calls that do not count: a function that ran before leaves memory and
-    caches in its own state, and would be timed with the next one. A function that takes more than
-    0.3 s has turns of one call, which counts. One that has taken less in the first or the second of
-    its calls, which come before the turns, is not one of them: a single call can be slow because
-    it is the first, or because the machine is busy.
+    Each turn begins with calls that are not timed, because the previous function has changed the
+    allocator and the caches. A slow function has turns of a single call, which is timed. A function
+    is slow if each of two calls before the turns takes more than 0.3 s: a single call can be slow
+    because it is the first, or because the machine is busy.
 
     Args:
-        functions: each returns when its results are there.
-        rounds: turns that each function gets.
-        calls: of a turn.
+        functions: functions that return when their results are available, by name.
+        rounds: number of turns of each function.
+        calls: number of timed calls in a turn.
     """
     slow = {name: _is_slow(function) for name, function in functions.items()}
     taken: dict[str, list[tuple[float, int]]] = {name: [] for name in functions}
@@ -133,7 +133,7 @@ def _is_slow(function: Callable[[], object]) -> bool:
 
 
 def _one_call(function: Callable[[], object]) -> tuple[float, int]:
-    """The seconds and the page faults of a call."""
+    """Calls a function once; returns seconds and page faults."""
     faults, start = _page_faults(), time.perf_counter()
     function()
     return time.perf_counter() - start, _page_faults() - faults

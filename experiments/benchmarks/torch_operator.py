@@ -1,4 +1,4 @@
-"""The operator in PyTorch, as it is usually written."""
+"""Common formulations of the operator in PyTorch."""
 
 import enum
 import itertools
@@ -12,7 +12,7 @@ Operator = Callable[[Any, Any], Any]
 
 
 class Form(enum.StrEnum):
-    """A way to write the operator."""
+    """A formulation of the operator."""
 
     UNFOLD = "torch unfold"
     TAPS_NCHW = "torch taps, NCHW"
@@ -21,11 +21,11 @@ class Form(enum.StrEnum):
 
     @property
     def channels_first(self) -> bool:
-        """Whether its arrays are ``[B, C, H, W]`` rather than ``[B, H, W, C]``."""
+        """Whether its tensors are ``[B, C, H, W]`` instead of ``[B, H, W, C]``."""
         return self in (Form.UNFOLD, Form.TAPS_NCHW)
 
     def written(self, torch: Any, case: Case) -> Operator:
-        """The operator of a case, as a function of the map and the weights, not compiled."""
+        """The uncompiled operator of a case, as a function of the map and the weights."""
         match self:
             case Form.UNFOLD:
                 return unfold(torch, case)
@@ -35,27 +35,27 @@ class Form(enum.StrEnum):
                 return tap_loop(torch, case)
 
     def program(self, torch: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiles a function of tensors if the form compiles; else returns it."""
+        """Compiles a function of tensors if the form is compiled; else returns it unchanged."""
         if self is not Form.COMPILED:
             return function
         compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
         return compiled
 
     def operator(self, torch: Any, case: Case) -> Operator:
-        """The operator of a case, compiled if the form compiles."""
+        """The operator of a case, compiled if the form is compiled."""
         return self.program(torch, self.written(torch, case))
 
     def arranged(self, tensor: Any) -> Any:
-        """A tensor ``[B, H, W, C]`` in the layout of the form."""
+        """Converts a tensor ``[B, H, W, C]`` to the layout of the form."""
         return tensor.movedim(3, 1).contiguous() if self.channels_first else tensor
 
     def channels_last(self, tensor: Any) -> Any:
-        """A result of the form as ``[B, H, W, C]``."""
+        """Converts a result of the form to ``[B, H, W, C]``."""
         return tensor.movedim(1, 3) if self.channels_first else tensor
 
 
 def unfold(torch: Any, case: Case) -> Operator:
-    """Gathers all patches, then contracts; ``x`` and ``weights`` are channels-first."""
+    """Gathers all patches, then contracts; channels first."""
     k, up = case.kernel_size, case.up
 
     def run(x: Any, weights: Any) -> Any:
@@ -71,7 +71,7 @@ def unfold(torch: Any, case: Case) -> Operator:
 
 
 def tap_loop(torch: Any, case: Case) -> Operator:
-    """Adds up the taps, one shifted view each; channels-last."""
+    """Sums over the taps, each a shifted view of the map; channels last."""
     k, up = case.kernel_size, case.up
 
     def run(x: Any, weights: Any) -> Any:
@@ -88,7 +88,7 @@ def tap_loop(torch: Any, case: Case) -> Operator:
 
 
 def tap_loop_channels_first(torch: Any, case: Case) -> Operator:
-    """Adds up the taps, one shifted view each; channels-first."""
+    """Sums over the taps, each a shifted view of the map; channels first."""
     k, up = case.kernel_size, case.up
 
     def run(x: Any, weights: Any) -> Any:
@@ -105,7 +105,7 @@ def tap_loop_channels_first(torch: Any, case: Case) -> Operator:
 
 
 def _views(case: Case, rows: int, columns: int) -> list[tuple[slice, slice]]:
-    """What each tap reads of the padded map, to be read as cells of a row and of a column."""
+    """The slices of rows and columns of the padded map that each tap reads."""
 
     def along(tap: int, count: int) -> slice:
         return slice(tap, tap + (count - 1) * case.down + 1, case.down)
@@ -115,7 +115,7 @@ def _views(case: Case, rows: int, columns: int) -> list[tuple[slice, slice]]:
 
 
 def with_gradient(torch: Any, function: Operator) -> Callable[[Any, Any, Any], Any]:
-    """The output and both gradients."""
+    """A function that returns the output and both gradients."""
 
     def run(x: Any, weights: Any, dy: Any) -> Any:
         x, weights = x.detach().requires_grad_(), weights.detach().requires_grad_()
@@ -126,9 +126,9 @@ def with_gradient(torch: Any, function: Operator) -> Callable[[Any, Any, Any], A
 
 
 def passes(torch: Any, form: Form, case: Case) -> dict[str, Callable[[Any, Any, Any], Any]]:
-    """Every pass by name, as a function of the operands and an array of the output's shape.
+    """Every pass by name, as a function of both operands and an array of the output's shape.
 
-    A form that compiles has a loss and the operator in one compiled function, as JAX has.
+    In a compiled form, the loss and the operator are compiled together, as in JAX.
     """
     function = form.operator(torch, case)
 
@@ -136,7 +136,7 @@ def passes(torch: Any, form: Form, case: Case) -> dict[str, Callable[[Any, Any, 
         with torch.no_grad():
             return function(x, weights)
 
-    def of_loss(loss: Loss) -> Callable[[Any, Any, Any], Any]:
+    def gradient_of(loss: Loss) -> Callable[[Any, Any, Any], Any]:
         written = form.written(torch, case)
         whole = form.program(torch, lambda x, weights, other: loss(written(x, weights), other))
 
@@ -146,5 +146,5 @@ def passes(torch: Any, form: Form, case: Case) -> dict[str, Callable[[Any, Any, 
 
         return run
 
-    of_losses = {name: of_loss(loss) for name, loss in losses(torch.relu).items()}
-    return {FORWARD: forward, WITH_GRADIENT: with_gradient(torch, function), **of_losses}
+    gradients = {name: gradient_of(loss) for name, loss in losses(torch.relu).items()}
+    return {FORWARD: forward, WITH_GRADIENT: with_gradient(torch, function), **gradients}

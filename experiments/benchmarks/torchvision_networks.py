@@ -1,6 +1,6 @@
-"""torchvision's networks with random weights, ready to be called.
+"""torchvision's networks with random weights.
 
-A network has the same weights whenever it is made, in any layout and process.
+A network has the same weights in every layout and in every process.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ _SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class TorchvisionNetworks:
-    """Makes networks for one device and one layout.
+    """Builds networks for one device and one layout.
 
     Attributes:
-        torch: the module.
-        torchvision: the module.
-        platform: of JAX, beside which the networks run.
-        memory_format: of PyTorch; that of weights and images.
+        torch: the module ``torch``.
+        torchvision: the module ``torchvision``.
+        platform: name of the JAX platform; determines the device.
+        memory_format: PyTorch's memory format of weights and images.
     """
 
     torch: Any
@@ -32,7 +32,7 @@ class TorchvisionNetworks:
     memory_format: Any
 
     def classification(self, depth: int, classes: int, image: jax.Array) -> Callable[[], object]:
-        """A ResNet's logits of images ``[B, H, W, 3]``, with running averages."""
+        """A call that computes a ResNet's logits of ``[B, H, W, 3]``, with running averages."""
         model, images = self._resnet(depth, classes).eval(), self._images(image)
         return self._call(lambda: model(images))
 
@@ -45,7 +45,7 @@ class TorchvisionNetworks:
         learning_rate: float,
         momentum: float,
     ) -> Callable[[], object]:
-        """A training step of a ResNet: cross-entropy, gradients, and SGD with momentum."""
+        """A call that trains a ResNet for a step: cross-entropy, gradients, SGD with momentum."""
         model, images = self._resnet(depth, classes).train(), self._images(image)
         labels = pytorch.tensor(self.torch, label, self.platform).long()
         optimizer = self.torch.optim.SGD(model.parameters(), learning_rate, momentum)
@@ -58,12 +58,12 @@ class TorchvisionNetworks:
         return self._call(step, gradients=True)
 
     def detection(self, depth: int, classes: int, image: jax.Array) -> Callable[[], object]:
-        """Detections of Faster R-CNN with a feature pyramid in an image ``[1, H, W, 3]``.
+        """A call that detects objects in an image by Faster R-CNN with a feature pyramid.
 
         Args:
-            depth: of the backbone.
-            classes: without the background.
-            image: which is not resized.
+            depth: number of layers of the backbone.
+            classes: number of classes without the background.
+            image: the image ``[1, H, W, 3]``, which is not resized.
         """
         networks = self.torchvision.models.detection
         self.torch.manual_seed(_SEED)
@@ -82,14 +82,14 @@ class TorchvisionNetworks:
         return model.to(pytorch.DEVICES[self.platform], memory_format=self.memory_format)
 
     def _images(self, image: jax.Array) -> Any:
-        """Images ``[B, H, W, 3]`` as PyTorch indexes them, ``[B, 3, H, W]``."""
+        """Converts images ``[B, H, W, 3]`` to PyTorch's ``[B, 3, H, W]``."""
         images = pytorch.tensor(self.torch, image, self.platform)
         return images.movedim(3, 1).contiguous(memory_format=self.memory_format)
 
     def _call(
         self, function: Callable[[], object], gradients: bool = False
     ) -> Callable[[], object]:
-        """A call that returns when its results are there."""
+        """Wraps a function so that it waits for its results on the device."""
 
         def run() -> object:
             with self.torch.set_grad_enabled(gradients):
@@ -99,16 +99,16 @@ class TorchvisionNetworks:
 
 
 def _resnet(torch: Any, torchvision: Any, depth: int, classes: int) -> Any:
-    """A ResNet on the CPU."""
+    """A ResNet with random weights, on the CPU."""
     torch.manual_seed(_SEED)
     return torchvision.models.get_model(f"resnet{depth}", weights=None, num_classes=classes)
 
 
 def save_resnet(depth: int, classes: int, path: Path) -> bool:
-    """Writes the ``state_dict`` of the ResNet that every layout has.
+    """Writes the ``state_dict`` of the ResNet, which all layouts share.
 
     Returns:
-        Whether torchvision is installed; without it nothing is written.
+        whether torchvision is installed; without it nothing is written.
     """
     torch, torchvision = pytorch.load("cpu"), pytorch.load_torchvision()
     if torch is None or torchvision is None:
@@ -118,7 +118,7 @@ def save_resnet(depth: int, classes: int, path: Path) -> bool:
 
 
 def all_layouts(platform: str) -> dict[str, TorchvisionNetworks]:
-    """By name; none where PyTorch or torchvision are not installed for a platform of JAX."""
+    """Networks for each layout, by name; empty if PyTorch or torchvision cannot be used."""
     torch, torchvision = pytorch.load(platform), pytorch.load_torchvision()
     if torch is None or torchvision is None:
         return {}

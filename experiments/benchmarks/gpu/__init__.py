@@ -1,8 +1,9 @@
-"""The first run of the GPU kernels on a card: ``python -m experiments.benchmarks.gpu.bringup``.
+"""Checks and times the GPU kernels on a GPU: ``python -m experiments.benchmarks.gpu.bringup``.
 
-A parent process, which never imports JAX, starts every step as a child of its own. So a kernel that
-hangs, or spoils its CUDA context, ends one step. What runs in the parent: ``bringup``, ``plan``,
-``check_cases``, ``kernels``, ``broken``, ``children``, ``outcomes``, ``record``, ``switches``,
-``profilers``; ``tables`` and ``doubts`` read what it has written. What runs in children: ``child``
-and the modules that it names.
+A parent process, which never imports JAX, runs every step in a separate child process. A kernel
+that hangs or corrupts its CUDA context therefore ends only one step.
+
+The parent uses ``bringup``, ``plan``, ``check_cases``, ``kernels``, ``broken``, ``children``,
+``outcomes``, ``record``, ``switches`` and ``profilers``. The children use ``child`` and the modules
+that it names. ``tables`` and ``doubts`` read the results.
 """

@@ -1,22 +1,27 @@
-"""Runs the GPU kernels on a card for the first time, in a time that is given.
+"""Checks and times the GPU kernels on a GPU, within a given time.
 
     export PYTHONPATH=.:kernels
     python3 -m experiments.benchmarks.gpu.bringup --out runs/gpu --budget 560
 
-In phases: *card* and what its memory can do; *smoke*, every kernel alone at a small shape, in
-memory full of NaN; *right*, real shapes against float64; *fast*, times beside XLA, PyTorch and the
-layers that one would use instead; *why*, counters of the profiler. Kernels that fail in *smoke* run
-again with *switches*, which tell barriers, buffers and bounds apart.
+The run has these phases:
 
-Every step is a child process with a time limit, so what hangs or crashes ends alone. A line is
-printed as each ends. The folder then holds ``results.json``, which is valid at any moment and from
-which ``python -m experiments.benchmarks.gpu.tables`` makes tables, and ``log.txt``. Needs no
-packages but JAX, Flax, NumPy and jaxtyping; PyTorch, ncu and compute-sanitizer are used if they are
-there.
+- *card*: describes the GPU and measures its memory bandwidth;
+- *smoke*: checks every single kernel at a small shape, in memory filled with NaN;
+- *switches*: runs the kernels that failed again, with one setting changed, to separate errors in
+  barriers, buffers and bounds;
+- *right*: checks real shapes against float64;
+- *fast*: compares times with XLA, PyTorch and other layers that rescale;
+- *why*: reads counters of the profiler.
+
+Every step is a child process with a time limit, so a step that hangs or crashes does not end the
+run. A line is printed when a step ends. The output folder has ``log.txt`` and ``results.json``,
+which is valid at any time; ``python -m experiments.benchmarks.gpu.tables`` prints its tables. The
+program needs only JAX, Flax, NumPy and jaxtyping. It uses PyTorch, ncu and compute-sanitizer if
+they are installed.
 
 Exit codes: 0 if every check ran and nothing failed, though times may be missing; 1 if anything
-failed, or a step of *smoke* or *right* did not come to its end; 2 for bad arguments or without a
-GPU that the kernels support; 128 and more after a signal.
+failed, or a step of *smoke* or *right* did not finish; 2 for bad arguments or without a GPU that
+the kernels support; 128 and more after a signal.
 """
 
 import argparse
@@ -42,12 +47,12 @@ from experiments.benchmarks.gpu.switches import MOST_KERNELS, SWITCHES, conclusi
 
 ROOT = Path(__file__).parents[3]
 MODULE = "experiments.benchmarks.gpu.bringup"
-SEED_LIMIT = 2**31 - plan.SEEDS  # JAX takes 32 bits, and a run several seeds from it on
-MARGIN_SECONDS = 5.0  # of the budget, to end what runs and to write what was found
+SEED_LIMIT = 2**31 - plan.SEEDS  # JAX takes 32 bits, and a run uses several consecutive seeds
+MARGIN_SECONDS = 5.0  # part of the budget, to end running steps and to write the results
 
 
 class Stopped(BaseException):
-    """The process was asked to end; no ``Exception``, so that nothing on the way catches it."""
+    """A signal asked the process to end. Not an ``Exception``, so that no handler catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -55,16 +60,16 @@ class Stopped(BaseException):
 
 
 class NoCardError(Exception):
-    """There is nothing to run the kernels on."""
+    """There is no GPU that can run the kernels."""
 
 
 class Run:
-    """The phases of a run, one after the other.
+    """Runs all phases, one after the other.
 
     Args:
-        record: keeps what they find.
-        steps: makes their steps.
-        budget: seconds for all of them.
+        record: stores the results.
+        steps: makes the steps of each phase.
+        budget: seconds for all phases.
     """
 
     def __init__(self, record: Record, steps: Plan, budget: float) -> None:
@@ -74,20 +79,20 @@ class Run:
         self._broken = Broken()
 
     def all(self) -> None:
-        """Runs every phase, and with the time that is left what had to wait."""
+        """Runs every phase; unfinished steps run again in the remaining time."""
         self._card()
-        waited = [
+        finished = [
             *self._smoke(),
-            *self._noted(plan.RIGHT, self._steps.right(self._broken)),
+            *self._phase_noting_broken(plan.RIGHT, self._steps.right(self._broken)),
             *self._phase(plan.FAST, self._steps.fast(self._broken)),
             *self._phase(plan.WHY, self._steps.why(self._broken)),
         ]
-        unfinished = [each for each in waited if each.verdict.outcome in UNFINISHED]
-        # What was slow once may be so again.
+        unfinished = [each for each in finished if each.verdict.outcome in UNFINISHED]
+        # Slow steps come last, because they may be slow again.
         unfinished.sort(key=lambda each: each.verdict.outcome is Outcome.SLOW)
         again = [each.step for each in unfinished if not each.step.missing]
         if again:
-            self._record.say(f"with the time that is left: {len(again)} steps that had to wait")
+            self._record.say(f"running {len(again)} unfinished steps in the remaining time")
             [*self._run(again, self._end, 1)]
 
     def _card(self) -> None:
@@ -104,7 +109,7 @@ class Run:
             self._record.machine(values)
 
     def _smoke(self) -> list[Finished]:
-        finished = self._noted(plan.SMOKE, self._steps.smoke())
+        finished = self._phase_noting_broken(plan.SMOKE, self._steps.smoke())
         failed = [
             each.step for each in finished
             if each.verdict.outcome in FAILED and "kernel" in each.step.about
@@ -123,15 +128,15 @@ class Run:
                 self._record.conclude(conclusion(" ".join(kernel), outcomes))
         return finished
 
-    def _noted(self, name: str, steps: Iterable[Step]) -> list[Finished]:
-        """Runs a phase of which later ones leave out what hung or crashed."""
+    def _phase_noting_broken(self, name: str, steps: Iterable[Step]) -> list[Finished]:
+        """Runs a phase; later phases leave out the kernels that hung or crashed in it."""
         finished = self._phase(name, steps)
         for each in finished:
             self._broken.note(each)
         return finished
 
     def _phase(self, name: str, steps: Iterable[Step]) -> list[Finished]:
-        """Runs steps within the share of the time left that is theirs."""
+        """Runs the steps of a phase within its share of the remaining time."""
         names = [*plan.SHARES]
         later = sum(
             share for other, share in plan.SHARES.items()
@@ -154,7 +159,7 @@ class Run:
 
 
 def environment(interpret: bool) -> dict[str, str]:
-    """Of children: they find the packages, share the card's memory, and do not hold lines back."""
+    """Environment of children: package paths, no memory preallocation, unbuffered output."""
     paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     changes = {
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
@@ -179,11 +184,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Checks and times the GPU kernels within a given time.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER",
-                        help="for results.json and log.txt")  # fmt: skip
+                        help="folder for results.json and log.txt")  # fmt: skip
     parser.add_argument("--budget", type=float, default=560, metavar="SECONDS",
-                        help="for everything (default: 560)")  # fmt: skip
+                        help="time for the whole run (default: 560)")  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="N",
-                        help="of random operands (default: another one each time)")  # fmt: skip
+                        help="seed of random operands (default: a new one each time)")  # fmt: skip
     parser.add_argument("--interpret", action="store_true",
                         help="for development: tiny shapes on a CPU, interpreted")  # fmt: skip
     return parser.parse_args(argv)

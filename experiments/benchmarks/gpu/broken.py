@@ -1,4 +1,4 @@
-"""What hung or crashed, and is not asked for again."""
+"""Remembers kernels that hung or crashed, so that they are not run again."""
 
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu.children import Finished
@@ -7,11 +7,11 @@ from experiments.benchmarks.gpu.outcomes import BROKEN
 
 
 class Broken:
-    """Kernels and cases that hung or crashed, or spoiled their CUDA context.
+    """Kernels and cases that hung, crashed or corrupted their CUDA context.
 
-    A kernel that breaks alone is left out in every case. Where several kernels run in a step, the
-    case that broke is known but not its kernel: its whole family is left out, but for the cases
-    that came to their end.
+    A kernel that failed in a step of its own is left out in every case. If a step with several
+    kernels failed, only the case is known: then the whole family of the case is left out, except
+    for cases that finished.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Broken:
         self._ended = set[Case]()
 
     def note(self, finished: Finished) -> None:
-        """Keeps what a step tells."""
+        """Records the outcome of a step."""
         about, found = finished.step.about, finished.verdict
         self._ended |= {
             Case.from_json(values["case"]) for values in found.measured if "repeats" in values
@@ -33,11 +33,11 @@ class Broken:
         elif "variant" in about:
             self.variants.add(about["variant"])
         else:
-            # A process that crashes while it compiles does not say which of its cases it was.
+            # If a process crashes while it compiles, the case is not known.
             cases = [found.case] if found.case else about.get("cases", [])
             self._families |= {Family.of(Case.from_json(case)) for case in cases}
 
-    def serves(self, case: Case, kernel: str) -> bool:
+    def may_run(self, case: Case, kernel: str) -> bool:
         """Whether a kernel may run in a case."""
         if Kernel(case.operator, kernel, case.dtype) in self.kernels:
             return False
@@ -48,9 +48,9 @@ class Broken:
         return [
             name
             for name, kernels in PASSES[case.operator].items()
-            if all(self.serves(case, kernel) for kernel in kernels)
+            if all(self.may_run(case, kernel) for kernel in kernels)
         ]
 
-    def serves_all(self, case: Case) -> bool:
+    def may_run_all(self, case: Case) -> bool:
         """Whether every pass may run."""
         return len(self.passes(case)) == len(PASSES[case.operator])

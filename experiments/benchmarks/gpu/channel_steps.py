@@ -1,4 +1,4 @@
-"""How many channels of the map a block of a kernel takes at a time."""
+"""The number of channels that a block of a kernel processes in one step."""
 
 import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu
@@ -13,7 +13,12 @@ from experiments.benchmarks.cases import Case
 
 
 def channels_of_a_step(case: Case, kernel: str) -> int:
-    """Of ``"forward"``, ``"dx"``, ``"dw"`` or ``"dlogits"``, with the current settings."""
+    """Channels per step of a kernel, with the current settings.
+
+    Args:
+        case: shapes and options.
+        kernel: ``"forward"``, ``"dx"``, ``"dw"`` or ``"dlogits"``.
+    """
     settings = mosaic_gpu.current_settings()
     problem = _problem(case)
     if kernel in ("dw", "dlogits"):

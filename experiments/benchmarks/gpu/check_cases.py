@@ -1,8 +1,8 @@
-"""Which cases are compared with NumPy: shapes that are used or odd, without JAX."""
+"""The cases that are compared with NumPy, without importing JAX."""
 
 from experiments.benchmarks.cases import Case
 
-# The shapes of the detector first, then geometries that differ in their tiles, in small.
+# Shapes of the detector first, then small maps whose geometries differ in their tiles.
 _SHAPES = (
     Case(2, 50, 84, 256, up=2),
     Case(2, 50, 84, 256, up=2, dtype="bfloat16"),
@@ -34,7 +34,7 @@ def _from_both(*cases: Case) -> tuple[Case, ...]:
 
 CHECKS = {
     "real": _from_both(*_SHAPES),
-    # For Pallas' interpreter, where a source pixel takes a tenth of a second.
+    # For Pallas' interpreter, which takes a tenth of a second for each input pixel.
     "toy": _from_both(Case(1, 3, 2, 8, kernel_size=3, up=2)),
 }
 VMAPPED = _from_both(*_VMAPPED)

@@ -1,7 +1,7 @@
-"""The operators and their gradients against float64, at shapes that are used or odd.
+"""Compares the operators and their gradients with float64, at many shapes.
 
-Every check runs the operator and both gradients twice, as a program that is compiled once, and
-some run it under ``vmap`` too.
+Every check runs a compiled program of the operator and both gradients twice. Some checks also run
+it under ``vmap``.
 """
 
 import concurrent.futures
@@ -19,12 +19,12 @@ from experiments.benchmarks.calls import operator, with_gradients
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import reference
 from experiments.benchmarks.gpu.check_cases import VMAPPED
-from experiments.benchmarks.gpu.child import Tell
+from experiments.benchmarks.gpu.child import Reporter
 from experiments.benchmarks.gpu.timing import compile_in_threads
 
 Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 
-# max|a - b| / max|b|: of the output, and of both gradients.
+# Tolerances of max|a - b| / max|b|, for the output and for both gradients.
 TOLERANCES = {"float32": (2e-5, 1e-4), "bfloat16": (1e-2, 1e-2), "float16": (1e-2, 1e-2)}
 RESULTS = ("y", "dx", "dw")
 ORACLE_THREADS = 3
@@ -32,13 +32,13 @@ ORACLE_THREADS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        errors: of ``y``, ``dx`` and ``dw`` or ``dlogits``.
+        errors: relative errors of ``y``, ``dx`` and ``dw`` or ``dlogits``.
         repeats: whether a second run gave the same bits.
-        vmap_error: the largest error under ``vmap``; ``None`` where that was not tried.
-        passed: whether all of this is as it should be.
+        vmap_error: largest relative error under ``vmap``; ``None`` if not checked.
+        passed: whether all errors are within tolerance and the second run gave the same bits.
     """
 
     errors: tuple[float, float, float]
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def random_operands(case: Case, seed: int) -> Arrays:
-    """The map, the weights or logits, and a cotangent of the output."""
+    """Random map, weights or logits, and cotangent of the output."""
     rng = np.random.default_rng(seed)
     x, kernels, dy = (
         rng.standard_normal(shape, np.float32).astype(jnp.dtype(dtype))
@@ -58,7 +58,7 @@ def random_operands(case: Case, seed: int) -> Arrays:
 
 
 def expected_results(case: Case, operands: Arrays) -> Arrays:
-    """``y``, ``dx`` and ``dw`` or ``dlogits`` in float64."""
+    """The expected ``y``, ``dx`` and ``dw`` or ``dlogits``, in float64."""
     x, kernels, dy = operands
     fused = case.normalizer is not None
     weights = reference.softmax_weights(case, kernels) if fused else kernels
@@ -69,20 +69,20 @@ def expected_results(case: Case, operands: Arrays) -> Arrays:
 
 
 def relative_error(found: npt.ArrayLike, expected: npt.NDArray[Any]) -> float:
-    """``max|found - expected| / max|expected|``; NaN if any of ``found`` is."""
+    """``max|found - expected| / max|expected|``; NaN if ``found`` has a NaN."""
     difference = np.abs(np.asarray(found).astype(np.float64) - expected)
     return float(difference.max() / np.abs(expected).max())
 
 
 def within_tolerances(case: Case, errors: Sequence[float]) -> bool:
-    """Whether the errors of ``y`` and both gradients are small. A comparison with NaN is false."""
+    """Whether the errors of ``y`` and of both gradients are small; NaN is not."""
     y_tolerance, gradient_tolerance = TOLERANCES[case.dtype]
     y_error, *gradient_errors = errors
     return y_error < y_tolerance and all(error < gradient_tolerance for error in gradient_errors)
 
 
 def compiled(case: Case, implementation: str, vmapped: bool) -> Callable[..., Any]:
-    """The program of a check; with ``vmapped``, one in which every map is a batch of its own."""
+    """Compiles the program of a check; with ``vmapped``, it maps over the images of the batch."""
     run: Callable[..., Any] = with_gradients(operator(case, implementation))
     arguments = [jax.ShapeDtypeStruct(*operand) for operand in case.operands.values()]
     if vmapped:
@@ -98,7 +98,7 @@ def run_check(
     program: Callable[..., Any],
     vmapped: Callable[..., Any] | None = None,
 ) -> Outcome:
-    """Compares what programs give with what is expected."""
+    """Compares the results of a program, and of one under ``vmap``, with expected results."""
     arrays = [jnp.asarray(operand) for operand in operands]
     first, second = (jax.device_get(program(*arrays)) for _ in range(2))
     y_error, dx_error, dw_error = map(relative_error, first, expected)
@@ -113,12 +113,12 @@ def run_check(
     return Outcome((y_error, dx_error, dw_error), repeats, vmap_error, passed)
 
 
-def checks(tell: Tell, cases: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
-    """Checks cases, each with the seed of its operands.
+def checks(reporter: Reporter, cases: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
+    """Checks cases against the float64 reference.
 
     Args:
-        tell: sends messages.
-        cases: seed and case.
+        reporter: sends messages to the parent process.
+        cases: seed of the operands, and case in JSON, for each check.
     """
     mine = [(seed, Case.from_json(case)) for seed, case in cases]
 
@@ -128,7 +128,7 @@ def checks(tell: Tell, cases: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
 
     with concurrent.futures.ThreadPoolExecutor(ORACLE_THREADS) as pool:
         waiting = [pool.submit(prepared, *each) for each in mine]
-        tell.stage(f"compiling {len(mine)} checks")
+        reporter.stage(f"compiling {len(mine)} checks")
         wanted = [(case, False) for _, case in mine]
         wanted += [(case, True) for _, case in mine if case in VMAPPED]
         programs = compile_in_threads({
@@ -136,13 +136,16 @@ def checks(tell: Tell, cases: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
         })  # fmt: skip
         for (_, case), future in zip(mine, waiting, strict=True):
             what = f"{case} {case.dtype} {case.operator}"
-            tell.running(what, case.to_json())
+            reporter.running(what, case.to_json())
             found = run_check(
                 case, *future.result(), programs[case, False], programs.get((case, True))
             )
-            tell.measured(case=case.to_json(), **dataclasses.asdict(found))
+            reporter.measured(case=case.to_json(), **dataclasses.asdict(found))
             if not found.passed:
                 numbers = ", ".join(f"{error:.1e}" for error in found.errors)
-                same = "same bits again" if found.repeats else "other bits again"
-                tell.wrong(f"{what}: errors {numbers}, vmap {found.vmap_error}, {same}")
+                bits = "same" if found.repeats else "other"
+                reporter.wrong(
+                    f"{what}: errors {numbers}, vmap {found.vmap_error}, "
+                    f"{bits} bits in a second run"
+                )
     return f"{len(mine)} checks"

@@ -1,9 +1,9 @@
-"""A step in a process of its own: ``python -m experiments.benchmarks.gpu.child '{...}'``.
+"""Runs a step in a child process: ``python -m experiments.benchmarks.gpu.child '{...}'``.
 
-The parent starts it. Its argument is JSON: ``do`` names the function, ``seconds`` after which the
-parent ends it, ``parent`` its process id, ``interpret`` whether kernels run in Pallas'
-interpreter, ``options`` the arguments of the function. Its standard output carries messages alone,
-a JSON object a line; what libraries print goes to its standard error.
+The parent starts it with one argument in JSON: ``do`` is the name of the function, ``seconds`` the
+time limit, ``parent`` the process id of the parent, ``interpret`` whether kernels run in Pallas'
+interpreter, and ``options`` the arguments of the function. Standard output has only messages, one
+JSON object per line. Output of libraries goes to standard error.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Where the functions are; each is handed `Tell` and its options, and returns what to print.
+# The module of each function. A function takes a `Reporter` and its options, and returns a summary.
 FUNCTIONS = {
     "card": "machine",
     "ceilings": "machine",
@@ -35,8 +35,8 @@ FUNCTIONS = {
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
-class Tell:
-    """Sends messages to the parent."""
+class Reporter:
+    """Sends messages to the parent process."""
 
     def __init__(self, descriptor: int) -> None:
         self._file = os.fdopen(descriptor, "w", buffering=1)
@@ -45,40 +45,40 @@ class Tell:
         print(json.dumps({kind: value}), file=self._file, flush=True)
 
     def stage(self, doing: str) -> None:
-        """What it prepares from now on, for the parent to say if that does not end."""
+        """Names the stage that begins now, for the parent to report if it does not end."""
         print(doing, file=sys.stderr, flush=True)
         self._send("stage", doing)
 
     def running(self, what: str, case: Mapping[str, Any] | None = None) -> None:
-        """What runs on the device from now on; a kernel hangs if that does not end.
+        """Names what runs on the device from now on. If it does not end, a kernel hangs.
 
         Args:
-            what: for people.
-            case: that the kernels compute, in JSON; left out again if it does not end.
+            what: description.
+            case: the case that the kernels compute, in JSON; later steps leave it out if it hangs.
         """
         doing = f"running {what}"
         print(doing, file=sys.stderr, flush=True)
         self._send("running", {"doing": doing, "case": case})
 
     def measured(self, **values: Any) -> None:
-        """Numbers for the record, kept whatever happens next. NaN becomes text: JSON has none."""
+        """Sends measurements, which are kept even if the step fails later. NaN is sent as text."""
         self._send("measured", _without_nan(values))
 
     def wrong(self, text: str) -> None:
-        """A result is not right."""
+        """Reports a wrong result."""
         print(f"WRONG: {text}", file=sys.stderr, flush=True)
         self._send("wrong", text)
 
     def refused(self, text: str) -> None:
-        """What the device or the kernels do not serve."""
+        """Reports that the device or the kernels do not support the step."""
         self._send("refused", text)
 
     def error(self, text: str) -> None:
-        """An exception ended it."""
+        """Reports the exception that ended the step."""
         self._send("error", text)
 
     def done(self, text: str) -> None:
-        """It has come to its end; a line for people."""
+        """Reports the end of the step, with a summary."""
         self._send("done", text)
 
 
@@ -94,16 +94,17 @@ def _without_nan(value: Any) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type, and the first line of its message that says something."""
+    """The type of an exception, and the first line of its message that is not empty."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return ": ".join([type(error).__name__, *(line[:300] for line in lines[:1])])
 
 
 def end_with(parent: int) -> None:
-    """Has Linux kill this process when its parent ends, and rather than it when memory runs out.
+    """Makes Linux kill this process when the parent ends.
 
-    Linux means the thread that started the process. That of ``parent`` stays; a profiler between
-    the two may start processes from threads that end, so that nothing is asked for under one.
+    If memory runs out, Linux kills this process before the parent. Linux watches the thread that
+    started the process. A profiler may start processes from threads that end early. So nothing is
+    set if a profiler runs between ``parent`` and this process.
     """
     if os.getppid() == parent:
         with contextlib.suppress(OSError, AttributeError):
@@ -112,7 +113,7 @@ def end_with(parent: int) -> None:
         file.write("500")
 
 
-def run(tell: Tell, spec: Mapping[str, Any]) -> int:
+def run(reporter: Reporter, spec: Mapping[str, Any]) -> int:
     """Runs a step; returns its exit code."""
     do = spec["do"]
     module = importlib.import_module(f"experiments.benchmarks.gpu.{FUNCTIONS[do]}")
@@ -121,12 +122,12 @@ def run(tell: Tell, spec: Mapping[str, Any]) -> int:
             if spec["interpret"]:
                 mosaic_gpu = importlib.import_module("carafe_kernels.mosaic_gpu")
                 stack.enter_context(mosaic_gpu.interpreted())
-            tell.done(getattr(module, do)(tell, **spec["options"]))
+            reporter.done(getattr(module, do)(reporter, **spec["options"]))
     except NotImplementedError as error:
-        tell.refused(one_line(error))
+        reporter.refused(one_line(error))
     except Exception as error:
         traceback.print_exc()
-        tell.error(one_line(error))
+        reporter.error(one_line(error))
         return 1
     return 0
 
@@ -135,13 +136,13 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     spec = json.loads(arguments[0])
     end_with(spec["parent"])
-    tell = Tell(os.dup(1))
+    reporter = Reporter(os.dup(1))
     os.dup2(2, 1)
     faulthandler.enable()
-    # Where Python stands shortly before the parent ends it.
+    # Write Python's stack shortly before the parent ends the process.
     faulthandler.dump_traceback_later(max(spec["seconds"] - 2, 1))
-    tell.stage("importing")
-    return run(tell, spec)
+    reporter.stage("importing")
+    return run(reporter, spec)
 
 
 if __name__ == "__main__":

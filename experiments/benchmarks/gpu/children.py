@@ -1,4 +1,4 @@
-"""Runs steps as child processes that cannot take the parent along, or keep it waiting."""
+"""Runs steps as child processes that can neither crash nor block the parent."""
 
 import contextlib
 import dataclasses
@@ -14,11 +14,11 @@ from typing import IO, Any
 from experiments.benchmarks.gpu.outcomes import Ending, Outcome, Verdict, verdict
 
 MAX_OUTPUT = 2**20  # bytes of messages
-MAX_LOG = 64 * 2**20  # bytes that a child may write for people
-KEPT_LOG = 150_000  # of these, at either end
+MAX_LOG = 64 * 2**20  # bytes that a child may write to standard error
+KEPT_LOG = 150_000  # bytes kept from the beginning and from the end
 POLL_SECONDS = 0.1
 REAPING_SECONDS = 5.0
-# A step begins if this share of its limit is left.
+# A step starts only if this share of its limit is left.
 LEAST_SHARE = 1 / 3
 
 
@@ -27,13 +27,13 @@ class Step:
     """A command to run.
 
     Attributes:
-        phase: which part of the run it belongs to.
-        name: unique within the phase.
-        command: with its arguments; writes messages to its standard output, see ``outcomes``.
-        seconds: after which it is ended.
-        about: what the record says of it, so that tables can be made.
-        report: adds what a tool that ran the command has left, once it has ended.
-        missing: why it cannot run at all.
+        phase: phase of the run.
+        name: name of the step, unique within the phase.
+        command: command with arguments, which writes messages to standard output, see ``outcomes``.
+        seconds: time limit.
+        about: properties of the step that are stored in the record, for the tables.
+        report: adds the report of a profiler to the verdict, after the step has ended.
+        missing: why the step cannot run; empty if it can.
     """
 
     phase: str
@@ -47,7 +47,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A step that has ended, or that never began."""
+    """A step that has ended, or that was never started."""
 
     step: Step
     verdict: Verdict
@@ -56,7 +56,7 @@ class Finished:
 
 
 class _Child:
-    """A process in a group of its own."""
+    """A child process in its own process group."""
 
     def __init__(self, step: Step, end: float, environment: Mapping[str, str], folder: str) -> None:
         self.step = step
@@ -84,7 +84,7 @@ class _Child:
         self.killed: Outcome | None = None
 
     def read(self) -> bool:
-        """Takes what has come through the pipe; whether there may be more."""
+        """Reads available output from the pipe; returns whether there may be more."""
         try:
             while len(self.output) <= MAX_OUTPUT:
                 part = os.read(self.pipe.fileno(), 65536)
@@ -96,7 +96,7 @@ class _Child:
         return len(self.output) <= MAX_OUTPUT
 
     def over(self) -> bool:
-        """Whether it has ended, or has to be ended now."""
+        """Whether the process has ended or must be ended now."""
         if self.process.poll() is not None:
             return True
         if time.monotonic() > self.deadline:
@@ -106,19 +106,19 @@ class _Child:
         return self.killed is not None
 
     def end(self) -> None:
-        """Kills what is left of the group; gives up where the driver does not let go of it."""
+        """Kills the process group; gives up after some seconds if the driver keeps a process."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(REAPING_SECONDS)
 
     def close(self) -> None:
-        """Gives back what it holds of the system."""
+        """Closes the pipe and the log."""
         self.pipe.close()
         self.log.close()
 
     def finish(self) -> Finished:
-        """Ends it, and says what became of it."""
+        """Ends the process and returns its verdict."""
         self.end()
         self.read()
         log = _both_ends(self.log)
@@ -131,11 +131,11 @@ class _Child:
 
 
 def _reported(report: Callable[[Verdict], Verdict], found: Verdict) -> Verdict:
-    """A verdict with what a tool has left, which may be anything."""
+    """Adds a profiler's report to a verdict; a report that cannot be read is an error."""
     try:
         return report(found)
     except Exception as error:
-        detail = f"its report cannot be read: {type(error).__name__}: {error}"
+        detail = f"cannot read the report: {type(error).__name__}: {error}"
         return Verdict(Outcome.ERROR, detail, found.measured)
 
 
@@ -159,14 +159,14 @@ def run_steps(
     environment: Mapping[str, str],
     folder: str,
 ) -> Iterator[Finished]:
-    """Runs steps, and yields each as it ends.
+    """Runs steps and yields each when it ends.
 
     Args:
-        steps: in the order in which they begin.
-        end: on the monotonic clock; what has not begun then is not run, what runs is killed.
-        parallel: how many run at a time.
-        environment: of the children.
-        folder: which they run in.
+        steps: the steps, in the order in which they start.
+        end: end time on the monotonic clock; later, running steps are killed and no step starts.
+        parallel: number of steps that run at a time.
+        environment: environment variables of the children.
+        folder: working folder of the children.
     """
     waiting, running = [*steps], list[_Child]()
     with selectors.DefaultSelector() as selector:
@@ -190,7 +190,7 @@ def run_steps(
                     for key, _ in selector.select(POLL_SECONDS):
                         if not key.data.read():
                             selector.unregister(key.fileobj)
-                else:  # all pipes are closed, and an empty selector would not wait
+                else:  # all pipes are closed, and an empty selector does not wait
                     time.sleep(POLL_SECONDS / 10)
                 for child in [child for child in running if child.over()]:
                     if child.pipe.fileno() in selector.get_map():

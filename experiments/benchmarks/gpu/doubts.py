@@ -1,4 +1,4 @@
-"""Which times stand in doubt, as a check of the same kernels failed."""
+"""Marks times of kernels that failed a check."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +14,10 @@ _NO_FAILURE = UNFINISHED | {Outcome.OK, Outcome.REFUSED}
 
 
 class Doubts:
-    """Of the times of a run.
+    """The times of a run that are doubtful, because a check of the same kernels failed.
 
     Args:
-        steps: of its record.
+        steps: the steps in ``results.json``.
     """
 
     def __init__(self, steps: Steps) -> None:
@@ -28,7 +28,7 @@ class Doubts:
                 self._note(step)
 
     def _note(self, step: Mapping[str, Any]) -> None:
-        # What failed before the time was over is known, however the step ended.
+        # A check that failed counts even if the step ended early.
         failed = [values for values in step["measured"] if values.get("passed") is False]
         self._cases.update(Case.from_json(values["case"]) for values in failed)
         if step["outcome"] in _NO_FAILURE and not failed:
@@ -39,24 +39,24 @@ class Doubts:
             self._kernels.add(Kernel(*about["kernel"]))
         elif "variant" in about:
             self._variants.add(about["variant"])
-        elif step["phase"] == plan.SMOKE:  # of small maps that are not timed themselves
+        elif step["phase"] == plan.SMOKE:  # small maps, which are not timed
             self._families.update(map(Family.of, cases))
         else:
             self._cases.update(cases)
 
     def of(self, case: Case, name: str, variant: str = "") -> bool:
-        """Whether a check failed of the kernels that a pass of a case takes.
+        """Whether a kernel of a pass failed a check.
 
         Args:
-            case: that was timed.
-            name: of the pass: ``"forward"``, ``"backward"`` or ``"both"``.
-            variant: of the kernels, if not the default.
+            case: the case that was timed.
+            name: name of the pass: ``"forward"``, ``"backward"`` or ``"both"``.
+            variant: variant of the kernels, or empty for the default.
         """
-        taken = [kernel for each, kernels in PASSES[case.operator].items() for kernel in kernels
+        used = [kernel for each, kernels in PASSES[case.operator].items() for kernel in kernels
                  if name in (each, "both")]  # fmt: skip
         return (
             variant in self._variants
             or case in self._cases
             or Family.of(case) in self._families
-            or any(Kernel(case.operator, kernel, case.dtype) in self._kernels for kernel in taken)
+            or any(Kernel(case.operator, kernel, case.dtype) in self._kernels for kernel in used)
         )

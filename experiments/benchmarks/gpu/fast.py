@@ -1,4 +1,4 @@
-"""Times of the operators, and of the programs that the kernels can be compiled to."""
+"""Times the operators, and the variants of the kernels."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from carafe_kernels import mosaic_gpu
 
 from experiments.benchmarks.calls import operator
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.gpu.child import Tell, one_line
+from experiments.benchmarks.gpu.child import Reporter, one_line
 from experiments.benchmarks.gpu.timing import (
     calls_at_a_time,
     compile_in_threads,
@@ -24,7 +24,7 @@ from experiments.benchmarks.gpu.timing import (
 from experiments.benchmarks.kernel_calls import kernel_calls
 
 DEFAULT = "default"
-# Settings of the kernels, by the pass that they change.
+# Settings of the variants, by the pass that they change.
 VARIANTS: dict[str, dict[str, Mapping[str, Any]]] = {
     "forward": {"multiply_add": {"forward": "multiply_add"}, "bands": {"forward": "bands"}},
     "backward": {"apart": {"gradients": "apart"}, "together": {"gradients": "together"}},
@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Mapping[str, Any]]] = {
 
 
 class Operands(NamedTuple):
-    """One set of operands of a case, with weights and with logits."""
+    """A set of operands of a case, with both weights and logits."""
 
     x: jax.Array
     weights: jax.Array
@@ -40,7 +40,7 @@ class Operands(NamedTuple):
     dy: jax.Array
 
     def of(self, case: Case, name: str) -> tuple[jax.Array, ...]:
-        """What a pass takes."""
+        """The operands of a pass."""
         kernels = self.weights if case.normalizer is None else self.logits
         return (self.x, kernels) if name == "forward" else (self.x, kernels, self.dy)
 
@@ -55,20 +55,20 @@ def _random_set(case: Case, key: jax.Array) -> Operands:
 
 
 def random_sets(case: Case) -> list[Operands]:
-    """As many sets of operands as do not fit into the cache together."""
-    # Of the generators the one that compiles fastest.
+    """Random sets of operands that together do not fit into the cache."""
+    # This generator compiles fastest.
     key = jax.random.key(0, impl="rbg")
     keys = jax.random.split(key, set_count(case.moved.forward))
     return [_random_set(case.replace(normalizer=None), each) for each in keys]
 
 
 def backward(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The gradients alone; the last argument is the cotangent."""
+    """A function that returns only the gradients; its last argument is the cotangent."""
     return lambda *args: jax.vjp(function, *args[:-1])[1](args[-1])
 
 
 class Job(NamedTuple):
-    """A pass of an operator, by the default or a variant of :data:`VARIANTS`."""
+    """A pass of an operator, with the default kernels or a variant of :data:`VARIANTS`."""
 
     case: Case
     name: str
@@ -79,17 +79,17 @@ class Job(NamedTuple):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the record says of it."""
+        """Fields that identify the job in ``results.json``."""
         return {"case": self.case.to_json(), "pass": self.name, "variant": self.variant}
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Of ``mosaic_gpu.Settings``."""
+        """Fields of ``mosaic_gpu.Settings`` to change."""
         return {} if self.variant == DEFAULT else VARIANTS[self.name][self.variant]
 
 
 def jobs_of(runs: Sequence[Mapping[str, Any]], variants: Sequence[str]) -> list[Job]:
-    """The defaults first: they have to be there whatever the variants do."""
+    """All jobs, the defaults first: they must be measured even if variants fail."""
     defaults = [Job(Case.from_json(run["case"]), name) for run in runs for name in run["passes"]]
     return defaults + [
         job._replace(variant=variant)
@@ -100,7 +100,7 @@ def jobs_of(runs: Sequence[Mapping[str, Any]], variants: Sequence[str]) -> list[
 
 
 def _trace(job: Job, implementation: str, group: tuple[Any, ...]) -> jax.stages.Traced | Exception:
-    """A program that is not lowered yet, or why there is none."""
+    """The traced program of a job, or the exception if tracing fails."""
     try:
         with mosaic_gpu.using(**job.settings):
             function = operator(job.case, implementation)
@@ -110,7 +110,7 @@ def _trace(job: Job, implementation: str, group: tuple[Any, ...]) -> jax.stages.
 
 
 def _compile(program: jax.stages.Traced) -> Callable[..., Any] | Exception:
-    """The program, or why there is none."""
+    """The compiled program, or the exception if compiling fails."""
     try:
         return compiled(program)
     except Exception as error:
@@ -118,9 +118,9 @@ def _compile(program: jax.stages.Traced) -> Callable[..., Any] | Exception:
 
 
 def _without_errors[Program](
-    tell: Tell, found: Mapping[Job, Program | Exception]
+    reporter: Reporter, found: Mapping[Job, Program | Exception]
 ) -> dict[Job, Program]:
-    """The programs that are there; raises why one of the defaults is not."""
+    """The programs without errors; raises the exception of a default, reports those of variants."""
     programs = {}
     for job, program in found.items():
         if not isinstance(program, Exception):
@@ -128,25 +128,25 @@ def _without_errors[Program](
         elif job.variant == DEFAULT:
             raise program
         elif isinstance(program, NotImplementedError):
-            tell.measured(**job.about, refused=one_line(program))
+            reporter.measured(**job.about, refused=one_line(program))
         else:
-            tell.wrong(f"{job}: {one_line(program)}")
+            reporter.wrong(f"{job}: {one_line(program)}")
     return programs
 
 
 def operators(
-    tell: Tell,
+    reporter: Reporter,
     runs: Sequence[Mapping[str, Any]],
     implementation: str,
     variants: Sequence[str],
 ) -> str:
-    """Times passes of operators that have the same maps.
+    """Times passes of operators on the same map.
 
     Args:
-        tell: sends messages.
-        runs: cases, each with the passes to time.
-        implementation: what computes.
-        variants: of :data:`VARIANTS`, which are compared with the default.
+        reporter: sends messages to the parent process.
+        runs: cases in JSON, each with the passes to time.
+        implementation: name of the implementation.
+        variants: names of the variants in :data:`VARIANTS` to compare with the default.
     """
     jobs = jobs_of(runs, variants)
     sets = random_sets(jobs[0].case)
@@ -154,31 +154,33 @@ def operators(
     groups = {
         job[:2]: grouped([each.of(job.case, job.name) for each in sets], calls) for job in jobs
     }
-    tell.stage("tracing")
+    reporter.stage("tracing")
     found = compile_in_threads({
         job: functools.partial(_trace, job, implementation, groups[job[:2]][0]) for job in jobs
     })  # fmt: skip
-    # A variant may be what the default is already: each program is compiled and timed once.
+    # A variant may equal the default: each program is compiled and timed once.
     firsts: dict[str, Job] = {}
     compiling: dict[Job, Callable[[], Callable[..., Any] | Exception]] = {}
-    for job, program in _without_errors(tell, found).items():
+    for job, program in _without_errors(reporter, found).items():
         first = firsts.setdefault(text_of(program), job)
         if first is job:
             compiling[job] = functools.partial(_compile, program)
         else:
-            tell.measured(**job.about, same_as=first.variant)
-    tell.stage("compiling")
-    programs = _without_errors(tell, compile_in_threads(compiling))
-    return "; ".join(_time(tell, programs, groups))
+            reporter.measured(**job.about, same_as=first.variant)
+    reporter.stage("compiling")
+    programs = _without_errors(reporter, compile_in_threads(compiling))
+    return "; ".join(_time(reporter, programs, groups))
 
 
 def _time(
-    tell: Tell, programs: Mapping[Job, Callable[..., Any]], groups: Mapping[Any, Sequence[Any]]
+    reporter: Reporter,
+    programs: Mapping[Job, Callable[..., Any]],
+    groups: Mapping[Any, Sequence[Any]],
 ) -> Iterator[str]:
-    """Times programs, and compares those of variants with that of the default."""
+    """Times programs, and compares the results of variants with those of the default."""
     results = {}
     for job, program in programs.items():
-        tell.running(str(job), job.case.to_json())
+        reporter.running(str(job), job.case.to_json())
         mine = groups[job[:2]]
         result = program(*mine[0])[0]
         difference = None
@@ -187,14 +189,14 @@ def _time(
         else:
             difference = float(_difference(result, results[job._replace(variant=DEFAULT)]))
         time = time_program(program, mine)
-        tell.measured(**job.about, microseconds=time.median, least=time.least,
+        reporter.measured(**job.about, microseconds=time.median, least=time.least,
                       difference=difference)  # fmt: skip
         yield f"{job} {time.median:.4g} us"
 
 
 @jax.jit
 def _difference(found: Any, others: Any) -> jax.Array:
-    """``max|a - b| / max|b|``, the largest of several results."""
+    """``max|a - b| / max|b|``, the maximum over all results."""
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(others), strict=True)
     return jnp.stack([
         jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)).max()
@@ -203,7 +205,7 @@ def _difference(found: Any, others: Any) -> jax.Array:
     ]).max()  # fmt: skip
 
 
-def one_kernel(tell: Tell, case: Mapping[str, Any], kernel: str) -> str:
+def one_kernel(reporter: Reporter, case: Mapping[str, Any], kernel: str) -> str:
     """Runs a kernel twice, for a profiler."""
     given = Case.from_json(case)
     call = kernel_calls(given)[kernel]
@@ -211,9 +213,9 @@ def one_kernel(tell: Tell, case: Mapping[str, Any], kernel: str) -> str:
     x, kernels, dy = operands.of(given, "backward")
     named = {"x": x, "kernels": kernels, "dy": dy}
     arguments = [named[name] for name in call.operands]
-    tell.stage("compiling")
+    reporter.stage("compiling")
     program = jax.jit(call.function).lower(*arguments).compile()
-    tell.running(kernel, case)
+    reporter.running(kernel, case)
     for _ in range(2):
         jax.block_until_ready(program(*arguments))
     return f"{given} {kernel}"

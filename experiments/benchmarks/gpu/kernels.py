@@ -1,10 +1,10 @@
-"""The kernels, as far as the first run tells them apart, without JAX."""
+"""Identifies kernels in the results, without importing JAX."""
 
 from typing import NamedTuple
 
 from experiments.benchmarks.cases import Case
 
-# Which kernels a pass of an operator takes.
+# The kernels of each pass of an operator.
 PASSES = {
     "reassemble": {"forward": ("forward",), "backward": ("dx", "dw")},
     "carafe": {"forward": ("forward",), "backward": ("dx", "dlogits")},
@@ -12,7 +12,7 @@ PASSES = {
 
 
 class Kernel(NamedTuple):
-    """A kernel alone."""
+    """A kernel, for all shapes."""
 
     operator: str
     name: str
@@ -20,7 +20,7 @@ class Kernel(NamedTuple):
 
 
 class Family(NamedTuple):
-    """Cases whose kernels are compiled alike: what spoils one of them may spoil the others."""
+    """Cases with similar programs: an error in one of them is likely in the others."""
 
     operator: str
     dtype: str
@@ -29,5 +29,5 @@ class Family(NamedTuple):
 
     @classmethod
     def of(cls, case: Case) -> "Family":
-        """That a case belongs to."""
+        """The family of a case."""
         return cls(case.operator, case.dtype, case.kernel_size, case.down > 1)

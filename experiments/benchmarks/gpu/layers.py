@@ -1,4 +1,4 @@
-"""Times of whole layers: CARAFE, and what else one would rescale a map with."""
+"""Times whole layers: CARAFE, and other layers that rescale a map."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from flax import linen as nn
 from carafe_jax.linen import CARAFE, KernelPredictor
 from experiments.benchmarks.calls import with_gradients
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.gpu.child import Tell
+from experiments.benchmarks.gpu.child import Reporter
 from experiments.benchmarks.gpu.fast import Operands, random_sets
 from experiments.benchmarks.gpu.plan import OUR_LAYER
 from experiments.benchmarks.gpu.timing import (
@@ -27,7 +27,7 @@ from experiments.benchmarks.rescaling_layers import alternatives
 
 
 def layers_of(case: Case) -> dict[str, nn.Module]:
-    """The layers that rescale as a case does, by name; channels stay as many."""
+    """Layers by name that have the scale of a case and keep the number of channels."""
     dtype = jnp.dtype(case.dtype)
     options = {"kernel_size": case.kernel_size, "up": case.up, "down": case.down, "dtype": dtype}
     carafe: dict[str, nn.Module] = {
@@ -39,21 +39,21 @@ def layers_of(case: Case) -> dict[str, nn.Module]:
 
 
 def variables_of(layer: nn.Module, case: Case) -> Any:
-    """Parameters of a layer, from a map that is as small as can be."""
-    # Only the channels decide on the parameters.
+    """Parameters of a layer, initialised with a small map."""
+    # The parameters depend only on the number of channels.
     small = jnp.zeros((1, 2 * case.down, 2 * case.down, case.channels), case.dtype)
-    if isinstance(layer, CARAFE):  # the same parameters, and no kernel to compile
+    if isinstance(layer, CARAFE):  # same parameters, without compiling kernels
         layer = layer.clone(implementation="xla")
     return jax.jit(layer.init)(jax.random.key(0, impl="rbg"), small)
 
 
-def layers(tell: Tell, case: Mapping[str, Any], leave_out_kernels: bool) -> str:
-    """Times forward, and forward and backward, of every layer.
+def layers(reporter: Reporter, case: Mapping[str, Any], leave_out_kernels: bool) -> str:
+    """Times the forward pass of every layer, alone and with the backward pass.
 
     Args:
-        tell: sends messages.
-        case: the map and how it is rescaled.
-        leave_out_kernels: whether a kernel of the layer hung or crashed before.
+        reporter: sends messages to the parent process.
+        case: the case in JSON.
+        leave_out_kernels: whether to skip our layer, because one of its kernels hung or crashed.
     """
     given = Case.from_json(case)
     sets = random_sets(given)
@@ -62,19 +62,24 @@ def layers(tell: Tell, case: Mapping[str, Any], leave_out_kernels: bool) -> str:
     for name, layer in layers_of(given).items():
         if leave_out_kernels and name == OUR_LAYER:
             continue
-        # One after the other, so that the first have their times if the last take too long.
-        for each, time in _times(tell, name, layer, given, sets, calls):
-            tell.measured(**{"case": case, "layer": name, "pass": each,
+        # One layer after the other: if the time runs out, the times of the first layers are known.
+        for each, time in _times(reporter, name, layer, given, sets, calls):
+            reporter.measured(**{"case": case, "layer": name, "pass": each,
                              "microseconds": time.median, "least": time.least})  # fmt: skip
             summary.append(f"{name} {each} {time.median:.4g} us")
     return "; ".join(summary)
 
 
 def _times(
-    tell: Tell, name: str, layer: nn.Module, case: Case, sets: Sequence[Operands], calls: int
+    reporter: Reporter,
+    name: str,
+    layer: nn.Module,
+    case: Case,
+    sets: Sequence[Operands],
+    calls: int,
 ) -> Iterator[tuple[str, Time]]:
-    """Times of both passes of a layer."""
-    tell.stage(f"compiling {name}")
+    """Times both passes of a layer."""
+    reporter.stage(f"compiling {name}")
     variables = variables_of(layer, case)
     last = "logits" if isinstance(layer, KernelPredictor) else "dy"
     operands = [(variables, each.x, getattr(each, last)) for each in sets]
@@ -86,7 +91,7 @@ def _times(
         for each, function in functions.items()
     })  # fmt: skip
     for each, program in programs.items():
-        tell.running(f"{name} {each}")
+        reporter.running(f"{name} {each}")
         yield each, time_program(program, groups[each])
 
 

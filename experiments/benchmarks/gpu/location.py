@@ -1,22 +1,22 @@
-"""Where results are wrong: what of an array distinguishes the kernels' possible mistakes."""
+"""Describes where results are wrong, by parts of arrays that hint at the cause."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-TILE_CELLS = 8  # along an axis of most tiles
+TILE_CELLS = 8  # cells along an axis of most tiles
 
 Bools = npt.NDArray[np.bool_]
 
 
 def parts(shape: tuple[int, ...], cells: tuple[int, int], radius: int) -> dict[str, Bools]:
-    """Parts of an array ``[B, H, W, n]`` by name, as masks that broadcast to its shape.
+    """Masks of parts of an array ``[B, H, W, n]`` by name, which broadcast to its shape.
 
     Args:
-        shape: of the array.
-        cells: pixels of a cell along each axis.
-        radius: of the taps, in cells.
+        shape: shape of the array.
+        cells: number of pixels of a cell along each axis.
+        radius: radius of the reassembly kernel, in cells.
     """
     row_cells, column_cells = (
         np.arange(n) // cell for n, cell in zip(shape[1:3], cells, strict=True)
@@ -35,13 +35,13 @@ def parts(shape: tuple[int, ...], cells: tuple[int, int], radius: int) -> dict[s
 
 
 def _cut(cells: npt.NDArray[np.intp]) -> Bools:
-    """Whether cells lie in a tile that reaches over the end of the map."""
+    """Whether each cell is in a tile that extends beyond the map."""
     full = (cells[-1] + 1) // TILE_CELLS * TILE_CELLS
     return cells >= full
 
 
 def channel_parts(channels: int, step_channels: int) -> dict[str, Bools]:
-    """Parts of the channels of a map, as :func:`parts`, in steps of ``step_channels``."""
+    """Masks of parts of the channels of a map, which a block processes in steps."""
     step = np.arange(channels) // step_channels
     return {"last step": step == step[-1], "second slot": step % 2 == 1}
 
@@ -53,21 +53,21 @@ def describe(
     radius: int,
     step_channels: int | None,
 ) -> tuple[str, dict[str, Any]]:
-    """What share of ``[B, H, W, n]`` is wrong, and what share of that lies in each part.
+    """Describes the share of wrong elements, in the whole array and in each part.
 
-    Beside each stands the share that the part has of the array: mistakes that keep to a part have
-    all of theirs in it.
+    For each part, it gives the share of the wrong elements and the share of all elements. If an
+    error occurs only in one part, all wrong elements are in this part.
 
     Args:
-        wrong: which elements are.
-        not_finite: which elements are no number.
-        cells: pixels of a cell along each axis.
-        radius: of the taps, in cells.
-        step_channels: of a map, how many channels a block takes at a time; ``None`` for arrays of
-            weights.
+        wrong: ``[B, H, W, n]``, which elements are wrong.
+        not_finite: ``[B, H, W, n]``, which elements are not finite.
+        cells: number of pixels of a cell along each axis.
+        radius: radius of the reassembly kernel, in cells.
+        step_channels: for a map, the number of channels that a block processes in one step;
+            ``None`` for arrays of weights.
 
     Returns:
-        a line for people, and the shares.
+        a description in one line, and the shares.
     """
     named = parts(wrong.shape, cells, radius)
     if step_channels is not None:
@@ -79,7 +79,7 @@ def describe(
     }
     shown = [f"{_percent(shares['wrong'])} wrong"]
     if not_finite.any():
-        shown.append(f"{_percent(shares['not finite'])} of it not finite")
+        shown.append(f"{_percent(shares['not finite'])} of these not finite")
     for name, mask in named.items():
         whole = np.broadcast_to(mask, wrong.shape)
         share, usual = float((wrong & whole).sum() / max(count, 1)), float(whole.mean())

@@ -1,4 +1,4 @@
-"""Device memory that was full of something else before a program writes to it."""
+"""Fills device memory with a value before a program writes to it."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,25 +6,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Freed memory is full of the first, then of the second: where a result lies in it, an element that
-# a kernel does not write cannot be right under both.
+# Freed memory is filled with the first value, then with the second. An element of a result in this
+# memory that a kernel does not write cannot be right for both values.
 PATTERNS = {"NaN": float("nan"), "-1000": -1000.0}
 _COPIES = 3
 
 
 class Range(NamedTuple):
-    """Bytes of device memory."""
+    """A range of device memory."""
 
     start: int
     nbytes: int
 
     @classmethod
     def of(cls, array: jax.Array) -> "Range":
-        """Where the elements of an array are."""
+        """The memory of an array."""
         return cls(array.unsafe_buffer_pointer(), array.nbytes)
 
     def lies_in(self, others: Sequence["Range"]) -> bool:
-        """Whether these bytes are all among those of other ranges, which may touch."""
+        """Whether other ranges, which may be adjacent, cover this one."""
         end = self.start
         for start, nbytes in sorted(others):
             if start <= end < start + nbytes:
@@ -33,12 +33,16 @@ class Range(NamedTuple):
 
 
 def poison(shapes: Sequence[tuple[tuple[int, ...], Any]], value: float) -> list[Range]:
-    """Fills memory of these shapes and dtypes with a value, and frees it for what comes next.
+    """Fills device memory with a value and frees it.
 
-    Whether that takes the same memory is up to JAX's allocator; shared memory stays as it is.
+    JAX's allocator decides whether the next arrays reuse this memory. Shared memory is not filled.
+
+    Args:
+        shapes: shape and dtype of each array to fill.
+        value: value of all elements.
 
     Returns:
-        the memory that was filled.
+        the memory ranges that were filled.
     """
     arrays = [jnp.full(shape, value, dtype) for shape, dtype in shapes for _ in range(_COPIES)]
     jax.block_until_ready(arrays)

@@ -1,4 +1,4 @@
-"""What became of a child process, told by how it ended and by what it said."""
+"""The outcome of a child process, from its exit and its messages."""
 
 import dataclasses
 import enum
@@ -13,24 +13,24 @@ class Outcome(enum.StrEnum):
     """How a step ended."""
 
     OK = "ok"
-    WRONG = "wrong"  # it ran, and its results are not right
-    REFUSED = "refused"  # it does not serve this case, or this device
+    WRONG = "wrong"  # it ran, and its results are wrong
+    REFUSED = "refused"  # it does not support the case or the device
     ERROR = "error"  # an exception
     OUT_OF_MEMORY = "out of memory"
-    CUDA_ERROR = "CUDA error"  # one that spoils the process's context
+    CUDA_ERROR = "CUDA error"  # an error after which the CUDA context cannot be used
     CRASH = "crash"  # ended by a signal
-    HANG = "hang"  # its own limit passed while kernels ran
-    SLOW = "slow"  # its own limit passed before they ran: imports, tracing, compiling
+    HANG = "hang"  # exceeded its own limit while kernels ran
+    SLOW = "slow"  # exceeded its own limit before kernels ran: imports, tracing, compiling
     BAD_OUTPUT = "bad output"
-    NO_TIME = "no time"  # ended before its own limit, as the phase was over
-    NOT_RUN = "not run"  # nothing started: no time, or no such tool
+    NO_TIME = "no time"  # ended before its own limit, because the phase was over
+    NOT_RUN = "not run"  # not started: no time left, or a tool is missing
 
 
 BROKEN = frozenset({Outcome.CUDA_ERROR, Outcome.CRASH, Outcome.HANG})
-"""Outcomes after which the same kernel is not asked for again."""
+"""Outcomes after which the kernel is not run again."""
 
 UNFINISHED = frozenset({Outcome.NOT_RUN, Outcome.NO_TIME, Outcome.SLOW})
-"""Outcomes that tell nothing about a kernel, so that a step may run again."""
+"""Outcomes that say nothing about a kernel, so that a step may run again."""
 
 FAILED = BROKEN | {Outcome.WRONG, Outcome.ERROR, Outcome.OUT_OF_MEMORY, Outcome.BAD_OUTPUT}
 
@@ -52,11 +52,11 @@ class Ending:
     """How a child process ended.
 
     Attributes:
-        status: as ``Popen.returncode``; ``None`` if it could not be ended.
-        killed: ``HANG`` when its own limit passed, ``NO_TIME`` or ``BAD_OUTPUT``, if the parent
-            killed it for that.
-        output: of its pipe.
-        log: the end of what it wrote for people.
+        status: exit status as in ``Popen.returncode``; ``None`` if the process did not end.
+        killed: why the parent killed it: ``HANG`` (its own limit), ``NO_TIME`` or ``BAD_OUTPUT``;
+            ``None`` if it did not.
+        output: bytes from its standard output.
+        log: the end of its standard error.
     """
 
     status: int | None
@@ -67,7 +67,14 @@ class Ending:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """An outcome, why in a line, what was measured, and which case ran when it ended."""
+    """The outcome of a step.
+
+    Attributes:
+        outcome: how it ended.
+        detail: the reason, in one line.
+        measured: the measurements that it sent.
+        case: the case in JSON that ran when it ended, if known.
+    """
 
     outcome: Outcome
     detail: str
@@ -77,12 +84,12 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class _Last:
-    """What a child said last of what it does.
+    """The last stage that a child reported.
 
     Attributes:
-        doing: in words.
+        doing: description of the stage.
         running: whether programs ran on the device.
-        case: that ran, if it is one.
+        case: the case in JSON that ran, if any.
     """
 
     doing: str = ""
@@ -101,9 +108,11 @@ class _Last:
 
 
 def parse(output: bytes) -> tuple[list[dict[str, Any]], str | None]:
-    """The messages of a child, a JSON object a line with one key, and the first line that is none.
+    """Parses the messages of a child: one JSON object with one key per line.
 
-    A last line without its end counts as none too, except after a kill.
+    Returns:
+        the messages before the first invalid line, and this line, or ``None`` if all are valid.
+        An incomplete last line is invalid.
     """
     messages: list[dict[str, Any]] = []
     for line in output.split(b"\n"):
@@ -120,7 +129,7 @@ def parse(output: bytes) -> tuple[list[dict[str, Any]], str | None]:
 
 
 def verdict(ending: Ending) -> Verdict:
-    """What became of a child."""
+    """Judges the ending of a child process."""
     messages, garbage = parse(ending.output)
     said: dict[str, list[Any]] = {kind: [] for kind in KINDS_OF_MESSAGE}
     for message in messages:
@@ -137,11 +146,11 @@ def _outcome(
 ) -> tuple[Outcome, str]:
     stage = f" while {last.doing}" if last.doing else ""
     if ending.killed is Outcome.BAD_OUTPUT:
-        return Outcome.BAD_OUTPUT, "it wrote without end"
+        return Outcome.BAD_OUTPUT, "it wrote too much"
     if ending.killed is not None:
         no_time = ending.killed is Outcome.NO_TIME
         outcome = ending.killed if no_time or last.running else Outcome.SLOW
-        detail = f"{'ended' if no_time else 'no end'}{stage}"
+        detail = f"{'ended' if no_time else 'did not end'}{stage}"
         return outcome, detail + ("" if ending.status is not None else "; survived SIGKILL")
     errors = " ".join(map(str, said["error"]))
     failed = ending.status != 0
@@ -150,11 +159,11 @@ def _outcome(
     if failed and (found := _OUT_OF_MEMORY.search(errors + ending.log)):
         return Outcome.OUT_OF_MEMORY, f"{found.group()}{stage}"
     if ending.status == -signal.SIGKILL:
-        return Outcome.OUT_OF_MEMORY, f"SIGKILL by the system{stage}, as when its memory runs out"
+        return Outcome.OUT_OF_MEMORY, f"SIGKILL by the system{stage}, probably out of memory"
     if ending.status is not None and ending.status < 0:
         return Outcome.CRASH, f"{_signal_name(-ending.status)}{stage}"
     if garbage is not None:
-        return Outcome.BAD_OUTPUT, f"this is no message: {garbage}"
+        return Outcome.BAD_OUTPUT, f"not a message: {garbage}"
     if said["error"]:
         return Outcome.ERROR, f"{errors}{stage}"
     if failed:
@@ -177,4 +186,4 @@ def _signal_name(number: int) -> str:
 
 def _last_line(log: str) -> str:
     lines = [line for line in log.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "it said nothing"
+    return lines[-1][:200] if lines else "no output"

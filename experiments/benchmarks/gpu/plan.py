@@ -1,4 +1,4 @@
-"""What the first run does: the phases, their shares of the budget, and the steps of each."""
+"""The phases of a run, their shares of the budget, and the steps of each phase."""
 
 import dataclasses
 import json
@@ -17,12 +17,12 @@ from experiments.benchmarks.gpu.kernels import PASSES, Kernel
 from experiments.benchmarks.torch_operator import Form
 
 CARD, SMOKE, SWITCHES, RIGHT, FAST, WHY = "card", "smoke", "switches", "right", "fast", "why"
-# Seconds of a run of 525. A phase has its share of what is left when it begins, so what one saves
-# the later ones have.
+# Seconds in a run of 525 seconds. A phase gets its share of the time that is left when it begins,
+# so later phases get the time that earlier ones save.
 SHARES = {CARD: 15.0, SMOKE: 90.0, SWITCHES: 90.0, RIGHT: 120.0, FAST: 200.0, WHY: 100.0}
 SMALLEST_BUDGET = SHARES[CARD] + SHARES[SMOKE]
-PARALLEL = {SMOKE: 6, SWITCHES: 6, RIGHT: 6}  # where times do not matter
-CARD_SECONDS = 60  # whatever its share: libraries may come from a cold disk
+PARALLEL = {SMOKE: 6, SWITCHES: 6, RIGHT: 6}  # phases without timing
+CARD_SECONDS = 60  # independent of the share: loading libraries from disk may be slow
 
 DTYPES = ("float32", "bfloat16")
 NORMALIZERS = (None, "softmax")
@@ -34,7 +34,7 @@ MAIN = {
     "mask head": Case(512, 14, 14, 256, up=2),
     "ResNet stem": Case(64, 112, 112, 64, down=2),
 }
-# If there is time after the main cases.
+# Timed after the main cases, if there is time.
 MORE = {
     "FPN": Case(2, 50, 84, 256, up=2),
     "ResNet res3": Case(64, 56, 56, 256, down=2),
@@ -44,7 +44,7 @@ MORE = {
     "ResNet res4": Case(64, 28, 28, 512, down=2),
     "ResNet res5": Case(64, 14, 14, 1024, down=2),
 }
-# With 320 channels, every buffer of a block is filled and waited for more than once.
+# With 320 channels, a block fills and awaits each of its buffers more than once.
 SMOKE_CASE = Case(2, 19, 21, 320, up=2)
 _SMOKE_DOWN = Case(2, 21, 19, 320, down=2)
 SMOKE_MORE = {
@@ -52,27 +52,27 @@ SMOKE_MORE = {
     "k=7 up 4, all kernels": (Case(2, 9, 11, 320, kernel_size=7, up=4, dtype="bfloat16"),),
 }
 
-# In Pallas' interpreter a source pixel takes a tenth of a second.
+# Pallas' interpreter takes a tenth of a second for each input pixel.
 TOY = {"toy": Case(1, 2, 3, 16, kernel_size=3, up=2)}
 TOY_MORE = {"down 2, all kernels": (Case(1, 4, 2, 16, kernel_size=3, down=2),)}
 TOY_SEEDS = 1
 INTERPRETER_SLOWNESS = 2
 
 
-# Programs that the kernels can be compiled to besides the default: settings, and what they change,
-# see `smoke.calls_of` and `fast.VARIANTS`.
+# Variants of the kernels besides the default: their settings, and the kernels that they change. See
+# `smoke.calls_of` and `fast.VARIANTS`.
 VARIANTS: dict[str, tuple[dict[str, str], str]] = {
     "multiply_add": ({"forward": "multiply_add"}, "forward"),
     "bands": ({"forward": "bands"}, "forward"),
     "apart": ({"gradients": "apart"}, "gradients"),
     "together": ({"gradients": "together"}, "gradients"),
 }
-SMOKED_VARIANTS = ("bands", "together")  # the others are what the single kernels are
+SMOKED_VARIANTS = ("bands", "together")  # the other variants are the single kernels
 
-# Ways to write the operator in PyTorch.
+# Formulations of the operator in PyTorch.
 FORMS = (Form.UNFOLD, Form.COMPILED)
 
-# The layer that the kernels are in.
+# Name of the layer that uses the kernels.
 OUR_LAYER = "CARAFE mosaic_gpu"
 
 
@@ -81,9 +81,9 @@ class Plan:
     """Makes the steps of each phase.
 
     Args:
-        seeds: of random operands in the smoke phase.
-        scratch: a folder for what tools leave.
-        interpret: whether kernels run in Pallas' interpreter, at sizes for that.
+        seeds: seeds of the random operands in the smoke phase.
+        scratch: folder for the reports of profilers.
+        interpret: whether kernels run in Pallas' interpreter, at tiny sizes.
     """
 
     seeds: Sequence[int]
@@ -95,7 +95,13 @@ class Plan:
         return DTYPES[:1] if self.interpret else DTYPES
 
     def command(self, do: str, seconds: float, options: Mapping[str, Any]) -> list[str]:
-        """Of a child, see ``child.py``."""
+        """The command of a child process, see ``child.py``.
+
+        Args:
+            do: name of the function to run.
+            seconds: time limit.
+            options: arguments of the function.
+        """
         spec = {"do": do, "seconds": seconds, "parent": os.getpid(), "interpret": self.interpret,
                 "options": options}  # fmt: skip
         return [sys.executable, "-m", "experiments.benchmarks.gpu.child", json.dumps(spec)]
@@ -104,22 +110,22 @@ class Plan:
         self, phase: str, name: str, do: str, seconds: float, options: Mapping[str, Any],
         **about: Any,
     ) -> Step:  # fmt: skip
-        """A child that does something."""
+        """A step that runs a function in a child process."""
         seconds *= INTERPRETER_SLOWNESS if self.interpret else 1
         return Step(phase, name, self.command(do, seconds, options), seconds, about)
 
     def card(self) -> Step:
-        """What the machine is."""
+        """The step that describes the machine."""
         return self.step(
             CARD, "card and versions", "card", CARD_SECONDS, {"any_device": self.interpret}
         )
 
     def ceilings(self) -> Step:
-        """What its memory can do."""
+        """The step that measures memory bandwidth and dispatch time."""
         return self.step(CARD, "copy and dispatch", "ceilings", 30, {"small": self.interpret})
 
     def smoke(self) -> Iterator[Step]:
-        """A child for each kernel, and one for all of them in each of other geometries."""
+        """Steps for each kernel, for each further geometry, and for each variant."""
         case, more = (TOY["toy"], TOY_MORE) if self.interpret else (SMOKE_CASE, SMOKE_MORE)
         options: dict[str, Any]
         for dtype in self._dtypes:
@@ -146,7 +152,7 @@ class Plan:
                             variant=variant)  # fmt: skip
 
     def switched(self, failed: Step, switches: Mapping[str, Mapping[str, Any]]) -> Iterator[Step]:
-        """A smoke step again, with one thing changed."""
+        """Repetitions of a smoke step, each with one setting changed."""
         kernel = Kernel(*failed.about["kernel"])
         for switch, changes in switches.items():
             options = {"case": failed.about["case"], "kernel": kernel.name, "seeds": self.seeds,
@@ -155,16 +161,16 @@ class Plan:
                             **failed.about, switch=switch)  # fmt: skip
 
     def right(self, broken: Broken) -> Iterator[Step]:
-        """Real shapes against XLA in float64, which is compared with NumPy; and the checks."""
+        """Steps that compare main cases with XLA in float64, and XLA and the checks with NumPy."""
         size = "toy" if self.interpret else "real"
         yield self.step(RIGHT, "XLA in float64 against NumPy", "reference", 60, {"size": size})
         for label, case in self._cases(TOY if self.interpret else MAIN):
-            cases = [one.to_json() for one in _both_operators(case) if broken.serves_all(one)]
+            cases = [one.to_json() for one in _both_operators(case) if broken.may_run_all(one)]
             if cases:
                 yield self.step(RIGHT, label, "right", 90, {"cases": cases, "seed": self.seeds[0]},
                                 cases=cases)  # fmt: skip
         checked = [(seed, case.to_json()) for seed, case in enumerate(CHECKS[size])
-                   if broken.serves_all(case)]  # fmt: skip
+                   if broken.may_run_all(case)]  # fmt: skip
         children = min(len(checked), 1 if self.interpret else CHECK_CHILDREN)
         for part in range(children):
             yield self.step(RIGHT, f"checks, part {part + 1} of {children}", "checks", 90,
@@ -176,14 +182,14 @@ class Plan:
                 yield f"{name} {dtype}", case.replace(dtype=dtype)
 
     def fast(self, broken: Broken) -> Iterator[Step]:
-        """Times: what tells most comes first, as time may run out."""
+        """Steps that measure times, the most important first, because time may run out."""
         main = [*self._cases(TOY if self.interpret else MAIN)]
         for label, case in main:
             yield from self._operators(label, case, "mosaic_gpu", broken)
             yield from self._operators(label, case, "xla")
         for label, case in main:
-            served = broken.serves_all(case.replace(normalizer="softmax"))
-            options = {"case": case.to_json(), "leave_out_kernels": not served}
+            may_run = broken.may_run_all(case.replace(normalizer="softmax"))
+            options = {"case": case.to_json(), "leave_out_kernels": not may_run}
             yield self.step(FAST, f"{label}, layers", "layers", 60, options, case=case.to_json())
         if not self.interpret:
             for form in FORMS:
@@ -198,7 +204,7 @@ class Plan:
     def _operators(
         self, label: str, case: Case, implementation: str, broken: Broken | None = None
     ) -> Iterator[Step]:
-        broken = broken or Broken()  # other implementations have no kernels of ours
+        broken = broken or Broken()  # other implementations do not use our kernels
         runs = [
             {"case": one.to_json(), "passes": passes}
             for one in _both_operators(case)
@@ -213,14 +219,14 @@ class Plan:
             yield self.step(FAST, name, "operators", 60, options, **about)
 
     def why(self, broken: Broken) -> Iterator[Step]:
-        """Counters of single kernels, and their accesses to memory under a checker."""
+        """Steps that read counters of single kernels and check their memory accesses."""
         if self.interpret:
             return
         up = MAIN["up 2"]
         for dtype, name in (("bfloat16", "forward"), ("bfloat16", "dx"), ("bfloat16", "dw"),
                             ("float32", "forward")):  # fmt: skip
             kernel, case = Kernel("reassemble", name, dtype), up.replace(dtype=dtype)
-            if broken.serves(case, name):
+            if broken.may_run(case, name):
                 command = self.command("one_kernel", 60, {"case": case.to_json(), "kernel": name})
                 about = {"kernel": kernel, "case": case.to_json()}
                 yield profilers.counters(WHY, f"ncu {' '.join(kernel)}", command, 60, about,

@@ -1,4 +1,4 @@
-"""Compares a program with float64 in memory that was full of something else."""
+"""Compares a program with float64, in memory filled with other values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,14 +12,14 @@ from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import location, reference
 from experiments.benchmarks.gpu.channel_steps import channels_of_a_step
 from experiments.benchmarks.gpu.checks import TOLERANCES, random_operands, relative_error
-from experiments.benchmarks.gpu.child import Tell
+from experiments.benchmarks.gpu.child import Reporter
 from experiments.benchmarks.gpu.memory import PATTERNS, Range, poison
 
 Program = Callable[..., Any]
 
 
 class Calls(NamedTuple):
-    """A function that gives one array, or several, and which operands it takes."""
+    """A function, the names of its operands, and the names of its results."""
 
     function: Callable[..., Any]
     operands: Sequence[str]
@@ -27,7 +27,7 @@ class Calls(NamedTuple):
 
 
 def expected(case: Case, name: str, operands: Mapping[str, npt.NDArray[Any]]) -> reference.Float64:
-    """What a kernel should give."""
+    """The expected result of a kernel, in float64."""
     x, kernels, dy = operands["x"], operands["kernels"], operands["dy"]
     weights = kernels if case.normalizer is None else reference.softmax_weights(case, kernels)
     match name:
@@ -41,11 +41,11 @@ def expected(case: Case, name: str, operands: Mapping[str, npt.NDArray[Any]]) ->
     return reference.softmax_gradient(case, np.asarray(weights, np.float64), dw)
 
 
-def check(tell: Tell, case: Case, call: Calls, program: Program, seed: int) -> float:
-    """Compares a program with float64 under every pattern; returns the largest error.
+def check(reporter: Reporter, case: Case, call: Calls, program: Program, seed: int) -> float:
+    """Compares a program with float64 for every fill pattern; returns the largest error.
 
-    Tells for each result whether it lay in memory that was full of the pattern: only there does an
-    element that is never written show.
+    Reports for each result whether it was in memory that had been filled with the pattern: only
+    there can an element that is never written be detected.
     """
     x, kernels, dy = random_operands(case, seed)
     operands = {"x": x, "kernels": kernels, "dy": dy}
@@ -57,7 +57,7 @@ def check(tell: Tell, case: Case, call: Calls, program: Program, seed: int) -> f
     passed = True
     for pattern, value in PATTERNS.items():
         what = f"{case} {case.dtype} {case.operator}, seed {seed}, memory full of {pattern}"
-        tell.running(what, case.to_json())
+        reporter.running(what, case.to_json())
         poisoned = poison(memory, value)
         results = _results(call, program, arrays)
         in_poison |= {
@@ -65,21 +65,23 @@ def check(tell: Tell, case: Case, call: Calls, program: Program, seed: int) -> f
             for name, result in results.items()
         }
         found = jax.device_get(results)
-        del results  # the next pattern needs their memory
+        del results  # the next pattern fills this memory
         bits.append([array.tobytes() for array in found.values()])
         for name, array in found.items():
             errors[f"{name}, {pattern}"] = error = relative_error(array, right[name])
             if not error < _tolerance(case, name):
                 passed = False
                 where = f"{name} of {what}"
-                _say_where(tell, where, case, name, array, right[name], error)
+                _report_location(reporter, where, case, name, array, right[name], error)
                 if name in ("dw", "dlogits"):
-                    _say_which_step(tell, case, name, call, operands, program)
+                    _report_wrong_steps(reporter, case, name, call, operands, program)
     same = all(each == bits[0] for each in bits)
-    tell.measured(case=case.to_json(), seed=seed, errors=errors, same_bits=same,
+    reporter.measured(case=case.to_json(), seed=seed, errors=errors, same_bits=same,
                   in_poison=in_poison, passed=passed and same)  # fmt: skip
     if not same:
-        tell.wrong(f"{case} {case.dtype} {case.operator}, seed {seed}: another run, other bits")
+        reporter.wrong(
+            f"{case} {case.dtype} {case.operator}, seed {seed}: another run gave other bits"
+        )
     return float(np.max([*errors.values()]))
 
 
@@ -97,8 +99,8 @@ def _tolerance(case: Case, name: str) -> float:
     return y_tolerance if name == "forward" else gradient_tolerance
 
 
-def _say_where(
-    tell: Tell, where: str, case: Case, name: str, found: npt.NDArray[Any],
+def _report_location(
+    reporter: Reporter, where: str, case: Case, name: str, found: npt.NDArray[Any],
     right: reference.Float64, error: float,
 ) -> None:  # fmt: skip
     difference = np.abs(found.astype(np.float64) - right)
@@ -109,15 +111,19 @@ def _say_where(
     text, shares = location.describe(
         wrong, ~np.isfinite(difference), (cell, cell), radius, step_channels=step
     )
-    tell.measured(where=where, error=error, shares=shares)
-    tell.wrong(f"{where}: error {error:.1e}, {text}")
+    reporter.measured(where=where, error=error, shares=shares)
+    reporter.wrong(f"{where}: error {error:.1e}, {text}")
 
 
-def _say_which_step(
-    tell: Tell, case: Case, name: str, call: Calls, operands: Mapping[str, npt.NDArray[Any]],
+def _report_wrong_steps(
+    reporter: Reporter,
+    case: Case,
+    name: str,
+    call: Calls,
+    operands: Mapping[str, npt.NDArray[Any]],
     program: Program,
-) -> None:  # fmt: skip
-    """Runs again with the channels of one step alone: sums over channels hide which are wrong."""
+) -> None:
+    """Repeats a sum over channels with the channels of one step at a time, to find wrong steps."""
     wrong = []
     step_channels = channels_of_a_step(case, name)
     steps = range(0, case.channels, step_channels)
@@ -130,4 +136,4 @@ def _say_which_step(
         error = relative_error(jax.device_get(found[name]), expected(case, name, alone))
         if not error < _tolerance(case, name):
             wrong.append(number)
-    tell.wrong(f"{name} with the channels of one step alone: wrong in {wrong} of {len(steps)}")
+    reporter.wrong(f"{name} with the channels of one step alone: wrong in {wrong} of {len(steps)}")

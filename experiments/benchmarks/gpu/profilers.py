@@ -1,4 +1,4 @@
-"""Steps that run a child under NVIDIA's profiler or memory checker, if those are there."""
+"""Steps that run a child under NVIDIA's profiler or memory checker, if installed."""
 
 import csv
 import re
@@ -12,8 +12,8 @@ from experiments.benchmarks.gpu.outcomes import Outcome, Verdict
 
 NCU, SANITIZER = "ncu", "compute-sanitizer"
 
-# Of some thousand counters: time and occupancy, wavefronts and bank conflicts of shared memory,
-# sectors of the second cache, bytes from memory, why warps wait, and how busy each unit is.
+# The counters to keep, out of some thousand: time and occupancy, wavefronts and bank conflicts of
+# shared memory, sectors of the L2 cache, bytes from memory, stall reasons, and use of each unit.
 KEPT = re.compile(
     r"gpu__time_duration\.sum$"
     r"|launch__(shared_mem_config_size|waves_per_multiprocessor|registers_per_thread|grid_size"
@@ -39,9 +39,9 @@ def counters(
     phase: str, name: str, command: Sequence[str], seconds: float, about: Mapping[str, Any],
     scratch: Path,
 ) -> Step:  # fmt: skip
-    """The counters of one launch of one of our kernels.
+    """A step that reads the counters of one launch of one of our kernels.
 
-    The clock is left as it is. The child runs the kernel twice; the first launch is passed over.
+    The clock is not locked. The child runs the kernel twice; the first launch is skipped.
     """
     if shutil.which(NCU) is None:
         return _missing(phase, name, NCU)
@@ -59,10 +59,10 @@ def counters(
 def memory_check(
     phase: str, name: str, command: Sequence[str], seconds: float, scratch: Path
 ) -> Step:
-    """Whether a child reads or writes memory that is not its own.
+    """A step that checks whether a child accesses memory outside its arrays.
 
-    JAX then asks CUDA for every array: within the large pieces that it usually takes and hands out
-    itself, the checker would see no array's end.
+    JAX then allocates every array by CUDA. Usually it allocates large blocks and divides them; then
+    the checker would not know where an array ends.
     """
     if shutil.which(SANITIZER) is None:
         return _missing(phase, name, SANITIZER)
@@ -88,7 +88,7 @@ def _text(path: Path) -> str:
 
 
 def with_counters(found: Verdict, report: str) -> Verdict:
-    """A verdict with the counters of a report in CSV, names in its first line, units below."""
+    """Adds the counters of a report in CSV, whose first line has names, the second one units."""
     lines = [line for line in report.splitlines() if line.startswith('"')]
     rows = [*csv.reader(lines)]
     if len(rows) < 3:
@@ -103,14 +103,14 @@ def with_counters(found: Verdict, report: str) -> Verdict:
         if KEPT.match(name)
     }
     kernel = dict(zip(names, values, strict=False)).get("Kernel Name", "")
-    # The application may be cut short by its limit, after the counters have been read.
+    # The child may reach its limit after the counters have been read.
     outcome = found.outcome if found.outcome is not Outcome.BAD_OUTPUT else Outcome.OK
     measured = (*found.measured, {"kernel": kernel, "counters": kept})
     return Verdict(outcome, f"{len(kept)} counters of {kernel}", measured)
 
 
 def with_memory_errors(found: Verdict, report: str) -> Verdict:
-    """A verdict with the count of errors in a report."""
+    """Adds the number of memory errors in a report."""
     summary = re.search(r"ERROR SUMMARY: (\d+) errors?", report)
     unsupported = "Device not supported" in report
     if summary is None or unsupported:
@@ -121,7 +121,7 @@ def with_memory_errors(found: Verdict, report: str) -> Verdict:
     count = int(summary.group(1))
     measured = (*found.measured, {"memory_errors": count})
     if count == 0:
-        return Verdict(found.outcome, f"{found.detail}; 0 errors of memory", measured)
+        return Verdict(found.outcome, f"{found.detail}; 0 memory errors", measured)
     first = next((line for line in report.splitlines() if "Invalid" in line or "rror" in line), "")
-    detail = f"{count} errors of memory: {first.strip('= ')[:200]}"
+    detail = f"{count} memory errors: {first.strip('= ')[:200]}"
     return Verdict(Outcome.WRONG, detail, measured)

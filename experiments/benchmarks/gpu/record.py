@@ -1,4 +1,4 @@
-"""What a run has found: a line a step, ``results.json`` and ``log.txt``."""
+"""Stores the results of a run: printed lines, ``results.json`` and ``log.txt``."""
 
 import time
 from collections import Counter
@@ -10,15 +10,15 @@ from experiments.benchmarks.gpu.children import Finished, Step
 from experiments.benchmarks.gpu.outcomes import FAILED, Outcome
 from experiments.engine.json_files import write_json
 
-MAX_LOG = 12 * 2**20  # bytes of the log of all children
+MAX_LOG = 12 * 2**20  # bytes of the whole log
 
 
 class Record:
-    """Keeps everything in files that are whole at any moment.
+    """Writes results to files that are valid at any time.
 
     Args:
-        folder: for ``results.json`` and ``log.txt``; created.
-        about: what the file says of the run.
+        folder: folder for ``results.json`` and ``log.txt``, which is created.
+        about: fields of ``results.json`` that describe the run.
 
     Raises:
         OSError: the files cannot be written.
@@ -46,18 +46,18 @@ class Record:
         write_json(self._path, self._values)
 
     def plan(self, steps: Sequence[Step]) -> None:
-        """Keeps the names of steps, until they have ended."""
+        """Lists steps as not run until they end."""
         names = [f"{step.phase}: {step.name}" for step in steps]
         self._values["not_run"] += [n for n in names if n not in self._values["not_run"]]
         self.write()
 
     def machine(self, values: Mapping[str, Any]) -> None:
-        """Keeps what is known of card and versions."""
+        """Stores facts about GPU and versions."""
         self._values["machine"].update(values)
         self.write()
 
     def add(self, finished: Finished) -> None:
-        """Keeps a step that has ended, and prints its line."""
+        """Stores a finished step and prints its line."""
         step, found = finished.step, finished.verdict
         self.outcomes[step.phase, step.name] = found.outcome
         line = f"{step.phase}: {step.name}"
@@ -77,13 +77,13 @@ class Record:
             self._append(f"\n===== {line}: {shown}, {found.detail}\n{finished.log}")
 
     def conclude(self, text: str) -> None:
-        """Keeps what follows from several steps."""
+        """Stores and prints a conclusion from several steps."""
         self._values["conclusions"].append(text)
         self.write()
         self.say(f"CONCLUSION {text}")
 
     def say(self, text: str) -> None:
-        """Prints a line at once, also into a pipe."""
+        """Prints a line, without buffering, and appends it to the log."""
         text = f"[{time.monotonic() - self.start:5.0f}] {text}"
         print(text, flush=True)
         self._append(f"{text}\n")
@@ -93,7 +93,11 @@ class Record:
             self._log.write(text.encode(errors="replace"))
 
     def close(self, ended: str) -> int:
-        """Says how the run ended and what came of it; returns how many steps failed."""
+        """Prints a summary; returns the number of failed steps.
+
+        Args:
+            ended: how the run ended.
+        """
         self._values["ended"] = ended
         self.write()
         counts = Counter(self.outcomes.values())

@@ -1,7 +1,7 @@
-"""What one call of the operator computes, in float64 numpy.
+"""The operator and its gradients in float64 numpy.
 
-A sum over output phases and taps of strided views, fast enough for real shapes. It shares no code
-with the package that it judges.
+They sum strided views over output phases and taps, which is fast enough for real shapes. This
+module shares no code with the package that it checks.
 """
 
 import itertools
@@ -18,10 +18,10 @@ Slices = tuple[slice, slice, slice]
 
 
 def _reads(case: Case) -> Iterator[tuple[Slices, Slices, int]]:
-    """Views of the outputs and of the padded sources that they read through a tap.
+    """For each phase and tap: slices of the outputs, slices of the padded input, and the tap.
 
-    Outputs ``p``, ``p + up``, ... are centred on sources ``down`` apart, from
-    ``floor(p * down / up)`` on.
+    The outputs ``p``, ``p + up``, ... are centred on inputs ``down`` apart, starting at
+    ``floor(p * down / up)``.
     """
 
     def views(phase: int, tap: int, out_size: int) -> tuple[slice, slice]:
@@ -53,7 +53,7 @@ def _padded(case: Case, x: npt.NDArray[Any]) -> Float64:
 
 
 def forward(case: Case, x: npt.NDArray[Any], weights: npt.NDArray[Any]) -> Float64:
-    """The reassembled map."""
+    """The output of the operator."""
     sources, kernels = _padded(case, x), _grouped(case, weights)
     y = np.zeros((*case.y_shape[:3], case.groups, case.channels // case.groups))
     for targets, reads, tap in _reads(case):
@@ -62,7 +62,7 @@ def forward(case: Case, x: npt.NDArray[Any], weights: npt.NDArray[Any]) -> Float
 
 
 def input_gradient(case: Case, weights: npt.NDArray[Any], dy: npt.NDArray[Any]) -> Float64:
-    """The gradient by the map."""
+    """The gradient with respect to the map."""
     kernels, cotangent = _grouped(case, weights), _grouped(case, dy)
     dx = _padded(case, np.zeros(case.x_shape))
     for targets, reads, tap in _reads(case):
@@ -73,7 +73,7 @@ def input_gradient(case: Case, weights: npt.NDArray[Any], dy: npt.NDArray[Any]) 
 
 
 def weight_gradient(case: Case, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> Float64:
-    """The gradient by the weights."""
+    """The gradient with respect to the weights."""
     sources, cotangent = _padded(case, x), _grouped(case, dy)
     dw = np.zeros((*case.weights_shape[:3], case.groups, case.taps))
     for targets, reads, tap in _reads(case):
@@ -82,7 +82,7 @@ def weight_gradient(case: Case, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> Fl
 
 
 def softmax_weights(case: Case, logits: npt.NDArray[Any]) -> Float64:
-    """Weights from logits, which hold all kernels of a place in their channels."""
+    """Converts logits to weights; a pixel of the logits has the kernels of ``up * up`` outputs."""
     _, rows, columns, _ = logits.shape
     shape = case.batch, rows, columns, case.up, case.up, case.groups, case.taps
     exponentials = logits.astype(np.float64).reshape(shape)
@@ -94,7 +94,7 @@ def softmax_weights(case: Case, logits: npt.NDArray[Any]) -> Float64:
 
 
 def softmax_gradient(case: Case, weights: Float64, dw: Float64) -> Float64:
-    """The gradient by the logits of :func:`softmax_weights`, from that by its weights."""
+    """The gradient of :func:`softmax_weights`, from the gradient with respect to the weights."""
     kernels, cotangent = _grouped(case, weights), _grouped(case, dw)
     gradient = kernels * (cotangent - (kernels * cotangent).sum(-1, keepdims=True))
     _, rows, columns, _ = case.logits_shape

@@ -1,4 +1,4 @@
-"""Real shapes against XLA in float64 on the same device, which is itself compared with NumPy."""
+"""Compares kernels with XLA in float64 on the same GPU, and XLA in float64 with NumPy."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from experiments.benchmarks.gpu.checks import (
     relative_error,
     within_tolerances,
 )
-from experiments.benchmarks.gpu.child import Tell
+from experiments.benchmarks.gpu.child import Reporter
 from experiments.benchmarks.gpu.timing import compile_in_threads
 
 _REFERENCE_CASES = {
@@ -28,13 +28,13 @@ REFERENCE_TOLERANCE = 1e-12
 
 
 def _program(case: Case, exact: bool) -> Any:
-    """Output and gradients, by XLA from float64 operands or by the kernels."""
+    """Compiles output and gradients: if ``exact`` by XLA in float64, otherwise by the kernels."""
     arguments = [
         jax.ShapeDtypeStruct(shape, "float64" if exact else dtype)
         for shape, dtype in case.operands.values()
     ]
     run = with_gradients(operator(case, "xla" if exact else "mosaic_gpu"))
-    # JAX keeps this setting by thread, and a compiled program keeps its own.
+    # The setting is local to a thread; a compiled program keeps its own.
     with jax.enable_x64(exact):
         return jax.jit(run).lower(*arguments).compile()
 
@@ -45,7 +45,7 @@ def _exact(program: Any, operands: Sequence[jax.Array]) -> tuple[jax.Array, ...]
 
 
 def _errors(found: Sequence[jax.Array], exact: Sequence[jax.Array]) -> list[float]:
-    """``max|a - b| / max|b|`` of each result, on the device, a result at a time."""
+    """``max|a - b| / max|b|`` of each result, computed on the device one result at a time."""
     with jax.enable_x64(True):
         return [float(_error(a, b)) for a, b in zip(found, exact, strict=True)]
 
@@ -55,26 +55,26 @@ def _error(found: jax.Array, exact: jax.Array) -> jax.Array:
     return jnp.abs(found.astype(jnp.float64) - exact).max() / jnp.abs(exact).max()
 
 
-def reference(tell: Tell, size: str) -> str:
-    """Compares the reference with NumPy, which shares no code with it."""
+def reference(reporter: Reporter, size: str) -> str:
+    """Compares XLA in float64 with the NumPy reference, which shares no code with it."""
     largest = 0.0
     for case in _REFERENCE_CASES[size]:
         for one in (case, case.replace(normalizer="softmax")):
-            tell.running(f"XLA in float64, {one} {one.operator}")
+            reporter.running(f"XLA in float64, {one} {one.operator}")
             operands = random_operands(one, seed=0)
             found = _exact(_program(one, True), [*map(jnp.asarray, operands)])
             pairs = zip(map(np.asarray, found), expected_results(one, operands), strict=True)
             errors = [relative_error(a, b) for a, b in pairs]
-            tell.measured(case=one.to_json(), errors=errors)
+            reporter.measured(case=one.to_json(), errors=errors)
             largest = float(np.max([largest, *errors]))
             if not np.max(errors) < REFERENCE_TOLERANCE:
-                tell.wrong(f"{one} {one.operator}: errors of the reference {errors}")
+                reporter.wrong(f"{one} {one.operator}: errors of the reference {errors}")
     return f"largest error {largest:.1e}"
 
 
-def right(tell: Tell, cases: Sequence[Mapping[str, Any]], seed: int) -> str:
+def right(reporter: Reporter, cases: Sequence[Mapping[str, Any]], seed: int) -> str:
     """Compares output and gradients of the kernels with the reference."""
-    tell.stage("compiling")
+    reporter.stage("compiling")
     both = [Case.from_json(case) for case in cases]
     programs = compile_in_threads({
         (case, exact): functools.partial(_program, case, exact)
@@ -82,20 +82,20 @@ def right(tell: Tell, cases: Sequence[Mapping[str, Any]], seed: int) -> str:
     })  # fmt: skip
     summary = []
     for case in both:
-        tell.running(case.operator, case.to_json())
+        reporter.running(case.operator, case.to_json())
         operands = _operands(case, seed)
         found = programs[case, False](*operands)
         again = programs[case, False](*operands)
         repeats = all(bool(jnp.array_equal(a, b)) for a, b in zip(found, again, strict=True))
         del again
-        tell.stage(f"comparing {case.operator}")
+        reporter.stage(f"comparing {case.operator}")
         errors = _errors(found, _exact(programs[case, True], operands))
         passed = repeats and within_tolerances(case, errors)
-        tell.measured(case=case.to_json(), errors=dict(zip(RESULTS, errors, strict=True)),
+        reporter.measured(case=case.to_json(), errors=dict(zip(RESULTS, errors, strict=True)),
                       repeats=repeats, passed=passed)  # fmt: skip
         text = f"{case.operator} {', '.join(f'{error:.1e}' for error in errors)}"
         if not passed:
-            tell.wrong(f"{text}{'' if repeats else ', other bits again'}")
+            reporter.wrong(f"{text}{'' if repeats else ', a second run gave other bits'}")
         summary.append(text)
     return f"errors of {', '.join(RESULTS)}: {'; '.join(summary)}"
 

@@ -1,4 +1,4 @@
-"""Single kernels at small shapes, in memory that was full of something else."""
+"""Checks single kernels at small shapes, in memory filled with other values."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,22 @@ from carafe_kernels import mosaic_gpu
 
 from experiments.benchmarks.calls import operator
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.gpu.child import Tell, one_line
+from experiments.benchmarks.gpu.child import Reporter, one_line
 from experiments.benchmarks.gpu.fast import backward
 from experiments.benchmarks.gpu.poisoned import Calls, Program, check
 from experiments.benchmarks.gpu.timing import compile_in_threads
 from experiments.benchmarks.kernel_calls import kernel_calls
 
-GRADIENTS = "gradients"  # both, of one backward pass
+GRADIENTS = "gradients"  # both gradients of a backward pass
 
 
 def calls_of(case: Case, kernel: str | None) -> dict[str, Calls]:
-    """What to call: a kernel by its name, all three by ``None``, or a whole backward pass."""
+    """The calls to check.
+
+    Args:
+        case: shapes and options.
+        kernel: name of a kernel, ``"gradients"`` for a backward pass, or ``None`` for all kernels.
+    """
     if kernel == GRADIENTS:
         last = "dw" if case.normalizer is None else "dlogits"
         function = backward(operator(case, "mosaic_gpu"))
@@ -32,7 +37,7 @@ def calls_of(case: Case, kernel: str | None) -> dict[str, Calls]:
 
 
 def smoke(
-    tell: Tell,
+    reporter: Reporter,
     cases: Sequence[Mapping[str, Any]],
     kernel: str | None,
     seeds: Sequence[int],
@@ -41,19 +46,21 @@ def smoke(
     """Compares kernels with float64 for every seed and pattern.
 
     Args:
-        tell: sends messages.
-        cases: shapes.
+        reporter: sends messages to the parent process.
+        cases: cases in JSON.
         kernel: see :func:`calls_of`.
-        seeds: of the operands.
-        settings: of ``mosaic_gpu.Settings``. Cases that do not serve them are passed over, if not
-            all are.
+        seeds: seeds of the operands.
+        settings: fields of ``mosaic_gpu.Settings`` to change. Cases that do not support them are
+            skipped, unless no case does.
     """
     with mosaic_gpu.using(**settings):
-        return _smoke(tell, [*map(Case.from_json, cases)], kernel, seeds)
+        return _smoke(reporter, [*map(Case.from_json, cases)], kernel, seeds)
 
 
-def _smoke(tell: Tell, cases: Sequence[Case], kernel: str | None, seeds: Sequence[int]) -> str:
-    tell.stage("compiling")
+def _smoke(
+    reporter: Reporter, cases: Sequence[Case], kernel: str | None, seeds: Sequence[int]
+) -> str:
+    reporter.stage("compiling")
     calls = {(case, name): call for case in cases for name, call in calls_of(case, kernel).items()}
     programs = compile_in_threads({
         key: functools.partial(_compiled, key[0], call) for key, call in calls.items()
@@ -64,16 +71,16 @@ def _smoke(tell: Tell, cases: Sequence[Case], kernel: str | None, seeds: Sequenc
     largest = 0.0
     for key, program in programs.items():
         if isinstance(program, Exception):
-            tell.measured(case=key[0].to_json(), refused=one_line(program))
+            reporter.measured(case=key[0].to_json(), refused=one_line(program))
             continue
         for seed in seeds:
-            largest = max(largest, check(tell, key[0], calls[key], program, seed))
+            largest = max(largest, check(reporter, key[0], calls[key], program, seed))
     refused = f", {len(refusals)} of {len(programs)} refused" if refusals else ""
     return f"seeds {' '.join(map(str, seeds))}, largest error {largest:.1e}{refused}"
 
 
 def traced(case: Case, call: Calls) -> jax.stages.Traced:
-    """The program of a call, not lowered yet."""
+    """The traced program of a call, before lowering."""
     arguments = [jax.ShapeDtypeStruct(*case.operands[name]) for name in call.operands]
     return jax.jit(call.function).trace(*arguments)
 

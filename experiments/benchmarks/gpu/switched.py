@@ -1,4 +1,4 @@
-"""A smoke test again with one thing changed, if that changes the program."""
+"""Repeats a smoke test with one setting changed, if that changes the program."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,42 +7,42 @@ from carafe_kernels import mosaic_gpu
 
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu.channel_steps import channels_of_a_step
-from experiments.benchmarks.gpu.child import Tell
+from experiments.benchmarks.gpu.child import Reporter
 from experiments.benchmarks.gpu.smoke import calls_of, smoke, traced
 from experiments.benchmarks.gpu.timing import text_of
 
 
 def switched(
-    tell: Tell,
+    reporter: Reporter,
     case: Mapping[str, Any],
     kernel: str,
     seeds: Sequence[int],
     settings: Mapping[str, Any],
     one_step: bool,
 ) -> str:
-    """Compares a kernel with float64, see :func:`smoke.smoke`.
+    """Compares a kernel with float64, with one setting changed; see :func:`smoke.smoke`.
 
     Args:
-        tell: sends messages.
-        case: that failed.
-        kernel: that failed.
-        seeds: of the operands.
-        settings: of ``mosaic_gpu.Settings``, other than the default.
-        one_step: whether to take as many channels only as a block takes at a time.
+        reporter: sends messages to the parent process.
+        case: the case that failed, in JSON.
+        kernel: name of the kernel that failed.
+        seeds: seeds of the operands.
+        settings: fields of ``mosaic_gpu.Settings`` to change.
+        one_step: whether to reduce the channels to those that a block processes in one step.
 
     Raises:
-        NotImplementedError: the kernel is the same with the change as without it.
+        NotImplementedError: the change does not change the program.
     """
-    tell.stage("tracing")
+    reporter.stage("tracing")
     given = Case.from_json(case)
     if one_step:
         channels = channels_of_a_step(given, kernel)
         if channels >= given.channels:
-            raise NotImplementedError("does not apply: a block takes all channels at once")
+            raise NotImplementedError("does not apply: a block processes all channels in one step")
         given = given.replace(channels=channels)
     elif _text(given, kernel, settings) == _text(given, kernel, {}):
-        raise NotImplementedError("does not apply: the program stays as it is")
-    return smoke(tell, [given.to_json()], kernel, seeds, settings)
+        raise NotImplementedError("does not apply: the program does not change")
+    return smoke(reporter, [given.to_json()], kernel, seeds, settings)
 
 
 def _text(case: Case, kernel: str, settings: Mapping[str, Any]) -> str:

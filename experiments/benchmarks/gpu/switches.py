@@ -1,30 +1,30 @@
-"""Why a kernel fails: the same again with one thing changed, and what follows from that."""
+"""Settings to change when a failed kernel runs again, and the conclusions from the outcomes."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.benchmarks.gpu.outcomes import FAILED, Outcome
 
-# Changes of what `switched.switched` is called with.
+# Changes of the arguments of `switched.switched`.
 SWITCHES: dict[str, Mapping[str, Any]] = {
     "automatic barriers": {"settings": {"automatic_barriers": True}},
     "one slot": {"settings": {"max_slots": 1}},
     "padded maps": {"settings": {"padded_maps": True}},
     "one step": {"one_step": True},
 }
-# How many kernels that fail are run again; the others fail for the same reason, most likely.
+# The number of failed kernels that run again. Others most likely fail for the same reason.
 MOST_KERNELS = 3
 
 _POINTS_AT = {
     "automatic barriers": "a barrier between the threads of a block is missing",
-    "one slot": "copying ahead into a second buffer goes wrong: its barrier or its parity",
-    "padded maps": "copies that start before an array or end after it go wrong: bounds",
-    "one step": "a step over the channels spoils the next: buffers that are used again, or parity",
+    "one slot": "copying ahead into a second buffer is wrong: its barrier or its parity",
+    "padded maps": "copies that start before an array or end after it are wrong: bounds",
+    "one step": "a step over the channels corrupts the next step: reused buffers, or parity",
 }
 
 
 def conclusion(kernel: str, outcomes: Mapping[str, Outcome]) -> str:
-    """What the outcomes with each switch tell, in one line."""
+    """The conclusion from the outcomes with each switch, in one line."""
     idle = [switch for switch in SWITCHES if outcomes.get(switch) is Outcome.REFUSED]
     known = {Outcome.OK, Outcome.REFUSED, *FAILED}
     unknown = [switch for switch in SWITCHES if outcomes.get(switch) not in known]

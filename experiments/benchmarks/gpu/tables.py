@@ -1,7 +1,7 @@
-"""Tables of a run, in Markdown: ``python -m experiments.benchmarks.gpu.tables results.json``.
+"""Prints tables of a run: ``python -m experiments.benchmarks.gpu.tables results.json``.
 
-Shows what was measured and nothing else: a dash stands where there is no number. Runs that were cut
-short have tables too. Exit code 2 if the file is no record of a run.
+The tables are in Markdown. A dash means that a number was not measured. Runs that ended early have
+tables, too. The exit code is 2 if the file is not a record of a run.
 """
 
 import json
@@ -17,48 +17,48 @@ from experiments.benchmarks.markdown import digits, head, row
 
 NONE = "-"
 DOUBTFUL = " (!)"
-# What a file that is no record raises: numbers may be huge, and lists nested without end.
+# Exceptions for files that are not records: numbers may be huge, and lists deeply nested.
 _NO_RECORD = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
               RecursionError)  # fmt: skip
 
 
 def microseconds(value: float | None) -> str:
-    """Three digits or more, or a dash for what was not measured."""
+    """A number with at least three significant digits, or a dash for ``None``."""
     if value is None:
         return NONE
     return digits(value)
 
 
 def marked(value: float | None, doubtful: bool) -> str:
-    """Microseconds, and a mark if a check failed of what they belong to."""
+    """Microseconds, with a mark if a check of the kernels failed."""
     return microseconds(value) + (DOUBTFUL if doubtful and value is not None else "")
 
 
 def ratio(numerator: float | None, denominator: float | None) -> str:
-    """A quotient, or a dash if a part of it was not measured."""
+    """A quotient, or a dash if a number was not measured."""
     return NONE if numerator is None or not denominator else f"{numerator / denominator:.2f}"
 
 
 def total(*values: float | None) -> float | None:
-    """The sum, or ``None`` if a part of it was not measured."""
+    """The sum, or ``None`` if a number was not measured."""
     return None if None in values else sum(value for value in values if value is not None)
 
 
 def scientific(value: object) -> str:
-    """An error; NaN comes as text."""
+    """An error in scientific notation; NaN is stored as text."""
     return f"{value:.1e}" if isinstance(value, float) else NONE if value is None else str(value)
 
 
 class Timed(NamedTuple):
-    """What a time belongs to."""
+    """Identifies a measured time."""
 
     case: Case
-    name: str  # of the pass
+    name: str  # name of the pass
     by: str  # implementation and variant, form of PyTorch, or layer
 
 
 def about(results: Mapping[str, Any]) -> str:
-    """Where and how the numbers came about."""
+    """Describes the machine and the run."""
     machine = results["machine"]
     versions = ", ".join(
         f"{name} {version}" for name, version in machine.get("versions", {}).items()
@@ -77,7 +77,7 @@ def about(results: Mapping[str, Any]) -> str:
 
 
 def times(steps: Steps) -> dict[Timed, float]:
-    """Microseconds of everything that was timed; where it was twice, the last."""
+    """All measured times in microseconds; the last one if something was timed twice."""
     found = {}
     for step in steps:
         if step["phase"] != plan.FAST:
@@ -95,7 +95,7 @@ def times(steps: Steps) -> dict[Timed, float]:
 
 
 def operators(steps: Steps, bandwidth: float | None) -> Iterator[str]:
-    """Times of both operators beside the floor, XLA and PyTorch."""
+    """Times of both operators, compared with the floor, XLA and PyTorch."""
     found, doubts = times(steps), Doubts(steps)
     cases = dict.fromkeys(
         timed.case for timed in found if timed.by in ("mosaic_gpu default", "xla default")
@@ -124,7 +124,7 @@ def operators(steps: Steps, bandwidth: float | None) -> Iterator[str]:
 
 
 def variants(steps: Steps) -> Iterator[str]:
-    """Programs that the kernels can be compiled to, beside each other."""
+    """Times of the variants of the kernels."""
     doubts = Doubts(steps)
     yield head(
         ["shape", "dtype", "operator", "pass", "variant", "us", "difference from default"], 5
@@ -147,7 +147,7 @@ def variants(steps: Steps) -> Iterator[str]:
 
 
 def layers(steps: Steps) -> Iterator[str]:
-    """Whole layers."""
+    """Times of whole layers."""
     yield head(["shape", "dtype", "layer", "forward", "forward and backward"], 3)
     found, doubts = times(steps), Doubts(steps)
     names = dict.fromkeys(
@@ -155,7 +155,7 @@ def layers(steps: Steps) -> Iterator[str]:
         for step in steps for measured in step["measured"] if "layer" in measured
     )  # fmt: skip
     for case, name in names:
-        inside = case.replace(normalizer="softmax")  # what the layer calls
+        inside = case.replace(normalizer="softmax")  # the operator that the layer calls
         numbers = [
             marked(found.get(Timed(case, each, name)),
                    name == plan.OUR_LAYER and doubts.of(inside, each))
@@ -165,9 +165,9 @@ def layers(steps: Steps) -> Iterator[str]:
 
 
 def errors(steps: Steps) -> Iterator[str]:
-    """Real shapes and checks against float64."""
+    """Errors of all comparisons with float64."""
     yield head(["shape", "dtype", "operator", "against", "y", "dx", "dw or dlogits", "vmap",
-                "same bits again"], 4)  # fmt: skip
+                "same bits in a second run"], 4)  # fmt: skip
     for step in steps:
         for measured in step["measured"]:
             if step["phase"] != plan.RIGHT or "repeats" not in measured:
@@ -182,15 +182,15 @@ def errors(steps: Steps) -> Iterator[str]:
 
 
 def outcomes(steps: Steps) -> Iterator[str]:
-    """How every step ended."""
-    yield head(["phase", "step", "outcome", "s", "what"], 3)
+    """The outcome of every step."""
+    yield head(["phase", "step", "outcome", "s", "detail"], 3)
     for step in steps:
         yield row([step["phase"], step["name"], step["outcome"], f"{step['seconds']:.1f}",
                    step["detail"]])  # fmt: skip
 
 
 def counters(steps: Steps) -> Iterator[str]:
-    """Counters of the profiler, a column a kernel."""
+    """Counters of the profiler, with a column for each kernel."""
     found = {
         step["name"]: measured["counters"]
         for step in steps for measured in step["measured"] if "counters" in measured
@@ -201,15 +201,15 @@ def counters(steps: Steps) -> Iterator[str]:
 
 
 def document(results: Mapping[str, Any]) -> Iterator[str]:
-    """All tables that have rows."""
+    """The lines of all tables that have rows."""
     yield about(results)
     steps = results["steps"]
     sections = {
-        "Operators, us; floor: a copy of what has to move once": operators(
+        "Operators, us; floor: time to copy the bytes that must be moved once": operators(
             steps, results["machine"].get("bandwidth")
         ),
         "Variants of the kernels": variants(steps),
-        "Layers, us; convolutions in float32 may use TF32, as is JAX's default": layers(steps),
+        "Layers, us; float32 convolutions may use TF32, JAX's default": layers(steps),
         "Errors, max abs(a - b) / max abs(b)": errors(steps),
         "Counters": counters(steps),
         "Steps": outcomes(steps),
@@ -239,7 +239,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = json.loads(Path(paths[0]).read_text())
         lines = [*document(results)]
     except _NO_RECORD as error:
-        print(f"{paths[0]} is no record of a run: {type(error).__name__}: {error}", file=sys.stderr)
+        print(
+            f"{paths[0]} is not a record of a run: {type(error).__name__}: {error}", file=sys.stderr
+        )
         return 2
     print("\n".join(lines))
     return 0

@@ -1,4 +1,4 @@
-"""Compiles programs side by side, and times them on an accelerator, inputs not in its cache."""
+"""Compiles programs in threads, and times them on an accelerator with a cold cache."""
 
 import concurrent.futures
 import contextvars
@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu
 
-ROTATED_BYTES = 200 * 10**6  # several times the 50 MB of the second cache of an H100 or H200
+ROTATED_BYTES = 200 * 10**6  # several times the 50 MB of the L2 cache of an H100 or H200
 MIN_SETS, MAX_SETS = 2, 16
 BATCHES = 7
 BATCH_SECONDS = 0.02
-MAX_RESULT_BYTES = 8 * 10**9  # of the results of a batch, which are all held until it ends
+MAX_RESULT_BYTES = 8 * 10**9  # bytes of the results of a batch, which are kept until it ends
 COPIED_BYTES = 2**30
-# A call that moves less ends before the next could be dispatched: several are launched together.
+# A call that moves less ends before the next is dispatched, so several are launched together.
 SHORT_BYTES = 90 * 10**6
 CALLS_TOGETHER = 4
 COMPILING_THREADS = 8
@@ -28,7 +28,7 @@ COMPILING_THREADS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Time:
-    """Microseconds of a call: the median and the least over batches of calls."""
+    """Microseconds of a call: median and minimum over batches of calls."""
 
     median: float
     least: float
@@ -37,9 +37,9 @@ class Time:
 def compile_in_threads[Key: Hashable, Program](
     jobs: Mapping[Key, Callable[[], Program]],
 ) -> dict[Key, Program]:
-    """Runs functions that compile, in threads with the settings of this one; raises what they do.
+    """Runs functions in threads, with the settings of this thread; raises their exceptions.
 
-    Compilers leave Python's lock, tracing does not.
+    Compilers release Python's lock; tracing does not.
     """
     with concurrent.futures.ThreadPoolExecutor(COMPILING_THREADS) as pool:
         futures = {
@@ -49,22 +49,22 @@ def compile_in_threads[Key: Hashable, Program](
 
 
 def set_count(nbytes: int) -> int:
-    """How many sets of operands of ``nbytes`` to rotate, so that none is in the cache."""
+    """Number of sets of operands of ``nbytes`` to rotate, so that none is in the cache."""
     if mosaic_gpu.current_settings().interpret is not None:
         return 1
     return min(max(-(-ROTATED_BYTES // nbytes), MIN_SETS), MAX_SETS)
 
 
 def calls_at_a_time(nbytes: int) -> int:
-    """How many calls to launch together, from the bytes that one moves."""
+    """Number of calls to launch together, if a call moves ``nbytes``."""
     return CALLS_TOGETHER if nbytes < SHORT_BYTES else 1
 
 
 def chained(function: Callable[..., Any]) -> Callable[..., list[Any]]:
-    """A program of one call on each of its arguments, a tuple of operands, one after the other.
+    """A program that calls a function on each of its arguments, which are tuples of operands.
 
-    What is launched by one program does not wait for Python between the calls. They share no
-    operands, so none can be left out, and barriers keep them from being merged.
+    The calls of one program do not wait for Python. They have different operands, so XLA cannot
+    remove any of them, and barriers prevent XLA from merging them.
     """
 
     def program(*operand_sets: tuple[Any, ...]) -> list[Any]:
@@ -79,39 +79,41 @@ def chained(function: Callable[..., Any]) -> Callable[..., list[Any]]:
 
 
 def grouped(operand_sets: Sequence[tuple[Any, ...]], calls: int) -> list[tuple[Any, ...]]:
-    """Sets of operands, in groups for programs of several calls."""
+    """Groups sets of operands for programs of several calls."""
     calls = min(calls, len(operand_sets))
     starts = range(0, len(operand_sets) - calls + 1, calls)
     return [tuple(operand_sets[start : start + calls]) for start in starts]
 
 
 def traced(function: Callable[..., Any], group: tuple[Any, ...]) -> jax.stages.Traced:
-    """A program of one call on each operand set of a group, see :func:`chained`."""
+    """Traces a program that calls a function on each set of a group, see :func:`chained`."""
     return jax.jit(chained(function)).trace(*group)
 
 
 def text_of(program: jax.stages.Traced) -> str:
-    """What a program does; addresses of Python's objects are no part of that."""
+    """The text of a program, without addresses of Python objects."""
     return re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
 
 
 def compiled(program: jax.stages.Traced) -> Callable[..., Any]:
-    """The program, ready to run."""
+    """Compiles a traced program."""
     return program.lower().compile()
 
 
 def time_program(program: Callable[..., Any], groups: Sequence[tuple[Any, ...]]) -> Time:
-    """Times a program on the device, a call of it.
+    """Times a call of a program on the device.
 
-    Batches of calls are enqueued without waiting, and the time until all results are there is
-    divided by their number: the queue hides what a single dispatch costs, as long as that is less
-    than what the device does meanwhile. Operands rotate, and no result is dropped in between.
+    A batch of calls is enqueued without waiting. The time until all results are available is
+    divided by the number of calls. The queue hides the time of dispatch, as long as it is shorter
+    than the time on the device. Operands rotate, and no result is freed before the batch ends.
 
     Args:
-        program: compiled, see :func:`compiled`.
-        groups: different operands of the same shapes, see :func:`grouped`.
+        program: a compiled program, see :func:`compiled`.
+        groups: groups of operands with the same shapes, see :func:`grouped`.
     """
-    if mosaic_gpu.current_settings().interpret is not None:  # seconds a call, which tell nothing
+    if (
+        mosaic_gpu.current_settings().interpret is not None
+    ):  # a call takes seconds, and its time means nothing
         start = time.perf_counter()
         jax.block_until_ready(program(*groups[0]))
         once = 1e6 * (time.perf_counter() - start) / len(groups[0])
@@ -136,18 +138,18 @@ def time_program(program: Callable[..., Any], groups: Sequence[tuple[Any, ...]])
 def time_calls(
     function: Callable[..., Any], operand_sets: Sequence[tuple[Any, ...]], calls: int = 1
 ) -> Time:
-    """Compiles a function and times it, ``calls`` of it at a time."""
+    """Compiles a function and times a call, launching ``calls`` calls together."""
     groups = grouped(operand_sets, calls)
     return time_program(compiled(traced(function, groups[0])), groups)
 
 
 def copy_bandwidth(nbytes: int = COPIED_BYTES) -> float:
-    """Bytes a second, read and written, of the best of several batches of plain copies."""
+    """Bytes per second that a copy reads and writes, in the best of several batches."""
     arrays = [(jnp.full(nbytes // 4, value, jnp.float32),) for value in (1.0, 2.0)]
     return 2 * nbytes / (1e-6 * time_calls(lambda array: array + 1, arrays).least)
 
 
 def dispatch_microseconds() -> float:
-    """What a call costs that does next to nothing: less than this cannot be measured."""
+    """Time of a call that does almost nothing: shorter times cannot be measured."""
     arrays = [(jnp.full(8, value, jnp.float32),) for value in (1.0, 2.0)]
     return time_calls(lambda array: array + 1, arrays).median

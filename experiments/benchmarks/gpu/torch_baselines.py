@@ -1,6 +1,6 @@
-"""Times of the operator in PyTorch on the same GPU.
+"""Times the operator in PyTorch on the same GPU.
 
-PyTorch is loaded when it is asked for; without it, or without its CUDA, there are no times of it.
+PyTorch is imported only when needed. Without it, or without its CUDA support, nothing is timed.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import reference
-from experiments.benchmarks.gpu.child import Tell
+from experiments.benchmarks.gpu.child import Reporter
 from experiments.benchmarks.gpu.timing import BATCH_SECONDS, BATCHES, set_count
 from experiments.benchmarks.torch_operator import Form, with_gradient
 
@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 
 
 def load() -> Any:
-    """The module ``torch``; raises ``NotImplementedError`` if it or its CUDA is not there."""
+    """The module ``torch``; raises ``NotImplementedError`` if it or a CUDA device is missing."""
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
@@ -33,7 +33,7 @@ def load() -> Any:
 
 
 def largest_error(torch: Any, form: Form, device: str = "cuda") -> float:
-    """Of a form, its gradients included, in float64 at small shapes."""
+    """The largest error of a form and its gradients, in float64 at small shapes."""
     errors = []
     rng = np.random.default_rng(0)
     for case in _SMALL:
@@ -46,7 +46,7 @@ def largest_error(torch: Any, form: Form, device: str = "cuda") -> float:
             reference.weight_gradient(case, x, dy),
         )
         tensors = [form.arranged(torch.from_numpy(a).to(device)) for a in (x, weights, dy)]
-        # Compiling at these shapes too would take longer than a step has.
+        # The form is not compiled here: that would take longer than a step may take.
         results = with_gradient(torch, form.written(torch, case))(*tensors)
         found = [form.channels_last(result.detach()).cpu().numpy() for result in results]
         errors += [np.abs(a - b).max() for a, b in zip(found, expected, strict=True)]
@@ -54,7 +54,7 @@ def largest_error(torch: Any, form: Form, device: str = "cuda") -> float:
 
 
 def random_tensors(torch: Any, case: Case, count: int, form: Form) -> list[Any]:
-    """Sets of the map, the weights and a cotangent, in the layout of a form."""
+    """Random sets of map, weights and cotangent, in the layout of a form."""
 
     def tensor(shape: tuple[int, ...], dtype: str) -> Any:
         return form.arranged(torch.randn(shape, dtype=getattr(torch, dtype), device="cuda"))
@@ -63,7 +63,7 @@ def random_tensors(torch: Any, case: Case, count: int, form: Form) -> list[Any]:
 
 
 def time_calls(torch: Any, function: Callable[..., Any], sets: Sequence[Any]) -> float:
-    """Median microseconds of a call between CUDA events, over batches on rotating operands."""
+    """Median microseconds of a call, from CUDA events around batches on rotating operands."""
     turns = itertools.cycle(sets)
 
     def batch(repeats: int) -> float:
@@ -80,22 +80,22 @@ def time_calls(torch: Any, function: Callable[..., Any], sets: Sequence[Any]) ->
     return 1e3 * statistics.median(batch(repeats) for _ in range(BATCHES))
 
 
-def torch_operator(tell: Tell, case: Mapping[str, Any], form: str) -> str:
-    """Times forward, and forward and backward.
+def torch_operator(reporter: Reporter, case: Mapping[str, Any], form: str) -> str:
+    """Times the forward pass alone and with the backward pass.
 
     Args:
-        tell: sends messages.
-        case: what to compute; the weights have the dtype of the map.
-        form: the value of a :class:`Form`.
+        reporter: sends messages to the parent process.
+        case: the case in JSON; the weights get the dtype of the map.
+        form: value of a :class:`Form`.
     """
-    tell.stage("importing PyTorch")
+    reporter.stage("importing PyTorch")
     torch, written = load(), Form(form)
     given = Case.from_json(case)
     given = given.replace(weights_dtype=given.dtype)  # PyTorch multiplies tensors of one dtype
-    tell.stage("checking")
+    reporter.stage("checking")
     error = largest_error(torch, written)
     if not error < TOLERANCE:
-        tell.wrong(f"{form} is wrong by {error:.1e}")
+        reporter.wrong(f"{form} has an error of {error:.1e}")
         return "not timed"
     sets = random_tensors(torch, given, set_count(given.moved.forward), written)
     function = written.operator(torch, given)
@@ -105,8 +105,8 @@ def torch_operator(tell: Tell, case: Mapping[str, Any], form: str) -> str:
         "both": (with_gradient(torch, function), sets),
     }
     for name, (run, operands) in passes.items():
-        tell.stage(f"compiling and running {name}")
+        reporter.stage(f"compiling and running {name}")
         with torch.set_grad_enabled(name == "both"):
             times[name] = time_calls(torch, run, operands)
-        tell.measured(**{"case": case, "form": form, "pass": name, "microseconds": times[name]})
+        reporter.measured(**{"case": case, "form": form, "pass": name, "microseconds": times[name]})
     return ", ".join(f"{name} {time:.4g} us" for name, time in times.items())

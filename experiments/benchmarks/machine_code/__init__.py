@@ -1,6 +1,6 @@
-"""What the GPU kernels compile to for an H100, without one.
+"""Compiles the GPU kernels for an H100 on a machine without a GPU.
 
-Needs the CUDA plugin and disassembler, some 4 GB, so best an environment of its own::
+It needs the CUDA plugin and disassembler, some 4 GB, so a separate environment is best::
 
     python -m venv .venv-cuda
     .venv-cuda/bin/pip install "jax[cuda13]" flax nvidia-cuda-nvdisasm jaxtyping

@@ -1,7 +1,7 @@
-"""Prints tables of what the GPU kernels compile to.
+"""Prints tables of the machine code of the GPU kernels.
 
-Registers, spills, shared memory and instructions of every kernel and of the variants; and what
-whole operators launch and allocate. Exits with 1 if any kernel spills.
+The tables have registers, spills, shared memory and instructions of every kernel and variant, and
+the kernels and temporary memory of whole operators. Exits with 1 if any kernel spills.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What the kernels are compiled for: maps of 100x100 pixels of every kind that they serve."""
+"""The cases that kernels are compiled for: maps of 100x100 pixels of every supported kind."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from experiments.benchmarks.machine_code.h100 import Shape
 
 
 def case(*, channels: int = 256, **options: Any) -> Case:
-    """Two maps of 100x100 pixels."""
+    """A case with two maps of 100x100 pixels."""
     return Case(2, 100, 100, channels, **options)
 
 
 def label(case: Case) -> str:
-    """Of a row."""
+    """The label of a table row."""
     scale = f"up {case.up}" if case.up > 1 else f"down {case.down}"
     groups = f", {case.groups} groups" if case.groups > 1 else ""
     source = f"{case.normalizer} of" if case.normalizer else "weights in"
@@ -47,7 +47,7 @@ CASES = (
     case(down=2, normalizer="softmax", channels=16),
 )
 
-# What there are two kernels of.
+# Forward passes for which there are two kernels.
 VARIANTS = (
     case(up=2, dtype="bfloat16"),
     case(up=2, dtype="bfloat16", normalizer="softmax"),
@@ -73,5 +73,5 @@ PROGRAMS = (
 
 
 def shapes(case: Case, shape: Shape) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of the operands of a case, by name."""
+    """Shapes of the operands of a case, by name."""
     return {name: shape(*operand) for name, operand in case.operands.items()}

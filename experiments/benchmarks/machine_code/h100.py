@@ -1,4 +1,4 @@
-"""An H100 that is not there, to compile for."""
+"""Describes an H100 to compile for, on a machine without one."""
 
 import functools
 from collections.abc import Callable
@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 from jax.experimental import topologies
 
-# What the compiler asks of an H100 SXM: NVIDIA's data sheet, and the CUDA programming guide's
-# table of compute capability 9.0.
+# Properties of an H100 SXM that the compiler needs, from NVIDIA's data sheet and from the CUDA
+# programming guide's table of compute capability 9.0.
 H100 = """
 gpu_device_info {
   name: "NVIDIA H100 80GB HBM3"
@@ -49,7 +49,7 @@ type Shape = Callable[..., jax.ShapeDtypeStruct]
 
 
 def gpus(count: int) -> list[jax.Device]:
-    """As many GPUs of one process."""
+    """``count`` GPUs of one process."""
     topology = topologies.get_topology_desc(
         "h100", platform="cuda", target_config=H100, topology=f"1x1x{count}"
     )
@@ -57,6 +57,6 @@ def gpus(count: int) -> list[jax.Device]:
 
 
 def on_one_gpu() -> Shape:
-    """Makes shapes of arrays on one GPU, from a shape and a dtype."""
+    """A function from a shape and a dtype to the ``ShapeDtypeStruct`` of an array on one GPU."""
     sharding = jax.sharding.SingleDeviceSharding(gpus(1)[0])
     return functools.partial(jax.ShapeDtypeStruct, sharding=sharding)

@@ -1,4 +1,4 @@
-"""Tables of what single kernels compile to."""
+"""Tables of the machine code of single kernels."""
 
 import contextlib
 import os
@@ -15,10 +15,10 @@ from experiments.benchmarks.kernel_calls import KernelCall, both_gradients, kern
 from experiments.benchmarks.machine_code import cases
 from experiments.benchmarks.machine_code.h100 import Shape
 
-# Patterns that find instructions in the machine code.
+# Patterns of instructions in the machine code.
 _CONVERSIONS = "SHF|PRMT|LOP3|F2FP"
 _INSTRUCTIONS = {"FFMA": "FFMA", "loads": "LDS", "conversions": _CONVERSIONS}
-_OF_VARIANTS = {
+_VARIANT_INSTRUCTIONS = {
     "FFMA": "FFMA",
     "HMMA": "HMMA",
     "loads": "LDS|LDSM",
@@ -43,13 +43,13 @@ def _dumps_in(folder: str) -> Iterator[None]:
 def compiled(
     call: KernelCall, case: Case, shape: Shape, instructions: Mapping[str, str]
 ) -> dict[str, int]:
-    """Compiles, and reads what the compiler says about the one kernel.
+    """Compiles one kernel and returns its resources and instruction counts.
 
     Args:
-        call: that makes the kernel.
-        case: what it is called with.
-        shape: of the arrays.
-        instructions: patterns by name, of which the machine code is searched.
+        call: function that launches the kernel.
+        case: operands of the kernel.
+        shape: makes the ``ShapeDtypeStruct`` of an operand.
+        instructions: patterns of instructions to count in the machine code, by name.
     """
     operands = cases.shapes(case, shape)
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +79,12 @@ type _Row = tuple[str, str, dict[str, int]]
 
 
 def print_table(title: str, rows: Iterable[_Row]) -> bool:
-    """Prints rows of a label, a kernel and what it compiled to; returns whether any spilled."""
+    """Prints a table; returns whether any kernel spills registers.
+
+    Args:
+        title: heading of the first column.
+        rows: label, kernel and numbers of each row.
+    """
     spilled, before = False, None
     for label, name, row in rows:
         if before is None:
@@ -100,17 +105,17 @@ def all_kernels(shape: Shape) -> Iterator[_Row]:
 
 
 def forward_variants(shape: Shape) -> Iterator[_Row]:
-    """The forward passes that there are two kernels of."""
+    """Both kernels of each forward pass for which there are two."""
     for case in cases.VARIANTS:
         for variant in ("multiply_add", "bands"):
             with mosaic_gpu.using(forward=variant):
                 call = kernel_calls(case)["forward"]
-            row = compiled(call, case, shape, _OF_VARIANTS)
+            row = compiled(call, case, shape, _VARIANT_INSTRUCTIONS)
             yield cases.label(case), f"`{variant}`", row
 
 
 def joint_gradients(shape: Shape) -> Iterator[_Row]:
-    """Both gradients in one launch; apart they are among :func:`all_kernels`."""
+    """Kernels of both gradients; :func:`all_kernels` has a kernel for each gradient."""
     for case in cases.GRADIENTS:
         row = compiled(both_gradients(case), case, shape, _INSTRUCTIONS)
         yield cases.label(case), "`together`", row

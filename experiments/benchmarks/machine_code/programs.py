@@ -1,4 +1,4 @@
-"""Tables of what whole operators compile to, gradients included."""
+"""Table of the compiled programs of whole operators with their gradients."""
 
 import itertools
 import math
@@ -14,12 +14,12 @@ from experiments.benchmarks.machine_code.h100 import Shape
 
 
 class Program(NamedTuple):
-    """What a program launches and allocates.
+    """Kernels and temporary memory of a program.
 
     Attributes:
-        ours: kernels of this package.
-        others: kernels that XLA adds around them, to pad, crop, convert or rearrange arrays.
-        temporaries: bytes beside arguments and results, in units of x, weights and y together.
+        ours: number of kernels of this project.
+        others: number of kernels that XLA adds, to pad, crop, convert or rearrange arrays.
+        temporaries: bytes besides arguments and results, relative to the bytes of the operands.
     """
 
     ours: int
@@ -28,7 +28,7 @@ class Program(NamedTuple):
 
 
 def compiled(case: Case, implementation: str, shape: Shape) -> Program:
-    """An operator with its gradients."""
+    """Compiles an operator with its gradients."""
     arguments = cases.shapes(case, shape).values()
     program = jax.jit(with_gradients(operator(case, implementation))).lower(*arguments).compile()
     analysis, text = program.memory_analysis(), program.as_text()
@@ -44,8 +44,8 @@ def compiled(case: Case, implementation: str, shape: Shape) -> Program:
 
 
 def print_programs(shape: Shape) -> None:
-    """Prints the table of operators with their gradients."""
-    heads = "kernels", "XLA's around them", "temporaries / (x+w+y)", "XLA alone"
+    """Prints the table, with a row for each operator and case."""
+    heads = "kernels", "XLA kernels around them", "temporaries / (x+w+y)", "XLA alone"
     print("\n| operator and gradients |", " | ".join(heads), "|")
     print("|---" + "|---:" * len(heads) + "|")
     for case, normalizer in itertools.product(cases.PROGRAMS, ("softmax", None)):

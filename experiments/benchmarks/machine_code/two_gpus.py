@@ -1,7 +1,8 @@
-"""What two GPUs each run of one program, and what they send to each other, compiled without them.
+"""Compiles sharded operators for two GPUs, on a machine without a GPU.
 
-Prints a Markdown table of operators under ``jit``, and exits with 1 if a GPU runs any kernel but
-once and on its half, or if they communicate but to sum the gradient of weights that they share.
+Prints a table in Markdown: the kernels that each GPU runs, and the communication between them.
+Exits with 1 unless each GPU runs every kernel once and on its half, and the GPUs communicate only
+to sum the gradient of replicated weights.
 """
 
 import dataclasses
@@ -28,13 +29,13 @@ AXIS = "gpus"
 
 @dataclasses.dataclass(frozen=True)
 class SharedCall:
-    """A call of an operator whose arrays two GPUs share.
+    """A call of an operator whose maps are sharded over two GPUs.
 
     Attributes:
-        case: what is called.
-        split: what the GPUs share, ``"batch"`` or ``"channels"`` of the maps.
-        axis_type: of the mesh.
-        gradients: whether they are computed, too.
+        case: operator and shapes of the call.
+        split: the sharded axis of the maps, ``"batch"`` or ``"channels"``.
+        axis_type: axis type of the mesh.
+        gradients: whether the call computes the gradients, too.
     """
 
     case: Case
@@ -44,9 +45,10 @@ class SharedCall:
 
     @property
     def expected(self) -> tuple[list[str], list[str]]:
-        """Kernels and communication: maps are halved, and weights where the batch is shared.
+        """The expected kernels and communication.
 
-        GPUs that share channels share weights, whose gradient is a sum over both.
+        Each GPU has half of every map. If the batch is sharded, it also has half of the weights. If
+        the channels are sharded, the weights are replicated, and their gradient is a sum over GPUs.
         """
         if not self.gradients:
             return ["half of y"], []
@@ -65,13 +67,13 @@ CALLS = [
 
 
 def compiled(call: SharedCall, devices: list[jax.Device]) -> str:
-    """The program of one GPU."""
+    """The text of the program that each GPU runs."""
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(call.axis_type,))
-    of_batch, of_channels = PartitionSpec(AXIS), PartitionSpec(None, None, None, AXIS)
+    by_batch, by_channels = PartitionSpec(AXIS), PartitionSpec(None, None, None, AXIS)
     specs = {
-        "x": of_batch if call.split == "batch" else of_channels,
-        "kernels": of_batch if call.split == "batch" else PartitionSpec(),
-        "dy": of_batch if call.split == "batch" else of_channels,
+        "x": by_batch if call.split == "batch" else by_channels,
+        "kernels": by_batch if call.split == "batch" else PartitionSpec(),
+        "dy": by_batch if call.split == "batch" else by_channels,
     }
     arguments = [
         jax.ShapeDtypeStruct(*operand, sharding=NamedSharding(mesh, specs[name]))
@@ -86,9 +88,9 @@ def compiled(call: SharedCall, devices: list[jax.Device]) -> str:
 
 
 def kernels(text: str) -> list[str]:
-    """What the kernels of a program return: an array, and the share of it that is computed.
+    """The results of a program's kernels: names of arrays, or of halves of arrays.
 
-    The number of elements identifies an array: no two arrays or halves have the same number here.
+    The number of elements identifies an array, because all arrays and halves differ in size.
     """
     whole = {"y": CASE.y_shape, "x": CASE.x_shape, "dw": CASE.weights_shape}
     shares = {math.prod(shape): name for name, shape in whole.items()}
@@ -99,7 +101,7 @@ def kernels(text: str) -> list[str]:
 
 
 def communication(text: str) -> list[str]:
-    """The collectives of a program."""
+    """The collective operations of a program."""
     return sorted(set(re.findall(rf"\b({COLLECTIVES})(?:-start)?\(", text)))
 
 

@@ -5,7 +5,7 @@ from experiments.benchmarks import processes
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Benchmarks measure in this process; gives the allocator of each of their processes."""
+    """Runs benchmarks in this process; returns a list of the allocators that they ask for."""
     allocators = []
 
     def call(function, allocator, *arguments):

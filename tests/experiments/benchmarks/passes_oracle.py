@@ -1,4 +1,4 @@
-"""What every pass of the operator gives, in float64."""
+"""Expected results of every pass of the operator, in float64."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from tests.kernels import oracle
 
 
 def results_of(case, x, weights, other):
-    """Arrays by pass: the output, both gradients, or all three."""
+    """The results of each pass: the output, both gradients, or all three arrays."""
     options = {name: case.options[name] for name in ("kernel_size", "up", "down")}
 
     def gradients(dy):

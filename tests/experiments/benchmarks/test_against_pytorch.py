@@ -1,4 +1,4 @@
-"""What the benchmarks compare with in PyTorch computes the same, and gets its columns."""
+"""The formulations in PyTorch give the same results as ours, and have columns in the tables."""
 
 import functools
 import importlib
@@ -29,13 +29,13 @@ def torch():
     return pytorch.load("cpu")
 
 
-def test_it_has_as_many_threads(torch):
+def test_pytorch_has_a_thread_for_each_core(torch):
     assert torch.get_num_threads() == cores()
 
 
 @pytest.mark.parametrize("case", [Case(2, 5, 4, 3, up=2), Case(1, 7, 5, 3, kernel_size=3, down=2)])
 @pytest.mark.parametrize("form", Form)
-def test_every_pass_of_a_form_is_right(torch, form, case):
+def test_every_pass_of_a_form_agrees_with_the_oracle(torch, form, case):
     operands = arrays(case)
     tensors = [form.arranged(pytorch.tensor(torch, each, "cpu")) for each in operands]
 
@@ -50,7 +50,7 @@ def test_every_pass_of_a_form_is_right(torch, form, case):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
 
 
-def test_the_compiled_form_compiles_every_pass_as_a_whole(torch, monkeypatch):
+def test_the_compiled_form_compiles_a_pass_as_one_graph(torch, monkeypatch):
     graphs = []
 
     def backend(graph, inputs):
@@ -70,7 +70,7 @@ def test_the_compiled_form_compiles_every_pass_as_a_whole(torch, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_tensors_are_the_arrays(torch, dtype):
+def test_tensors_have_the_values_and_dtypes_of_the_arrays(torch, dtype):
     x, *_ = arrays(Case(1, 3, 4, 2, up=2, dtype=dtype))
     tensor = pytorch.tensor(torch, x, "cpu")
     assert tensor.dtype == getattr(torch, dtype)
@@ -82,7 +82,7 @@ def test_tensors_are_the_arrays(torch, dtype):
 
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("compiler", [True, False])
-def test_every_form_is_a_column(torch, compiler, monkeypatch, capsys):
+def test_the_table_has_a_column_for_each_form(torch, compiler, monkeypatch, capsys):
     monkeypatch.setattr(pytorch, "can_compile", lambda *_: compiler)
     print_tables([Case(1, 4, 4, 3, kernel_size=1, up=2)], rounds=1)
     printed = capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_every_form_is_a_column(torch, compiler, monkeypatch, capsys):
     assert tables(printed)[0][0][-len(names) - 1 :] == ["XLA patches, temp / (x+w+y)", *names]
 
 
-def test_without_a_compiler_of_cpp_nothing_is_compiled(torch, monkeypatch):
+def test_compiling_on_a_cpu_needs_a_cpp_compiler(torch, monkeypatch):
     assert pytorch.can_compile(torch, "cpu")
     builder = importlib.import_module("torch._inductor.cpp_builder")
     builder.cpp_compiler_search.cache_clear()
@@ -103,7 +103,7 @@ def test_without_a_compiler_of_cpp_nothing_is_compiled(torch, monkeypatch):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_networks_of_torchvision_compute_what_ours_do(name):
+def test_torchvision_resnets_give_the_same_logits_as_ours(name):
     layout, sizes = all_layouts("cpu")[name], Sizes(depth=18, batch=2, side=64)
     image = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
     model, variables = resnets(sizes)["ours"]
@@ -112,7 +112,7 @@ def test_networks_of_torchvision_compute_what_ours_do(name):
     np.testing.assert_allclose(logits, jax.jit(model.apply)(variables, image), atol=1e-3)
 
 
-def test_detectors_of_torchvision_find_the_same_in_every_layout():
+def test_torchvision_detectors_give_the_same_detections_in_every_layout():
     image = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
     first, second = (each.detection(18, 90, image)()[0] for each in all_layouts("cpu").values())
     assert first.keys() == second.keys() == {"boxes", "labels", "scores"}
@@ -121,7 +121,7 @@ def test_detectors_of_torchvision_find_the_same_in_every_layout():
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_training_step_of_torchvisions_lowers_the_loss(torch, name, monkeypatch):
+def test_training_steps_of_torchvision_networks_lower_the_loss(torch, name, monkeypatch):
     losses = []
     cross_entropy = torch.nn.functional.cross_entropy
 
@@ -139,7 +139,7 @@ def test_a_training_step_of_torchvisions_lowers_the_loss(torch, name, monkeypatc
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_networks_of_torchvision_are_rows(monkeypatch, capsys):
+def test_the_table_has_rows_for_torchvision_networks(monkeypatch, capsys):
     monkeypatch.setattr(processes, "libc_ver", lambda: ("", ""))
     networks.run(rounds=1, sizes=Sizes(depth=18, batch=2, side=32, detected=(64, 64)))
     ((_, *rows),) = tables(capsys.readouterr().out)

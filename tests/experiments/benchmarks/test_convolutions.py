@@ -9,7 +9,7 @@ SMALL = Convolution("encoder", (1, 6, 7, 64), 100, 3, 2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_both_are_timed_in_each_pass(dtype):
+def test_both_implementations_are_timed_in_each_pass(dtype):
     found = times(SMALL, dtype, rounds=1)
     assert [*found] == ["forward", "with gradient"]
     for timings in found.values():
@@ -17,7 +17,7 @@ def test_both_are_timed_in_each_pass(dtype):
         assert all(timing.milliseconds > 0 for timing in timings.values())
 
 
-def test_a_pass_is_a_row(in_this_process, monkeypatch, capsys):
+def test_the_table_has_a_row_for_each_pass(in_this_process, monkeypatch, capsys):
     def timed(convolution, dtype, rounds):
         ours, xla = Timing(2.0, 0, 1.0, 3_000_000), Timing(5.0, 0, 1.0, 4_000_000)
         return {name: {"XLA": xla, "ours": ours} for name in ("forward", "with gradient")}

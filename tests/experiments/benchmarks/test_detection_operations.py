@@ -16,7 +16,7 @@ from experiments.detection.model.roi_align import assign_levels, roi_align
 from tests.experiments.benchmarks.markdown_tables import tables
 
 
-def test_the_loop_keeps_the_same_boxes():
+def test_nms_keeps_the_same_boxes_as_the_loop():
     rng = np.random.default_rng(0)
     boxes, scores = random_boxes(rng, 500), rng.random(500, np.float32)
     expected = loop_nms(boxes, scores, 0.7)
@@ -24,7 +24,7 @@ def test_the_loop_keeps_the_same_boxes():
     np.testing.assert_array_equal(jax.jit(nms)(boxes, scores, 0.7), expected)
 
 
-def test_all_taps_at_once_give_the_same():
+def test_gathering_all_taps_at_once_gives_the_same_result():
     shapes = [(20, 34), (10, 17), (5, 9), (3, 5)]
     rng = np.random.default_rng(0)
     pyramid = [jnp.asarray(rng.normal(size=(1, *shape, 3)), jnp.float32) for shape in shapes]
@@ -43,8 +43,9 @@ def test_tables_are_filled(capsys):
     sizes = Sizes(boxes=(20, 40), slots=2, objects=2, mask_rois=4, compared=8)
     print_nms(sizes, rounds=1)
     print_mask_targets(sizes, rounds=1)
-    (_, *of_nms), (_, *of_masks) = tables(capsys.readouterr().out)
-    assert [row[0] for row in of_nms] == ["20", "40"]
-    assert [row[0] for row in of_masks] == [
-        *(f"{side}x{side}, of the box" for side in (28, 56, 112)), "800x1344, of the input"
+    (_, *nms_rows), (_, *mask_rows) = tables(capsys.readouterr().out)
+    assert [row[0] for row in nms_rows] == ["20", "40"]
+    assert [row[0] for row in mask_rows] == [
+        *(f"{side}x{side} masks of the boxes" for side in (28, 56, 112)),
+        "800x1344 bitmaps of the input",
     ]  # fmt: skip

@@ -9,14 +9,14 @@ from tests.experiments.benchmarks.markdown_tables import tables
 
 
 @pytest.mark.slow
-def test_all_formulations_compute_the_same():
+def test_all_formulations_give_the_same_result():
     for key, functions in suites().items():
         first, *others = (jax.jit(run)(*operands(*key)) for run in functions.values())
         for other in others:
             np.testing.assert_allclose(other, first, atol=2e-4)
 
 
-def test_a_formulation_is_a_row(in_this_process, monkeypatch, capsys):
+def test_the_table_has_a_row_for_each_formulation(in_this_process, monkeypatch, capsys):
     def times(contraction, case, rounds):
         return {name: Timing(2.5, 0, 1.0, 3_000_000) for name in suites()[contraction, case]}
 

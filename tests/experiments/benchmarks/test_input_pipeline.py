@@ -10,7 +10,7 @@ from experiments.benchmarks.input_pipeline import (
     IN_PROCESS,
     IN_WORKERS,
     Jpegs,
-    contestants,
+    measurements,
     median_rates,
 )
 from experiments.classification.batches import open_folder
@@ -24,22 +24,22 @@ def data(tmp_path_factory):
     return open_folder(builder.data_dir)
 
 
-def test_images_are_as_large_as_imagenets(data):
+def test_images_have_the_size_of_imagenet_images(data):
     for record in data.train:
         with Image.open(io.BytesIO(record["image"])) as image:
             assert (image.format, image.size, image.mode) == ("JPEG", (500, 375), "RGB")
         assert 25_000 < len(record["image"]) < 200_000
 
 
-def test_every_contestant_gives_its_rate(data):
-    functions = contestants(data, workers=1)
+def test_every_measurement_returns_its_rate(data):
+    functions = measurements(data, workers=1)
     functions.pop(IN_WORKERS)
     rates = median_rates(functions, rounds=1)
     assert len(rates) == 3
     assert all(10 < rate < 100_000 for rate in rates.values())
 
 
-def test_the_median_of_the_rounds_counts():
+def test_the_rate_is_the_median_of_the_rounds():
     rates = iter([1.0, 100.0, 3.0])
     assert median_rates({"one": lambda: next(rates)}, rounds=3) == {"one": 3.0}
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.layer import CASES, layers_of, parts, print_tables
+from experiments.benchmarks.layer import CASES, layers_of, print_tables, time_parts
 from tests.experiments.benchmarks.markdown_tables import tables
 
 SMALL = [
@@ -17,12 +17,12 @@ LAYERS = {
 }  # fmt: skip
 
 
-def test_rows_are_labelled():
+def test_cases_have_distinct_labels():
     assert len({case.label for case in CASES}) == len(CASES)
 
 
 @pytest.mark.parametrize("case", [*SMALL, Case(1, 3, 3, 8, up=4)], ids=str)
-def test_all_layers_rescale_alike(case):
+def test_all_layers_of_a_case_have_the_same_output_shape(case):
     x = jnp.ones(case.x_shape, case.dtype)
     for layer in layers_of(case).values():
         y, _ = jax.eval_shape(layer.init_with_output, jax.random.key(0), x)
@@ -30,7 +30,7 @@ def test_all_layers_rescale_alike(case):
 
 
 @pytest.mark.slow
-def test_every_layer_of_a_case_is_a_row(in_this_process, capsys):
+def test_the_table_has_a_row_for_each_layer(in_this_process, capsys):
     print_tables(SMALL, rounds=1)
     layers, parts = tables(capsys.readouterr().out)
     assert layers[0][:4] == ["", "layer", "forward, ms", "forward, times CARAFE"]
@@ -40,8 +40,8 @@ def test_every_layer_of_a_case_is_a_row(in_this_process, capsys):
     assert in_this_process == ["defaults", *["defaults", "memory kept"] * 2]
 
 
-def test_every_part_has_its_time():
-    times = parts(SMALL[0], rounds=1)
+def test_every_part_of_the_layer_is_timed():
+    times = time_parts(SMALL[0], rounds=1)
     assert list(times) == [
         "channel compressor",
         "content encoder",

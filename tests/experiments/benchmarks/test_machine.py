@@ -15,7 +15,9 @@ from experiments.benchmarks import machine
         (None, "arm", "arm"),
     ],
 )  # fmt: skip
-def test_the_name_of_the_processor(cpuinfo, processor, expected, monkeypatch, tmp_path):
+def test_the_processor_name_comes_from_cpuinfo_or_platform(
+    cpuinfo, processor, expected, monkeypatch, tmp_path
+):
     path = tmp_path / "cpuinfo"
     if cpuinfo is not None:
         path.write_text(cpuinfo)

@@ -25,7 +25,7 @@ def timed(ours, theirs):
     return {"ours": Timing(ours, 7, 2.5, 3_000_000), "torchvision": Timing(theirs, 9)}
 
 
-def test_what_is_not_compiled_has_no_seconds():
+def test_networks_that_are_not_compiled_have_no_compile_time():
     assert [*networks.rows("pass", timed(20.0, 40.0), timed(10.0, 30.0))] == [
         ["pass", "ours", "20.0", "1.00", "7", "10.0", "1.00", "7", "2.5", "3"],
         ["", "torchvision", "40.0", "2.00", "9", "30.0", "3.00", "9", "-", "-"],
@@ -33,14 +33,14 @@ def test_what_is_not_compiled_has_no_seconds():
     assert len(networks.headings(True)) == 10
 
 
-def test_where_there_are_no_huge_pages_there_are_no_columns_of_them():
+def test_without_huge_pages_there_are_no_columns_for_them():
     first, _ = networks.rows("pass", timed(20.0, 40.0), None)
     assert first == ["pass", "ours", "20.0", "1.00", "7", "2.5", "3"]
     assert len(networks.headings(False)) == len(first)
 
 
 @pytest.mark.slow
-def test_every_network_is_a_row(in_this_process, monkeypatch, capsys):
+def test_the_table_has_a_row_for_each_network(in_this_process, monkeypatch, capsys):
     monkeypatch.setattr(pytorch, "load", lambda platform: None)
     monkeypatch.setattr(processes, "libc_ver", lambda: ("", ""))
     networks.run(rounds=1, sizes=SMALL)
@@ -66,6 +66,6 @@ def test_every_network_is_a_row(in_this_process, monkeypatch, capsys):
         scaling,
     ],
 )
-def test_there_is_no_median_of_no_rounds(benchmark):
+def test_zero_rounds_are_rejected(benchmark):
     with pytest.raises(ConfigError, match=r"rounds.* 0$"):
         benchmark.run(rounds=0)

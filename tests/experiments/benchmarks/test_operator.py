@@ -9,7 +9,7 @@ from experiments.benchmarks.machine import Limits
 from experiments.benchmarks.operator import (
     CASES,
     PATCHES,
-    Own,
+    OwnTimes,
     formulations,
     limit_rows,
     print_tables,
@@ -28,12 +28,12 @@ def without_torch(monkeypatch):
     monkeypatch.setattr(pytorch, "load", lambda platform: None)
 
 
-def test_rows_are_labelled():
+def test_cases_have_distinct_labels():
     assert CASES[0].label == "up 2, k=5, 1x50x50x256, float32"
     assert len({case.label for case in CASES}) == len(CASES)
 
 
-def test_a_label_names_what_a_case_has_besides():
+def test_a_label_names_options_that_are_not_the_default():
     case = Case(1, 6, 4, 8, up=3, down=2, groups=2, dtype="bfloat16", weights_dtype="float16")
     assert case.label == "up 3, down 2, k=5, g=2, 1x6x4x8, bfloat16, weights float16"
     assert Case(1, 6, 4, 8).label == "k=5, 1x6x4x8, float32"
@@ -46,7 +46,7 @@ def test_cases_are_chosen_by_their_label():
         matching(CASES, "k=9")
 
 
-def test_the_command_refuses_cases_that_there_are_not(run_failing):
+def test_the_command_rejects_a_label_that_no_case_has(run_failing):
     code, error = run_failing(operator.run, "--cases", "k=9")
     assert code == 2
     assert "cases" in error
@@ -54,7 +54,7 @@ def test_the_command_refuses_cases_that_there_are_not(run_failing):
 
 
 @pytest.mark.usefixtures("without_torch")
-def test_every_pass_of_a_case_is_a_row(in_this_process, capsys):
+def test_the_table_has_a_row_for_each_pass_of_a_case(in_this_process, capsys):
     print_tables([SMALL], rounds=1)
     printed = capsys.readouterr().out
     assert "its times are left out" in printed
@@ -72,9 +72,7 @@ def test_every_pass_of_a_case_is_a_row(in_this_process, capsys):
 
 
 @pytest.mark.usefixtures("without_torch")
-def test_where_memory_cannot_be_kept_there_are_no_columns_of_it(
-    in_this_process, monkeypatch, capsys
-):
+def test_without_glibc_there_are_no_columns_with_memory_kept(in_this_process, monkeypatch, capsys):
     monkeypatch.setattr(processes, "libc_ver", lambda: ("", ""))
     print_tables([SMALL], rounds=1)
     printed = capsys.readouterr().out
@@ -102,7 +100,7 @@ def test_every_pass_of_a_formulation_is_right(name, case):
 
 
 @each_case
-def test_the_usual_formulation_gathers_patches(case):
+def test_the_common_formulation_gathers_patches(case):
     text = jax.jit(formulations(case)[PATCHES]).lower(*arrays(case)[:2]).as_text()
     patches = -(-case.height // case.down), -(-case.width // case.down)
     size = "x".join(map(str, (case.batch, *patches, case.taps * case.channels)))
@@ -113,15 +111,15 @@ def test_the_weights_of_every_case_have_the_dtype_of_the_map():
     assert all(case.kernels_dtype == case.dtype for case in CASES)
 
 
-def test_shares_are_those_of_the_machine():
+def test_shares_are_relative_to_the_limits_of_the_machine():
     case = Case(1, 100, 100, 25, up=2)  # 1,000,000 outputs of 25 multiply-adds
     nbytes = 4 * (10_000 * 25 + 40_000 * 25 + 40_000 * 25)
     timing = Timing(milliseconds=2.0, page_faults=0)
     limits = Limits(bytes_per_second=4 * nbytes / 2e-3, flops_per_second=5e7 / 2e-3 * 2)
-    ((*_, ms, rate, of_product, bandwidth, of_copy, product, copy),) = limit_rows(
-        case, Own({}, {"forward": timing}, limits)
+    ((*_, ms, rate, product_share, bandwidth, copy_share, product, copy),) = limit_rows(
+        case, OwnTimes({}, {"forward": timing}, limits)
     )
-    assert (ms, of_product, of_copy) == ("2.00", "50", "25")
+    assert (ms, product_share, copy_share) == ("2.00", "50", "25")
     np.testing.assert_allclose(float(rate), 5e7 / 2e-3 / 1e9, atol=0.05)
     np.testing.assert_allclose(float(bandwidth), nbytes / 2e-3 / 1e9, atol=0.05)
     assert (product, copy) == ("50", "18.0")

@@ -6,7 +6,7 @@ from experiments.benchmarks.timing import Timing
 from tests.experiments.benchmarks.markdown_tables import tables
 
 
-def test_one_axis_grows_at_a_time():
+def test_only_one_axis_grows_at_a_time():
     base = CASES[0]
     for case in CASES:
         differ = [a != b for a, b in zip(case.x_shape, base.x_shape, strict=True)]
@@ -14,7 +14,7 @@ def test_one_axis_grows_at_a_time():
     assert len({math.prod(case.y_shape) for case in CASES}) > 4
 
 
-def test_a_case_is_a_row(in_this_process, capsys):
+def test_the_table_has_a_row_for_a_case(in_this_process, capsys):
     case = Case(1, 3, 3, 4, kernel_size=3, up=2)
     print_table([case], rounds=1)
     ((headings, found),) = tables(capsys.readouterr().out)
@@ -25,7 +25,7 @@ def test_a_case_is_a_row(in_this_process, capsys):
     assert in_this_process == ["defaults", "defaults", "memory kept"]
 
 
-def test_a_case_that_has_several_rows_is_measured_once(in_this_process, capsys):
+def test_a_case_with_several_rows_is_measured_once(in_this_process, capsys):
     case = Case(1, 3, 3, 4, kernel_size=3, up=2)
     print_table([case, case.replace(batch=2), case], rounds=1)
     ((_, *rows),) = tables(capsys.readouterr().out)
@@ -34,7 +34,7 @@ def test_a_case_that_has_several_rows_is_measured_once(in_this_process, capsys):
     assert in_this_process == ["defaults", *["defaults", "memory kept"] * 2]
 
 
-def test_times_are_for_an_element_of_the_output():
+def test_times_are_per_element_of_the_output():
     case = Case(1, 5, 5, 10, up=2)  # 1000 outputs
     times = {"forward": Timing(2e-3, 3), "input gradient": Timing(1, 4)}
     assert [*cells(case, [times])] == ["1x5x5x10", "0.0", "2.00", "1000.00", "7"]

@@ -3,18 +3,18 @@ import os
 import pytest
 
 from experiments.benchmarks.gpu import bringup, plan
-from experiments.benchmarks.gpu.child import Tell
+from experiments.benchmarks.gpu.child import Reporter
 from experiments.benchmarks.gpu.outcomes import parse
 
 
-class Told(Tell):
-    """Keeps its messages, as the parent would read them."""
+class RecordingReporter(Reporter):
+    """Keeps its messages, parsed in the same way as in the parent process."""
 
     def __init__(self, path):
         super().__init__(os.open(path, os.O_WRONLY | os.O_CREAT))
         self._path = path
 
-    def said(self, kind):
+    def messages(self, kind):
         messages, garbage = parse(self._path.read_bytes())
         assert garbage is None
         return [message[kind] for message in messages if kind in message]
@@ -24,21 +24,21 @@ class Told(Tell):
 
 
 @pytest.fixture
-def tell(tmp_path):
-    told = Told(tmp_path / "messages")
-    yield told
-    told.close()
+def reporter(tmp_path):
+    reporter = RecordingReporter(tmp_path / "messages")
+    yield reporter
+    reporter.close()
 
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch):
-    """`run_with` puts its own plan in the place of the real one."""
+    """Restores the plan, which `run_with` replaces."""
     monkeypatch.setattr(bringup, "Plan", bringup.Plan)
 
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    """One main case in one dtype, and nothing after it."""
+    """Plans one main case in one dtype, and no further cases."""
     monkeypatch.setattr(plan, "MAIN", {"up 2": plan.MAIN["up 2"]})
     monkeypatch.setattr(plan, "MORE", {})
     monkeypatch.setattr(plan, "DTYPES", ("float32",))

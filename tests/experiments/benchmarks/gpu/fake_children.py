@@ -1,4 +1,4 @@
-"""Programs that end as children of a first run may, and a command line that runs them as such."""
+"""Programs that end in every way in which a child process can end, and a command line for them."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from experiments.benchmarks.gpu.plan import Plan
 
 _START = """
 import ctypes, json, os, resource, signal, subprocess, sys, time
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # nothing is left when a test kills the parent
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # no process is left when a test kills the parent
 def say(**message): print(json.dumps(message), flush=True)
 def fail(text, status=1): print(text, file=sys.stderr, flush=True); sys.exit(status)
 """
@@ -48,7 +48,7 @@ PROGRAMS = {
     "sticky abort": """
         print('F0 CUDA_ERROR_LAUNCH_FAILED', file=sys.stderr, flush=True); os.abort()""",
     "exception": "raise ValueError('no room')",
-    "told exception": "say(error='ValueError: no room'); sys.exit(1)",
+    "reported exception": "say(error='ValueError: no room'); sys.exit(1)",
     "garbage": "say(measured={'a': 4}); print('garbage'); say(done='fine')",
     "no object": "print('[1, 2]'); say(done='fine')",
     "binary garbage": "os.write(1, bytes(range(256))); say(done='fine')",
@@ -60,20 +60,20 @@ PROGRAMS = {
 
 
 def command(program, *arguments):
-    """Of one of the programs."""
+    """The command that runs one of the programs."""
     return [sys.executable, "-S", "-c", _START + textwrap.dedent(PROGRAMS[program]), *arguments]
 
 
-def run_with(programs, out, *arguments, seconds=None, asked=None):
-    """The command line, with programs in place of the children that do something.
+def run_with(programs, out, *arguments, seconds=None, planned=None):
+    """Runs the command line, with fake programs instead of the real children.
 
     Args:
-        programs: by what a step does: its function, its kernel, or its kernel with a setting or
-            ``one_step``.
-        out: folder.
-        arguments: of the command line.
-        seconds: limits of steps, by kernel or function.
-        asked: list for the function and the options of every step that is planned.
+        programs: name of the program by function, by kernel, or by kernel with a setting or
+            ``one_step``. Other steps run the program ``"ok"``.
+        out: output folder.
+        arguments: further arguments of the command line.
+        seconds: time limits of steps, by kernel or function.
+        planned: list to which function and options of every planned step are added.
     """
 
     class Faked(Plan):
@@ -83,8 +83,8 @@ def run_with(programs, out, *arguments, seconds=None, asked=None):
 
         def command(self, do, limit, options):
             del limit
-            if asked is not None:
-                asked.append((do, options))
+            if planned is not None:
+                planned.append((do, options))
             kernel = options.get("kernel") or do
             changes = [*options.get("settings", {}), *["one_step"] * options.get("one_step", False)]
             keys = [*(f"{kernel} {change}" for change in changes), kernel, do]
@@ -100,7 +100,7 @@ def results(out):
 
 
 def is_alive(pid):
-    """Whether a process runs; one that nobody has waited for does not."""
+    """Whether a process runs; a zombie process does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Programs that run as a process of their own."""
+"""Runs Python programs in separate processes."""
 
 import os
 import subprocess

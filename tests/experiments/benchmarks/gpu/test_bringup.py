@@ -18,7 +18,7 @@ from tests.experiments.benchmarks.gpu.programs import ENVIRONMENT, ROOT, python
 from tests.slow import slow
 
 FOLDER = ROOT / "experiments" / "benchmarks" / "gpu"
-# What a machine with JAX and Flax may lack; optax and rich come with Flax.
+# Packages that may be missing on a machine with JAX and Flax. Flax installs optax and rich.
 MISSING = (
     "tyro",
     "grain",
@@ -41,7 +41,7 @@ print(*sorted({"jax", "jaxlib", "flax", "numpy", "torch", "carafe_jax"} & set(sy
     assert (completed.returncode, completed.stdout.split()) == (0, []), completed.stderr
 
 
-def test_children_import_nothing_that_a_machine_with_a_gpu_may_lack():
+def test_children_import_no_optional_packages():
     names = [f"experiments.benchmarks.gpu.{path.stem}" for path in FOLDER.glob("[a-z]*.py")]
     program = f"""
 import importlib, importlib.abc, sys
@@ -57,7 +57,7 @@ for name in {names}:
     assert completed.returncode == 0, completed.stderr
 
 
-def test_a_run_in_which_all_is_right(tmp_path, capsys):
+def test_a_run_without_failures(tmp_path, capsys):
     assert run_with({}, tmp_path, "--seed", "7") == 0
     found = results(tmp_path)
     assert (found["ended"], found["seed"], found["conclusions"]) == ("complete", 7, [])
@@ -76,7 +76,7 @@ def test_a_run_in_which_all_is_right(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_tools_that_are_not_there_are_no_failure(tmp_path, monkeypatch, capsys):
+def test_missing_tools_are_not_a_failure(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert run_with({}, tmp_path / "out") == 0
     assert capsys.readouterr().out.count("ncu is not installed") == 4
@@ -92,57 +92,57 @@ def test_a_failing_kernel_runs_again_with_switches(tmp_path, capsys):
     assert len(switched) == 2 * len(SWITCHES)
     right = {step["about"]["switch"] for step in switched if step["outcome"] == "ok"}
     assert right == {"one slot"}
-    # They come in the order in which the steps before them ended.
+    # Conclusions are in the order in which the failed steps ended.
     carafe, reassemble = sorted(found["conclusions"])
-    said = "dx float32: right with one slot: copying"
-    assert carafe.startswith(f"carafe {said}")
-    assert reassemble.startswith(f"reassemble {said}")
+    expected = "dx float32: right with one slot: copying"
+    assert carafe.startswith(f"carafe {expected}")
+    assert reassemble.startswith(f"reassemble {expected}")
     assert reassemble.endswith("(does not apply: one step)")
     assert capsys.readouterr().out.count("CONCLUSION") == 2
 
 
-def planned(asked, do):
-    """Options of the steps of a function."""
-    return [options for each, options in asked if each == do]
+def options_of(planned, do):
+    """Options of the planned steps that run a function."""
+    return [options for each, options in planned if each == do]
 
 
-def timed(asked):
-    """Cases and passes of the kernels that are timed."""
+def timed(planned):
+    """Cases and passes of our kernels that are timed."""
     return {
         (Case.from_json(run["case"]), name)
-        for options in planned(asked, "operators") if options["implementation"] == "mosaic_gpu"
+        for options in options_of(planned, "operators") if options["implementation"] == "mosaic_gpu"
         for run in options["runs"] for name in run["passes"]
     }  # fmt: skip
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_kernels_that_crash_are_not_asked_for_again(tmp_path):
-    asked = []
+def test_kernels_that_crash_do_not_run_again(tmp_path):
+    planned = []
     programs = {"dlogits": "segfault", "bands": "abort", "dw": "wrong"}
-    assert run_with(programs, tmp_path, asked=asked) == 1
+    assert run_with(programs, tmp_path, planned=planned) == 1
     up = plan.MAIN["up 2"]
-    # One that is only wrong is timed, and XLA's times need no kernel at all.
-    assert timed(asked) == {
+    # A kernel that is only wrong is timed, and XLA's times need no kernel.
+    assert timed(planned) == {
         (up, "forward"), (up, "backward"), (up.replace(normalizer="softmax"), "forward"),
     }  # fmt: skip
-    (xla,) = [each for each in planned(asked, "operators") if each["implementation"] == "xla"]
+    (xla,) = [each for each in options_of(planned, "operators") if each["implementation"] == "xla"]
     assert [run["passes"] for run in xla["runs"]] == [["forward", "backward"]] * 2
     # In float64, output and gradients are one program.
-    (right,) = planned(asked, "right")
+    (right,) = options_of(planned, "right")
     assert right["cases"] == [up.to_json()]
-    assert {each["normalizer"] for options in planned(asked, "checks")
+    assert {each["normalizer"] for options in options_of(planned, "checks")
             for _, each in options["cases"] if each["dtype"] == "float32"} == {None}  # fmt: skip
-    assert [each["leave_out_kernels"] for each in planned(asked, "layers")] == [True]
+    assert [each["leave_out_kernels"] for each in options_of(planned, "layers")] == [True]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
-def test_a_kernel_that_is_slow_to_compile_is_kept_and_runs_again(tmp_path):
-    asked = []
-    code = run_with({"dx": "slow"}, tmp_path, seconds={"dx": 2}, asked=asked)
-    assert code == 1  # nobody knows yet whether it is right
+def test_a_kernel_that_is_slow_to_compile_runs_again(tmp_path):
+    planned = []
+    code = run_with({"dx": "slow"}, tmp_path, seconds={"dx": 2}, planned=planned)
+    assert code == 1  # it is not known whether the kernel is right
     up = plan.MAIN["up 2"]
-    assert {case for case, _ in timed(asked)} == {up, up.replace(normalizer="softmax")}
+    assert {case for case, _ in timed(planned)} == {up, up.replace(normalizer="softmax")}
     found = results(tmp_path)
     assert not [step for step in found["steps"] if step["phase"] == "switches"]
     slow = [step["name"] for step in found["steps"] if step["outcome"] == "slow"]
@@ -152,23 +152,23 @@ def test_a_kernel_that_is_slow_to_compile_is_kept_and_runs_again(tmp_path):
 @pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("do", [slow("right"), "smoke"])
 def test_a_case_that_hangs_is_not_timed(tmp_path, monkeypatch, do):
-    """The child names the last of its cases, which takes logits."""
+    """The child reports the last of its cases, which takes logits."""
     up = plan.MAIN["up 2"]
     monkeypatch.setattr(plan, "SMOKE_MORE", {"all": (up, up.replace(normalizer="softmax"))})
     monkeypatch.setattr(plan, "SMOKED_VARIANTS", ())
-    asked = []
+    planned = []
     programs = {do: "hang in a case"} | {
         kernel: "ok" for kernels in PASSES["carafe"].values() for kernel in (*kernels, "dw")
     }
-    run_with(programs, tmp_path, seconds={do: 3}, asked=asked)
-    assert {case for case, _ in timed(asked)} == {up}
+    run_with(programs, tmp_path, seconds={do: 3}, planned=planned)
+    assert {case for case, _ in timed(planned)} == {up}
 
 
 def a_run(tmp_path, monkeypatch, outcomes):
-    """Names of the steps of a run, in the order in which they are run.
+    """Runs all phases; returns phase and name of the steps, in the order in which they ran.
 
     Args:
-        outcomes: by phase, of the first try; all else is right.
+        outcomes: outcome of the first run of each step, by phase; all other runs succeed.
     """
     names, tried = [], set()
 
@@ -189,14 +189,14 @@ def a_run(tmp_path, monkeypatch, outcomes):
 
 @pytest.mark.parametrize("outcome", [Outcome.NOT_RUN, Outcome.NO_TIME, Outcome.SLOW])
 @pytest.mark.parametrize("phase", [plan.SMOKE, plan.RIGHT, plan.FAST])
-def test_what_had_to_wait_runs_at_the_end(tmp_path, monkeypatch, phase, outcome):
+def test_unfinished_steps_run_again_at_the_end(tmp_path, monkeypatch, phase, outcome):
     names = a_run(tmp_path, monkeypatch, {phase: outcome})
     waited = [name for name in dict.fromkeys(names) if name[0] == phase]
     assert names[-len(waited) :] == waited
     assert len(names) == len(set(names)) + len(waited)
 
 
-def test_what_was_slow_runs_last(tmp_path, monkeypatch):
+def test_slow_steps_run_again_last(tmp_path, monkeypatch):
     slow_first = {plan.SMOKE: Outcome.SLOW, plan.RIGHT: Outcome.NOT_RUN}
     names = a_run(tmp_path, monkeypatch, slow_first)
     again = [phase for number, (phase, name) in enumerate(names) if (phase, name) in names[:number]]
@@ -205,7 +205,7 @@ def test_what_was_slow_runs_last(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("phase", "code"), [("smoke", 1), ("right", 1), ("fast", 0)])
 @pytest.mark.usefixtures("few_steps")
-def test_a_check_that_never_ran_is_no_success(tmp_path, monkeypatch, phase, code):
+def test_the_exit_code_is_1_if_a_check_did_not_run(tmp_path, monkeypatch, phase, code):
     def run_steps(steps, **_):
         for step in steps:
             outcome = Outcome.NOT_RUN if step.phase == phase else Outcome.OK
@@ -216,7 +216,7 @@ def test_a_check_that_never_ran_is_no_success(tmp_path, monkeypatch, phase, code
 
 
 def start(tmp_path, programs, steps):
-    """A run in a process of its own, once some of its steps have ended."""
+    """Starts a run in a separate process, and waits until some of its steps have ended."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.experiments.benchmarks.gpu.fake_children",
          json.dumps(programs), str(tmp_path)],
@@ -230,7 +230,7 @@ def start(tmp_path, programs, steps):
     raise AssertionError(process.communicate())
 
 
-def test_after_sigterm_what_was_found_is_there(tmp_path):
+def test_results_are_kept_after_sigterm(tmp_path):
     process = start(tmp_path, {"dx": "hang with a child"}, steps=6)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
@@ -242,7 +242,7 @@ def test_after_sigterm_what_was_found_is_there(tmp_path):
     assert all(line in (tmp_path / "log.txt").read_text() for line in out.splitlines())
 
 
-def test_after_sigkill_what_was_found_is_there(tmp_path):
+def test_results_are_kept_after_sigkill(tmp_path):
     process = start(tmp_path, {"dx": "hang"}, steps=6)
     process.kill()
     process.communicate(timeout=60)
@@ -282,7 +282,7 @@ def test_a_child_outlives_a_thread_of_the_profiler_that_started_it():
 import subprocess, sys, threading
 started = []
 def start():
-    command = [sys.executable, "-c", sys.argv[1], "1"]  # its parent is further away
+    command = [sys.executable, "-c", sys.argv[1], "1"]  # not the parent's process id
     started.append(subprocess.Popen(command, stdout=subprocess.PIPE))
     started[0].stdout.readline()
 thread = threading.Thread(target=start)
@@ -297,7 +297,7 @@ started[0].kill()
     assert python(program, _CHILD).stdout == "alive\n"
 
 
-def test_phases_share_what_is_left(tmp_path, monkeypatch):
+def test_phases_share_the_remaining_time(tmp_path, monkeypatch):
     ends = {}
 
     def run_steps(steps, *, end, **_):
@@ -310,7 +310,7 @@ def test_phases_share_what_is_left(tmp_path, monkeypatch):
     record = Record(tmp_path)
     bringup.Run(record, plan.Plan([1], tmp_path), 515).all()
     record.close("complete")
-    # Nothing took any time, so each phase has its share of all.
+    # No step took any time, so each phase has its share of the whole budget.
     assert ends == pytest.approx(
         {"card": 510, "smoke": 90, "right": 510 * 120 / 420, "fast": 510 * 2 / 3, "why": 510},
         abs=2,
@@ -324,8 +324,8 @@ def test_the_real_children_run_in_the_interpreter(tmp_path, capsys):
     found = results(tmp_path)
     assert (code, found["ended"], found["not_run"]) == (0, "complete", []), out
     assert {step["phase"] for step in found["steps"]} == {"card", "smoke", "right", "fast"}
-    # Variants need not serve float32, nor the interpreter.
-    served = [step for step in found["steps"] if step["outcome"] != "refused"]
-    assert all("variant" in step["about"] for step in found["steps"] if step not in served)
-    assert {step["outcome"] for step in served} == {"ok"}
-    assert all(step["measured"] for step in served)
+    # Variants need not support float32, nor the interpreter.
+    supported = [step for step in found["steps"] if step["outcome"] != "refused"]
+    assert all("variant" in step["about"] for step in found["steps"] if step not in supported)
+    assert {step["outcome"] for step in supported} == {"ok"}
+    assert all(step["measured"] for step in supported)

@@ -58,7 +58,7 @@ def test_the_reference_agrees_with_the_oracle(case):
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
-def test_the_gradient_of_softmax_agrees_with_differences(case):
+def test_the_gradient_of_softmax_agrees_with_finite_differences(case):
     rng = np.random.default_rng(0)
     shapes = case.logits_shape, case.weights_shape, case.logits_shape
     logits, dw, direction = map(rng.standard_normal, shapes)
@@ -73,7 +73,7 @@ def test_the_gradient_of_softmax_agrees_with_differences(case):
 
 @pytest.mark.parametrize("normalizer", [None, "softmax"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_check_passes_what_is_right(dtype, normalizer):
+def test_a_check_accepts_correct_results(dtype, normalizer):
     case = TINY.replace(dtype=dtype, normalizer=normalizer)
     operands = random_operands(case, seed=0)
     vmapped = compiled(case, "xla", vmapped=True) if dtype == "float32" else None
@@ -86,14 +86,14 @@ def test_a_check_passes_what_is_right(dtype, normalizer):
 
 @pytest.mark.parametrize("result", range(3))
 @pytest.mark.parametrize("value", [1.0, np.nan])
-def test_a_check_fails_what_is_wrong(result, value):
+def test_a_check_fails_for_wrong_results(result, value):
     operands = random_operands(TINY, seed=0)
     expected = expected_results(TINY, operands)
     expected[result].flat[-1] += value
     assert not run_check(TINY, operands, expected, compiled(TINY, "xla", vmapped=False)).passed
 
 
-def test_a_check_fails_other_bits(monkeypatch):
+def test_a_check_fails_if_a_second_run_gives_other_bits(monkeypatch):
     operands = random_operands(TINY, seed=0)
     expected = expected_results(TINY, operands)
     program, shifts = compiled(TINY, "xla", vmapped=False), iter((0.0, 1e-6))
@@ -106,12 +106,12 @@ def test_a_check_fails_other_bits(monkeypatch):
     assert (outcome.repeats, outcome.passed) == (False, False)
 
 
-def test_no_error_hides_behind_nan():
+def test_the_error_of_a_result_with_nan_is_nan():
     assert np.isnan(relative_error(np.array([1.0, np.nan]), np.array([1.0, 2.0])))
     assert relative_error(np.array([1.0, 3.0]), np.array([1.0, 2.0])) == 0.5
 
 
-def test_the_checks_cover_what_the_kernels_serve():
+def test_the_checks_cover_what_the_kernels_support():
     cases = CHECKS["real"]
     assert len(set(cases)) == 40
     assert {case.kernel_size for case in cases} == {3, 5, 7}
@@ -124,7 +124,7 @@ def test_the_checks_cover_what_the_kernels_serve():
     assert len(set(VMAPPED) & set(cases)) == 4
 
 
-SERVED = {
+SUPPORTED = {
     **{f"check {number}": case for number, case in enumerate(CHECKS["real"])},
     **{f"{name} {normalizer}": case.replace(normalizer=normalizer)
        for name, case in {**plan.MAIN, **plan.MORE, "smoke": plan.SMOKE_CASE}.items()
@@ -134,8 +134,8 @@ SERVED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", SERVED.values(), ids=SERVED)
-def test_the_kernels_serve_every_case(case):
+@pytest.mark.parametrize("case", SUPPORTED.values(), ids=SUPPORTED)
+def test_the_kernels_support_every_case(case):
     plan = Plan(
         Geometry(**case.options),
         case.size,
@@ -151,23 +151,23 @@ def numbered(*cases):
     return [(seed, case.to_json()) for seed, case in enumerate(cases)]
 
 
-def test_cases_are_checked_one_by_one(tell, monkeypatch):
+def test_cases_are_checked_one_by_one(reporter, monkeypatch):
     monkeypatch.setattr(checks, "compiled", lambda case, _, vmapped: compiled(case, "xla", vmapped))
-    checks.checks(tell, numbered(*(TINY.replace(height=height) for height in (4, 2, 3))))
-    assert [each["case"]["height"] for each in tell.said("measured")] == [4, 2, 3]
-    assert all(each["passed"] for each in tell.said("measured"))
-    assert [each["case"]["height"] for each in tell.said("running")] == [4, 2, 3]
-    assert not tell.said("wrong")
+    checks.checks(reporter, numbered(*(TINY.replace(height=height) for height in (4, 2, 3))))
+    assert [each["case"]["height"] for each in reporter.messages("measured")] == [4, 2, 3]
+    assert all(each["passed"] for each in reporter.messages("measured"))
+    assert [each["case"]["height"] for each in reporter.messages("running")] == [4, 2, 3]
+    assert not reporter.messages("wrong")
 
 
-def test_a_failed_check_is_told(tell, monkeypatch):
+def test_a_failed_check_is_reported(reporter, monkeypatch):
     def wrong(case, _, vmapped):
         return lambda *arrays: [2 * array for array in compiled(case, "xla", vmapped)(*arrays)]
 
     monkeypatch.setattr(checks, "compiled", wrong)
-    checks.checks(tell, numbered(TINY, TINY.replace(normalizer="softmax")))
-    assert len(tell.said("wrong")) == 2
-    assert "errors 1.0e+00, 1.0e+00, 1.0e+00" in tell.said("wrong")[0]
+    checks.checks(reporter, numbered(TINY, TINY.replace(normalizer="softmax")))
+    assert len(reporter.messages("wrong")) == 2
+    assert "errors 1.0e+00, 1.0e+00, 1.0e+00" in reporter.messages("wrong")[0]
 
 
 def test_the_children_share_the_checks(tmp_path):
@@ -179,7 +179,7 @@ def test_the_children_share_the_checks(tmp_path):
     assert [found[seed] for seed in range(len(found))] == [*CHECKS["real"]]
 
 
-def test_bytes_that_move_once():
+def test_moved_bytes_count_each_array_once():
     case = Case(2, 10, 10, 8, up=2, dtype="bfloat16")
     x, weights, logits, y = 2 * 100 * 8 * 2, 2 * 400 * 25 * 4, 2 * 100 * 100 * 2, 2 * 400 * 8 * 2
     assert case.moved == (x + weights + y, 2 * x + 2 * weights + y)
@@ -187,7 +187,7 @@ def test_bytes_that_move_once():
     assert fused.moved == (x + logits + y, 2 * x + 2 * logits + y)
 
 
-def test_a_case_in_json():
+def test_a_case_survives_conversion_to_json():
     case = Case(2, 10, 11, 8, kernel_size=3, down=2, dtype="bfloat16", normalizer="softmax")
     assert Case.from_json(json.loads(json.dumps(case.to_json()))) == case
     assert str(case) == "down 2, k=3, 2x10x11x8"

@@ -12,12 +12,12 @@ EXPECTED = {
     "ok": (Outcome.OK, "fine"),
     "wrong": (Outcome.WRONG, "all of it"),
     "refused": (Outcome.REFUSED, "another capability"),
-    "hang": (Outcome.HANG, "no end while running it"),
-    "hang in a case": (Outcome.HANG, "no end while running it"),
-    "slow": (Outcome.SLOW, "no end while compiling"),
-    "hang with a child": (Outcome.SLOW, "no end while"),
-    "hang that hears no signal": (Outcome.SLOW, "no end"),
-    "hang without a pipe": (Outcome.SLOW, "no end"),
+    "hang": (Outcome.HANG, "did not end while running it"),
+    "hang in a case": (Outcome.HANG, "did not end while running it"),
+    "slow": (Outcome.SLOW, "did not end while compiling"),
+    "hang with a child": (Outcome.SLOW, "did not end while"),
+    "hang that hears no signal": (Outcome.SLOW, "did not end"),
+    "hang without a pipe": (Outcome.SLOW, "did not end"),
     "error after a measurement": (Outcome.ERROR, "exit code 1: nvidia-smi"),
     "orphan": (Outcome.OK, "left something"),
     "segfault": (Outcome.CRASH, "SIGSEGV while running"),
@@ -28,14 +28,14 @@ EXPECTED = {
     "sticky": (Outcome.CUDA_ERROR, "CUDA_ERROR_ILLEGAL_ADDRESS while running"),
     "sticky abort": (Outcome.CUDA_ERROR, "CUDA_ERROR_LAUNCH_FAILED"),
     "exception": (Outcome.ERROR, "exit code 1: ValueError: no room"),
-    "told exception": (Outcome.ERROR, "ValueError: no room"),
-    "garbage": (Outcome.BAD_OUTPUT, "this is no message: b'garbage'"),
-    "no object": (Outcome.BAD_OUTPUT, "this is no message: b'[1, 2]'"),
-    "binary garbage": (Outcome.BAD_OUTPUT, "this is no message: b'\\x00"),
-    "half a message": (Outcome.BAD_OUTPUT, "this is no message: b'{\"do'"),
+    "reported exception": (Outcome.ERROR, "ValueError: no room"),
+    "garbage": (Outcome.BAD_OUTPUT, "not a message: b'garbage'"),
+    "no object": (Outcome.BAD_OUTPUT, "not a message: b'[1, 2]'"),
+    "binary garbage": (Outcome.BAD_OUTPUT, "not a message: b'\\x00"),
+    "half a message": (Outcome.BAD_OUTPUT, "not a message: b'{\"do'"),
     "nothing": (Outcome.BAD_OUTPUT, "it ended without a result"),
-    "endless messages": (Outcome.BAD_OUTPUT, "it wrote without end"),
-    "endless log": (Outcome.BAD_OUTPUT, "it wrote without end"),
+    "endless messages": (Outcome.BAD_OUTPUT, "it wrote too much"),
+    "endless log": (Outcome.BAD_OUTPUT, "it wrote too much"),
 }
 HANG_SECONDS = 10.0
 ENOUGH_SECONDS = 120.0
@@ -52,7 +52,7 @@ def step(program, seconds=ENOUGH_SECONDS, **options):
 
 @pytest.fixture(scope="module")
 def finished():
-    """All programs, side by side."""
+    """The finished steps of all programs, run in parallel."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(children, "MAX_LOG", 2**20)
         limits = {name: HANG_SECONDS for name in PROGRAMS if name.startswith(("hang", "slow"))}
@@ -60,12 +60,12 @@ def finished():
         return {each.step.name: each for each in run(steps, parallel=8)}
 
 
-def test_every_program_is_expected_to_end_somehow():
+def test_every_program_has_an_expected_outcome():
     assert EXPECTED.keys() == PROGRAMS.keys()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_an_end_is_reported_for_what_it_is(finished, program):
+def test_a_program_has_its_expected_outcome(finished, program):
     outcome, detail = EXPECTED[program]
     assert finished[program].verdict.outcome is outcome
     assert finished[program].verdict.detail.startswith(detail)
@@ -74,7 +74,7 @@ def test_an_end_is_reported_for_what_it_is(finished, program):
 @pytest.mark.parametrize(
     ("program", "value"), [("ok", 1), ("wrong", 2), ("hang", 3), ("garbage", 4)]
 )
-def test_what_was_measured_before_the_end_is_kept(finished, program, value):
+def test_measurements_before_the_end_are_kept(finished, program, value):
     assert finished[program].verdict.measured == ({"a": value},)
 
 
@@ -83,7 +83,7 @@ def test_the_children_of_a_child_end_with_it(finished):
     assert not is_alive(pid)
 
 
-def test_a_log_is_kept_from_both_ends(finished):
+def test_the_beginning_and_the_end_of_a_log_are_kept(finished):
     assert "ValueError: no room" in finished["exception"].log
     assert "\n[...]\n" in finished["endless log"].log
     assert len(finished["endless log"].log) < 3 * children.KEPT_LOG
@@ -97,14 +97,14 @@ def test_a_step_ends_when_the_time_for_all_is_over():
     assert second.verdict == Verdict(Outcome.NOT_RUN, "0 s left")
 
 
-def test_a_command_that_is_not_there_stops_no_other():
+def test_other_steps_run_after_a_missing_command():
     absent = Step("phase", "absent", ["/no/such/command"], 10)
     missing = Step("phase", "missing", (), 0, missing="ncu is not installed")
     outcomes = [each.verdict.outcome for each in run([absent, missing, step("ok")])]
     assert outcomes == [Outcome.ERROR, Outcome.NOT_RUN, Outcome.OK]
 
 
-def test_a_child_ends_when_nobody_asks_for_the_next():
+def test_running_children_end_when_the_iterator_is_closed():
     steps = run_steps(
         [step("hang with a child"), step("ok")],
         end=time.monotonic() + ENOUGH_SECONDS, parallel=2, environment=os.environ, folder="/",
@@ -121,25 +121,25 @@ def children_of(pid):
         return [child for child in map(int, file.read().split()) if is_alive(child)]
 
 
-def test_a_case_that_runs_is_known(finished):
+def test_the_verdict_has_the_case_that_ran(finished):
     assert finished["hang in a case"].verdict.case == {"batch": 2}
     assert finished["hang"].verdict.case is None
     assert finished["slow"].verdict.case is None
 
 
-def test_a_report_that_cannot_be_read_ends_its_step_alone():
+def test_a_report_that_cannot_be_read_is_an_error_of_its_step():
     def report(found):
         return profilers.with_counters(found, f'"{"x" * 200_000}"')
 
     steps = [step("ok", report=report), step("wrong")]
     first, second = run(steps)
     assert first.verdict.outcome is Outcome.ERROR
-    assert first.verdict.detail.startswith("its report cannot be read: Error: field larger")
+    assert first.verdict.detail.startswith("cannot read the report: Error: field larger")
     assert first.verdict.measured == ({"a": 1},)
     assert second.verdict.outcome is Outcome.WRONG
 
 
-def test_a_report_has_the_last_word():
+def test_a_report_replaces_the_verdict():
     def report(found):
         return Verdict(Outcome.WRONG, f"not {found.detail}", found.measured)
 

@@ -5,25 +5,25 @@ from experiments.benchmarks.gpu.switches import SWITCHES, conclusion
 
 
 @pytest.mark.parametrize(
-    ("helped", "said"),
+    ("helped", "expected"),
     [
         ({"automatic barriers"}, "a barrier between the threads of a block is missing"),
         ({"one slot"}, "its barrier or its parity"),
         ({"padded maps"}, "bounds"),
-        ({"one step"}, "spoils the next"),
+        ({"one step"}, "corrupts the next"),
         ({"one step", "padded maps"}, "right with padded maps, one step"),
         (set(), "no switch helps: arithmetic"),
     ],
 )
-def test_conclusions(helped, said):
+def test_conclusions(helped, expected):
     outcomes = {switch: Outcome.OK if switch in helped else Outcome.WRONG for switch in SWITCHES}
     text = conclusion("reassemble dx float32", outcomes)
     assert text.startswith("reassemble dx float32: ")
-    assert said in text
+    assert expected in text
     assert "not known" not in text
 
 
-def test_a_conclusion_says_what_is_not_known():
+def test_a_conclusion_lists_unknown_outcomes():
     outcomes = {"one slot": Outcome.WRONG, "padded maps": Outcome.NOT_RUN}
     text = conclusion("kernel", outcomes)
     assert text == (
@@ -31,7 +31,7 @@ def test_a_conclusion_says_what_is_not_known():
     )
 
 
-def test_a_conclusion_says_what_does_not_apply():
+def test_a_conclusion_lists_switches_that_do_not_apply():
     outcomes = dict.fromkeys(SWITCHES, Outcome.WRONG) | {"one slot": Outcome.REFUSED}
     assert conclusion("kernel", outcomes) == (
         "kernel: no switch helps: arithmetic, layouts or addresses, not the order of accesses "

@@ -1,4 +1,4 @@
-"""The steps that compare and time whole operators and layers, here by XLA alone."""
+"""Tests of the steps that check and time whole operators and layers, computed by XLA only."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from experiments.benchmarks.calls import operator
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import child, fast, layers, plan, profilers, right, timing
 from experiments.benchmarks.gpu.outcomes import Outcome, Verdict, parse
-from tests.experiments.benchmarks.gpu.conftest import Told
+from tests.experiments.benchmarks.gpu.conftest import RecordingReporter
 
 TINY = Case(2, 4, 6, 8, kernel_size=3, up=2)
 
@@ -34,17 +34,17 @@ def runs(*passes):
             for each in plan.NORMALIZERS]  # fmt: skip
 
 
-def test_operators_are_timed_pass_by_pass(tell):
-    fast.operators(tell, runs("forward", "backward"), "xla", [])
-    found = tell.said("measured")
+def test_operators_are_timed_pass_by_pass(reporter):
+    fast.operators(reporter, runs("forward", "backward"), "xla", [])
+    found = reporter.messages("measured")
     assert [(each["case"]["normalizer"], each["pass"]) for each in found] == [
         (None, "forward"), (None, "backward"), ("softmax", "forward"), ("softmax", "backward"),
     ]  # fmt: skip
     assert all(each["variant"] == "default" and each["microseconds"] > 0 for each in found)
 
 
-def test_variants_are_compared_with_the_default(tell, monkeypatch):
-    """`bands` differs a little, `together` is refused, the others are what the default is."""
+def test_variants_are_compared_with_the_default(reporter, monkeypatch):
+    """`bands` differs a little, `together` is refused, the other variants equal the default."""
 
     def by_xla(case, implementation):
         del implementation
@@ -56,30 +56,30 @@ def test_variants_are_compared_with_the_default(tell, monkeypatch):
         return function
 
     monkeypatch.setattr(fast, "operator", by_xla)
-    fast.operators(tell, runs("forward", "backward")[:1], "mosaic_gpu", [*plan.VARIANTS])
-    found = {(each["pass"], each["variant"]): each for each in tell.said("measured")}
+    fast.operators(reporter, runs("forward", "backward")[:1], "mosaic_gpu", [*plan.VARIANTS])
+    found = {(each["pass"], each["variant"]): each for each in reporter.messages("measured")}
     assert found["forward", "multiply_add"]["same_as"] == "default"
     assert found["backward", "apart"]["same_as"] == "default"
     assert "microseconds" not in found["backward", "apart"]
     assert found["backward", "together"]["refused"] == "NotImplementedError: float32 alone"
     assert found["forward", "bands"]["difference"] == pytest.approx(1e-3, rel=0.1)
     assert found["forward", "default"]["difference"] is None
-    assert not tell.said("wrong")
+    assert not reporter.messages("wrong")
 
 
-def test_a_variant_that_raises_leaves_the_default_its_time(tell, monkeypatch):
+def test_the_default_is_timed_if_a_variant_raises(reporter, monkeypatch):
     def fails(case, implementation):
         if mosaic_gpu.current_settings().forward == "bands":
             raise ValueError("no layout")
         return operator(case, "xla")
 
     monkeypatch.setattr(fast, "operator", fails)
-    fast.operators(tell, runs("forward")[:1], "mosaic_gpu", ["bands"])
-    assert tell.said("wrong") == ["reassemble forward bands: ValueError: no layout"]
-    assert tell.said("measured")[0]["microseconds"] > 0
+    fast.operators(reporter, runs("forward")[:1], "mosaic_gpu", ["bands"])
+    assert reporter.messages("wrong") == ["reassemble forward bands: ValueError: no layout"]
+    assert reporter.messages("measured")[0]["microseconds"] > 0
 
 
-def test_a_variant_that_does_not_compile_leaves_the_default_its_time(tell, monkeypatch):
+def test_the_default_is_timed_if_a_variant_does_not_compile(reporter, monkeypatch):
     def fails(program):
         if "mul" in str(program.jaxpr):
             raise ValueError("spilled")
@@ -91,18 +91,18 @@ def test_a_variant_that_does_not_compile_leaves_the_default_its_time(tell, monke
 
     monkeypatch.setattr(fast, "compiled", fails)
     monkeypatch.setattr(fast, "operator", doubled)
-    fast.operators(tell, runs("forward")[:1], "mosaic_gpu", ["bands"])
-    assert tell.said("wrong") == ["reassemble forward bands: ValueError: spilled"]
-    assert [each["variant"] for each in tell.said("measured")] == ["default"]
+    fast.operators(reporter, runs("forward")[:1], "mosaic_gpu", ["bands"])
+    assert reporter.messages("wrong") == ["reassemble forward bands: ValueError: spilled"]
+    assert [each["variant"] for each in reporter.messages("measured")] == ["default"]
 
 
-def test_a_default_that_is_refused_is_an_error(tell):
+def test_a_default_that_is_refused_is_an_error(reporter):
     with pytest.raises(NotImplementedError, match="cannot run on cpu"):
-        fast.operators(tell, runs("forward"), "mosaic_gpu", [])
+        fast.operators(reporter, runs("forward"), "mosaic_gpu", [])
 
 
 @pytest.mark.parametrize("case", [TINY, TINY.replace(up=1, down=2)], ids=str)
-def test_layers_rescale_alike(case):
+def test_all_layers_of_a_case_have_the_same_output_shape(case):
     x = jnp.ones(case.x_shape)
     for name, layer in layers.layers_of(case).items():
         variables = jax.eval_shape(functools.partial(layers.variables_of, layer, case))
@@ -113,15 +113,15 @@ def test_layers_rescale_alike(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [TINY, TINY.replace(up=1, down=2)], ids=str)
-def test_layers_are_timed(tell, case):
-    layers.layers(tell, case.to_json(), leave_out_kernels=True)
-    found = tell.said("measured")
+def test_layers_are_timed(reporter, case):
+    layers.layers(reporter, case.to_json(), leave_out_kernels=True)
+    found = reporter.messages("measured")
     names = {each["layer"] for each in found}
     assert names == layers.layers_of(case).keys() - {plan.OUR_LAYER}
     assert len(found) == 2 * len(names)
 
 
-def test_layers_have_their_times_though_a_later_one_fails(tell, monkeypatch):
+def test_layers_are_timed_if_a_later_layer_fails(reporter, monkeypatch):
     class Fails(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -131,8 +131,8 @@ def test_layers_have_their_times_though_a_later_one_fails(tell, monkeypatch):
     few = {"dense": nn.Dense(TINY.channels), "fails": Fails()}
     monkeypatch.setattr(layers, "layers_of", lambda _: few)
     with pytest.raises(ValueError, match="no room"):
-        layers.layers(tell, case.to_json(), leave_out_kernels=True)
-    assert [(each["layer"], each["pass"]) for each in tell.said("measured")] == [
+        layers.layers(reporter, case.to_json(), leave_out_kernels=True)
+    assert [(each["layer"], each["pass"]) for each in reporter.messages("measured")] == [
         ("dense", "forward"), ("dense", "both"),
     ]  # fmt: skip
 
@@ -149,31 +149,31 @@ def by_xla(factor):
     ("factor", "count"),
     [(1.0, 0), pytest.param(1.001, 2, marks=pytest.mark.slow), (float("nan"), 2)],
 )
-def test_results_are_compared_with_float64(tell, monkeypatch, factor, count):
+def test_results_are_compared_with_float64(reporter, monkeypatch, factor, count):
     monkeypatch.setattr(right, "operator", by_xla(factor))
     cases = [run["case"] for run in runs()]
-    right.right(tell, cases, seed=1)
-    assert len(tell.said("wrong")) == count
-    errors = [each["errors"] for each in tell.said("measured")]
+    right.right(reporter, cases, seed=1)
+    assert len(reporter.messages("wrong")) == count
+    errors = [each["errors"] for each in reporter.messages("measured")]
     assert [set(each) for each in errors] == [{"y", "dx", "dw"}] * 2
-    assert [each["passed"] for each in tell.said("measured")] == [count == 0] * 2
+    assert [each["passed"] for each in reporter.messages("measured")] == [count == 0] * 2
     if factor == 1.001:
         assert errors[0]["y"] == pytest.approx(1e-3, rel=1e-2)
 
 
 @pytest.mark.slow
-def test_the_reference_is_compared_with_numpy(tell, monkeypatch):
-    right.reference(tell, "toy")
-    assert tell.said("wrong") == []
-    assert len(tell.said("measured")) == 4
+def test_the_reference_is_compared_with_numpy(reporter, monkeypatch):
+    right.reference(reporter, "toy")
+    assert reporter.messages("wrong") == []
+    assert len(reporter.messages("measured")) == 4
     monkeypatch.setattr(
         right, "operator", lambda case, _: lambda *a: operator(case, "xla")(*a) * (1 + 1e-9)
     )
-    right.reference(tell, "toy")
-    assert len(tell.said("wrong")) == 4
+    right.reference(reporter, "toy")
+    assert len(reporter.messages("wrong")) == 4
 
 
-def test_programs_are_compiled_with_the_settings_around_them():
+def test_programs_are_compiled_with_the_current_settings():
     with mosaic_gpu.using(max_slots=1):
         found = timing.compile_in_threads(
             {"slots": lambda: mosaic_gpu.current_settings().max_slots}
@@ -181,14 +181,14 @@ def test_programs_are_compiled_with_the_settings_around_them():
     assert found == {"slots": 1}
 
 
-def test_operands_rotate_through_more_than_the_cache(monkeypatch):
+def test_rotating_operands_exceed_the_cache(monkeypatch):
     monkeypatch.setattr(timing, "MAX_SETS", 16)
     assert timing.set_count(10**9) == 2
     assert timing.set_count(30 * 10**6) == 7
     assert timing.set_count(10**5) == 16
 
 
-def test_calls_in_one_program_stay_apart():
+def test_chained_calls_have_separate_results():
     sets = [(jnp.full(3, float(number)),) for number in range(3)]
     results = jax.jit(timing.chained(lambda x: 2 * x))(*sets)
     np.testing.assert_array_equal(results, [[0.0] * 3, [2.0] * 3, [4.0] * 3])
@@ -199,33 +199,33 @@ def run_child(tmp_path, monkeypatch):
     def run(function):
         monkeypatch.setattr(fast, "one_kernel", function)
         path = tmp_path / "child"
-        told = Told(path)
+        reporter = RecordingReporter(path)
         spec = {"do": "one_kernel", "seconds": 9, "interpret": False, "options": {}}
-        code = child.run(told, spec)
-        told.close()
+        code = child.run(reporter, spec)
+        reporter.close()
         return code, parse(path.read_bytes())[0]
 
     return run
 
 
-def test_a_child_tells_how_its_function_ended(run_child):
-    def fails(tell):
-        tell.measured(error=float("nan"), errors=[float("inf"), 1.0])
+def test_a_child_reports_how_its_function_ended(run_child):
+    def fails(reporter):
+        reporter.measured(error=float("nan"), errors=[float("inf"), 1.0])
         raise ValueError("no room\nanywhere")
 
-    def refuses(tell):
+    def refuses(reporter):
         raise NotImplementedError("another card")
 
-    assert run_child(lambda tell: "fine") == (0, [{"done": "fine"}])
+    assert run_child(lambda reporter: "fine") == (0, [{"done": "fine"}])
     code, messages = run_child(fails)
     assert code == 1
     assert messages[0] == {"measured": {"error": "nan", "errors": ["inf", 1.0]}}
     assert messages[1] == {"error": "ValueError: no room"}
 
-    def fails_silently(tell):
+    def fails_silently(reporter):
         raise AssertionError
 
-    def fails_late(tell):
+    def fails_late(reporter):
         raise RuntimeError("\n  \nno backend")
 
     assert run_child(fails_silently)[1] == [{"error": "AssertionError"}]
@@ -254,7 +254,7 @@ def test_counters_are_read():
 
 
 @pytest.mark.parametrize(("count", "outcome"), [(0, Outcome.OK), (3, Outcome.WRONG)])
-def test_errors_of_memory_are_read(count, outcome):
+def test_memory_errors_are_read(count, outcome):
     report = f"========= Invalid __global__ read\n========= ERROR SUMMARY: {count} errors\n"
     found = profilers.with_memory_errors(FINE, report)
     assert found.outcome is outcome
@@ -265,16 +265,16 @@ def test_errors_of_memory_are_read(count, outcome):
 @pytest.mark.parametrize(
     "report", ["", "========= Device not supported\n========= ERROR SUMMARY: 0 errors\n"]
 )
-def test_a_memory_check_that_did_not_run_is_no_success(report):
+def test_a_memory_check_that_did_not_run_is_an_error(report):
     found = profilers.with_memory_errors(FINE, report)
     assert (found.outcome, found.measured) == (Outcome.ERROR, FINE.measured)
     assert found.detail.startswith("no report: ")
-    cut = Verdict(Outcome.HANG, "no end")
+    cut = Verdict(Outcome.HANG, "did not end")
     assert profilers.with_memory_errors(cut, report) == cut
 
 
-def test_arrays_under_the_memory_check_have_memory_of_their_own(tmp_path, monkeypatch):
-    """The environment of the checker, which it hands to its child, as the checker itself tells."""
+def test_the_memory_check_allocates_arrays_separately(tmp_path, monkeypatch):
+    """A fake checker prints its environment, which its child inherits."""
     tool = tmp_path / "compute-sanitizer"
     tool.write_text("#!/bin/sh\necho allocator $XLA_PYTHON_CLIENT_ALLOCATOR with $*\n")
     tool.chmod(0o755)

@@ -10,7 +10,7 @@ from tests.experiments.benchmarks.gpu.fake_children import results, run_with
 from tests.experiments.benchmarks.gpu.programs import python
 
 
-def test_without_a_gpu_it_says_so(tmp_path):
+def test_without_a_gpu_the_run_ends_with_a_message(tmp_path):
     completed = python("from experiments.benchmarks.gpu.bringup import main; import sys; "
                        "sys.exit(main(sys.argv[1:]))", "--out", str(tmp_path))  # fmt: skip
     assert completed.returncode == 2
@@ -20,7 +20,7 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert results(tmp_path)["ended"] == "no card"
 
 
-def test_a_card_of_another_capability_is_refused(monkeypatch):
+def test_an_unsupported_compute_capability_is_refused(monkeypatch):
     ampere = mock.Mock(
         spec=jax.Device, platform="gpu", device_kind="NVIDIA A100", compute_capability="8.0"
     )
@@ -40,7 +40,7 @@ def test_a_card_that_is_refused_ends_the_run(tmp_path, capsys, card, code):
 
 @pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("card", ["error after a measurement", "segfault", "wrong"])
-def test_a_card_that_was_found_is_used(tmp_path, card):
+def test_a_card_that_was_found_is_used_despite_errors(tmp_path, card):
     assert run_with({"card": card}, tmp_path) == 1
     assert results(tmp_path)["ended"] == "complete"
 
@@ -48,18 +48,18 @@ def test_a_card_that_was_found_is_used(tmp_path, card):
 @pytest.mark.parametrize(
     "error", [OSError("no such file"), subprocess.TimeoutExpired("nvidia-smi", 20)]
 )
-def test_the_card_is_used_without_its_driver_s_tool(tell, monkeypatch, error):
+def test_the_card_is_used_without_nvidia_smi(reporter, monkeypatch, error):
     def fails(*_, **__):
         raise error
 
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(subprocess, "run", fails)
-    assert "driver None" in machine.card(tell, any_device=True)
-    assert tell.said("measured")[-1] == {"driver": None}
+    assert "driver None" in machine.card(reporter, any_device=True)
+    assert reporter.messages("measured")[-1] == {"driver": None}
 
 
 @pytest.mark.parametrize("seed", ["-5", "2147483648", "1.5", "x"])
-def test_a_seed_that_is_none_is_refused(tmp_path, capsys, seed):
+def test_an_invalid_seed_is_refused(tmp_path, capsys, seed):
     try:
         code = bringup.main(["--out", str(tmp_path / "out"), "--seed", seed])
     except SystemExit as error:

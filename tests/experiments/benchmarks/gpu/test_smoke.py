@@ -17,8 +17,8 @@ CASE = Case(2, 11, 9, 192, kernel_size=3, up=2)
 LOGITS = CASE.replace(normalizer="softmax")
 
 
-def right(name, case=CASE):
-    """A program that is right for the operands of a kernel, by the oracle."""
+def expected(name, case=CASE):
+    """The oracle of a kernel, as a function of its operands."""
     options, size = case.options, case.size
     return {
         "forward": lambda x, w: oracle.reassemble(x, w, **options),
@@ -30,112 +30,112 @@ def right(name, case=CASE):
 OPERANDS = {"forward": ("x", "kernels"), "dx": ("kernels", "dy"), "dw": ("x", "dy")}
 
 
-def check(tell, name, spoil, case=CASE):
-    """Smoke tests a program whose results are spoiled in place."""
+def check(reporter, name, corrupt, case=CASE):
+    """Smoke tests the oracle; ``corrupt`` changes its results in place."""
 
     def program(*arrays):
-        found = np.float32(right(name, case)(*map(np.asarray, arrays)))
-        spoil(found)
+        found = np.float32(expected(name, case)(*map(np.asarray, arrays)))
+        corrupt(found)
         return jnp.asarray(found)
 
     call = Calls(program, OPERANDS[name], (name,))
-    return poisoned.check(tell, case, call, program, seed=3)
+    return poisoned.check(reporter, case, call, program, seed=3)
 
 
 @pytest.mark.parametrize("name", OPERANDS)
-def test_what_is_right_passes(tell, name):
-    assert check(tell, name, lambda found: None) < 1e-6
-    assert tell.said("wrong") == []
-    (measured,) = tell.said("measured")
+def test_a_correct_kernel_passes(reporter, name):
+    assert check(reporter, name, lambda found: None) < 1e-6
+    assert reporter.messages("wrong") == []
+    (measured,) = reporter.messages("measured")
     assert (measured["seed"], measured["same_bits"], len(measured["errors"])) == (3, True, 2)
 
 
-def shares(tell):
-    return [each["shares"] for each in tell.said("measured") if "shares" in each]
+def shares(reporter):
+    return [each["shares"] for each in reporter.messages("measured") if "shares" in each]
 
 
 @pytest.mark.parametrize("value", [1.0, np.nan])
-def test_the_last_step_over_the_channels(tell, value):
-    def spoil(found):
+def test_errors_in_the_last_step_over_the_channels(reporter, value):
+    def corrupt(found):
         found[..., 128:] += value
 
-    check(tell, "forward", spoil)
-    first, second = shares(tell)
+    check(reporter, "forward", corrupt)
+    first, second = shares(reporter)
     assert first == second
     assert first["wrong"] == pytest.approx(1 / 3)
     assert first["last step"] == {"of wrong": 1.0, "of all": pytest.approx(1 / 3)}
     assert first["second slot"]["of wrong"] == 0
     assert first["not finite"] == float(np.isnan(value))
     assert first["blocks of 32 channels"] == [4, 5]
-    assert "only blocks [4, 5] of 32 channels" in tell.said("wrong")[0]
-    assert "memory full of NaN" in tell.said("wrong")[0]
-    assert "memory full of -1000" in tell.said("wrong")[1]
+    assert "only blocks [4, 5] of 32 channels" in reporter.messages("wrong")[0]
+    assert "memory full of NaN" in reporter.messages("wrong")[0]
+    assert "memory full of -1000" in reporter.messages("wrong")[1]
 
 
-def test_the_second_slot(tell):
-    def spoil(found):
+def test_errors_in_the_second_slot(reporter):
+    def corrupt(found):
         found[..., 64:128] = 0
 
-    check(tell, "forward", spoil)
-    assert shares(tell)[0]["second slot"]["of wrong"] == 1.0
-    assert shares(tell)[0]["last step"]["of wrong"] == 0.0
+    check(reporter, "forward", corrupt)
+    assert shares(reporter)[0]["second slot"]["of wrong"] == 1.0
+    assert shares(reporter)[0]["last step"]["of wrong"] == 0.0
 
 
-def test_the_border_and_one_map(tell):
-    def spoil(found):
+def test_errors_at_the_border_of_one_map(reporter):
+    def corrupt(found):
         found[1, 0] = 7.0
 
-    check(tell, "dx", spoil)
-    assert shares(tell)[0]["border"]["of wrong"] == 1.0
-    assert shares(tell)[0]["maps"] == [1]
-    assert "only maps [1]" in tell.said("wrong")[0]
+    check(reporter, "dx", corrupt)
+    assert shares(reporter)[0]["border"]["of wrong"] == 1.0
+    assert shares(reporter)[0]["maps"] == [1]
+    assert "only maps [1]" in reporter.messages("wrong")[0]
 
 
-def test_tiles_that_reach_over_the_end(tell):
-    def spoil(found):
+def test_errors_in_tiles_that_extend_beyond_the_map(reporter):
+    def corrupt(found):
         found[:, 16:] = 7.0  # rows 8, 9 and 10 of the cells, of tiles of 8
 
-    check(tell, "forward", spoil)
-    assert shares(tell)[0]["cut tiles"]["of wrong"] == 1.0
-    assert shares(tell)[0]["odd tiles"]["of wrong"] == 1.0
-    assert shares(tell)[0]["border"]["of wrong"] < 1.0
+    check(reporter, "forward", corrupt)
+    assert shares(reporter)[0]["cut tiles"]["of wrong"] == 1.0
+    assert shares(reporter)[0]["odd tiles"]["of wrong"] == 1.0
+    assert shares(reporter)[0]["border"]["of wrong"] < 1.0
 
 
-def test_steps_whose_sums_are_wrong(tell):
+def test_errors_in_the_sum_of_one_step(reporter):
     channels = channels_of_a_step(CASE, "dw")
     assert channels == 32
 
     def program(x, dy):
         x, dy = np.array(x), np.array(dy)
-        dy[..., channels : 2 * channels] = 0  # a step that is left out
-        return jnp.asarray(np.float32(right("dw")(x, dy)))
+        dy[..., channels : 2 * channels] = 0  # leaves out a step
+        return jnp.asarray(np.float32(expected("dw")(x, dy)))
 
-    poisoned.check(tell, CASE, Calls(program, ("x", "dy"), ("dw",)), program, seed=0)
-    assert "with the channels of one step alone: wrong in [1] of 6" in tell.said("wrong")[1]
+    poisoned.check(reporter, CASE, Calls(program, ("x", "dy"), ("dw",)), program, seed=0)
+    assert "with the channels of one step alone: wrong in [1] of 6" in reporter.messages("wrong")[1]
 
 
-def test_other_bits_are_told(tell):
+def test_a_run_with_other_bits_is_reported(reporter):
     ends = iter((-np.inf, np.inf))
 
-    def spoil(found):
+    def corrupt(found):
         found[0, 0, 0, 0] = np.nextafter(found[0, 0, 0, 0], np.float32(next(ends)))
 
-    check(tell, "forward", spoil)
-    assert "another run, other bits" in tell.said("wrong")[0]
+    check(reporter, "forward", corrupt)
+    assert "another run gave other bits" in reporter.messages("wrong")[0]
 
 
-def test_memory_is_poisoned_before_each_run(tell, monkeypatch):
+def test_memory_is_poisoned_before_each_run(reporter, monkeypatch):
     filled = []
     monkeypatch.setattr(
         poisoned, "poison", lambda shapes, value: filled.append((shapes, value)) or []
     )
-    check(tell, "dx", lambda found: None)
+    check(reporter, "dx", lambda found: None)
     assert [str(value) for _, value in filled] == ["nan", "-1000.0"]
     shapes = {shape for shape, _ in filled[0][0]}
     assert shapes == {CASE.weights_shape, CASE.y_shape, CASE.x_shape}
 
 
-def test_poison_is_freed():
+def test_poisoned_memory_is_freed():
     memory.poison([((3,), "bfloat16"), ((2, 2), "float32")], float("nan"))
     before = len(jax.live_arrays())
     memory.poison([((3,), "bfloat16"), ((2, 2), "float32")], float("nan"))
@@ -150,7 +150,7 @@ def test_a_backward_pass_is_called_as_a_whole(case):
     assert [*smoke.calls_of(case, "dx")] == ["dx"]
 
 
-def test_cases_that_do_not_serve_the_settings_are_passed_over(tell, monkeypatch):
+def test_cases_that_do_not_support_the_settings_are_skipped(reporter, monkeypatch):
     def by_xla(case):
         def dw(x, dy):
             if case.dtype == "bfloat16":
@@ -162,25 +162,25 @@ def test_cases_that_do_not_serve_the_settings_are_passed_over(tell, monkeypatch)
 
     monkeypatch.setattr(smoke, "kernel_calls", by_xla)
     cases = [CASE.to_json(), CASE.replace(dtype="bfloat16").to_json()]
-    said = smoke.smoke(tell, cases, "dw", [1, 2], {"max_slots": 1})
-    assert "1 of 2 refused" in said
-    assert [each.get("refused") for each in tell.said("measured")] == [
+    summary = smoke.smoke(reporter, cases, "dw", [1, 2], {"max_slots": 1})
+    assert "1 of 2 refused" in summary
+    assert [each.get("refused") for each in reporter.messages("measured")] == [
         None, None, "NotImplementedError: float32 alone",
     ]  # fmt: skip
     with pytest.raises(NotImplementedError, match="float32 alone"):
-        smoke.smoke(tell, cases[1:], "dw", [1], {})
+        smoke.smoke(reporter, cases[1:], "dw", [1], {})
 
 
-def test_results_in_poisoned_memory_are_told(tell, monkeypatch):
-    """A result that lies elsewhere says nothing about elements that were never written."""
+def test_results_in_poisoned_memory_are_reported(reporter, monkeypatch):
+    """Only a result in poisoned memory shows elements that were never written."""
     ranges = iter(([memory.Range(0, 2**63)], [memory.Range(0, 1)]))
     monkeypatch.setattr(poisoned, "poison", lambda *_: next(ranges))
-    check(tell, "forward", lambda found: None)
-    (measured,) = tell.said("measured")
+    check(reporter, "forward", lambda found: None)
+    (measured,) = reporter.messages("measured")
     assert measured["in_poison"] == {"forward, NaN": True, "forward, -1000": False}
 
 
-def test_the_memory_that_is_poisoned_is_known():
+def test_poison_returns_the_filled_ranges():
     filled = memory.poison([((3,), "bfloat16"), ((2, 2), "float32")], float("nan"))
     assert [each.nbytes for each in filled] == [6] * 3 + [16] * 3
     array = jnp.zeros((2, 2))
@@ -189,7 +189,7 @@ def test_the_memory_that_is_poisoned_is_known():
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6)), max_size=5),
        st.integers(0, 20), st.integers(1, 6))  # fmt: skip
-def test_ranges_of_memory(others, start, nbytes):
+def test_a_range_lies_in_others_if_they_cover_all_its_bytes(others, start, nbytes):
     filled = {byte for first, count in others for byte in range(first, first + count)}
     lies = memory.Range(start, nbytes).lies_in([memory.Range(*each) for each in others])
     assert lies == ({*range(start, start + nbytes)} <= filled)
@@ -199,7 +199,7 @@ sizes = st.integers(1, 40)
 
 
 @given(rows=sizes, columns=sizes, cell=st.integers(1, 4), radius=st.integers(1, 3))
-def test_parts_hold_what_their_names_say(rows, columns, cell, radius):
+def test_parts_agree_with_their_definitions(rows, columns, cell, radius):
     shape = 1, rows, columns, 1
     parts = location.parts(shape, (cell, cell), radius)
     for i in range(rows):

@@ -1,4 +1,4 @@
-"""What changes of a kernel are worth running, for the kernels as they are."""
+"""Tests which changed settings run for the present kernels."""
 
 import pytest
 from carafe_kernels import mosaic_gpu
@@ -20,13 +20,13 @@ KERNELS = [
 IDS = [f"{case.operator} {kernel} {case.dtype}" for case, kernel in KERNELS]
 
 
-def switched_to(tell, monkeypatch, case, kernel, switch):
-    """What would be smoke tested, or why nothing would be."""
+def switched_to(reporter, monkeypatch, case, kernel, switch):
+    """The case that would be smoke tested, or the reason why none would be."""
     tested = []
     monkeypatch.setattr(switched, "smoke", lambda *arguments: tested.append(arguments[1:]))
     changes = {"settings": {}, "one_step": False, **SWITCHES[switch]}
     try:
-        switched.switched(tell, case.to_json(), kernel, seeds=[1], **changes)
+        switched.switched(reporter, case.to_json(), kernel, seeds=[1], **changes)
     except NotImplementedError as error:
         return str(error)
     ((json_case,), name, seeds, settings), = tested  # fmt: skip
@@ -35,19 +35,19 @@ def switched_to(tell, monkeypatch, case, kernel, switch):
 
 
 @pytest.mark.parametrize(("case", "kernel"), KERNELS, ids=IDS)
-def test_one_step_is_one(tell, monkeypatch, case, kernel):
-    """One step of the tile is taken in one, and the smoke test has several."""
-    found = switched_to(tell, monkeypatch, case, kernel, "one step")
+def test_one_step_reduces_the_channels_to_a_single_step(reporter, monkeypatch, case, kernel):
+    """A block processes the reduced channels in one step, all channels in several."""
+    found = switched_to(reporter, monkeypatch, case, kernel, "one step")
     step = channels_of_a_step(case, kernel)
     assert found == case.replace(channels=step)
     assert channels_of_a_step(found, kernel) >= step
     assert case.channels >= 3 * step
 
 
-def test_a_map_of_one_step_has_no_fewer(tell, monkeypatch):
+def test_one_step_does_not_apply_to_a_map_of_one_step(reporter, monkeypatch):
     case = Case(2, 5, 6, 16, kernel_size=3, up=2)
-    text = switched_to(tell, monkeypatch, case, "dw", "one step")
-    assert text == "does not apply: a block takes all channels at once"
+    text = switched_to(reporter, monkeypatch, case, "dw", "one step")
+    assert text == "does not apply: a block processes all channels in one step"
 
 
 @pytest.mark.parametrize(
@@ -58,17 +58,17 @@ def test_a_map_of_one_step_has_no_fewer(tell, monkeypatch):
     ],
     ids=IDS,
 )
-def test_settings_run_where_they_change_the_program(tell, monkeypatch, case, kernel):
+def test_settings_run_where_they_change_the_program(reporter, monkeypatch, case, kernel):
     for switch in ("automatic barriers", "padded maps"):
-        assert switched_to(tell, monkeypatch, case, kernel, switch) == case
-    text = switched_to(tell, monkeypatch, case, kernel, "one slot")
-    if kernel in ("dw", "dlogits"):  # which never copy ahead
-        assert text == "does not apply: the program stays as it is"
+        assert switched_to(reporter, monkeypatch, case, kernel, switch) == case
+    text = switched_to(reporter, monkeypatch, case, kernel, "one slot")
+    if kernel in ("dw", "dlogits"):  # these kernels never copy ahead
+        assert text == "does not apply: the program does not change"
     if kernel == "forward":
         assert text == case
 
 
-def test_bands_have_steps_of_their_own():
+def test_bands_have_another_number_of_channels_per_step():
     case = plan.SMOKE_CASE.replace(dtype="bfloat16")
     alone = channels_of_a_step(case, "forward")
     with mosaic_gpu.using(forward="bands"):

@@ -65,7 +65,7 @@ def rows(results):
     return [line for line in tables.document(results) if line.startswith("| up 2, k=5, 2x10x10x8")]
 
 
-def test_a_record_in_tables():
+def test_the_tables_of_a_record():
     text = "\n".join(tables.document(record()))
     label = "| up 2, k=5, 2x10x10x8 | float32"
     # Bytes at 1 GB/s: x, weights and y are 6400, 80000 and 25600.
@@ -90,7 +90,7 @@ def test_a_record_in_tables():
         assert words in text.splitlines()[0]
 
 
-def test_a_wrong_case_marks_its_own_times_alone():
+def test_a_wrong_case_marks_only_its_own_times():
     results = record()
     results["steps"][1]["outcome"] = "wrong"
     assert [line.split(" | ")[2:4] for line in marked(results)[:3]] == [
@@ -102,8 +102,8 @@ def marked(results):
     return [line for line in rows(results) if tables.DOUBTFUL in line]
 
 
-def spoiled(**changes):
-    """A record of which nothing failed, but for one step that is added."""
+def record_with(**changes):
+    """A record in which only the given step can have failed."""
     results = record()
     results["steps"][0] = changes
     results["steps"].append(
@@ -120,19 +120,19 @@ WEIGHTS = [["reassemble", "forward"], ["reassemble", "backward"], ["reassemble",
 
 
 @pytest.mark.parametrize("outcome", ["wrong", "hang", "no time"])
-def test_a_failed_check_of_the_very_case_marks_its_times(outcome):
+def test_a_failed_check_of_a_case_marks_its_times(outcome):
     check = {"case": CASE.to_json(), "errors": [1.0, 1.0, 1.0], "repeats": True,
              "vmap_error": None, "passed": False}  # fmt: skip
-    found = marked(spoiled(**step("right", "checks, part 1 of 6", [check], outcome)))
+    found = marked(record_with(**step("right", "checks, part 1 of 6", [check], outcome)))
     cells = [line.strip("| ").split(" | ")[2:] for line in found]
     assert [line[:2] for line in cells[:3]] == WEIGHTS
-    assert len(cells) == 6  # and in the table of variants
-    assert [*tables.document(spoiled(**step("right", "checks", [check])))]
+    assert len(cells) == 6  # including the table of variants
+    assert [*tables.document(record_with(**step("right", "checks", [check])))]
 
 
-def test_a_failed_step_of_all_kernels_marks_what_is_compiled_alike():
+def test_a_failed_step_of_all_kernels_marks_its_family():
     def failed(case):
-        return spoiled(**step("smoke", "all kernels", [], "hang", cases=[case.to_json()]))
+        return record_with(**step("smoke", "all kernels", [], "hang", cases=[case.to_json()]))
 
     small = CASE.replace(height=3, channels=320)
     names = [line.strip("| ").split(" | ")[2:4] for line in marked(failed(small))]
@@ -143,35 +143,35 @@ def test_a_failed_step_of_all_kernels_marks_what_is_compiled_alike():
 
 
 @pytest.mark.parametrize("outcome", ["slow", "no time", "refused", "ok"])
-def test_a_step_that_tells_nothing_marks_nothing(outcome):
+def test_a_step_without_a_failure_marks_nothing(outcome):
     json_case = CASE.to_json()
-    assert not marked(spoiled(**step("smoke", "all kernels", [], outcome, cases=[json_case])))
-    assert not marked(spoiled(**step("right", "up 2", [], outcome, cases=[json_case])))
+    assert not marked(record_with(**step("smoke", "all kernels", [], outcome, cases=[json_case])))
+    assert not marked(record_with(**step("right", "up 2", [], outcome, cases=[json_case])))
 
 
 def test_a_variant_that_failed_marks_its_own_times_alone():
-    found = marked(spoiled(**step("smoke", "variant bands", [], "wrong", variant="bands")))
+    found = marked(record_with(**step("smoke", "variant bands", [], "wrong", variant="bands")))
     assert [line.strip("| ").split(" | ")[2:5] for line in found] == [BANDS]
 
 
 def test_a_kernel_in_a_layer_marks_the_layer():
     forward = step("smoke", "carafe forward float32", [], "wrong",
                    kernel=["carafe", "forward", "float32"])  # fmt: skip
-    (line,) = [line for line in marked(spoiled(**forward)) if "CARAFE" in line]
+    (line,) = [line for line in marked(record_with(**forward)) if "CARAFE" in line]
     assert line == "| up 2, k=5, 2x10x10x8 | float32 | CARAFE mosaic_gpu | 50.0 (!) | 50.0 (!) |"
     backward = step("smoke", "carafe dx float32", [], "wrong", kernel=["carafe", "dx", "float32"])
-    (line,) = [line for line in marked(spoiled(**backward)) if "CARAFE" in line]
+    (line,) = [line for line in marked(record_with(**backward)) if "CARAFE" in line]
     assert line.endswith("| 50.0 | 50.0 (!) |")
 
 
-def test_marks_are_explained_wherever_they_stand():
-    results = spoiled(**step("smoke", "variant bands", [], "wrong", variant="bands"))
+def test_marks_are_explained_below_the_tables():
+    results = record_with(**step("smoke", "variant bands", [], "wrong", variant="bands"))
     assert "(!): a check of these kernels failed." in "\n".join(tables.document(results))
-    assert "(!)" not in "\n".join(tables.document(spoiled(**step("smoke", "fine", []))))
+    assert "(!)" not in "\n".join(tables.document(record_with(**step("smoke", "fine", []))))
 
 
 def numbers(value):
-    """All numbers in a record."""
+    """All floats in a nested value."""
     if isinstance(value, dict):
         return [number for each in value.values() for number in numbers(each)]
     if isinstance(value, list):
@@ -180,8 +180,8 @@ def numbers(value):
 
 
 @given(data=st.data())
-def test_no_time_is_invented_for_a_run_that_was_cut_short(data):
-    """Every cell of a time is a dash, or one of the times that are left, or a sum of two."""
+def test_tables_of_a_run_that_ended_early_have_only_measured_times(data):
+    """Every time in a table is a dash, a measured time, or a sum of two."""
     results = record()
     keep = data.draw(st.sets(st.sampled_from(range(len(results["steps"])))))
     results["steps"] = [results["steps"][number] for number in sorted(keep)]
@@ -203,7 +203,7 @@ def test_no_time_is_invented_for_a_run_that_was_cut_short(data):
     assert [*tables.document(results)]
 
 
-def test_a_run_that_has_just_begun():
+def test_a_record_without_steps():
     results = {**record(), "steps": [], "machine": {}, "ended": None, "conclusions": [],
                "not_run": []}  # fmt: skip
     (only,) = tables.document(results)
@@ -235,23 +235,23 @@ NESTED = "[" * 100_000
     "content", [None, "", "[]", "{}", '{"steps": 3}', HUGE, NESTED],
     ids=["absent", "empty", "list", "object", "number", "huge", "nested"],
 )  # fmt: skip
-def test_what_is_no_record_is_refused(tmp_path, capsys, content):
+def test_a_file_that_is_not_a_record_is_refused(tmp_path, capsys, content):
     path = tmp_path / "results.json"
     if content is not None:
         path.write_text(content)
     assert tables.main([str(path)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"{path} is no record of a run: ")
+    assert err.startswith(f"{path} is not a record of a run: ")
     assert err.count("\n") == 1
 
 
-def test_no_file_is_named(capsys):
+def test_the_command_needs_a_file(capsys):
     assert tables.main([]) == 2
     assert capsys.readouterr().err.startswith("usage: ")
 
 
-def test_tables_leave_the_record_alone():
+def test_tables_do_not_change_the_record():
     results = record()
     before = copy.deepcopy(results)
     [*tables.document(results)]
