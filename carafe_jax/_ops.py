@@ -10,8 +10,8 @@ from carafe_kernels.choice import choose
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.names import Implementation, Normalizer
 from carafe_kernels.normalizers import normalize
-from carafe_kernels.placement import placed
 from carafe_kernels.plan import Plan
+from carafe_kernels.sharding import with_common_sharding
 from jaxtyping import Array, Float
 
 from carafe_jax._checks import check_shape, checked_array, checked_logits, checked_map
@@ -140,15 +140,15 @@ def carafe(
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
     plan = choose(implementation, geometry, x, logits, normalizer)
-    placed_x, logits = placed(x, logits, groups, "logits")
+    sharded_x, logits = with_common_sharding(x, logits, groups, "logits")
     if plan.normalizer is not None:
-        return reassemble_logits(plan, {"x": placed_x, "logits": logits})
+        return reassemble_logits(plan, {"x": sharded_x, "logits": logits})
     weights = normalize(logits, geometry, plan.size, normalizer)
     return _reassembled(plan, x, weights)
 
 
 def _reassembled(plan: Plan, x: jax.Array, weights: jax.Array) -> jax.Array:
-    x, weights = placed(x, weights, plan.geometry.groups, "weights")
+    x, weights = with_common_sharding(x, weights, plan.geometry.groups, "weights")
     return contract(plan, "y", {"x": x, "weights": weights})
 
 
@@ -185,5 +185,5 @@ def reassembly_kernels(
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
-    _, logits = placed(x, logits, groups, "logits")
+    _, logits = with_common_sharding(x, logits, groups, "logits")
     return normalize(logits, geometry, (x.shape[1], x.shape[2]), normalizer)

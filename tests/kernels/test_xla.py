@@ -8,7 +8,7 @@ import pytest
 
 from tests.kernels.cases import Case
 from tests.kernels.operator_base import SCALES
-from tests.kernels.placement_base import PlacementTests
+from tests.kernels.transformation_base import TransformationTests
 
 UP = Case(5, up=2, size=(50, 50), batch=1, group_channels=256)
 DOWN = Case(5, down=2, size=(100, 100), batch=1, group_channels=256)
@@ -20,7 +20,7 @@ def products(compiled):
     return compiled.as_text().count(" multiply(")
 
 
-class TestXla(PlacementTests):
+class TestXla(TransformationTests):
     implementation = "xla"
 
     def compiled(self, case, *, gradient):

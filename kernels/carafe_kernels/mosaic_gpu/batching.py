@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from carafe_kernels.axes import merge_axes, split_axis
-from carafe_kernels.placement import MeshAxes, axes_of, led_by
+from carafe_kernels.sharding import MeshAxes, axes_of, with_leading_axes
 
 type _Function = Callable[..., tuple[jax.Array, ...]]
 
@@ -72,13 +72,13 @@ class _Shards:
         # [N * B, ...] -> [n, b, N / n, B / b, ...] -> [n, N / n, b, B / b, ...]
         array = split_axis(array, 0, *self.counts, self.mapped_part, self.batch_part)
         array = merge_axes(merge_axes(jnp.swapaxes(array, 1, 2), 0), 1)
-        return led_by(array, self.mesh, *self.axes)
+        return with_leading_axes(array, self.mesh, *self.axes)
 
     def without_axes_of_one_device(self, array: jax.Array) -> jax.Array:
         """Brings ``[N, B, ...]`` to the axes; a reshape does not see where those of size 1 go."""
         sizes = self.mesh.shape
         several = (tuple(axis for axis in axes if sizes[axis] > 1) for axes in self.axes)
-        return led_by(array, self.mesh, *several)
+        return with_leading_axes(array, self.mesh, *several)
 
 
 def _shards(axis_size: int, in_batched: Sequence[bool], arrays: Sequence[jax.Array]) -> _Shards:
@@ -115,4 +115,4 @@ def _loop(call, in_batched, arrays, shards, size):
     ]
     out = jax.lax.map(call_piece, mapped, batch_size=size)
     merged = (merge_axes(jnp.swapaxes(array, 0, 1), 0) for array in out)
-    return tuple(led_by(array, shards.mesh, *shards.axes) for array in merged)
+    return tuple(with_leading_axes(array, shards.mesh, *shards.axes) for array in merged)

@@ -13,12 +13,12 @@ from carafe_kernels.mosaic_gpu.batching import folded
 from carafe_kernels.mosaic_gpu.device import on_cuda
 from carafe_kernels.mosaic_gpu.partitioning import on_parts
 from carafe_kernels.mosaic_gpu.settings import settings_of
-from carafe_kernels.placement import Role
 from carafe_kernels.plan import Operands, Plan, Results, Slot
+from carafe_kernels.sharding import Role
 
 type Kernels = Callable[[Geometry, Operands], tuple[jax.Array, ...]]
 
-# What the array of a slot is, in the order in which they decide on their placement.
+# What the array of a slot is, in the order in which they decide on their common sharding.
 _ROLES: dict[Slot, Role] = {"x": "map", "weights": "weights", "logits": "logits", "y": "map"}
 
 

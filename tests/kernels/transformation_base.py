@@ -17,7 +17,7 @@ from tests.kernels.sharding import (
 from tests.slow import slow
 
 
-class PlacementTests(OperatorTests):
+class TransformationTests(OperatorTests):
     """For what an interpreter cannot do, or takes minutes for."""
 
     @each_scale
