@@ -12,7 +12,7 @@ import pytest
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu import variants
-from carafe_kernels.mosaic_gpu.band_tiling import band_tile, why_no_bands
+from carafe_kernels.mosaic_gpu.band_tiling import band_tile, bands_reason
 from carafe_kernels.mosaic_gpu.buffers import SHARED_MEMORY, is_one_piece
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.plan import Plan
@@ -159,7 +159,7 @@ def test_a_missing_barrier_is_found(missing, channels):
     )
 )
 def test_tiles_are_what_copies_can_move(problem):
-    if why_no_bands(problem):
+    if bands_reason(problem):
         return
     tile, groups = band_tile(problem), problem.geometry.groups
     assert tile.nbytes <= SHARED_MEMORY

@@ -9,7 +9,7 @@ import pytest
 from carafe_kernels import xla
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu.batching import folded
-from carafe_kernels.mosaic_gpu.partitioning import on_parts
+from carafe_kernels.mosaic_gpu.partitioning import on_shards
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -42,7 +42,7 @@ def opaque(calls):
             calls.append(x.shape[0])
             return forward(x, weights)
 
-        parts = on_parts(with_tuple(function), ("map", "weights"), ("map",), CASE.groups)
+        parts = on_shards(with_tuple(function), ("map", "weights"), ("map",), CASE.groups)
         return without_tuple(folded(parts, max_batch))
 
     return make

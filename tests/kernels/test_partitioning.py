@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from carafe_kernels import xla
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.mosaic_gpu.partitioning import on_parts
+from carafe_kernels.mosaic_gpu.partitioning import on_shards
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -41,7 +41,7 @@ def opaque(calls):
         assert weights.shape[0] == x.shape[0]
         return xla.forward(x, weights, Geometry(**CASE.options), FLOAT32)
 
-    run = on_parts(with_tuple(function), ("map", "weights"), ("map",), CASE.groups)
+    run = on_shards(with_tuple(function), ("map", "weights"), ("map",), CASE.groups)
     return without_tuple(run)
 
 
@@ -166,7 +166,7 @@ def partitioned(case, slot, shapes):
         "x": (("weights", "map"), "map"),
         "weights": (("map", "map"), "weights"),
     }[slot]
-    return without_tuple(on_parts(with_tuple(function), operands, (result,), geometry.groups))
+    return without_tuple(on_shards(with_tuple(function), operands, (result,), geometry.groups))
 
 
 def arguments(case, slot):
@@ -245,7 +245,7 @@ def test_weight_gradients_in_16_bits_are_summed_in_float32():
     """Read from the program: a CPU sums in float32 anyway."""
     mesh = over_the_batch(AxisType.Explicit).mesh
     parts = jnp.ones((1, 1, 1, 4), jnp.bfloat16)
-    run = on_parts(
+    run = on_shards(
         lambda x, y: (jnp.sum(x * y, axis=3, keepdims=True, dtype=x.dtype),),
         ("map", "map"),
         ("weights",),
@@ -269,7 +269,7 @@ def test_results_of_one_call_lie_each_as_its_role_says(case, axis_type):
         dx = xla.input_gradient(weights, dy, part, case.size, FLOAT32)
         return dx, xla.weight_gradient(x, dy, part, FLOAT32)
 
-    run = on_parts(function, ("map", "weights", "map"), ("map", "weights"), case.groups)
+    run = on_shards(function, ("map", "weights", "map"), ("map", "weights"), case.groups)
     mesh = over_the_batch(axis_type).mesh
     by_group = CHANNELS if case.groups > 1 else P()
     placed = [

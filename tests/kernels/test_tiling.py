@@ -135,7 +135,7 @@ def test_tiles_of_the_weight_gradient_are_what_copies_can_move(problem):
     assert tile.source_shape[1] >= tile.rows + sum(geometry.halo)
     assert math.prod(tile.source_shape[1:]) * 4 % 128 == 0
     runs = tile.cells
-    assert runs.runs * runs.kernels_of_a_run == geometry.up**2 * geometry.groups
+    assert runs.runs * runs.kernels_per_run == geometry.up**2 * geometry.groups
     assert runs.aligned * runs.entries * runs.dtype.itemsize % 16 == 0
     assert runs.aligned * runs.entries <= 256
     assert runs.padded_columns % runs.aligned == 0
@@ -161,7 +161,7 @@ def test_weights_and_logits_of_the_weight_gradient_lie_in_memory_as_callers_have
     for geometry, kernels in ((Geometry(5, 2), 4), (Geometry(3, 2), 4), (Geometry(5, 1, 2), 1)):
         problem = Problem(geometry, 2, (24, 32), 64, *[jnp.dtype(dtype)] * 2, normalizer)
         runs = weight_gradient_tile(problem).cells
-        assert runs.kernels_of_a_run == (kernels if normalizer else geometry.up)
+        assert runs.kernels_per_run == (kernels if normalizer else geometry.up)
         assert runs.padded_columns == runs.columns
         assert runs.aligned <= aligned
 

@@ -40,14 +40,14 @@ def aligned_cells(entries: int, dtype: np.dtype) -> int:
     return TMA_ALIGNMENT // math.gcd(TMA_ALIGNMENT, entries * np.dtype(dtype).itemsize)
 
 
-def kernels_of_a_box(dtype: np.dtype) -> int:
+def kernels_per_box(dtype: np.dtype) -> int:
     """The least number of kernels, of an odd number of taps, that fill multiples of 16 bytes."""
     return TMA_ALIGNMENT // np.dtype(dtype).itemsize
 
 
 def copied_dtype(dtype: np.dtype, geometry: Geometry) -> np.dtype:
     """The dtype in which kernels can be copied: 16-bit ones of 49 taps are too long for a box."""
-    fits = kernels_of_a_box(dtype) * geometry.taps <= MAX_BOX
+    fits = kernels_per_box(dtype) * geometry.taps <= MAX_BOX
     return np.dtype(dtype if fits else np.float32)
 
 

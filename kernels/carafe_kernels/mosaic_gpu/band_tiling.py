@@ -35,7 +35,7 @@ _CHANNELS = tuple(range(88, 0, -16))
 _STEP_COST = 16  # channels that a block could compute while it waits and stores once more
 
 
-def why_no_bands(problem: Problem) -> str | None:
+def bands_reason(problem: Problem) -> str | None:
     """Why bands cannot serve a problem; ``None`` if they can."""
     geometry, groups = problem.geometry, problem.geometry.groups
     if problem.dtype.itemsize != 2:

@@ -25,7 +25,7 @@ from carafe_kernels.mosaic_gpu.band_tiling import (
     parts_of_weights,
 )
 from carafe_kernels.mosaic_gpu.blocks import Ref
-from carafe_kernels.mosaic_gpu.layouts import a_thread_each, matrix_layouts
+from carafe_kernels.mosaic_gpu.layouts import matrix_layouts, row_major_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.normalizers import tap_weights
 
@@ -80,7 +80,7 @@ class Bands:
         copied = cells.reshape(*axes.values(), geometry.taps)
         of_a_group = [name for name in axes if name in _ARRANGED]
         order = [_ARRANGED.index(name) for name in of_a_group]
-        layout = a_thread_each(tuple(axes[name] for name in of_a_group))
+        layout = row_major_layout(tuple(axes[name] for name in of_a_group))
 
         def of_group(group, _):
             outer, inner = blocks.split(group, axes["inner group"])

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from carafe_kernels.mosaic_gpu.arrays import kernels_of_a_box, round_up
+from carafe_kernels.mosaic_gpu.arrays import kernels_per_box, round_up
 
 # Bytes of shared memory on compute capability 9.0 and 10.0.
 SHARED_MEMORY = 232_448  # that one block may have
@@ -104,4 +104,4 @@ def cell_tile(
     rows: int, columns: int, parts: int, kernels: int, taps: int, dtype: np.dtype
 ) -> CellTile:
     """A :class:`CellTile` that copies can fill."""
-    return CellTile(rows, columns, parts, kernels, taps, kernels_of_a_box(dtype), dtype)
+    return CellTile(rows, columns, parts, kernels, taps, kernels_per_box(dtype), dtype)

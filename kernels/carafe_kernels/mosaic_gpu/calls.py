@@ -11,7 +11,7 @@ from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu.arrays import MAX_INDEX
 from carafe_kernels.mosaic_gpu.batching import folded
 from carafe_kernels.mosaic_gpu.device import on_cuda
-from carafe_kernels.mosaic_gpu.partitioning import on_parts
+from carafe_kernels.mosaic_gpu.partitioning import on_shards
 from carafe_kernels.mosaic_gpu.settings import settings_of
 from carafe_kernels.plan import Operands, Plan, Results, Slot
 from carafe_kernels.sharding import Role
@@ -63,7 +63,7 @@ def call_kernels(
         return jnp.zeros((0, *shape), plan.dtype(slot))
 
     interpreted = settings_of(plan).interpret is not None
-    run = on_parts(on_a_part, roles, of_results, geometry.groups, effects=interpreted)
+    run = on_shards(on_a_part, roles, of_results, geometry.groups, effects=interpreted)
     largest = max(math.prod(plan.shape(slot, channels)) for slot in (*slots, *results))
     run = folded(run, max_batch=MAX_INDEX // largest)
     if interpreted:

@@ -11,10 +11,10 @@ from carafe_kernels.mosaic_gpu.layouts import WARPS
 from carafe_kernels.mosaic_gpu.problem import Problem
 
 MULTIPROCESSORS = 132
-_CACHE_BYTES_A_CYCLE = 3200  # some 5.5 TB/s at 1.7 GHz, of all multiprocessors together
-_WEIGHTS_A_LOAD = 2  # they come up to four at a time, where taps follow each other
-_INSTRUCTIONS_A_CONVERSION = 2  # of a word into two channels
-_CYCLES_A_STEP = 400  # barriers and latency that no other block hides
+_CACHE_BYTES_PER_CYCLE = 3200  # some 5.5 TB/s at 1.7 GHz, of all multiprocessors together
+_WEIGHTS_PER_LOAD = 2  # they come up to four at a time, where taps follow each other
+_INSTRUCTIONS_PER_CONVERSION = 2  # of a word into two channels
+_CYCLES_PER_STEP = 400  # barriers and latency that no other block hides
 
 
 def fetched(size: int, tile: int, before: int, after: int) -> int:
@@ -23,13 +23,13 @@ def fetched(size: int, tile: int, before: int, after: int) -> int:
     return sum(min(start + tile + after, size) - max(start - before, 0) for start in starts)
 
 
-def sources_of_a_row(geometry: Geometry, columns: int) -> int:
+def source_columns(geometry: Geometry, columns: int) -> int:
     """Columns of sources that the outputs of ``columns`` cells read."""
     reads = [geometry.read(v, m) for v in range(geometry.up) for m in range(geometry.kernel_size)]
     return len({(q + read.cell_shift, read.source_phase) for q in range(columns) for read in reads})
 
 
-def readers_of_a_row(geometry: Geometry, columns: int) -> int:
+def reading_columns(geometry: Geometry, columns: int) -> int:
     """Columns of outputs that read the sources of ``columns`` cells."""
     readers = [reader for t in range(geometry.down) for reader in geometry.readers(t)]
     return len(
@@ -65,8 +65,8 @@ def cycles(
     geometry = problem.geometry
     weights = columns * geometry.up**2 * geometry.taps
     products = weights * vector * problem.channels_of_a_word
-    conversions = loads * vector * _INSTRUCTIONS_A_CONVERSION * (problem.channels_of_a_word - 1)
-    weight_loads = weights // _WEIGHTS_A_LOAD
+    conversions = loads * vector * _INSTRUCTIONS_PER_CONVERSION * (problem.channels_of_a_word - 1)
+    weight_loads = weights // _WEIGHTS_PER_LOAD
     issued = products + conversions + loads + weight_loads
     wavefronts = WARPS * (loads * vector + weight_loads)
     (map_rows, map_columns), (bytes_in, bytes_out) = problem.cells, map_bytes
@@ -76,5 +76,5 @@ def cycles(
     cell_bytes = geometry.logit_channels * problem.cells_dtype.itemsize
     copied = fetched(map_rows, rows, *cell_halo) * fetched(map_columns, columns, *cell_halo)
     moved = read + copied * cell_bytes + map_rows * map_columns * bytes_out
-    step = max(issued, wavefronts) + _CYCLES_A_STEP
-    return max(rounds * steps * step, problem.batch * moved // _CACHE_BYTES_A_CYCLE)
+    step = max(issued, wavefronts) + _CYCLES_PER_STEP
+    return max(rounds * steps * step, problem.batch * moved // _CACHE_BYTES_PER_CYCLE)

@@ -36,7 +36,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
         x: ``[B, H, W, C]``.
         cells: ``[B, q, p, r, n]``, weights or logits; see :mod:`carafe_kernels.mosaic_gpu.arrays`.
         problem: what the arrays are, one that
-            :func:`carafe_kernels.mosaic_gpu.band_tiling.why_no_bands` has nothing against.
+            :func:`carafe_kernels.mosaic_gpu.band_tiling.bands_reason` has nothing against.
         settings: how to compile and run.
 
     Returns:

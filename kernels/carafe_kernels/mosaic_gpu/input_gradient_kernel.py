@@ -54,13 +54,13 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
     copied = CopiedCells(tile.cells, up, before, settings)
     weights = Weights(problem, tile, row_layout)
     shift = (before, before) if settings.pads_maps else (0, 0)
-    rows_of_a_pass = up // tile.passes
+    rows_per_pass = up // tile.passes
     # What one row of outputs is for: every row phase of sources, and the tap that reads it. With
     # down = 1 it is the same for all row phases of outputs, so those of any pass are the first.
     uses = collections.defaultdict(list)
     for s in range(down):
         for reader in geometry.readers(s):
-            if reader.phase < rows_of_a_pass:
+            if reader.phase < rows_per_pass:
                 uses[reader.cell_shift, reader.phase].append((s, reader.tap))
     sources = list(itertools.product(range(down), range(tile.columns), range(down)))
 
@@ -75,7 +75,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
                 y.at[
                     b,
                     pl.ds(first_row, tile.map_shape[1]),
-                    pl.ds(part * rows_of_a_pass, rows_of_a_pass),
+                    pl.ds(part * rows_per_pass, rows_per_pass),
                     pl.ds(first_column * up, tile.map_shape[3]),
                     pl.ds(chunk * tile.words, tile.words),
                 ],

@@ -70,7 +70,7 @@ def kernel_layout(boxes: int, rows: int, kernels: int) -> Layout:
     return _parameters(_layout(((boxes, rows, kernels), warp, (1, 1, 1)), THREADS // size))
 
 
-def a_thread_each(shape: tuple[int, ...]) -> Layout:
+def row_major_layout(shape: tuple[int, ...]) -> Layout:
     """Layout of an array of as many elements as threads, in row-major order."""
     warp, left = [], THREADS // WARPS
     for size in reversed(shape):

@@ -21,7 +21,7 @@ from carafe_kernels.sharding import (
 type Function = Callable[..., tuple[jax.Array, ...]]
 
 
-def on_parts(
+def on_shards(
     function: Function,
     operands: tuple[Role, ...],
     results: tuple[Role, ...],

@@ -29,7 +29,7 @@ from carafe_kernels.mosaic_gpu.problem import WORD, Problem
 from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
 
 MAX_SUMS = 72  # sums a thread keeps in registers beside what it loads
-_EQUALLY_QUICK = 1.1  # ratio of estimates that are too close to tell tiles apart
+_CLOSE_RATIO = 1.1  # ratio of estimates that are too close to tell tiles apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _best(*kinds: Iterable[Tile]) -> Tile:
     fitting = [[tile for tile in tiles if tile.nbytes <= SHARED_MEMORY] for tiles in kinds]
     for tiles in fitting:
         if shared := [tile for tile in tiles if two_blocks_fit(tile.nbytes)]:
-            limit = _EQUALLY_QUICK * min(tile.cycles for tile in shared)
+            limit = _CLOSE_RATIO * min(tile.cycles for tile in shared)
             return next(tile for tile in shared if tile.cycles <= limit)
     alone = [tile for tiles in fitting for tile in tiles]
     if not alone:
@@ -145,8 +145,8 @@ def forward_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
         _FORWARD_TILES[problem.dtype.itemsize],
         read=geometry.down,
         written=geometry.up,
-        rows_read=cost.sources_of_a_row(geometry, 1),
-        columns_read=cost.sources_of_a_row,
+        rows_read=cost.source_columns(geometry, 1),
+        columns_read=cost.source_columns,
         width=problem.output_size[1],
         halo_of_cells=0,
         passes=1,
@@ -168,8 +168,8 @@ def input_gradient_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
         _INPUT_GRADIENT_TILES[problem.dtype.itemsize],
         read=geometry.up,
         written=geometry.down,
-        rows_read=cost.readers_of_a_row(geometry, 1),
-        columns_read=cost.readers_of_a_row,
+        rows_read=cost.reading_columns(geometry, 1),
+        columns_read=cost.reading_columns,
         width=problem.size[1],
         halo_of_cells=sum(geometry.halo),
         max_slots=max_slots,
@@ -208,9 +208,9 @@ def _tiles(
         channels = THREADS * vector // rows
         group_channels = _group_channels(problem, channels)
         words = channels // problem.channels_of_a_word
-        words_of_a_map = geometry.groups * group_channels // problem.channels_of_a_word
+        words_per_pixel = geometry.groups * group_channels // problem.channels_of_a_word
         out_shape = (rows, written, columns * written, words)
-        out_array = (problem.cells[0], written, width, words_of_a_map)
+        out_array = (problem.cells[0], written, width, words_per_pixel)
         if (
             columns * written**2 * vector > MAX_SUMS
             or not (any_channels or _channels_fit(problem, channels))
@@ -227,7 +227,7 @@ def _tiles(
             geometry.taps,
             problem.cells_dtype,
         )
-        weights = _weights_apart(cells, problem.normalizer)
+        weights = _normalized_weights(cells, problem.normalizer)
         row_shape = (read // passes, (columns + halo) * read, words)
         row_bytes = math.prod(row_shape) * WORD
         map_rows = copied_rows(rows + halo, row_bytes)
@@ -240,7 +240,7 @@ def _tiles(
             steps=geometry.groups * chunks,
             loads=rows_read * columns_read(geometry, columns),
             halo=geometry.halo,
-            map_bytes=(WORD * words_of_a_map * read**2, WORD * words_of_a_map * written**2),
+            map_bytes=(WORD * words_per_pixel * read**2, WORD * words_per_pixel * written**2),
             cell_halo=geometry.halo if halo_of_cells else (0, 0),
         )
         for slots in range(max_slots if passes == 1 else 1, 0, -1):
@@ -265,7 +265,7 @@ def _tiles(
             )
 
 
-def _weights_apart(cells: CellTile, normalizer: str | None) -> CellTile | None:
+def _normalized_weights(cells: CellTile, normalizer: str | None) -> CellTile | None:
     """Where normalised weights lie, if not in place.
 
     In place they need the room of the logits, and a thread for each kernel of a block: of two that

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 
 from carafe_kernels.mosaic_gpu import forward_bands_kernel, forward_kernel
-from carafe_kernels.mosaic_gpu.band_tiling import why_no_bands
+from carafe_kernels.mosaic_gpu.band_tiling import bands_reason
 from carafe_kernels.mosaic_gpu.launch import Work
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings, settings_of
@@ -24,7 +24,7 @@ def forward_variant(problem: Problem, settings: Settings) -> tuple[str, Forward]
     Raises:
         NotImplementedError: the settings name bands, which cannot serve the problem.
     """
-    reason = why_no_bands(problem)
+    reason = bands_reason(problem)
     if settings.forward == "bands" and reason:
         raise NotImplementedError(f"forward 'bands' cannot serve this call: {reason}")
     case = problem.dtype.name, problem.geometry.kernel_size, problem.normalizer is not None

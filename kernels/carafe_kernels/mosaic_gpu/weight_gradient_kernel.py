@@ -60,9 +60,9 @@ def weight_gradient(
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout = cell_layout(tile.rows, tile.columns)
     runs = tile.cells
-    runs_of_a_block, *_ = tile.cell_shape
+    runs_per_block, *_ = tile.cell_shape
     channels_of_a_word = problem.channels_of_a_word
-    words_of_a_map = groups * tile.group_channels // channels_of_a_word
+    words_per_pixel = groups * tile.group_channels // channels_of_a_word
     shift = before if settings.pads_maps else 0
     copies = down + tile.column_phases
     quad = TMA_ALIGNMENT // WORD  # words that a thread reads at once
@@ -78,12 +78,12 @@ def weight_gradient(
 
         def copies_of_runs(array):
             """Each run of the block in memory and in its buffer."""
-            first = blocks.div((u * up + v) * groups, runs.kernels_of_a_run)
-            for index in range(runs_of_a_block):
+            first = blocks.div((u * up + v) * groups, runs.kernels_per_run)
+            for index in range(runs_per_block):
                 own_rows, own_columns = divmod(
-                    index * runs.kernels_of_a_run, tile.column_phases * groups
+                    index * runs.kernels_per_run, tile.column_phases * groups
                 )
-                run = first + (own_rows * up * groups + own_columns) // runs.kernels_of_a_run
+                run = first + (own_rows * up * groups + own_columns) // runs.kernels_per_run
                 target = cell_tile.at[index]
                 if settings.interpret:  # it copies any number of elements
                     place = pl.ds(column, tile.columns)
@@ -106,7 +106,7 @@ def weight_gradient(
                         pl.ds(row - before + shift, tile.source_shape[1]),
                         :,
                         pl.ds(column - before + shift, tile.columns + before + after),
-                        pl.ds(t * words_of_a_map + first_word, tile.pitch),
+                        pl.ds(t * words_per_pixel + first_word, tile.pitch),
                     ],
                     x_tile.at[t],
                     barrier,
@@ -119,7 +119,7 @@ def weight_gradient(
                         pl.ds(row, tile.rows),
                         pl.ds(u, tile.row_phases),
                         pl.ds(column, tile.columns),
-                        pl.ds((v + phase) * words_of_a_map + first_word, tile.pitch),
+                        pl.ds((v + phase) * words_per_pixel + first_word, tile.pitch),
                     ],
                     y_tile.at[phase],
                     barrier,
@@ -185,7 +185,7 @@ def weight_gradient(
                 store_kernel(kernel * groups + group, sums[kernel * taps : (kernel + 1) * taps])
 
         def store_kernel(kernel, gradients):
-            run, first = blocks.split(kernel, runs.kernels_of_a_run)
+            run, first = blocks.split(kernel, runs.kernels_per_run)
             places = [cell_tile.at[run, :, :, first * taps + tap] for tap in range(taps)]
             if problem.normalizer is not None:
                 values = [blocks.load(place, layout) for place in places]
@@ -227,7 +227,7 @@ def weight_gradient(
         tuple(operands),
         jax.ShapeDtypeStruct(shape, problem.cells_dtype),
         (maps, (gradients,)) if tile.shares_memory else ((*maps, gradients),),
-        (plgpu.Barrier(num_arrivals=copies), plgpu.Barrier(num_arrivals=runs_of_a_block)),
+        (plgpu.Barrier(num_arrivals=copies), plgpu.Barrier(num_arrivals=runs_per_block)),
         run,
         finish,
     )

@@ -46,26 +46,26 @@ class CellRuns:
     Args:
         columns: of cells.
         kernels: of a cell.
-        kernels_of_a_run: how many of them lie together.
+        kernels_per_run: how many of them lie together.
         taps: of a kernel.
         dtype: of the entries.
     """
 
     columns: int
     kernels: int
-    kernels_of_a_run: int
+    kernels_per_run: int
     taps: int
     dtype: np.dtype
 
     @property
     def runs(self) -> int:
         """Of a cell."""
-        return self.kernels // self.kernels_of_a_run
+        return self.kernels // self.kernels_per_run
 
     @property
     def entries(self) -> int:
         """Of a run."""
-        return self.kernels_of_a_run * self.taps
+        return self.kernels_per_run * self.taps
 
     @property
     def aligned(self) -> int:
@@ -142,7 +142,7 @@ class WeightTile:
     @property
     def cell_shape(self) -> tuple[int, int, int, int]:
         """Buffer of the gradients of a block: ``[runs, rows, columns, entries]``."""
-        runs = self.kernels // self.cells.kernels_of_a_run
+        runs = self.kernels // self.cells.kernels_per_run
         return runs, self.rows, self.columns, self.cells.entries
 
     @property
@@ -177,7 +177,7 @@ def weight_gradient_tile(problem: Problem) -> WeightTile:
 
 def _tiles(problem: Problem) -> Iterator[WeightTile]:
     """Tiles that compute right, best first."""
-    row_phases, column_phases = _phases_of_a_block(problem.geometry)
+    row_phases, column_phases = _phases_per_block(problem.geometry)
     for channels, (rows, columns) in itertools.product(_CHANNELS, _TILES):
         cells = _cell_runs(problem, row_phases, column_phases, columns)
         tile = WeightTile(problem, rows, columns, channels, row_phases, column_phases, cells)
@@ -189,7 +189,7 @@ def _tiles(problem: Problem) -> Iterator[WeightTile]:
         yield tile
 
 
-def _phases_of_a_block(geometry: Geometry) -> tuple[int, int]:
+def _phases_per_block(geometry: Geometry) -> tuple[int, int]:
     """As many output phases as a thread has registers for: all, or one row, or part of it."""
     up, taps = geometry.up, geometry.taps
     if up * up * taps <= MAX_WEIGHT_SUMS:
