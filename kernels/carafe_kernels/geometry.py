@@ -113,7 +113,7 @@ class Geometry:
         return -(-size * self.up // self.down)
 
     def cells(self, size: int) -> int:
-        """Number of cells along an axis of ``size`` sources; also the length of the logits' axis."""
+        """Number of cells along an axis of ``size`` sources; logits have an entry for each."""
         return -(-size // self.down)
 
     def centre(self, index: int) -> int:

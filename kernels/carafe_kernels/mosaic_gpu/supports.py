@@ -1,4 +1,4 @@
-"""What the kernels can serve."""
+"""The calls that the kernels support."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ _DTYPES = ("float16", "bfloat16", "float32")
 
 
 def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = None) -> str | None:
-    """Says what the kernels cannot serve, see :class:`carafe_kernels.implementation.Supports`."""
+    """Why the kernels cannot serve a call, see :class:`carafe_kernels.implementation.Supports`."""
     geometry, normalizer = plan.geometry, plan.normalizer
     if reason := device_reason(device):
         return reason
