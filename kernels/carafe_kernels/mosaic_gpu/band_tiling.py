@@ -46,7 +46,7 @@ def bands_reason(problem: Problem) -> str | None:
     if CELLS + 2 * geometry.radius > SIDE:
         return f"a patch of kernel_size {geometry.kernel_size} is wider than {SIDE} pixels"
     if groups & (groups - 1):
-        return f"they need a power of two of groups, not {groups}"
+        return f"the number of groups must be a power of two, not {groups}"
     own = problem.cells_dtype == problem.dtype
     if problem.dtype == jnp.float16 and problem.normalizer is None and not own:
         return f"float16 cannot hold every weight of {problem.cells_dtype}"

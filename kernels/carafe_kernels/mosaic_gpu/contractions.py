@@ -37,7 +37,7 @@ def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Arra
         case ("x", "weights" | "logits"):
             kernels = _gradients
         case _:
-            raise ValueError(f"results must be those of a contraction, got {results}")
+            raise ValueError(f"results must name one contraction or both gradients, got {results}")
     return call_kernels(functools.partial(kernels, plan), plan, results, operands)
 
 

@@ -16,11 +16,14 @@ def device_reason(device: jax.Device | None) -> str | None:
     if device is None or current_settings().interpret is not None:
         return None
     if device.platform != "gpu":
-        return f"this device is a {device.platform.upper()}, and they need {NEEDS}"
+        return f"this device is a {device.platform.upper()}, but 'mosaic_gpu' needs {NEEDS}"
     capability = str(device.compute_capability)
     major = capability.partition(".")[0]
     if not major.isdigit() or int(major) not in SUPPORTED_MAJORS:
-        return f"{device.device_kind} has compute capability {capability}, and they need {NEEDS}"
+        return (
+            f"{device.device_kind} has compute capability {capability}, "
+            f"but 'mosaic_gpu' needs {NEEDS}"
+        )
     return None
 
 
