@@ -231,7 +231,7 @@ def test_the_table_chooses_if_no_kernel_is_named():
         (Geometry(5, 4), "bfloat16", "float32", "not for up 4"),
         (Geometry(5, 1, 2), "bfloat16", "float32", "not for up 1 and down 2"),
         (Geometry(7, 2), "bfloat16", "float32", "kernel_size 7 is wider than 8 pixels"),
-        (Geometry(5, 2, groups=3), "bfloat16", "float32", "power of two of groups, not 3"),
+        (Geometry(5, 2, groups=3), "bfloat16", "float32", "groups must be a power of two, not 3"),
         (Geometry(5, 2, groups=16), "bfloat16", "float32", "more shared memory"),
         (Geometry(5, 2), "float16", "float32", "float16 cannot hold every weight of float32"),
     ],
