@@ -63,7 +63,7 @@ def assert_equal(actual, expected):
 
 
 @each_axis_type
-def test_each_device_calls_it_on_its_shard_of_the_batch(
+def test_each_device_calls_the_function_on_its_shard_of_the_batch(
     opaque, calls, operands, expected, axis_type
 ):
     devices = jax.local_device_count()
@@ -77,7 +77,7 @@ def test_each_device_calls_it_on_its_shard_of_the_batch(
 
 
 @each_axis_type
-def test_each_device_calls_it_on_the_whole_of_a_replicated_batch(
+def test_each_device_calls_the_function_on_the_whole_of_a_replicated_batch(
     opaque, calls, operands, expected, axis_type
 ):
     sharded = jax.device_put(operands, replicated(over_the_batch(axis_type)))
@@ -86,7 +86,7 @@ def test_each_device_calls_it_on_the_whole_of_a_replicated_batch(
 
 
 @each_axis_type
-def test_shard_map_calls_it_on_each_shard(opaque, calls, operands, expected, axis_type):
+def test_shard_map_calls_the_function_on_each_shard(opaque, calls, operands, expected, axis_type):
     sharding = over_the_batch(axis_type)
     mapped = jax.shard_map(
         opaque, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec
@@ -112,7 +112,7 @@ def test_operands_are_resharded_to_a_common_batch_on_a_mesh_of_two_axes(
 
 
 @pytest.mark.parametrize("other", [AxisType.Auto, AxisType.Explicit])
-def test_a_shard_map_over_one_of_two_axes_calls_it_on_each_shard(
+def test_a_shard_map_over_one_of_two_axes_calls_the_function_on_each_shard(
     opaque, calls, operands, expected, other
 ):
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto, other))
@@ -135,7 +135,7 @@ def test_a_mesh_with_an_automatic_and_an_explicit_axis(opaque, calls, operands, 
     assert calls[-1] == CASE.batch // 2
 
 
-def test_pmap_calls_it_on_each_shard(opaque, calls, operands, expected):
+def test_pmap_calls_the_function_on_each_shard(opaque, calls, operands, expected):
     devices = jax.local_device_count()
     split = [array.reshape(devices, -1, *array.shape[1:]) for array in operands]
     assert_equal(np.concatenate(jax.pmap(opaque)(*split)), expected)
@@ -183,7 +183,7 @@ FOUR_GROUPS = Case(3, up=2, size=(3, 4), groups=4)
 @each_axis_type
 @pytest.mark.parametrize("case", [ONE_GROUP, FOUR_GROUPS], ids=["1 group", "4 groups"])
 @pytest.mark.parametrize("slot", ["y", "x", "weights"])
-def test_each_device_calls_it_on_its_shard_of_the_channels(case, slot, axis_type):
+def test_each_device_calls_the_function_on_its_shard_of_the_channels(case, slot, axis_type):
     devices = jax.local_device_count()
     mesh = over_the_batch(axis_type).mesh
     operands = arguments(case, slot)
