@@ -77,4 +77,4 @@ def _in_two_steps(plan: Plan, results: Results, operands: Operands) -> tuple[jax
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _compute(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
-    return run(plan, results, operands, elsewhere=_in_two_steps)
+    return run(plan, results, operands, fallback=_in_two_steps)

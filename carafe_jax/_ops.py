@@ -11,8 +11,8 @@ from carafe_kernels.choice import choose
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.names import Implementation, Normalizer
 from carafe_kernels.normalizers import normalize
-from carafe_kernels.placement import placed
 from carafe_kernels.plan import Plan
+from carafe_kernels.sharding import with_common_sharding
 from jaxtyping import Array, Float
 
 from carafe_jax._batch_axes import merge_batch_axes, split_batch_axis
@@ -163,17 +163,17 @@ def carafe(
     x, logits = checked_logits(x, logits, geometry, normalizer)
     maps, merged = merge_batch_axes(x), merge_batch_axes(logits)
     plan = choose(implementation, geometry, maps, merged, normalizer)
-    placed_maps, placed_logits = placed(maps, merged, groups, "logits")
+    sharded_maps, sharded_logits = with_common_sharding(maps, merged, groups, "logits")
     if plan.normalizer is not None:
-        y = reassemble_logits(plan, {"x": placed_maps, "logits": placed_logits})
+        y = reassemble_logits(plan, {"x": sharded_maps, "logits": sharded_logits})
     else:
-        weights = normalize(placed_logits, geometry, plan.size, normalizer)
+        weights = normalize(sharded_logits, geometry, plan.size, normalizer)
         y = _reassembled(plan, maps, weights)
     return split_batch_axis(y, (x, logits))
 
 
 def _reassembled(plan: Plan, x: jax.Array, weights: jax.Array) -> jax.Array:
-    x, weights = placed(x, weights, plan.geometry.groups, "weights")
+    x, weights = with_common_sharding(x, weights, plan.geometry.groups, "weights")
     return contract(plan, "y", {"x": x, "weights": weights})
 
 
@@ -211,6 +211,7 @@ def reassembly_kernels(
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
-    _, merged = placed(merge_batch_axes(x), merge_batch_axes(logits), groups, "logits")
+    maps, merged = merge_batch_axes(x), merge_batch_axes(logits)
+    _, merged = with_common_sharding(maps, merged, groups, "logits")
     weights = normalize(merged, geometry, (x.shape[-3], x.shape[-2]), normalizer)
     return split_batch_axis(weights, (x, logits))

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from carafe_kernels.placement import varying_axes, varying_over
+from carafe_kernels.sharding import varying_axes, varying_over
 from jax import lax
 from jaxtyping import Array, Num
 

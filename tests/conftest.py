@@ -45,7 +45,7 @@ settings.register_profile(
 settings.load_profile("tests")
 
 pytest.register_assert_rewrite(
-    "tests.kernels.operator_base", "tests.kernels.placement_base", "tests.carafe_jax.twins"
+    "tests.kernels.operator_base", "tests.kernels.transformation_base", "tests.carafe_jax.twins"
 )
 
 

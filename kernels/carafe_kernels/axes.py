@@ -1,7 +1,7 @@
 """Splitting and merging axes one at a time.
 
-A single ``reshape`` that does both at once loses track of a sharded batch axis under explicit
-sharding. Step by step it does not, and the compiled program is the same.
+Under explicit sharding, one ``reshape`` that splits and merges at once loses the sharding of the
+batch. Several reshapes keep it, and compile to the same program.
 """
 
 import jax
@@ -15,5 +15,5 @@ def split_axis(array: jax.Array, axis: int, *sizes: int) -> jax.Array:
 
 
 def merge_axes(array: jax.Array, axis: int, count: int = 2) -> jax.Array:
-    """Merges ``count`` axes from ``axis`` on: ``[..., a, b, ...] -> [..., a * b, ...]``."""
+    """Merges ``count`` axes, starting at ``axis``: ``[..., a, b, ...] -> [..., a * b, ...]``."""
     return lax.collapse(array, axis, axis + count)

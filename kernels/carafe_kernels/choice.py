@@ -1,7 +1,7 @@
-"""The implementations, which of them serves a call, and how they are called.
+"""The implementations of the reassembly, and the choice of one for each call.
 
-The choice is made when a call is traced, from shapes, dtypes and the GPUs of this process; where
-the program will run is known when it is lowered, and may be another platform.
+A call chooses its implementation when it is traced, from shapes, dtypes and the GPUs of this
+process. The platform on which the program will run is known only when the program is lowered.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from carafe_kernels.names import Normalizer
 from carafe_kernels.plan import Operands, Plan, Results
 from carafe_kernels.proven import is_proven
 
-# The module of each implementation. A module is imported when it is first used: that of the GPU
-# kernels takes as long to import as JAX itself.
+# The module of each implementation. Modules are imported when they are first used, because the
+# module of the GPU kernels takes as long to import as JAX itself.
 IMPLEMENTATIONS = {
     "xla": "carafe_kernels.xla",
     "mosaic_gpu": "carafe_kernels.mosaic_gpu",
@@ -32,14 +32,14 @@ _logger = logging.getLogger("carafe_jax")
 
 
 def implementation(name: str) -> ImplementationSpec:
-    """The implementation of a name."""
+    """Returns the implementation with a name."""
     found: ImplementationSpec = importlib.import_module(IMPLEMENTATIONS[name]).IMPLEMENTATION
     return found
 
 
 @functools.cache
 def log_once(message: str) -> None:
-    """Logs a message for debugging, the first time only."""
+    """Logs a message at debug level, only the first time."""
     _logger.debug(message)
 
 
@@ -50,19 +50,19 @@ def choose(
     weights: jax.Array,
     normalizer: Normalizer | None = None,
 ) -> Plan:
-    """Chooses what serves a call.
+    """Chooses the implementation of a call.
 
     Args:
-        name: of an implementation, or ``None`` for the one that is proven best.
-        geometry: shape of the reassembly.
-        x: the map.
-        weights: the weights or logits.
-        normalizer: of the logits, or ``None`` for weights.
+        name: name of an implementation, or ``None`` for one that is proven best.
+        geometry: geometry of the reassembly.
+        x: feature map ``[B, H, W, C]``.
+        weights: weights or logits.
+        normalizer: normaliser of the logits, or ``None`` for weights.
 
     Returns:
-        The plan of the call. With logits its normaliser is ``None`` where the implementation does
-        not fuse it: then it serves the weights that :func:`carafe_kernels.normalizers.normalize`
-        makes of them.
+        The plan of the call. If ``weights`` are logits and the implementation does not normalise
+        them, the normaliser of the plan is ``None``: then the caller normalises them with
+        :func:`carafe_kernels.normalizers.normalize`, and the plan is for the resulting weights.
 
     Raises:
         ValueError: no implementation has this name.
@@ -75,7 +75,7 @@ def choose(
 
 
 def _proven(plans: Sequence[Plan], x: jax.Array) -> Plan:
-    # A program does not know on which GPU of this process it will run: all must be proven.
+    # A program may run on any GPU of this process, so the call must be proven on all of them.
     devices = devices_of_process()
     for plan, name in itertools.product(plans, IMPLEMENTATIONS):
         if is_proven(name, plan, x.shape[3], devices):
@@ -92,16 +92,16 @@ def _named(name: str, plans: Sequence[Plan], x: jax.Array) -> Plan:
         raise ValueError(
             f"implementation must be None or one of {tuple(IMPLEMENTATIONS)}, got {name!r}"
         )
-    # Without a GPU in this process the program may be for another one, and says what it lacks
-    # where it is lowered. Of several GPUs, one will do.
+    # One GPU that can serve the call is enough. Without a GPU in this process, the program may be
+    # for a GPU of another process; if it is lowered for another platform, it raises an error.
     gpus = [device for device in devices_of_process() if device.platform == "gpu"]
     devices = gpus or [None]
     candidates = [_computed_by(name, plan, automatic=False) for plan in plans]
     for plan, device in itertools.product(candidates, devices):
         if _reason(plan, x, device) is None:
-            if plan is not candidates[0] and name != PORTABLE:  # which never fuses them
+            if plan is not candidates[0] and name != PORTABLE:  # PORTABLE never normalises logits
                 reason = _reason(candidates[0], x, device)
-                log_once(f"logits are normalised apart: {reason}")
+                log_once(f"logits are normalised by XLA, not by {name!r}: {reason}")
             return plan
     raise NotImplementedError(
         f"implementation {name!r} cannot serve this call: "
@@ -110,37 +110,38 @@ def _named(name: str, plans: Sequence[Plan], x: jax.Array) -> Plan:
 
 
 def _reason(plan: Plan, x: jax.Array, device: jax.Device | None) -> str | None:
-    """Why its implementation cannot serve a plan on a device; ``None`` if it can."""
+    """Why the implementation of a plan cannot serve the plan on a device; ``None`` if it can."""
     supports = implementation(plan.implementation).supports
     reason = supports(plan, x.shape, device)
     if reason is None and plan.normalizer is not None:
-        # Second derivatives of reassembly from logits contract weights.
+        # Second derivatives of a reassembly from logits need the contractions of weights.
         reason = supports(plan.of_weights, x.shape, device)
     return reason
 
 
 def _computed_by(name: str, plan: Plan, *, automatic: bool) -> Plan:
-    """Returns the plan with an implementation and the settings that it has now."""
+    """Returns the plan with an implementation and its current settings."""
     settings = implementation(name).settings()
     return dataclasses.replace(plan, implementation=name, automatic=automatic, settings=settings)
 
 
 def run(
-    plan: Plan, results: Results, operands: Operands, elsewhere: Contract | None = None
+    plan: Plan, results: Results, operands: Operands, fallback: Contract | None = None
 ) -> tuple[jax.Array, ...]:
-    """Contracts by the implementation of a plan.
+    """Computes a contraction with the implementation of a plan.
 
     Args:
-        plan: what stays fixed.
-        results: which arrays to compute.
-        operands: the arrays to compute them from.
-        elsewhere: computes them where an automatic choice is lowered for a platform that the
-            implementation does not serve; by default the portable implementation does.
+        plan: plan of the call.
+        results: names of the arrays to compute.
+        operands: arrays to compute the results from.
+        fallback: function that computes the results if the implementation was chosen automatically
+            and the program is lowered for a platform that the implementation does not serve; by
+            default the contraction of the portable implementation.
     """
     chosen = implementation(plan.implementation)
-    here = functools.partial(chosen.contract, plan, results)
+    contract = functools.partial(chosen.contract, plan, results)
     if not plan.automatic or chosen.platform is None:
-        return here(operands)
+        return contract(operands)
     portable = dataclasses.replace(plan, implementation=PORTABLE, automatic=False, settings=None)
-    there = functools.partial(elsewhere or implementation(PORTABLE).contract, portable, results)
-    return jax.lax.platform_dependent(operands, **{chosen.platform: here}, default=there)
+    default = functools.partial(fallback or implementation(PORTABLE).contract, portable, results)
+    return jax.lax.platform_dependent(operands, **{chosen.platform: contract}, default=default)

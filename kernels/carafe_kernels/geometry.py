@@ -1,12 +1,12 @@
-"""Where each output pixel reads: the only place that maps indices.
+"""The source pixels that each output pixel reads. Only this module maps indices.
 
-An output index ``i'`` is centred on the source index ``floor(i' * down / up)``
-(section 3.1, 0-based), and its taps reach ``kernel_size // 2`` to either side.
-Along one axis this repeats: with ``up`` and ``down`` in lowest terms, ``up``
-outputs belong to every ``down`` sources. We call such a group a *cell*; output
-``up * q + phase`` of cell ``q`` is centred on source ``down * q +
-centre_offset(phase)``. Every implementation loops over cells, so that a tap is
-one shifted view of the whole map.
+The output with index ``i'`` is centred on the source with index ``floor(i' * down / up)`` (section
+3.1, 0-based). Its taps reach ``kernel_size // 2`` sources to either side. Along one axis this
+pattern repeats: with ``up`` and ``down`` in lowest terms, it repeats after ``up`` outputs and
+``down`` sources. Such a group of outputs and sources is called a *cell*, and the index of an output
+in its cell is called its *phase*. Output ``up * q + phase`` of cell ``q`` is centred on source
+``down * q + centre_offset(phase)``. Implementations compute all cells at once, so that each tap
+reads one shifted view of the whole map.
 """
 
 import dataclasses
@@ -27,14 +27,17 @@ class PhaseGroup(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A source that outputs of cell ``q`` read: ``source_phase`` of cell ``q + cell_shift``."""
+    """A source that an output of cell ``q`` reads: ``source_phase`` of cell ``q + cell_shift``."""
 
     cell_shift: int
     source_phase: int
 
 
 class Reader(NamedTuple):
-    """A phase and tap by which outputs of cell ``q + cell_shift`` read a source of cell ``q``."""
+    """An output phase and the tap with which it reads a source.
+
+    The source is in cell ``q``, the output is in cell ``q + cell_shift``.
+    """
 
     phase: int
     tap: int
@@ -63,13 +66,13 @@ def _divided_up(size: Dimension, divisor: int) -> Dimension:
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Shape of a reassembly: which sources each output reads, on both axes alike.
+    """Geometry of a reassembly: the sources that each output reads, the same for both axes.
 
     Args:
-        kernel_size: side ``k`` of the square neighbourhood, odd.
+        kernel_size: side ``k`` of the reassembly kernel, odd.
         up: numerator of the scale.
         down: denominator of the scale.
-        groups: number of channel groups that have a kernel each.
+        groups: number of channel groups, each with its own reassembly kernels.
 
     Raises:
         ValueError: a field is not an integer of at least 1, or ``kernel_size`` is even.
@@ -89,7 +92,7 @@ class Geometry:
 
     @property
     def radius(self) -> int:
-        """``r`` of Eqn. 3: how far a tap reaches from the centre."""
+        """``r`` of Eqn. 3: the largest distance of a tap from the centre."""
         return self.kernel_size // 2
 
     @property
@@ -99,34 +102,38 @@ class Geometry:
 
     @property
     def weight_channels(self) -> int:
-        """Channels of the weights: ``groups * k * k``, group-major, then row-major taps."""
+        """Number of channels of the weights: ``groups * k * k``, by group, then row-major taps."""
         return self.groups * self.taps
 
     @property
     def logit_channels(self) -> int:
-        """Channels of the logits: ``((sy * up + sx) * groups + g) * k * k + tap`` in order."""
+        """Number of channels of the logits, ``up * up * groups * k * k``.
+
+        The channel of ``tap`` of group ``g`` of the output with phases ``sy`` and ``sx`` is
+        ``((sy * up + sx) * groups + g) * k * k + tap``.
+        """
         return self.up**2 * self.weight_channels
 
     @property
     def lowest_terms(self) -> "Geometry":
-        """The same reassembly with the common divisor of ``up`` and ``down`` removed."""
+        """The geometry of the same reassembly, with ``up`` and ``down`` in lowest terms."""
         divisor = math.gcd(self.up, self.down)
         return dataclasses.replace(self, up=self.up // divisor, down=self.down // divisor)
 
     def output_size(self, size: Dimension) -> Dimension:
-        """Output length of an axis of ``size`` sources, ``ceil(size * up / down)``."""
+        """Number of outputs along an axis of ``size`` sources, ``ceil(size * up / down)``."""
         return _divided_up(size * self.up, self.down)
 
     def cells(self, size: Dimension) -> Dimension:
-        """Number of cells on an axis of ``size`` sources; also the side of the logits."""
+        """Number of cells along an axis of ``size`` sources; logits have an entry for each."""
         return _divided_up(size, self.down)
 
     def centre(self, index: int) -> int:
-        """Source index on which output ``index`` is centred, ``floor(index * down / up)``."""
+        """Index of the source on which an output is centred, ``floor(index * down / up)``."""
         return index * self.down // self.up
 
     def phase_groups(self) -> tuple[PhaseGroup, ...]:
-        """The output phases of a cell, gathered by the source they are centred on."""
+        """The output phases of a cell, grouped by the source on which they are centred."""
         groups: list[PhaseGroup] = []
         for phase in range(self.up):
             offset = self.centre(phase)
@@ -137,20 +144,21 @@ class Geometry:
         return tuple(groups)
 
     def read(self, phase: int, tap: int) -> Read:
-        """The source under ``tap`` of output ``phase``, on one axis."""
+        """The source that ``tap`` of output ``phase`` reads, along one axis."""
         return Read(*divmod(self.centre(phase) + tap - self.radius, self.down))
 
     @property
     def halo(self) -> tuple[int, int]:
-        """How many cells before and after its own the outputs of a cell read from."""
+        """Numbers of cells before and after a cell that the outputs of the cell read."""
         first = self.read(0, 0).cell_shift
         last = self.read(self.up - 1, self.kernel_size - 1).cell_shift
         return -first, last
 
     def readers(self, source_phase: int) -> tuple[Reader, ...]:
-        """Everything that reads source ``down * q + source_phase``, by tap and then by phase.
+        """All outputs that read source ``down * q + source_phase``, by tap and then by phase.
 
-        The transposed view of :meth:`centre`: the gradient of the input gathers along it.
+        This is the transpose of :meth:`read`: the gradient of the input is gathered from these
+        outputs.
         """
         readers = []
         for tap in range(self.kernel_size):

@@ -1,4 +1,4 @@
-"""What an implementation of the reassembly brings."""
+"""The interface of an implementation of the reassembly."""
 
 import dataclasses
 from collections.abc import Callable, Hashable
@@ -10,50 +10,51 @@ from carafe_kernels.plan import Operands, Plan, Results
 
 
 class Contract(Protocol):
-    """Contracts the form ``sum(weights * y * gather(x))`` to the slots that are left out."""
+    """Computes arrays of the trilinear form ``sum(weights * y * gather(x))`` from the others."""
 
     def __call__(self, plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
-        """Computes arrays from the others.
+        """Computes one contraction, or both gradients.
 
         Args:
-            plan: what stays fixed.
-            results: which arrays to compute: ``("y",)``, ``("x",)``, ``("weights",)``, or both
-                gradients, ``("x", "weights")``. With ``plan.normalizer``, ``"logits"`` stands in
-                the place of ``"weights"``.
+            plan: plan of the call.
+            results: names of the arrays to compute: ``("y",)``, ``("x",)``, ``("weights",)``, or
+                both gradients, ``("x", "weights")``. With ``plan.normalizer``, ``"logits"``
+                replaces ``"weights"``.
             operands: ``x`` and ``weights`` for ``y``; ``weights`` and ``y`` for ``x``; ``x`` and
-                ``y`` for ``weights``; all three for both gradients, and for that of ``logits``.
+                ``y`` for ``weights``; all three arrays for both gradients, and for ``logits``.
 
         Returns:
-            The results in their order, in the dtypes of ``plan``.
+            The arrays that ``results`` names, in its order and in the dtypes of ``plan``.
         """
 
 
 class Supports(Protocol):
-    """Says why an implementation cannot serve a call and its gradients."""
+    """Returns why an implementation cannot serve a call and its gradients."""
 
     def __call__(
         self, plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = None
     ) -> str | None:
-        """Returns the reason; ``None`` if it can.
+        """Returns the reason, or ``None`` if the implementation can serve the call.
 
         Args:
-            plan: what stays fixed; with a ``normalizer``, contractions of logits.
-            shape: of the map, ``[B, H, W, C]``; sizes may be symbolic.
-            device: where it is to run, or ``None`` if that is not known yet.
+            plan: plan of the call; with a ``normalizer``, for contractions of logits.
+            shape: shape of the feature map, ``[B, H, W, C]``; sizes may be symbolic.
+            device: device on which the call will run, or ``None`` if it is not known yet.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class ImplementationSpec:
-    """Computes contractions, and says which ones it serves, where and how.
+    """An implementation of the reassembly.
 
     Args:
-        contract: computes contractions.
-        supports: says why it cannot serve a call.
-        platform: the one that its programs are lowered for, by its name in
-            ``jax.lax.platform_dependent``; ``None`` for any.
-        settings: returns the settings that a plan keeps, if its call is traced now.
-        gradients_together: says whether ``contract`` computes both gradients of a plan in one call.
+        contract: function that computes contractions.
+        supports: function that returns why the implementation cannot serve a call.
+        platform: platform for which the programs of the implementation can be lowered, as
+            ``jax.lax.platform_dependent`` names it; ``None`` for any platform.
+        settings: function that returns the current settings; a plan keeps them.
+        gradients_together: function that returns whether ``contract`` computes both gradients of a
+            plan in one call.
     """
 
     contract: Contract

@@ -1,8 +1,11 @@
-"""The names that options take. Importing this module imports nothing else."""
+"""The values of the options ``implementation`` and ``normalizer``.
+
+Importing this module imports no other module of the package.
+"""
 
 from typing import Literal
 
-# What computes a reassembly; carafe_kernels.choice has the module of each.
+# Implementations of the reassembly; carafe_kernels.choice maps each name to its module.
 Implementation = Literal["xla", "mosaic_gpu"]
-# What makes kernels of logits (Table 14 of the CARAFE++ paper).
+# Normalisers from logits to weights (Table 14 of the CARAFE++ paper).
 Normalizer = Literal["softmax", "sigmoid", "sigmoid_normalized"]

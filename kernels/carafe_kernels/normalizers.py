@@ -1,7 +1,8 @@
 """Kernel normalisers (section 3.2, Table 14): from predicted logits to reassembly weights.
 
-They stand here twice: along an axis, for XLA, which also differentiates them; and over a sequence
-with one array a tap, for kernels that hold the taps of a pixel in registers, with the gradient.
+Each normaliser has two forms. One normalises along an axis of an array, for XLA, which also
+differentiates it. The other normalises a sequence with one array for each tap, for GPU kernels that
+hold the taps of a pixel in registers; its gradient is written out.
 """
 
 import functools
@@ -18,7 +19,7 @@ from carafe_kernels.geometry import Dimension, Geometry
 
 
 def _sigmoid_normalized(logits: jax.Array) -> jax.Array:
-    # sigmoid(l) / sum(sigmoid(l)) = softmax(log sigmoid(l)): the form that cannot divide 0 by 0.
+    # sigmoid(l) / sum(sigmoid(l)) = softmax(log sigmoid(l)), which cannot divide 0 by 0.
     return jax.nn.softmax(jax.nn.log_sigmoid(logits), axis=-1)
 
 
@@ -30,7 +31,7 @@ NORMALIZERS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def normalized_dtype(logits_dtype: np.dtype) -> np.dtype:
-    """The dtype of the weights that :func:`normalize` returns, float32 at least."""
+    """The dtype of the weights that :func:`normalize` returns: float32, or float64 for float64."""
     return accumulator_dtype(logits_dtype)
 
 
@@ -40,17 +41,17 @@ def normalize(
     size: tuple[Dimension, Dimension],
     normalizer: str,
 ) -> Float[Array, "batch out_height out_width weight_channels"]:
-    """Turns logits at the resolution of the encoder into one normalised kernel per output pixel.
+    """Normalises logits into one reassembly kernel per output pixel.
 
-    The normaliser runs over all ``k * k`` taps of a kernel, also over taps that lie outside
-    the map, and in float32 at least. For the order of the logits' channels see
-    :attr:`Geometry.logit_channels`.
+    The normaliser runs over all ``k * k`` taps of a kernel, including taps that lie outside the
+    map. For the order of the logits' channels see :attr:`Geometry.logit_channels`.
 
     Args:
-        logits: ``[B, ceil(H / down), ceil(W / down), up * up * groups * k * k]``.
-        geometry: shape of the reassembly, with ``up`` and ``down`` as the predictor had them.
+        logits: logits ``[B, ceil(H / down), ceil(W / down), up * up * groups * k * k]``.
+        geometry: geometry of the reassembly, with the predictor's ``up`` and ``down``, which need
+            not be in lowest terms.
         size: ``(H, W)`` of the map that will be reassembled.
-        normalizer: a key of :data:`NORMALIZERS`.
+        normalizer: name of the normaliser, a key of :data:`NORMALIZERS`.
 
     Returns:
         Weights ``[B, H', W', groups * k * k]`` in float32, or float64 for float64 logits.
@@ -65,7 +66,7 @@ def normalize(
 
 
 def _log_sigmoid(logit: jax.Array) -> jax.Array:
-    # Without log1p, which Pallas lowers for no GPU: what it would add is below float32's epsilon.
+    # Pallas lowers log1p for no GPU. The difference is below the epsilon of float32.
     return jnp.minimum(logit, 0) - jnp.log(1 + jnp.exp(-jnp.abs(logit)))
 
 
@@ -81,11 +82,11 @@ def _softmax(logits: Sequence[jax.Array]) -> list[jax.Array]:
 
 
 def tap_weights(logits: Sequence[jax.Array], normalizer: str) -> list[jax.Array]:
-    """The weights of one kernel from its logits, an array a tap.
+    """The weights of one reassembly kernel from its logits, with one array for each tap.
 
     Args:
-        logits: one array for each of the ``k * k`` taps, all of one shape, float32.
-        normalizer: a key of :data:`NORMALIZERS`.
+        logits: ``k * k`` float32 arrays of one shape, one for each tap.
+        normalizer: name of the normaliser, a key of :data:`NORMALIZERS`.
     """
     match normalizer:
         case "softmax":
@@ -100,9 +101,14 @@ def tap_weights(logits: Sequence[jax.Array], normalizer: str) -> list[jax.Array]
 def tap_logit_gradients(
     logits: Sequence[jax.Array], weight_gradients: Sequence[jax.Array], normalizer: str
 ) -> list[jax.Array]:
-    """The gradient by the logits of one kernel from that by its weights, an array a tap.
+    """The gradient with respect to the logits of one kernel, with one array for each tap.
 
-    The weights are computed again, which is cheaper than to read them.
+    The weights are computed again, which is cheaper than reading them.
+
+    Args:
+        logits: ``k * k`` float32 arrays of one shape, one for each tap.
+        weight_gradients: gradients with respect to the weights, one array for each tap.
+        normalizer: name of the normaliser, a key of :data:`NORMALIZERS`.
     """
     weights = tap_weights(logits, normalizer)
     if normalizer == "sigmoid":

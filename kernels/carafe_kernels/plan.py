@@ -1,4 +1,4 @@
-"""What stays fixed through all derivatives of one reassembly."""
+"""The plan of a call: everything static that a reassembly and its derivatives share."""
 
 import dataclasses
 from collections.abc import Hashable
@@ -18,19 +18,19 @@ type Operands = dict[Slot, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What stays fixed through all derivatives of one reassembly.
+    """The static data that one reassembly and all its derivatives share.
 
     Args:
-        geometry: shape of the reassembly.
-        size: ``(H, W)`` of the map.
-        x_dtype: of the map and of the result.
-        weights_dtype: of the weights or logits.
-        normalizer: for contractions of logits, what turns them into weights; ``None`` for
-            contractions of weights.
-        implementation: name of what computes.
-        automatic: whether XLA computes where a program is lowered for a platform that the
-            implementation does not serve; else that is an error.
-        settings: those that the implementation had when the call was traced.
+        geometry: geometry of the reassembly.
+        size: ``(H, W)`` of the feature map ``x``.
+        x_dtype: dtype of the maps ``x`` and ``y``.
+        weights_dtype: dtype of the weights or logits.
+        normalizer: normaliser for contractions of logits; ``None`` for contractions of weights.
+        implementation: name of the implementation.
+        automatic: whether the implementation was chosen automatically. Then a program that is
+            lowered for a platform that the implementation does not serve runs XLA instead;
+            otherwise lowering it is an error.
+        settings: settings of the implementation when the call was traced.
     """
 
     geometry: Geometry
@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def of_weights(self) -> "Plan":
-        """The plan for the weights that the normaliser makes of logits."""
+        """The plan for contractions of the weights that the normaliser returns."""
         dtype = normalized_dtype(self.weights_dtype)
         return dataclasses.replace(self, normalizer=None, weights_dtype=dtype)
 
@@ -58,7 +58,7 @@ class Plan:
         return self.x_dtype if slot in ("x", "y") else self.weights_dtype
 
     def shape(self, slot: Slot, channels: int) -> tuple[Dimension, ...]:
-        """``[H, W, N]`` of one operand or result, for maps with ``channels``."""
+        """The shape ``[H, W, N]`` of an operand or result, for maps with ``channels`` channels."""
         match slot:
             case "x":
                 return (*self.size, channels)

@@ -1,4 +1,4 @@
-"""What ``implementation=None`` prefers to ``"xla"``: what a GPU has proven."""
+"""The calls for which ``implementation=None`` chooses GPU kernels: those proven on a GPU."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,18 +12,20 @@ from carafe_kernels.plan import Plan
 
 @dataclasses.dataclass(frozen=True)
 class Proven:
-    """Calls that kernels answer right, and faster than ``"xla"``, with and without gradients.
+    """Calls that the kernels compute correctly, and faster than ``"xla"``, on a GPU.
 
-    Both, because a call does not know whether its result will be differentiated.
+    They must be faster with and without gradients, because a call does not know whether its result
+    will be differentiated.
 
     Args:
-        implementation: name of that of the kernels.
-        compute_capability: of the GPU that has shown it, as ``"9.0"``.
-        geometry: shape of the reassembly, as a call names it.
-        dtype: of the map.
-        weights_dtype: of the weights or logits.
-        normalizer: of :func:`carafe_jax.carafe`; ``None`` for :func:`carafe_jax.reassemble`.
-        channels: the smallest and the largest number of channels that was measured.
+        implementation: name of the implementation.
+        compute_capability: compute capability of the GPU that ran the calls, such as ``"9.0"``.
+        geometry: geometry of the reassembly, with the ``up`` and ``down`` of the call.
+        dtype: dtype of the feature map.
+        weights_dtype: dtype of the weights or logits.
+        normalizer: normaliser of :func:`carafe_jax.carafe`; ``None`` for
+            :func:`carafe_jax.reassemble`.
+        channels: smallest and largest number of channels that were measured.
     """
 
     implementation: str
@@ -42,13 +44,13 @@ TABLE: tuple[Proven, ...] = ()
 def is_proven(
     implementation: str, plan: Plan, channels: int, devices: Sequence[jax.Device]
 ) -> bool:
-    """Whether :data:`TABLE` has a call on every one of the devices.
+    """Whether :data:`TABLE` lists a call for the compute capability of every device.
 
     Args:
-        implementation: name of what would compute it.
-        plan: of the call.
-        channels: of the map.
-        devices: those on which the call may run, at least one.
+        implementation: name of the implementation.
+        plan: plan of the call.
+        channels: number of channels of the feature map.
+        devices: devices on which the call may run, at least one.
     """
     if any(device.platform != "gpu" for device in devices):
         return False

@@ -1,4 +1,4 @@
-"""Settings that hold for what is traced inside a ``with`` block."""
+"""Settings for functions that are traced inside a ``with`` block."""
 
 import contextlib
 import contextvars
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class ScopedSettings[Settings: Any]:
-    """Settings in a frozen dataclass, of which a ``with`` block changes fields.
+    """Settings in a frozen dataclass, whose fields a ``with`` block can change.
 
     Args:
-        default: returns the settings that hold outside every block.
+        default: function that returns the settings outside all blocks.
     """
 
     def __init__(self, default: Callable[[], Settings]) -> None:
@@ -21,7 +21,7 @@ class ScopedSettings[Settings: Any]:
         )
 
     def current(self) -> Settings:
-        """The settings that hold now."""
+        """The current settings."""
         current = self._current.get()
         return self._default() if current is None else current
 

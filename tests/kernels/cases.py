@@ -24,7 +24,7 @@ class Case:
 
     @property
     def options(self):
-        """Keywords of `reassemble`, and of the oracle."""
+        """Keyword arguments of `reassemble` and of the oracle."""
         names = ("kernel_size", "up", "down", "groups")
         return {name: getattr(self, name) for name in names}
 
@@ -46,8 +46,8 @@ class Case:
 
     @property
     def logits_shape(self):
-        places = (-(-n // self.down) for n in self.size)
-        return (self.batch, *places, self.up**2 * self.groups * self.kernel_size**2)
+        cells = (-(-n // self.down) for n in self.size)
+        return (self.batch, *cells, self.up**2 * self.groups * self.kernel_size**2)
 
     def operands(self, draw):
         """A map, weights and a cotangent, each from `draw(shape)`."""

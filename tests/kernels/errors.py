@@ -1,10 +1,10 @@
-"""What an error must say."""
+"""Patterns that match error messages."""
 
 import re
 
 
 def naming(*parts):
-    """A pattern that finds a message which has these parts in their order, as whole words."""
+    """A pattern that matches a message with these parts in this order, as whole words."""
     return ".*".join(_whole(str(part)) for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""GPUs that are not there, and cases that they would have proven."""
+"""Mock GPUs, and calls that count as proven on them."""
 
 from unittest import mock
 
@@ -19,12 +19,12 @@ RTX_5090 = gpu("NVIDIA GeForce RTX 5090", "12.0")
 
 
 def have_devices(monkeypatch, *devices):
-    """Has what is traced see these devices in this process."""
+    """Makes these the devices of this process, as the choice of an implementation sees them."""
     monkeypatch.setattr(choice, "devices_of_process", lambda: list(devices))
 
 
 def case_of(options, form, *, capability="9.0", dtypes=("float32", "float32"), channels=(1, 512)):
-    """What a GPU would have proven about calls of `form` with `options`."""
+    """The table entry by which calls of `form` with `options` are proven."""
     normalizer = "softmax" if form == "carafe" else None
     return proven.Proven(
         "mosaic_gpu", capability, Geometry(**options), *dtypes, normalizer, channels

@@ -15,8 +15,8 @@ class RaceError(AssertionError):
 def interpreted():
     """Runs kernels on the CPU, and raises `RaceError` if any accesses raced.
 
-    The newest JAX can raise by itself; the oldest prints, and leaves a flag, which the next kernel
-    would clear.
+    The newest JAX can raise an error itself. The oldest only prints and sets a flag, which the next
+    kernel would clear.
     """
     states = []
 

@@ -1,4 +1,7 @@
-"""What the interpreter lacks for kernels on the tensor cores: products and reshaped references."""
+"""Additions to Pallas' interpreter for kernels on the tensor cores.
+
+The interpreter lacks matrix products and reshaped references.
+"""
 
 import contextlib
 import functools
@@ -25,19 +28,23 @@ mlir.register_lowering(
 
 
 def _covering_box(transforms, shape):
-    """The box of an array that transforms select, its shape, and the places in it in their order.
+    """The box of an array that transforms select.
 
-    Only where the box has nothing else: so accesses are neither missed nor made up.
+    The transforms must select exactly a box. Otherwise the interpreter would see other accesses
+    than those of the kernel.
+
+    Returns:
+        The box, its shape, and the selected indices into the box, in the order of the selection.
     """
-    places = np.arange(math.prod(shape)).reshape(shape)
+    indices = np.arange(math.prod(shape)).reshape(shape)
     for transform in jax.tree.map(int, transforms):
         match transform:
             case ReshapeTransform():
-                places = places.reshape(transform.shape)
+                indices = indices.reshape(transform.shape)
             case TransposeTransform():
-                places = places.transpose(transform.permutation)
+                indices = indices.transpose(transform.permutation)
             case NDIndexer():
-                places = places[
+                indices = indices[
                     tuple(
                         slice(index.start, index.start + index.size * index.stride, index.stride)
                         if isinstance(index, Slice)
@@ -48,15 +55,15 @@ def _covering_box(transforms, shape):
             case _:
                 raise NotImplementedError(transform)
     slices, sizes, offsets = [], [], []
-    for axis in np.unravel_index(places, shape):
+    for axis in np.unravel_index(indices, shape):
         values, offset = np.unique(axis, return_inverse=True)
         stride = int(values[1] - values[0]) if len(values) > 1 else 1
         if (np.diff(values) != stride).any():
             raise NotImplementedError(f"{transforms} select no box of {shape}")
         slices.append(Slice(int(values[0]), len(values), stride))
         sizes.append(len(values))
-        offsets.append(offset.reshape(places.shape))
-    if math.prod(sizes) != places.size:
+        offsets.append(offset.reshape(indices.shape))
+    if math.prod(sizes) != indices.size:
         raise NotImplementedError(f"{transforms} select no box of {shape}")
     box = NDIndexer(tuple(slices), tuple(shape), ())
     return (box,), sizes, np.ravel_multi_index(offsets, sizes)
@@ -74,7 +81,7 @@ def _is_reshaped(transforms):
 
 @contextlib.contextmanager
 def reshaped_references():
-    """Reads and writes references in other shapes than their buffers have."""
+    """Makes the interpreter read and write reshaped references."""
     get, swap = gpu_callbacks._get, gpu_callbacks._swap
 
     @gpu_callbacks.fail_on_exception
@@ -82,21 +89,21 @@ def reshaped_references():
     def get_reshaped(token, location, thread, key, transforms, *others, **options):
         if not _is_reshaped(transforms):
             return get(token, location, thread, key, transforms, *others, **options)
-        box, _, places = _box(key, transforms)
+        box, _, indices = _box(key, transforms)
         token, values = get(token, location, thread, key, box, *others, **options)
-        return token, values.reshape(-1)[places]
+        return token, values.reshape(-1)[indices]
 
     @gpu_callbacks.fail_on_exception
     @functools.wraps(swap)
     def swap_reshaped(token, location, thread, key, transforms, value, *others, **options):
         if not _is_reshaped(transforms):
             return swap(token, location, thread, key, transforms, value, *others, **options)
-        box, sizes, places = _box(key, transforms)
+        box, sizes, indices = _box(key, transforms)
         values = np.empty(math.prod(sizes), value.dtype)
-        values[places] = value
+        values[indices] = value
         values = values.reshape(sizes)
         token, old = swap(token, location, thread, key, box, values, *others, **options)
-        return token, old.reshape(-1)[places]
+        return token, old.reshape(-1)[indices]
 
     with (
         mock.patch.object(gpu_callbacks, "_get", get_reshaped),

@@ -1,4 +1,4 @@
-"""Lowers for NVIDIA GPUs that are not there."""
+"""Lowering for NVIDIA GPUs on a machine without one."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh, use_abstract_mesh
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What lowering asks a device: the fields of an abstract device, and the capability."""
+    """The device that lowering needs: an abstract device with a compute capability."""
 
     compute_capability: str
     device_kind: str = "gpu"
@@ -26,7 +26,7 @@ def lowered(function, *shapes, capability="9.0"):
 
 
 def tensor_sizes(text):
-    """Numbers of elements of all tensors in lowered text."""
+    """The numbers of elements of all tensors in a lowered text."""
     sizes = set()
     for shape in re.findall(r"tensor<((?:\d+x)+)\w+>", text):
         size = 1

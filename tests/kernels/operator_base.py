@@ -1,4 +1,4 @@
-"""What every implementation of the operator must do; each subclasses `OperatorTests`."""
+"""Tests of the operator, which every implementation subclasses."""
 
 import functools
 import itertools
@@ -30,7 +30,7 @@ MAIN_CASES = [
     Case(3, up=2, batch=0),
     Case(3, down=2, batch=0),
 ]
-# Other groups, kernels and factors, which take the same paths.
+# Further groups, kernel sizes and factors, which take the same code paths.
 MORE_CASES = [
     Case(5, up=2, groups=2, size=(5, 3)),
     Case(5, down=2),
@@ -46,8 +46,8 @@ SCALES = [
     Case(3, up=3, down=2, groups=2, size=(3, 4)),
 ]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-# float32 with each dtype, either way round, and a pair without it that sums in float64. The other
-# pairs take the same paths.
+# Pairs with float32 in either position, and one pair that sums in float64. All other pairs take the
+# same code paths, and are slow tests.
 DTYPES = [
     pair if "float32" in pair or pair == ("bfloat16", "float64") else slow(*pair)
     for pair in itertools.product(FLOATS, repeat=2)
@@ -58,7 +58,7 @@ each_scale = pytest.mark.parametrize("case", [*SCALES[:2], slow(SCALES[2])], ids
 
 
 def random_finite(shape, dtype, seed=0):
-    """Numbers of every magnitude, subnormal ones included."""
+    """Finite numbers of every magnitude, including subnormal numbers."""
     size = np.dtype(dtype).itemsize
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 2 ** (8 * size), shape, f"uint{8 * size}").view(dtype)
@@ -67,7 +67,7 @@ def random_finite(shape, dtype, seed=0):
 
 
 def times_one(x):
-    """The same numbers, but zero for subnormal ones where the backend flushes them."""
+    """The same numbers, with zeros for subnormal numbers if the backend flushes them."""
     return jax.jit(lambda x, one: (x * one).astype(x.dtype))(x, jnp.ones((1,) * x.ndim))
 
 
@@ -82,7 +82,7 @@ def split_over_devices(array, devices):
 
 
 class OperatorTests:
-    """A subclass names an implementation and narrows what it is asked to serve."""
+    """Tests of an implementation; a subclass names it, and restricts the tested calls."""
 
     implementation: str
     kernel_sizes = (1, 3, 5, 7)
@@ -96,7 +96,7 @@ class OperatorTests:
         return True
 
     def tolerance(self, dtype):
-        """One rounding to `dtype` of sums in float32 or float64, of terms of order 1."""
+        """Tolerance for one rounding to `dtype` of float32 or float64 sums of terms of order 1."""
         accumulator = jnp.promote_types(dtype, jnp.float32)
         return {
             "rtol": float(jnp.finfo(dtype).eps),
@@ -126,7 +126,7 @@ class OperatorTests:
         return run
 
     def assert_equals_oracle(self, case, operands):
-        """Returns the output and the gradients."""
+        """Compares the output and the gradients with the oracle, and returns them."""
         x, weights, dy = operands
         y, dx, dw = outputs = jax.jit(self.forward_and_gradients(case))(*operands)
         expected = (
@@ -197,7 +197,7 @@ class OperatorTests:
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     @pytest.mark.parametrize("down", [1, 2])
     def test_low_precision_sums_are_exact_until_rounded_once(self, dtype, down):
-        """With integers all sums are exact in float32, in any order; in `dtype` they are not."""
+        """Sums of integers are exact in float32 in any order, but not in `dtype`."""
         self.require(dtype)
         case = Case(3, up=3 - down, down=down, group_channels=16)
         rng = np.random.default_rng(0)
@@ -246,10 +246,10 @@ class OperatorTests:
         pooled = np.repeat(np.repeat(sums / k**2, case.up, axis=1), case.up, axis=2)
         self.assert_all_close(jax.jit(self.operator(case))(x, weights), pooled)
 
-    # Not-a-number
+    # NaN
 
     @all_scales
-    def test_nan_in_the_map_reaches_only_what_reads_it(self, case):
+    def test_nan_in_the_map_reaches_only_outputs_that_read_it(self, case):
         x, weights, dy = case.random_operands()
         x[0, 1, 2, 0] = np.nan
         y, dx, dw = jax.jit(self.forward_and_gradients(case))(x, weights, dy)
@@ -269,7 +269,7 @@ class OperatorTests:
         )
 
     @all_scales
-    def test_nan_in_a_cotangent_reaches_only_what_its_target_read(self, case):
+    def test_nan_in_a_cotangent_reaches_only_sources_that_its_output_reads(self, case):
         x, weights, dy = case.random_operands()
         target = 0, 1, 1, 0
         dy[target] = np.nan
@@ -300,7 +300,10 @@ class OperatorTests:
 
     @all_scales
     def test_gradient_penalty_equals_the_oracle(self, case):
-        """For `y = Ax`, `u = A'y` the gradient of `|u|^2 / 2` is `A'AA'Ax` and that of `A`."""
+        """With `y = Ax` and `u = A'y`, the gradient of `|u|^2 / 2` by `x` is `A'AA'Ax`.
+
+        Its gradient by the weights is the sum of the weight gradients of `(u, y)` and `(x, Au)`.
+        """
         operator = self.operator(case)
         x, weights, _ = case.random_operands()
 
@@ -321,7 +324,7 @@ class OperatorTests:
             np.testing.assert_allclose(gradient, desired, rtol=1e-5, atol=1e-6 * abs(desired).max())
 
     def test_third_derivative_equals_the_oracle(self):
-        """`<y, y> * <y, d>` is cubic in `x`: its third derivative along x, v, v is constant."""
+        """`<y, y> * <y, d>` is cubic in `x`, so its third derivative along `v` is constant."""
         case = SCALES[0]
         operator = self.operator(case)
         x, weights, d = case.random_operands()

@@ -1,6 +1,6 @@
-"""Reassembly and normalisation as slow, obvious float64 loops over Eqn. 3.
+"""Reassembly (Eqn. 3) and normalisation as slow, obvious loops in float64.
 
-Written from the definition and sharing no code with the package under test.
+They are written from the definition, and share no code with the package under test.
 """
 
 import math
@@ -20,7 +20,7 @@ def centre(index: int, up: int, down: int) -> int:
 
 
 class Read(NamedTuple):
-    """A target pixel that reads a source pixel inside the map through a tap."""
+    """A target pixel, the source pixel inside the map that it reads, and the tap."""
 
     target: tuple[int, int]
     source: tuple[int, int]
@@ -100,16 +100,16 @@ NORMALIZERS = {
 
 
 def kernels(logits, size, normalizer, kernel_size, up=1, down=1, groups=1):
-    """One normalised kernel per target from logits at the resolution of the encoder."""
+    """Normalises logits into one reassembly kernel per target pixel."""
     logits = np.float64(logits)
     taps = kernel_size**2
     height, width = (output_size(n, up, down) for n in size)
     out = np.zeros((logits.shape[0], height, width, groups * taps))
     for row in range(height):
         for column in range(width):
-            place, phase = (row // up, column // up), (row % up, column % up)
+            cell, phase = (row // up, column // up), (row % up, column % up)
             for group in range(groups):
                 first = ((phase[0] * up + phase[1]) * groups + group) * taps
-                kernel = NORMALIZERS[normalizer](logits[:, *place, first : first + taps])
+                kernel = NORMALIZERS[normalizer](logits[:, *cell, first : first + taps])
                 out[:, row, column, group * taps : (group + 1) * taps] = kernel
     return out

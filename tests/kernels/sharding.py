@@ -1,4 +1,4 @@
-"""Batches sharded over all devices, and what crosses between devices."""
+"""Shardings over all devices, and the communication in compiled programs."""
 
 import re
 
@@ -19,13 +19,13 @@ def replicated(sharding):
 
 
 def run_and_collectives(function, *arguments):
-    """What a jitted function returns, and the kinds of communication in it, compiled once."""
+    """Compiles a jitted function once, and returns its result and its kinds of communication."""
     compiled = function.lower(*arguments).compile()
     return compiled(*arguments), _collectives(compiled)
 
 
 def collectives(function, *arguments):
-    """Kinds of communication in a jitted function."""
+    """The kinds of communication in a jitted function."""
     return _collectives(function.lower(*arguments).compile())
 
 

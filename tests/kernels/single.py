@@ -1,4 +1,4 @@
-"""Functions of one result for what takes and makes functions of several."""
+"""Conversion between functions that return one array and functions that return a tuple."""
 
 
 def with_tuple(function):

@@ -1,4 +1,4 @@
-"""XLA in the place of the GPU kernels: as opaque to JAX as they are, and a CPU can run it."""
+"""Stand-ins for the GPU kernels: opaque calls in which a CPU computes with XLA."""
 
 import contextlib
 import dataclasses
@@ -12,12 +12,12 @@ from carafe_kernels.normalizers import normalize
 
 
 def by_xla(plan, results, operands):
-    """Contractions of weights, without the settings of the kernels."""
+    """Computes contractions of weights with XLA, without the settings of the kernels."""
     return xla.IMPLEMENTATION.contract(dataclasses.replace(plan, settings=None), results, operands)
 
 
-def of_part(plan, results, operands):
-    """The contractions of one device, from weights or logits."""
+def contract_shard(plan, results, operands):
+    """Computes the contractions of one device, from weights or logits."""
     if plan.normalizer is None:
         return by_xla(plan, results, operands)
 
@@ -28,14 +28,14 @@ def of_part(plan, results, operands):
     operands = {**operands, "weights": weights}
     found = []
     for slot in results:
-        of_slot = "weights" if slot == "logits" else slot
-        (value,) = by_xla(plan.of_weights, (of_slot,), operands)
+        xla_slot = "weights" if slot == "logits" else slot
+        (value,) = by_xla(plan.of_weights, (xla_slot,), operands)
         found.extend(pullback(value) if slot == "logits" else (value,))
     return tuple(found)
 
 
 class FreshSettings(mosaic_gpu.Settings):
-    """Equal to no others: nothing that was traced with other stand-ins is found again."""
+    """Settings that equal no others, so that no call reuses a trace with other stand-ins."""
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -43,18 +43,21 @@ class FreshSettings(mosaic_gpu.Settings):
 
 @contextlib.contextmanager
 def stand_ins(*, together=False):
-    """Registers the implementation "stand_ins", and gives the list of what devices compute.
+    """Registers the implementation "stand_ins".
 
     Args:
-        together: whether it is asked for both gradients at once.
+        together: whether one call computes both gradients.
+
+    Yields:
+        The list of the results that devices have computed.
     """
     found = []
 
     def contract(plan, results, operands):
         def kernels(geometry, operands):
             found.append(results)
-            part = dataclasses.replace(plan, geometry=geometry)
-            return of_part(part, results, operands)
+            shard_plan = dataclasses.replace(plan, geometry=geometry)
+            return contract_shard(shard_plan, results, operands)
 
         return calls.call_kernels(kernels, plan, results, operands)
 

@@ -12,7 +12,7 @@ import pytest
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu import variants
-from carafe_kernels.mosaic_gpu.band_tiling import band_tile, why_no_bands
+from carafe_kernels.mosaic_gpu.band_tiling import band_tile, bands_reason
 from carafe_kernels.mosaic_gpu.buffers import SHARED_MEMORY, is_one_piece
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.plan import Plan
@@ -38,11 +38,11 @@ def bands():
 
 
 def assert_equals_oracle(case, normalizer, dtype, weights_dtype, seed=0, **changes):
-    """Within the rounding of inputs and outputs, which weights in one 16-bit part exceed."""
+    """Compares within one rounding of the output; weights rounded to 16 bits would exceed it."""
     rng = np.random.default_rng(seed)
-    of_weights = case.weights_shape if normalizer is None else case.logits_shape
+    weights_shape = case.weights_shape if normalizer is None else case.logits_shape
     x = jnp.asarray(rng.standard_normal(case.x_shape), dtype)
-    weights = jnp.asarray(rng.standard_normal(of_weights), weights_dtype)
+    weights = jnp.asarray(rng.standard_normal(weights_shape), weights_dtype)
     options = {"implementation": "mosaic_gpu", **case.options}
     with bands(), mosaic_gpu.using(**changes):
         if normalizer is None:
@@ -59,7 +59,7 @@ def assert_equals_oracle(case, normalizer, dtype, weights_dtype, seed=0, **chang
     np.testing.assert_allclose(np.float64(y), desired, rtol=0.52 * eps, atol=eps / 16)
 
 
-# Sizes: a part of a square, several with borders between them, one row or column.
+# The sizes are a part of a square, several squares, and a single row or column.
 CASES = [
     (Case(1, up=2, size=(2, 3), batch=1, group_channels=3), None, BFLOAT16, FLOAT32),
     (Case(5, up=2, size=(9, 5), group_channels=24), None, BFLOAT16, FLOAT32),
@@ -110,7 +110,7 @@ def test_random_cases_equal_the_oracle(case, normalizer, weights_dtype, seed):
 
 
 @pytest.mark.slow
-def test_gradients_are_those_of_the_other_kernels():
+def test_gradients_do_not_depend_on_the_forward_kernel():
     case = Case(3, up=2, size=(3, 2), batch=1, group_channels=8)
     x, weights, dy = case.random_operands(BFLOAT16)
     operator = functools.partial(carafe_jax.reassemble, implementation="mosaic_gpu", **case.options)
@@ -129,7 +129,7 @@ def test_gradients_are_those_of_the_other_kernels():
     ("missing", "channels"), [("barrier_wait", 104), ("commit_smem", 96), ("wait_smem_to_gmem", 80)]
 )
 def test_a_missing_barrier_is_found(missing, channels):
-    """Of different maps, as JAX would run the program of the last call again."""
+    """Each case has other shapes, or JAX would reuse the program of an earlier case."""
     case = Case(1, up=2, size=(2, 3), batch=1, group_channels=channels)
     x, weights, _ = case.random_operands(BFLOAT16)
     skip = mock.patch.object(plgpu, missing)
@@ -158,8 +158,8 @@ def test_a_missing_barrier_is_found(missing, channels):
         normalizer=st.sampled_from([None, "softmax"]),
     )
 )
-def test_tiles_are_what_copies_can_move(problem):
-    if why_no_bands(problem):
+def test_copies_can_move_the_tiles(problem):
+    if bands_reason(problem):
         return
     tile, groups = band_tile(problem), problem.geometry.groups
     assert tile.nbytes <= SHARED_MEMORY
@@ -211,14 +211,14 @@ def test_bands_lower_when_named(geometry, weights_dtype, normalizer, max_slots):
     assert "carafe_forward_bands" in text
 
 
-def test_a_table_chooses_where_no_kernel_is_named():
+def test_the_table_chooses_if_no_kernel_is_named():
     case = Geometry(3, 2), "bfloat16", "float32"
     assert "carafe_forward_bands" not in forward_text(*case)
     with mock.patch.object(variants, "BANDS", frozenset({("bfloat16", 3, False)})):
         assert "carafe_forward_bands" in forward_text(*case)
         assert "carafe_forward_bands" not in forward_text(*case, forward="multiply_add")
         assert "carafe_forward_bands" not in forward_text(*case, normalizer="softmax")
-        # Listed, but of three groups.
+        # The table lists it, but bands do not support three groups.
         assert "carafe_forward_bands" not in forward_text(
             Geometry(3, 2, groups=3), *case[1:], channels=48
         )
@@ -231,12 +231,12 @@ def test_a_table_chooses_where_no_kernel_is_named():
         (Geometry(5, 4), "bfloat16", "float32", "not for up 4"),
         (Geometry(5, 1, 2), "bfloat16", "float32", "not for up 1 and down 2"),
         (Geometry(7, 2), "bfloat16", "float32", "kernel_size 7 is wider than 8 pixels"),
-        (Geometry(5, 2, groups=3), "bfloat16", "float32", "power of two of groups, not 3"),
+        (Geometry(5, 2, groups=3), "bfloat16", "float32", "groups must be a power of two, not 3"),
         (Geometry(5, 2, groups=16), "bfloat16", "float32", "more shared memory"),
         (Geometry(5, 2), "float16", "float32", "float16 cannot hold every weight of float32"),
     ],
     ids=str,
 )
-def test_what_bands_do_not_serve_is_refused_when_named(geometry, dtype, weights_dtype, reason):
+def test_bands_that_are_named_refuse_unsupported_calls(geometry, dtype, weights_dtype, reason):
     with pytest.raises(NotImplementedError, match=f"forward 'bands' .*{reason}"):
         forward_text(geometry, dtype, weights_dtype, channels=48, forward="bands")

@@ -1,4 +1,4 @@
-"""`vmap` of a function that JAX cannot look into."""
+"""`vmap` of opaque functions."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ import pytest
 from carafe_kernels import xla
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu.batching import folded
-from carafe_kernels.mosaic_gpu.partitioning import on_parts
+from carafe_kernels.mosaic_gpu.partitioning import on_shards
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -28,13 +28,13 @@ def forward(x, weights):
 
 @pytest.fixture
 def calls():
-    """Batch sizes that the opaque function was called with."""
+    """The batch sizes with which the opaque function was called."""
     return []
 
 
 @pytest.fixture
 def opaque(calls):
-    """Makes a function of a batch that nothing may look into."""
+    """Returns a function that makes opaque functions of a batch."""
 
     def make(max_batch):
         def function(x, weights):
@@ -42,8 +42,8 @@ def opaque(calls):
             calls.append(x.shape[0])
             return forward(x, weights)
 
-        parts = on_parts(with_tuple(function), ("map", "weights"), ("map",), CASE.groups)
-        return without_tuple(folded(parts, max_batch))
+        sharded = on_shards(with_tuple(function), ("map", "weights"), ("map",), CASE.groups)
+        return without_tuple(folded(sharded, max_batch))
 
     return make
 
@@ -74,7 +74,7 @@ def test_vmap_folds_into_the_batch(opaque, calls, operands, expected, in_axes):
     assert_equal(np.concatenate(y), expected)
 
 
-def test_nested_vmaps_fold_twice_and_spread_what_is_not_mapped(opaque, calls, operands):
+def test_nested_vmaps_fold_twice_and_broadcast_unmapped_operands(opaque, calls, operands):
     x, weights = operands
     inner = jax.vmap(opaque(max_batch=8), in_axes=(None, 0))
     y = jax.jit(jax.vmap(inner, in_axes=(None, 0)))(x[:2], split(weights, 2, 2))
@@ -83,7 +83,7 @@ def test_nested_vmaps_fold_twice_and_spread_what_is_not_mapped(opaque, calls, op
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 3, 4, 6, 7])
-def test_a_loop_folds_as_much_as_fits(opaque, calls, operands, expected, max_batch):
+def test_a_loop_folds_up_to_the_largest_batch(opaque, calls, operands, expected, max_batch):
     y = jax.jit(jax.vmap(opaque(max_batch)))(*(split(array, 4) for array in operands))
     assert_equal(np.concatenate(y), expected)
     assert max(calls) == max(CASE.batch // 4, max_batch - max_batch % 2)
@@ -91,7 +91,7 @@ def test_a_loop_folds_as_much_as_fits(opaque, calls, operands, expected, max_bat
 
 @pytest.mark.parametrize("max_batch", [2, 5])
 @pytest.mark.parametrize("in_axes", [(0, None), (None, 0)], ids=str)
-def test_a_loop_takes_operands_that_are_not_mapped(opaque, calls, operands, in_axes, max_batch):
+def test_a_loop_takes_unmapped_operands(opaque, calls, operands, in_axes, max_batch):
     mapped = [
         array[:2] if axis is None else split(array, 4)
         for array, axis in zip(operands, in_axes, strict=True)
@@ -106,7 +106,7 @@ def test_a_loop_takes_operands_that_are_not_mapped(opaque, calls, operands, in_a
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 4, 6])
-def test_nested_vmaps_loop_where_they_do_not_fit(opaque, calls, operands, expected, max_batch):
+def test_nested_vmaps_loop_beyond_the_largest_batch(opaque, calls, operands, expected, max_batch):
     several = [split(array, 2, 4) for array in operands]
     y = jax.jit(jax.vmap(jax.vmap(opaque(max_batch))))(*several)
     assert_equal(np.concatenate(np.concatenate(y)), expected)
@@ -122,11 +122,11 @@ def test_an_empty_batch_and_an_empty_axis(opaque):
     assert jax.eval_shape(run, *moved).shape == (CASE.batch, 0, *CASE.y_shape[1:])
 
 
-# Explicit axes of a mesh
+# Explicit mesh axes
 
 
-def sizes_of_parts(sizes, spec):
-    """What a device has of the leading axes, each axis of the mesh of two devices."""
+def shard_sizes(sizes, spec):
+    """The sizes of a shard of the leading dimensions, if each mesh axis has two devices."""
     entries = (entry if isinstance(entry, tuple) else (entry,) for entry in spec)
     return [
         size // 2 ** sum(axis is not None for axis in entry)
@@ -135,14 +135,14 @@ def sizes_of_parts(sizes, spec):
 
 
 def on_a_mesh(function, arrays, specs, mesh_sizes=(2, 2)):
-    """Calls a compiled function, and has the kinds of communication in it."""
+    """Runs a function on a mesh, and returns its result and its kinds of communication."""
     mesh = jax.make_mesh(mesh_sizes, ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
-    placed = [
+    sharded = [
         jax.device_put(array, NamedSharding(mesh, spec))
         for array, spec in zip(arrays, specs, strict=True)
     ]
     with jax.sharding.set_mesh(mesh):
-        return run_and_collectives(jax.jit(function), *placed)
+        return run_and_collectives(jax.jit(function), *sharded)
 
 
 SPECS = [P("a", None), P(None, "a"), P("a", "b"), P(("b", "a"), None), P(None, ("a", "b"))]
@@ -152,7 +152,7 @@ each_spec = pytest.mark.parametrize("spec", SPECS, ids=str)
 @each_spec
 @pytest.mark.parametrize("max_batch", [16, 3, slow(1)])
 @pytest.mark.parametrize("in_axes", [(0, 0), (None, 0), slow((0, None))], ids=str)
-def test_each_device_folds_its_part_and_nothing_moves(opaque, calls, in_axes, max_batch, spec):
+def test_each_device_folds_its_shard_without_communication(opaque, calls, in_axes, max_batch, spec):
     operands = dataclasses.replace(CASE, batch=16).random_operands()[:2]
     arrays = [
         array[:4] if axis is None else split(array, 4)
@@ -163,7 +163,7 @@ def test_each_device_folds_its_part_and_nothing_moves(opaque, calls, in_axes, ma
     y, moved = on_a_mesh(run, arrays, specs)
     assert jax.typeof(y).sharding.spec[:2] == tuple(spec)
     assert not moved
-    mapped, batch = sizes_of_parts((4, 4), spec)
+    mapped, batch = shard_sizes((4, 4), spec)
     assert max(calls) == max(1, min(mapped, max_batch // batch)) * batch
     expected = jax.vmap(forward, in_axes)(*arrays)
     assert_equal(y, expected)
@@ -182,7 +182,7 @@ def test_nested_vmaps_fold_twice_on_each_device(opaque, operands, expected, spec
 
 @pytest.mark.parametrize("max_batch", [16, 1])
 @pytest.mark.parametrize("spec", [P("a", "b"), P("b", "a"), P("a", None), P(None, "a")], ids=str)
-def test_an_axis_of_one_device_shares_nothing(opaque, spec, max_batch):
+def test_a_mesh_axis_of_one_device(opaque, spec, max_batch):
     operands = dataclasses.replace(CASE, batch=16).random_operands()[:2]
     arrays = [split(array, 4) for array in operands]
     y, moved = on_a_mesh(jax.vmap(opaque(max_batch)), arrays, [spec, spec], mesh_sizes=(1, 4))
@@ -191,7 +191,7 @@ def test_an_axis_of_one_device_shares_nothing(opaque, spec, max_batch):
     assert_equal(np.concatenate(np.asarray(y)), forward(*operands))
 
 
-def test_operands_that_are_not_shared_alike(opaque, operands, expected):
+def test_operands_with_different_shardings(opaque, operands, expected):
     arrays = [split(array, 4) for array in operands]
     y, _ = on_a_mesh(jax.vmap(opaque(max_batch=8)), arrays, [P("a", None, None, "b"), P("a", "b")])
     assert_equal(np.concatenate(np.asarray(y)), expected)

@@ -20,12 +20,12 @@ sizes = st.integers(1, 30)
 
 
 @given(geometries, sizes)
-def test_output_size_is_the_rounded_up_multiple(geometry, size):
+def test_output_size_is_rounded_up(geometry, size):
     assert geometry.output_size(size) == oracle.output_size(size, geometry.up, geometry.down)
 
 
 @given(geometries, st.integers(0, 60))
-def test_centre_is_the_rounded_down_source(geometry, index):
+def test_centre_is_rounded_down(geometry, index):
     assert geometry.centre(index) == oracle.centre(index, geometry.up, geometry.down)
 
 
@@ -44,7 +44,7 @@ def test_lowest_terms_are_the_same_reassembly(geometry, size):
 
 
 @given(geometries, sizes)
-def test_cells_hold_every_output(geometry, size):
+def test_cells_contain_every_output(geometry, size):
     first_beyond = geometry.cells(size) * geometry.up
     assert first_beyond - geometry.up < geometry.output_size(size) <= first_beyond
 

@@ -1,4 +1,4 @@
-"""Both gradients by one kernel: to the last bit those of two kernels."""
+"""Both gradients by one kernel, which equal the gradients by two kernels to the last bit."""
 
 import functools
 
@@ -14,7 +14,7 @@ from tests.kernels.from_logits import carafe_and_gradients, random_map_logits_an
 from tests.kernels.interpreter import interpreted
 from tests.kernels.mosaic_gpu_lowering import lowered
 
-# More blocks of the input gradient than of the weight gradient, and as many.
+# Some have more blocks for the input gradient than for the weight gradient, some equally many.
 CASES = [
     (Case(3, up=2, size=(3, 9), batch=1), "float32"),
     (Case(1, up=2, size=(2, 3), batch=1, groups=2), "bfloat16"),
@@ -37,7 +37,7 @@ def reassemble_and_gradients(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "dtype"), CASES, ids=str)
-def test_one_kernel_computes_what_two_do(case, dtype):
+def test_one_kernel_equals_two_kernels(case, dtype):
     weights, logits = (
         (reassemble_and_gradients(case), case.random_operands()),
         (
@@ -48,16 +48,16 @@ def test_one_kernel_computes_what_two_do(case, dtype):
     for run, operands in (weights, logits):
         arrays = [jnp.asarray(operand, dtype) for operand in operands]
         with interpreted():
-            apart = jax.jit(run)(*arrays)
+            by_two = jax.jit(run)(*arrays)
             with mosaic_gpu.using(gradients="together"):
-                # A function that is traced anew: settings stay with what was traced.
-                together = jax.jit(lambda *arrays, run=run: run(*arrays))(*arrays)
-        for one, two in zip(together, apart, strict=True):
+                # A new function, because JAX would reuse the trace of `run` with its settings.
+                by_one = jax.jit(lambda *arrays, run=run: run(*arrays))(*arrays)
+        for one, two in zip(by_one, by_two, strict=True):
             np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("form", ["reassemble", "carafe"])
-def test_it_is_one_kernel(form):
+def test_both_gradients_are_one_kernel(form):
     case = Case(3, up=2, size=(24, 20), group_channels=64)
     run = (
         reassemble_and_gradients(case)
@@ -77,7 +77,7 @@ def test_it_is_one_kernel(form):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["reassemble", "carafe"])
-def test_second_derivatives_are_those_of_xla(form):
+def test_second_derivatives_equal_those_of_xla(form):
     case = Case(1, up=2, size=(2, 3), batch=1)
     kernels = case.weights_shape if form == "reassemble" else case.logits_shape
     rng = np.random.default_rng(0)

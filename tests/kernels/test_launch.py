@@ -8,7 +8,7 @@ from carafe_kernels.mosaic_gpu import launch
 
 
 def order(first, second):
-    """Whether each block belongs to the first work, and its number in its own."""
+    """For each block, whether it belongs to the first work, and its index in its own work."""
     numbers = jnp.arange(first + second, dtype=jnp.int32)
     is_first, *indices = jax.vmap(lambda block: launch.block_order(block, first, second))(numbers)
     is_first = np.asarray(is_first)
@@ -26,7 +26,7 @@ def test_every_block_of_both_works_runs_once(limit):
 
 
 @pytest.mark.parametrize("counts", [(650, 182), (350, 182), (182, 1300), (7, 7)])
-def test_both_works_are_at_the_same_place_of_their_maps_at_any_time(counts):
+def test_both_works_make_equal_progress(counts):
     is_first, index = order(*counts)
     done = np.where(is_first, index / counts[0], index / counts[1])
     expected = np.arange(sum(counts)) / sum(counts)
@@ -34,7 +34,7 @@ def test_both_works_are_at_the_same_place_of_their_maps_at_any_time(counts):
 
 
 def test_products_of_numbers_of_blocks_do_not_overflow():
-    """On either side of what 32 bits hold."""
+    """One product fits into 32 bits, the other does not."""
     for first, second in [(46_000, 600), (200_000, 40_000)]:
         is_first, index = order(first, second)
         assert is_first.sum() == first

@@ -30,18 +30,18 @@ def problem(geometry, dtype=FLOAT32, normalizer=None):
 
 
 def all_wavefronts(elements, address, words):
-    """Of the slowest warp; `address` of an element in words."""
+    """The number of cycles of the slowest warp; `address` is in words, from an element's index."""
     return max(wavefronts([address(int(e)) for e in warp], words) for warp in elements)
 
 
-def test_each_thread_holds_a_cell_of_its_own():
+def test_each_thread_holds_another_cell():
     elements = first_elements(cell_layout(8, 16), (8, 16))
     assert elements.shape == (4, 32)
     assert sorted(elements.flat) == list(range(THREADS))
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([4, 8]))
-def test_blocks_of_kernels_divide_the_buffer_and_share_none_between_warps(boxes, rows, kernels):
+def test_kernel_blocks_divide_the_buffer_and_warps_hold_disjoint_kernels(boxes, rows, kernels):
     rows *= 8
     size = kernel_block(boxes, rows, kernels)
     assert (boxes % size[0], rows % size[1], kernels % size[2]) == (0, 0, 0)
@@ -54,7 +54,7 @@ def test_blocks_of_kernels_divide_the_buffer_and_share_none_between_warps(boxes,
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
 def test_the_weight_gradient_loads_maps_without_conflicts(geometry, dtype):
-    """Four words a lane are 128, which take four cycles at least."""
+    """Four words per lane are 128 words, which take at least four cycles."""
     tile = weight_gradient_tile(problem(geometry, dtype))
     elements = first_elements(cell_layout(tile.rows, tile.columns), (tile.rows, tile.columns))
     for _, _, row_phases, columns, pitch in (tile.source_shape, tile.output_shape):
@@ -76,14 +76,14 @@ def test_logits_are_normalised_without_conflicts_and_by_most_threads(geometry, d
     elements = first_elements(kernel_layout(*size), size)
 
     def address(kernel):
-        box, row, place = np.unravel_index(kernel, size)
-        return ((box * rows + row) * kernels + place) * taps
+        box, row, box_kernel = np.unravel_index(kernel, size)
+        return ((box * rows + row) * kernels + box_kernel) * taps
 
     assert all_wavefronts(elements, address, 1) == 1
 
 
 @pytest.mark.parametrize(("rows", "words", "vector"), [(8, 64, 4), (16, 32, 4), (8, 32, 2)])
-def test_the_lanes_of_a_row_hold_channels_beside_each_other(rows, words, vector):
+def test_the_lanes_of_a_row_hold_consecutive_channels(rows, words, vector):
     layout, row_layout = channel_layout(rows, words, vector)
     elements = first_elements(layout, (rows, words))
     assert sorted(elements.flat) == list(range(0, rows * words, vector))

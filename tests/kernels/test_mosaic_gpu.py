@@ -22,7 +22,7 @@ from tests.kernels.operator_base import OperatorTests
 
 @pytest.mark.slow
 class TestMosaicGpu(OperatorTests):
-    """The kernels in an interpreter that looks for races."""
+    """Runs the kernels in an interpreter that looks for races."""
 
     implementation = "mosaic_gpu"
     factors = (1, 2, 3)
@@ -41,7 +41,7 @@ class TestMosaicGpu(OperatorTests):
         return min(up, down) == 1 and down <= 3 and case.batch > 0
 
 
-# Kernels that normalise by themselves
+# Kernels that normalise logits
 
 FUSED = [
     (Case(3, up=2, size=(3, 4), batch=1), "softmax", "float32"),
@@ -51,10 +51,10 @@ FUSED = [
     (Case(5, down=2, size=(7, 8)), "softmax", "bfloat16"),
     (Case(5, down=2, size=(5, 6), groups=2, batch=1), "sigmoid_normalized", "float32"),
     (Case(3, down=3, size=(8, 7), batch=1), "sigmoid", "float32"),
-    # Several tiles in a row, which ends in the middle of one.
+    # A row of several tiles, the last one partly outside the map.
     (Case(3, up=2, size=(2, 19), batch=1), "softmax", "bfloat16"),
     (Case(3, down=2, size=(3, 37), batch=1), "softmax", "bfloat16"),
-    # More entries of a cell than a copy moves at once; kernels that it moves in float32 only.
+    # A cell with more entries than one copy moves; kernels that are copied in float32 only.
     (Case(5, up=2, groups=3, size=(2, 3), batch=1), "softmax", "float32"),
     (Case(7, up=2, size=(2, 3), batch=1), "softmax", "bfloat16"),
 ]
@@ -64,7 +64,7 @@ FUSED = [
 @pytest.mark.parametrize(("case", "normalizer", "dtype"), FUSED, ids=str)
 def test_logits_are_normalised_in_the_kernel(case, normalizer, dtype):
     operands = random_map_logits_and_cotangent(case, dtype)
-    with interpreted(), mock.patch.dict(NORMALIZERS, {normalizer: None}):  # not apart
+    with interpreted(), mock.patch.dict(NORMALIZERS, {normalizer: None}):  # not by XLA
         actual = jax.jit(carafe_and_gradients(case, normalizer, "mosaic_gpu"))(*operands)
     x, logits, dy = (np.float64(operand) for operand in operands)
     weights = oracle.kernels(logits, case.size, normalizer, **case.options)
@@ -99,7 +99,7 @@ def test_second_derivatives_by_logits_equal_those_of_xla():
 
 
 @pytest.mark.slow
-def test_vmap_is_a_loop():
+def test_vmap_equals_a_loop():
     case = Case(1, down=2, size=(5, 4), batch=1)
     x, logits, dy = random_map_logits_and_cotangent(case, "float32")
     several = [jnp.stack([array, 2 * array, -array]) for array in (x, dy)]
@@ -123,9 +123,9 @@ def test_vmap_is_a_loop():
     ],
 )
 def test_any_number_of_channels(channels, dtype):
-    """Those that fill no tile, that no copy can address, and that take several steps.
+    """Channels that do not fill a tile, that no copy can address, or that need several steps.
 
-    With 320, each of two buffers is filled and waited for more than once.
+    With 320 channels, each of the two buffers is filled more than once.
     """
     case = Case(3, up=2, size=(2, 3), batch=1, group_channels=channels)
     operands = random_map_logits_and_cotangent(case, dtype)
@@ -148,7 +148,7 @@ def test_many_channels_fill_each_of_two_buffers_more_than_once(choose, dtype):
 
 
 @pytest.mark.slow
-def test_a_pullback_runs_as_its_forward_pass_did():
+def test_a_pullback_is_interpreted_like_its_forward_pass():
     case = Case(1, up=2, size=(2, 3), batch=1)
     x, weights, dy = case.random_operands()
     operator = functools.partial(carafe_jax.reassemble, implementation="mosaic_gpu", **case.options)

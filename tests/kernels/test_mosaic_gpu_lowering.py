@@ -17,13 +17,13 @@ from tests.kernels.sharding import each_axis_type, over_the_batch
 from tests.slow import slow
 
 
-def shapes(case, dtype, of_weights=False):
-    kernels = case.weights_shape if of_weights else case.logits_shape
+def shapes(case, dtype, with_weights=False):
+    kernels = case.weights_shape if with_weights else case.logits_shape
     return [jax.ShapeDtypeStruct(s, dtype) for s in (case.x_shape, kernels, case.y_shape)]
 
 
 def named_kernels(text):
-    """Names of the kernels called, a name for each call."""
+    """The names of the kernels, one for each call."""
     calls = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
     names = ("carafe_forward", "carafe_input_gradient", "carafe_weight_gradient")
     return [name for line in calls for name in names if name in line]
@@ -86,10 +86,10 @@ def test_geometries_lower_with_weights(geometry):
         y, vjp = jax.vjp(operator, x, weights)
         return y, *vjp(dy)
 
-    assert len(named_kernels(lowered(run, *shapes(case, "float32", of_weights=True)))) == 3
+    assert len(named_kernels(lowered(run, *shapes(case, "float32", with_weights=True)))) == 3
 
 
-def test_exports_for_cuda_without_one():
+def test_exports_for_cuda_without_a_gpu():
     case = Case(5, up=2, group_channels=64)
     operator = functools.partial(carafe_jax.carafe, implementation="mosaic_gpu", **case.options)
     exported = jax.export.export(jax.jit(operator), platforms=["cuda"])(
@@ -102,7 +102,7 @@ def test_exports_for_cuda_without_one():
 
 
 @pytest.mark.parametrize("transform", ["pmap", "shard_map"])
-def test_each_device_runs_the_kernel_on_its_part(transform):
+def test_each_device_runs_the_kernel_on_its_shard(transform):
     devices = jax.local_device_count()
     case = Case(5, up=2, batch=devices, group_channels=64)
     operator = functools.partial(carafe_jax.carafe, implementation="mosaic_gpu", **case.options)
@@ -123,8 +123,8 @@ def test_each_device_runs_the_kernel_on_its_part(transform):
 
 
 @each_axis_type
-def test_kernels_follow_a_sharded_batch(axis_type):
-    """Automatic shardings are cut after lowering: `test_partitioning.py` tests the outcome."""
+def test_kernels_compute_shards_of_a_sharded_batch(axis_type):
+    """Automatic axes are partitioned after lowering; `test_partitioning.py` tests the result."""
     devices = jax.local_device_count()
     case = Case(5, up=2, batch=devices, group_channels=64)
     sharding = over_the_batch(axis_type)
@@ -133,17 +133,17 @@ def test_kernels_follow_a_sharded_batch(axis_type):
     ]
     run = jax.jit(carafe_and_gradients(case, "softmax", "mosaic_gpu"))
     text = run.trace(*operands).lower(lowering_platforms=("cuda",)).as_text()
-    cut_later = text.count("@CustomSPMDPartitioning")
+    partitioned_later = text.count("@CustomSPMDPartitioning")
     calls = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
     if axis_type == AxisType.Auto:
-        assert (len(calls), cut_later) == (0, 3)
+        assert (len(calls), partitioned_later) == (0, 3)
     else:
-        assert (len(calls), cut_later) == (3, 0)
+        assert (len(calls), partitioned_later) == (3, 0)
         assert all("tensor<1x6x1x7x64xf32>" in call for call in calls)
 
 
 @pytest.mark.parametrize("implementation", ["mosaic_gpu", None])
-def test_a_vmap_past_32_bit_indices_is_a_loop_over_what_they_reach(monkeypatch, implementation):
+def test_a_vmap_too_large_for_32_bit_indices_is_a_loop(monkeypatch, implementation):
     case = Case(1, down=2, size=(2**10, 2**6), batch=1, group_channels=2**6)
     have_devices(monkeypatch, H100)
     proof = case_of(case.options, "carafe", dtypes=("bfloat16", "bfloat16"))
@@ -155,20 +155,20 @@ def test_a_vmap_past_32_bit_indices_is_a_loop_over_what_they_reach(monkeypatch, 
     assert math.prod(several[0].shape) == 2**31
     text = lowered(jax.vmap(carafe_and_gradients(case, "softmax", implementation)), *several)
     assert text.count("stablehlo.while") == 3
-    # As many examples at once as have fewer than 2**31 elements, and the one that is left.
+    # All examples but one have fewer than 2**31 elements: one call for them, and one for the last.
     calls = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
     sizes = [set(map(int, re.findall(r"tensor<(\d+)x\d+x[\dx]*bf16>", call))) for call in calls]
     assert sizes.count({examples - 1}) == sizes.count({1}) == 3
 
 
-def spread_over_channels(form, case):
-    """Shapes of maps of which each device has some channels, and of weights."""
+def shapes_with_sharded_channels(form, case):
+    """Shapes of maps with sharded channels, and of replicated weights or logits."""
     mesh = over_the_batch(AxisType.Explicit).mesh
     channels = NamedSharding(mesh, PartitionSpec(None, None, None, "data"))
     return [
         jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding)
         for s, sharding in zip(
-            shapes(case, "float32", of_weights=form == "reassemble"),
+            shapes(case, "float32", with_weights=form == "reassemble"),
             (channels, NamedSharding(mesh, PartitionSpec()), channels),
             strict=True,
         )
@@ -176,8 +176,8 @@ def spread_over_channels(form, case):
 
 
 @pytest.mark.parametrize(("form", "groups"), [("carafe", 1), ("reassemble", 1), ("reassemble", 4)])
-def test_kernels_follow_channels_that_are_spread(form, groups):
-    # As many columns as copies can address: nothing is padded.
+def test_kernels_compute_shards_of_sharded_channels(form, groups):
+    # Copies can address this number of columns, so nothing is padded.
     case = Case(3, up=2, size=(6, 8), groups=groups, group_channels=256 // groups)
     operator = functools.partial(
         getattr(carafe_jax, form), implementation="mosaic_gpu", **case.options
@@ -187,15 +187,15 @@ def test_kernels_follow_channels_that_are_spread(form, groups):
         y, pullback = jax.vjp(operator, x, weights)
         return y, *pullback(dy)
 
-    traced = jax.jit(run).trace(*spread_over_channels(form, case))
+    traced = jax.jit(run).trace(*shapes_with_sharded_channels(form, case))
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     calls = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
     assert len(calls) == 3
-    of_a_part = {
+    shard_sizes = {
         math.prod(case.x_shape) // 4,
         math.prod(case.y_shape) // 4,
-        math.prod(case.logits_shape) // groups,  # those of one group, or those that all share
+        math.prod(case.logits_shape) // groups,  # the weights of one group
     }
-    assert [{n for n in tensor_sizes(call) if n > 100} for call in calls] == [of_a_part] * 3
-    # The gradient of weights that all devices share is a sum over them.
+    assert [{n for n in tensor_sizes(call) if n > 100} for call in calls] == [shard_sizes] * 3
+    # The gradient of replicated weights is a sum over the devices.
     assert text.count("stablehlo.all_reduce") == (1 if groups == 1 else 0)

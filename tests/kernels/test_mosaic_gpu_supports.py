@@ -1,4 +1,5 @@
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from tests.kernels.cases import Case
 from tests.kernels.errors import naming
 from tests.kernels.from_logits import carafe_and_gradients, random_map_logits_and_cotangent
 
-# The 2**31 - 1 elements that indices reach, and shapes around it.
+# One element more than 32-bit indices can address.
 LARGE = (1, 2**15, 2**14, 4)
 
 
@@ -24,12 +25,12 @@ def reason(geometry, *, dtype="float32", weights_dtype=None, normalizer=None, sh
     return mosaic_gpu.IMPLEMENTATION.supports(plan, shape)
 
 
-def test_other_scales_kernels_dtypes_and_shapes_are_refused_with_a_reason():
+def test_unsupported_scales_kernels_dtypes_and_shapes_have_a_reason():
     assert reason(Geometry(5, 2)) is None
     assert reason(Geometry(5, 4, 2)) is None
-    assert reason(Geometry(5, 3, 2)) == "they rescale by up or by down, not by 3 / 2"
-    assert reason(Geometry(9, 2)).startswith("they serve kernel_size in (1, 3, 5, 7)")
-    assert reason(Geometry(5, 1, 4)).startswith("they serve kernel_size in (1, 3, 5, 7)")
+    assert "not by 3 / 2" in reason(Geometry(5, 3, 2))
+    assert "kernel_size in (1, 3, 5, 7)" in reason(Geometry(9, 2))
+    assert "down in (1, 2, 3)" in reason(Geometry(5, 1, 4))
     assert "not from float64" in reason(Geometry(5, 2), dtype="float64")
     assert "not from float64" in reason(Geometry(5, 2), weights_dtype="float64")
     assert "lowest terms" in reason(Geometry(5, 4, 2), normalizer="softmax")
@@ -37,13 +38,14 @@ def test_other_scales_kernels_dtypes_and_shapes_are_refused_with_a_reason():
         f"{Geometry(7, 4, groups=32)} needs more shared memory than a block has"
     )
     (batch,) = jax.export.symbolic_shape("b")
-    assert reason(Geometry(5, 2), shape=(batch, 8, 8, 64)).startswith("they need a static shape")
+    assert "static shape" in reason(Geometry(5, 2), shape=(batch, 8, 8, 64))
 
 
-def test_sizes_past_32_bit_indices_are_refused():
+def test_arrays_too_large_for_32_bit_indices_are_refused():
     assert math.prod(LARGE) == 2**31
-    assert reason(Geometry(5, 1, 2), dtype=jnp.bfloat16, shape=LARGE) == (
-        "x has 2,147,483,648 elements, and their indices end at 2,147,483,647"
+    assert re.search(
+        naming("x", "2,147,483,648", "2,147,483,647"),
+        reason(Geometry(5, 1, 2), dtype=jnp.bfloat16, shape=LARGE),
     )
     quarter = (1, 2**15, 2**12, 4)
     assert reason(Geometry(3, 2), dtype=jnp.bfloat16, shape=quarter).startswith(
@@ -58,8 +60,8 @@ def test_sizes_past_32_bit_indices_are_refused():
 @pytest.mark.parametrize("normalizer", [None, "softmax"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("geometry", [Geometry(7, 4), Geometry(7, 3), Geometry(5, 2)], ids=str)
-def test_what_is_served_is_served_with_a_part_of_the_channels(geometry, dtype, normalizer):
-    """Devices that share the channels have a part of them each."""
+def test_a_supported_call_is_supported_with_fewer_channels(geometry, dtype, normalizer):
+    """If channels are sharded, each device calls the kernels with fewer channels."""
     options = {"dtype": dtype, "normalizer": normalizer}
     served = [
         reason(geometry, **options, shape=(2, 16, 16, channels)) is None
@@ -68,7 +70,7 @@ def test_what_is_served_is_served_with_a_part_of_the_channels(geometry, dtype, n
     assert served == sorted(served, reverse=True)
 
 
-def test_a_named_implementation_says_what_it_cannot_serve():
+def test_a_named_implementation_raises_the_reason():
     x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 6, 6, 9))
     with pytest.raises(NotImplementedError, match=r"'mosaic_gpu'.* not by 3 / 2"):
         carafe_jax.reassemble(x, weights, kernel_size=3, up=3, down=2, implementation="mosaic_gpu")

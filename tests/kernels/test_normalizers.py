@@ -34,7 +34,7 @@ def kernels_of(case, logits, normalizer):
     return weights.reshape(*weights.shape[:-1], case.groups, case.kernel_size**2)
 
 
-def test_the_oracle_knows_the_same_normalizers():
+def test_the_oracle_has_the_same_normalizers():
     assert NORMALIZERS.keys() == oracle.NORMALIZERS.keys()
 
 
@@ -90,11 +90,11 @@ def test_float64_logits_keep_their_precision(normalizer):
         np.testing.assert_allclose(weights, expected, rtol=1e-12)
 
 
-# Over separate taps
+# Separate arrays for each tap
 
 
 @every_normalizer
-def test_normalisers_of_taps_equal_those_along_an_axis(normalizer):
+def test_normalisers_of_separate_taps_equal_normalisers_along_an_axis(normalizer):
     rng = np.random.default_rng(0)
     logits = jnp.float32(rng.standard_normal((7, 9)) * np.geomspace(1e-3, 1e3, 7)[:, None])
     cotangents = jnp.float32(rng.standard_normal(logits.shape))

@@ -56,12 +56,12 @@ problems = st.builds(
 
 
 def narrow(width, channels):
-    """One place of these, as wide as the channels of a tile, is one piece of a row."""
+    """Narrow maps in which some boxes of a tile would be contiguous."""
     bfloat16 = jnp.dtype(jnp.bfloat16)
     return Problem(Geometry(5, 2), 2, (40, width), channels, bfloat16, np.dtype(np.float32))
 
 
-# Each buffer fills whole kilobytes.
+# Each buffer takes a multiple of 1024 bytes.
 ROUNDED = Problem(
     Geometry(7, 1, 3, 6), 2, (40, 40), 24, jnp.dtype(jnp.bfloat16), np.dtype(np.float32), "softmax"
 )
@@ -72,8 +72,8 @@ ROUNDED = Problem(
 @example(narrow(2, 8))
 @example(narrow(4, 4))
 @example(ROUNDED)
-def test_tiles_are_what_copies_can_move(problem):
-    """Whole multiples of 128 bytes in, and out nothing that runs on into the next map."""
+def test_copies_can_move_the_tiles(problem):
+    """Loads move multiples of 128 bytes, and no store is contiguous."""
     geometry = problem.geometry
     (_, width), (rows, _), halo = problem.size, problem.cells, sum(geometry.halo)
     channels_of_a_word = 4 // problem.dtype.itemsize
@@ -110,7 +110,7 @@ def test_tiles_are_what_copies_can_move(problem):
 
 
 def assert_boxes_of_kernels(cells):
-    """Of 16 bytes times an odd number, of at most 256 entries."""
+    """The boxes are odd multiples of 16 bytes, with at most 256 entries."""
     entries = cells.box * cells.taps
     assert entries * cells.dtype.itemsize // 16 % 2 == 1
     assert entries * cells.dtype.itemsize % 16 == 0
@@ -122,7 +122,7 @@ def assert_boxes_of_kernels(cells):
 @settings(max_examples=150)
 @given(problems)
 @example(ROUNDED)
-def test_tiles_of_the_weight_gradient_are_what_copies_can_move(problem):
+def test_copies_can_move_the_tiles_of_the_weight_gradient(problem):
     geometry = problem.geometry
     try:
         tile = weight_gradient_tile(problem)
@@ -130,22 +130,22 @@ def test_tiles_of_the_weight_gradient_are_what_copies_can_move(problem):
         return
     assert tile.nbytes <= SHARED_MEMORY
     assert tile.rows * tile.columns == THREADS
-    place = tile.pitch * 4
-    assert place // 16 % 2 == 1
+    pixel_bytes = tile.pitch * 4
+    assert pixel_bytes // 16 % 2 == 1
     assert tile.source_shape[1] >= tile.rows + sum(geometry.halo)
     assert math.prod(tile.source_shape[1:]) * 4 % 128 == 0
     runs = tile.cells
-    assert runs.runs * runs.kernels_of_a_run == geometry.up**2 * geometry.groups
+    assert runs.runs * runs.kernels_per_run == geometry.up**2 * geometry.groups
     assert runs.aligned * runs.entries * runs.dtype.itemsize % 16 == 0
     assert runs.aligned * runs.entries <= 256
     assert runs.padded_columns % runs.aligned == 0
     assert runs.padded_columns >= runs.columns
     assert tile.columns % runs.aligned == 0
-    places = tile.columns // runs.aligned, runs.padded_columns // runs.aligned
+    units = tile.columns // runs.aligned, runs.padded_columns // runs.aligned
     box, array = (
         (rows, number, width, runs.aligned * runs.entries)
         for rows, number, width in zip(
-            (tile.rows, problem.cells[0]), (1, runs.runs), places, strict=True
+            (tile.rows, problem.cells[0]), (1, runs.runs), units, strict=True
         )
     )
     assert not is_one_piece(box, array)
@@ -153,27 +153,27 @@ def test_tiles_of_the_weight_gradient_are_what_copies_can_move(problem):
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize(("dtype", "aligned"), [(np.float32, 4), (jnp.bfloat16, 8)])
-def test_weights_and_logits_of_the_weight_gradient_lie_in_memory_as_callers_have_them(
+def test_the_weight_gradient_stores_weights_and_logits_in_the_layout_of_callers(
     parts, dtype, aligned
 ):
-    """One run of a cell for logits, and one for each row of output phases for weights."""
+    """A cell has one run for logits, and a run for each row of output phases for weights."""
     normalizer = "softmax" if parts == 1 else None
     for geometry, kernels in ((Geometry(5, 2), 4), (Geometry(3, 2), 4), (Geometry(5, 1, 2), 1)):
         problem = Problem(geometry, 2, (24, 32), 64, *[jnp.dtype(dtype)] * 2, normalizer)
         runs = weight_gradient_tile(problem).cells
-        assert runs.kernels_of_a_run == (kernels if normalizer else geometry.up)
+        assert runs.kernels_per_run == (kernels if normalizer else geometry.up)
         assert runs.padded_columns == runs.columns
         assert runs.aligned <= aligned
 
 
-def test_narrow_maps_get_tiles_that_leave_fewer_cells_idle():
-    """Of a map of 14 columns, tiles of 4 leave two idle, and tiles of 2 none."""
+def test_narrow_maps_get_tiles_with_fewer_idle_cells():
+    """With 14 columns, tiles of 4 columns have two idle columns, and tiles of 2 have none."""
     bfloat16 = jnp.dtype(jnp.bfloat16)
     problem = Problem(Geometry(5, 2), 512, (14, 14), 256, bfloat16, np.dtype(np.float32))
     assert forward_tile(problem).columns == 2
 
 
-def test_small_batches_get_tiles_that_occupy_more_multiprocessors():
+def test_small_batches_get_tiles_that_use_more_multiprocessors():
     bfloat16 = jnp.dtype(jnp.bfloat16)
     problem = Problem(Geometry(5, 1, 2), 64, (14, 14), 1024, bfloat16, bfloat16, "softmax")
     tile = forward_tile(problem)
@@ -188,7 +188,7 @@ def test_small_batches_get_tiles_that_occupy_more_multiprocessors():
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("normalizer", [None, "softmax"])
-def test_weights_come_in_passes_only_where_they_do_not_fit(geometry, passes, dtype, normalizer):
+def test_there_are_several_passes_only_if_weights_do_not_fit(geometry, passes, dtype, normalizer):
     float32 = np.dtype(np.float32)
     problem = Problem(geometry, 2, (100, 100), 256, jnp.dtype(dtype), float32, normalizer)
     assert input_gradient_tile(problem).passes == passes
@@ -200,7 +200,7 @@ def test_weights_come_in_passes_only_where_they_do_not_fit(geometry, passes, dty
     before=st.integers(0, 4),
     after=st.integers(0, 4),
 )
-def test_cells_that_tiles_fetch_are_counted_inside_the_map_only(size, tile, before, after):
+def test_fetched_cells_are_counted_inside_the_map_only(size, tile, before, after):
     counted = sum(
         0 <= cell < size
         for start in range(0, size, tile)

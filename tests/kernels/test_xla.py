@@ -8,7 +8,7 @@ import pytest
 
 from tests.kernels.cases import Case
 from tests.kernels.operator_base import SCALES
-from tests.kernels.placement_base import PlacementTests
+from tests.kernels.transformation_base import TransformationTests
 
 UP = Case(5, up=2, size=(50, 50), batch=1, group_channels=256)
 DOWN = Case(5, down=2, size=(100, 100), batch=1, group_channels=256)
@@ -16,11 +16,11 @@ FLOAT_SIZE = 4
 
 
 def products(compiled):
-    """Multiplications in the text of a program; a contraction has at least one a tap."""
+    """The number of multiplications in a program; a contraction has at least one for each tap."""
     return compiled.as_text().count(" multiply(")
 
 
-class TestXla(PlacementTests):
+class TestXla(TransformationTests):
     implementation = "xla"
 
     def compiled(self, case, *, gradient):
@@ -36,7 +36,7 @@ class TestXla(PlacementTests):
             (UP, True, 1.3),
             (DOWN, False, 1),
             (DOWN, True, 1.3),
-            # Two passes read one padded copy.
+            # Two passes read the same padded copy.
             (dataclasses.replace(UP, kernel_size=3), True, 1.3),
             (dataclasses.replace(DOWN, kernel_size=7), True, 1.3),
         ],
@@ -57,8 +57,8 @@ class TestXla(PlacementTests):
 
     @pytest.mark.parametrize("case", [UP, DOWN], ids=["up", "down"])
     @pytest.mark.parametrize("activation", [jax.nn.relu, jnp.tanh, jnp.square])
-    def test_an_activation_after_it_repeats_no_contraction(self, case, activation):
-        """The gradient multiplies as often as the forward pass and both gradients together."""
+    def test_the_gradient_of_an_activation_repeats_no_contraction(self, case, activation):
+        """It has as many multiplications as the forward pass and both gradients together."""
         operator = self.operator(case)
 
         def loss(x, weights, dy):
@@ -68,4 +68,4 @@ class TestXla(PlacementTests):
         activated = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*shapes).compile()
         once = products(self.compiled(case, gradient=True))
         assert once >= 3 * case.kernel_size**2
-        assert products(activated) <= once + 20  # those of the activation
+        assert products(activated) <= once + 20  # the activation has some of its own

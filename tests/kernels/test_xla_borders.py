@@ -1,4 +1,4 @@
-"""Downsampling on a CPU without a padded copy of the map: its inner cells, then its border."""
+"""Downsampling on a CPU without a padded copy of the map: inner outputs, then the border."""
 
 import math
 import os
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from tests.kernels.cases import Case
 from tests.kernels.operator_base import OperatorTests
 
-# Whatever the sizes.
+# Settings that compute maps of all sizes in parts.
 IN_PARTS = {"loops": True, "min_summed_channels": 1, "max_padded_bytes": 0, "min_share_inside": 0.0}
 CASE = Case(5, down=2, groups=2, size=(13, 16))
 TALL = Case(5, down=2, size=(100, 100), batch=1, group_channels=256)
 
 
 class Operator(OperatorTests):
-    """Of what all implementations are tested with, the functions alone."""
+    """The helper functions of `OperatorTests`, without its tests."""
 
     __test__ = False
     implementation = "xla"
@@ -36,7 +36,7 @@ def run(case):
 
 
 def parts_in(text):
-    """How many parts a program puts into its result one by one."""
+    """The number of parts that a program writes into its result."""
     return text.count("stablehlo.dynamic_update_slice")
 
 
@@ -68,19 +68,19 @@ def test_equals_the_oracle(case):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_is_the_same_to_the_bit_as_without_parts(dtype):
+def test_equals_the_whole_computation_to_the_last_bit(dtype):
     operands = jax.tree.map(lambda a: jnp.asarray(a, dtype), CASE.random_operands()[:2])
     whole = jax.jit(run(CASE))(*operands)
     with xla.using(**IN_PARTS):
         np.testing.assert_array_equal(jax.jit(run(CASE))(*operands), whole)
 
 
-def test_nan_in_the_map_reaches_only_what_reads_it():
+def test_nan_in_the_map_reaches_only_outputs_that_read_it():
     with xla.using(**IN_PARTS):
-        Operator().test_nan_in_the_map_reaches_only_what_reads_it(CASE)
+        Operator().test_nan_in_the_map_reaches_only_outputs_that_read_it(CASE)
 
 
-def test_is_in_parts_on_a_cpu_only():
+def test_parts_are_for_cpus_only():
     with xla.using(**IN_PARTS):
         traced = jax.jit(run(CASE)).trace(*shapes_of(CASE))
         assert parts_in(traced.lower(lowering_platforms=("cpu",)).as_text()) == 5
@@ -94,11 +94,11 @@ def test_is_in_parts_on_a_cpu_only():
         (TALL, "float32", 5),
         (TALL, "bfloat16", 5),
         (Case(7, down=2, size=(100, 100), batch=1, group_channels=256), "float32", 5),
-        # The weight gradient of few channels copies the whole map.
+        # With few channels, the weight gradient copies the whole map.
         (Case(5, down=2, size=(100, 100), batch=16, group_channels=32), "float32", 0),
         # Two passes would convert the map twice.
         (Case(7, down=2, size=(100, 100), batch=1, group_channels=256), "bfloat16", 0),
-        # A small map, and one that is mostly border.
+        # A small map, and a map with a large share of border.
         (Case(5, down=2, size=(100, 100), batch=1, group_channels=1), "float32", 0),
         (Case(5, down=2, size=(28, 28), batch=4, group_channels=1024), "float32", 0),
         # The map is no larger than the result.
@@ -109,13 +109,13 @@ def test_is_in_parts_on_a_cpu_only():
     ids=str,
 )
 def test_large_maps_are_in_parts(case, dtype, expected, monkeypatch):
-    # A process with one device and few cores, which the process of these tests is not.
+    # The process of these tests has several devices; pretend that it has one, and few cores.
     monkeypatch.setattr(jax, "device_count", lambda platform: 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     assert parts(case, dtype) == expected
 
 
-def test_several_devices_share_maps_and_have_no_parts():
+def test_several_devices_have_no_parts():
     assert jax.device_count() > 1
     assert not parts(TALL)
 
@@ -130,8 +130,8 @@ def test_temporaries_are_a_fraction_of_the_operands(dtype):
 
 
 @pytest.mark.parametrize(("mapped", "expected"), [("x weights", 5), ("x", 0), ("weights", 0)])
-def test_vmap_folds_what_is_mapped_into_the_batch(mapped, expected):
-    """Parts are put into the result one by one if both operands are mapped."""
+def test_vmap_folds_mapped_operands_into_the_batch(mapped, expected):
+    """The result is computed in parts if both operands are mapped."""
     operands = CASE.random_operands()[:2]
     in_axes = [0 if name in mapped.split() else None for name in ("x", "weights")]
     stacked = [
@@ -147,7 +147,7 @@ def test_vmap_folds_what_is_mapped_into_the_batch(mapped, expected):
     np.testing.assert_allclose(actual, [one, np.prod(signs) * one], rtol=1e-6, atol=1e-5)
 
 
-def test_a_symbolic_batch_has_no_parts_and_equals_numbers():
+def test_a_symbolic_batch_has_no_parts_and_equals_a_static_one():
     (b,) = jax.export.symbolic_shape("b")
     with xla.using(**IN_PARTS):
         shapes = [jax.ShapeDtypeStruct((b, *s.shape[1:]), s.dtype) for s in shapes_of(CASE)]

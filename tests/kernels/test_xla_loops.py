@@ -1,4 +1,4 @@
-"""The portable implementation as a CPU with few cores runs it, gradients in loops over blocks."""
+"""The portable implementation on a CPU with few cores, where gradients are loops over blocks."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from tests.kernels.cases import Case
 from tests.kernels.operator_base import SCALES, OperatorTests, each_scale
 from tests.kernels.sharding import each_axis_type
 
-# The smallest blocks, whatever the sizes.
+# Settings with the smallest blocks, and with loops for maps of all sizes.
 LOOPS = {
     "loops": True,
     "block_bytes": 1,
@@ -28,7 +28,7 @@ CASE = Case(5, up=2, size=(13, 6))
 
 @pytest.fixture
 def one_cpu(monkeypatch):
-    """A process with one device, which the process of these tests is not."""
+    """Pretends that the process has one device; the process of these tests has several."""
     monkeypatch.setattr(jax, "device_count", lambda platform: 1)
     return monkeypatch
 
@@ -62,7 +62,7 @@ class TestXlaInLoops(OperatorTests):
 IN_LOOPS = TestXlaInLoops()
 
 
-# 2 blocks of 2 rows of cells or of 2 and 1, 2 of 3 and 2, 3 of 3, 3 and 1, 4 of 3, 3, 3 and 2.
+# Rows of cells per block: 2 and 1; 2 and 2; 3 and 2; 3, 3 and 1; 3, 3, 3 and 2.
 @pytest.mark.parametrize("height", [3, 4, 5, 7, 11])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_equals_the_oracle_for_blocks_that_do_not_divide_the_map(height, batch):
@@ -97,10 +97,10 @@ def test_arrays_on_a_mesh_of_one_device(case, axis_type):
     run = gradients(case)
     operands = case.random_operands()
     with xla.using(**LOOPS):
-        placed = jax.device_put(operands, jax.sharding.NamedSharding(mesh, spec))
-        IN_LOOPS.assert_all_close(jax.jit(run)(*placed), jax.jit(run)(*operands))
+        sharded = jax.device_put(operands, jax.sharding.NamedSharding(mesh, spec))
+        IN_LOOPS.assert_all_close(jax.jit(run)(*sharded), jax.jit(run)(*operands))
         mapped = jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)
-        IN_LOOPS.assert_all_close(jax.jit(mapped)(*placed), jax.jit(run)(*operands))
+        IN_LOOPS.assert_all_close(jax.jit(mapped)(*sharded), jax.jit(run)(*operands))
 
 
 def test_gradients_are_loops_on_a_cpu_only():
@@ -113,8 +113,8 @@ def test_gradients_are_loops_on_a_cpu_only():
 
 
 @pytest.mark.parametrize(("mapped", "loops"), [("x weights dy", 2), ("x dy", 1), ("weights dy", 1)])
-def test_vmap_folds_what_is_mapped_into_the_batch(mapped, loops):
-    """A contraction stays one loop over images if both of its operands are mapped."""
+def test_vmap_folds_mapped_operands_into_the_batch(mapped, loops):
+    """A contraction is one loop over images if both of its operands are mapped."""
     run = gradients(CASE)
     examples = [CASE.random_operands(seed=seed) for seed in range(2)]
     in_axes = [0 if name in mapped.split() else None for name in ("x", "weights", "dy")]
@@ -132,7 +132,7 @@ def test_vmap_folds_what_is_mapped_into_the_batch(mapped, loops):
                 np.testing.assert_allclose(gradients_of_both[i], each, rtol=1e-6, atol=1e-5)
 
 
-def test_vmap_twice_equals_one_call_an_example():
+def test_nested_vmaps_equal_one_call_per_example():
     run = gradients(CASE)
     operands = [np.stack([[array, -array]]) for array in CASE.random_operands()]
     with xla.using(**LOOPS):
@@ -142,7 +142,7 @@ def test_vmap_twice_equals_one_call_an_example():
         np.testing.assert_allclose(gradients_of_all[0, 1], each, rtol=1e-6, atol=1e-5)
 
 
-def test_a_symbolic_batch_has_no_loops_and_equals_numbers():
+def test_a_symbolic_batch_has_no_loops_and_equals_a_static_one():
     (b,) = jax.export.symbolic_shape("b")
     with xla.using(**LOOPS):
         shapes = CASE.operands(lambda shape: jax.ShapeDtypeStruct((b, *shape[1:]), jnp.float32))
@@ -168,7 +168,7 @@ def test_temporaries_of_loops_are_a_fraction_of_the_operands(dtype):
 def test_both_gradients_share_the_cotangent_of_a_loss():
     """The loss adds one array of the output's size to the temporaries, not two.
 
-    The weight gradient is a loop, the input gradient is none.
+    The weight gradient is a loop, the input gradient is not.
     """
     case = Case(5, up=2, size=(50, 50), batch=1, group_channels=256)
     shapes = case.operands(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32))
@@ -176,7 +176,7 @@ def test_both_gradients_share_the_cotangent_of_a_loss():
     def temporary_bytes(function):
         with xla.using(loops=True):
             lowered = jax.jit(function).lower(*shapes)
-        assert loops_in(lowered.as_text()) == 1  # of the weights
+        assert loops_in(lowered.as_text()) == 1  # the weight gradient
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     def loss(x, weights, other):
@@ -194,10 +194,10 @@ def test_channels_summed_in_several_passes_equal_the_oracle(group_channels, step
         IN_LOOPS.assert_equals_oracle(case, case.random_operands())
 
 
-# Which machine runs what
+# The settings of a machine
 
 
-def test_a_process_of_few_cores_has_loops(one_cpu):
+def test_a_process_with_few_cores_has_loops(one_cpu):
     one_cpu.setattr(os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
     assert xla.current_settings().loops
     one_cpu.setattr(os, "sched_getaffinity", lambda process: set(range(5)))
@@ -212,7 +212,7 @@ def test_without_affinity_all_cores_count(one_cpu, cores, loops):
     assert xla.current_settings().loops == loops
 
 
-def test_several_devices_share_arrays_and_have_no_loops():
+def test_several_devices_have_no_loops():
     assert jax.device_count() > 1
     assert xla.current_settings() == xla.Settings()
 

@@ -1,14 +1,14 @@
-"""Which element of an array a thread of a block holds first, from a layout."""
+"""The elements of an array that the threads of a block hold, from a layout."""
 
 import numpy as np
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 
 def first_elements(layout, shape):
-    """Linear indices `[warps, lanes]` into an array of `shape`.
+    """The linear index of the first element of each thread, `[warps, lanes]`.
 
-    Follows the definition of a tiled layout: each tile splits the last axes of what is there, and
-    some of the axes that result number the warps and the lanes.
+    Follows the definition of a tiled layout: each tile splits the last axes of the array, and some
+    of the resulting axes number the warps and the lanes.
     """
     layout = layout.to_mgpu()
     indices = np.arange(np.prod(shape)).reshape(shape)
@@ -25,15 +25,15 @@ def first_elements(layout, shape):
         indices = indices.transpose(axes)
 
     def numbered(axes):
-        """Positions along the axes that number warps or lanes, one for each of them."""
+        """For each warp or lane, its position along the axes that number warps or lanes."""
         sizes = [
             axis.times if isinstance(axis, plgpu.Replicated) else indices.shape[axis]
             for axis in axes
         ]
-        for places in np.ndindex(*sizes):
+        for positions in np.ndindex(*sizes):
             yield {
-                axis: place
-                for axis, place in zip(axes, places, strict=True)
+                axis: position
+                for axis, position in zip(axes, positions, strict=True)
                 if not isinstance(axis, plgpu.Replicated)
             }
 
@@ -49,10 +49,14 @@ def first_elements(layout, shape):
 
 
 def wavefronts(addresses, words):
-    """Cycles in which shared memory serves a load of a warp.
+    """The number of cycles in which shared memory serves one load of a warp.
 
-    Lanes load `words` of 32 bits from word `addresses` on. There are 32 banks of a word, and as
-    many lanes are served at once as together load 32 words; equal addresses are loaded once.
+    There are 32 banks of one word each. Lanes that load 32 words together are served at the same
+    time. Equal addresses are loaded once.
+
+    Args:
+        addresses: address of the first word that each of 32 lanes loads.
+        words: number of consecutive words of 32 bits that each lane loads.
     """
     lanes = 32 // words
     total = 0

@@ -1,4 +1,4 @@
-"""A third implementation: products with a matrix of ones and zeros, which says what reads what."""
+"""A third implementation: products with a matrix of ones and zeros, one for each read."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +6,7 @@ from carafe_kernels.implementation import ImplementationSpec
 
 from tests.kernels import oracle
 
-# Letters: batch, group, channel, output, tap, source.
+# b: batch, g: group, c: channel, o: output, t: tap, s: source.
 EINSUMS = {"y": "bogt,ots,bsgc->bogc", "x": "bogt,ots,bogc->bsgc", "weights": "bogc,ots,bsgc->bogt"}
 
 

@@ -1,6 +1,6 @@
-"""Reassembly in Pallas kernels for NVIDIA GPUs (Mosaic GPU), forward and backward.
+"""Pallas kernels of the reassembly and its gradients, for NVIDIA GPUs (Mosaic GPU).
 
-Layouts, tiles and what was measured: ``kernels/README.md``.
+``kernels/README.md`` describes layouts, tiles and measurements.
 """
 
 from carafe_kernels.implementation import ImplementationSpec

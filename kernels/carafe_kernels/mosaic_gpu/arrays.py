@@ -1,14 +1,16 @@
 """The layouts of arrays in device memory that the kernels read and write.
 
-Tensor memory accesses (TMA) want at most five axes, strides that are multiples of 16 bytes, and
-boxes of at most 256 elements an axis; they fill with zeros, and clip, what lies outside an array.
-Maps come cut into cells along the rows (:mod:`carafe_kernels.geometry`). Weights and logits come as
-*rows of cells*, ``[b, q, p, r, n]``: a cell's kernels for part ``p`` one after the other, where a
-part is a row of output phases for weights, and the whole cell for logits. Both are views of what
-the caller has.
+Tensor memory accesses (TMA) copy boxes of an array with at most five axes. Strides must be
+multiples of 16 bytes, and boxes may have at most 256 elements along an axis. Where a box reaches
+outside the array, a load fills it with zeros, and a store is clipped.
 
-Letters in shape comments: ``q``, ``r`` rows and columns of cells; ``p`` parts of a cell or phases
-in it; ``n`` entries, a whole number of kernels of ``k * k`` taps.
+The rows of maps are split into cells and phases (:mod:`carafe_kernels.geometry`). Weights and
+logits have the layout ``[b, q, p, r, n]``: ``n`` entries hold the kernels of part ``p`` of a cell,
+one after the other. For weights a part is a row of output phases, for logits it is the whole cell.
+Both layouts are views of the caller's arrays.
+
+Letters in shape comments: ``q`` and ``r`` are rows and columns of cells, ``p`` are parts or phases
+of a cell, and ``n`` are entries, a whole number of kernels of ``k * k`` taps.
 """
 
 import math
@@ -31,23 +33,26 @@ def round_up(size: int, multiple: int) -> int:
 
 
 def aligned(size: int, dtype: np.dtype) -> int:
-    """``size`` elements, rounded up to what TMA can address."""
+    """``size`` elements, rounded up to a multiple of 16 bytes."""
     return round_up(size, TMA_ALIGNMENT // np.dtype(dtype).itemsize)
 
 
 def aligned_cells(entries: int, dtype: np.dtype) -> int:
-    """The least number of cells of ``entries`` each that fill whole multiples of 16 bytes."""
+    """The least number of cells of ``entries`` entries that fill a multiple of 16 bytes."""
     return TMA_ALIGNMENT // math.gcd(TMA_ALIGNMENT, entries * np.dtype(dtype).itemsize)
 
 
-def kernels_of_a_box(dtype: np.dtype) -> int:
-    """The least number of kernels, of an odd number of taps, that fill multiples of 16 bytes."""
+def kernels_per_box(dtype: np.dtype) -> int:
+    """The least number of kernels, with an odd number of taps, that fill a multiple of 16 bytes."""
     return TMA_ALIGNMENT // np.dtype(dtype).itemsize
 
 
 def copied_dtype(dtype: np.dtype, geometry: Geometry) -> np.dtype:
-    """The dtype in which kernels can be copied: 16-bit ones of 49 taps are too long for a box."""
-    fits = kernels_of_a_box(dtype) * geometry.taps <= MAX_BOX
+    """The dtype in which kernels are copied: float32 if kernels in ``dtype`` exceed a box.
+
+    A box of 16-bit kernels with 49 taps would have more than 256 elements.
+    """
+    fits = kernels_per_box(dtype) * geometry.taps <= MAX_BOX
     return np.dtype(dtype if fits else np.float32)
 
 
@@ -60,7 +65,10 @@ def _pad(array: jax.Array, axis: int, before: int, after: int) -> jax.Array:
 
 
 def pad_channels(array: jax.Array, groups: int, group_channels: int) -> jax.Array:
-    """``[b, h, w, groups * c] -> [b, h, w, groups * group_channels]``, zeros after each group."""
+    """Pads each group with zeros.
+
+    ``[b, h, w, groups * c] -> [b, h, w, groups * group_channels]``.
+    """
     *shape, channels = array.shape
     if channels == groups * group_channels:
         return array
@@ -79,9 +87,9 @@ def crop_channels(array: jax.Array, groups: int, group_channels: int) -> jax.Arr
 
 
 def as_words(array: jax.Array) -> jax.Array:
-    """``[..., c]`` of 16 bits as ``[..., c / 2]`` of 32, the even channel in the lower half.
+    """Views 16-bit ``[..., c]`` as 32-bit ``[..., c / 2]``, the even channel in the lower half.
 
-    The same bytes; a thread that reads whole words reads four at once. 32-bit arrays stay.
+    A thread can load four words at once. Arrays of 32 bits are returned unchanged.
     """
     if array.dtype.itemsize == 4:
         return array
@@ -98,7 +106,7 @@ def from_words(array: jax.Array, dtype: np.dtype) -> jax.Array:
 
 
 def cut_rows(array: jax.Array, phases: int) -> jax.Array:
-    """``[b, h, w, c] -> [b, q, p, w, c]``; rows of zeros complete the last cell."""
+    """``[b, h, w, c] -> [b, q, p, w, c]``; rows of zeros fill the last cell."""
     batch, height, width, channels = array.shape
     cells = -(-height // phases)
     array = _pad(array, 1, 0, cells * phases - height)
@@ -106,7 +114,7 @@ def cut_rows(array: jax.Array, phases: int) -> jax.Array:
 
 
 def cut_rows_and_columns(array: jax.Array, phases: int) -> jax.Array:
-    """``[b, h, w, c] -> [b, q, p, r, p * c]``; zeros complete the last cells."""
+    """``[b, h, w, c] -> [b, q, p, r, p * c]``; rows and columns of zeros fill the last cells."""
     array = _pad(array, 2, 0, -array.shape[2] % phases)
     array = cut_rows(array, phases)
     batch, rows, _, width, channels = array.shape
@@ -120,19 +128,19 @@ def join_rows(array: jax.Array, height: int) -> jax.Array:
 
 
 def pad_columns_of_cells(cells: jax.Array, columns: int) -> jax.Array:
-    """``[b, q, p, r, n] -> [b, q, p, columns, n]``, zeros after the last cell."""
+    """``[b, q, p, r, n] -> [b, q, p, columns, n]``, with zeros after the last cell."""
     return _pad(cells, 3, 0, columns - cells.shape[3])
 
 
 def cells_from_weights(weights: jax.Array, geometry: Geometry) -> jax.Array:
-    """``[b, q * u, r * v, n] -> [b, q, u, r, v * n]``: the same bytes."""
+    """``[b, q * u, r * v, n] -> [b, q, u, r, v * n]``, a view."""
     up = geometry.up
     batch, height, width, kernels = weights.shape
     return weights.reshape(batch, height // up, up, width // up, up * kernels)
 
 
 def weights_from_cells(cells: jax.Array, geometry: Geometry) -> jax.Array:
-    """``[b, q, p, r, n]``, of any parts, as weights ``[b, q * u, r * v, n]``."""
+    """``[b, q, p, r, n] -> [b, q * u, r * v, n]``, for any number of parts ``p``."""
     up, kernels = geometry.up, geometry.weight_channels
     batch, rows, _, columns, _ = cells.shape
     if cells.shape[2] != up:
@@ -146,7 +154,7 @@ def cells_from_logits(logits: jax.Array) -> jax.Array:
 
 
 def logits_from_cells(cells: jax.Array) -> jax.Array:
-    """``[b, q, p, r, n]``, of any parts, as logits ``[b, q, r, p * n]``."""
+    """``[b, q, p, r, n] -> [b, q, r, p * n]``, for any number of parts ``p``."""
     batch, rows, parts, columns, entries = cells.shape
     return cells.swapaxes(2, 3).reshape(batch, rows, columns, parts * entries)
 

@@ -1,7 +1,8 @@
-"""Which part of a problem a block computes on the tensor cores.
+"""Tiles of the forward pass on the tensor cores.
 
-A *square* is 8 x 8 targets, so 64 rows of a matrix, and the cells that they belong to. Its taps lie
-in a patch 8 pixels wide. A block computes some squares below each other, whose patches overlap.
+A *square* is 8 x 8 targets (output pixels), which are 64 rows of a matrix. All taps of a square lie
+in a patch of the source map that is 8 pixels wide. A block computes several squares below each
+other, whose patches overlap.
 """
 
 import dataclasses
@@ -26,17 +27,17 @@ from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
 UP = 2
 SIDE = 8  # targets of a side of a square, and the width of its patch
 TARGETS = SIDE**2
-CELLS = SIDE // UP  # of a side of a square
-K_STEP = 16  # pixels, two rows of a patch, that one matrix instruction multiplies
-_SQUARES = 2  # of a block: a thread holds the bands of all in registers
-# A place of a map in shared memory is an odd multiple of 16 bytes from the next one, so that rows
-# of a matrix lie in different memory banks; more channels need more registers for sums.
+CELLS = SIDE // UP  # cells along a side of a square
+K_STEP = 16  # pixels (two rows of a patch) that one matrix instruction multiplies
+_SQUARES = 2  # squares per block; a thread holds the bands of all squares in registers
+# Numbers of channels per step. Each is an odd multiple of 16 bytes, so that neighbouring pixels,
+# which are rows of a matrix, lie in different memory banks. More channels need more registers.
 _CHANNELS = tuple(range(88, 0, -16))
-_STEP_COST = 16  # channels that a block could compute while it waits and stores once more
+_STEP_COST = 16  # cost of the waits and stores of a step, as a number of channels
 
 
-def why_no_bands(problem: Problem) -> str | None:
-    """Why bands cannot serve a problem; ``None`` if they can."""
+def bands_reason(problem: Problem) -> str | None:
+    """Why the tensor cores cannot serve a problem; ``None`` if they can."""
     geometry, groups = problem.geometry, problem.geometry.groups
     if problem.dtype.itemsize != 2:
         return f"tensor cores multiply 16-bit maps, not {problem.dtype}"
@@ -45,7 +46,7 @@ def why_no_bands(problem: Problem) -> str | None:
     if CELLS + 2 * geometry.radius > SIDE:
         return f"a patch of kernel_size {geometry.kernel_size} is wider than {SIDE} pixels"
     if groups & (groups - 1):
-        return f"they need a power of two of groups, not {groups}"
+        return f"the number of groups must be a power of two, not {groups}"
     own = problem.cells_dtype == problem.dtype
     if problem.dtype == jnp.float16 and problem.normalizer is None and not own:
         return f"float16 cannot hold every weight of {problem.cells_dtype}"
@@ -57,27 +58,28 @@ def why_no_bands(problem: Problem) -> str | None:
 
 
 def parts_of_weights(problem: Problem) -> int:
-    """How many 16-bit numbers stand for a weight, as their sum: one if it has 16 bits itself."""
+    """Number of 16-bit numbers whose sum is a weight: one for weights in the dtype of the maps."""
     return 1 if problem.normalizer is None and problem.cells_dtype == problem.dtype else 2
 
 
 def k_steps(geometry: Geometry) -> int:
-    """Matrix instructions along a patch."""
+    """Number of matrix instructions along a patch."""
     return -(-(CELLS + 2 * geometry.radius) * SIDE // K_STEP)
 
 
 @dataclasses.dataclass(frozen=True)
 class BandTile:
-    """Of the forward pass on the tensor cores.
+    """Tile of the forward pass on the tensor cores.
 
     Args:
-        squares: below each other.
-        channels: of a block at a time.
-        slots: buffers for the map that comes in.
-        map_rows: of those buffers, ``[slots, map_rows, SIDE, channels]``.
-        group_channels: channels of a group after padding.
-        cells: the weights or logits that are copied into shared memory.
-        nbytes: shared memory.
+        squares: number of squares below each other.
+        channels: number of channels per step.
+        slots: number of buffers for the input map.
+        map_rows: number of rows of the buffers for the input map, ``[slots, map_rows, SIDE,
+            channels]``.
+        group_channels: number of channels of a group after padding.
+        cells: buffer for the weights or logits.
+        nbytes: shared memory of a block in bytes.
     """
 
     squares: int
@@ -90,18 +92,18 @@ class BandTile:
 
     @property
     def rows(self) -> int:
-        """Cells."""
+        """Number of rows of cells."""
         return self.squares * CELLS
 
     @property
     def steps(self) -> int:
-        """Steps over the channels of a group."""
+        """Number of steps over the channels of a group."""
         return -(-self.group_channels // self.channels)
 
 
 @functools.cache
 def band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> BandTile:
-    """The tile for bands; raises :class:`TooLargeError` if there is none."""
+    """The tile for a problem; raises :class:`TooLargeError` if no tile fits."""
     geometry, groups = problem.geometry, problem.geometry.groups
     rows = _SQUARES * CELLS
     map_rows = rows - CELLS + k_steps(geometry) * K_STEP // SIDE

@@ -1,7 +1,7 @@
-"""Kernels of a tile of cells as bands: matrices that a patch of the source map is multiplied with.
+"""Reassembly kernels as band matrices, which are multiplied with patches of the source map.
 
-Row ``target`` of a band has the weights of that target at the pixels of the patch that its taps
-read, and zeros elsewhere. Targets and pixels are in row-major order in their square and patch.
+Row ``target`` of a band has the weights of a target at the pixels of the patch that its taps read,
+and zeros at all other pixels. Targets and pixels are in row-major order in their square and patch.
 """
 
 import dataclasses
@@ -25,25 +25,32 @@ from carafe_kernels.mosaic_gpu.band_tiling import (
     parts_of_weights,
 )
 from carafe_kernels.mosaic_gpu.blocks import Ref
-from carafe_kernels.mosaic_gpu.layouts import a_thread_each, matrix_layouts
+from carafe_kernels.mosaic_gpu.layouts import matrix_layouts, row_major_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.normalizers import tap_weights
 
-# The axes of arranged weights between those of groups and of taps; the columns of cells are two.
+# Axes of the arranged weights, between the axes of groups and of taps. The columns of cells have
+# two axes.
 _ARRANGED = ("row", "u", "outer column", "inner column", "v")
 
 
 @dataclasses.dataclass(frozen=True)
 class Bands:
-    """How a block makes its bands."""
+    """Computes the bands of a block.
+
+    Args:
+        problem: problem that the kernel is compiled for.
+        tile: tile of the block.
+    """
 
     problem: Problem
     tile: BandTile
 
     def _copied_axes(self) -> dict[str, int]:
-        """Sizes of the axes of a :class:`CellTile` in their order in memory, but for taps.
+        """Sizes of the axes of a :class:`CellTile` in memory order, without the axis of taps.
 
-        A box may end among the columns or the groups, which are two axes each, therefore.
+        A box may hold only some of the columns or groups, so each of these has two axes: an outer
+        axis over boxes and an inner axis in a box.
         """
         cells, boxes = self.tile.cells, self.tile.cells.boxes
         outer = {"u": UP} if cells.parts > 1 else {}
@@ -52,12 +59,12 @@ class Bands:
         for name, size in axes.items():
             if name in outer:
                 continue
-            of_boxes = min(size, boxes)
-            boxes //= of_boxes
+            box_count = min(size, boxes)
+            boxes //= box_count
             if name in ("column", "group"):
-                outer[f"outer {name}"] = of_boxes
-                inner[f"inner {name}"] = size // of_boxes
-            elif of_boxes > 1:
+                outer[f"outer {name}"] = box_count
+                inner[f"inner {name}"] = size // box_count
+            elif box_count > 1:
                 outer[name] = size
             else:
                 inner[name] = size
@@ -65,27 +72,27 @@ class Bands:
 
     @property
     def scratch(self) -> Any:
-        """Room for the arranged weights, in float32."""
+        """Shared memory for the arranged weights, in float32."""
         geometry, sizes = self.problem.geometry, self._copied_axes()
         shape = (geometry.groups, *(sizes[name] for name in _ARRANGED), geometry.taps)
         return plgpu.SMEM(shape, jnp.float32)
 
     def arrange(self, cells: Ref, weights: Ref) -> None:
-        """Normalises what was copied to ``cells``, and brings it into the order of targets.
+        """Normalises the kernels in ``cells`` and stores them in ``weights``, in target order.
 
-        A thread has one kernel; so all wait for each other before they read ``weights``.
+        Each thread stores one kernel, so the threads wait for each other at the end.
         """
         geometry, normalizer = self.problem.geometry, self.problem.normalizer
         axes = self._copied_axes()
         copied = cells.reshape(*axes.values(), geometry.taps)
-        of_a_group = [name for name in axes if name in _ARRANGED]
-        order = [_ARRANGED.index(name) for name in of_a_group]
-        layout = a_thread_each(tuple(axes[name] for name in of_a_group))
+        group_axes = [name for name in axes if name in _ARRANGED]
+        order = [_ARRANGED.index(name) for name in group_axes]
+        layout = row_major_layout(tuple(axes[name] for name in group_axes))
 
-        def of_group(group, _):
+        def arrange_group(group, _):
             outer, inner = blocks.split(group, axes["inner group"])
-            place = {"outer group": outer, "inner group": inner}
-            kernels = [place.get(name, slice(None)) for name in axes]
+            group_index = {"outer group": outer, "inner group": inner}
+            kernels = [group_index.get(name, slice(None)) for name in axes]
             taps = range(geometry.taps)
             values = [blocks.load(copied.at[*kernels, tap], layout) for tap in taps]
             if normalizer is not None:
@@ -94,49 +101,53 @@ class Bands:
                 target = weights.at[group, :, :, :, :, :, tap].transpose(order)
                 blocks.store(target, value)
 
-        blocks.loop(geometry.groups, of_group)
+        blocks.loop(geometry.groups, arrange_group)
         plgpu.commit_smem()
 
-    def of_square(self, weights: Ref, group: jax.Array | int, square: int) -> list[list[jax.Array]]:
-        """The bands ``[TARGETS, K_STEP]`` of each step along the patch of a square.
+    def square_bands(
+        self, weights: Ref, group: jax.Array | int, square: int
+    ) -> list[list[jax.Array]]:
+        """The bands ``[TARGETS, K_STEP]`` of a square.
 
-        In a step there is one for each 16-bit part of the weights.
+        Returns:
+            For each step along the patch, one band for each 16-bit part of the weights.
         """
         geometry, dtype = self.problem.geometry, self.problem.dtype
         size, reach = geometry.kernel_size, range(geometry.kernel_size)
-        layout, of_targets, _, _ = matrix_layouts(dtype)
+        layout, row_layout, _, _ = matrix_layouts(dtype)
         shape = (TARGETS, K_STEP)
-        of_tile = self.tile.squares * TARGETS
-        kernels = weights.reshape(geometry.groups * of_tile, geometry.taps)
-        first = blocks.traced_zero() + group * of_tile + square * TARGETS
+        tile_targets = self.tile.squares * TARGETS
+        kernels = weights.reshape(geometry.groups * tile_targets, geometry.taps)
+        first = blocks.traced_zero() + group * tile_targets + square * TARGETS
 
         def weight(n, m):
             ref = kernels.at[pl.ds(first, TARGETS), n * size + m]
-            value = blocks.load(ref, of_targets)
+            value = blocks.load(ref, row_layout)
             return plgpu.layout_cast(lax.broadcast_in_dim(value, shape, (0,)), layout)
 
         target, pixel = (
             plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=layout) for axis in (0, 1)
         )
-        row_of_cell = target // (SIDE * UP)
-        column_of_cell = target % SIDE // UP
-        row_of_pixel, column_of_pixel = pixel // SIDE, pixel % SIDE
+        cell_row = target // (SIDE * UP)
+        cell_column = target % SIDE // UP
+        pixel_row, pixel_column = pixel // SIDE, pixel % SIDE
         zeros = plgpu.layout_cast(jnp.zeros(shape, jnp.float32), layout)
-        # First along the rows of taps, where the columns of the patch tell them apart ...
+        # First choose among the taps of each row, by the column of the pixel.
         tap_rows = []
         for n in reach:
             row = zeros
             for m in reach:
-                row = lax.select(column_of_pixel - column_of_cell == m, weight(n, m), row)
+                row = lax.select(pixel_column - cell_column == m, weight(n, m), row)
             tap_rows.append(row)
         bands = []
         for step in range(k_steps(geometry)):
-            # ... then, of those that some target reads in these rows of the patch, one a row.
+            # Then choose among the rows of taps, by the row of the pixel. Only rows of taps that
+            # some target reads in these rows of the patch are considered.
             first_row = step * K_STEP // SIDE
             band = zeros
             for n in reach:
                 if first_row - CELLS < n <= first_row + K_STEP // SIDE - 1:
-                    reads = row_of_pixel - row_of_cell == n - first_row
+                    reads = pixel_row - cell_row == n - first_row
                     band = lax.select(reads, tap_rows[n], band)
             parts = [band.astype(dtype)]
             if parts_of_weights(self.problem) > 1:

@@ -1,4 +1,4 @@
-"""What the kernels have in common: where a block stands, how it loads, stores and loops."""
+"""Code that all kernels share: the position of a block, loads, stores and loops."""
 
 import dataclasses
 import math
@@ -19,7 +19,17 @@ type Ref = Any  # Pallas exports no name for references and their slices
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Blocks over the cells of all maps, on one axis: the others end at 65,535 blocks."""
+    """Blocks over the cells of all maps, along one grid axis.
+
+    The other two grid axes allow at most 65,535 blocks.
+
+    Args:
+        batch: number of maps.
+        rows: number of rows of cells.
+        columns: number of columns of cells.
+        tile_rows: number of rows of cells per block.
+        tile_columns: number of columns of cells per block.
+    """
 
     batch: int
     rows: int
@@ -38,7 +48,7 @@ class Grid:
         return self.batch * math.prod(self._tiles)
 
     def position(self, block: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The map of a block, and the first row and column of its cells."""
+        """The index of a block's map, and the first row and column of its cells."""
         rows, columns = self._tiles
         column = rem(block, columns) * self.tile_columns
         row = rem(div(block, columns), rows) * self.tile_rows
@@ -46,12 +56,12 @@ class Grid:
 
 
 def div(index: jax.Array, by: int) -> jax.Array:
-    """Quotient of an index that is not negative; in 32 bits also where JAX counts in 64."""
+    """Quotient of a non-negative index, in the dtype of the index even with ``jax_enable_x64``."""
     return lax.div(index, jnp.asarray(by, index.dtype))
 
 
 def rem(index: jax.Array, by: int) -> jax.Array:
-    """Remainder of an index that is not negative."""
+    """Remainder of a non-negative index."""
     return lax.rem(index, jnp.asarray(by, index.dtype))
 
 
@@ -61,27 +71,28 @@ def loop(steps: jax.Array | int, step: Callable[[jax.Array, Any], Any], state: A
 
 
 def traced_zero() -> jax.Array:
-    """Where a slice starts at zero, but may reach over the end of its array.
+    """A zero that JAX does not know at trace time.
 
-    The copy fills or clips what lies there; of a start that is known, JAX refuses that.
+    JAX refuses a slice that starts at a known index and reaches beyond the end of its array. The
+    copies of the kernels fill or clip such slices.
     """
     return lax.axis_index(Grid.names) * 0
 
 
 def group(step: jax.Array, steps: int, groups: int) -> jax.Array | int:
-    """The group of channels that a step belongs to, of which each has ``steps``."""
+    """The channel group of a step, if each group has ``steps`` steps."""
     return div(step, steps) if groups > 1 else 0
 
 
 def load(ref: Ref, layout: Layout) -> jax.Array:
-    """Loads in float32, in whatever order of memory banks the layout comes to."""
+    """Loads in float32, also with layouts that cause bank conflicts."""
     return plgpu.load(ref, layout=layout, optimized=False).astype(jnp.float32)
 
 
 def load_words(ref: Ref, layout: Layout, dtype: np.dtype) -> list[jax.Array]:
-    """The one or two channels of each word, of maps of ``dtype``, in float32.
+    """Loads words of a map of ``dtype``, and returns their one or two channels in float32.
 
-    A bfloat16 is the upper half of a float32, so that two are a shift and a mask away.
+    A bfloat16 is the upper half of a float32, so a shift and a mask convert two of them.
     """
     if dtype.itemsize == 4:
         return [load(ref, layout)]
@@ -94,7 +105,7 @@ def load_words(ref: Ref, layout: Layout, dtype: np.dtype) -> list[jax.Array]:
 
 
 def store_words(ref: Ref, channels: Sequence[jax.Array], dtype: np.dtype) -> None:
-    """Stores what :func:`load_words` loads, rounded to ``dtype``."""
+    """Stores channels as words, rounded to ``dtype``; the inverse of :func:`load_words`."""
     if dtype.itemsize == 4:
         (word,) = channels
     else:
@@ -107,23 +118,23 @@ def store_words(ref: Ref, channels: Sequence[jax.Array], dtype: np.dtype) -> Non
 
 
 def store(ref: Ref, value: jax.Array) -> None:
-    """Stores in the dtype of ``ref``, as :func:`load` loads."""
+    """Stores in the dtype of ``ref``, also with layouts that cause bank conflicts."""
     value = value.astype(ref.dtype)
     if hasattr(plgpu, "store"):
         plgpu.store(ref, value, optimized=False)
-    else:  # before JAX 0.12 there is one kind of store, which takes any layout
+    else:  # before JAX 0.12, the only store takes any layout
         ref[...] = value
 
 
 def split(index: jax.Array | int, size: int) -> tuple[jax.Array | int, jax.Array | int]:
-    """The box of an index that is not negative, in boxes of ``size``, and the place in it."""
+    """Splits a non-negative index into the index of a box of ``size`` and the index in the box."""
     if isinstance(index, int):
         return divmod(index, size)
     return div(index, size), rem(index, size)
 
 
-def spread(weights: jax.Array, words: int, layout: Layout) -> jax.Array:
-    """``[rows] -> [rows, words]``."""
+def broadcast_words(weights: jax.Array, words: int, layout: Layout) -> jax.Array:
+    """Broadcasts weights over words, ``[rows] -> [rows, words]``."""
     shape = (*weights.shape, words)
     return plgpu.layout_cast(lax.broadcast_in_dim(weights, shape, (0,)), layout)
 
@@ -131,7 +142,7 @@ def spread(weights: jax.Array, words: int, layout: Layout) -> jax.Array:
 def add_products[Key](
     sums: dict[Key, list[jax.Array]], key: Key, weight: jax.Array, channels: Sequence[jax.Array]
 ) -> None:
-    """Adds ``weight`` times the channels of each word to the sums of ``key``."""
+    """Adds ``weight`` times each of ``channels`` to the sums of ``key``."""
     products = [weight * channel for channel in channels]
     if key in sums:
         products = [total + product for total, product in zip(sums[key], products, strict=True)]
@@ -171,10 +182,16 @@ def pipeline(
     compute: Callable[[jax.Array, jax.Array], None],
     ready: Callable[[], None],
 ) -> None:
-    """Computes all steps, each while what the next one needs comes in, if there are two slots.
+    """Computes all steps; with two slots, the data of the next step is copied meanwhile.
 
-    ``compute`` must end with a barrier of all threads: it frees the slot. ``ready`` waits, once,
-    for what all steps need.
+    Args:
+        steps: number of steps.
+        slots: number of buffers, 1 or 2.
+        fetch: function that starts the copies of a step into a slot.
+        barrier: barriers of the copies, one for each slot.
+        compute: function that computes a step from a slot. It must end with a barrier of all
+            threads, after which the slot can be overwritten.
+        ready: function that waits for the data that all steps need; it is called once.
     """
 
     def step(index, _):

@@ -1,18 +1,18 @@
-"""Buffers in the shared memory of a block, and what copies ask of them."""
+"""Buffers in the shared memory of a block, and the requirements of copies."""
 
 import dataclasses
 import math
 
 import numpy as np
 
-from carafe_kernels.mosaic_gpu.arrays import kernels_of_a_box, round_up
+from carafe_kernels.mosaic_gpu.arrays import kernels_per_box, round_up
 
 # Bytes of shared memory on compute capability 9.0 and 10.0.
-SHARED_MEMORY = 232_448  # that one block may have
-_MULTIPROCESSOR_MEMORY = 233_472  # for all blocks of a multiprocessor
-_RESERVED = 1024  # of each block, for the system
-_COPY_ALIGNMENT = 128  # bytes; what a copy into shared memory starts at and moves multiples of
-_BUFFER_ALIGNMENT = 1024  # bytes; each buffer takes whole multiples
+SHARED_MEMORY = 232_448  # limit of one block
+_MULTIPROCESSOR_MEMORY = 233_472  # limit of all blocks of a multiprocessor together
+_RESERVED = 1024  # reserved by the system, per block
+_COPY_ALIGNMENT = 128  # a copy into shared memory starts at a multiple and moves a multiple
+_BUFFER_ALIGNMENT = 1024  # each buffer takes a multiple
 
 
 class TooLargeError(ValueError):
@@ -23,25 +23,25 @@ class TooLargeError(ValueError):
 
 
 def shared_memory(*buffers: int) -> int:
-    """Bytes that buffers take, and barriers with them."""
+    """Bytes of shared memory for buffers of the given sizes and for the barriers."""
     return sum(round_up(nbytes, _BUFFER_ALIGNMENT) for nbytes in (*buffers, _BUFFER_ALIGNMENT))
 
 
 def two_blocks_fit(nbytes: int) -> bool:
-    """Whether two blocks of this much shared memory share a multiprocessor."""
+    """Whether two blocks with ``nbytes`` of shared memory each fit on a multiprocessor."""
     return 2 * (nbytes + _RESERVED) <= _MULTIPROCESSOR_MEMORY
 
 
 def copied_rows(rows: int, row_bytes: int) -> int:
-    """``rows``, and as many more as a copy into shared memory must take along."""
+    """``rows``, rounded up so that a copy into shared memory moves a multiple of 128 bytes."""
     return round_up(rows, _COPY_ALIGNMENT // math.gcd(row_bytes, _COPY_ALIGNMENT))
 
 
 def is_one_piece(box: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether ``box`` is contiguous in an array of ``shape``; an axis of one place never matters.
+    """Whether ``box`` is contiguous in an array of ``shape``; axes of size 1 are ignored.
 
-    Such a box is stored as one piece, clipped at the end of the array only: where a tile reaches
-    over the end of an axis, it would overwrite what comes next.
+    A contiguous box is stored as one piece, which is clipped only at the end of the array. If a
+    tile reaches beyond the end of an axis, such a store would overwrite the data behind it.
     """
     expected = stride = 1
     for size, length in zip(reversed(box), reversed(shape), strict=True):
@@ -55,18 +55,18 @@ def is_one_piece(box: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 class CellTile:
     """Weights or logits of a tile of cells in shared memory.
 
-    The kernels of a row of cells lie one after the other, in boxes of a few. A row of a box is an
-    odd multiple of 16 bytes, which keeps threads that read different rows out of each other's
+    The kernels of a row of cells lie one after the other, in boxes of several kernels. A row of a
+    box is an odd multiple of 16 bytes long, so that threads that read different rows use different
     memory banks.
 
     Args:
-        rows: cells.
-        columns: cells.
-        parts: of each cell, see :mod:`carafe_kernels.mosaic_gpu.arrays`.
-        kernels: of a cell in one part.
-        taps: of a kernel.
-        box: kernels of a box.
-        dtype: of the entries.
+        rows: number of rows of cells.
+        columns: number of columns of cells.
+        parts: number of parts of a cell, see :mod:`carafe_kernels.mosaic_gpu.arrays`.
+        kernels: number of kernels of a part.
+        taps: number of taps of a kernel.
+        box: number of kernels of a box.
+        dtype: dtype of the weights or logits.
     """
 
     rows: int
@@ -79,7 +79,7 @@ class CellTile:
 
     @property
     def boxes(self) -> int:
-        """Of one part."""
+        """Number of boxes of a part."""
         return -(-self.columns * self.kernels // self.box)
 
     @property
@@ -88,7 +88,7 @@ class CellTile:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the buffer, ``[parts * boxes, rows, kernels, taps]``."""
+        """Shape of the buffer, ``[parts * boxes, rows, kernels, taps]``."""
         return self.parts * self.boxes, self.padded_rows, self.box, self.taps
 
     @property
@@ -96,12 +96,12 @@ class CellTile:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def normalized(self) -> "CellTile":
-        """Room for the weights of the same cells in float32, rows that copies fill up included."""
+        """The buffer for normalised weights of the same cells, padding included, in float32."""
         return dataclasses.replace(self, rows=self.padded_rows, dtype=np.dtype(np.float32))
 
 
 def cell_tile(
     rows: int, columns: int, parts: int, kernels: int, taps: int, dtype: np.dtype
 ) -> CellTile:
-    """A :class:`CellTile` that copies can fill."""
-    return CellTile(rows, columns, parts, kernels, taps, kernels_of_a_box(dtype), dtype)
+    """A :class:`CellTile` whose boxes can be copied."""
+    return CellTile(rows, columns, parts, kernels, taps, kernels_per_box(dtype), dtype)

@@ -1,6 +1,6 @@
-"""The contractions by kernels, from weights and from logits, which the kernels normalise.
+"""The contractions, computed by GPU kernels from weights or from logits.
 
-All sums are in float32.
+The kernels normalise logits themselves. All sums are in float32.
 """
 
 import functools
@@ -26,7 +26,7 @@ from carafe_kernels.plan import Operands, Plan, Results
 
 
 def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
-    """Computes a result or two, see :class:`carafe_kernels.implementation.Contract`."""
+    """Computes one or two results, see :class:`carafe_kernels.implementation.Contract`."""
     match results:
         case ("y",):
             kernels = _forward
@@ -37,7 +37,7 @@ def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Arra
         case ("x", "weights" | "logits"):
             kernels = _gradients
         case _:
-            raise ValueError(f"results must be those of a contraction, got {results}")
+            raise ValueError(f"results must name one contraction or both gradients, got {results}")
     return call_kernels(functools.partial(kernels, plan), plan, results, operands)
 
 
@@ -80,14 +80,14 @@ def _gradients(plan: Plan, geometry: Geometry, operands: Operands) -> tuple[jax.
 
 
 def _problem(plan: Plan, geometry: Geometry, a_map: jax.Array) -> Problem:
-    """Describes the part of the arrays that one device has, from one of its maps."""
+    """The problem of one device, from its shard of one of the maps."""
     batch, _, _, channels = a_map.shape
     cells_dtype = copied_dtype(plan.weights_dtype, geometry)
     return Problem(geometry, batch, plan.size, channels, a_map.dtype, cells_dtype, plan.normalizer)
 
 
 def _cells(problem: Problem, operands: Operands) -> jax.Array:
-    """Weights or logits as the kernels copy them."""
+    """Weights or logits in the layout that the kernels copy."""
     if problem.normalizer is None:
         weights = operands["weights"].astype(problem.cells_dtype)
         return cells_from_weights(weights, problem.geometry)
@@ -95,7 +95,7 @@ def _cells(problem: Problem, operands: Operands) -> jax.Array:
 
 
 def _from_cells(cells: jax.Array, problem: Problem, dtype: np.dtype) -> jax.Array:
-    """Inverts :func:`_cells`: weights or logits from what the kernels store."""
+    """Weights or logits from the layout that the kernels store, the inverse of :func:`_cells`."""
     if problem.normalizer is None:
         return weights_from_cells(cells, problem.geometry).astype(dtype)
     return logits_from_cells(cells).astype(dtype)

@@ -1,4 +1,4 @@
-"""How the kernels of a tile of cells come into shared memory, weights or logits."""
+"""Copies of the weights or logits of a tile of cells into shared memory."""
 
 import dataclasses
 from typing import Any
@@ -21,14 +21,14 @@ from carafe_kernels.mosaic_gpu.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class CopiedCells:
-    """How the kernels of a tile of cells come into shared memory.
+    """Copies of the weights or logits of a tile of cells into shared memory.
 
     Args:
-        cells: of a block.
-        up: output phases of a cell along an axis.
-        before: cells of the halo before the tile, for which zeros are put before the map where
-            no copy may start there.
-        settings: how to compile and run.
+        cells: buffer of a block.
+        up: number of output phases of a cell along an axis.
+        before: number of cells of the halo before the tile. If copies may not start before the
+            array, it is padded with as many cells of zeros.
+        settings: settings of the kernels.
     """
 
     cells: CellTile
@@ -38,19 +38,19 @@ class CopiedCells:
 
     @property
     def buffer(self) -> Any:
-        """What the copies fill."""
+        """The buffer in shared memory that the copies fill."""
         return plgpu.SMEM(self.cells.shape, self.cells.dtype)
 
     @property
     def barrier(self) -> Any:
-        """Of the copies."""
+        """The barrier that the copies arrive at."""
         return plgpu.Barrier(num_arrivals=self.cells.parts * self.cells.boxes)
 
     def operand(self, cells: jax.Array) -> jax.Array:
-        """``[b, q, p, r, n]`` as the kernel takes it: ``[b, q, p, r * n]``.
+        """Reshapes ``[b, q, p, r, n]`` for the kernel, to ``[b, q, p, r * n]``.
 
-        Rows are padded to whole multiples of 16 bytes. The interpreter copies any number of
-        elements, but has no reshaped references, and gets ``[b, q, p, kernels, taps]``.
+        Rows are padded to a multiple of 16 bytes. The interpreter does not support reshaped
+        references, and gets ``[b, q, p, kernels, taps]``; it can copy any number of elements.
         """
         copied = self.cells
         if cells.shape[4] > copied.kernels * copied.taps:
@@ -66,7 +66,17 @@ class CopiedCells:
         return cells.reshape(batch, rows, parts, columns * entries)
 
     def fetch(self, cells: Ref, buffer, barrier, b, row, column, part: jax.Array | int = 0):
-        """Starts to copy a part of the kernels of the cells from ``row`` and ``column`` on."""
+        """Starts to copy the kernels of the tile whose first cell is at ``row`` and ``column``.
+
+        Args:
+            cells: array in device memory, from :meth:`operand`.
+            buffer: buffer in shared memory.
+            barrier: barrier that the copies arrive at.
+            b: index of the map.
+            row: row of the first cell.
+            column: column of the first cell.
+            part: index of the part to copy, in units of the parts that the buffer holds.
+        """
         copied = self.cells
         for index in range(copied.parts * copied.boxes):
             own_part, box = divmod(index, copied.boxes)

@@ -1,9 +1,9 @@
-"""An estimate of the cycles that a tile takes, to choose between tiles.
+"""Estimates of the cycles that a kernel takes with a tile, to choose between tiles.
 
-Counted for an H100: a multiply-add, a conversion or a load takes an issue slot of a warp's
-scheduler; shared memory serves 128 bytes a cycle; the second cache serves all multiprocessors. What
-is slowest decides. Blocks come in rounds of one a multiprocessor, and cells beyond the end of a map
-cost as much as any other but for what is copied.
+The model is an H100. Each multiply-add, conversion and load takes one issue slot of a warp
+scheduler. Shared memory serves 128 bytes per cycle. The second-level cache serves all
+multiprocessors. The slowest of these decides. Blocks run in rounds of one block per multiprocessor.
+Cells beyond the end of a map are computed like other cells, but nothing is copied for them.
 """
 
 from carafe_kernels.geometry import Geometry
@@ -11,26 +11,26 @@ from carafe_kernels.mosaic_gpu.layouts import WARPS
 from carafe_kernels.mosaic_gpu.problem import Problem
 
 MULTIPROCESSORS = 132
-_CACHE_BYTES_A_CYCLE = 3200  # some 5.5 TB/s at 1.7 GHz, of all multiprocessors together
-_WEIGHTS_A_LOAD = 2  # they come up to four at a time, where taps follow each other
-_INSTRUCTIONS_A_CONVERSION = 2  # of a word into two channels
-_CYCLES_A_STEP = 400  # barriers and latency that no other block hides
+_CACHE_BYTES_PER_CYCLE = 3200  # some 5.5 TB/s at 1.7 GHz, for all multiprocessors together
+_WEIGHTS_PER_LOAD = 2  # up to four weights of consecutive taps come with one load
+_INSTRUCTIONS_PER_CONVERSION = 2  # from one word to two channels
+_CYCLES_PER_STEP = 400  # barriers and latency that no other block hides
 
 
 def fetched(size: int, tile: int, before: int, after: int) -> int:
-    """Cells that all tiles of an axis fetch, each with its halo, inside the axis only."""
+    """Number of cells that all tiles along an axis fetch, with halos, inside the map only."""
     starts = range(0, size, tile)
     return sum(min(start + tile + after, size) - max(start - before, 0) for start in starts)
 
 
-def sources_of_a_row(geometry: Geometry, columns: int) -> int:
-    """Columns of sources that the outputs of ``columns`` cells read."""
+def source_columns(geometry: Geometry, columns: int) -> int:
+    """Number of columns of sources that the outputs of ``columns`` cells read."""
     reads = [geometry.read(v, m) for v in range(geometry.up) for m in range(geometry.kernel_size)]
     return len({(q + read.cell_shift, read.source_phase) for q in range(columns) for read in reads})
 
 
-def readers_of_a_row(geometry: Geometry, columns: int) -> int:
-    """Columns of outputs that read the sources of ``columns`` cells."""
+def reading_columns(geometry: Geometry, columns: int) -> int:
+    """Number of columns of outputs that read the sources of ``columns`` cells."""
     readers = [reader for t in range(geometry.down) for reader in geometry.readers(t)]
     return len(
         {(q + reader.cell_shift, reader.phase) for q in range(columns) for reader in readers}
@@ -49,24 +49,24 @@ def cycles(
     map_bytes: tuple[int, int],
     cell_halo: tuple[int, int],
 ) -> int:
-    """Cycles of all blocks of a forward pass or an input gradient.
+    """Estimated cycles of a forward pass or an input gradient.
 
     Args:
-        problem: what is computed.
-        rows: cells of a tile.
-        columns: cells of a tile.
-        vector: words of a thread.
-        steps: over the channels.
-        loads: of ``vector`` words, of a thread in one step.
-        halo: cells before and after a tile that it reads.
-        map_bytes: of a cell in the map that comes in and in the one that goes out, all channels.
-        cell_halo: cells before and after a tile of which it needs the weights.
+        problem: problem that the kernel computes.
+        rows: number of rows of cells of a tile.
+        columns: number of columns of cells of a tile.
+        vector: number of words per thread.
+        steps: number of steps over the channels.
+        loads: number of loads of ``vector`` words per thread and step.
+        halo: numbers of cells before and after a tile whose pixels the tile reads.
+        map_bytes: bytes of a cell in the input map and in the output map, for all channels.
+        cell_halo: numbers of cells before and after a tile whose weights the tile reads.
     """
     geometry = problem.geometry
     weights = columns * geometry.up**2 * geometry.taps
     products = weights * vector * problem.channels_of_a_word
-    conversions = loads * vector * _INSTRUCTIONS_A_CONVERSION * (problem.channels_of_a_word - 1)
-    weight_loads = weights // _WEIGHTS_A_LOAD
+    conversions = loads * vector * _INSTRUCTIONS_PER_CONVERSION * (problem.channels_of_a_word - 1)
+    weight_loads = weights // _WEIGHTS_PER_LOAD
     issued = products + conversions + loads + weight_loads
     wavefronts = WARPS * (loads * vector + weight_loads)
     (map_rows, map_columns), (bytes_in, bytes_out) = problem.cells, map_bytes
@@ -76,5 +76,5 @@ def cycles(
     cell_bytes = geometry.logit_channels * problem.cells_dtype.itemsize
     copied = fetched(map_rows, rows, *cell_halo) * fetched(map_columns, columns, *cell_halo)
     moved = read + copied * cell_bytes + map_rows * map_columns * bytes_out
-    step = max(issued, wavefronts) + _CYCLES_A_STEP
-    return max(rounds * steps * step, problem.batch * moved // _CACHE_BYTES_A_CYCLE)
+    step = max(issued, wavefronts) + _CYCLES_PER_STEP
+    return max(rounds * steps * step, problem.batch * moved // _CACHE_BYTES_PER_CYCLE)

@@ -1,7 +1,8 @@
-"""The reassembly `y` as products of bands of weights and patches, on the tensor cores.
+"""The forward pass on the tensor cores: products of band matrices of weights with patches.
 
-The products have 2.6 times the arithmetic of the sum, most of it with zeros, and cost less. A pixel
-that is not finite spoils all targets of its patches.
+The products have 2.6 times the arithmetic of the sum over taps, most of it with zeros, but are
+estimated to take less time. A pixel that is not finite affects all targets of its patches, not only
+the targets that read it.
 """
 
 import functools
@@ -30,17 +31,17 @@ from carafe_kernels.mosaic_gpu.settings import Settings
 
 
 def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings) -> Work:
-    """Reassembles ``x`` with the kernels of its cells.
+    """Reassembles ``x`` with the reassembly kernels of its cells.
 
     Args:
-        x: ``[B, H, W, C]``.
-        cells: ``[B, q, p, r, n]``, weights or logits; see :mod:`carafe_kernels.mosaic_gpu.arrays`.
-        problem: what the arrays are, one that
-            :func:`carafe_kernels.mosaic_gpu.band_tiling.why_no_bands` has nothing against.
-        settings: how to compile and run.
+        x: feature map ``[B, H, W, C]``.
+        cells: weights or logits ``[B, q, p, r, n]``, see :mod:`carafe_kernels.mosaic_gpu.arrays`.
+        problem: description of the arrays, for which
+            :func:`carafe_kernels.mosaic_gpu.band_tiling.bands_reason` returns ``None``.
+        settings: settings of the kernel.
 
     Returns:
-        The work, with a result ``[B, H', W', C]`` in the dtype of ``x``.
+        The work of the kernel. Its result is ``[B, H', W', C]``, in the dtype of ``x``.
     """
     geometry, groups = problem.geometry, problem.geometry.groups
     tile = band_tile(problem, settings.max_slots)
@@ -54,7 +55,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
         (x, cells), (x_tile, y_tile, copied_kernels, kernels) = operands, buffers
         x_barrier, cell_barrier = barriers
         b, row, column = grid.position(block)
-        shift = radius if settings.pads_maps else 0  # no copy then starts before the map
+        shift = radius if settings.pads_maps else 0  # so that no copy starts before the map
         pixels = x_tile.reshape(tile.slots * tile.map_rows * SIDE, channels)
 
         def fetch(step, slot):
@@ -70,17 +71,17 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
                 oob_mode=plgpu.OOBFillMode.ZEROS,
             )
 
-        def compute(bands_of_squares, step, slot):
-            for square, bands_of_steps in enumerate(bands_of_squares):
+        def compute(all_bands, step, slot):
+            for square, square_bands in enumerate(all_bands):
                 zeros = jnp.zeros((TARGETS, channels), jnp.float32)
                 total = plgpu.layout_cast(zeros, sums)
-                for k_step, parts in enumerate(bands_of_steps):
+                for k_step, parts in enumerate(square_bands):
                     first = (slot * tile.map_rows + square * CELLS) * SIDE + k_step * K_STEP
                     patch = pixels.at[pl.ds(first, K_STEP)]
                     patch = plgpu.load(patch, layout=right, optimized=False)
                     for band in parts:
                         total = plgpu.mma(total, band, patch)
-                # A barrier first: the compiler would move the wait to the start of the step.
+                # The barrier keeps the compiler from moving the wait to the start of the step.
                 plgpu.commit_smem()
                 plgpu.wait_smem_to_gmem(0, wait_read_only=True)
                 blocks.store(y_tile.reshape(TARGETS, channels), total)
@@ -95,10 +96,10 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
                     ],
                 )
 
-        def of_group(group, _):
-            squares = [bands.of_square(kernels, group, n) for n in range(tile.squares)]
+        def compute_group(group, _):
+            squares = [bands.square_bands(kernels, group, n) for n in range(tile.squares)]
 
-            def of_step(step, _):
+            def compute_step(step, _):
                 blocks.pipelined_step(
                     group * tile.steps + step,
                     groups * tile.steps,
@@ -108,13 +109,13 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
                     functools.partial(compute, squares),
                 )
 
-            blocks.loop(tile.steps, of_step)
+            blocks.loop(tile.steps, compute_step)
 
         copied.fetch(cells, copied_kernels, cell_barrier, b, row, column)
         fetch(blocks.traced_zero(), jnp.int32(0))
         plgpu.barrier_wait(cell_barrier)
         bands.arrange(copied_kernels, kernels)
-        blocks.loop(groups, of_group)
+        blocks.loop(groups, compute_group)
         plgpu.wait_smem_to_gmem(0)
 
     def finish(y):

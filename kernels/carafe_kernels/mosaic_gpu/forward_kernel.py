@@ -1,4 +1,4 @@
-"""The reassembly `y` of a map and kernels, which may come as logits (Eqn. 3, section 3.2)."""
+"""The forward pass (Eqn. 3), from weights or from logits (section 3.2)."""
 
 import collections
 import functools
@@ -27,16 +27,16 @@ from carafe_kernels.mosaic_gpu.weights import Weights
 
 
 def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings) -> Work:
-    """Reassembles ``x`` with the kernels of its cells.
+    """Reassembles ``x`` with the reassembly kernels of its cells.
 
     Args:
-        x: ``[B, H, W, C]``.
-        cells: ``[B, q, p, r, n]``, weights or logits; see :mod:`carafe_kernels.mosaic_gpu.arrays`.
-        problem: what the arrays are.
-        settings: how to compile and run.
+        x: feature map ``[B, H, W, C]``.
+        cells: weights or logits ``[B, q, p, r, n]``, see :mod:`carafe_kernels.mosaic_gpu.arrays`.
+        problem: description of the arrays.
+        settings: settings of the kernel.
 
     Returns:
-        The work, with a result ``[B, H', W', C]`` in the dtype of ``x``.
+        The work of the kernel. Its result is ``[B, H', W', C]``, in the dtype of ``x``.
     """
     geometry, groups = problem.geometry, problem.geometry.groups
     tile = forward_tile(problem, settings.max_slots)
@@ -48,7 +48,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
     layout, row_layout = channel_layout(tile.rows, tile.words, tile.vector)
     copied = CopiedCells(tile.cells, up, 0, settings)
     weights = Weights(problem, tile, row_layout)
-    # What one row of sources is for: every output row phase and row of taps that reads it.
+    # For each row of sources, the row phases of outputs and the rows of taps that read it.
     uses = collections.defaultdict(list)
     for u in range(up):
         for n in range(geometry.kernel_size):
@@ -58,7 +58,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
         (x, cells), (x_tile, y_tile, *kernels) = operands, buffers
         x_barrier, cell_barrier = barriers
         b, row, column = grid.position(block)
-        shift = before if settings.pads_maps else 0  # no copy then starts before the map
+        shift = before if settings.pads_maps else 0  # so that no copy starts before the map
 
         def fetch(chunk, slot):
             plgpu.copy_gmem_to_smem(
@@ -80,9 +80,9 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
             for (row_shift, s), row_uses in uses.items():
 
                 @functools.cache
-                def source(place, row_shift=row_shift, s=s):
+                def source(pixel, row_shift=row_shift, s=s):
                     start = before + row_shift
-                    ref = x_tile.at[slot, pl.ds(start, tile.rows), s, place]
+                    ref = x_tile.at[slot, pl.ds(start, tile.rows), s, pixel]
                     return blocks.load_words(ref, layout, problem.dtype)
 
                 for u, n in row_uses:
@@ -90,12 +90,12 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
                         for v in range(up):
                             for m in range(geometry.kernel_size):
                                 column_shift, t = geometry.read(v, m)
-                                place = (q + before + column_shift) * down + t
+                                pixel = (q + before + column_shift) * down + t
                                 tap = n * geometry.kernel_size + m
                                 weight = weights.load(kernels, 0, q, (u, v, group, tap))
-                                weight = blocks.spread(weight, tile.words, layout)
-                                blocks.add_products(sums, (q, u, v), weight, source(place))
-            # A barrier first: the compiler would move the wait to the start of the step.
+                                weight = blocks.broadcast_words(weight, tile.words, layout)
+                                blocks.add_products(sums, (q, u, v), weight, source(pixel))
+            # The barrier keeps the compiler from moving the wait to the start of the step.
             plgpu.commit_smem()
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             for (q, u, v), total in sums.items():

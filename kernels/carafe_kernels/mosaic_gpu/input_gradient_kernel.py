@@ -1,7 +1,7 @@
-"""The gradient of the reassembly by the map.
+"""The gradient of the reassembly with respect to the map ``x``.
 
-It gathers: a block owns what it writes, nothing is added atomically, and two runs agree to the
-last bit.
+It is gathered: each block writes pixels of its own, and there are no atomic additions. So the
+result is the same to the last bit in every run.
 """
 
 import collections
@@ -35,17 +35,17 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
     """Gathers, for each source pixel, ``weights * y`` from the outputs that read it.
 
     Args:
-        cells: ``[B, q, p, r, n]``, weights or logits.
-        y: gradient by the output, ``[B, H', W', C]``.
-        problem: what the arrays are.
-        settings: how to compile and run.
+        cells: weights or logits ``[B, q, p, r, n]``.
+        y: gradient with respect to the output, ``[B, H', W', C]``.
+        problem: description of the arrays.
+        settings: settings of the kernel.
 
     Returns:
-        The work, with a result ``[B, H, W, C]`` in the dtype of ``y``.
+        The work of the kernel. Its result is ``[B, H, W, C]``, in the dtype of ``y``.
     """
     geometry, groups = problem.geometry, problem.geometry.groups
     tile = input_gradient_tile(problem, settings.max_slots)
-    _, before = geometry.halo  # a source is read by the cells that a cell does not reach
+    _, before = geometry.halo  # outputs read cells after their own, so readers are cells before
     up, down = geometry.up, geometry.down
     rows, columns = problem.cells
     height, width = problem.size
@@ -54,13 +54,13 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
     copied = CopiedCells(tile.cells, up, before, settings)
     weights = Weights(problem, tile, row_layout)
     shift = (before, before) if settings.pads_maps else (0, 0)
-    rows_of_a_pass = up // tile.passes
-    # What one row of outputs is for: every row phase of sources, and the tap that reads it. With
-    # down = 1 it is the same for all row phases of outputs, so those of any pass are the first.
+    rows_per_pass = up // tile.passes
+    # For each row of outputs, the row phases of sources that it reads and the rows of taps. With
+    # several passes down is 1, and all passes read the same sources as the first.
     uses = collections.defaultdict(list)
     for s in range(down):
         for reader in geometry.readers(s):
-            if reader.phase < rows_of_a_pass:
+            if reader.phase < rows_per_pass:
                 uses[reader.cell_shift, reader.phase].append((s, reader.tap))
     sources = list(itertools.product(range(down), range(tile.columns), range(down)))
 
@@ -75,7 +75,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
                 y.at[
                     b,
                     pl.ds(first_row, tile.map_shape[1]),
-                    pl.ds(part * rows_of_a_pass, rows_of_a_pass),
+                    pl.ds(part * rows_per_pass, rows_per_pass),
                     pl.ds(first_column * up, tile.map_shape[3]),
                     pl.ds(chunk * tile.words, tile.words),
                 ],
@@ -94,20 +94,20 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
             finish(add_rows(no_sums, chunk, slot), chunk)
 
         def compute_in_passes(chunk, _):
-            # A loop, because unrolled the compiler would load for all passes before it adds.
+            # If the passes were unrolled, the compiler would load for all of them before it adds.
             def add_pass(part, sums):
                 fetch_weights(part)
                 fetch(chunk, 0, part)
                 weights.wait(kernels, cell_barrier)
                 plgpu.barrier_wait(y_barrier.at[0])
                 sums = add_rows(sums, chunk, 0)
-                plgpu.commit_smem()  # all threads have read: the tiles are free
+                plgpu.commit_smem()  # the buffers are free once all threads have read them
                 return sums
 
             finish(blocks.loop(tile.passes, add_pass, no_sums), chunk)
 
         def finish(sums, chunk):
-            # A barrier first: the compiler would move the wait to the start of the step.
+            # The barrier keeps the compiler from moving the wait to the start of the step.
             plgpu.commit_smem()
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             for (s, q, t), total in zip(sources, sums, strict=True):
@@ -135,8 +135,8 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
             start = before + row_shift
 
             @functools.cache
-            def output(place):
-                ref = y_tile.at[slot, pl.ds(start, tile.rows), u, place]
+            def output(pixel):
+                ref = y_tile.at[slot, pl.ds(start, tile.rows), u, pixel]
                 return blocks.load_words(ref, layout, problem.dtype)
 
             for (s, n), q, t in itertools.product(row_uses, range(tile.columns), range(down)):
@@ -145,9 +145,9 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
                     tap = n * geometry.kernel_size + reader.tap
                     index = (u, reader.phase, group, tap)
                     weight = weights.load(kernels, start, cell, index)
-                    weight = blocks.spread(weight, tile.words, layout)
-                    place = cell * up + reader.phase
-                    blocks.add_products(sums, (s, q, t), weight, output(place))
+                    weight = blocks.broadcast_words(weight, tile.words, layout)
+                    pixel = cell * up + reader.phase
+                    blocks.add_products(sums, (s, q, t), weight, output(pixel))
 
         chunks = groups * tile.chunks
         if tile.passes == 1:

@@ -1,4 +1,4 @@
-"""Launches kernels: one contraction, or two beside each other."""
+"""Launches of kernels that compute one contraction, or two at once."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,18 +18,18 @@ from carafe_kernels.mosaic_gpu.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What the blocks of one contraction do.
+    """The work of the blocks of one contraction.
 
     Args:
-        blocks: their number.
-        operands: arrays in device memory.
+        blocks: number of blocks.
+        operands: arrays in device memory that the blocks read.
         result: shape and dtype of the array that the blocks write.
-        memory: groups of buffers in shared memory. The groups overlap: a block has done with one
-            before it writes to the next.
-        barriers: for copies into the buffers.
-        run: what a block does, from its number, the references of the operands and the result,
-            the buffers of all groups one after the other, and the barriers.
-        finish: makes the result of the contraction from the array.
+        memory: groups of buffers in shared memory. The groups overlap in memory: a block no longer
+            needs a group when it writes to the next group.
+        barriers: barriers for copies into the buffers.
+        run: function that a block runs, of the index of the block, references to the operands and
+            to the result, the buffers of all groups in order, and the barriers.
+        finish: function from the array that the blocks write to the result of the contraction.
     """
 
     blocks: int
@@ -44,13 +44,13 @@ class Work:
 def launch(name: str, settings: Settings, *works: Work) -> tuple[jax.Array, ...]:
     """Runs one or two works in one kernel, and returns their results.
 
-    Blocks of two works at the same place of a map run at about the same time, so that what both
-    read comes from memory once.
+    Blocks of two works for the same part of a map run at about the same time, so that data that
+    both read is loaded from memory once.
     """
     groups = [group for work in works for group in work.memory]
 
-    def turns() -> list[tuple[jax.Array | None, jax.Array]]:
-        """For each work, whether this block is one of its own, and the block's number in it."""
+    def assignments() -> list[tuple[jax.Array | None, jax.Array]]:
+        """For each work, whether this block belongs to it, and the index of the block in it."""
         block = lax.axis_index(blocks.Grid.names)
         if len(works) == 1:
             return [(None, block)]
@@ -62,7 +62,7 @@ def launch(name: str, settings: Settings, *works: Work) -> tuple[jax.Array, ...]
         operands, results = list(arrays[: -len(works)]), arrays[-len(works) :]
         buffers = list(memory) if len(groups) > 1 else [memory]
         for work, result, own_barriers, (condition, index) in zip(
-            works, results, barriers, turns(), strict=True
+            works, results, barriers, assignments(), strict=True
         ):
             own_operands = [operands.pop(0) for _ in work.operands]
             own_buffers = [buffer for _ in work.memory for buffer in buffers.pop(0)]
@@ -96,24 +96,30 @@ def launch(name: str, settings: Settings, *works: Work) -> tuple[jax.Array, ...]
 def block_order(
     block: jax.Array, first: int, second: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The order of the blocks of two works, the first with ``first`` blocks.
+    """Assigns a block of a launch to one of two works.
 
-    The blocks of the work that has fewer are spread evenly among those of the other.
+    The blocks of the smaller work are distributed evenly among the blocks of the larger work.
+
+    Args:
+        block: index of the block in the launch.
+        first: number of blocks of the first work.
+        second: number of blocks of the second work.
 
     Returns:
-        For a block of the launch: whether it belongs to the first work, and the number of the
-        block in the first work and in the second, of which the one that it belongs to counts.
+        Whether the block belongs to the first work, the index of the block in the first work, and
+        the index in the second work. The index in the work that it does not belong to is
+        meaningless.
     """
-    fewer, total = min(first, second), first + second
-    if fewer * total <= MAX_INDEX:
-        index = blocks.div((block + 1) * fewer - 1, total)
-        is_fewer = blocks.div(index * total, fewer) == block
-        of_more = block - index - 1
-    else:  # the products overflow: what the rounded ratio leaves comes last
-        ratio = total // fewer
+    smaller, total = min(first, second), first + second
+    if smaller * total <= MAX_INDEX:
+        index = blocks.div((block + 1) * smaller - 1, total)
+        is_smaller = blocks.div(index * total, smaller) == block
+        other_index = block - index - 1
+    else:  # the products would overflow
+        ratio = total // smaller  # rounded down; the blocks that are left over come last
         index = blocks.div(block, ratio)
-        is_fewer = (index < fewer) & (blocks.rem(block, ratio) == 0)
-        of_more = block - jnp.minimum(index + 1, fewer)
+        is_smaller = (index < smaller) & (blocks.rem(block, ratio) == 0)
+        other_index = block - jnp.minimum(index + 1, smaller)
     if first <= second:
-        return is_fewer, index, of_more
-    return ~is_fewer, of_more, index
+        return is_smaller, index, other_index
+    return ~is_smaller, other_index, index

@@ -1,4 +1,4 @@
-"""How the 128 threads of a block share arrays."""
+"""Layouts: the distribution of arrays over the 128 threads of a block."""
 
 import math
 from typing import Any
@@ -7,16 +7,18 @@ import numpy as np
 from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-type Layout = Any  # Pallas exports no name for what plgpu.Layout.TILED(...) returns
+type Layout = Any  # Pallas exports no name for the type of plgpu.Layout.TILED(...)
 
 THREADS = 128
 WARPS = 4
 
 
 def _layout(tiles: tuple[tuple[int, ...], ...], shared_by: int = 1) -> mgpu.TiledLayout:
-    """Tiles of a block, of its warps and of their threads' vectors, all of one rank.
+    """The layout with tiles of a block, of a warp and of the vector of a thread.
 
-    `shared_by` lanes of a warp hold the same elements.
+    Args:
+        tiles: shapes of the three tiles, all of one rank.
+        shared_by: number of lanes of a warp that hold the same elements.
     """
     rank = len(tiles[0])
     replicated = (plgpu.Replicated(shared_by),) if shared_by > 1 else ()
@@ -34,7 +36,7 @@ def _parameters(layout: mgpu.TiledLayout) -> Layout:
 
 
 def channel_layout(rows: int, channels: int, vector: int) -> tuple[Layout, Layout]:
-    """Layouts of ``[rows, channels]`` and, the same in all channels, of ``[rows]``.
+    """The layout of ``[rows, channels]``, and the layout of ``[rows]`` that broadcasts to it.
 
     A thread holds ``vector`` channels of one row.
     """
@@ -43,35 +45,35 @@ def channel_layout(rows: int, channels: int, vector: int) -> tuple[Layout, Layou
 
 
 def cell_layout(rows: int, columns: int) -> Layout:
-    """Layout of ``[rows, columns]`` with a thread for each cell.
+    """The layout of ``[rows, columns]`` with one thread for each cell.
 
-    A warp has whole rows: threads that load at once are neighbours in a row, and a row's places
-    lie in different memory banks.
+    A warp holds whole rows. Threads that load at the same time are neighbours in a row, whose
+    pixels lie in different memory banks.
     """
     return _parameters(_layout(((rows, columns), (rows // WARPS, columns), (1, 1))))
 
 
 def kernel_block(boxes: int, rows: int, kernels: int) -> tuple[int, int, int]:
-    """The largest part of ``[boxes, rows, kernels]`` that divides it and has a thread a kernel."""
+    """The largest block of ``[boxes, rows, kernels]`` that divides it, with one thread a kernel."""
     block_rows = min(rows & -rows, THREADS // kernels)
     return min(boxes & -boxes, THREADS // (block_rows * kernels)), block_rows, kernels
 
 
 def kernel_layout(boxes: int, rows: int, kernels: int) -> Layout:
-    """Layout of a :func:`kernel_block`; the kernels of a warp follow each other in memory.
+    """The layout of a :func:`kernel_block`; the kernels of a warp are contiguous in memory.
 
-    Where there are fewer kernels than threads, lanes of one warp share a kernel, never two warps:
-    a warp that is behind would read what another has overwritten.
+    If there are fewer kernels than threads, several lanes of one warp hold the same kernel. Two
+    warps never do, because a slower warp could read what the other has already overwritten.
     """
     size = math.prod((boxes, rows, kernels))
-    of_warp = size // WARPS
-    warp_rows = min(rows, of_warp // kernels)
-    warp = of_warp // (warp_rows * kernels), warp_rows, kernels
+    warp_kernels = size // WARPS
+    warp_rows = min(rows, warp_kernels // kernels)
+    warp = warp_kernels // (warp_rows * kernels), warp_rows, kernels
     return _parameters(_layout(((boxes, rows, kernels), warp, (1, 1, 1)), THREADS // size))
 
 
-def a_thread_each(shape: tuple[int, ...]) -> Layout:
-    """Layout of an array of as many elements as threads, in row-major order."""
+def row_major_layout(shape: tuple[int, ...]) -> Layout:
+    """The layout of an array with one element for each thread, in row-major order."""
     warp, left = [], THREADS // WARPS
     for size in reversed(shape):
         warp.append(min(size, left))
@@ -80,10 +82,11 @@ def a_thread_each(shape: tuple[int, ...]) -> Layout:
 
 
 def matrix_layouts(dtype: np.dtype) -> tuple[Layout, Layout, Layout, Layout]:
-    """Layouts for the tensor cores, where each warp has 16 of 64 rows.
+    """Layouts for the tensor cores, where each warp holds 16 of 64 rows.
 
-    Of the left factor ``[64, 16]``, of its rows ``[64]``, of the right factor ``[16, n]`` and of
-    the sums ``[64, n]``.
+    Returns:
+        The layouts of the left factor ``[64, 16]``, of its rows ``[64]``, of the right factor
+        ``[16, n]`` and of the sums ``[64, n]``.
     """
     layouts = mgpu.MMALayouts(dtype)
     left, right, sums = map(_parameters, (layouts.lhs, layouts.rhs, layouts.acc))

@@ -1,4 +1,4 @@
-"""Calls that JAX cannot look into, made on every device with the part of the arrays it has."""
+"""Opaque calls, made on every device with its shards of the arrays."""
 
 import itertools
 from collections.abc import Callable
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding
 
-from carafe_kernels.placement import (
-    Placement,
+from carafe_kernels.sharding import (
+    CommonSharding,
     Role,
-    common_placement,
-    explicit_placement,
+    common_explicit_sharding,
+    common_sharding,
     resharded,
     varying_axes,
     varying_over,
@@ -21,7 +21,7 @@ from carafe_kernels.placement import (
 type Function = Callable[..., tuple[jax.Array, ...]]
 
 
-def on_parts(
+def on_shards(
     function: Function,
     operands: tuple[Role, ...],
     results: tuple[Role, ...],
@@ -29,54 +29,56 @@ def on_parts(
     *,
     effects: bool = False,
 ) -> Function:
-    """Lets every device call a function on its part of the batch and of the channels.
+    """Lets every device call a function on its shards of the batch and of the channels.
 
-    Under ``jit`` that is so for automatic and for explicit axes of a mesh, and nothing is gathered
-    of arrays that lie as :class:`Placement` says; others are moved there. Weight gradients from a
-    part of the channels are summed over the devices. In ``pmap`` and ``shard_map`` there are only
-    parts anyway. An explicit axis that a ``vmap`` maps over is left to the ``vmap``.
+    Under ``jit`` it works for automatic and for explicit mesh axes. Arrays that have their
+    :class:`CommonSharding` are not gathered; other arrays are resharded to it. Weight gradients
+    over a shard of the channels are summed over the devices. In ``pmap`` and ``shard_map`` the
+    arrays are shards already. An explicit axis that a ``vmap`` maps over is left to the ``vmap``.
 
     Args:
-        function: from arrays of rank 4 to a tuple of them; sees the sizes of its part only.
-        operands: what its arguments are, at least one of them a map.
-        results: what it returns.
-        groups: channel groups of the whole.
-        effects: whether the function has effects, which have no automatic sharding.
+        function: function from arrays of rank 4 to a tuple of arrays of rank 4; it sees the shapes
+            of the shards only.
+        operands: roles of the arguments of the function, at least one of them a map.
+        results: roles of the results of the function.
+        groups: number of channel groups of the whole arrays.
+        effects: whether the function has effects; functions with effects cannot be partitioned
+            automatically.
     """
     roles = operands, results, groups
     partitioned = function if effects else _partitioned(function, *roles)
 
     def call(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        mesh, placement = explicit_placement(
+        mesh, common = common_explicit_sharding(
             operands, arrays, arrays[operands.index("map")].shape[3], groups
         )
         free = set(mesh.axis_types) - {AxisType.Manual}
         if not free or set(mesh.axis_types) == {AxisType.Auto}:
             out = partitioned(*arrays)
         else:
-            specs = tuple(map(placement.spec, operands))
+            specs = tuple(map(common.spec, operands))
             if AxisType.Explicit in free:
                 arrays = tuple(
                     resharded(array, mesh, spec) for array, spec in zip(arrays, specs, strict=True)
                 )
-            # Without axis_names: all axes but those of a shard_map or an explicit vmap around it.
+            # No axis_names: manual over all axes that no enclosing shard_map or explicit vmap maps.
             out = jax.shard_map(
-                _summed(function, placement, results),
+                _summed(function, common, results),
                 mesh=mesh,
                 in_specs=specs,
-                out_specs=tuple(map(placement.spec, results)),
+                out_specs=tuple(map(common.spec, results)),
                 check_vma=False,
             )(*arrays)
-        # Neither way keeps track of the axes of a shard_map around it.
+        # Neither call keeps track of the axes over which an enclosing shard_map varies.
         varying = varying_axes(*arrays)
         return tuple(varying_over(array, varying) for array in out)
 
     return call
 
 
-def _summed(function: Function, placement: Placement, results: tuple[Role, ...]) -> Function:
+def _summed(function: Function, common: CommonSharding, results: tuple[Role, ...]) -> Function:
     def total(part: jax.Array, role: Role) -> jax.Array:
-        axes = placement.summed(role)
+        axes = common.partial_sum_axes(role)
         if not axes:
             return part
         return jax.lax.psum(part.astype(jnp.float32), axes).astype(part.dtype)
@@ -98,14 +100,14 @@ def _partitioned(
         specs = [shape.sharding.spec for shape in shapes]
         channels = shapes[roles.index("map")].shape[3]
         mesh = shapes[0].sharding.mesh
-        placement = common_placement(roles, specs, mesh.shape, channels, groups)
-        placed = [NamedSharding(mesh, placement.spec(role)) for role in roles]
+        common = common_sharding(roles, specs, mesh.shape, channels, groups)
+        shardings = [NamedSharding(mesh, common.spec(role)) for role in roles]
         count = len(results)
         return (
             mesh,
-            _summed(function, placement, results),
-            tuple(placed[:count]),
-            tuple(placed[count:]),
+            _summed(function, common, results),
+            tuple(shardings[:count]),
+            tuple(shardings[count:]),
         )
 
     def rule(mesh, operand_types, result_types):

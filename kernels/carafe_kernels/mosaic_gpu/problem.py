@@ -1,4 +1,4 @@
-"""What a kernel is compiled for."""
+"""The description of the arrays that a kernel is compiled for."""
 
 import dataclasses
 
@@ -11,16 +11,16 @@ WORD = 4  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What a kernel is compiled for.
+    """The arrays that a kernel is compiled for.
 
     Args:
-        geometry: in lowest terms.
+        geometry: geometry of the reassembly, in lowest terms.
         batch: number of maps.
         size: ``(H, W)`` of the source map.
-        channels: of all groups together.
-        dtype: of the maps.
-        cells_dtype: of the weights or logits.
-        normalizer: what turns logits into weights; ``None`` where weights are given.
+        channels: number of channels of all groups together.
+        dtype: dtype of the maps.
+        cells_dtype: dtype in which weights or logits are copied.
+        normalizer: normaliser of the logits; ``None`` for weights.
     """
 
     geometry: Geometry
@@ -47,15 +47,15 @@ class Problem:
 
     @property
     def channels_of_a_word(self) -> int:
-        """Channels of the maps that a word of 32 bits holds."""
+        """Number of channels of the maps in a word of 32 bits."""
         return WORD // self.dtype.itemsize
 
     @property
     def word_dtype(self) -> np.dtype:
-        """Of the maps as the kernels copy them: words of 32 bits."""
+        """The dtype of the words of 32 bits as which the kernels copy maps."""
         return self.dtype if self.channels_of_a_word == 1 else np.dtype(np.uint32)
 
     @property
     def parts(self) -> int:
-        """Parts of a cell in memory: its rows of output phases for weights, all for logits."""
+        """Number of parts of a cell: its rows of output phases for weights, 1 for logits."""
         return self.geometry.up if self.normalizer is None else 1

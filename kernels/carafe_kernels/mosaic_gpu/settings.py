@@ -1,7 +1,7 @@
-"""How the kernels are compiled and run: what tests vary, and a first run on a new GPU.
+"""Settings of the kernels, for tests and for the first run on a new GPU.
 
-Users need none of this. The settings are read when a call is traced, and stay with the program that
-is traced, with its gradients too.
+Users do not need them. They are read when a call is traced. The traced program keeps them, and so
+do its gradients.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ MAX_SLOTS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Choices between programs that compute the same.
+    """Choices between programs that compute the same results.
 
     Args:
-        interpret: runs the kernels on the CPU, step by step; ``None`` compiles them for a GPU.
-        forward: ``"multiply_add"`` on the CUDA cores or ``"bands"`` on the tensor cores; ``None``
-            chooses by the problem.
-        gradients: whether both gradients of a pass come from kernels launched ``"apart"`` or
-            ``"together"`` in one launch, which computes both also where one is wanted; ``None``
-            chooses by the problem.
-        automatic_barriers: has the compiler add barriers, which tells whether one is missing.
-        max_slots: buffers for the map that comes in; with 1 nothing is copied ahead.
-        padded_maps: pads the maps in memory, so that no copy starts before an array.
+        interpret: options of Pallas' interpreter, which runs the kernels on the CPU; ``None``
+            compiles the kernels for a GPU.
+        forward: kernel of the forward pass, ``"multiply_add"`` on the CUDA cores or ``"bands"`` on
+            the tensor cores; ``None`` chooses by the problem.
+        gradients: ``"apart"`` computes the two gradients in two launches, ``"together"`` in one
+            launch, which always computes both; ``None`` chooses by the problem.
+        automatic_barriers: whether the compiler adds barriers, to find out if one is missing.
+        max_slots: largest number of buffers for the input map; with 1, no step is copied ahead.
+        padded_maps: whether maps are padded in memory, so that no copy starts before an array.
     """
 
     interpret: plgpu.InterpretGPUParams | None = None
@@ -45,14 +45,15 @@ class Settings:
 
     @property
     def pads_maps(self) -> bool:
-        """Whether maps are padded in memory; the interpreter has no negative starts either."""
+        """Whether maps are padded in memory, which the interpreter always needs."""
         return self.padded_maps or self.interpret is not None
 
     @property
     def compiler_params(self) -> plgpu.CompilerParams:
-        """Lane semantics take layouts that are written out, also of slices that start anywhere.
+        """Parameters of the compiler.
 
-        Barriers are ours: no buffer is both read and written between two of them.
+        Lane semantics allow explicit layouts, also for slices that start at any index. The kernels
+        place their own barriers: no buffer is both read and written between two barriers.
         """
         return plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Lane,
@@ -61,8 +62,8 @@ class Settings:
 
 
 _SETTINGS = ScopedSettings(Settings)
-current_settings = _SETTINGS.current  # of kernels that are traced now
-using = _SETTINGS.using  # changes fields for kernels that are traced inside
+current_settings = _SETTINGS.current
+using = _SETTINGS.using  # a context manager that changes fields for kernels traced inside it
 
 
 def settings_of(plan: Plan) -> Settings:
@@ -73,9 +74,9 @@ def settings_of(plan: Plan) -> Settings:
 
 
 def interpreted(*, detect_races: bool = False) -> contextlib.AbstractContextManager[None]:
-    """Has kernels that are traced inside run on the CPU, step by step, for tests.
+    """Returns a context in which kernels are traced for Pallas' interpreter, on the CPU.
 
     Args:
-        detect_races: whether to look for accesses that no barrier orders.
+        detect_races: whether the interpreter looks for accesses that no barrier orders.
     """
     return using(interpret=plgpu.InterpretGPUParams(detect_races=detect_races))

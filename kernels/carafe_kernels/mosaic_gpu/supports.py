@@ -1,4 +1,4 @@
-"""What the kernels can serve."""
+"""The calls that the kernels support."""
 
 import math
 from typing import Any
@@ -20,28 +20,28 @@ _DTYPES = ("float16", "bfloat16", "float32")
 
 
 def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = None) -> str | None:
-    """Says what the kernels cannot serve, see :class:`carafe_kernels.implementation.Supports`."""
+    """Why the kernels cannot serve a call, see :class:`carafe_kernels.implementation.Supports`."""
     geometry, normalizer = plan.geometry, plan.normalizer
     if reason := device_reason(device):
         return reason
     reduced = geometry.lowest_terms
     if reduced.up > 1 and reduced.down > 1:
-        return f"they rescale by up or by down, not by {reduced.up} / {reduced.down}"
+        return f"it rescales by up or by down, not by {reduced.up} / {reduced.down}"
     if (
         reduced.kernel_size not in KERNEL_SIZES
         or reduced.up not in UPS
         or reduced.down not in DOWNS
     ):
         return (
-            f"they serve kernel_size in {KERNEL_SIZES}, up in {UPS} and down in {DOWNS}, "
+            f"it serves kernel_size in {KERNEL_SIZES}, up in {UPS} and down in {DOWNS}, "
             f"not {geometry}"
         )
     if normalizer is not None and geometry != reduced:
-        return f"they normalise logits of up and down in lowest terms, not of {geometry}"
+        return f"it normalises logits with up and down in lowest terms, not with {geometry}"
     for name in {plan.x_dtype.name, plan.weights_dtype.name} - set(_DTYPES):
-        return f"they compute in float32, from {', '.join(_DTYPES)}, not from {name}"
+        return f"it computes in float32, from {', '.join(_DTYPES)}, not from {name}"
     if not all(isinstance(size, int) for size in shape):
-        return f"they need a static shape, not {shape}"
+        return f"it needs a static shape, not {shape}"
     batch, height, width, channels = shape
     copied = copied_dtype(plan.weights_dtype, reduced)
     problem = Problem(reduced, batch, (height, width), channels, plan.x_dtype, copied, normalizer)
@@ -61,5 +61,5 @@ def _size_reason(problem: Problem) -> str | None:
     sizes["weights"] = math.prod(problem.cells) * problem.geometry.logit_channels
     for name, size in sizes.items():
         if (elements := problem.batch * size) > MAX_INDEX:
-            return f"{name} has {elements:,} elements, and their indices end at {MAX_INDEX:,}"
+            return f"{name} has {elements:,} elements; at most {MAX_INDEX:,} are supported"
     return None

@@ -1,7 +1,8 @@
-"""Which part of a problem a block of the forward pass or the input gradient computes.
+"""Tiles of the forward pass and of the input gradient.
 
-A block is one warpgroup of 128 threads with a tile of cells. Here a thread holds `vector` channels
-of one row of the tile for all of its columns, so that what it loads serves several columns.
+A block is one warpgroup of 128 threads, and computes a tile of cells. A thread computes some
+channels of one row of the tile, for all columns, so that a pixel that it loads serves several
+columns.
 """
 
 import dataclasses
@@ -28,30 +29,31 @@ from carafe_kernels.mosaic_gpu.layouts import THREADS, kernel_block
 from carafe_kernels.mosaic_gpu.problem import WORD, Problem
 from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
 
-MAX_SUMS = 72  # sums a thread keeps in registers beside what it loads
-_EQUALLY_QUICK = 1.1  # ratio of estimates that are too close to tell tiles apart
+MAX_SUMS = 72  # sums that a thread can hold in registers, beside the values that it loads
+_CLOSE_RATIO = 1.1  # two estimates within this ratio do not tell which tile is faster
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """Of the forward pass or the input gradient.
+    """Tile of the forward pass or the input gradient.
 
     Args:
-        rows: cells, spread over the threads.
-        columns: cells, all in each thread.
-        vector: words of a thread; a word has one channel of 32 bits or two of 16.
-        map_shape: buffers for the map that comes in, ``[slots, rows, row phases, columns * phases,
-            words]``, with the halo and the rows that a copy must take along. With two slots the
-            next channels come while these are computed.
-        out_shape: buffer for the map that goes out, ``[rows, row phases, columns * phases,
+        rows: number of rows of cells, distributed over the threads.
+        columns: number of columns of cells; each thread computes all of them.
+        vector: number of words per thread; a word is one channel of 32 bits or two of 16 bits.
+        map_shape: shape of the buffers for the input map, ``[slots, rows, row phases,
+            columns * phases, words]``, with the halo and the rows that copies add. With two slots,
+            the next channels are copied while the current ones are computed.
+        out_shape: shape of the buffer for the output map, ``[rows, row phases, columns * phases,
             words]``.
-        passes: parts that come into shared memory in turn, each some rows of output phases.
-        group_channels: channels of a group after padding.
-        chunks: steps over the channels of a group.
-        cells: the weights or logits that are copied into shared memory at a time.
-        weights: where logits are normalised to; ``None`` if in place, or if they are weights.
-        nbytes: shared memory.
-        cycles: an estimate for all blocks, see :mod:`carafe_kernels.mosaic_gpu.cost`.
+        passes: number of passes; each copies some rows of output phases into shared memory.
+        group_channels: number of channels of a group after padding.
+        chunks: number of steps over the channels of a group.
+        cells: buffer for the weights or logits of a pass.
+        weights: buffer for normalised weights; ``None`` if logits are normalised in place, or if
+            ``cells`` holds weights.
+        nbytes: shared memory of a block in bytes.
+        cycles: estimated cycles of all blocks, see :mod:`carafe_kernels.mosaic_gpu.cost`.
     """
 
     rows: int
@@ -69,18 +71,18 @@ class Tile:
 
     @property
     def slots(self) -> int:
-        """Buffers for the map that comes in."""
+        """Number of buffers for the input map."""
         return self.map_shape[0]
 
     @property
     def words(self) -> int:
-        """Words of a block at a time."""
+        """Number of words of a pixel per step."""
         return self.out_shape[3]
 
 
-# (rows, columns, channels a thread) by bytes of an element, best first. Channels of a block are
-# THREADS * vector / rows: 64 where the map has as many. Wider columns save loads, until registers
-# or shared memory run out.
+# (rows, columns, channels per thread) by bytes of an element, best first. The channels of a block
+# are THREADS * vector / rows, at best 64. More columns save loads, but need more registers and
+# shared memory.
 _FORWARD_TILES = {
     4: [(rows, columns, 4) for columns in (8, 4, 2, 1) for rows in (8, 16, 32)],
     2: [
@@ -105,29 +107,30 @@ _INPUT_GRADIENT_TILES = {
 
 
 def _group_channels(problem: Problem, channels: int) -> int:
-    """Channels of a group after padding, for blocks of ``channels`` at a time.
+    """Number of channels of a group after padding, for steps of ``channels`` channels.
 
-    A step that reached into the next group would store its results there.
+    With several groups it is a multiple of ``channels``: a step that reaches beyond its group would
+    overwrite results of the next group.
     """
     multiple = TMA_ALIGNMENT // problem.dtype.itemsize if problem.geometry.groups == 1 else channels
     return round_up(problem.group_channels, multiple)
 
 
 def _channels_fit(problem: Problem, channels: int) -> bool:
-    """Whether a block of half as many channels at a time would not hold all of them."""
+    """Whether steps of half as many channels would not cover all channels of a group at once."""
     return channels <= max(16, 2 * (problem.group_channels - 1))
 
 
 def _best(*kinds: Iterable[Tile]) -> Tile:
-    """The first of the quickest tiles of which two blocks share a multiprocessor.
+    """The first of the fastest tiles with which two blocks fit on a multiprocessor.
 
-    One of the two computes while the other waits. The tiles of a later kind serve only where no
+    Then one block computes while the other waits. Tiles of a later kind are used only if no
     earlier kind has such a tile.
     """
     fitting = [[tile for tile in tiles if tile.nbytes <= SHARED_MEMORY] for tiles in kinds]
     for tiles in fitting:
         if shared := [tile for tile in tiles if two_blocks_fit(tile.nbytes)]:
-            limit = _EQUALLY_QUICK * min(tile.cycles for tile in shared)
+            limit = _CLOSE_RATIO * min(tile.cycles for tile in shared)
             return next(tile for tile in shared if tile.cycles <= limit)
     alone = [tile for tiles in fitting for tile in tiles]
     if not alone:
@@ -137,7 +140,7 @@ def _best(*kinds: Iterable[Tile]) -> Tile:
 
 @functools.cache
 def forward_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
-    """The tile for the forward pass; raises :class:`TooLargeError` if there is none."""
+    """The tile for the forward pass; raises :class:`TooLargeError` if no tile fits."""
     geometry = problem.geometry
     tiles = functools.partial(
         _tiles,
@@ -145,8 +148,8 @@ def forward_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
         _FORWARD_TILES[problem.dtype.itemsize],
         read=geometry.down,
         written=geometry.up,
-        rows_read=cost.sources_of_a_row(geometry, 1),
-        columns_read=cost.sources_of_a_row,
+        rows_read=cost.source_columns(geometry, 1),
+        columns_read=cost.source_columns,
         width=problem.output_size[1],
         halo_of_cells=0,
         passes=1,
@@ -160,7 +163,7 @@ def forward_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
 
 @functools.cache
 def input_gradient_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
-    """The tile for the input gradient; raises :class:`TooLargeError` if there is none."""
+    """The tile for the input gradient; raises :class:`TooLargeError` if no tile fits."""
     geometry = problem.geometry
     tiles = functools.partial(
         _tiles,
@@ -168,13 +171,13 @@ def input_gradient_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
         _INPUT_GRADIENT_TILES[problem.dtype.itemsize],
         read=geometry.up,
         written=geometry.down,
-        rows_read=cost.readers_of_a_row(geometry, 1),
-        columns_read=cost.readers_of_a_row,
+        rows_read=cost.reading_columns(geometry, 1),
+        columns_read=cost.reading_columns,
         width=problem.size[1],
         halo_of_cells=sum(geometry.halo),
         max_slots=max_slots,
     )
-    # In passes, weights are copied and normalised anew in each step over the channels.
+    # With several passes, weights are copied and normalised again in each step over the channels.
     in_passes = functools.partial(tiles, passes=geometry.up)
     try:
         return _best(tiles(passes=1), in_passes())
@@ -196,11 +199,21 @@ def _tiles(
     max_slots: int,
     any_channels: bool = False,
 ) -> Iterator[Tile]:
-    """Tiles that compute right, in the order of ``choices``.
+    """Valid tiles, in the order of ``choices``.
 
-    ``read`` and ``written`` are the phases of a cell in the map that comes in and in the one that
-    goes out, which is ``width`` pixels wide. The rows and columns that the cells of a tile read
-    are counted in pixels. Tiles of more channels than there are come with ``any_channels`` only.
+    Args:
+        problem: problem that the kernel computes.
+        choices: rows of cells, columns of cells and channels per thread.
+        read: number of phases of a cell in the input map, along an axis.
+        written: number of phases of a cell in the output map, along an axis.
+        rows_read: number of rows of pixels that one row of cells reads.
+        columns_read: function that returns the number of columns of pixels that a number of
+            columns of cells reads.
+        width: width of the output map in pixels.
+        halo_of_cells: number of cells of halo along an axis whose weights a tile needs.
+        passes: number of passes.
+        max_slots: largest number of buffers for the input map.
+        any_channels: whether to include tiles with more channels than the map has.
     """
     geometry = problem.geometry
     halo = sum(geometry.halo)
@@ -208,16 +221,16 @@ def _tiles(
         channels = THREADS * vector // rows
         group_channels = _group_channels(problem, channels)
         words = channels // problem.channels_of_a_word
-        words_of_a_map = geometry.groups * group_channels // problem.channels_of_a_word
+        words_per_pixel = geometry.groups * group_channels // problem.channels_of_a_word
         out_shape = (rows, written, columns * written, words)
-        out_array = (problem.cells[0], written, width, words_of_a_map)
+        out_array = (problem.cells[0], written, width, words_per_pixel)
         if (
             columns * written**2 * vector > MAX_SUMS
             or not (any_channels or _channels_fit(problem, channels))
             or is_one_piece(out_shape, out_array)
         ):
             continue
-        # A pass takes a part, so that with several the rows of output phases lie apart in memory.
+        # With several passes, each pass copies one part, a row of output phases.
         parts = problem.parts if passes == 1 else geometry.up
         cells = cell_tile(
             rows + halo_of_cells,
@@ -227,7 +240,7 @@ def _tiles(
             geometry.taps,
             problem.cells_dtype,
         )
-        weights = _weights_apart(cells, problem.normalizer)
+        weights = _normalized_weights(cells, problem.normalizer)
         row_shape = (read // passes, (columns + halo) * read, words)
         row_bytes = math.prod(row_shape) * WORD
         map_rows = copied_rows(rows + halo, row_bytes)
@@ -240,7 +253,7 @@ def _tiles(
             steps=geometry.groups * chunks,
             loads=rows_read * columns_read(geometry, columns),
             halo=geometry.halo,
-            map_bytes=(WORD * words_of_a_map * read**2, WORD * words_of_a_map * written**2),
+            map_bytes=(WORD * words_per_pixel * read**2, WORD * words_per_pixel * written**2),
             cell_halo=geometry.halo if halo_of_cells else (0, 0),
         )
         for slots in range(max_slots if passes == 1 else 1, 0, -1):
@@ -265,11 +278,11 @@ def _tiles(
             )
 
 
-def _weights_apart(cells: CellTile, normalizer: str | None) -> CellTile | None:
-    """Where normalised weights lie, if not in place.
+def _normalized_weights(cells: CellTile, normalizer: str | None) -> CellTile | None:
+    """The buffer for normalised weights, or ``None`` if they overwrite the logits.
 
-    In place they need the room of the logits, and a thread for each kernel of a block: of two that
-    normalise the same kernel, one could read what the other has overwritten.
+    They can overwrite float32 logits if each thread normalises a kernel of its own. If two threads
+    normalised the same kernel, one could read what the other has already overwritten.
     """
     if normalizer is None:
         return None

@@ -1,7 +1,8 @@
-"""The gradient of the reassembly by the weights, or by the logits that they were made from.
+"""The gradient of the reassembly with respect to the weights or the logits.
 
-A thread owns a cell and keeps the sums of all its taps in registers while it reads channel after
-channel, so nothing is summed across threads, and two runs agree to the last bit.
+Each thread computes one cell. It holds the sums of all taps of the cell in registers while it reads
+one channel after the other. So there are no sums across threads, and the result is the same to the
+last bit in every run.
 """
 
 import collections
@@ -37,35 +38,35 @@ def weight_gradient(
     problem: Problem,
     settings: Settings,
 ) -> Work:
-    """The gradient by weights, or by the logits that weights were made from.
+    """The gradient with respect to the weights, or with respect to the logits.
 
     Args:
-        x: ``[B, H, W, C]``.
-        y: gradient by the output, ``[B, H', W', C]``.
-        logits: ``[B, q, 1, r, n]``, if the problem has a normaliser.
-        problem: what the arrays are.
-        settings: how to compile and run.
+        x: feature map ``[B, H, W, C]``.
+        y: gradient with respect to the output, ``[B, H', W', C]``.
+        logits: logits ``[B, q, 1, r, n]`` if the problem has a normaliser, else ``None``.
+        problem: description of the arrays.
+        settings: settings of the kernel.
 
     Returns:
-        The work, with a result ``[B, q, p, r, n]`` in the dtype of the weights or logits, of any
-        parts.
+        The work of the kernel. Its result is ``[B, q, p, r, n]``, in the dtype in which weights or
+        logits are copied and with any number of parts ``p``.
     """
     geometry, groups, taps = problem.geometry, problem.geometry.groups, problem.geometry.taps
     tile = weight_gradient_tile(problem)
     before, after = geometry.halo
     up, down = geometry.up, geometry.down
     rows, columns = problem.cells
-    blocks_of_rows, blocks_of_columns = up // tile.row_phases, up // tile.column_phases
-    parts = blocks_of_rows * blocks_of_columns
+    row_blocks, column_blocks = up // tile.row_phases, up // tile.column_phases
+    parts = row_blocks * column_blocks
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout = cell_layout(tile.rows, tile.columns)
     runs = tile.cells
-    runs_of_a_block, *_ = tile.cell_shape
+    runs_per_block, *_ = tile.cell_shape
     channels_of_a_word = problem.channels_of_a_word
-    words_of_a_map = groups * tile.group_channels // channels_of_a_word
+    words_per_pixel = groups * tile.group_channels // channels_of_a_word
     shift = before if settings.pads_maps else 0
     copies = down + tile.column_phases
-    quad = TMA_ALIGNMENT // WORD  # words that a thread reads at once
+    quad = TMA_ALIGNMENT // WORD  # words per load of a thread
     chunks = -(-tile.group_channels // tile.channels)
 
     def run(block, operands, gradient, buffers, barriers):
@@ -73,24 +74,24 @@ def weight_gradient(
         barrier, cell_barrier = barriers
         part = blocks.rem(block, parts)
         b, row, column = grid.position(blocks.div(block, parts))
-        u = blocks.div(part, blocks_of_columns) * tile.row_phases
-        v = blocks.rem(part, blocks_of_columns) * tile.column_phases
+        u = blocks.div(part, column_blocks) * tile.row_phases
+        v = blocks.rem(part, column_blocks) * tile.column_phases
 
         def copies_of_runs(array):
-            """Each run of the block in memory and in its buffer."""
-            first = blocks.div((u * up + v) * groups, runs.kernels_of_a_run)
-            for index in range(runs_of_a_block):
+            """For each run of the block, its slice of the array and its slice of the buffer."""
+            first = blocks.div((u * up + v) * groups, runs.kernels_per_run)
+            for index in range(runs_per_block):
                 own_rows, own_columns = divmod(
-                    index * runs.kernels_of_a_run, tile.column_phases * groups
+                    index * runs.kernels_per_run, tile.column_phases * groups
                 )
-                run = first + (own_rows * up * groups + own_columns) // runs.kernels_of_a_run
+                run = first + (own_rows * up * groups + own_columns) // runs.kernels_per_run
                 target = cell_tile.at[index]
-                if settings.interpret:  # it copies any number of elements
-                    place = pl.ds(column, tile.columns)
+                if settings.interpret:  # the interpreter copies any number of elements
+                    units = pl.ds(column, tile.columns)
                 else:
-                    place = pl.ds(blocks.div(column, runs.aligned), tile.columns // runs.aligned)
+                    units = pl.ds(blocks.div(column, runs.aligned), tile.columns // runs.aligned)
                     target = target.reshape(tile.rows, tile.columns // runs.aligned, -1)
-                yield array.at[b, pl.ds(row, tile.rows), run, place], target
+                yield array.at[b, pl.ds(row, tile.rows), run, units], target
 
         def fetch_logits():
             for memory, buffer in copies_of_runs(logits[0]):
@@ -106,7 +107,7 @@ def weight_gradient(
                         pl.ds(row - before + shift, tile.source_shape[1]),
                         :,
                         pl.ds(column - before + shift, tile.columns + before + after),
-                        pl.ds(t * words_of_a_map + first_word, tile.pitch),
+                        pl.ds(t * words_per_pixel + first_word, tile.pitch),
                     ],
                     x_tile.at[t],
                     barrier,
@@ -119,7 +120,7 @@ def weight_gradient(
                         pl.ds(row, tile.rows),
                         pl.ds(u, tile.row_phases),
                         pl.ds(column, tile.columns),
-                        pl.ds((v + phase) * words_of_a_map + first_word, tile.pitch),
+                        pl.ds((v + phase) * words_per_pixel + first_word, tile.pitch),
                     ],
                     y_tile.at[phase],
                     barrier,
@@ -146,12 +147,13 @@ def weight_gradient(
         def add_channels(index, sums):
             words = [index * quad + i for i in range(quad)]
 
-            def channels(values, *place):
-                return [value for word in words for value in values(*place, word)]
+            def channels(load, *index):
+                return [value for word in words for value in load(*index, word)]
 
             sums = dict(zip(itertools.product(phases, reach, reach), sums, strict=True))
             outputs = {phase: channels(output, *phase) for phase in phases}
-            # Blocks of up > 1 hold phases of one centre each, so a phase may stand for any other.
+            # With up > 1, all phases have the same centre, so the phases of any block read the
+            # same sources as the first ones.
             reads = collections.defaultdict(list)
             for (row_phase, column_phase), n, m in sums:
                 read = geometry.read(row_phase, n), geometry.read(column_phase, m)
@@ -169,7 +171,7 @@ def weight_gradient(
             plgpu.barrier_wait(barrier)
             left = jnp.minimum(tile.channels, tile.group_channels - first)
             sums = blocks.loop(blocks.div(left, quad * channels_of_a_word), add_channels, sums)
-            plgpu.commit_smem()  # all threads have read: the tiles are free
+            plgpu.commit_smem()  # the buffers are free once all threads have read them
             return sums
 
         def add_group(group, _):
@@ -185,13 +187,13 @@ def weight_gradient(
                 store_kernel(kernel * groups + group, sums[kernel * taps : (kernel + 1) * taps])
 
         def store_kernel(kernel, gradients):
-            run, first = blocks.split(kernel, runs.kernels_of_a_run)
-            places = [cell_tile.at[run, :, :, first * taps + tap] for tap in range(taps)]
+            run, first = blocks.split(kernel, runs.kernels_per_run)
+            refs = [cell_tile.at[run, :, :, first * taps + tap] for tap in range(taps)]
             if problem.normalizer is not None:
-                values = [blocks.load(place, layout) for place in places]
+                values = [blocks.load(ref, layout) for ref in refs]
                 gradients = tap_logit_gradients(values, gradients, problem.normalizer)
-            for place, value in zip(places, gradients, strict=True):
-                blocks.store(place, value)
+            for ref, value in zip(refs, gradients, strict=True):
+                blocks.store(ref, value)
 
         if problem.normalizer is not None and not tile.shares_memory:
             fetch_logits()
@@ -227,15 +229,15 @@ def weight_gradient(
         tuple(operands),
         jax.ShapeDtypeStruct(shape, problem.cells_dtype),
         (maps, (gradients,)) if tile.shares_memory else ((*maps, gradients),),
-        (plgpu.Barrier(num_arrivals=copies), plgpu.Barrier(num_arrivals=runs_of_a_block)),
+        (plgpu.Barrier(num_arrivals=copies), plgpu.Barrier(num_arrivals=runs_per_block)),
         run,
         finish,
     )
 
 
 def _in_memory(runs: CellRuns, problem: Problem, settings: Settings) -> tuple[int, ...]:
-    """The array of runs as copies address it."""
+    """The shape of the array of runs that copies address."""
     rows, _ = problem.cells
     aligned = 1 if settings.interpret else runs.aligned
-    places = runs.padded_columns // aligned
-    return problem.batch, rows, runs.runs, places, aligned * runs.entries
+    units = runs.padded_columns // aligned
+    return problem.batch, rows, runs.runs, units, aligned * runs.entries

@@ -1,7 +1,7 @@
-"""Which part of a problem a block of the weight gradient computes.
+"""Tiles of the weight gradient.
 
-A thread holds one cell and the sums of all taps of some of its output phases, and reads channel
-after channel.
+A thread computes one cell. It holds the sums of all taps of some output phases of the cell, and
+reads one channel after the other.
 """
 
 import dataclasses
@@ -30,70 +30,70 @@ from carafe_kernels.mosaic_gpu.buffers import (
 )
 from carafe_kernels.mosaic_gpu.problem import WORD, Problem
 
-MAX_WEIGHT_SUMS = 110  # sums a thread keeps in registers beside what it loads
-_TILES = ((8, 16), (16, 8))  # (rows, columns), a thread for each cell
+MAX_WEIGHT_SUMS = 110  # sums that a thread can hold in registers, beside the values that it loads
+_TILES = ((8, 16), (16, 8))  # (rows, columns), with one thread for each cell
 _CHANNELS = (64, 32, 16, 8)
 
 
 @dataclasses.dataclass(frozen=True)
 class CellRuns:
-    """Weights, logits or their gradients as the weight gradient copies them: in runs of kernels.
+    """The layout ``[B, q, runs, r, n]`` of logits and of gradients of weights or logits.
 
-    A run is what lies together of a cell in memory: all its kernels, those of a row of output
-    phases, or one. Arrays are ``[B, q, runs, r, n]``. TMA addresses multiples of 16 bytes, so that
-    it sees ``aligned`` cells as one place, and as many columns of cells as fill whole places.
+    A run is a number of kernels of a cell that are contiguous in memory: all kernels of the cell,
+    the kernels of a row of output phases, or one kernel. TMA addresses multiples of 16 bytes, so
+    copies move units of ``aligned`` cells, and columns of cells are padded to whole units.
 
     Args:
-        columns: of cells.
-        kernels: of a cell.
-        kernels_of_a_run: how many of them lie together.
-        taps: of a kernel.
-        dtype: of the entries.
+        columns: number of columns of cells.
+        kernels: number of kernels of a cell.
+        kernels_per_run: number of kernels of a run.
+        taps: number of taps of a kernel.
+        dtype: dtype of the weights or logits.
     """
 
     columns: int
     kernels: int
-    kernels_of_a_run: int
+    kernels_per_run: int
     taps: int
     dtype: np.dtype
 
     @property
     def runs(self) -> int:
-        """Of a cell."""
-        return self.kernels // self.kernels_of_a_run
+        """Number of runs of a cell."""
+        return self.kernels // self.kernels_per_run
 
     @property
     def entries(self) -> int:
-        """Of a run."""
-        return self.kernels_of_a_run * self.taps
+        """Number of entries of a run."""
+        return self.kernels_per_run * self.taps
 
     @property
     def aligned(self) -> int:
-        """Cells of one place."""
+        """Number of cells of a unit."""
         return aligned_cells(self.entries, self.dtype)
 
     @property
     def padded_columns(self) -> int:
-        """Of whole places."""
+        """Number of columns of cells, padded to whole units."""
         return round_up(self.columns, self.aligned)
 
     def fits(self, columns: int) -> bool:
-        """Whether a copy can move the runs of ``columns`` cells of a row."""
+        """Whether a copy can move the runs of ``columns`` cells."""
         return columns % self.aligned == 0 and self.aligned * self.entries <= MAX_BOX
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightTile:
-    """Of the weight gradient.
+    """Tile of the weight gradient.
 
     Args:
-        problem: that is cut into tiles.
-        rows: cells; ``rows * columns`` is the number of threads.
-        columns: cells.
-        channels: at a time.
-        row_phases: rows of output phases of a block.
-        column_phases: columns of output phases of a block.
-        cells: the gradients in memory.
+        problem: problem that the kernel computes.
+        rows: number of rows of cells; ``rows * columns`` is the number of threads.
+        columns: number of columns of cells.
+        channels: number of channels per step.
+        row_phases: number of rows of output phases that a block computes.
+        column_phases: number of columns of output phases that a block computes.
+        cells: layout of the gradients in memory.
     """
 
     problem: Problem
@@ -106,20 +106,20 @@ class WeightTile:
 
     @property
     def group_channels(self) -> int:
-        """Channels of a group after padding."""
+        """Number of channels of a group after padding."""
         return aligned(self.problem.group_channels, self.problem.dtype)
 
     @property
     def kernels(self) -> int:
-        """Of a cell in one block."""
+        """Number of kernels of a cell that a block computes."""
         return self.row_phases * self.column_phases * self.problem.geometry.groups
 
     @property
     def pitch(self) -> int:
-        """Words from one place of a map in shared memory to the next.
+        """Distance in words between neighbouring pixels of a map in shared memory.
 
-        An odd multiple of 16 bytes, so that threads which read 16 bytes at neighbouring places
-        use different memory banks.
+        It is an odd multiple of 16 bytes, so that threads that read 16 bytes of neighbouring
+        pixels use different memory banks.
         """
         unit = TMA_ALIGNMENT // WORD
         words = self.channels * self.problem.dtype.itemsize // WORD
@@ -127,7 +127,7 @@ class WeightTile:
 
     @property
     def source_shape(self) -> tuple[int, int, int, int, int]:
-        """Buffer of the source map: ``[column phases, rows, row phases, columns, words]``."""
+        """Shape of the buffer for ``x``, ``[column phases, rows, row phases, columns, words]``."""
         geometry = self.problem.geometry
         down, columns = geometry.down, self.columns + sum(geometry.halo)
         row_bytes = down * columns * self.pitch * WORD
@@ -136,26 +136,27 @@ class WeightTile:
 
     @property
     def output_shape(self) -> tuple[int, int, int, int, int]:
-        """Buffer of the map ``y``: ``[column phases, rows, row phases, columns, words]``."""
+        """Shape of the buffer for ``y``, ``[column phases, rows, row phases, columns, words]``."""
         return self.column_phases, self.rows, self.row_phases, self.columns, self.pitch
 
     @property
     def cell_shape(self) -> tuple[int, int, int, int]:
-        """Buffer of the gradients of a block: ``[runs, rows, columns, entries]``."""
-        runs = self.kernels // self.cells.kernels_of_a_run
+        """Shape of the buffer for the gradients, ``[runs, rows, columns, entries]``."""
+        runs = self.kernels // self.cells.kernels_per_run
         return runs, self.rows, self.columns, self.cells.entries
 
     @property
     def shares_memory(self) -> bool:
-        """Whether the gradients take the place of the maps when those have been read.
+        """Whether the gradients overwrite the maps once these have been read.
 
-        With several groups, the maps of the next group come in after the gradients of the last.
+        With several groups they cannot: the maps of the next group are copied while the gradients
+        of the previous groups are still in shared memory.
         """
         return self.problem.geometry.groups == 1
 
     @property
     def nbytes(self) -> int:
-        """Shared memory."""
+        """Shared memory of a block in bytes."""
         maps = [WORD * math.prod(shape) for shape in (self.source_shape, self.output_shape)]
         cells = math.prod(self.cell_shape) * self.cells.dtype.itemsize
         if self.shares_memory:
@@ -165,7 +166,7 @@ class WeightTile:
 
 @functools.cache
 def weight_gradient_tile(problem: Problem) -> WeightTile:
-    """The tile for the weight gradient; raises :class:`TooLargeError` if there is none."""
+    """The tile for the weight gradient; raises :class:`TooLargeError` if no tile fits."""
     tiles = [tile for tile in _tiles(problem) if tile.nbytes <= SHARED_MEMORY]
     for tile in tiles:
         if two_blocks_fit(tile.nbytes):
@@ -176,21 +177,24 @@ def weight_gradient_tile(problem: Problem) -> WeightTile:
 
 
 def _tiles(problem: Problem) -> Iterator[WeightTile]:
-    """Tiles that compute right, best first."""
-    row_phases, column_phases = _phases_of_a_block(problem.geometry)
+    """Valid tiles, best first."""
+    row_phases, column_phases = _phases_per_block(problem.geometry)
     for channels, (rows, columns) in itertools.product(_CHANNELS, _TILES):
         cells = _cell_runs(problem, row_phases, column_phases, columns)
         tile = WeightTile(problem, rows, columns, channels, row_phases, column_phases, cells)
-        places = cells.padded_columns // cells.aligned
+        units = cells.padded_columns // cells.aligned
         box = rows, 1, columns // cells.aligned, cells.aligned * cells.entries
-        array = problem.cells[0], cells.runs, places, cells.aligned * cells.entries
+        array = problem.cells[0], cells.runs, units, cells.aligned * cells.entries
         if is_one_piece(box, array) or (channels > 8 and channels >= 2 * tile.group_channels):
             continue
         yield tile
 
 
-def _phases_of_a_block(geometry: Geometry) -> tuple[int, int]:
-    """As many output phases as a thread has registers for: all, or one row, or part of it."""
+def _phases_per_block(geometry: Geometry) -> tuple[int, int]:
+    """Rows and columns of output phases per block: all, one row, or part of a row.
+
+    A thread must have registers for the sums of all their taps.
+    """
     up, taps = geometry.up, geometry.taps
     if up * up * taps <= MAX_WEIGHT_SUMS:
         return up, up
@@ -199,7 +203,7 @@ def _phases_of_a_block(geometry: Geometry) -> tuple[int, int]:
 
 
 def _cell_runs(problem: Problem, row_phases: int, column_phases: int, columns: int) -> CellRuns:
-    """The longest runs that lie in memory as the caller has them, or else single kernels."""
+    """The longest runs that are contiguous in the caller's arrays, or else single kernels."""
     geometry = problem.geometry
     up, groups = geometry.up, geometry.groups
     runs = [1]

@@ -1,4 +1,4 @@
-"""The weights of a block's cells in shared memory, normalised there if logits came in."""
+"""The weights of a tile of cells in shared memory, where logits are normalised."""
 
 import dataclasses
 from typing import Any
@@ -17,12 +17,12 @@ from carafe_kernels.normalizers import tap_weights
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """How the forward pass and the input gradient hold the weights of a tile.
+    """The weights of a tile of the forward pass or the input gradient.
 
     Args:
-        problem: what is computed.
-        tile: of a block.
-        layout: of weights as they are loaded, ``[rows]``.
+        problem: problem that the kernel computes.
+        tile: tile of a block.
+        layout: layout of the loaded weights, ``[rows]``.
     """
 
     problem: Problem
@@ -35,19 +35,19 @@ class Weights:
 
     @property
     def buffers(self) -> tuple[Any, ...]:
-        """Shared memory for what is copied and, if not in the same place, normalised weights."""
+        """Buffers for the copied weights or logits and, unless in place, for normalised weights."""
         tiles = (self.tile.cells, self.tile.weights)
         return tuple(plgpu.SMEM(tile.shape, tile.dtype) for tile in tiles if tile)
 
     @property
     def memory(self) -> tuple[tuple[Any, ...], ...]:
-        """Of a block: the map that comes in, the one that goes out, and :attr:`buffers`."""
+        """Shared memory of a block: the input map, the output map, and :attr:`buffers`."""
         dtype = self.problem.word_dtype
         maps = (plgpu.SMEM(shape, dtype) for shape in (self.tile.map_shape, self.tile.out_shape))
         return ((*maps, *self.buffers),)
 
     def wait(self, buffers, barrier) -> None:
-        """Waits for the copies, and normalises."""
+        """Waits for the copies, and normalises logits."""
         plgpu.barrier_wait(barrier)
         normalizer = self.problem.normalizer
         if normalizer is None:
@@ -56,27 +56,35 @@ class Weights:
         boxes, rows, kernels, taps = self.tile.cells.shape
         size = kernel_block(boxes, rows, kernels)
         layout = kernel_layout(*size)
-        blocks_of_rows = rows // size[1]
+        row_blocks = rows // size[1]
 
-        # A kernel a thread at a time: the compiler would load those of several, and spill.
+        # A loop with one kernel per thread at a time. If it were unrolled, the compiler would load
+        # several kernels at once, and spill registers.
         def normalize(index, _):
-            box = blocks.div(index, blocks_of_rows) * size[0]
-            row = blocks.rem(index, blocks_of_rows) * size[1]
-            place = pl.ds(box, size[0]), pl.ds(row, size[1]), slice(None)
-            logits = [blocks.load(buffer.at[*place, tap], layout) for tap in range(taps)]
+            box = blocks.div(index, row_blocks) * size[0]
+            row = blocks.rem(index, row_blocks) * size[1]
+            block = pl.ds(box, size[0]), pl.ds(row, size[1]), slice(None)
+            logits = [blocks.load(buffer.at[*block, tap], layout) for tap in range(taps)]
             for tap, value in enumerate(tap_weights(logits, normalizer)):
-                blocks.store(target.at[*place, tap], value)
+                blocks.store(target.at[*block, tap], value)
 
-        blocks.loop(boxes // size[0] * blocks_of_rows, normalize)
+        blocks.loop(boxes // size[0] * row_blocks, normalize)
         plgpu.commit_smem()
 
     def load(self, buffers, row: int, column: int, index: tuple[Any, ...]) -> jax.Array:
-        """``[rows]`` in float32 from ``row`` of the tile on: index ``(u, v, group, tap)``."""
+        """Loads one weight of each row of cells, ``[rows]`` in float32.
+
+        Args:
+            buffers: the :attr:`buffers`.
+            row: first row of cells in the buffer.
+            column: column of cells in the buffer.
+            index: ``(u, v, group, tap)``, with the row phase and the column phase of the output.
+        """
         u, v, group, tap = index
         geometry, weights = self.problem.geometry, self._weights
         part = u if weights.kernels < geometry.up**2 * geometry.groups else 0
         kernel = ((u - part) * geometry.up + v) * geometry.groups + group
-        box, place = blocks.split(column * weights.kernels + kernel, weights.box)
+        box, box_kernel = blocks.split(column * weights.kernels + kernel, weights.box)
         rows = pl.ds(row, self.tile.rows)
-        ref = buffers[-1].at[part * weights.boxes + box, rows, place, tap]
+        ref = buffers[-1].at[part * weights.boxes + box, rows, box_kernel, tap]
         return blocks.load(ref, self.layout)

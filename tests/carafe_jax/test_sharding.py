@@ -1,4 +1,4 @@
-"""Operands that lie on several devices in any way: the result is that of one device."""
+"""Operands with any sharding over several devices give the result of one device."""
 
 import functools
 from unittest import mock
@@ -63,20 +63,25 @@ def expected(form, case):
 
 @st.composite
 def specs(draw, shape, sizes, axes=AXES):
-    """How an array may be split over axes of a mesh: each of them splits one dimension or none."""
-    split = [[] for _ in shape]
+    """How an array may be sharded: each mesh axis shards one dimension or none."""
+    axes_by_dimension = [[] for _ in shape]
     for axis in draw(st.permutations(axes)):
         dimension = draw(st.none() | st.integers(0, len(shape) - 1))
         if dimension is not None:
-            names = [*split[dimension], axis]
+            names = [*axes_by_dimension[dimension], axis]
             shards = np.prod([sizes[AXES.index(name)] for name in names])
             if shape[dimension] % shards == 0:
-                split[dimension] = names
-    return P(*(tuple(names) if len(names) > 1 else names[0] if names else None for names in split))
+                axes_by_dimension[dimension] = names
+    return P(
+        *(
+            tuple(names) if len(names) > 1 else names[0] if names else None
+            for names in axes_by_dimension
+        )
+    )
 
 
 @st.composite
-def placements(draw):
+def setups(draw):
     form = draw(st.sampled_from(["carafe", "reassemble"]))
     case = draw(st.sampled_from(CASES))
     sizes = draw(st.sampled_from(MESHES))
@@ -84,59 +89,59 @@ def placements(draw):
     return form, case, sizes, [draw(specs(shape, sizes)) for shape in shapes]
 
 
-def assert_right(placement, axis_type, implementation):
-    form, case, sizes, (x_spec, weights_spec) = placement
+def assert_equals_one_device(setup, axis_type, implementation):
+    form, case, sizes, (x_spec, weights_spec) = setup
     mesh = mesh_of(sizes, axis_type)
     x, weights, dy = operands(form, case)
-    placed = [
+    sharded = [
         jax.device_put(array, NamedSharding(mesh, spec))
         for array, spec in ((x, x_spec), (weights, weights_spec), (dy, P()))
     ]
     with jax.sharding.set_mesh(mesh):
-        actual = jax.jit(run(form, case, implementation))(*placed)
+        actual = jax.jit(run(form, case, implementation))(*sharded)
     for value, desired in zip(actual, expected(form, case), strict=True):
         np.testing.assert_allclose(value, desired, rtol=1e-5, atol=1e-5)
 
 
-# The batch of one operand and the channels of the other share an axis of the mesh.
-one_axis_for_both = example(
-    placement=("reassemble", CASES[0], (2, 2), [P(None, None, None, "a"), P("a")])
+# The same mesh axis shards the batch of one operand and the channels of the other operand.
+one_mesh_axis_for_both_operands = example(
+    setup=("reassemble", CASES[0], (2, 2), [P(None, None, None, "a"), P("a")])
 )
 
 
 @each_axis_type
 @settings(max_examples=2)
-@given(placement=placements())
-@one_axis_for_both
-def test_xla_equals_one_device(axis_type, placement):
-    assert_right(placement, axis_type, "xla")
+@given(setup=setups())
+@one_mesh_axis_for_both_operands
+def test_xla_equals_one_device(axis_type, setup):
+    assert_equals_one_device(setup, axis_type, "xla")
 
 
 @each_axis_type
 @settings(max_examples=2)
-@given(placement=placements())
-@one_axis_for_both
-def test_kernels_equal_one_device(axis_type, placement):
+@given(setup=setups())
+@one_mesh_axis_for_both_operands
+def test_kernels_equal_one_device(axis_type, setup):
     with stand_ins():
-        assert_right(placement, axis_type, "stand_ins")
+        assert_equals_one_device(setup, axis_type, "stand_ins")
 
 
 @pytest.mark.slow
 @each_axis_type
 @settings(max_examples=40)
-@given(placement=placements())
-@one_axis_for_both
-def test_more_placements_equal_one_device(axis_type, placement):
-    assert_right(placement, axis_type, "xla")
+@given(setup=setups())
+@one_mesh_axis_for_both_operands
+def test_more_shardings_equal_one_device(axis_type, setup):
+    assert_equals_one_device(setup, axis_type, "xla")
     with stand_ins():
-        assert_right(placement, axis_type, "stand_ins")
+        assert_equals_one_device(setup, axis_type, "stand_ins")
     with stand_ins(together=True) as computed:
-        assert_right(placement, axis_type, "stand_ins")
-    gradients = ("x", "logits" if placement[0] == "carafe" else "weights")
+        assert_equals_one_device(setup, axis_type, "stand_ins")
+    gradients = ("x", "logits" if setup[0] == "carafe" else "weights")
     assert set(computed) == {("y",), gradients}
 
 
-# vmap over an explicit axis. With automatic axes vmap knows nothing of the mesh.
+# vmap over an explicit axis. With automatic axes, vmap does not see the mesh.
 
 MAPPED = 4
 
@@ -157,8 +162,8 @@ def expected_of_vmap(form, case, in_axes):
 
 
 @st.composite
-def mapped_placements(draw):
-    """As `placements`, and what splits the mapped axis of the operands that have it."""
+def mapped_setups(draw):
+    """As `setups`, with mapped axes that are sharded too."""
     form = draw(st.sampled_from(["carafe", "reassemble"]))
     case = draw(st.sampled_from(CASES))
     sizes = draw(st.sampled_from(MESHES))
@@ -166,20 +171,20 @@ def mapped_placements(draw):
     over_mapped = draw(specs((MAPPED,), sizes))
     others = [axis for axis in AXES if axis not in jax.tree.leaves(tuple(over_mapped))]
     shapes = case.x_shape, second_shape(form, case), case.y_shape
-    lie = [
+    operand_specs = [
         P(*(over_mapped if axis == 0 else ()), *draw(specs(shape, sizes, others)))
         for shape, axis in zip(shapes, in_axes, strict=True)
     ]
     max_batch = draw(st.sampled_from([1, 3, MAPPED * case.batch]))
-    return form, case, sizes, in_axes, lie, max_batch
+    return form, case, sizes, in_axes, operand_specs, max_batch
 
 
-def assert_right_under_vmap(placement):
-    form, case, sizes, in_axes, lie, max_batch = placement
+def assert_vmap_equals_one_device(setup):
+    form, case, sizes, in_axes, operand_specs, max_batch = setup
     mesh = mesh_of(sizes, AxisType.Explicit)
-    placed = [
+    sharded = [
         jax.device_put(array, NamedSharding(mesh, spec))
-        for array, spec in zip(mapped_operands(form, case, in_axes), lie, strict=True)
+        for array, spec in zip(mapped_operands(form, case, in_axes), operand_specs, strict=True)
     ]
     fold = functools.partial(folded, max_batch=max_batch)
     with (
@@ -187,27 +192,27 @@ def assert_right_under_vmap(placement):
         mock.patch.object(calls, "folded", lambda function, max_batch: fold(function)),
         jax.sharding.set_mesh(mesh),
     ):
-        actual = jax.jit(jax.vmap(run(form, case, "stand_ins"), in_axes))(*placed)
+        actual = jax.jit(jax.vmap(run(form, case, "stand_ins"), in_axes))(*sharded)
     for value, desired in zip(actual, expected_of_vmap(form, case, in_axes), strict=True):
         np.testing.assert_allclose(value, desired, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=3)
-@given(placement=mapped_placements())
-def test_kernels_under_vmap_equal_one_device(placement):
-    assert_right_under_vmap(placement)
+@given(setup=mapped_setups())
+def test_kernels_under_vmap_equal_one_device(setup):
+    assert_vmap_equals_one_device(setup)
 
 
 @pytest.mark.slow
 @settings(max_examples=40)
-@given(placement=mapped_placements())
-def test_more_placements_under_vmap_equal_one_device(placement):
-    assert_right_under_vmap(placement)
+@given(setup=mapped_setups())
+def test_kernels_under_vmap_equal_one_device_for_more_shardings(setup):
+    assert_vmap_equals_one_device(setup)
 
 
 @each_axis_type
-def test_rows_of_a_map_with_replicated_weights_differentiate(axis_type):
-    placement = "reassemble", CASES[0], (1, 4), [P(None, "b"), P()]
+def test_gradients_with_sharded_rows_and_replicated_weights(axis_type):
+    setup = "reassemble", CASES[0], (1, 4), [P(None, "b"), P()]
     with stand_ins():
-        assert_right(placement, axis_type, "stand_ins")
-    assert_right(placement, axis_type, "xla")
+        assert_equals_one_device(setup, axis_type, "stand_ins")
+    assert_equals_one_device(setup, axis_type, "xla")

@@ -1,4 +1,4 @@
-"""How an implementation that runs on several devices must follow its operands."""
+"""Tests of the operator under transformations, on several devices and in exports."""
 
 import dataclasses
 
@@ -17,14 +17,14 @@ from tests.kernels.sharding import (
 from tests.slow import slow
 
 
-class PlacementTests(OperatorTests):
-    """For what an interpreter cannot do, or takes minutes for."""
+class TransformationTests(OperatorTests):
+    """Tests that an interpreter of kernels cannot run, or runs for minutes."""
 
     @each_scale
     @pytest.mark.parametrize(
         "mapped", [("x", "weights"), slow(("x",)), slow(("weights",))], ids=" ".join
     )
-    def test_vmap_is_a_loop(self, case, mapped):
+    def test_vmap_equals_a_loop(self, case, mapped):
         run = jax.jit(self.forward_and_gradients(case))
         x, weights, dy = (
             np.stack(arrays)
@@ -108,7 +108,7 @@ class PlacementTests(OperatorTests):
             )
 
     @each_scale
-    def test_serialized_export_keeps_the_symbolic_batch_size_and_the_gradient(self, case):
+    def test_serialized_exports_keep_the_symbolic_batch_size_and_the_gradient(self, case):
         blob = self.exported(case).serialize(vjp_order=1)
         restored = jax.export.deserialize(blob)
         for batch in (1, 3):
