@@ -4,8 +4,8 @@
 
 A small network sees a photograph at a quarter of its width and height, and predicts one reassembly
 kernel for each pixel of the full size. Every output pixel is the sum of 5x5 source pixels, weighted
-by its kernel. The network is trained on other photographs than the one it is drawn with. On two
-cores of a server CPU this takes two minutes.
+by its kernel. The network is trained on other photographs than the one that is shown. On two cores
+of a server CPU the command takes a minute or two.
 
 All photographs come with scikit-image. Shown: a cup of coffee by Rachel Michetti (CC0). Trained on:
 Eileen Collins (NASA, public domain), Chelsea the cat by Stefan van der Walt (CC0), a rocket launch
