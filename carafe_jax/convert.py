@@ -9,8 +9,7 @@ compute for ``down=1``. They store the same numbers in another order:
 feature map          ``[..., C, H, W]``                     ``[..., H, W, C]``
 kernels              ``[..., groups * k * k, up*H, up*W]``  ``[..., up*H, up*W, groups * k * k]``
 channel of a logit   ``((g*k*k + tap)*up + sy)*up + sx``    ``((sy*up + sx)*groups + g)*k*k + tap``
-weight of a          ``[features, channels, rows,           ``[rows, columns, channels,
-convolution          columns]``                             features]``
+convolution          ``[features, channels, rows, cols]``   ``[rows, cols, channels, features]``
 ===================  =====================================  =====================================
 
 Every function here only moves values, so a conversion and its inverse give back the same bits.
