@@ -3,17 +3,17 @@ r"""Conversion from and to mmcv: kernels, logits, and the parameters of a whole 
 mmcv's ``carafe`` and ``CARAFEPack`` compute what :func:`carafe_jax.carafe` and the CARAFE layers
 compute for ``down=1``. They store the same numbers in another order:
 
-===================  ====================================  =====================================
-\\                    mmcv                                  carafe-jax
-===================  ====================================  =====================================
-feature map          ``[N, C, H, W]``                      ``[..., H, W, C]``
-kernels              ``[N, groups * k * k, up*H, up*W]``   ``[..., up*H, up*W, groups * k * k]``
-channel of a logit   ``((g*k*k + tap)*up + sy)*up + sx``   ``((sy*up + sx)*groups + g)*k*k + tap``
-weight of a          ``[features, channels, rows,          ``[rows, columns, channels,
-convolution          columns]``                            features]``
-===================  ====================================  =====================================
+===================  =====================================  =====================================
+\                    mmcv                                   carafe-jax
+===================  =====================================  =====================================
+feature map          ``[..., C, H, W]``                     ``[..., H, W, C]``
+kernels              ``[..., groups * k * k, up*H, up*W]``  ``[..., up*H, up*W, groups * k * k]``
+channel of a logit   ``((g*k*k + tap)*up + sy)*up + sx``    ``((sy*up + sx)*groups + g)*k*k + tap``
+convolution          ``[features, channels, rows, cols]``   ``[rows, cols, channels, features]``
+===================  =====================================  =====================================
 
 Every function here only moves values, so a conversion and its inverse give back the same bits.
+JAX stores a float64 array as float32 unless ``jax_enable_x64`` is set, also here.
 """
 
 from collections.abc import Mapping
@@ -25,52 +25,54 @@ import numpy as np
 from carafe_kernels.geometry import Geometry
 from jaxtyping import Array, Float
 
-from carafe_jax._checks import checked_array
+from carafe_jax._checks import DTYPES
 
 _CONVOLUTIONS = ("channel_compressor", "content_encoder")
+_NAMES = [f"{name}.{kind}" for name in _CONVOLUTIONS for kind in ("weight", "bias")]
 
 
 def kernels_from_mmcv(
-    masks: Float[Array, "batch groups*kernel_size**2 out_height out_width"],
-) -> Float[Array, "batch out_height out_width groups*kernel_size**2"]:
+    masks: Float[Array, "*batch groups*kernel_size**2 out_height out_width"],
+) -> Float[Array, "*batch out_height out_width groups*kernel_size**2"]:
     """Converts the ``masks`` of mmcv's ``carafe`` to ``weights`` of :func:`carafe_jax.reassemble`.
 
     Args:
-        masks: normalised kernels ``[N, groups * k * k, H', W']``, floats.
+        masks: normalised kernels ``[..., groups * k * k, H', W']``, floats.
 
     Returns:
-        The kernels as ``[N, H', W', groups * k * k]`` in the dtype of ``masks``.
+        The kernels as ``[..., H', W', groups * k * k]`` in the dtype of ``masks``.
 
     Raises:
-        ValueError: ``masks`` is not an array of floats of rank 4.
+        ValueError: ``masks`` is not an array of floats of rank 3 or more.
     """
-    return jnp.moveaxis(_checked("masks", masks, "[N, groups * kernel_size**2, H', W']"), 1, 3)
+    return jnp.moveaxis(_checked("masks", masks, "[..., groups * kernel_size**2, H', W']"), -3, -1)
 
 
 def kernels_to_mmcv(
-    weights: Float[Array, "batch out_height out_width groups*kernel_size**2"],
-) -> Float[Array, "batch groups*kernel_size**2 out_height out_width"]:
+    weights: Float[Array, "*batch out_height out_width groups*kernel_size**2"],
+) -> Float[Array, "*batch groups*kernel_size**2 out_height out_width"]:
     """Converts ``weights`` of :func:`carafe_jax.reassemble` to the ``masks`` of mmcv's ``carafe``.
 
     Args:
-        weights: kernels ``[N, H', W', groups * k * k]``, floats.
+        weights: kernels ``[..., H', W', groups * k * k]``, floats; ``[N, H', W', ...]`` for mmcv.
 
     Returns:
-        The kernels as ``[N, groups * k * k, H', W']`` in the dtype of ``weights``.
+        The kernels as ``[..., groups * k * k, H', W']`` in the dtype of ``weights``.
 
     Raises:
-        ValueError: ``weights`` is not an array of floats of rank 4.
+        ValueError: ``weights`` is not an array of floats of rank 3 or more.
     """
-    return jnp.moveaxis(_checked("weights", weights, "[N, H', W', groups * kernel_size**2]"), 3, 1)
+    layout = "[..., H', W', groups * kernel_size**2]"
+    return jnp.moveaxis(_checked("weights", weights, layout), -1, -3)
 
 
 def logits_from_mmcv(
-    logits: Float[Array, "batch groups*kernel_size**2*up**2 height width"],
+    logits: Float[Array, "*batch groups*kernel_size**2*up**2 height width"],
     *,
     kernel_size: int = 5,
     up: int = 2,
     groups: int = 1,
-) -> Float[Array, "batch height width up**2*groups*kernel_size**2"]:
+) -> Float[Array, "*batch height width up**2*groups*kernel_size**2"]:
     """Converts the output of ``CARAFEPack.content_encoder`` to logits of :func:`carafe_jax.carafe`.
 
     >>> import jax.numpy as jnp
@@ -78,48 +80,48 @@ def logits_from_mmcv(
     (1, 8, 12, 100)
 
     Args:
-        logits: ``[N, groups * k * k * up * up, H, W]``, floats, before ``pixel_shuffle``.
+        logits: ``[..., groups * k * k * up * up, H, W]``, floats, before ``pixel_shuffle``.
         kernel_size: side ``k`` of the kernels, odd; ``up_kernel`` of ``CARAFEPack``.
         up: upsampling factor; ``scale_factor`` of ``CARAFEPack``.
         groups: number of channel groups; ``up_group`` of ``CARAFEPack``.
 
     Returns:
-        The logits as ``[N, H, W, up * up * groups * k * k]`` in their dtype.
+        The logits as ``[..., H, W, up * up * groups * k * k]`` in their dtype.
 
     Raises:
         ValueError: an argument has a wrong shape, dtype or value.
     """
     geometry = Geometry(kernel_size, up, groups=groups)
-    layout = "[N, groups * kernel_size**2 * up**2, H, W]"
-    logits = _checked("logits", logits, layout, 1, geometry)
-    return _channels_from_mmcv(jnp.moveaxis(logits, 1, 3), geometry)
+    layout = "[..., groups * kernel_size**2 * up**2, H, W]"
+    logits = _checked("logits", logits, layout, -3, geometry)
+    return _channels_from_mmcv(jnp.moveaxis(logits, -3, -1), geometry)
 
 
 def logits_to_mmcv(
-    logits: Float[Array, "batch height width up**2*groups*kernel_size**2"],
+    logits: Float[Array, "*batch height width up**2*groups*kernel_size**2"],
     *,
     kernel_size: int = 5,
     up: int = 2,
     groups: int = 1,
-) -> Float[Array, "batch groups*kernel_size**2*up**2 height width"]:
+) -> Float[Array, "*batch groups*kernel_size**2*up**2 height width"]:
     """Converts logits of :func:`carafe_jax.carafe` to the order of ``CARAFEPack.content_encoder``.
 
     Args:
-        logits: ``[N, H, W, up * up * groups * k * k]``, floats.
+        logits: ``[..., H, W, up * up * groups * k * k]``, floats; ``[N, H, W, ...]`` for mmcv.
         kernel_size: side ``k`` of the kernels, odd; ``up_kernel`` of ``CARAFEPack``.
         up: upsampling factor; ``scale_factor`` of ``CARAFEPack``.
         groups: number of channel groups; ``up_group`` of ``CARAFEPack``.
 
     Returns:
-        The logits as ``[N, groups * k * k * up * up, H, W]`` in their dtype.
+        The logits as ``[..., groups * k * k * up * up, H, W]`` in their dtype.
 
     Raises:
         ValueError: an argument has a wrong shape, dtype or value.
     """
     geometry = Geometry(kernel_size, up, groups=groups)
-    layout = "[N, H, W, up**2 * groups * kernel_size**2]"
-    logits = _checked("logits", logits, layout, 3, geometry)
-    return jnp.moveaxis(_channels_to_mmcv(logits, geometry), 3, 1)
+    layout = "[..., H, W, up**2 * groups * kernel_size**2]"
+    logits = _checked("logits", logits, layout, -1, geometry)
+    return jnp.moveaxis(_channels_to_mmcv(logits, geometry), -1, -3)
 
 
 def params_from_mmcv(
@@ -128,7 +130,7 @@ def params_from_mmcv(
     kernel_size: int = 5,
     up: int = 2,
     groups: int = 1,
-) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+) -> dict[str, dict[str, dict[str, jax.Array]]]:
     """Converts the parameters of a ``CARAFEPack`` to those of a CARAFE layer.
 
     ``CARAFEPack(channels, scale_factor, up_kernel, up_group, encoder_kernel, encoder_dilation,
@@ -137,37 +139,44 @@ def params_from_mmcv(
     compressed_channels=compressed_channels)``.
 
     In Linen the result is ``variables["params"]``. In NNX ``nnx.update(layer, params)`` loads it.
+    The layer must have the options of the ``CARAFEPack``.
 
     Args:
         state_dict: ``CARAFEPack.state_dict()`` or its arrays under the same four names,
             ``channel_compressor.weight``, ``channel_compressor.bias``, ``content_encoder.weight``
             and ``content_encoder.bias``; anything that ``numpy.asarray`` takes, such as tensors on
-            a CPU.
+            a CPU, but no tensors in bfloat16, which NumPy cannot read.
         kernel_size: side ``k`` of the kernels, odd; ``up_kernel`` of ``CARAFEPack``.
         up: upsampling factor; ``scale_factor`` of ``CARAFEPack``.
         groups: number of channel groups; ``up_group`` of ``CARAFEPack``.
 
     Returns:
-        The parameters as NumPy arrays in their dtypes, ``{"kernel_predictor":
+        The parameters as JAX arrays in their dtypes, ``{"kernel_predictor":
         {"channel_compressor": {"kernel", "bias"}, "content_encoder": {"kernel", "bias"}}}``.
 
     Raises:
-        ValueError: a name is missing or unknown, or an array has a wrong shape.
+        ValueError: a name is missing or unknown, or an array has a wrong shape or dtype.
     """
     geometry = Geometry(kernel_size, up, groups=groups)
-    expected = {f"{name}.{kind}" for name in _CONVOLUTIONS for kind in ("weight", "bias")}
-    _check_names("state_dict", state_dict, expected)
-    params: dict[str, dict[str, np.ndarray]] = {}
-    for name in _CONVOLUTIONS:
-        kernel = np.asarray(state_dict[f"{name}.weight"])
-        bias = np.asarray(state_dict[f"{name}.bias"])
-        _check_convolution(f"state_dict of {name}", kernel, bias, features_axis=0)
-        kernel = kernel.transpose(2, 3, 1, 0)  # [rows, columns, channels, features]
-        if name == "content_encoder":
-            _check_features(name, bias.size, geometry)
-            kernel, bias = (_channels_from_mmcv(array, geometry) for array in (kernel, bias))
-        params[name] = {"kernel": kernel, "bias": bias}
-    return {"kernel_predictor": params}
+    _check_names("state_dict", state_dict, set(_NAMES))
+    labels = [f"state_dict[{name!r}]" for name in _NAMES]
+    arrays = {
+        label: _floats(label, state_dict[name]) for label, name in zip(labels, _NAMES, strict=True)
+    }
+    _check_convolutions(arrays, "OIHW", geometry)
+    compressor, compressor_bias, encoder, encoder_bias = map(jnp.asarray, arrays.values())
+    return {
+        "kernel_predictor": {
+            "channel_compressor": {
+                "kernel": compressor.transpose(2, 3, 1, 0),
+                "bias": compressor_bias,
+            },
+            "content_encoder": {
+                "kernel": _channels_from_mmcv(encoder.transpose(2, 3, 1, 0), geometry),
+                "bias": _channels_from_mmcv(encoder_bias, geometry),
+            },
+        }
+    }
 
 
 def params_to_mmcv(
@@ -187,27 +196,35 @@ def params_to_mmcv(
         groups: number of channel groups; ``up_group`` of ``CARAFEPack``.
 
     Returns:
-        The parameters as NumPy arrays in their dtypes, under the names of
-        ``CARAFEPack.state_dict()``. Its ``load_state_dict`` takes them once each is a tensor.
+        The parameters as new NumPy arrays in their dtypes, under the names of
+        ``CARAFEPack.state_dict()``. Its ``load_state_dict`` takes them once each is a tensor, by
+        ``torch.from_numpy``, which has no bfloat16.
 
     Raises:
-        ValueError: a name is missing or unknown, or an array has a wrong shape.
+        ValueError: a name is missing or unknown, or an array has a wrong shape or dtype.
     """
     geometry = Geometry(kernel_size, up, groups=groups)
     _check_names("params", params, {"kernel_predictor"})
     predictor = params["kernel_predictor"]
     _check_names("params['kernel_predictor']", predictor, set(_CONVOLUTIONS))
-    state_dict = {}
-    for name in _CONVOLUTIONS:
-        _check_names(f"params of {name}", predictor[name], {"kernel", "bias"})
-        kernel, bias = (np.asarray(predictor[name][kind]) for kind in ("kernel", "bias"))
-        _check_convolution(f"params of {name}", kernel, bias, features_axis=3)
-        if name == "content_encoder":
-            _check_features(name, bias.size, geometry)
-            kernel, bias = (_channels_to_mmcv(array, geometry) for array in (kernel, bias))
-        state_dict[f"{name}.weight"] = kernel.transpose(3, 2, 0, 1)
-        state_dict[f"{name}.bias"] = bias
-    return state_dict
+    arrays = {}
+    for convolution in _CONVOLUTIONS:
+        path = f"params['kernel_predictor']['{convolution}']"
+        _check_names(path, predictor[convolution], {"kernel", "bias"})
+        for kind in ("kernel", "bias"):
+            name = f"{path}['{kind}']"
+            arrays[name] = np.asarray(_floats(name, predictor[convolution][kind]))
+    _check_convolutions(arrays, "HWIO", geometry)
+    compressor, compressor_bias, encoder, encoder_bias = arrays.values()
+    converted = (
+        compressor.transpose(3, 2, 0, 1),
+        compressor_bias,
+        _channels_to_mmcv(encoder, geometry).transpose(3, 2, 0, 1),
+        _channels_to_mmcv(encoder_bias, geometry),
+    )
+    # torch.from_numpy warns about read-only memory, and JAX arrays are read-only.
+    copies = (np.array(array, order="C") for array in converted)
+    return dict(zip(_NAMES, copies, strict=True))
 
 
 def _channels_from_mmcv[A: (jax.Array, np.ndarray)](array: A, geometry: Geometry) -> A:
@@ -224,18 +241,29 @@ def _channels_to_mmcv[A: (jax.Array, np.ndarray)](array: A, geometry: Geometry) 
     return kernels.swapaxes(-1, -2).reshape(array.shape)
 
 
+def _floats(name: str, array: Any) -> jax.Array | np.ndarray:
+    """Returns JAX arrays as they are and others as NumPy arrays, if they hold floats."""
+    if not isinstance(array, jax.Array):
+        array = np.asarray(array)
+    if array.dtype.name not in DTYPES or not array.dtype.isnative:
+        raise ValueError(f"{name} must have one of the dtypes {DTYPES}, got {array.dtype}")
+    return array
+
+
 def _checked(
     name: str, array: Any, layout: str, axis: int = 0, geometry: Geometry | None = None
 ) -> jax.Array:
-    array = checked_array(name, array)
-    if array.ndim != 4:
+    if not isinstance(array, jax.Array | np.ndarray):
+        raise ValueError(f"{name} must be a JAX or NumPy array, got {type(array).__name__}")
+    array = _floats(name, array)
+    if array.ndim < 3:
         raise ValueError(f"{name} must be {layout}, got shape {array.shape}")
     if geometry is not None and array.shape[axis] != geometry.logit_channels:
         raise ValueError(
             f"{name} must be {layout} with {geometry.logit_channels} channels for {geometry}, "
             f"got shape {array.shape}"
         )
-    return array
+    return jnp.asarray(array)
 
 
 def _check_names(name: str, found: Mapping[str, Any], expected: set[str]) -> None:
@@ -243,18 +271,26 @@ def _check_names(name: str, found: Mapping[str, Any], expected: set[str]) -> Non
         raise ValueError(f"{name} must have the names {sorted(expected)}, got {sorted(found)}")
 
 
-def _check_convolution(
-    name: str, kernel: np.ndarray, bias: np.ndarray, *, features_axis: int
+def _check_convolutions(
+    arrays: Mapping[str, jax.Array | np.ndarray], layout: str, geometry: Geometry
 ) -> None:
-    if kernel.ndim != 4 or bias.shape != (kernel.shape[features_axis],):
-        raise ValueError(
-            f"{name} must be a kernel of rank 4 with its features on axis {features_axis} and a "
-            f"bias of as many features, got shapes {kernel.shape} and {bias.shape}"
-        )
+    """Raises unless two kernels and their biases can be a compressor and an encoder.
 
-
-def _check_features(name: str, features: int, geometry: Geometry) -> None:
-    if features != geometry.logit_channels:
-        raise ValueError(
-            f"{name} must have {geometry.logit_channels} features for {geometry}, got {features}"
-        )
+    Args:
+        arrays: compressor, its bias, encoder and its bias, under their names for messages.
+        layout: order of the axes of a kernel, ``O`` features, ``I`` channels, ``H`` and ``W``.
+        geometry: reassembly for which the encoder predicts logits.
+    """
+    names, shapes = list(arrays), [array.shape for array in arrays.values()]
+    for name, shape in zip(names[::2], shapes[::2], strict=True):
+        if len(shape) != 4:
+            raise ValueError(f"{name} must have rank 4, {', '.join(layout)}, got shape {shape}")
+    compressor, encoder = (dict(zip(layout, shape, strict=True)) for shape in shapes[::2])
+    compressor |= {"H": 1, "W": 1}
+    encoder |= {"O": geometry.logit_channels, "I": compressor["O"], "W": encoder["H"]}
+    expected = []
+    for sizes in (compressor, encoder):
+        expected += [tuple(sizes[axis] for axis in layout), (sizes["O"],)]
+    for name, shape, wanted in zip(names, shapes, expected, strict=True):
+        if shape != wanted:
+            raise ValueError(f"{name} must have shape {wanted} for {geometry}, got shape {shape}")
