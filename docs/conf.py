@@ -24,6 +24,12 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "carafe-jax"
+html_theme_options = {
+    "light_css_variables": {
+        "sidebar-item-spacing-vertical": "0.3rem",
+        "sidebar-caption-space-above": "0.6rem",
+    }
+}
 html_static_path = ["static"]
 html_css_files = ["pages.css"]
 html_copy_source = False
