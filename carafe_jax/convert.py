@@ -6,8 +6,8 @@ compute for ``down=1``. They store the same numbers in another order:
 ==================  =======================================  =======================================
 \                   mmcv                                     carafe-jax
 ==================  =======================================  =======================================
-feature map         ``[N, C, H, W]``                         ``[..., H, W, C]``
-kernels             ``[N, groups * k * k, up*H, up*W]``      ``[..., up*H, up*W, groups * k * k]``
+feature map         ``[..., C, H, W]``                       ``[..., H, W, C]``
+kernels             ``[..., groups * k * k, up*H, up*W]``    ``[..., up*H, up*W, groups * k * k]``
 channel of a logit  ``((g*k*k + tap)*up + sy)*up + sx``      ``((sy*up + sx)*groups + g)*k*k + tap``
 convolution kernel  ``[features, channels, rows, columns]``  ``[rows, columns, channels, features]``
 ==================  =======================================  =======================================

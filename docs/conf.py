@@ -88,7 +88,9 @@ def replace_links(app: Sphinx, included: Path, parent_docname: str, content: lis
             return link["text"]
         linked = (folder / link["path"]).resolve().relative_to(ROOT).as_posix()
         page = PAGE_OF_FILE.get(linked)
-        return f"[{link['text']}](/{page})" if page else f"{link['text']} (`{linked}`)"
+        if page:
+            return f"[{link['text']}](/{page})"
+        return f"`{linked}`" if link["text"] == linked else f"{link['text']} (`{linked}`)"
 
     content[0] = LINK.sub(on_page, content[0])
 
