@@ -1,4 +1,10 @@
-"""Settings of the documentation: `make docs` builds it into build/docs, without a network."""
+"""Settings of the documentation: `make docs` builds it into build/docs, without a network.
+
+Pages are Markdown, and the reference is made of docstrings. ``tests/test_documents.py`` runs every
+block that is marked as ``python`` and compares what it prints. A table has one home: pages include
+sections of the READMEs, from a heading to the next, or what lies between the comments
+``<!-- begin: NAME -->`` and ``<!-- end: NAME -->``.
+"""
 
 import inspect
 import re

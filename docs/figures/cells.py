@@ -1,6 +1,6 @@
-"""Draws docs/cells.svg: an axis of four inputs that is rescaled by 3 / 2.
+"""Draws an axis of four inputs that is rescaled by 3 / 2: the picture of docs/glossary.md.
 
-Run it from the root of the repository: ``python docs/cells.py``.
+``python docs/figures/cells.py`` writes docs/cells.svg.
 """
 
 from pathlib import Path
@@ -56,7 +56,9 @@ def main() -> None:
         axes.text(left + 1, -0.47, f"cell {cell}", ha="center", va="center", color=INK)
     axes.set(xlim=(-1.0, INPUTS + 0.05), ylim=(-0.75, 2.7))
     axes.set_axis_off()
-    figure.savefig(Path(__file__).with_suffix(".svg"), facecolor="white", metadata={"Date": None})
+    figure.savefig(
+        Path(__file__).parents[1] / "cells.svg", facecolor="white", metadata={"Date": None}
+    )
 
 
 if __name__ == "__main__":
