@@ -28,7 +28,7 @@ def draw_pixels(axes, count, y, width, in_cell, label):
 
 def main() -> None:
     """Writes the picture."""
-    matplotlib.rcParams |= {"svg.hashsalt": "cells", "font.size": 11, "font.family": "DejaVu Sans"}
+    matplotlib.rcParams |= {"svg.hashsalt": "cells", "svg.fonttype": "none", "font.size": 11}
     outputs = GEOMETRY.output_size(INPUTS)
     width = GEOMETRY.down / GEOMETRY.up  # of an output, in inputs
     figure, axes = pyplot.subplots(figsize=(6.6, 2.9), layout="tight")
@@ -56,9 +56,8 @@ def main() -> None:
         axes.text(left + 1, -0.47, f"cell {cell}", ha="center", va="center", color=INK)
     axes.set(xlim=(-1.0, INPUTS + 0.05), ylim=(-0.75, 2.7))
     axes.set_axis_off()
-    figure.savefig(
-        Path(__file__).parents[1] / "cells.svg", facecolor="white", metadata={"Date": None}
-    )
+    picture = Path(__file__).parents[1] / "cells.svg"
+    figure.savefig(picture, facecolor="white", metadata={"Date": None})
 
 
 if __name__ == "__main__":
