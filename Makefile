@@ -4,6 +4,7 @@
 ## make test-oldest  operator and layers on the oldest supported JAX and Flax, but the slow tests
 ## make test-torch   ours against PyTorch: ResNets, crops, operators; takes 6.5 GB for .venv-torch
 ## make test-web     the web page in a headless browser: Chromium, which root installs by apt
+## make docs         the documentation, as HTML in build/docs; a warning is an error
 ## make check-dist   wheel and sdist, each alone in an empty environment
 ## make lint         style and types
 ## make format       mend style
@@ -13,7 +14,8 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help environments demo test test-all test-oldest test-torch test-web check-dist lint format clean
+.PHONY: help environments demo test test-all test-oldest test-torch test-web docs check-dist
+.PHONY: lint format clean
 
 VENV := .venv
 OLDEST := .venv-oldest
@@ -53,6 +55,11 @@ test-web: $(VENV)/.complete
 	  apt-get install --quiet --yes --no-install-recommends chromium; } || \
 	  { echo "The web page's tests need Chromium: apt install chromium" >&2; exit 1; }
 	$(VENV)/bin/python -m pytest -m web tests/experiments/inpainting
+
+# Every page anew: what a page includes, and what Python documents, may have changed.
+docs: $(VENV)/.complete
+	$(VENV)/bin/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going docs build/docs
+	@echo "The documentation is in build/docs/index.html"
 
 check-dist: $(VENV)/.complete
 	$(VENV)/bin/python tests/check_dist.py

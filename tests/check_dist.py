@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.readme import README, examples, expected_output
+from tests.documents import README, examples, expected_output
 
 EXPECTED_TOP_LEVEL = {"carafe_jax", "carafe_kernels"}
 
@@ -44,7 +44,7 @@ def _check_example(distribution: Path, environment: Path) -> None:
     python = environment / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, distribution], check=True)
-    example = examples()[0]
+    example = examples(README)[0]
     done = subprocess.run(
         [python, "-W", "error", "-c", example],
         capture_output=True,

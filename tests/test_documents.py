@@ -1,0 +1,50 @@
+import jax
+import pytest
+
+from experiments.classification.presets import CATALOGUE as CLASSIFICATION
+from experiments.detection.presets import CATALOGUE as DETECTION
+from experiments.inpainting.presets import CATALOGUE as INPAINTING
+from tests.documents import DOCUMENTS, README, ROOT, examples, expected_output
+
+PAGES = [page for page in DOCUMENTS if page != README and examples(page)]
+
+
+def output(example, names, capsys):
+    """The lines that an example prints, run with these names."""
+    with jax.numpy_rank_promotion("allow"):  # as in a reader's session
+        exec(compile(example, "example", "exec"), names)
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_examples_of_a_page_print_what_they_say(page, capsys):
+    names = {"__name__": "__main__"}  # an example may use the names of the examples before it
+    for example in examples(page):
+        assert output(example, names, capsys) == expected_output(example)
+    assert expected_output(example), "the last example of a page shows a result"
+
+
+@pytest.mark.parametrize("example", examples(README), ids=range(1, len(examples(README)) + 1))
+def test_an_example_of_the_readme_prints_what_it_says(example, capsys):
+    assert expected_output(example), "an example shows a result"
+    assert output(example, {"__name__": "__main__"}, capsys) == expected_output(example)
+
+
+def test_the_readme_has_an_example_for_each_use():
+    text = "\n".join(examples(README))
+    for use in ("carafe_jax.linen", "carafe_jax.nnx", "jax.pmap", "jax.jit", "jax.export"):
+        assert use in text
+
+
+@pytest.mark.parametrize(
+    ("task", "catalogue"),
+    [
+        ("classification", CLASSIFICATION),
+        ("detection", DETECTION),
+        ("inpainting", INPAINTING),
+    ],
+)
+def test_the_documentation_has_the_command_of_each_table(task, catalogue):
+    page = (ROOT / "docs" / "reproducing.md").read_text()
+    for name in catalogue.experiments:
+        assert f"python -m experiments.{task} {name}`" in page
