@@ -19,7 +19,7 @@ from experiments.classification.data_config import DataConfig
 from experiments.classification.images import decode_image, evaluation_crop, training_crop
 from experiments.data import imagenet
 from experiments.data.classes import check_classes
-from experiments.data.composed import digits, stamps
+from experiments.data.composed import cutouts, digits
 from experiments.data.prepared import open_builder
 from experiments.data.records import PaddedRecords, ReadableRecords, Source
 from experiments.engine.folders import DataFolders
@@ -46,7 +46,7 @@ def open_data(config: DataConfig, folders: DataFolders) -> ClassificationData:
 
     Args:
         config: of the run.
-        folders: where data sets lie, and the files that ``"stamps"`` is composed of.
+        folders: where data sets lie, and the files that ``"cutouts"`` is composed of.
 
     Raises:
         DataError: ImageNet, or what a small set is composed of, is not there or not as it must be;
@@ -57,8 +57,8 @@ def open_data(config: DataConfig, folders: DataFolders) -> ClassificationData:
     elif config.source == "digits":
         folder = digits.prepare(folders.data_dir)
     else:
-        photographs = stamps.StampsConfig(photographs=config.photographs)
-        folder = stamps.prepare(folders.data_dir, folders.cache, photographs)
+        photographs = cutouts.CutoutsConfig(photographs=config.photographs)
+        folder = cutouts.prepare(folders.data_dir, folders.cache, photographs)
     data = open_folder(folder)
     check_classes(config.source, data.class_names, folder)
     return data

@@ -13,7 +13,7 @@ class DataConfig:
     Attributes:
         source: ``"imagenet2012"``: as tfds prepared it. ``"digits"``: scikit-learn's; fits
             ``image_side=32, eval_resize=32, augmentation="pad_crop", flip=False``.
-            ``"stamps"``: photographed objects on photographs, 96x96, 12 classes.
+            ``"cutouts"``: photographed objects on photographs, 96x96, 12 classes.
         image_side: of the squares, in pixels.
         eval_resize: in evaluation, the shorter side before the central crop.
         augmentation: ``"inception"``: a random share of the area at a random aspect ratio.
@@ -21,10 +21,11 @@ class DataConfig:
         smallest_area: of the inception crop, as a share of the image.
         flip: whether half of the training images are mirrored.
         interpolation: with which images are scaled, in training and in evaluation.
-        photographs: behind the objects of ``"stamps"``: 71 of ``"debian"``, or seven of ``"pypi"``.
+        photographs: the backgrounds of ``"cutouts"``. ``"debian"``: 71 photographs. ``"pypi"``:
+            seven.
     """
 
-    source: Literal["imagenet2012", "digits", "stamps"] = "imagenet2012"
+    source: Literal["imagenet2012", "digits", "cutouts"] = "imagenet2012"
     image_side: int = 224
     eval_resize: int = 256
     augmentation: Literal["inception", "pad_crop"] = "inception"

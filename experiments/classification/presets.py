@@ -52,9 +52,9 @@ _DIGITS = ClassificationConfig(
         schedule=ScheduleConfig(length=8, unit="epoch", warmup=1, decay="cosine"),
     ),
 )
-_STAMPS = ClassificationConfig(
+_CUTOUTS = ClassificationConfig(
     model=ResNetConfig(depth=18),
-    data=DataConfig("stamps", 96, 96, "inception", smallest_area=0.4),
+    data=DataConfig("cutouts", 96, 96, "inception", smallest_area=0.4),
     training=dataclasses.replace(
         IMAGENET_TRAINING,
         batch_size=256,
@@ -114,7 +114,7 @@ SMALL = tuple(
         dataclasses.replace(config, model=dataclasses.replace(config.model, downsampler=method)),
         paper_note="none: another data set",
     )
-    for config in (_DIGITS, _STAMPS)
+    for config in (_DIGITS, _CUTOUTS)
     for method, name in _DOWNSAMPLERS.items()
 )
 EXPERIMENTS = {

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments.data.composed.stamps_manifest import CLASSES
+from experiments.data.composed.cutouts_manifest import CLASSES
 from experiments.data.errors import DataError
 
 # By the name that configs use.
@@ -11,7 +11,7 @@ _CLASSES = {
     "digits": 10,
     "coco": 80,
     "coco_boxes": 80,
-    "stamps": len(CLASSES),
+    "cutouts": len(CLASSES),
     "scenes": len(CLASSES),
 }
 

@@ -1,6 +1,6 @@
 """Fetches the photographs that Debian packages ship: `python -m experiments.data.composed.debian`.
 
-With `--stamps` also the cut-outs of which `experiments.data.composed.stamps` makes a data set.
+With `--cutouts` also the cutouts of which `experiments.data.composed.cutouts` makes a data set.
 
 Nothing is installed and no root is needed: each package is downloaded, opened in a temporary
 folder, and one file a photograph is copied to `<cache>/<package>/`, in its original encoding.
@@ -25,8 +25,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from experiments.data.composed.cutouts_manifest import CUTOUTS
 from experiments.data.composed.debian_manifest import PACKAGES, Package
-from experiments.data.composed.stamps_manifest import STAMPS
 from experiments.engine.command_line import run_program
 from experiments.engine.files import locked
 from experiments.engine.folders import default_cache
@@ -255,22 +255,23 @@ def _scratch(cache: Path) -> Iterator[Path]:
 DEFAULT_CACHE = default_cache()
 
 
-def main(cache: Path = DEFAULT_CACHE, stamps: bool = False) -> None:
+def main(cache: Path = DEFAULT_CACHE, cutouts: bool = False) -> None:
     """Fetches photographs from Debian packages (about 290 MB, of which some 50 MB are kept).
 
     Args:
         cache: Where the photographs go. What is there already, and whole, is not fetched again.
-        stamps: Fetch the cut-outs of objects as well (161 MB, of which 10 MB are kept).
+        cutouts: Fetch the cutouts of objects as well (161 MB, of which 10 MB are kept).
     """
-    packages = (*PACKAGES, STAMPS) if stamps else PACKAGES
+    packages = (*PACKAGES, CUTOUTS) if cutouts else PACKAGES
     failures = build_debian(cache, packages)
     for message in failures.values():
         print(f"error: {printable(message)}", file=sys.stderr)
     if failures:
         sys.exit(2)
-    cut_outs = f" and {len(STAMPS.files)} cut-outs" if stamps else ""
-    photographs = sum(len(package.files) for package in PACKAGES)
-    print(f"{photographs} photographs{cut_outs} in {printable(cache)}")
+    fetched = f"{sum(len(package.files) for package in PACKAGES)} photographs"
+    if cutouts:
+        fetched += f" and {len(CUTOUTS.files)} cutouts"
+    print(f"{fetched} in {printable(cache)}")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ from pycocotools import mask as rle
 from experiments.data import coco_tfds
 from experiments.data.coco_annotations import Category
 from experiments.data.coco_tfds import CocoConfig
+from experiments.data.composed.cutouts import fetched_cutouts, read_cutout, split_by_cutout
+from experiments.data.composed.cutouts_manifest import CLASSES
 from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.data.composed.photographs import debian_photographs, pypi_photographs
 from experiments.data.composed.scenes_backgrounds import backgrounds, scaled_pixels
 from experiments.data.composed.scenes_composition import Scene, compose
 from experiments.data.composed.scenes_config import ScenesConfig
-from experiments.data.composed.stamps import cut_out, kept_stamps, split_by_stamp
-from experiments.data.composed.stamps_manifest import CLASSES
 from experiments.engine.command_line import run_program
 from experiments.engine.files import locked
 from experiments.engine.json_files import write_json
@@ -49,14 +49,14 @@ def prepare_scenes(
 
     Args:
         data_dir: tfds keeps its data sets in folders below this one.
-        cache: the folder that `python -m experiments.data.composed.debian --stamps` filled.
+        cache: the folder that `python -m experiments.data.composed.debian --cutouts` filled.
         config: how scenes are composed.
 
     Returns:
         The folder for :func:`experiments.data.coco.open_coco`.
 
     Raises:
-        DataError: a stamp or a photograph is missing; the message names the command that
+        DataError: a cutout or a photograph is missing; the message names the command that
             fetches it.
     """
     config = config or ScenesConfig()
@@ -77,7 +77,7 @@ def prepare_scenes(
 def scene(
     key: tuple[int, int],
     photographs: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    cut_outs: Sequence[Sequence[Image.Image]],
+    cutouts: Sequence[Sequence[Image.Image]],
     config: ScenesConfig,
 ) -> Scene:
     """Composes a scene, the same for the same arguments.
@@ -85,7 +85,8 @@ def scene(
     Args:
         key: split and number, of which all that is random follows.
         photographs: no side of them is shorter than a scene's longer side.
-        cut_outs: of each class, at least one; see :func:`experiments.data.composed.stamps.cut_out`.
+        cutouts: of each class, at least one; see
+            :func:`experiments.data.composed.cutouts.read_cutout`.
         config: how scenes are composed.
     """
     rng = np.random.default_rng(key)
@@ -99,7 +100,7 @@ def scene(
     )
     background = np.ascontiguousarray(photograph[top : top + height, left : left + width])
     count = int(rng.integers(config.max_objects)) + 1
-    return compose(rng, background, cut_outs, count, (config.smallest, config.largest))
+    return compose(rng, background, cutouts, count, (config.smallest, config.largest))
 
 
 def annotations_of(composed: Scene) -> list[dict[str, Any]]:
@@ -132,7 +133,7 @@ def annotations_of(composed: Scene) -> list[dict[str, Any]]:
 
 
 def _write_folder(folder: Path, cache: Path, config: ScenesConfig) -> None:
-    stamps = split_by_stamp(kept_stamps(cache))
+    cutouts = split_by_cutout(fetched_cutouts(cache))
     photographs = backgrounds(
         pypi_photographs() if config.photographs == "pypi" else debian_photographs(cache)
     )
@@ -141,12 +142,16 @@ def _write_folder(folder: Path, cache: Path, config: ScenesConfig) -> None:
         pixels = [
             scaled_pixels(photograph, config.longer_side) for photograph in photographs[split]
         ]
-        cut_outs = [
-            [cut_out(stamp.path, config.largest) for stamp in stamps[split] if stamp.label == name]
+        pictures = [
+            [
+                read_cutout(cutout.path, config.largest)
+                for cutout in cutouts[split]
+                if cutout.label == name
+            ]
             for name in CLASSES
         ]
         first_id = 1 + split * config.training_images
-        _write_split(folder, part, (split, first_id, count), pixels, cut_outs, config)
+        _write_split(folder, part, (split, first_id, count), pixels, pictures, config)
 
 
 def _write_split(
@@ -154,14 +159,14 @@ def _write_split(
     part: str,
     numbers: tuple[int, int, int],
     photographs: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    cut_outs: Sequence[Sequence[Image.Image]],
+    cutouts: Sequence[Sequence[Image.Image]],
     config: ScenesConfig,
 ) -> None:
     split, first_id, count = numbers
     (folder / part).mkdir(parents=True)
 
     def write(number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        composed = scene((split, number), photographs, cut_outs, config)
+        composed = scene((split, number), photographs, cutouts, config)
         image_id = first_id + number
         name = f"{image_id:012}.jpg"
         composed.image.save(folder / part / name, quality=_QUALITY)
@@ -187,7 +192,7 @@ def main(config: ScenesConfig, data_dir: Path = Path("data"), cache: Path = DEFA
     Args:
         config: How scenes are composed.
         data_dir: Folder of the prepared data sets.
-        cache: What `python -m experiments.data.composed.debian --stamps` filled.
+        cache: What `python -m experiments.data.composed.debian --cutouts` filled.
     """
     print(printable(f"scenes in {prepare_scenes(data_dir, cache, config)}"))
 

@@ -1,4 +1,4 @@
-"""Scenes of cut-outs that cover each other, with the mask of what is seen of each."""
+"""Scenes of cutouts that cover each other, with the mask of what is seen of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ class Scene:
 def compose(
     rng: np.random.Generator,
     background: UInt8[np.ndarray, "height width 3"],
-    cut_outs: Sequence[Sequence[Image.Image]],
+    cutouts: Sequence[Sequence[Image.Image]],
     count: int,
     sizes: tuple[int, int],
 ) -> Scene:
-    """Pastes cut-outs at random places, mirrored at random; later ones hide earlier ones.
+    """Pastes cutouts at random places, mirrored at random; later ones hide earlier ones.
 
     Each object has at least 16 pixels to see, and a quarter of all it has: where it would not, or
     would hide too much of another, another size and place are tried. One for which none is found
@@ -46,7 +46,7 @@ def compose(
     Args:
         rng: source of randomness.
         background: as large as the image is to be.
-        cut_outs: of each class, at least one; RGBA without empty margins.
+        cutouts: of each class, at least one; RGBA without empty margins.
         count: of objects, at most.
         sizes: smallest and largest longer side of an object, in pixels; they are spread evenly in
             their logarithm, and objects are never larger than the image.
@@ -62,12 +62,12 @@ def compose(
     masks: list[Bool[np.ndarray, "height width"]] = []
     wholes: list[int] = []
     for _ in range(count):
-        label = int(rng.integers(len(cut_outs)))
-        cut_out = cut_outs[label][int(rng.integers(len(cut_outs[label])))]
+        label = int(rng.integers(len(cutouts)))
+        cutout = cutouts[label][int(rng.integers(len(cutouts[label])))]
         if rng.random() < 0.5:
-            cut_out = ImageOps.mirror(cut_out)
+            cutout = ImageOps.mirror(cutout)
         for _ in range(_ATTEMPTS):
-            pasted = _resized(cut_out, np.exp(rng.uniform(*np.log(sizes))), (width, height))
+            pasted = _resized(cutout, np.exp(rng.uniform(*np.log(sizes))), (width, height))
             left = int(rng.integers(width - pasted.width, endpoint=True))
             top = int(rng.integers(height - pasted.height, endpoint=True))
             opaque = np.asarray(pasted.getchannel("A")) >= _OPAQUE  # [h, w]
@@ -85,10 +85,10 @@ def compose(
     return Scene(image, tuple(labels), np.array(masks, bool).reshape(-1, height, width))
 
 
-def _resized(cut_out: Image.Image, longer: float, limits: tuple[int, int]) -> Image.Image:
-    scale = min(longer / max(cut_out.size), *(np.array(limits) / cut_out.size))
-    width, height = (max(1, round(length * scale)) for length in cut_out.size)
-    return cut_out.resize((width, height), Image.Resampling.LANCZOS)
+def _resized(cutout: Image.Image, longer: float, limits: tuple[int, int]) -> Image.Image:
+    scale = min(longer / max(cutout.size), *(np.array(limits) / cutout.size))
+    width, height = (max(1, round(length * scale)) for length in cutout.size)
+    return cutout.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _all_are_seen(

@@ -16,8 +16,8 @@ from experiments.classification.batches import (
 )
 from experiments.classification.data_config import DataConfig
 from experiments.classification.images import evaluation_crop
+from experiments.data.composed.cutouts import CutoutsConfig
 from experiments.data.composed.photographs import pypi_photographs
-from experiments.data.composed.stamps import StampsConfig
 from experiments.data.errors import DataError
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders
@@ -174,17 +174,17 @@ def test_each_source_opens_its_own_data_set(tmp_path, monkeypatch):
 
     def prepare(data_dir, cache, config):
         asked.append((data_dir, cache, config))
-        return "folder of stamps"
+        return "folder of cutouts"
 
-    monkeypatch.setattr(batches.stamps, "prepare", prepare)
+    monkeypatch.setattr(batches.cutouts, "prepare", prepare)
     classes = tuple("abcdefghijkl")
     monkeypatch.setattr(
         batches, "open_folder", lambda folder: ClassificationData(folder, folder, classes)
     )
-    config = DataConfig("stamps", 64, 64, photographs="pypi")
+    config = DataConfig("cutouts", 64, 64, photographs="pypi")
     found = open_data(config, DataFolders(tmp_path, tmp_path / "cache"))
-    assert found.train == "folder of stamps"
-    assert asked == [(tmp_path, tmp_path / "cache", StampsConfig(photographs="pypi"))]
+    assert found.train == "folder of cutouts"
+    assert asked == [(tmp_path, tmp_path / "cache", CutoutsConfig(photographs="pypi"))]
     with pytest.raises(DataError, match="imagenet2012"):
         open_data(DataConfig(), DataFolders(tmp_path))
 

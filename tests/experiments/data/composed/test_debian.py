@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from experiments.data.composed import debian
+from experiments.data.composed.cutouts import fetched_cutouts
+from experiments.data.composed.cutouts_manifest import CUTOUTS
 from experiments.data.composed.debian import (
     PACKAGES,
     Package,
@@ -22,8 +24,6 @@ from experiments.data.composed.debian import (
     is_complete,
 )
 from experiments.data.composed.photographs import debian_photographs, pypi_photographs
-from experiments.data.composed.stamps import kept_stamps
-from experiments.data.composed.stamps_manifest import STAMPS
 from experiments.data.errors import DataError
 from experiments.engine.files import FolderError
 
@@ -298,24 +298,24 @@ def test_a_killed_build_goes_on_where_it_stopped(
     assert leftovers(cache) == set()
 
 
-def test_stamps_are_fetched_if_asked_for(
+def test_cutouts_are_fetched_if_asked_for(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # As some stamps of the package are, and convert("RGB") warns about.
+    # As some cutouts of the package are, and convert("RGB") warns about.
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 9, 9, 9])
     palette.info["transparency"] = b"\x40\x80"
-    pack(repository, STAMPS.name, dict.fromkeys(STAMPS.files.values(), palette.save))
+    pack(repository, CUTOUTS.name, dict.fromkeys(CUTOUTS.files.values(), palette.save))
     cache = tmp_path / "cache"
     debian.main(cache)
-    assert STAMPS.name not in downloads(repository)
+    assert CUTOUTS.name not in downloads(repository)
     assert "64 photographs in" in capsys.readouterr().out
-    debian.main(cache, stamps=True)
-    assert downloads(repository) == [*NAMES, STAMPS.name]
-    assert "64 photographs and 237 cut-outs in" in capsys.readouterr().out
-    stamps = kept_stamps(cache)
-    assert len({stamp.path for stamp in stamps}) == 237
-    assert all(stamp.path.is_file() for stamp in stamps)
+    debian.main(cache, cutouts=True)
+    assert downloads(repository) == [*NAMES, CUTOUTS.name]
+    assert "64 photographs and 237 cutouts in" in capsys.readouterr().out
+    cutouts = fetched_cutouts(cache)
+    assert len({cutout.path for cutout in cutouts}) == 237
+    assert all(cutout.path.is_file() for cutout in cutouts)
 
 
 def test_two_builds_in_one_cache_are_refused(tmp_path: Path) -> None:

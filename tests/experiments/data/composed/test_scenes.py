@@ -1,4 +1,4 @@
-"""On a stand-in for the stamps, ellipses of one colour a class, and the photographs of PyPI."""
+"""On a stand-in for the cutouts, ellipses of one colour a class, and the photographs of PyPI."""
 
 import dataclasses
 import io
@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 
 from experiments.data.coco import coco_folder, open_coco
 from experiments.data.coco_masks import decompressed
+from experiments.data.composed.cutouts_manifest import CLASSES
 from experiments.data.composed.scenes import (
     CATEGORIES,
     annotations_of,
@@ -22,10 +23,9 @@ from experiments.data.composed.scenes import (
 )
 from experiments.data.composed.scenes_composition import Scene
 from experiments.data.composed.scenes_config import ScenesConfig
-from experiments.data.composed.stamps_manifest import CLASSES
 from experiments.data.errors import DataError
 from experiments.engine.config import ConfigError
-from tests.experiments.data.composed.fake_stamps import write_fake_stamps
+from tests.experiments.data.composed.fake_cutouts import write_fake_cutouts
 
 CONFIG = ScenesConfig(
     photographs="pypi",
@@ -41,7 +41,7 @@ CONFIG = ScenesConfig(
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
-    write_fake_stamps(cache)
+    write_fake_cutouts(cache)
     return cache
 
 
@@ -170,12 +170,12 @@ def test_what_is_built_needs_no_cache(data_dir, tmp_path):
 
 def test_more_scenes_begin_with_those_of_fewer():
     photographs = [np.random.default_rng(0).integers(256, size=(100, 120, 3), dtype=np.uint8)]
-    cut_outs = [[Image.new("RGBA", (20, 20), (255, 0, 0, 255))] for _ in CLASSES]
+    cutouts = [[Image.new("RGBA", (20, 20), (255, 0, 0, 255))] for _ in CLASSES]
     more = dataclasses.replace(CONFIG, training_images=1000)
-    scenes = [scene((0, 3), photographs, cut_outs, config) for config in (CONFIG, more)]
+    scenes = [scene((0, 3), photographs, cutouts, config) for config in (CONFIG, more)]
     assert scenes[0].image == scenes[1].image
-    assert scene((1, 3), photographs, cut_outs, CONFIG).image != scenes[0].image
-    assert scene((0, 4), photographs, cut_outs, CONFIG).image != scenes[0].image
+    assert scene((1, 3), photographs, cutouts, CONFIG).image != scenes[0].image
+    assert scene((0, 4), photographs, cutouts, CONFIG).image != scenes[0].image
 
 
 def test_other_data_get_another_folder():
@@ -211,7 +211,7 @@ def test_scenes_that_cannot_be_are_refused(fields, message):
 
 
 def test_an_empty_cache_names_the_command(tmp_path):
-    with pytest.raises(DataError, match=r"data\.composed\.debian --stamps --cache"):
+    with pytest.raises(DataError, match=r"data\.composed\.debian --cutouts --cache"):
         prepare_scenes(tmp_path / "data", tmp_path, CONFIG)
 
 

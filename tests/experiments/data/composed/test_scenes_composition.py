@@ -14,8 +14,8 @@ def plate(colour, size):
     return Image.new("RGBA", size, (*colour, 255))
 
 
-# One colour a class; the first class has two cut-outs.
-CUT_OUTS = [
+# One colour a class; the first class has two cutouts.
+CUTOUTS = [
     [plate(COLOURS[0], (40, 40)), plate(COLOURS[0], (40, 20))],
     [plate(COLOURS[1], (24, 40))],
     [plate(COLOURS[2], (40, 32))],
@@ -36,7 +36,7 @@ def scenes(draw):
     count = draw(st.integers(1, 8))
     background = np.full((height, width, 3), 40, np.uint8)
     seed = draw(st.integers(0, 2**32))
-    return compose(np.random.default_rng(seed), background, CUT_OUTS, count, sizes), count, sizes
+    return compose(np.random.default_rng(seed), background, CUTOUTS, count, sizes), count, sizes
 
 
 @given(scenes())
@@ -85,18 +85,18 @@ def test_where_no_place_is_left_nothing_is_pasted():
 def test_what_is_too_small_is_not_pasted():
     """Three pixels by five."""
     background = np.zeros((30, 30, 3), np.uint8)
-    cut_out = Image.new("RGBA", (24, 40), (255, 0, 0, 255))
-    scene = compose(np.random.default_rng(0), background, [[cut_out]], 5, (5, 5))
+    cutout = Image.new("RGBA", (24, 40), (255, 0, 0, 255))
+    scene = compose(np.random.default_rng(0), background, [[cutout]], 5, (5, 5))
     assert scene.labels == ()
     assert scene.masks.shape == (0, 30, 30)
     assert not np.asarray(scene.image).any()
 
 
 def test_an_object_is_where_it_is_half_opaque_at_least():
-    cut_out = Image.new("RGBA", (20, 20), (255, 0, 0, 127))
-    cut_out.paste((255, 0, 0, 128), (0, 0, 20, 5))
+    cutout = Image.new("RGBA", (20, 20), (255, 0, 0, 127))
+    cutout.paste((255, 0, 0, 128), (0, 0, 20, 5))
     background = np.zeros((20, 20, 3), np.uint8)
-    (mask,) = compose(np.random.default_rng(0), background, [[cut_out]], 1, (20, 20)).masks
+    (mask,) = compose(np.random.default_rng(0), background, [[cutout]], 1, (20, 20)).masks
     assert mask[:5].all()
     assert not mask[5:].any()
 

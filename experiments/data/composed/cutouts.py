@@ -17,20 +17,20 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from experiments.data.composed.crops import CropsConfig, crops, split_by_photograph
+from experiments.data.composed.cutouts_manifest import CLASSES, CUTOUTS, cached_name
 from experiments.data.composed.debian import is_complete
 from experiments.data.composed.photographs import Photograph, debian_photographs, pypi_photographs
-from experiments.data.composed.stamps_manifest import CLASSES, STAMPS, kept_name
 from experiments.data.errors import DataError
 
 _VALIDATION_SHARE = 0.25
-_FEWEST_VALIDATION_STAMPS = 3
-# Of the stamp's longer side, in shares of the image's.
+_FEWEST_VALIDATION_CUTOUTS = 3
+# Of the cutout's longer side, in shares of the image's.
 _SMALLEST, _LARGEST = 0.4, 0.8
 
 
 @dataclasses.dataclass(frozen=True)
-class Stamp:
-    """A cut-out on disk.
+class Cutout:
+    """A cutout on disk.
 
     Attributes:
         name: unique, and the same on every machine: ``animals/birds/crow``.
@@ -44,8 +44,8 @@ class Stamp:
 
 
 @dataclasses.dataclass(kw_only=True)
-class StampsConfig(tfds.core.BuilderConfig):
-    """How stamps are pasted on photographs; the name follows from the rest.
+class CutoutsConfig(tfds.core.BuilderConfig):
+    """How cutouts are pasted on photographs; the name follows from the rest.
 
     Attributes:
         photographs: ``"pypi"``: seven photographs that come with the dependencies.
@@ -68,10 +68,10 @@ class StampsConfig(tfds.core.BuilderConfig):
         )
 
 
-class Stamps(tfds.core.GeneratorBasedBuilder):
-    """One stamp on each crop, at a random place, in a random size, mirrored or not.
+class Cutouts(tfds.core.GeneratorBasedBuilder):
+    """One cutout on each crop, at a random place, in a random size, mirrored or not.
 
-    Split by stamp and by photograph: neither is in both splits.
+    Split by cutout and by photograph: neither is in both splits.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -89,7 +89,7 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
                 {
                     "image": tfds.features.Image(shape=(side, side, 3), encoding_format="png"),
                     "label": tfds.features.ClassLabel(names=list(CLASSES)),
-                    "stamp": tfds.features.Text(),
+                    "cutout": tfds.features.Text(),
                     "photograph": tfds.features.Text(),
                 }
             ),
@@ -99,24 +99,24 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager
         config = self.builder_config
-        stamps = split_by_stamp(kept_stamps(self._cache))
+        cutouts = split_by_cutout(fetched_cutouts(self._cache))
         photographs = split_by_photograph(
             pypi_photographs() if config.photographs == "pypi" else debian_photographs(self._cache)
         )
         counts = (config.training_examples, config.validation_examples)
         return {
-            split: self._generate_examples(number, stamps[number], photographs[number], count)
+            split: self._generate_examples(number, cutouts[number], photographs[number], count)
             for number, (split, count) in enumerate(
                 zip(("train", "validation"), counts, strict=True)
             )
         }
 
     def _generate_examples(
-        self, split: int, stamps: Sequence[Stamp], photographs: Sequence[Photograph], count: int
+        self, split: int, cutouts: Sequence[Cutout], photographs: Sequence[Photograph], count: int
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         side = self.builder_config.side
-        of_class = [[stamp for stamp in stamps if stamp.label == label] for label in CLASSES]
-        cut_outs = {stamp.name: cut_out(stamp.path, side) for stamp in stamps}
+        of_class = [[cutout for cutout in cutouts if cutout.label == label] for label in CLASSES]
+        pictures = {cutout.name: read_cutout(cutout.path, side) for cutout in cutouts}
         backgrounds = [
             (photograph.name, crop)
             for photograph in photographs
@@ -125,59 +125,59 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
         for number in range(count):
             rng = np.random.default_rng((split, number))
             choices = of_class[number % len(of_class)]
-            stamp = choices[rng.integers(len(choices))]
+            cutout = choices[rng.integers(len(choices))]
             photograph, background = backgrounds[rng.integers(len(backgrounds))]
             encoded = io.BytesIO()
-            pasted(rng, background, cut_outs[stamp.name]).save(encoded, format="png")
+            pasted(rng, background, pictures[cutout.name]).save(encoded, format="png")
             encoded.seek(0)
             yield (
                 number,
                 {
                     "image": encoded,
-                    "label": stamp.label,
-                    "stamp": stamp.name,
+                    "label": cutout.label,
+                    "cutout": cutout.name,
                     "photograph": photograph,
                 },
             )
 
 
-def kept_stamps(cache: Path) -> tuple[Stamp, ...]:
-    """Returns the stamps of all classes.
+def fetched_cutouts(cache: Path) -> tuple[Cutout, ...]:
+    """Returns the cutouts of all classes.
 
     Args:
-        cache: the folder that `python -m experiments.data.composed.debian --stamps` filled.
+        cache: the folder that `python -m experiments.data.composed.debian --cutouts` filled.
 
     Raises:
-        DataError: a stamp is missing or damaged in ``cache``.
+        DataError: a cutout is missing or damaged in ``cache``.
     """
-    if not is_complete(cache, STAMPS):
+    if not is_complete(cache, CUTOUTS):
         raise DataError(
-            f"cache {cache} lacks stamps of {STAMPS.name}: "
-            f"run `python -m experiments.data.composed.debian --stamps --cache {cache}`"
+            f"cache {cache} lacks cutouts of {CUTOUTS.name}: "
+            f"run `python -m experiments.data.composed.debian --cutouts --cache {cache}`"
         )
     return tuple(
-        Stamp(name, label, cache / STAMPS.name / kept_name(name))
+        Cutout(name, label, cache / CUTOUTS.name / cached_name(name))
         for label, names in CLASSES.items()
         for name in names
     )
 
 
-def split_by_stamp(stamps: Sequence[Stamp]) -> tuple[list[Stamp], list[Stamp]]:
+def split_by_cutout(cutouts: Sequence[Cutout]) -> tuple[list[Cutout], list[Cutout]]:
     """Splits each class into training and validation, a quarter and at least three, by hash."""
     train, validation = [], []
     for label in CLASSES:
         ordered = sorted(
-            (stamp for stamp in stamps if stamp.label == label),
-            key=lambda stamp: hashlib.sha256(stamp.name.encode()).hexdigest(),
+            (cutout for cutout in cutouts if cutout.label == label),
+            key=lambda cutout: hashlib.sha256(cutout.name.encode()).hexdigest(),
         )
-        count = max(_FEWEST_VALIDATION_STAMPS, round(len(ordered) * _VALIDATION_SHARE))
+        count = max(_FEWEST_VALIDATION_CUTOUTS, round(len(ordered) * _VALIDATION_SHARE))
         validation += ordered[:count]
         train += ordered[count:]
     return train, validation
 
 
-def cut_out(path: Path, side: int) -> Image.Image:
-    """Reads a stamp as RGBA, without its empty margins, its longer side at most ``side``."""
+def read_cutout(path: Path, side: int) -> Image.Image:
+    """Reads a cutout as RGBA, without its empty margins, its longer side at most ``side``."""
     with Image.open(path) as opened:
         image = opened.convert("RGBA")
     image = image.crop(image.getchannel("A").getbbox())
@@ -186,14 +186,14 @@ def cut_out(path: Path, side: int) -> Image.Image:
 
 
 def pasted(
-    rng: np.random.Generator, background: UInt8[np.ndarray, "side side 3"], stamp: Image.Image
+    rng: np.random.Generator, background: UInt8[np.ndarray, "side side 3"], cutout: Image.Image
 ) -> Image.Image:
-    """Pastes a stamp in a random size at a random place; mirrors both at random.
+    """Pastes a cutout in a random size at a random place; mirrors both at random.
 
     Args:
         rng: source of randomness.
         background: square.
-        stamp: RGBA without empty margins; all of it will be in the image.
+        cutout: RGBA without empty margins; all of it will be in the image.
 
     Returns:
         An RGB image of the size of ``background``.
@@ -203,27 +203,27 @@ def pasted(
     if rng.random() < 0.5:
         image = ImageOps.mirror(image)
     if rng.random() < 0.5:
-        stamp = ImageOps.mirror(stamp)
-    scale = side * rng.uniform(_SMALLEST, _LARGEST) / max(stamp.size)
-    width, height = (max(1, round(length * scale)) for length in stamp.size)
-    stamp = stamp.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = (int(rng.integers(side - length, endpoint=True)) for length in stamp.size)
-    image.paste(stamp, (left, top), stamp)
+        cutout = ImageOps.mirror(cutout)
+    scale = side * rng.uniform(_SMALLEST, _LARGEST) / max(cutout.size)
+    width, height = (max(1, round(length * scale)) for length in cutout.size)
+    cutout = cutout.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = (int(rng.integers(side - length, endpoint=True)) for length in cutout.size)
+    image.paste(cutout, (left, top), cutout)
     return image
 
 
-def prepare(data_dir: Path, cache: Path, config: StampsConfig | None = None) -> Path:
+def prepare(data_dir: Path, cache: Path, config: CutoutsConfig | None = None) -> Path:
     """Builds the data set, unless it is there, and returns the folder to read it from.
 
     Args:
         data_dir: tfds keeps its data sets in folders below this one.
-        cache: the folder that `python -m experiments.data.composed.debian --stamps` filled.
-        config: how stamps are pasted.
+        cache: the folder that `python -m experiments.data.composed.debian --cutouts` filled.
+        config: how cutouts are pasted.
 
     Raises:
-        DataError: a stamp or a photograph is missing; the message names the command that
+        DataError: a cutout or a photograph is missing; the message names the command that
             fetches it.
     """
-    builder = Stamps(config=config or StampsConfig(), data_dir=data_dir, cache=cache)
+    builder = Cutouts(config=config or CutoutsConfig(), data_dir=data_dir, cache=cache)
     builder.download_and_prepare()
     return Path(builder.data_dir)
