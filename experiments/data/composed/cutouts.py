@@ -1,7 +1,7 @@
-"""A tfds data set to classify: photographed objects, cut out, on crops of photographs.
+"""A tfds data set for classification: cutouts of photographed objects on crops of photographs.
 
-Every pixel is real and the classes are what a child would name, while a small network learns them
-in minutes. It is no benchmark: the objects are pasted, and few.
+All pixels are from photographs and the classes are simple things, yet a small network learns them
+in minutes. It is not a benchmark, because the objects are few, and pasted.
 """
 
 import dataclasses
@@ -24,18 +24,18 @@ from experiments.data.errors import DataError
 
 _VALIDATION_SHARE = 0.25
 _FEWEST_VALIDATION_CUTOUTS = 3
-# Of the cutout's longer side, in shares of the image's.
+# Limits of the longer side of a cutout, as shares of the side of the image.
 _SMALLEST, _LARGEST = 0.4, 0.8
 
 
 @dataclasses.dataclass(frozen=True)
 class Cutout:
-    """A cutout on disk.
+    """A picture of an object with a transparent surround, on disk.
 
     Attributes:
-        name: unique, and the same on every machine: ``animals/birds/crow``.
-        label: its class, a key of ``CLASSES``.
-        path: an image file whose alpha channel is zero around the object.
+        name: unique name, the same on every machine: ``animals/birds/crow``.
+        label: class of the object, a key of ``CLASSES``.
+        path: path of an image whose alpha channel is zero around the object.
     """
 
     name: str
@@ -45,14 +45,15 @@ class Cutout:
 
 @dataclasses.dataclass(kw_only=True)
 class CutoutsConfig(tfds.core.BuilderConfig):
-    """How cutouts are pasted on photographs; the name follows from the rest.
+    """How cutouts are pasted on photographs; the name of the config depends on the other fields.
 
     Attributes:
-        photographs: ``"pypi"``: seven photographs that come with the dependencies.
-            ``"debian"``: 71 photographs.
-        side: of the images, in pixels.
-        training_examples: equally many of each class, to within one.
-        validation_examples: equally many of each class, to within one.
+        photographs: source of the photographs. ``"pypi"``: seven that come with the dependencies.
+            ``"debian"``: 71.
+        side: side of the images, in pixels.
+        training_examples: number of training images, shared equally by the classes, to within one.
+        validation_examples: number of validation images, shared equally by the classes, to within
+            one.
     """
 
     name: str = dataclasses.field(init=False)
@@ -62,22 +63,22 @@ class CutoutsConfig(tfds.core.BuilderConfig):
     validation_examples: int = 2_400
 
     def __post_init__(self) -> None:
-        """Gives different data different names: by the name tfds tells what is there already."""
+        """Sets the name, by which tfds recognises a data set that was built before."""
         self.name = (
             f"{self.photographs}-{self.side}-{self.training_examples}-{self.validation_examples}"
         )
 
 
 class Cutouts(tfds.core.GeneratorBasedBuilder):
-    """One cutout on each crop, at a random place, in a random size, mirrored or not.
+    """Images with one cutout on a crop of a photograph, in random position, size and mirroring.
 
-    Split by cutout and by photograph: neither is in both splits.
+    No cutout and no photograph is in both splits.
     """
 
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, cache: Path, **options: Any) -> None:
-        """Args: cache: the folder that :mod:`experiments.data.composed.debian` filled."""
+        """Args: cache: folder that :mod:`experiments.data.composed.debian` filled."""
         self._cache = cache
         super().__init__(file_format="array_record", **options)
 
@@ -145,7 +146,7 @@ def fetched_cutouts(cache: Path) -> tuple[Cutout, ...]:
     """Returns the cutouts of all classes.
 
     Args:
-        cache: the folder that `python -m experiments.data.composed.debian --cutouts` filled.
+        cache: folder that `python -m experiments.data.composed.debian --cutouts` filled.
 
     Raises:
         DataError: a cutout is missing or damaged in ``cache``.
@@ -163,7 +164,7 @@ def fetched_cutouts(cache: Path) -> tuple[Cutout, ...]:
 
 
 def split_by_cutout(cutouts: Sequence[Cutout]) -> tuple[list[Cutout], list[Cutout]]:
-    """Splits each class into training and validation, a quarter and at least three, by hash."""
+    """Splits each class by a hash; a quarter, and at least three cutouts, are for validation."""
     train, validation = [], []
     for label in CLASSES:
         ordered = sorted(
@@ -177,7 +178,7 @@ def split_by_cutout(cutouts: Sequence[Cutout]) -> tuple[list[Cutout], list[Cutou
 
 
 def read_cutout(path: Path, side: int) -> Image.Image:
-    """Reads a cutout as RGBA, without its empty margins, its longer side at most ``side``."""
+    """Reads a cutout as RGBA, without empty margins, its longer side at most ``side`` pixels."""
     with Image.open(path) as opened:
         image = opened.convert("RGBA")
     image = image.crop(image.getchannel("A").getbbox())
@@ -188,12 +189,12 @@ def read_cutout(path: Path, side: int) -> Image.Image:
 def pasted(
     rng: np.random.Generator, background: UInt8[np.ndarray, "side side 3"], cutout: Image.Image
 ) -> Image.Image:
-    """Pastes a cutout in a random size at a random place; mirrors both at random.
+    """Pastes a cutout with random size and position; both images are mirrored at random.
 
     Args:
-        rng: source of randomness.
-        background: square.
-        cutout: RGBA without empty margins; all of it will be in the image.
+        rng: random number generator.
+        background: square RGB image, uint8 ``[side, side, 3]``.
+        cutout: RGBA image without empty margins; it is pasted completely inside the image.
 
     Returns:
         An RGB image of the size of ``background``.
@@ -213,11 +214,11 @@ def pasted(
 
 
 def prepare(data_dir: Path, cache: Path, config: CutoutsConfig | None = None) -> Path:
-    """Builds the data set, unless it is there, and returns the folder to read it from.
+    """Builds the data set, unless it exists, and returns the folder from which to read it.
 
     Args:
-        data_dir: tfds keeps its data sets in folders below this one.
-        cache: the folder that `python -m experiments.data.composed.debian --cutouts` filled.
+        data_dir: folder of the tfds data sets.
+        cache: folder that `python -m experiments.data.composed.debian --cutouts` filled.
         config: how cutouts are pasted.
 
     Raises:

@@ -114,7 +114,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 
 
 def cached_name(cutout: str) -> str:
-    """The file in the cache of a cutout of `CLASSES`; folders repeat names, so all stay in it."""
+    """Returns the file name of a cutout in the cache, where folders of `CLASSES` are not kept."""
     return f"{cutout.replace('/', '-')}.png"
 
 

@@ -1,8 +1,8 @@
-"""A data set to detect and segment: photographed objects, cut out, on crops of photographs.
+"""A data set for detection and segmentation: cutouts of objects on crops of photographs.
 
-It is written as a folder in COCO's layout and prepared as COCO is, so that all that COCO takes is
-tried offline: `python -m experiments.data.composed.scenes --help`. It is no benchmark: objects are
-pasted.
+It is written as a folder in COCO's layout and prepared like COCO, so that all code for COCO can be
+tried offline: `python -m experiments.data.composed.scenes --help`. It is not a benchmark, because
+the objects are pasted.
 """
 
 import os
@@ -32,7 +32,7 @@ from experiments.engine.files import locked
 from experiments.engine.json_files import write_json
 from experiments.engine.text import printable
 
-# With gaps, as COCO's have.
+# With gaps, like the ids of COCO.
 CATEGORIES = tuple(Category(2 * n + 1, name) for n, name in enumerate(CLASSES))
 
 _SPLITS = ("train", "val")
@@ -43,13 +43,13 @@ _QUALITY = 92
 def prepare_scenes(
     data_dir: Path, cache: Path = DEFAULT_CACHE, config: ScenesConfig | None = None
 ) -> Path:
-    """Builds the data set, unless it is there, and returns the folder to read it from.
+    """Builds the data set, unless it exists, and returns the folder from which to read it.
 
-    The images and annotations are in `data_dir/scenes/<name>` besides, in COCO's layout.
+    The images and annotations are also in `data_dir/scenes/<name>`, in COCO's layout.
 
     Args:
-        data_dir: tfds keeps its data sets in folders below this one.
-        cache: the folder that `python -m experiments.data.composed.debian --cutouts` filled.
+        data_dir: folder of the tfds data sets.
+        cache: folder that `python -m experiments.data.composed.debian --cutouts` filled.
         config: how scenes are composed.
 
     Returns:
@@ -80,12 +80,12 @@ def scene(
     cutouts: Sequence[Sequence[Image.Image]],
     config: ScenesConfig,
 ) -> Scene:
-    """Composes a scene, the same for the same arguments.
+    """Composes a scene, which is the same for the same arguments.
 
     Args:
-        key: split and number, of which all that is random follows.
-        photographs: no side of them is shorter than a scene's longer side.
-        cutouts: of each class, at least one; see
+        key: number of the split and of the scene, which seed all random choices.
+        photographs: RGB pixels; each side is at least the longer side of a scene.
+        cutouts: cutouts of each class, at least one; see
             :func:`experiments.data.composed.cutouts.read_cutout`.
         config: how scenes are composed.
     """
@@ -104,14 +104,14 @@ def scene(
 
 
 def annotations_of(composed: Scene) -> list[dict[str, Any]]:
-    """Says where the objects of a scene are, as COCO does, without ids.
+    """Returns the annotations of a scene in the format of COCO, without ids.
 
     Args:
-        composed: the scene.
+        composed: scene to annotate.
 
     Returns:
-        For each object, ``category_id``, ``bbox``, ``area`` and ``segmentation`` of what is seen of
-        it, and ``iscrowd``, 0.
+        For each object, ``category_id``, ``bbox``, ``area`` and ``segmentation`` of its visible
+        part, and ``iscrowd``, 0.
     """
     annotations = []
     for label, mask in zip(composed.labels, composed.masks, strict=True):
@@ -174,7 +174,7 @@ def _write_split(
         image = {"id": image_id, "file_name": name, "height": height, "width": width}
         return image, [{"image_id": image_id, **entry} for entry in annotations_of(composed)]
 
-    # Pillow and NumPy let other threads run while they compute.
+    # Threads suffice: Pillow and NumPy release the lock of the interpreter while they compute.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         written = list(pool.map(write, range(count)))
     annotations = [entry for _, entries in written for entry in entries]
@@ -192,7 +192,7 @@ def main(config: ScenesConfig, data_dir: Path = Path("data"), cache: Path = DEFA
     Args:
         config: How scenes are composed.
         data_dir: Folder of the prepared data sets.
-        cache: What `python -m experiments.data.composed.debian --cutouts` filled.
+        cache: Folder that `python -m experiments.data.composed.debian --cutouts` filled.
     """
     print(printable(f"scenes in {prepare_scenes(data_dir, cache, config)}"))
 

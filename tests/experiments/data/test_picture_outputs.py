@@ -46,7 +46,7 @@ def test_an_output_is_written_once_and_anew_by_another_call(tmp_path):
     outputs.check(first, output)
     outputs.write(first, output, PIXELS)
     for refuse in (outputs.check, lambda *paths: outputs.write(*paths, 255 - PIXELS)):
-        with pytest.raises(InputError, match=rf"{second}.*output {output}.* before"):
+        with pytest.raises(InputError, match=rf"{second}.*output {output}.* earlier image"):
             refuse(second, output)
     np.testing.assert_array_equal(read(output), PIXELS)
     PictureOutputs([]).write(second, output, 255 - PIXELS)

@@ -67,7 +67,7 @@ def test_an_archive_that_is_not_the_published_one_is_named(tmp_path, monkeypatch
     options = "--data-dir", tmp_path / "data", "--archives", archives
     code, complaint = run_failing(places.main, *options)
     assert code == 2
-    assert "error: the archives of Places365 cannot be had: " in complaint
+    assert "error: the archives of Places365 are not available: " in complaint
     assert "_256.tar, has wrong checksum" in complaint
 
 

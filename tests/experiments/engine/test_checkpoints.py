@@ -119,10 +119,10 @@ def test_a_run_goes_on_from_a_checkpoint_of_version_0_1(tmp_path):
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused_field_by_field(trained, other, message):
-    with pytest.raises(CheckpointError, match=f"of another model.*{message}"):
+    with pytest.raises(CheckpointError, match=f"another model.*{message}"):
         restore_state(trained / "checkpoints", carry(other))
     data = Input(toy.batches(), workers=0)
-    with pytest.raises(CheckpointError, match=f"of another model.*{message}"):
+    with pytest.raises(CheckpointError, match=f"another model.*{message}"):
         restore(trained / "checkpoints", carry(other), data.iterator)
     data.close()
 
@@ -291,6 +291,6 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(tmp_path, kin
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
     assert "refused: the checkpoint of step 10 could not be written" in done.stdout, done.stderr
     assert kind in done.stdout.lower()
-    assert "the newest whole one is of step 5" in done.stdout
+    assert "the newest complete one is of step 5" in done.stdout
     left = [line.rpartition("/")[2] for line in done.stdout.splitlines() if line.startswith("/")]
     assert [name for name in left if name.isdigit()] == ["5"]

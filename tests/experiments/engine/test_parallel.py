@@ -42,7 +42,7 @@ def test_batches_that_are_on_the_devices_stay_there():
 )
 def test_a_global_batch_that_cannot_be_shared_is_refused(size, accumulation, nearest):
     with pytest.raises(
-        ConfigError, match=re.escape(f"got {size}; the nearest that fit are {nearest}")
+        ConfigError, match=re.escape(f"got {size}; the nearest multiples are {nearest}")
     ):
         check_batch_size(size, accumulation)
     check_batch_size(16, accumulation)

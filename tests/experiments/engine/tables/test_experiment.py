@@ -75,7 +75,7 @@ def test_one_seed_has_no_spread_and_ranks_nothing(folders, results, capsys):
     assert found["presets"]["narrow"]["metrics"]["accuracy"]["deviation"] is None
     assert row_of(markdown, "Narrow")[3] == "12.0"
     for text in (found["note"], markdown, capsys.readouterr().out):
-        assert "One seed ranks nothing" in text
+        assert "One seed does not rank" in text
 
 
 def test_seeds_and_operation_are_those_of_the_experiment_unless_others_are_asked_for(folders):
