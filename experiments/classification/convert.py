@@ -53,7 +53,7 @@ def convert(
         )
     carry = first_carry(training_state(config, variables), config.training.seed)
     names = tfds.builder("imagenet2012", data_dir=output).info.features["label"].names
-    with _made_whole(output.absolute()) as folder:
+    with _completed_folder(output.absolute()) as folder:
         write_json(folder / CLASSES, names)
         checkpoints = Checkpoints(folder / CHECKPOINTS)
         time_spent = {"seconds": 0.0, "seconds_waiting": 0.0}
@@ -64,7 +64,7 @@ def convert(
 
 
 @contextlib.contextmanager
-def _made_whole(output: Path) -> Iterator[Path]:
+def _completed_folder(output: Path) -> Iterator[Path]:
     """Yields a folder that becomes ``output`` at the end; a killed process leaves no ``output``."""
     with contextlib.ExitStack() as stack:
         try:

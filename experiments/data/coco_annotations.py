@@ -215,10 +215,10 @@ def _list(path: Path, content: Any, name: str) -> Any:
 def _entries(path: Path, entries: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(entries, list):
         raise DataError(f"{path}: {name} must be a list, got {shown(entries)}")
-    for place, entry in enumerate(entries):
+    for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise DataError(f"{path}: {name}[{place}] must be an object, got {shown(entry)}")
-        yield f"{path}: {name}[{place}], id {shown(entry.get('id'))}", entry
+            raise DataError(f"{path}: {name}[{index}] must be an object, got {shown(entry)}")
+        yield f"{path}: {name}[{index}], id {shown(entry.get('id'))}", entry
 
 
 def _value(entry: Mapping[str, Any], name: str, where: str) -> Any:

@@ -73,8 +73,8 @@ def _png_edits(file: BinaryIO) -> Iterator[_Edit]:
         start = end
 
 
-def _at(file: BinaryIO, place: int, length: int) -> bytes:
-    file.seek(place)
+def _at(file: BinaryIO, offset: int, length: int) -> bytes:
+    file.seek(offset)
     return file.read(length)
 
 
@@ -111,15 +111,15 @@ def _inflates(compressed: bytes) -> bool:
 
 
 def _jpeg_edits(file: BinaryIO) -> Iterator[_Edit]:
-    place = 2
+    offset = 2
     while True:
-        head = _at(file, place, 4 + len(_PHOTOSHOP))
+        head = _at(file, offset, 4 + len(_PHOTOSHOP))
         if len(head) < 4 or head[0] != 0xFF or head[1] == _JPEG_SCAN:
             return
         if head[1] == 0xFF:  # padding before a marker, of any length
-            place += 1
+            offset += 1
             continue
-        end = place + 2 + int.from_bytes(head[2:4])
+        end = offset + 2 + int.from_bytes(head[2:4])
         if head[4:] == _PHOTOSHOP:
-            yield _Edit(place, end, b"")
-        place = end
+            yield _Edit(offset, end, b"")
+        offset = end

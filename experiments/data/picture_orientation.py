@@ -101,11 +101,11 @@ def _orientation_of_exif(exif: bytes) -> int | None:
     try:
         (start,) = struct.unpack_from(f"{order}I", exif, 4)
         (entries,) = struct.unpack_from(f"{order}H", exif, start)
-        for place in range(start + 2, start + 2 + 12 * entries, 12):
-            tag, kind, count = struct.unpack_from(f"{order}HHI", exif, place)
+        for offset in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(f"{order}HHI", exif, offset)
             if tag == ExifTags.Base.Orientation:
                 code = _INTEGERS.get(kind) if count == 1 else None
-                found = struct.unpack_from(f"{order}{code}", exif, place + 8)[0] if code else 0
+                found = struct.unpack_from(f"{order}{code}", exif, offset + 8)[0] if code else 0
                 return found if 1 <= found <= 8 else None
     except struct.error:  # truncated
         pass

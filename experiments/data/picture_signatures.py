@@ -49,7 +49,7 @@ def _kind(data: bytes) -> tuple[str, str] | None:
             return what, advice
     if data[4:8] == b"ftyp":
         brands = data[8 : int.from_bytes(data[:4])]
-        names = [brands[place : place + 4] for place in range(0, len(brands), 4) if place != 4]
+        names = [brands[index : index + 4] for index in range(0, len(brands), 4) if index != 4]
         for start, what, advice in _BRANDS:
             if any(name.startswith(start) for name in names):
                 return what, advice

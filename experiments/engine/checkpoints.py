@@ -96,7 +96,7 @@ class Checkpoints:
     Args:
         folder: folder of the checkpoints, absolute or relative; it is created.
         keep_last: number of the newest checkpoints that are kept, at least 1.
-        keep_best: number of checkpoints with the highest metric that are kept besides.
+        keep_best: number of checkpoints with the highest metric that are also kept.
         best: name of this metric; None keeps checkpoints by age only.
     """
 
@@ -219,7 +219,7 @@ def restore(folder: Path, state: Any, data: grain.DatasetIterator) -> Restored |
             restored, reason = None, _first_line(error)
         if all_agree(restored is not None) and restored is not None:
             barrier("checkpoint chosen")
-            messages = tuple(_set_aside(damaged_path, why) for damaged_path, why in damaged)
+            messages = tuple(_move_away(damaged_path, why) for damaged_path, why in damaged)
             return Restored(int(path.name), *restored, messages)
         damaged.append((path, reason))
     if damaged:
@@ -272,7 +272,7 @@ def save_state(path: Path, state: Any) -> None:
         path: folder to create; it must not exist.
         state: a pytree of arrays.
     """
-    with _alone(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _independent_checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(path.absolute(), args=ocp.args.StandardSave(_numpy(state)))
 
 
@@ -280,7 +280,7 @@ def _newest_first(folder: Path) -> Iterator[Path]:
     return (folder.absolute() / str(step) for step in reversed(steps_in(folder)))
 
 
-def _alone(handler: Any) -> ocp.Checkpointer:
+def _independent_checkpointer(handler: Any) -> ocp.Checkpointer:
     """Returns a checkpointer that waits for no other process: a failure must not block the rest."""
     options = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(),
@@ -291,7 +291,7 @@ def _alone(handler: Any) -> ocp.Checkpointer:
 
 
 def _read_state(path: Path, state: Any) -> Any:
-    with _alone(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _independent_checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         found = _arrays(checkpointer.metadata(path / "state").item_metadata)
         if not found:  # Orbax takes truncated metadata for empty metadata
             raise ValueError("its metadata cannot be read")
@@ -370,7 +370,7 @@ def _read_numbers(path: Path) -> dict[str, float]:
     return found
 
 
-def _set_aside(path: Path, reason: str) -> str:
+def _move_away(path: Path, reason: str) -> str:
     """Moves a damaged checkpoint away, because a new one will have the same step."""
     target = path.parent.parent / "damaged" / path.name
     if is_primary():
@@ -380,7 +380,7 @@ def _set_aside(path: Path, reason: str) -> str:
             number += 1
             target = target.with_name(f"{path.name}-{number}")
         path.rename(target)
-    barrier(f"set aside {path.name}")
+    barrier(f"moved {path.name}")
     return f"the checkpoint {path} is damaged ({reason}), and was moved to {target.parent}"
 
 

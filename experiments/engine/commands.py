@@ -25,7 +25,7 @@ LoadSpec = Callable[[], "TaskSpec[Any]"]
 ALONE = Distributed()
 DATA, FOLDERS = DataFolders(), Folders()
 
-# Arguments marked so have options without a prefix: `--runs` in place of `--folders.runs`.
+# Makes the fields of an argument options without a prefix: `--runs`, not `--folders.runs`.
 BARE: Any = tyro.conf.OmitArgPrefixes
 
 

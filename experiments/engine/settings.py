@@ -89,7 +89,7 @@ class Operation:
     Attributes:
         checkpoint_every: number of steps between checkpoints.
         keep_last: number of the newest checkpoints that are kept.
-        keep_best: number of checkpoints with the best evaluations that are kept besides.
+        keep_best: number of checkpoints with the best evaluations that are also kept.
         evaluate_every: number of steps between evaluations, each with a checkpoint; 0 evaluates
             only at the end.
         log_every: number of steps between lines of the logs.

@@ -21,12 +21,12 @@ from safetensors import safe_open
 from experiments.engine.errors import UserError
 
 # Keys of the state_dict in checkpoints of timm, torchvision, Lightning and PyTorch's tutorials.
-_PLACES = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
+_KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
 # Counters of PyTorch, in BatchNorm and in averages of models, which inference does not need.
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 _FLOATING = {"F64", "F32", "F16", "BF16"}
 _TORCH_FLOATING = {"torch.float64", "torch.float32", "torch.float16", "torch.bfloat16"}
-_WAY_OUT = (
+_ALTERNATIVE = (
     "`safetensors.torch.save_file(state_dict, 'weights.safetensors')`, run where it is installed, "
     "writes a file that can be read without it"
 )
@@ -178,12 +178,12 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library is missing
         raise WeightsError(
-            f"{path} needs PyTorch to be read, which cannot be imported ({error}); {_WAY_OUT}"
+            f"{path} needs PyTorch to be read, which cannot be imported ({error}); {_ALTERNATIVE}"
         ) from error
     if torch.__version__ < (2, 6):
         raise WeightsError(
             f"{path} needs PyTorch 2.6 or newer to be read, as pickled code can run in version "
-            f"{torch.__version__}; {_WAY_OUT}"
+            f"{torch.__version__}; {_ALTERNATIVE}"
         )
     try:
         with (
@@ -212,10 +212,10 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
 
 
 def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
-    for _ in _PLACES:  # nested, but not endlessly
+    for _ in _KEYS:  # nested, but not endlessly
         if not isinstance(content, Mapping):
             break
-        found = [place for place in _PLACES if isinstance(content.get(place), Mapping)]
+        found = [key for key in _KEYS if isinstance(content.get(key), Mapping)]
         if not found:
             return content
         if len(found) > 1:
@@ -229,7 +229,7 @@ def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
 
 def _no_state_dict(path: Path, found: str) -> WeightsError:
     return WeightsError(
-        f"{path} must hold a state_dict, tensors by name, alone or under one of {list(_PLACES)}; "
+        f"{path} must hold a state_dict, tensors by name, alone or under one of {list(_KEYS)}; "
         f"got {found}"
     )
 

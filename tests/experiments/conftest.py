@@ -22,7 +22,7 @@ def compile_with_few_optimizations():
 
 @pytest.fixture
 def run_failing(monkeypatch, capsys):
-    """Runs a program that is to fail; returns its exit code and what it printed of the error."""
+    """Returns a function that runs a failing program and returns exit code and error output."""
 
     def run(main, *arguments):
         monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])

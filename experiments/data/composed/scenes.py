@@ -181,7 +181,7 @@ def _write_split(
     content = {
         "images": [image for image, _ in written],
         "categories": [category._asdict() for category in CATEGORIES],
-        "annotations": [{"id": 1 + place, **entry} for place, entry in enumerate(annotations)],
+        "annotations": [{"id": 1 + index, **entry} for index, entry in enumerate(annotations)],
     }
     write_json(folder / "annotations" / f"instances_{part}.json", content)
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
 # Lower limits of the visible part of an object: a share of its pixels, and a number of pixels.
-LEAST_SEEN = 0.25
+SMALLEST_VISIBLE_SHARE = 0.25
 FEWEST_PIXELS = 16
 
 _OPAQUE = 128  # alpha from which a pixel counts as opaque, of 255
@@ -60,7 +60,7 @@ def compose(
         image = ImageOps.mirror(image)
     labels: list[int] = []
     masks: list[Bool[np.ndarray, "height width"]] = []
-    wholes: list[int] = []
+    areas: list[int] = []
     for _ in range(count):
         label = int(rng.integers(len(cutouts)))
         cutout = cutouts[label][int(rng.integers(len(cutouts[label])))]
@@ -72,7 +72,7 @@ def compose(
             top = int(rng.integers(height - pasted.height, endpoint=True))
             opaque = np.asarray(pasted.getchannel("A")) >= _OPAQUE  # [h, w]
             window = np.s_[top : top + pasted.height, left : left + pasted.width]
-            if _all_visible(masks, wholes, opaque, window):
+            if _all_visible(masks, areas, opaque, window):
                 for mask in masks:
                     mask[window] &= ~opaque
                 mask = np.zeros((height, width), bool)
@@ -80,7 +80,7 @@ def compose(
                 image.paste(pasted, (left, top), pasted)
                 labels.append(label)
                 masks.append(mask)
-                wholes.append(int(opaque.sum()))
+                areas.append(int(opaque.sum()))
                 break
     return Scene(image, tuple(labels), np.array(masks, bool).reshape(-1, height, width))
 
@@ -93,12 +93,12 @@ def _resized(cutout: Image.Image, longer: float, limits: tuple[int, int]) -> Ima
 
 def _all_visible(
     masks: Sequence[Bool[np.ndarray, "height width"]],
-    wholes: Sequence[int],
+    areas: Sequence[int],
     opaque: Bool[np.ndarray, "h w"],
     window: tuple[slice, slice],
 ) -> bool:
-    seen = (mask.sum() - (mask[window] & opaque).sum() for mask in masks)
+    visible = (mask.sum() - (mask[window] & opaque).sum() for mask in masks)
     return opaque.sum() >= FEWEST_PIXELS and all(
-        pixels >= max(FEWEST_PIXELS, LEAST_SEEN * whole)
-        for pixels, whole in zip(seen, wholes, strict=True)
+        pixels >= max(FEWEST_PIXELS, SMALLEST_VISIBLE_SHARE * area)
+        for pixels, area in zip(visible, areas, strict=True)
     )

@@ -58,7 +58,7 @@ def dry_run[Config: RunConfig](
         if config not in costs:  # equal configs are measured once
             costs[config] = spec.cost(config)
         found = costs[config]
-        cells = [f"{found.parameters:,}", f"{found.flops / 1e9:.4g}"]
+        entries = [f"{found.parameters:,}", f"{found.flops / 1e9:.4g}"]
         if time_steps:
             if config not in seconds:
                 seconds[config] = spec.step_seconds(config, share_of_process(batch_size))
@@ -66,7 +66,7 @@ def dry_run[Config: RunConfig](
                     print(f"{preset.name}: timed", flush=True)
             training, inference = seconds[config]
             first = inference if first is None else first
-            cells += [
+            entries += [
                 f"{1e3 * training:.0f}",
                 f"{batch_size / training:.3g}",
                 f"{1e3 * inference:.0f}",
@@ -74,7 +74,7 @@ def dry_run[Config: RunConfig](
                 f"{first / inference:.2f}",
             ]
         paper = scores_text(metrics, preset.paper, preset.paper_note)
-        lines.append((preset.row, *cells, paper))
+        lines.append((preset.row, *entries, paper))
     title = experiment.title
     if time_steps:
         title += f": {batch_size} images a step on {jax.devices()[0].device_kind}"

@@ -126,7 +126,7 @@ def _table(title: str, rows: Sequence[Row[Any]], metrics: Sequence[Metric]) -> T
     headlines = [metric for metric in metrics if metric.place == "headline"]
     lines = []
     for row, values in zip(rows, found, strict=True):
-        cells = (
+        entries = (
             values[metric.name].scaled(metric.factor).text(metric.digits)
             if metric.name in values
             else ""
@@ -134,7 +134,7 @@ def _table(title: str, rows: Sequence[Row[Any]], metrics: Sequence[Metric]) -> T
         )
         paper = scores_text(headlines, row.preset.paper, row.preset.paper_note)
         costs = (f"{row.cost.parameters:,}", f"{row.cost.flops / 1e9:.4g}")
-        lines.append((row.preset.row, *costs, *cells, paper))
+        lines.append((row.preset.row, *costs, *entries, paper))
     seeds = list(rows[0].runs)
     plural = "seeds" if len(seeds) > 1 else "seed"
     headings = ("", "parameters", "GFLOP", *(metric.heading for metric in shown), "paper")

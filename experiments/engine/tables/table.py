@@ -83,7 +83,7 @@ class Table:
         """Returns the table as Markdown, with a line for the title above it."""
         numbers = len(self.headings) - self.labels
         aligned = (*["---"] * self.labels, *["---:"] * numbers)
-        lines = (map(_cell, self.headings), aligned, *(map(_cell, row) for row in self.rows))
+        lines = (map(_escaped, self.headings), aligned, *(map(_escaped, row) for row in self.rows))
         return "\n".join(
             [f"{printable(self.title)}:", "", *(f"| {' | '.join(line)} |" for line in lines), ""]
         )
@@ -111,7 +111,7 @@ def _text(text: str) -> Text:
     return Text(printable(text))
 
 
-def _cell(text: str) -> str:
+def _escaped(text: str) -> str:
     return printable(text).replace("|", r"\|")
 
 

@@ -29,7 +29,7 @@ UNREADABLE = 5
 
 @pytest.fixture(scope="module")
 def data():
-    """Pieces of a photograph, of several sizes; one record of each split is cut off."""
+    """Pieces of a photograph, of several sizes; one record of each split is truncated."""
     rng = np.random.default_rng(0)
     with Image.open(pypi_photographs()[0].path) as image:
         astronaut = image.convert("RGB")
@@ -111,7 +111,7 @@ def test_processes_share_the_batches_of_one(data, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [0, 7])
-def test_a_batch_that_processes_cannot_share(data, monkeypatch, batch_size):
+def test_a_batch_that_processes_cannot_share_is_refused(data, monkeypatch, batch_size):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     message = f"batch_size.* {batch_size}"
     with pytest.raises(ConfigError, match=message):

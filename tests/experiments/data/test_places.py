@@ -29,7 +29,7 @@ def jpeg(shade):
 
 
 class Places365Small(tfds.builder_cls("places365_small"), skip_registration=True):
-    """The real builder, with the contents of hardly any archives."""
+    """The real builder, with archives of a few images."""
 
     name = "places365_small"
 
@@ -77,7 +77,7 @@ def test_nothing_prepared_names_the_command(tmp_path):
         places_folder(tmp_path)
 
 
-def test_preparing_names_what_is_missing(tmp_path, monkeypatch):
+def test_preparing_names_missing_files(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=rf"archives.*{tmp_path}/none"):
         prepare(tmp_path, tmp_path / "none")
     monkeypatch.setattr(prepared, "find_spec", lambda module: None)

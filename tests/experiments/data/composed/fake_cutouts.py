@@ -1,4 +1,4 @@
-"""A stand-in for the cutouts that are fetched: ellipses of one colour a class."""
+"""Replaces fetched cutouts in tests by ellipses, with one colour for each class."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from experiments.data.composed.cutouts_manifest import CLASSES, CUTOUTS, cached_
 
 
 def write_fake_cutouts(cache):
-    """Leaves in a folder what a fetch of the cutouts leaves; those for validation are greener."""
+    """Writes fake cutouts to a folder as if fetched; those for validation are greener."""
     cutouts = [Cutout(name, label, Path()) for label in CLASSES for name in CLASSES[label]]
     greener = {cutout.name for cutout in split_by_cutout(cutouts)[1]}
     folder = cache / CUTOUTS.name

@@ -1,4 +1,4 @@
-"""On a stand-in for the package: discs of one colour a class, and the photographs of PyPI."""
+"""Uses fake cutouts, discs with one colour for each class, and the PyPI photographs."""
 
 import colorsys
 import hashlib
@@ -31,7 +31,7 @@ COLOURS = {
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """What a fetch leaves; the discs have empty margins."""
+    """A cache as if fetched; the discs have empty margins."""
     cache = tmp_path_factory.mktemp("cache")
     folder = cache / CUTOUTS.name
     folder.mkdir()
@@ -99,8 +99,8 @@ def test_classes_are_balanced(splits):
         assert np.ptp(counts) <= 1
 
 
-def test_every_image_shows_all_of_a_cutout_of_its_class(splits):
-    """A disc covers pi/4 of a square whose side is 0.4 to 0.8 of the image's."""
+def test_every_image_shows_a_complete_cutout_of_its_class(splits):
+    """A disc covers pi/4 of a square with a side of 0.4 to 0.8 times the image's."""
     names = list(CLASSES)
     for record in splits["train"]:
         label = names[record["label"]]
@@ -144,7 +144,7 @@ def test_the_real_classes_split_179_to_58(cache):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_a_cut_out_loses_its_margins_and_keeps_its_shape(tmp_path, mode):
+def test_a_cutout_loses_its_margins_and_keeps_its_shape(tmp_path, mode):
     image = Image.new("RGBA", (100, 80))
     ImageDraw.Draw(image).rectangle((10, 20, 69, 39), fill=(200, 200, 200, 255))
     options = {}
@@ -161,7 +161,7 @@ def test_a_cut_out_loses_its_margins_and_keeps_its_shape(tmp_path, mode):
     assert cutout.getpixel((15, 5)) == (200, 200, 200, 255)
 
 
-def test_what_is_transparent_shows_the_background():
+def test_transparent_pixels_show_the_background():
     background = np.full((20, 20, 3), 50, np.uint8)
     cutout = Image.new("RGBA", (10, 10), (255, 0, 0, 0))
     cutout.putpixel((0, 0), (255, 0, 0, 255))

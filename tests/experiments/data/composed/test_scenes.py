@@ -1,4 +1,4 @@
-"""On a stand-in for the cutouts, ellipses of one colour a class, and the photographs of PyPI."""
+"""Uses fake cutouts, ellipses with one colour for each class, and the PyPI photographs."""
 
 import dataclasses
 import io
@@ -66,7 +66,7 @@ def runs_to_mask(counts, height, width):
     return pixels.reshape(width, height).T.astype(bool)
 
 
-def test_records_are_those_of_a_folder_in_cocos_layout(data_dir):
+def test_records_equal_a_folder_in_cocos_layout(data_dir):
     data = open_coco(coco_folder(data_dir, CONFIG.name))
     assert data.has_masks
     assert data.test is None
@@ -109,7 +109,7 @@ def test_scenes_are_landscapes_and_portraits_with_few_and_many_objects(data_dir)
 
 @pytest.mark.parametrize(("split", "green"), [("train", 0), ("validation", 90)])
 def test_masks_lie_on_objects_of_their_class_and_split(data_dir, split, green):
-    """The colours of the ellipses, as far as JPEG keeps them within."""
+    """Compares colours in the masks with those of the ellipses, within the accuracy of JPEG."""
     source = getattr(open_coco(coco_folder(data_dir, CONFIG.name)), split)
     checked = 0
     for record in map(source.__getitem__, range(len(source))):
@@ -129,7 +129,7 @@ def test_masks_lie_on_objects_of_their_class_and_split(data_dir, split, green):
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4))
-def test_annotations_say_where_masks_are(seed, count):
+def test_annotations_match_the_masks(seed, count):
     rng = np.random.default_rng(seed)
     height, width = rng.integers(4, 30, size=2)
     masks = rng.random((count, height, width)) < 0.3
@@ -156,7 +156,7 @@ def test_building_twice_gives_the_same_files(cache, data_dir, tmp_path):
         assert files(tmp_path / part) == files(data_dir / part)
 
 
-def test_a_build_that_was_killed_begins_again(cache, data_dir, tmp_path):
+def test_a_killed_build_starts_again(cache, data_dir, tmp_path):
     unfinished = tmp_path / "scenes" / f".unfinished-{CONFIG.name}" / "train"
     unfinished.mkdir(parents=True)
     (unfinished / "left.jpg").touch()
@@ -164,11 +164,11 @@ def test_a_build_that_was_killed_begins_again(cache, data_dir, tmp_path):
     assert files(tmp_path / "scenes") == files(data_dir / "scenes")
 
 
-def test_what_is_built_needs_no_cache(data_dir, tmp_path):
+def test_a_built_data_set_does_not_need_the_cache(data_dir, tmp_path):
     assert prepare_scenes(data_dir, tmp_path, CONFIG) == coco_folder(data_dir, CONFIG.name)
 
 
-def test_more_scenes_begin_with_those_of_fewer():
+def test_a_larger_set_starts_with_the_scenes_of_a_smaller_one():
     photographs = [np.random.default_rng(0).integers(256, size=(100, 120, 3), dtype=np.uint8)]
     cutouts = [[Image.new("RGBA", (20, 20), (255, 0, 0, 255))] for _ in CLASSES]
     more = dataclasses.replace(CONFIG, training_images=1000)
@@ -205,7 +205,7 @@ def test_other_data_get_another_folder():
         ({"training_images": 0}, r"training_images.* 0$"),
     ],
 )
-def test_scenes_that_cannot_be_are_refused(fields, message):
+def test_impossible_scenes_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         ScenesConfig(**fields)
 
