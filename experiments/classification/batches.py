@@ -28,7 +28,7 @@ from experiments.engine.parallel import share_of_process
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationData:
-    """A data set on disk.
+    """A dataset on disk.
 
     Attributes:
         train: training records with ``image``, still encoded, and ``label``.
@@ -42,15 +42,15 @@ class ClassificationData:
 
 
 def open_data(config: DataConfig, folders: DataFolders) -> ClassificationData:
-    """Opens a data set, after building it if it is one of the small ones.
+    """Opens a dataset, after building it if it is one of the small ones.
 
     Args:
         config: data config of the run.
-        folders: folders of data sets, and of the files from which ``"cutouts"`` is composed.
+        folders: folders of datasets, and of the files from which ``"cutouts"`` is composed.
 
     Raises:
-        DataError: ImageNet, or the files from which a small data set is composed, are missing or
-            invalid; or the data set has another number of classes.
+        DataError: ImageNet, or the files from which a small dataset is composed, are missing or
+            invalid; or the dataset has another number of classes.
     """
     if config.source == "imagenet2012":
         folder = imagenet.imagenet_folder(folders.data_dir)
@@ -65,7 +65,7 @@ def open_data(config: DataConfig, folders: DataFolders) -> ClassificationData:
 
 
 def open_folder(folder: Path) -> ClassificationData:
-    """Opens a prepared tfds data set with ``image`` and ``label``, for training and validation.
+    """Opens a prepared tfds dataset with ``image`` and ``label``, for training and validation.
 
     Args:
         folder: folder of one version, such as ``data/imagenet2012/5.1.0``.
@@ -86,7 +86,7 @@ def training_batches(
     There is no last batch.
 
     Args:
-        data: data set from :func:`open_data`.
+        data: dataset from :func:`open_data`.
         config: data config of the run.
         batch_size: number of examples in a batch, over all processes. The examples do not depend on
             the number of processes.
@@ -114,7 +114,7 @@ def evaluation_batches(
     """Returns this process's share of the batches of all validation images, cropped centrally.
 
     Args:
-        data: data set from :func:`open_data`.
+        data: dataset from :func:`open_data`.
         config: data config of the run.
         batch_size: number of examples in a batch, over all processes.
 

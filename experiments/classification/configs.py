@@ -35,7 +35,7 @@ class ClassificationConfig(RunConfig):
 
     Attributes:
         model: network.
-        data: data set, and preparation of its images.
+        data: dataset, and preparation of its images.
         training: how the network is trained.
         task: name of the task, stored in the folder of the run.
     """

@@ -32,7 +32,7 @@ def convert(
         keep: parts of the network that keep their own initial values.
 
     Raises:
-        ConfigError: the config is for another data set; or ``output`` is not empty, or cannot be
+        ConfigError: the config is for another dataset; or ``output`` is not empty, or cannot be
             created.
         WeightsError: the file cannot be read, does not match the network, or has unusable values;
             or ``keep`` names a part that the network does not have.

@@ -8,10 +8,10 @@ from experiments.engine.config import check
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The data set that is classified, and how its images are cropped to squares.
+    """The dataset that is classified, and how its images are cropped to squares.
 
     Attributes:
-        source: name of the data set. ``"imagenet2012"``: ImageNet as tfds prepares it.
+        source: name of the dataset. ``"imagenet2012"``: ImageNet as tfds prepares it.
             ``"digits"``: digits of scikit-learn, for ``image_side=32, eval_resize=32,
             augmentation="pad_crop", flip=False``. ``"cutouts"``: photographed objects pasted on
             photographs, 96x96, 12 classes.

@@ -23,7 +23,7 @@ def evaluate(run: Path, folders: DataFolders, evaluation: EvaluationConfig) -> N
     Raises:
         CheckpointError: ``run`` holds no run of this task, or it cannot be read.
         ConfigError: the devices cannot share a batch equally.
-        DataError: the data set is missing or invalid.
+        DataError: the dataset is missing or invalid.
     """
     check_batch_size(evaluation.batch_size)
     loaded = RUNS.load(run, evaluation.checkpoint)

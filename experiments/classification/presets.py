@@ -1,4 +1,4 @@
-"""The rows of Tables 2, 3 and 12, and presets for two small data sets."""
+"""The rows of Tables 2, 3 and 12, and presets for two small datasets."""
 
 import dataclasses
 

@@ -1,1 +1,1 @@
-"""Data sets of the experiments, and pictures of users."""
+"""Datasets of the experiments, and pictures of users."""

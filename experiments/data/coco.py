@@ -1,6 +1,6 @@
 """COCO (reference 25) with boxes and masks: `python -m experiments.data.coco --help`.
 
-The official folder is converted once to a tfds data set; neither this nor reading it needs
+The official folder is converted once to a tfds dataset; neither this nor reading it needs
 TensorFlow. For training on boxes only, tfds' own `coco/2017` can be used too.
 """
 
@@ -29,13 +29,13 @@ OFFICIAL_IDS = tuple(n for n in range(1, 91) if n not in {12, 26, 29, 30, 45, 66
 
 @dataclass(frozen=True)
 class CocoData:
-    """A data set in the format of COCO.
+    """A dataset in the format of COCO.
 
     Attributes:
         train: records of :class:`experiments.data.coco_sources.InstanceRecords`.
         validation: records of the same format.
         test: records of the same format, without objects; None if the test images were missing when
-            the data set was prepared.
+            the dataset was prepared.
         categories: categories, ordered by id; the label of an object is the index of its category.
         has_masks: whether objects have segmentations.
     """
@@ -48,17 +48,17 @@ class CocoData:
 
 
 def coco_folder(data_dir: Path, name: str = "2017") -> Path:
-    """Returns the folder of the prepared data set, after checking that all its files exist.
+    """Returns the folder of the prepared dataset, after checking that all its files exist.
 
     Args:
-        data_dir: folder of the tfds data sets, which contains `coco_instances/<name>/1.0.0`.
+        data_dir: folder of the tfds datasets, which contains `coco_instances/<name>/1.0.0`.
         name: name of the config: `2017`, or the name of a config of scenes.
 
     Returns:
         The folder for :func:`open_coco`.
 
     Raises:
-        DataError: the data set is missing, incomplete, of another version or format, or lacks a
+        DataError: the dataset is missing, incomplete, of another version or format, or lacks a
             split or a file. The message tells how to prepare it.
     """
     how = (
@@ -72,14 +72,14 @@ def coco_boxes_folder(data_dir: Path, name: str = "2017") -> Path:
     """Returns the folder of COCO as tfds prepares it, without masks; see :func:`coco_folder`.
 
     Args:
-        data_dir: folder of the tfds data sets, which contains `coco/<name>/1.1.0`.
+        data_dir: folder of the tfds datasets, which contains `coco/<name>/1.1.0`.
         name: name of the config: `2017`.
 
     Returns:
         The folder for :func:`open_coco`.
 
     Raises:
-        DataError: the data set is missing or invalid.
+        DataError: the dataset is missing or invalid.
     """
     how = (
         "To prepare it, run once `pip install tensorflow` and `tfds build coco/"
@@ -90,16 +90,16 @@ def coco_boxes_folder(data_dir: Path, name: str = "2017") -> Path:
 
 
 def open_coco(folder: Path) -> CocoData:
-    """Opens a prepared data set.
+    """Opens a prepared dataset.
 
     Args:
         folder: folder returned by :func:`coco_folder` or :func:`coco_boxes_folder`.
 
     Returns:
-        The data set, whose sources can be pickled and read in any order.
+        The dataset, whose sources can be pickled and read in any order.
 
     Raises:
-        DataError: a file is missing or damaged, or the data set is not in the format of COCO.
+        DataError: a file is missing or damaged, or the dataset is not in the format of COCO.
     """
     checked(folder)
     builder = open_builder(folder)
@@ -171,7 +171,7 @@ def main(folder: Annotated[Path, tyro.conf.Positional], data_dir: Path = Path("d
         folder: Folder with annotations/instances_train2017.json,
             annotations/instances_val2017.json, train2017/ and val2017/; for the test server also
             annotations/image_info_test-dev2017.json and test2017/.
-        data_dir: Folder of the prepared data sets.
+        data_dir: Folder of the prepared datasets.
     """
     print(printable(f"COCO in {coco_tfds.prepare(folder, data_dir, coco_tfds.COCO_2017)}"))
 

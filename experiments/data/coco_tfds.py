@@ -1,4 +1,4 @@
-"""A tfds data set made from a folder in COCO's layout, with masks, which tfds' own `coco` lacks."""
+"""A tfds dataset made from a folder in COCO's layout, with masks, which tfds' own `coco` lacks."""
 
 import dataclasses
 import io
@@ -65,7 +65,7 @@ class CocoInstances(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, folder: Path, **options: Any) -> None:
-        """Args: folder: folder in COCO's layout; needed to prepare the data set, not to read it."""
+        """Args: folder: folder in COCO's layout; needed to prepare the dataset, not to read it."""
         self._folder = folder
         super().__init__(file_format="array_record", **options)
 
@@ -140,14 +140,14 @@ class CocoInstances(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(folder: Path, data_dir: Path, config: CocoConfig) -> Path:
-    """Prepares the data set, unless it exists, and returns the folder from which to read it.
+    """Prepares the dataset, unless it exists, and returns the folder from which to read it.
 
     A preparation that was killed leaves nothing that looks complete; the next one deletes the rest
-    and starts again. If two processes prepare the data set, one waits for the other.
+    and starts again. If two processes prepare the dataset, one waits for the other.
 
     Args:
         folder: folder in COCO's layout.
-        data_dir: folder of the tfds data sets.
+        data_dir: folder of the tfds datasets.
         config: names of the parts of ``folder``.
 
     Raises:

@@ -1,7 +1,7 @@
-"""The error for invalid data sets."""
+"""The error for invalid datasets."""
 
 from experiments.engine.errors import UserError
 
 
 class DataError(UserError, ValueError):
-    """A data set is missing, incomplete or invalid."""
+    """A dataset is missing, incomplete or invalid."""

@@ -18,16 +18,16 @@ _ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 
 def imagenet_folder(data_dir: Path) -> Path:
-    """Returns the folder of the prepared data set, after checking that all its files exist.
+    """Returns the folder of the prepared dataset, after checking that all its files exist.
 
     Args:
         data_dir: folder that was given to :func:`prepare`; it contains `imagenet2012/5.1.0`.
 
     Returns:
-        The folder from which to read the data set.
+        The folder from which to read the dataset.
 
     Raises:
-        DataError: the data set is missing, incomplete, of another version or format, or lacks a
+        DataError: the dataset is missing, incomplete, of another version or format, or lacks a
             split or a file. The message tells how to prepare it.
     """
     how = (
@@ -39,13 +39,13 @@ def imagenet_folder(data_dir: Path) -> Path:
 
 
 def prepare(archives: Path, data_dir: Path) -> None:
-    """Prepares the data set with tfds, in a format that can be read in any order.
+    """Prepares the dataset with tfds, in a format that can be read in any order.
 
     `tfds build` would also do, but needs Apache Beam in addition to TensorFlow.
 
     Args:
         archives: folder of the two archives.
-        data_dir: folder of the tfds data sets.
+        data_dir: folder of the tfds datasets.
 
     Raises:
         DataError: an archive or TensorFlow is missing.
@@ -63,7 +63,7 @@ def main(archives: Path, data_dir: Path = Path("data")) -> None:
 
     Args:
         archives: Folder that contains ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar.
-        data_dir: Folder of the prepared data sets.
+        data_dir: Folder of the prepared datasets.
     """
     prepare(archives, data_dir)
     print(printable(f"ImageNet in {imagenet_folder(data_dir)}"))

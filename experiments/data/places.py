@@ -20,16 +20,16 @@ _VERSIONS = ("2.1.0", "2.0.0")
 
 
 def places_folder(data_dir: Path) -> Path:
-    """Returns the folder of the prepared data set, after checking that all its files exist.
+    """Returns the folder of the prepared dataset, after checking that all its files exist.
 
     Args:
         data_dir: folder that was given to :func:`prepare`; it contains `places365_small/2.1.0`.
 
     Returns:
-        The folder from which to read the data set.
+        The folder from which to read the dataset.
 
     Raises:
-        DataError: the data set is missing, incomplete, of another version or format, or lacks a
+        DataError: the dataset is missing, incomplete, of another version or format, or lacks a
             split or a file. The message tells how to prepare it.
     """
     how = (
@@ -40,10 +40,10 @@ def places_folder(data_dir: Path) -> Path:
 
 
 def prepare(data_dir: Path, archives: Path | None = None) -> None:
-    """Prepares the data set with tfds, in a format that can be read in any order.
+    """Prepares the dataset with tfds, in a format that can be read in any order.
 
     Args:
-        data_dir: folder of the tfds data sets and of their downloads.
+        data_dir: folder of the tfds datasets and of their downloads.
         archives: folder of archives that need not be downloaded, under their names at
             data.csail.mit.edu, such as `val_256.tar`.
 
@@ -66,7 +66,7 @@ def main(data_dir: Path = Path("data"), archives: Path | None = None) -> None:
     """Prepares Places365, which takes hours, a download of 31 GB, and as much space again.
 
     Args:
-        data_dir: Folder of the prepared data sets.
+        data_dir: Folder of the prepared datasets.
         archives: Folder of archives of data.csail.mit.edu that were downloaded before.
     """
     prepare(data_dir, archives)

@@ -1,4 +1,4 @@
-"""Finds data sets that tfds prepared, and checks before a run that they are complete."""
+"""Finds datasets that tfds prepared, and checks before a run that they are complete."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -12,19 +12,19 @@ _SPLITS = ("train", "validation")
 
 
 def prepared_folder(data_dir: Path, name: str, versions: Sequence[str], how: str) -> Path:
-    """Returns the folder of a prepared data set, after checking that all its files exist.
+    """Returns the folder of a prepared dataset, after checking that all its files exist.
 
     Args:
-        data_dir: folder of the tfds data sets.
-        name: name of the data set, such as ``imagenet2012``.
+        data_dir: folder of the tfds datasets.
+        name: name of the dataset, such as ``imagenet2012``.
         versions: versions that can be used, the preferred one first.
-        how: instruction for preparing the data set, which ends error messages.
+        how: instruction for preparing the dataset, which ends error messages.
 
     Returns:
-        The folder from which to read the data set, such as ``data_dir/imagenet2012/5.1.0``.
+        The folder from which to read the dataset, such as ``data_dir/imagenet2012/5.1.0``.
 
     Raises:
-        DataError: the data set is missing, incomplete, of another version or format, or lacks a
+        DataError: the dataset is missing, incomplete, of another version or format, or lacks a
             split or a file.
     """
     try:
@@ -34,17 +34,17 @@ def prepared_folder(data_dir: Path, name: str, versions: Sequence[str], how: str
 
 
 def checked(folder: Path, splits: Sequence[str] = _SPLITS) -> Path:
-    """Checks that a prepared data set is complete.
+    """Checks that a prepared dataset is complete.
 
     Args:
         folder: folder with `dataset_info.json`, such as ``data_dir/imagenet2012/5.1.0``.
-        splits: splits that the data set must have.
+        splits: splits that the dataset must have.
 
     Returns:
         ``folder``.
 
     Raises:
-        DataError: the data set is incomplete, of another format, or lacks a split or a file.
+        DataError: the dataset is incomplete, of another format, or lacks a split or a file.
     """
     for name in ("dataset_info.json", "features.json"):
         if not (folder / name).is_file():
@@ -71,7 +71,7 @@ def checked(folder: Path, splits: Sequence[str] = _SPLITS) -> Path:
 
 
 def open_builder(folder: Path) -> tfds.core.DatasetBuilder:
-    """Opens the information that tfds stores beside the records of a prepared data set.
+    """Opens the information that tfds stores beside the records of a prepared dataset.
 
     Args:
         folder: folder with `dataset_info.json`, such as ``data_dir/imagenet2012/5.1.0``.

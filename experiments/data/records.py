@@ -1,6 +1,6 @@
 """Decodes the records of a random-access source, and replaces those that cannot be read.
 
-A few records of a large data set may be damaged. Dropping them would make batches uneven, and
+A few records of a large dataset may be damaged. Dropping them would make batches uneven, and
 dependent on the number of workers or processes. Therefore each index gives exactly one example: in
 training the next record that can be read, in evaluation an example of weight 0. Both report which
 records they could not read.

@@ -73,7 +73,7 @@ def barrier(name: str) -> None:
 def primary_first[Result](make: Callable[[], Result]) -> Result:
     """Returns the result of ``make``, which process 0 calls before the others do.
 
-    Use it for a data set that only one process may build and that all processes then open.
+    Use it for a dataset that only one process may build and that all processes then open.
     """
     if is_primary():
         try:

@@ -10,7 +10,7 @@ class Distributed:
     """How this process connects to the others. The default is a single process.
 
     Attributes:
-        auto: let the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU) tell where the others are.
+        auto: get the addresses from the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU).
         coordinator: address ``host:port`` of process 0, if ``auto`` is not set.
         processes: number of processes of the run, with ``coordinator``.
         process: number of this process, 0 to ``processes - 1``, with ``coordinator``.

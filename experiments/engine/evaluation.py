@@ -1,4 +1,4 @@
-"""Evaluation: means over a data set, in which each record counts once, on any number of devices."""
+"""Evaluation: means over a dataset, in which each record counts once, on any number of devices."""
 
 import json
 import math
@@ -31,7 +31,7 @@ class NonFiniteEvaluationError(UserError, FloatingPointError):
 
 
 class Evaluator:
-    """Computes means over a data set; compiled once.
+    """Computes means over a dataset; compiled once.
 
     Args:
         sums: function from a state and the share of a batch of one device to sums over its

@@ -16,8 +16,8 @@ class DataFolders:
     """Folders of data.
 
     Attributes:
-        data_dir: folder of the prepared data sets.
-        cache: folder of the files fetched from packages, from which some data sets are composed.
+        data_dir: folder of the prepared datasets.
+        cache: folder of the files fetched from packages, from which some datasets are composed.
     """
 
     data_dir: Path = Path("data")

@@ -41,7 +41,7 @@ class NonFiniteLossError(UserError, FloatingPointError):
 
 
 class UnreadableRecordsError(UserError, RuntimeError):
-    """More records of the data set could not be read than is allowed."""
+    """More records of the dataset could not be read than is allowed."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from tests.experiments.compilation import few_optimizations
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
-    """The data set of crops of the seven photographs, built once."""
+    """The dataset of crops of the seven photographs, built once."""
     return prepare("pypi", tmp_path_factory.mktemp("data"))
 
 

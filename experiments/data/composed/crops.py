@@ -1,4 +1,4 @@
-"""A tfds data set of crops of real photographs, split by photograph."""
+"""A tfds dataset of crops of real photographs, split by photograph."""
 
 import dataclasses
 import functools
@@ -179,12 +179,12 @@ def prepare(
     photographs: Path | None = None,
     crop_side: int = CROP_SIDE,
 ) -> Path:
-    """Builds the data set, unless it exists, and returns the folder from which to read it.
+    """Builds the dataset, unless it exists, and returns the folder from which to read it.
 
     Args:
         source: ``"pypi"``: photographs that come with the dependencies. ``"debian"``: also
             photographs from Debian packages.
-        data_dir: folder of the tfds data sets.
+        data_dir: folder of the tfds datasets.
         photographs: folder that `python -m experiments.data.composed.debian` filled; required for
             ``"debian"``.
         crop_side: lower limit of the side of the crops, in pixels; at most 288.

@@ -1,4 +1,4 @@
-"""A tfds data set for classification: cutouts of photographed objects on crops of photographs.
+"""A tfds dataset for classification: cutouts of photographed objects on crops of photographs.
 
 All pixels are from photographs and the classes are simple things, yet a small network learns them
 in minutes. It is not a benchmark, because the objects are few, and pasted.
@@ -63,7 +63,7 @@ class CutoutsConfig(tfds.core.BuilderConfig):
     validation_examples: int = 2_400
 
     def __post_init__(self) -> None:
-        """Sets the name, by which tfds recognises a data set that was built before."""
+        """Sets the name, by which tfds recognises a dataset that was built before."""
         self.name = (
             f"{self.photographs}-{self.side}-{self.training_examples}-{self.validation_examples}"
         )
@@ -214,10 +214,10 @@ def pasted(
 
 
 def prepare(data_dir: Path, cache: Path, config: CutoutsConfig | None = None) -> Path:
-    """Builds the data set, unless it exists, and returns the folder from which to read it.
+    """Builds the dataset, unless it exists, and returns the folder from which to read it.
 
     Args:
-        data_dir: folder of the tfds data sets.
+        data_dir: folder of the tfds datasets.
         cache: folder that `python -m experiments.data.composed.debian --cutouts` filled.
         config: how cutouts are pasted.
 

@@ -1,4 +1,4 @@
-"""A tfds data set of the 1,797 handwritten digits of scikit-learn."""
+"""A tfds dataset of the 1,797 handwritten digits of scikit-learn."""
 
 import io
 from collections.abc import Iterator
@@ -70,10 +70,10 @@ def _enlarged(values: Float[np.ndarray, "8 8"]) -> Image.Image:
 
 
 def prepare(data_dir: Path) -> Path:
-    """Builds the data set, unless it exists, and returns the folder from which to read it.
+    """Builds the dataset, unless it exists, and returns the folder from which to read it.
 
     Args:
-        data_dir: folder of the tfds data sets.
+        data_dir: folder of the tfds datasets.
     """
     builder = Digits(data_dir=data_dir)
     builder.download_and_prepare()

@@ -1,4 +1,4 @@
-"""Photographs for training and evaluation without a downloaded data set."""
+"""Photographs for training and evaluation without a downloaded dataset."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""A data set for detection and segmentation: cutouts of objects on crops of photographs.
+"""A dataset for detection and segmentation: cutouts of objects on crops of photographs.
 
 It is written as a folder in COCO's layout and prepared like COCO, so that all code for COCO can be
 tried offline: `python -m experiments.data.composed.scenes --help`. It is not a benchmark, because
@@ -43,12 +43,12 @@ _QUALITY = 92
 def prepare_scenes(
     data_dir: Path, cache: Path = DEFAULT_CACHE, config: ScenesConfig | None = None
 ) -> Path:
-    """Builds the data set, unless it exists, and returns the folder from which to read it.
+    """Builds the dataset, unless it exists, and returns the folder from which to read it.
 
     The images and annotations are also in `data_dir/scenes/<name>`, in COCO's layout.
 
     Args:
-        data_dir: folder of the tfds data sets.
+        data_dir: folder of the tfds datasets.
         cache: folder that `python -m experiments.data.composed.debian --cutouts` filled.
         config: how scenes are composed.
 
@@ -191,7 +191,7 @@ def main(config: ScenesConfig, data_dir: Path = Path("data"), cache: Path = DEFA
 
     Args:
         config: How scenes are composed.
-        data_dir: Folder of the prepared data sets.
+        data_dir: Folder of the prepared datasets.
         cache: Folder that `python -m experiments.data.composed.debian --cutouts` filled.
     """
     print(printable(f"scenes in {prepare_scenes(data_dir, cache, config)}"))

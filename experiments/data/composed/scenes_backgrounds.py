@@ -49,7 +49,7 @@ def backgrounds(
     photographs: Sequence[Photograph],
 ) -> tuple[list[Photograph], list[Photograph]]:
     """Splits into training and validation, without photographs that show objects of a class."""
-    # Split before filtering, so that photographs are in the same split in all data sets.
+    # Split before filtering, so that photographs are in the same split in all datasets.
     train, validation = (
         [photograph for photograph in part if photograph.name not in _SHOWING_CLASSES]
         for part in split_by_photograph(photographs)

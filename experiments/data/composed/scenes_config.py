@@ -50,5 +50,5 @@ class ScenesConfig:
 
     @property
     def name(self) -> str:
-        """Name of the data set, by which tfds recognises a data set that was built before."""
+        """Name of the dataset, by which tfds recognises a dataset that was built before."""
         return "-".join(["scenes", *map(str, dataclasses.astuple(self))])

@@ -169,7 +169,7 @@ def test_digits_open_and_batch(tmp_path):
     assert last["weight"].sum() == 297 - 18 * 16
 
 
-def test_each_source_opens_its_own_data_set(tmp_path, monkeypatch):
+def test_each_source_opens_its_own_dataset(tmp_path, monkeypatch):
     asked = []
 
     def prepare(data_dir, cache, config):
@@ -189,7 +189,7 @@ def test_each_source_opens_its_own_data_set(tmp_path, monkeypatch):
         open_data(DataConfig(), DataFolders(tmp_path))
 
 
-def test_a_data_set_with_other_classes_than_the_network_is_refused(digits_dir, monkeypatch):
+def test_a_dataset_with_other_classes_than_the_network_is_refused(digits_dir, monkeypatch):
     config = DataConfig("digits", 32, 32, "pad_crop", flip=False)
     nine = ClassificationData([], [], tuple("012345678"))
     monkeypatch.setattr(batches, "open_folder", lambda folder: nine)

@@ -86,7 +86,7 @@ def test_the_loss_falls_and_accuracy_rises(run):
 
 
 @pytest.mark.slow
-def test_prediction_prints_the_classes_of_the_data_set(run, digits_dir, tmp_path):
+def test_prediction_prints_the_classes_of_the_dataset(run, digits_dir, tmp_path):
     source = tfds.builder_from_directory(digits_dir / "digits/1.0.0").as_data_source("validation")
     paths = []
     for index in range(40):

@@ -144,7 +144,7 @@ def is_read(fifo):
     return True
 
 
-def test_a_prepared_data_set_does_not_need_the_folder(data_dir, tmp_path):
+def test_a_prepared_dataset_does_not_need_the_folder(data_dir, tmp_path):
     assert prepare(tmp_path / "gone", data_dir, CONFIG) == coco_folder(data_dir, "small")
 
 

@@ -209,7 +209,7 @@ def test_the_command_names_a_folder_that_cannot_be_written(folder, tmp_path, run
     assert re.fullmatch(r"error: .*data.*\n", message)
 
 
-def test_a_prepared_data_set_may_be_read_only(own_folder, tmp_path):
+def test_a_prepared_dataset_may_be_read_only(own_folder, tmp_path):
     prepared = prepare(own_folder, tmp_path / "data", CONFIG)
     lock = prepared.parent / ".lock"
     lock.unlink()

@@ -35,7 +35,7 @@ class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield name, {"image": encoded, "label": number % 2, "file_name": name}
 
 
-def test_a_complete_data_set_is_found(tmp_path):
+def test_a_complete_dataset_is_found(tmp_path):
     Imagenet2012(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     folder = imagenet_folder(tmp_path)
     assert folder == tmp_path / "imagenet2012" / "5.1.0"

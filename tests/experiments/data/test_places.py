@@ -44,7 +44,7 @@ class Places365Small(tfds.builder_cls("places365_small"), skip_registration=True
         return generators
 
 
-def test_a_prepared_data_set_is_found_and_read(tmp_path):
+def test_a_prepared_dataset_is_found_and_read(tmp_path):
     Places365Small(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     folder = places_folder(tmp_path)
     assert folder == tmp_path / "places365_small" / "2.1.0"

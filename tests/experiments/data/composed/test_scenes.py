@@ -164,7 +164,7 @@ def test_a_killed_build_starts_again(cache, data_dir, tmp_path):
     assert files(tmp_path / "scenes") == files(data_dir / "scenes")
 
 
-def test_a_built_data_set_does_not_need_the_cache(data_dir, tmp_path):
+def test_a_built_dataset_does_not_need_the_cache(data_dir, tmp_path):
     assert prepare_scenes(data_dir, tmp_path, CONFIG) == coco_folder(data_dir, CONFIG.name)
 
 
