@@ -43,7 +43,7 @@ class AnnotatedObject(NamedTuple):
         bbox: left, top, width and height in pixels, as in the file.
         area: area of the segmentation in pixels, as in the file; 0 or more.
         label: index of the category in the order of ids, from 0 on.
-        is_crowd: whether the annotation covers a group of objects that cannot be told apart; False
+        is_crowd: whether the annotation covers a group of objects that cannot be separated; False
             if the file does not say.
         segmentation: ``counts`` of a compressed run-length encoding of the whole image, in the
             format of ``pycocotools.mask``; ``""`` for none.

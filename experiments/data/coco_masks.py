@@ -114,7 +114,7 @@ def _check_polygon(polygon: Any) -> None:
         raise ValueError(
             f"a polygon's coordinates must be within {FARTHEST} pixels, got {shown(polygon)}"
         )
-    # Almost no polygon has so many points, or points so far out, that its edges must be measured.
+    # Very few polygons are so complex or so large that their edges must be measured.
     if len(polygon) * max(map(abs, polygon)) > _LONGEST_OUTLINE:
         outline = _outline(polygon)
         if outline > _LONGEST_OUTLINE:

@@ -52,7 +52,7 @@ def compose(
             the size is uniformly distributed; an object never exceeds the image.
 
     Returns:
-        The scene. A pixel belongs to the nearest object that is at least half opaque in it.
+        The scene. A pixel belongs to the nearest object that is at least half opaque at the pixel.
     """
     height, width, _ = background.shape
     image = Image.fromarray(background)

@@ -170,10 +170,10 @@ def test_digits_open_and_batch(tmp_path):
 
 
 def test_each_source_opens_its_own_dataset(tmp_path, monkeypatch):
-    asked = []
+    calls = []
 
     def prepare(data_dir, cache, config):
-        asked.append((data_dir, cache, config))
+        calls.append((data_dir, cache, config))
         return "folder of cutouts"
 
     monkeypatch.setattr(batches.cutouts, "prepare", prepare)
@@ -184,7 +184,7 @@ def test_each_source_opens_its_own_dataset(tmp_path, monkeypatch):
     config = DataConfig("cutouts", 64, 64, photographs="pypi")
     found = open_data(config, DataFolders(tmp_path, tmp_path / "cache"))
     assert found.train == "folder of cutouts"
-    assert asked == [(tmp_path, tmp_path / "cache", CutoutsConfig(photographs="pypi"))]
+    assert calls == [(tmp_path, tmp_path / "cache", CutoutsConfig(photographs="pypi"))]
     with pytest.raises(DataError, match="imagenet2012"):
         open_data(DataConfig(), DataFolders(tmp_path))
 

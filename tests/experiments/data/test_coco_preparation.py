@@ -180,11 +180,11 @@ def test_a_folder_with_many_images_is_listed_once(tmp_path, monkeypatch):
         for number, name in enumerate(names)
     ]
     change_json(folder, "train", lambda value: value.update(images=listed, annotations=[]))
-    asked = []
+    scanned = []
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: asked.append(str(path)) or scandir(path))
+    monkeypatch.setattr(os, "scandir", lambda path: scanned.append(str(path)) or scandir(path))
     assert len(open_coco(prepare(folder, tmp_path / "data", CONFIG)).train) == 40
-    assert sorted(path for path in asked if "rooms" in path) == [
+    assert sorted(path for path in scanned if "rooms" in path) == [
         str(folder / "train/rooms/0"),
         str(folder / "train/rooms/1"),
     ]

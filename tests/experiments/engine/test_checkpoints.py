@@ -73,12 +73,12 @@ def test_prediction_skips_a_truncated_checkpoint(trained, copied):
 def test_a_checkpoint_deleted_by_an_active_run_does_not_count_as_damaged(copied, monkeypatch):
     folder = copied / "checkpoints"
     first, second = (folder / str(step) for step in (5, 10))
-    second.rename(copied / "aside")
+    second.rename(copied / "renamed")
 
     def verify(path):
         # The run continues as soon as its only checkpoint is read.
         if path == first and first.exists():
-            (copied / "aside").rename(second)
+            (copied / "renamed").rename(second)
             shutil.rmtree(first)
         verify_checksums(path)
 
@@ -98,7 +98,7 @@ def test_without_an_undamaged_checkpoint_a_run_does_not_start_again(copied):
 
 
 def test_a_run_continues_from_a_checkpoint_of_version_0_1(tmp_path):
-    """The format of checkpoints must stay readable, whatever the class of the carry is."""
+    """The format of checkpoints must stay readable, even if the class of the carry changes."""
     shutil.copytree(Path(__file__).parent / "fitted_checkpoints", tmp_path / "old/checkpoints")
     configs.save(fitted.Config(), tmp_path / "old/config.json")
     fitted.run(tmp_path / "old", 10)

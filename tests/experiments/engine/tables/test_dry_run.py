@@ -28,23 +28,23 @@ def test_a_dry_run_prints_parameters_and_operations_from_shapes_only(capsys):
 
 
 def test_timed_steps_give_speed_also_as_a_share_of_the_first_row(capsys):
-    asked = []
+    calls = []
 
     def step_seconds(config, batch_size):
-        asked.append((config.width, config.dtype, batch_size))
+        calls.append((config.width, config.dtype, batch_size))
         return 0.5 * config.width, 0.25 * config.width
 
     spec, _ = toy_spec(step_seconds=step_seconds)
     dry_run(spec, "table1", time_steps=True, batch_size=4, dtype="bfloat16")
-    assert asked == [(1, "bfloat16", 4), (2, "bfloat16", 4)]
+    assert calls == [(1, "bfloat16", 4), (2, "bfloat16", 4)]
     printed = capsys.readouterr().out
-    asked.clear()
+    calls.clear()
     rough = dataclasses.replace(NARROW, config=dataclasses.replace(NARROW.config, dtype="bfloat16"))
     own, _ = toy_spec(
         step_seconds=step_seconds, experiments={"own": Experiment("Own", (rough, WIDE))}
     )
     dry_run(own, "own", time_steps=True, batch_size=4)
-    assert asked == [(1, "bfloat16", 4), (2, "float32", 4)]
+    assert calls == [(1, "bfloat16", 4), (2, "float32", 4)]
     assert "4 images a step" in printed
     assert entries_of(printed, "Narrow")[3:-1] == ["500", "8", "250", "16", "1.00"]
     assert entries_of(printed, "Wide")[3:-1] == ["1000", "4", "500", "8", "0.50"]

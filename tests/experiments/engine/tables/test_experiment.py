@@ -93,9 +93,9 @@ def test_equal_configs_of_several_tables_are_one_run(folders, results):
     spec, trained = toy_spec()
     run_experiment(spec, "table1", (0,), folders)
     run_experiment(spec, "table2", (0,), folders)
-    asked = [folder.name for _, folder, *_ in trained]
+    folders_of_runs = [folder.name for _, folder, *_ in trained]
     # A finished run is not trained again; it is named after the first preset.
-    assert asked == ["narrow-seed0", "wide-seed0", "narrow-seed0", "wide-seed0"]
+    assert folders_of_runs == ["narrow-seed0", "wide-seed0", "narrow-seed0", "wide-seed0"]
     assert row_of(results("table2")[1], "Narrow again")[3] == "10.0"
 
 
