@@ -25,7 +25,7 @@ else:
 
 
 def load_spec() -> "TaskSpec[ClassificationConfig]":
-    """Imports the spec of the task."""
+    """Imports and returns the spec of the task."""
     from experiments.classification.spec import SPEC
 
     return SPEC
@@ -41,9 +41,9 @@ def evaluate(
 
     Args:
         run: folder of the run.
-        folders: where the data lie.
-        evaluation: of which checkpoint, and how.
-        distributed: the other processes, if any.
+        folders: folders of data.
+        evaluation: checkpoint that is evaluated, and batch size.
+        distributed: how to connect to the other processes, if there are any.
     """
     from experiments.classification.evaluate import evaluate as evaluate_run
     from experiments.engine.distributed import start
@@ -57,12 +57,12 @@ def predict(
     run: Path,
     checkpoint: CheckpointChoice = "newest",
 ) -> None:
-    """Prints the five likeliest classes of each image.
+    """Prints the five most probable classes of each image.
 
     Args:
-        images: files that Pillow reads, of any size.
+        images: files of images, in any format that Pillow reads and of any size.
         run: folder of a trained run.
-        checkpoint: the newest, or the one with the highest top-1 accuracy so far.
+        checkpoint: the newest checkpoint, or the one with the highest top-1 accuracy.
     """
     from experiments.classification.predict import print_predictions
 
@@ -76,15 +76,15 @@ def convert(
     keep: tuple[str, ...] = (),
     runs: Path = FOLDERS.runs,
 ) -> None:
-    """Makes a run of a torchvision or timm ResNet, to evaluate, to predict with or to train on.
+    """Converts a torchvision or timm ResNet to a run, to evaluate, predict with or train further.
 
     Args:
-        config: of the run; an ImageNet preset.
-        weights: a state_dict as safetensors or torch.save wrote it, whatever the file's suffix;
-            PyTorch must be installed for the latter.
-        output: folder of the run, by default that of the preset, where detection looks for
-            backbones; it must be given if more than the seed of the preset is changed.
-        keep: parts of the network that the file lacks, which start from their initial values.
+        config: config of the run; an ImageNet preset.
+        weights: file of a state_dict from safetensors or torch.save, with any suffix; the latter
+            needs PyTorch to be installed.
+        output: folder of the run. The default is the preset's, where detection looks for backbones;
+            an output is required if a field other than the seed is changed.
+        keep: parts of the network that the file lacks; they keep their initial values.
         runs: folder of all runs.
     """
     from experiments.classification.convert import convert as convert_weights

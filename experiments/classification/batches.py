@@ -1,8 +1,8 @@
-"""Batches of images to classify, by tfds and grain.
+"""Batches of images to classify, made with tfds and grain.
 
-A batch is a dict of ``image``, uint8 ``[B, S, S, 3]``, ``label``, int32 ``[B]``, and what
-:mod:`experiments.data.records` adds. Bytes go to the device, which normalises them: a quarter of
-the traffic.
+A batch is a dict of ``image``, uint8 ``[B, S, S, 3]``, ``label``, int32 ``[B]``, and the fields
+that :mod:`experiments.data.records` adds. Images are sent to the device as bytes and normalised
+there, because float32 would need four times the traffic.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from experiments.classification.data_config import DataConfig
 from experiments.classification.images import decode_image, evaluation_crop, training_crop
 from experiments.data import imagenet
 from experiments.data.classes import check_classes
-from experiments.data.composed import digits, stamps
+from experiments.data.composed import cutouts, digits
 from experiments.data.prepared import open_builder
 from experiments.data.records import PaddedRecords, ReadableRecords, Source
 from experiments.engine.folders import DataFolders
@@ -28,12 +28,12 @@ from experiments.engine.parallel import share_of_process
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationData:
-    """A data set on disk.
+    """A dataset on disk.
 
     Attributes:
-        train: records with ``image``, still encoded, and ``label``.
-        validation: records of the same form.
-        class_names: by label.
+        train: training records with ``image``, still encoded, and ``label``.
+        validation: validation records with the same fields.
+        class_names: names of the classes, by label.
     """
 
     train: Source
@@ -42,33 +42,33 @@ class ClassificationData:
 
 
 def open_data(config: DataConfig, folders: DataFolders) -> ClassificationData:
-    """Opens a data set, and builds the small ones if need be.
+    """Opens a dataset, after building it if it is one of the small ones.
 
     Args:
-        config: of the run.
-        folders: where data sets lie, and the files that ``"stamps"`` is composed of.
+        config: data config of the run.
+        folders: folders of datasets, and of the files from which ``"cutouts"`` is composed.
 
     Raises:
-        DataError: ImageNet, or what a small set is composed of, is not there or not as it must be;
-            or the data set has another number of classes.
+        DataError: ImageNet, or the files from which a small dataset is composed, are missing or
+            invalid; or the dataset has another number of classes.
     """
     if config.source == "imagenet2012":
         folder = imagenet.imagenet_folder(folders.data_dir)
     elif config.source == "digits":
         folder = digits.prepare(folders.data_dir)
     else:
-        photographs = stamps.StampsConfig(photographs=config.photographs)
-        folder = stamps.prepare(folders.data_dir, folders.cache, photographs)
+        photographs = cutouts.CutoutsConfig(photographs=config.photographs)
+        folder = cutouts.prepare(folders.data_dir, folders.cache, photographs)
     data = open_folder(folder)
     check_classes(config.source, data.class_names, folder)
     return data
 
 
 def open_folder(folder: Path) -> ClassificationData:
-    """Opens a prepared tfds data set that has ``image``, ``label``, training and validation.
+    """Opens a prepared tfds dataset with ``image`` and ``label``, for training and validation.
 
     Args:
-        folder: of one version, such as ``data/imagenet2012/5.1.0``.
+        folder: folder of one version, such as ``data/imagenet2012/5.1.0``.
     """
     builder = open_builder(folder)
     train, validation = (
@@ -81,27 +81,29 @@ def open_folder(folder: Path) -> ClassificationData:
 def training_batches(
     data: ClassificationData, config: DataConfig, batch_size: int, seed: int
 ) -> grain.MapDataset:
-    """Endless batches of random crops, each epoch in another order; this process's share of them.
+    """Returns this process's share of the training batches, in another order in each epoch.
+
+    There is no last batch.
 
     Args:
-        data: what :func:`open_data` gives.
-        config: of the run.
-        batch_size: over all processes; they share a batch, whose examples do not depend on their
-            number.
-        seed: of order and crops.
+        data: dataset from :func:`open_data`.
+        config: data config of the run.
+        batch_size: number of examples in a batch, over all processes. The examples do not depend on
+            the number of processes.
+        seed: seed of order and crops.
 
     Returns:
-        Batches with ``image``, ``label``, ``record``, int64 ``[B]``, and ``unreadable``, int64
-        ``[B, 4]``; see :class:`experiments.data.records.ReadableRecords`.
+        Batches of random crops with ``image``, ``label``, ``record``, int64 ``[B]``, and
+        ``unreadable``, int64 ``[B, 4]``; see :class:`experiments.data.records.ReadableRecords`.
 
     Raises:
-        ConfigError: ``batch_size`` is no multiple of the number of processes.
+        ConfigError: ``batch_size`` is not a multiple of the number of processes.
     """
     share = share_of_process(batch_size)
     records = ReadableRecords(data.train, _decoded)
     dataset = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(_TrainingCrop(config))
-    # Sharded only now: before, every process would draw the same crops.
+    # Sharded after the crops, which would otherwise be the same on all processes.
     dataset = dataset[jax.process_index() :: jax.process_count()]
     return dataset.batch(share, drop_remainder=True)
 
@@ -109,19 +111,19 @@ def training_batches(
 def evaluation_batches(
     data: ClassificationData, config: DataConfig, batch_size: int
 ) -> grain.MapDataset:
-    """Batches of central crops of all validation images; this process's share of them.
+    """Returns this process's share of the batches of all validation images, cropped centrally.
 
     Args:
-        data: what :func:`open_data` gives.
-        config: of the run.
-        batch_size: over all processes.
+        data: dataset from :func:`open_data`.
+        config: data config of the run.
+        batch_size: number of examples in a batch, over all processes.
 
     Returns:
         Batches with ``image``, ``label``, ``weight``, float32 ``[B]``, ``record``, int64 ``[B]``,
         and ``unreadable``, int64 ``[B, 1]``; see :class:`experiments.data.records.PaddedRecords`.
 
     Raises:
-        ConfigError: ``batch_size`` is no multiple of the number of processes.
+        ConfigError: ``batch_size`` is not a multiple of the number of processes.
     """
     share = share_of_process(batch_size)
     side = config.image_side

@@ -11,7 +11,7 @@ from experiments.engine.optimization_config import OptimizerConfig, ScheduleConf
 from experiments.engine.settings import RunConfig, TrainingConfig
 from experiments.models.resnet_config import ResNetConfig
 
-# Goyal et al. (reference 11), as section 5.1 has it: 1,024 images a step, 90 epochs.
+# Goyal et al. (reference 11), with the changes of section 5.1: 1,024 images a step, 90 epochs.
 IMAGENET_TRAINING = TrainingConfig(
     batch_size=1024,
     workers=8,
@@ -31,13 +31,13 @@ IMAGENET_TRAINING = TrainingConfig(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassificationConfig(RunConfig):
-    """One run.
+    """Config of a run.
 
     Attributes:
-        model: the network.
-        data: what is classified.
+        model: network.
+        data: dataset, and preparation of its images.
         training: how the network is trained.
-        task: names the task in the run's folder.
+        task: name of the task, stored in the folder of the run.
     """
 
     model: ResNetConfig = dataclasses.field(default_factory=ResNetConfig)
@@ -51,4 +51,4 @@ class ClassificationConfig(RunConfig):
         check(side >= stride, "image_side", f"at least the output stride {stride}", side)
         if self.model.norm == "frozen":
             decays = self.training.optimizer.decay_all
-            check(not decays, "decay_all", "False for frozen norms, which it would move", decays)
+            check(not decays, "decay_all", "False for norm 'frozen', which it would change", decays)

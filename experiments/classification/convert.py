@@ -1,4 +1,4 @@
-"""Makes a run of weights that were trained in PyTorch."""
+"""Makes runs from weights that were trained in PyTorch."""
 
 import contextlib
 import tempfile
@@ -23,19 +23,19 @@ def convert(
 ) -> None:
     """Writes a run whose checkpoint of step 0 holds weights from a file.
 
-    It can be evaluated and asked for predictions as it is, and trained on.
+    The run can be evaluated, used for predictions, and trained further.
 
     Args:
-        config: of an ImageNet run.
+        config: config of an ImageNet run.
         weights: file of the ``state_dict`` of a torchvision or timm ResNet.
-        output: folder of the run; must be new or empty.
-        keep: parts of the network that start from their own initial values instead.
+        output: folder of the run; it must be new or empty.
+        keep: parts of the network that keep their own initial values.
 
     Raises:
-        ConfigError: the config is of another data set; or ``output`` is not empty, or cannot be
-            made.
-        WeightsError: the file cannot be read, does not fit the network, or has values that no
-            network computes with; or ``keep`` names what the network does not have.
+        ConfigError: the config is for another dataset; or ``output`` is not empty, or cannot be
+            created.
+        WeightsError: the file cannot be read, does not match the network, or has unusable values;
+            or ``keep`` names a part that the network does not have.
     """
     configs.check(
         config.data.source == "imagenet2012", "data.source", "'imagenet2012'", config.data.source
@@ -45,7 +45,7 @@ def convert(
     check_name(output)
     shapes = jax.eval_shape(lambda: initial_variables(config))
     variables = load_torch_resnet(weights, shapes, keep)
-    if keep:  # drawn only where it is needed: it takes ten times as long as all else
+    if keep:  # drawn only if needed: it takes ten times as long as the rest
         variables = jax.tree.map(
             lambda loaded, drawn: drawn if isinstance(loaded, jax.ShapeDtypeStruct) else loaded,
             variables,
@@ -53,7 +53,7 @@ def convert(
         )
     carry = first_carry(training_state(config, variables), config.training.seed)
     names = tfds.builder("imagenet2012", data_dir=output).info.features["label"].names
-    with _made_whole(output.absolute()) as folder:
+    with _completed_folder(output.absolute()) as folder:
         write_json(folder / CLASSES, names)
         checkpoints = Checkpoints(folder / CHECKPOINTS)
         time_spent = {"seconds": 0.0, "seconds_waiting": 0.0}
@@ -64,8 +64,8 @@ def convert(
 
 
 @contextlib.contextmanager
-def _made_whole(output: Path) -> Iterator[Path]:
-    """A folder that becomes ``output`` at the end: what is killed leaves none that looks whole."""
+def _completed_folder(output: Path) -> Iterator[Path]:
+    """Yields a folder that becomes ``output`` at the end; a killed process leaves no ``output``."""
     with contextlib.ExitStack() as stack:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def _made_whole(output: Path) -> Iterator[Path]:
             folder = Path(stack.enter_context(temporary)) / output.name
             folder.mkdir()
         except OSError as error:
-            expected = "a folder that can be made"
+            expected = "a folder that can be created"
             raise configs.ConfigError(
                 f"output must be {expected}, got {output}: {error.strerror}"
             ) from error

@@ -8,23 +8,25 @@ from experiments.engine.config import check
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is classified, and how images become squares.
+    """The dataset that is classified, and how its images are cropped to squares.
 
     Attributes:
-        source: ``"imagenet2012"``: as tfds prepared it. ``"digits"``: scikit-learn's; fits
-            ``image_side=32, eval_resize=32, augmentation="pad_crop", flip=False``.
-            ``"stamps"``: photographed objects on photographs, 96x96, 12 classes.
-        image_side: of the squares, in pixels.
-        eval_resize: in evaluation, the shorter side before the central crop.
-        augmentation: ``"inception"``: a random share of the area at a random aspect ratio.
-            ``"pad_crop"``: the evaluation's square moved by up to an eighth of its side.
-        smallest_area: of the inception crop, as a share of the image.
-        flip: whether half of the training images are mirrored.
-        interpolation: with which images are scaled, in training and in evaluation.
-        photographs: behind the objects of ``"stamps"``: 71 of ``"debian"``, or seven of ``"pypi"``.
+        source: name of the dataset. ``"imagenet2012"``: ImageNet as tfds prepares it.
+            ``"digits"``: digits of scikit-learn, for ``image_side=32, eval_resize=32,
+            augmentation="pad_crop", flip=False``. ``"cutouts"``: photographed objects pasted on
+            photographs, 96x96, 12 classes.
+        image_side: side of the square images, in pixels.
+        eval_resize: length of the shorter side before the central crop in evaluation, in pixels.
+        augmentation: random crop in training. ``"inception"``: a random share of the area with a
+            random aspect ratio. ``"pad_crop"``: the square of the evaluation, moved by up to an
+            eighth of its side.
+        smallest_area: smallest area of the inception crop, as a share of the image.
+        flip: whether to mirror half of the training images.
+        interpolation: filter for scaling images, in training and evaluation.
+        photographs: backgrounds of ``"cutouts"``. ``"debian"``: 71 photographs. ``"pypi"``: seven.
     """
 
-    source: Literal["imagenet2012", "digits", "stamps"] = "imagenet2012"
+    source: Literal["imagenet2012", "digits", "cutouts"] = "imagenet2012"
     image_side: int = 224
     eval_resize: int = 256
     augmentation: Literal["inception", "pad_crop"] = "inception"
@@ -34,7 +36,7 @@ class DataConfig:
     photographs: Literal["pypi", "debian"] = "debian"
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for sizes that no crop can have."""
+        """Raises ``ConfigError`` for sizes of impossible crops."""
         side, resize = self.image_side, self.eval_resize
         check(side >= 1, "image_side", "at least 1", side)
         check(resize >= side, "eval_resize", f"at least image_side ({side})", resize)

@@ -17,13 +17,13 @@ def evaluate(run: Path, folders: DataFolders, evaluation: EvaluationConfig) -> N
 
     Args:
         run: folder of the run.
-        folders: where the data lie.
-        evaluation: of which checkpoint, and how.
+        folders: folders of data.
+        evaluation: checkpoint that is evaluated, and batch size.
 
     Raises:
-        CheckpointError: there is no run of this task in ``run``, or it cannot be read.
-        ConfigError: the devices cannot share a batch.
-        DataError: the data are not there.
+        CheckpointError: ``run`` holds no run of this task, or it cannot be read.
+        ConfigError: the devices cannot share a batch equally.
+        DataError: the dataset is missing or invalid.
     """
     check_batch_size(evaluation.batch_size)
     loaded = RUNS.load(run, evaluation.checkpoint)

@@ -1,4 +1,4 @@
-"""From encoded images to squares of bytes, with Pillow."""
+"""Decodes images, and crops them to squares of bytes, with Pillow."""
 
 import io
 import math
@@ -14,20 +14,22 @@ from experiments.engine.errors import InputError
 
 _LARGEST_ASPECT = 4 / 3
 _TRIES = 10
-_LONGEST = 64  # times the shorter side, of what is scaled for an evaluation
-_PADDING_SHARE = 8  # of the side, as in the 4 pixels of 32 that are usual for CIFAR
+# Longest images that an evaluation scales as a whole, as a multiple of the shorter side.
+_LONGEST = 64
+# Padding as a divisor of the side: 8 gives the 4 pixels of 32 that are usual for CIFAR.
+_PADDING_SHARE = 8
 
 
 def decode_image(encoded: bytes) -> Image.Image:
-    """Decodes a picture, wholly, to RGB; its EXIF orientation is ignored, as is usual.
+    """Decodes a picture completely, to RGB; its EXIF orientation is ignored, as is usual.
 
-    JPEGs are decoded in full size even if a smaller one would do: a decoder that shrinks halves
-    the time for images of twice the size or more, but moves single pixels by up to 30 of 255, and
-    most of ImageNet is too small for it.
+    JPEGs are decoded in full size even if a smaller size would do: a decoder that reduces the size
+    takes half the time for images of at least twice the size, but changes single pixels by up to 30
+    of 255, and most images of ImageNet are too small for it.
 
     Raises:
-        RecordError: it is no picture, truncated, animated or too large, or has more than 8 bits a
-            channel.
+        RecordError: the image is not a picture, truncated, animated or too large, or has more than
+            8 bits a channel.
     """
     name = f"an image of {len(encoded)} bytes"
     try:
@@ -37,16 +39,16 @@ def decode_image(encoded: bytes) -> Image.Image:
 
 
 def evaluation_crop(image: Image.Image, config: DataConfig) -> UInt8[np.ndarray, "side side 3"]:
-    """Scales the shorter side to ``eval_resize`` and cuts the central square of ``image_side``.
+    """Scales the shorter side to ``eval_resize`` and crops the central square of ``image_side``.
 
     Args:
-        image: of any mode and size.
-        config: of the run.
+        image: image of any mode and size.
+        config: data config of the run.
 
     Returns:
-        ``[S, S, 3]``: of a Pillow image, torchvision's ``Resize`` and ``CenterCrop`` and timm's
-        evaluation give the same bytes. But of one more than 64 times as long as it is wide the
-        middle alone is scaled, so that it does not fill the memory.
+        Pixels ``[S, S, 3]``, the same as from torchvision's ``Resize`` and ``CenterCrop`` for
+        Pillow images and from timm's evaluation. For an image more than 64 times as long as wide,
+        only the middle is scaled, so that it does not fill the memory.
     """
     return np.asarray(_central_square(image, config))
 
@@ -54,15 +56,15 @@ def evaluation_crop(image: Image.Image, config: DataConfig) -> UInt8[np.ndarray,
 def training_crop(
     image: Image.Image, rng: np.random.Generator, config: DataConfig
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """Cuts a random square, which is mirrored at random if the config says so.
+    """Crops a random square, and mirrors it at random if the config says so.
 
     Args:
-        image: of any mode and size.
-        rng: source of randomness.
-        config: of the run.
+        image: image of any mode and size.
+        rng: random number generator.
+        config: data config of the run.
 
     Returns:
-        ``[S, S, 3]``.
+        Pixels ``[S, S, 3]``.
     """
     if config.augmentation == "inception":
         box = random_resized_box(rng, image.width, image.height, config.smallest_area)
@@ -78,13 +80,14 @@ def training_crop(
 def random_resized_box(
     rng: np.random.Generator, width: int, height: int, smallest_area: float
 ) -> tuple[int, int, int, int]:
-    """Draws the crop of Szegedy et al., "Going Deeper with Convolutions", section 6.
+    """Draws a crop as in Szegedy et al., "Going Deeper with Convolutions", section 6.
 
-    Area: uniform in ``[smallest_area, 1]`` of the image. Aspect ratio: log-uniform in [3/4, 4/3].
-    Drawn ten times at most until it fits; then the largest central crop within the ratios.
+    The area is uniform in ``[smallest_area, 1]`` of the image, the logarithm of the aspect ratio
+    uniform in [3/4, 4/3]. If the crop does not fit into the image in ten attempts, the largest
+    central crop within the range of aspect ratios is used.
 
     Returns:
-        left, top, right and bottom, in pixels.
+        Left, top, right and bottom, in pixels.
     """
     for _ in range(_TRIES):
         area = width * height * rng.uniform(smallest_area, 1)
@@ -103,9 +106,9 @@ def random_resized_box(
 
 
 def _central_square(image: Image.Image, config: DataConfig) -> Image.Image:
-    # All is scaled and then cropped. To scale the crop's part of the source alone would be faster,
-    # but Pillow rounds the place of that part: values are off by up to 2 of 255 then. torchvision
-    # rounds the longer side down, and the corner to even.
+    # The whole image is scaled, and then cropped. Scaling only the source of the crop would be
+    # faster, but Pillow rounds the position of the source, so that values would differ by up to 2
+    # of 255. torchvision rounds the longer side down, and the corner to even.
     image = _middle(to_rgb(image))
     width, height = image.size
     side, resize, shorter = config.image_side, config.eval_resize, min(image.size)
@@ -117,7 +120,7 @@ def _central_square(image: Image.Image, config: DataConfig) -> Image.Image:
 
 
 def _middle(image: Image.Image) -> Image.Image:
-    """Cuts the ends off an image that would be scaled to one of any length."""
+    """Crops the ends of an image that would otherwise be scaled to any length."""
     longest = _LONGEST * min(image.size)
     if max(image.size) <= longest:
         return image
@@ -133,5 +136,5 @@ def _filter_of(config: DataConfig) -> Image.Resampling:
 def _moved(square: Image.Image, rng: np.random.Generator) -> Image.Image:
     padding = max(1, square.width // _PADDING_SHARE)
     left, top = (int(n) for n in rng.integers(-padding, padding, 2, endpoint=True))
-    # Pillow fills with black what a crop takes from outside.
+    # Pillow fills the part of a crop outside the image with black.
     return square.crop((left, top, left + square.width, top + square.height))

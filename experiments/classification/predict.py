@@ -1,4 +1,4 @@
-"""Classifies a user's own images with a trained run."""
+"""Classifies images of a user with a trained run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ _SHOWN = 5
 
 
 class Guess(NamedTuple):
-    """A class that an image may be of, with its probability."""
+    """A class of an image, with its probability."""
 
     name: str
     probability: float
@@ -38,11 +38,11 @@ def load_classifier(
     """Reads a checkpoint of a run, and the names of its classes.
 
     Args:
-        folder: of the run.
-        checkpoint: the newest, or the one with the highest top-1 accuracy so far.
+        folder: folder of the run.
+        checkpoint: the newest checkpoint, or the one with the highest top-1 accuracy.
 
     Raises:
-        CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
+        CheckpointError: ``folder`` holds no run of this task, or it cannot be read.
     """
     run = RUNS.load(folder, checkpoint)
     try:
@@ -61,9 +61,9 @@ def load_classifier(
 def classifier(
     run: LoadedRun[ClassificationConfig], class_names: Sequence[str]
 ) -> Callable[[Image.Image], list[Guess]]:
-    """A function from an image to its five likeliest classes, compiled once for all images.
+    """Returns a function from an image to its five most probable classes, compiled once.
 
-    It raises :class:`InputError` if the network gives values that are not finite.
+    It raises :class:`InputError` if the network gives NaN or infinite values.
     """
     model, config = make_model(run.config), run.config
 
@@ -88,18 +88,18 @@ def classifier(
 def predict(
     folder: Path, paths: Sequence[Path], checkpoint: CheckpointChoice = "newest"
 ) -> Iterator[tuple[Path, list[Guess] | InputError]]:
-    """Classifies image files, one after the other.
+    """Classifies image files, one after another.
 
     Args:
-        folder: of the run.
-        paths: of the images; one that cannot be classified does not stop the others.
-        checkpoint: the newest, or the one with the highest top-1 accuracy so far.
+        folder: folder of the run.
+        paths: paths of the images; an image that cannot be classified does not stop the others.
+        checkpoint: the newest checkpoint, or the one with the highest top-1 accuracy.
 
     Returns:
-        Each path, as it is done, with its five likeliest classes, or with what is wrong with it.
+        Each path with its five most probable classes or its error, as soon as it is done.
 
     Raises:
-        CheckpointError: there is no run of this task in ``folder``, or it cannot be read.
+        CheckpointError: ``folder`` holds no run of this task, or it cannot be read.
     """
     guess = classifier(*load_classifier(folder, checkpoint))
 
@@ -116,17 +116,17 @@ def predict(
 def print_predictions(
     run: Path, images: Sequence[Path], checkpoint: CheckpointChoice = "newest"
 ) -> None:
-    """Prints the five likeliest classes of each image.
+    """Prints the five most probable classes of each image.
 
     Args:
         run: folder of the run.
-        images: files, at least one.
-        checkpoint: the newest, or the one with the highest top-1 accuracy so far.
+        images: paths of the images, at least one.
+        checkpoint: the newest checkpoint, or the one with the highest top-1 accuracy.
 
     Raises:
-        CheckpointError: there is no run of this task in ``run``, or it cannot be read.
+        CheckpointError: ``run`` holds no run of this task, or it cannot be read.
         ConfigError: ``images`` is empty.
-        SystemExit: with code 2, after the last image, if any could not be classified.
+        SystemExit: after the last image, with code 2, if an image could not be classified.
     """
     check(bool(images), "images", "one or more", list(images))
     report(predict(run, images, checkpoint), _show)

@@ -1,4 +1,4 @@
-"""The rows of Tables 2, 3 and 12, and two small sets on which everything can be tried."""
+"""The rows of Tables 2, 3 and 12, and presets for two small datasets."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ METRICS = (
     Metric("top5", "top-5", "%", factor=100),
 )
 
-# By downsampler, its name in Table 3.
+# Names of the downsamplers in Table 3.
 _DOWNSAMPLERS: dict[Downsampler, str] = {
     "strided": "Conv",
     "max_pool": "Max Pool",
@@ -32,9 +32,9 @@ def _accuracy(top1: float, top5: float) -> Scores:
     return {"top1": top1, "top5": top5}
 
 
-# Table 2, and the row of Table 12 that it shares with it.
+# In Table 2 and in Table 12.
 _RESNET_50_CARAFE = _accuracy(77.46, 93.63)
-# By compressed channels C_m.
+# Scores by the number of compressed channels C_m.
 _TABLE_12 = {
     4: _accuracy(77.31, 93.59),
     8: _accuracy(77.43, 93.63),
@@ -52,9 +52,9 @@ _DIGITS = ClassificationConfig(
         schedule=ScheduleConfig(length=8, unit="epoch", warmup=1, decay="cosine"),
     ),
 )
-_STAMPS = ClassificationConfig(
+_CUTOUTS = ClassificationConfig(
     model=ResNetConfig(depth=18),
-    data=DataConfig("stamps", 96, 96, "inception", smallest_area=0.4),
+    data=DataConfig("cutouts", 96, 96, "inception", smallest_area=0.4),
     training=dataclasses.replace(
         IMAGENET_TRAINING,
         batch_size=256,
@@ -94,7 +94,7 @@ TABLE_3 = tuple(
         f"Table 3, backbone {name}",
         ResNetConfig(50, method),
         {},
-        "gives the AP of a detector on this backbone, and not its accuracy",
+        "gives the AP of a detector with this backbone, not its accuracy",
     )
     for method, name in _DOWNSAMPLERS.items()
 )
@@ -114,7 +114,7 @@ SMALL = tuple(
         dataclasses.replace(config, model=dataclasses.replace(config.model, downsampler=method)),
         paper_note="none: another data set",
     )
-    for config in (_DIGITS, _STAMPS)
+    for config in (_DIGITS, _CUTOUTS)
     for method, name in _DOWNSAMPLERS.items()
 )
 EXPERIMENTS = {

@@ -1,4 +1,4 @@
-"""The classification task, as its tables and `train` need it."""
+"""The spec of the classification task, for its tables and the command `train`."""
 
 import dataclasses
 
@@ -24,19 +24,19 @@ from experiments.engine.tables.step_time import inference_seconds, training_seco
 
 
 def cost_of(config: ClassificationConfig) -> Cost:
-    """Parameters and operations of a config's network on one image."""
+    """Counts parameters and operations of a config's network for one image."""
     side = config.data.image_side
     return cost(make_model(config), jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
 
 
 def resized(config: ClassificationConfig, side: int) -> ClassificationConfig:
-    """The same config for images of ``side`` x ``side`` pixels."""
+    """Returns the same config for images of ``side`` x ``side`` pixels."""
     data = dataclasses.replace(config.data, image_side=side, eval_resize=side)
     return dataclasses.replace(config, data=data)
 
 
 def step_seconds(config: ClassificationConfig, batch_size: int) -> tuple[float, float]:
-    """Median seconds of a training step and of an inference on ``batch_size`` random images."""
+    """Returns median seconds of a training step and of an inference on ``batch_size`` images."""
     rng = np.random.default_rng(0)
     side = config.data.image_side
     image = rng.integers(0, 256, (batch_size, side, side, 3), np.uint8)

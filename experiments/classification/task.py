@@ -40,7 +40,7 @@ CLASSES = "classes.json"
 
 
 def make_model(config: ClassificationConfig) -> ResNet:
-    """The network of a config; BatchNorm that is synchronised is so over the mapped axis."""
+    """Returns the network of a config; synchronised BatchNorm uses the mapped axis."""
     return ResNet(
         config.model,
         num_classes=num_classes(config.data.source),
@@ -50,24 +50,24 @@ def make_model(config: ClassificationConfig) -> ResNet:
 
 
 def initial_variables(config: ClassificationConfig) -> Any:
-    """Parameters and batch statistics at step 0; depends on the config alone."""
+    """Draws parameters and batch statistics at step 0, which depend only on the config."""
     side = config.data.image_side
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     return draw_variables(make_model(config), initial_key(config.training.seed), image)
 
 
 def training_state(config: ClassificationConfig, variables: Any) -> State:
-    """The state of a run that starts from ``variables``.
+    """Returns the state of a run that starts from ``variables``.
 
-    ``model_state`` holds the batch statistics, for evaluation and prediction too.
+    ``model_state`` holds the batch statistics, which evaluation and prediction need too.
     """
-    # The learning rate is no part of the state, and so the number of steps does not matter here.
+    # The number of steps does not matter here, because the learning rate is not in the state.
     optimizer, _ = make_optimizer(config, steps_per_epoch=1000)
     return step.initial_state(variables["params"], variables["batch_stats"], optimizer)
 
 
 def initial_state(config: ClassificationConfig) -> State:
-    """The state of a run at step 0."""
+    """Returns the state of a run at step 0."""
     return training_state(config, initial_variables(config))
 
 
@@ -77,7 +77,7 @@ RUNS = RunType(ClassificationConfig, initial_state, best="top1")
 def make_optimizer(
     config: ClassificationConfig, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimiser of a config, and its learning rate."""
+    """Returns the optimiser of a config, and its learning rate."""
     training = config.training
     rate = optimization.learning_rate(
         training.optimizer, training.schedule, training.batch_size, steps_per_epoch
@@ -88,7 +88,7 @@ def make_optimizer(
 def classify(
     model: ResNet, state: State, image: UInt8[Array, "batch side side 3"]
 ) -> Float[Array, "batch classes"]:
-    """Logits of images as bytes, with running averages."""
+    """Computes the logits of images of bytes, with running averages."""
     variables = {"params": state["params"], "batch_stats": state["model_state"]}
     return model.apply(variables, normalize(image))
 
@@ -96,7 +96,7 @@ def classify(
 def loss_function(
     model: ResNet, params: Any, model_state: Any, batch: dict[str, jax.Array], key: jax.Array
 ) -> LossSums:
-    """Cross-entropy, in nats; the metric ``top1`` is of the training batch."""
+    """Computes the cross-entropy, in nats; the metric ``top1`` is for the training batch."""
     del key
     logits, collections = model.apply(
         {"params": params, "batch_stats": model_state},
@@ -111,7 +111,7 @@ def loss_function(
 
 
 def train_step(config: ClassificationConfig, steps_per_epoch: int) -> TaskStep:
-    """The training step of a config; see :func:`experiments.engine.step.supervised_step`."""
+    """Returns the training step; see :func:`experiments.engine.step.supervised_step`."""
     optimizer, rate = make_optimizer(config, steps_per_epoch)
     loss = functools.partial(loss_function, make_model(config))
     return supervised_step(loss, optimizer, rate, config.training.accumulation)
@@ -120,7 +120,7 @@ def train_step(config: ClassificationConfig, steps_per_epoch: int) -> TaskStep:
 def make_evaluator(
     config: ClassificationConfig, data: ClassificationData, evaluation: EvaluationConfig
 ) -> Evaluator:
-    """Top-1 and top-5 accuracy, in [0, 1], and loss over all validation images, each once."""
+    """Returns the evaluator of top-1 and top-5 accuracy, in [0, 1], and of the loss."""
     model = make_model(config)
 
     def sums(state: State, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -131,7 +131,7 @@ def make_evaluator(
         found = {
             "top1": right[:, 0],
             "top5": right.any(axis=1),
-            # One logit of minus infinity leaves the loss finite.
+            # A single logit of minus infinity leaves the loss finite.
             "loss": jnp.where(jnp.isfinite(logits).all(axis=1), loss, jnp.nan),
             COUNT: jnp.ones_like(batch["weight"]),
         }
@@ -144,12 +144,12 @@ def make_evaluator(
 def train_run(
     config: ClassificationConfig, folder: Path, folders: Folders, operation: Operation
 ) -> State:
-    """Trains a run in ``folder``, or goes on with it; see :func:`experiments.engine.loop.train`.
+    """Trains a run in ``folder``, or continues it; see :func:`experiments.engine.loop.train`.
 
     Args:
-        config: of the run.
-        folder: of the run.
-        folders: where the data lie.
+        config: config of the run.
+        folder: folder of the run.
+        folders: folders of data.
         operation: how the run is logged, saved and evaluated.
     """
     training = config.training

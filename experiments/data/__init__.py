@@ -1,1 +1,1 @@
-"""Where the data of the experiments come from."""
+"""Datasets of the experiments, and pictures of users."""

@@ -1,40 +1,40 @@
-"""How many classes each data set has."""
+"""The number of classes of each dataset."""
 
 from pathlib import Path
 
-from experiments.data.composed.stamps_manifest import CLASSES
+from experiments.data.composed.cutouts_manifest import CLASSES
 from experiments.data.errors import DataError
 
-# By the name that configs use.
+# By the name of the dataset in configs.
 _CLASSES = {
     "imagenet2012": 1000,
     "digits": 10,
     "coco": 80,
     "coco_boxes": 80,
-    "stamps": len(CLASSES),
+    "cutouts": len(CLASSES),
     "scenes": len(CLASSES),
 }
 
 
 def num_classes(source: str) -> int:
-    """The number of classes of a data set, before it is opened.
+    """Returns the number of classes of a dataset, without opening it.
 
     Args:
-        source: the name of the data set in a config.
+        source: name of the dataset in a config.
     """
     return _CLASSES[source]
 
 
 def check_classes(source: str, names: tuple[str, ...], folder: Path) -> None:
-    """Checks that a data set on disk has the classes that a network is built for.
+    """Checks that a dataset on disk has as many classes as a network is built for.
 
     Args:
-        source: the name of the data set in a config.
-        names: of the classes that were found.
-        folder: in which they were found.
+        source: name of the dataset in a config.
+        names: names of the classes in the dataset.
+        folder: folder of the dataset.
 
     Raises:
-        DataError: their number is another.
+        DataError: the numbers of classes differ.
     """
     expected = num_classes(source)
     if len(names) != expected:

@@ -1,7 +1,7 @@
 """COCO (reference 25) with boxes and masks: `python -m experiments.data.coco --help`.
 
-The official folder is made a tfds data set once; TensorFlow is needed for neither that nor reading.
-What tfds itself prepared as `coco/2017` will do where boxes suffice.
+The official folder is converted once to a tfds dataset; neither this nor reading it needs
+TensorFlow. For training on boxes only, tfds' own `coco/2017` can be used too.
 """
 
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ from experiments.engine.text import printable, shown
 _VERSIONS = ("1.0.0",)
 _TFDS_VERSIONS = ("1.1.0",)
 
-# Of 91 categories, eleven were never annotated.
+# Of the 91 categories, eleven were never annotated.
 OFFICIAL_IDS = tuple(n for n in range(1, 91) if n not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
 
 @dataclass(frozen=True)
 class CocoData:
-    """A data set in COCO's form.
+    """A dataset in the format of COCO.
 
     Attributes:
-        train: records as :class:`experiments.data.coco_sources.InstanceRecords` gives them.
-        validation: records of the same form.
-        test: records of the same form, without objects; None if it was not there when the data
-            were prepared.
-        categories: ordered by id; an object's label is the place of its category.
+        train: records of :class:`experiments.data.coco_sources.InstanceRecords`.
+        validation: records of the same format.
+        test: records of the same format, without objects; None if the test images were missing when
+            the dataset was prepared.
+        categories: categories, ordered by id; the label of an object is the index of its category.
         has_masks: whether objects have segmentations.
     """
 
@@ -48,18 +48,18 @@ class CocoData:
 
 
 def coco_folder(data_dir: Path, name: str = "2017") -> Path:
-    """Finds the prepared data set, and sees that all its files are there.
+    """Returns the folder of the prepared dataset, after checking that all its files exist.
 
     Args:
-        data_dir: the folder of the tfds data sets; it holds `coco_instances/<name>/1.0.0`.
-        name: `2017`, or that of scenes.
+        data_dir: folder of the tfds datasets, which contains `coco_instances/<name>/1.0.0`.
+        name: name of the config: `2017`, or the name of a config of scenes.
 
     Returns:
         The folder for :func:`open_coco`.
 
     Raises:
-        DataError: it is not there, unfinished, of another version or format, or lacks a split or
-            a file. The message says how to prepare it.
+        DataError: the dataset is missing, incomplete, of another version or format, or lacks a
+            split or a file. The message tells how to prepare it.
     """
     how = (
         "To prepare it, unpack the images and annotations of https://cocodataset.org into a folder "
@@ -69,37 +69,37 @@ def coco_folder(data_dir: Path, name: str = "2017") -> Path:
 
 
 def coco_boxes_folder(data_dir: Path, name: str = "2017") -> Path:
-    """Finds COCO as tfds itself prepared it, without masks; see :func:`coco_folder`.
+    """Returns the folder of COCO as tfds prepares it, without masks; see :func:`coco_folder`.
 
     Args:
-        data_dir: the folder of the tfds data sets; it holds `coco/<name>/1.1.0`.
-        name: `2017`.
+        data_dir: folder of the tfds datasets, which contains `coco/<name>/1.1.0`.
+        name: name of the config: `2017`.
 
     Returns:
         The folder for :func:`open_coco`.
 
     Raises:
-        DataError: it is not there, or not as it must be.
+        DataError: the dataset is missing or invalid.
     """
     how = (
         "To prepare it, run once `pip install tensorflow` and `tfds build coco/"
-        f"{name} --file_format=array_record --data_dir={data_dir}`; or prepare it with masks, by "
+        f"{name} --file_format=array_record --data_dir={data_dir}`; or prepare it with masks by "
         "`python -m experiments.data.coco`, which needs no TensorFlow"
     )
     return prepared_folder(data_dir, f"coco/{name}", _TFDS_VERSIONS, how)
 
 
 def open_coco(folder: Path) -> CocoData:
-    """Opens a prepared data set.
+    """Opens a prepared dataset.
 
     Args:
-        folder: of :func:`coco_folder` or :func:`coco_boxes_folder`.
+        folder: folder returned by :func:`coco_folder` or :func:`coco_boxes_folder`.
 
     Returns:
-        Sources that can be pickled and read in any order.
+        The dataset, whose sources can be pickled and read in any order.
 
     Raises:
-        DataError: a file is missing or damaged, or it is no data set in COCO's form.
+        DataError: a file is missing or damaged, or the dataset is not in the format of COCO.
     """
     checked(folder)
     builder = open_builder(folder)
@@ -129,7 +129,7 @@ def _opened(
     return CocoData(
         source("train"),
         source("validation"),
-        # tfds has all images of the test set, and the server's is half of them.
+        # tfds stores all test images; the server evaluates half of them.
         source("test") if has_masks and "test" in builder.info.splits else None,
         categories,
         has_masks,
@@ -137,10 +137,10 @@ def _opened(
 
 
 def _checked_categories(builder: tfds.core.DatasetBuilder, folder: Path) -> tuple[Category, ...]:
-    """The categories that the metadata hold, whose numbers of images must be those of the splits.
+    """Returns the categories in the metadata, after comparing its counts of images with the splits.
 
     Raises:
-        DataError: the metadata are not as they were written, or a split has another number.
+        DataError: the metadata are damaged, or a split has another number of images.
     """
     metadata = builder.info.metadata
     try:
@@ -157,7 +157,7 @@ def _checked_categories(builder: tfds.core.DatasetBuilder, folder: Path) -> tupl
 
 
 def _official_categories(folder: Path, features: Any) -> tuple[Category, ...]:
-    # tfds keeps the names, in the order of the ids, and not the ids.
+    # tfds keeps the names, in the order of the ids, but not the ids.
     names = features["objects"]["label"].names
     if len(names) != len(OFFICIAL_IDS):
         raise DataError(f"{folder} must have the {len(OFFICIAL_IDS)} categories, got {len(names)}")
@@ -165,13 +165,13 @@ def _official_categories(folder: Path, features: Any) -> tuple[Category, ...]:
 
 
 def main(folder: Annotated[Path, tyro.conf.Positional], data_dir: Path = Path("data")) -> None:
-    """Prepares COCO 2017, which takes some 20 GB besides the folder.
+    """Prepares COCO 2017, which needs about 20 GB in addition to the folder.
 
     Args:
-        folder: With annotations/instances_train2017.json, annotations/instances_val2017.json,
-            train2017/ and val2017/; and, for the test server,
+        folder: Folder with annotations/instances_train2017.json,
+            annotations/instances_val2017.json, train2017/ and val2017/; for the test server also
             annotations/image_info_test-dev2017.json and test2017/.
-        data_dir: Folder of the prepared data sets.
+        data_dir: Folder of the prepared datasets.
     """
     print(printable(f"COCO in {coco_tfds.prepare(folder, data_dir, coco_tfds.COCO_2017)}"))
 

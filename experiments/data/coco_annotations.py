@@ -1,4 +1,4 @@
-"""COCO's annotation files, `instances_*.json`, read and checked."""
+"""Reads and validates the annotation files of COCO, `instances_*.json`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from experiments.engine.text import shown
 
 
 class Category(NamedTuple):
-    """What an object may be; ids are those of COCO's files, which leave some out."""
+    """A category of objects. The ids are those of COCO's files, which skip some numbers."""
 
     id: int
     name: str
 
 
 class AnnotatedImage(NamedTuple):
-    """An image of the list.
+    """An image of an annotation file.
 
     Attributes:
-        id: 0 or more.
-        file_name: a path relative to the folder of the images, without ``./``.
-        height: in pixels.
-        width: in pixels.
+        id: id of the image, 0 or more.
+        file_name: path relative to the folder of the images, without ``./``.
+        height: height in pixels.
+        width: width in pixels.
     """
 
     id: int
@@ -39,14 +39,14 @@ class AnnotatedObject(NamedTuple):
     """An object in an image.
 
     Attributes:
-        id: of the annotation.
-        bbox: left, top, width and height, in pixels, as in the file.
-        area: of the segmentation, in pixels, as in the file; 0 or more.
-        label: place of its category in the order of ids, from 0 on.
-        is_crowd: whether it stands for many that are too close to tell apart; False if the file
-            does not say.
-        segmentation: the ``counts`` of a compressed run-length encoding of the whole image, as
-            ``pycocotools.mask`` decodes it; ``""`` for none.
+        id: id of the annotation.
+        bbox: left, top, width and height in pixels, as in the file.
+        area: area of the segmentation in pixels, as in the file; 0 or more.
+        label: index of the category in the order of ids, from 0 on.
+        is_crowd: whether the annotation covers a group of objects that cannot be separated; False
+            if the file does not say.
+        segmentation: ``counts`` of a compressed run-length encoding of the whole image, in the
+            format of ``pycocotools.mask``; ``""`` for none.
     """
 
     id: int
@@ -59,13 +59,14 @@ class AnnotatedObject(NamedTuple):
 
 @dataclass(frozen=True)
 class Annotations:
-    """What an annotation file says.
+    """The content of an annotation file.
 
     Attributes:
-        path: of the file.
-        categories: ordered by id.
-        images: in the order of the file, also those without objects.
-        objects: by the id of their image, in the order of the file; images without any are absent.
+        path: path of the file.
+        categories: categories, ordered by id.
+        images: images in the order of the file, including those without objects.
+        objects: objects by the id of their image, in the order of the file; images without objects
+            have no entry.
     """
 
     path: Path
@@ -75,32 +76,32 @@ class Annotations:
 
     @property
     def object_count(self) -> int:
-        """How many objects there are in all images."""
+        """The number of objects in all images."""
         return sum(map(len, self.objects.values()))
 
 
 def read_annotations(path: Path, *, with_objects: bool = True) -> Annotations:
     """Reads an annotation file.
 
-    Nothing is repaired and nothing left out: boxes of no area, or outside the image, stay. Only
-    ``iscrowd`` and ``segmentation`` of an object may be missing, which says that it is no crowd,
-    and has no mask. What the training does not need, such as ``info``, is not read.
+    Nothing is corrected or left out: boxes without area or outside the image are kept. Only
+    ``iscrowd`` and ``segmentation`` of an object may be missing, which means that it is no crowd
+    and has no mask. Fields that training does not need, such as ``info``, are ignored.
 
     Args:
-        path: of the JSON.
-        with_objects: whether it lists objects; those of COCO's test images do not.
+        path: path of the JSON file.
+        with_objects: whether the file lists objects; files of COCO's test images do not.
 
     Raises:
-        DataError: it is missing, is no JSON, lacks a field, has a field of another type or out of
-            range, lists an image, category or annotation twice, has an annotation of an image or a
-            category that it does not list, or one whose box or segmentation is malformed. The
-            message names the file and the entry.
+        DataError: the file is missing or is not valid JSON; a field is missing, has another type or
+            is out of range; an image, a category or an annotation is listed twice; an annotation
+            refers to an image or a category that is not listed; or a box or segmentation is
+            malformed. The message names the file and the entry.
     """
     try:
         content = read_json(path)
     except OSError as error:
         raise DataError(f"the annotations {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # also bytes that are no text
+    except ValueError as error:  # includes errors of the encoding
         raise DataError(f"{path} must be JSON: {error}") from error
     categories = sorted(parse_categories(path, _list(path, content, "categories")))
     images = [
@@ -118,11 +119,11 @@ def read_annotations(path: Path, *, with_objects: bool = True) -> Annotations:
 
 
 def parse_categories(path: Path, entries: Any) -> tuple[Category, ...]:
-    """Checks a list of categories.
+    """Validates a list of categories.
 
     Args:
-        path: of the file that has the list; begins the messages of errors.
-        entries: the list, as JSON has it: each has ``id`` and ``name``.
+        path: path of the file with the list, for error messages.
+        entries: the list as it is in JSON; each entry has ``id`` and ``name``.
 
     Returns:
         The categories, in the order of the list.
@@ -139,7 +140,7 @@ def parse_categories(path: Path, entries: Any) -> tuple[Category, ...]:
 
 
 def _image(entry: Mapping[str, Any], where: str) -> AnnotatedImage:
-    # -1 stands for records that cannot be read.
+    # -1 is reserved for records that cannot be read.
     image = AnnotatedImage(
         _integer(entry, "id", where, least=0),
         _file_name(entry, where),
@@ -214,10 +215,10 @@ def _list(path: Path, content: Any, name: str) -> Any:
 def _entries(path: Path, entries: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(entries, list):
         raise DataError(f"{path}: {name} must be a list, got {shown(entries)}")
-    for place, entry in enumerate(entries):
+    for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise DataError(f"{path}: {name}[{place}] must be an object, got {shown(entry)}")
-        yield f"{path}: {name}[{place}], id {shown(entry.get('id'))}", entry
+            raise DataError(f"{path}: {name}[{index}] must be an object, got {shown(entry)}")
+        yield f"{path}: {name}[{index}], id {shown(entry.get('id'))}", entry
 
 
 def _value(entry: Mapping[str, Any], name: str, where: str) -> Any:
@@ -246,7 +247,7 @@ def _text(entry: Mapping[str, Any], name: str, where: str) -> str:
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a character, as JSON can have it
+    except UnicodeEncodeError:  # a lone surrogate, which JSON allows
         return False
     return True
 
@@ -260,7 +261,7 @@ def _is_crowd(entry: Mapping[str, Any], where: str) -> bool:
 
 def _area(entry: Mapping[str, Any], where: str) -> float:
     value = _value(entry, "area", where)
-    # pycocotools would leave out objects of another area.
+    # pycocotools would ignore objects with another area.
     if not is_finite(value) or not 0 <= value <= FARTHEST**2:
         raise DataError(f"{where}: area must be a number in 0..{FARTHEST**2}, got {shown(value)}")
     return float(value)

@@ -1,4 +1,4 @@
-"""Segmentations as COCO's JSON has them, read as COCO's own evaluation reads them."""
+"""Segmentations in the JSON format of COCO, decoded exactly as COCO's evaluation decodes them."""
 
 from typing import Any
 
@@ -7,35 +7,36 @@ from pycocotools import mask as rle
 from experiments.engine.json_files import is_int64
 from experiments.engine.text import shown
 
-# Of coordinates, in pixels. pycocotools walks a polygon's edges point by point, so one that ends
-# far outside, or goes to and fro, would fill the memory.
+# Limits of coordinates and of outlines, in pixels. pycocotools walks along the edges of a polygon
+# point by point, so that a polygon that ends far outside, or oscillates, would fill the memory.
 FARTHEST = 100_000
 _LONGEST_OUTLINE = 40 * FARTHEST
 
-# Of a run length, in bits: more than any image has pixels.
+# Limit of a run length, in bits: more than any image needs.
 _LONGEST = 60
 
 
 def compressed_counts(segmentation: Any, height: int, width: int) -> str:
     """Encodes a segmentation as the run lengths that ``pycocotools.mask`` decodes.
 
-    The mask is that of ``pycocotools.coco.COCO.annToMask``, to the pixel.
+    The mask equals that of ``pycocotools.coco.COCO.annToMask``, to the pixel.
 
     Args:
-        segmentation: a list of polygons ``[x1, y1, x2, y2, ...]`` in pixels, whose union it is; or
-            ``{"size": [height, width], "counts": ...}`` with run lengths as a list of integers, or
-            compressed to a string.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        segmentation: a list of polygons ``[x1, y1, x2, y2, ...]`` in pixels, whose union is the
+            mask; or ``{"size": [height, width], "counts": ...}`` with run lengths as a list of
+            integers or as a compressed string.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
 
     Returns:
         The ``counts`` of a compressed run-length encoding of the whole image; ``""`` for an empty
-        list, which stands for no segmentation.
+        list, which means that there is no segmentation.
 
     Raises:
-        ValueError: a polygon has an odd number of coordinates, fewer than six, or one that is no
-            number or further than :data:`FARTHEST` from the image's corner, or a far too long
-            outline; run lengths are of an image of another size; or it is none of all these.
+        ValueError: a polygon has an odd number of coordinates, fewer than six, one that is no
+            number or is further than :data:`FARTHEST` from the corner of the image, or an outline
+            that is far too long; run lengths belong to an image of another size; or the
+            segmentation has another format.
     """
     if isinstance(segmentation, list):
         if not segmentation:
@@ -65,18 +66,18 @@ def compressed_counts(segmentation: Any, height: int, width: int) -> str:
 
 
 def decompressed(counts: str) -> list[int]:
-    """Run lengths of the compressed form, which ``pycocotools`` would not check.
+    """Decodes the compressed form of run lengths, which ``pycocotools`` would not validate.
 
     Each number is written in groups of five bits, the lowest first, as characters from ``"0"`` on;
-    the sixth bit says that more follow, and the fifth of the last is the sign. From the fourth
-    number on it is the difference to the last but one.
+    the sixth bit tells that another group follows, and the fifth bit of the last group is the sign.
+    From the fourth number on, each is the difference from the last but one.
 
     Args:
-        counts: the compressed form.
+        counts: run lengths in the compressed form.
 
     Raises:
-        ValueError: a character is none of the 64, a number is too long, or the last number does
-            not end.
+        ValueError: a character is not one of the 64, a number is too long, or the last number is
+            incomplete.
     """
     lengths: list[int] = []
     value = shift = 0
@@ -109,11 +110,11 @@ def _check_polygon(polygon: Any) -> None:
         raise ValueError(
             f"a polygon must have an even number of coordinates, at least 6, got {len(polygon)}"
         )
-    if not all(abs(n) <= FARTHEST for n in polygon):  # NaN is not
+    if not all(abs(n) <= FARTHEST for n in polygon):  # false for NaN
         raise ValueError(
             f"a polygon's coordinates must be within {FARTHEST} pixels, got {shown(polygon)}"
         )
-    # Hardly any polygon is so long or so far out that its edges have to be measured.
+    # Very few polygons are so complex or so large that their edges must be measured.
     if len(polygon) * max(map(abs, polygon)) > _LONGEST_OUTLINE:
         outline = _outline(polygon)
         if outline > _LONGEST_OUTLINE:
@@ -124,7 +125,7 @@ def _check_polygon(polygon: Any) -> None:
 
 
 def _outline(polygon: list[float]) -> float:
-    """The number of pixels that the edges of a polygon pass."""
+    """Returns the number of pixels along the edges of a polygon."""
     corners = list(zip(polygon[::2], polygon[1::2], strict=True))
     return sum(
         max(abs(x2 - x1), abs(y2 - y1))

@@ -1,4 +1,4 @@
-"""Records of COCO, alike whether this project or tfds itself prepared them."""
+"""Records of COCO in one format, whether this project or tfds prepared them."""
 
 import io
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from experiments.engine.errors import InputError
 class InstanceRecords:
     """Records of :class:`experiments.data.coco_tfds.CocoInstances`.
 
-    Each is a dict of ``image``, encoded bytes; ``image_id``, ``height`` and ``width``, int, the
-    latter two in pixels; ``file_name``, str; and ``objects``, a dict of ``id`` int64 ``[n]``,
-    ``bbox`` float64 ``[n, 4]``, left, top, width and height in pixels, ``area`` float64 ``[n]`` in
-    pixels, ``label`` int64 ``[n]``, ``is_crowd`` bool ``[n]``, and ``segmentation``, list of n
-    str, compressed run lengths of the whole image, or ``""`` where there is none.
+    Each record is a dict with ``image``, encoded bytes; ``image_id``, int; ``height`` and
+    ``width``, int, in pixels; ``file_name``, str; and ``objects``, a dict with ``id`` int64
+    ``[n]``, ``bbox`` float64 ``[n, 4]`` (left, top, width and height in pixels), ``area`` float64
+    ``[n]`` in pixels, ``label`` int64 ``[n]``, ``is_crowd`` bool ``[n]``, and ``segmentation``, a
+    list of n str, compressed run lengths of the whole image, or ``""`` for none.
 
     Attributes:
-        source: a tfds data source whose images are not decoded.
+        source: tfds data source that does not decode images.
     """
 
     source: Source
@@ -49,13 +49,13 @@ class InstanceRecords:
 
 @dataclass(frozen=True)
 class BoxRecords:
-    """Records of tfds' own `coco`, which has no masks, in the form of :class:`InstanceRecords`.
+    """Records of tfds' own `coco`, which has no masks, in the format of :class:`InstanceRecords`.
 
-    Its boxes are shares of the image's size in float32, so that they are right to some ten
-    thousandths of a pixel, and its areas are whole numbers.
+    tfds stores boxes as float32 fractions of the image's size, which is exact to some ten
+    thousandths of a pixel, and areas as integers.
 
     Attributes:
-        source: a tfds data source whose images are not decoded.
+        source: tfds data source that does not decode images.
     """
 
     source: Source

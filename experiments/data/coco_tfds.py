@@ -1,4 +1,4 @@
-"""A tfds data set of a folder in COCO's layout, with masks, which tfds' own `coco` lacks."""
+"""A tfds dataset made from a folder in COCO's layout, with masks, which tfds' own `coco` lacks."""
 
 import dataclasses
 import io
@@ -24,17 +24,17 @@ NAME = "coco_instances"
 
 @dataclasses.dataclass(kw_only=True)
 class CocoConfig(tfds.core.BuilderConfig):
-    """What the parts of a folder in COCO's layout are called.
+    """The names of the parts of a folder in COCO's layout.
 
     Attributes:
-        train: annotations are in `annotations/instances_<train>.json`, images in `<train>/` and
-            folders below.
-        validation: annotations are in `annotations/instances_<validation>.json`, images in
-            `<validation>/` and folders below.
-        test: of images without annotations, `annotations/image_info_<test>.json`; used if it is
-            there.
-        test_images: their folder.
-        counts: images and annotations that each split must have; None if any will do.
+        train: name of the training split; its annotations are in
+            `annotations/instances_<train>.json`, its images in `<train>/` and subfolders.
+        validation: name of the validation split; its annotations are in
+            `annotations/instances_<validation>.json`, its images in `<validation>/` and subfolders.
+        test: name of the list of images without annotations, `annotations/image_info_<test>.json`;
+            used if the file exists.
+        test_images: folder of these images.
+        counts: numbers of images and annotations that each split must have; None for any numbers.
     """
 
     train: str
@@ -55,9 +55,9 @@ COCO_2017 = CocoConfig(
 
 
 class CocoInstances(tfds.core.GeneratorBasedBuilder):
-    """Images of a folder in COCO's layout, as they are encoded, and what the annotations say.
+    """The encoded images of a folder in COCO's layout, and their annotations.
 
-    Its metadata hold the categories, ordered by id, as ``[[id, name], ...]``, and the number of
+    The metadata hold the categories, ordered by id, as ``[[id, name], ...]``, and the numbers of
     images and annotations of each split.
     """
 
@@ -65,12 +65,12 @@ class CocoInstances(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, folder: Path, **options: Any) -> None:
-        """Args: folder: in COCO's layout; needed to prepare, not to read."""
+        """Args: folder: folder in COCO's layout; needed to prepare the dataset, not to read it."""
         self._folder = folder
         super().__init__(file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # Of themselves records keep floating point numbers in 32 bits.
+        # By default tfds stores floating-point numbers in 32 bits.
         exact = {"dtype": np.float64, "encoding": tfds.features.Encoding.BYTES}
         return tfds.core.DatasetInfo(
             builder=self,
@@ -101,13 +101,13 @@ class CocoInstances(tfds.core.GeneratorBasedBuilder):
         del dl_manager
         splits = _annotated_splits(self._folder, self.builder_config)
         categories = splits["train"][0].categories
-        # All is read and checked before the first record is written, which may take hours.
+        # Everything is validated before the first record is written, because writing takes hours.
         for annotations, images in splits.values():
             if annotations.categories != categories:
                 different = sorted({*annotations.categories} ^ {*categories})
                 raise DataError(
                     f"{annotations.path} must have the categories of {splits['train'][0].path}, "
-                    f"they differ in {shown([tuple(category) for category in different])}"
+                    f"but they differ in {shown([tuple(category) for category in different])}"
                 )
             _check_present(annotations, images)
         counts = {
@@ -140,24 +140,24 @@ class CocoInstances(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(folder: Path, data_dir: Path, config: CocoConfig) -> Path:
-    """Prepares the data set, unless it is there, and returns the folder to read it from.
+    """Prepares the dataset, unless it exists, and returns the folder from which to read it.
 
-    A preparation that was killed leaves nothing that looks finished; the next one removes what it
-    left and begins again. If two processes prepare, one waits for the other.
+    A preparation that was killed leaves nothing that looks complete; the next one deletes the rest
+    and starts again. If two processes prepare the dataset, one waits for the other.
 
     Args:
-        folder: in COCO's layout.
-        data_dir: tfds keeps its data sets in folders below this one.
-        config: what the parts of ``folder`` are called.
+        folder: folder in COCO's layout.
+        data_dir: folder of the tfds datasets.
+        config: names of the parts of ``folder``.
 
     Raises:
-        DataError: a file is missing, images and annotations do not belong together, or an
-            annotation is malformed; the message names the file and the entry.
+        DataError: a file is missing, images and annotations do not match, or an annotation is
+            malformed; the message names the file and the entry.
         FolderError: ``data_dir`` cannot be written to.
     """
     home = data_dir / NAME / config.name
-    prepared = home / str(CocoInstances.VERSION)  # is renamed as a whole when all is in it
-    if prepared.is_dir():  # perhaps of somebody else, and read-only
+    prepared = home / str(CocoInstances.VERSION)  # tfds renames the complete folder to this
+    if prepared.is_dir():  # it may be read-only
         return prepared
     with locked(home):
         for left in home.glob("incomplete.*"):
@@ -188,8 +188,7 @@ def _check_present(annotations: Annotations, images: Path) -> None:
     if not names:
         raise DataError(f"{annotations.path} must list one or more images, got none")
     there: set[str] = set()
-    # Each folder is listed once, which on a file system of a network is faster than to ask for
-    # every file.
+    # Listing each folder once is faster on a network file system than a request for every file.
     for folder in {PurePosixPath(name).parent for name in names}:
         there |= {str(folder / name) for name in _files(images / folder)}
     if missing := [name for name in names if name not in there]:
@@ -210,15 +209,15 @@ def _files(folder: Path) -> list[str]:
 
 
 def _hint(images: Path, name: str) -> str:
-    """Ends the message of a missing image with a file that may be meant, if there is one."""
+    """Returns the end of the message for a missing image: a file that may be meant, if any."""
     there: dict[str, str] = {}
     for folder, _, files in images.walk():
         for file in files:
             path = (folder / file).relative_to(images).as_posix()
             there[_folded(path)] = path
     parts = _folded(name.replace("\\", "/")).split("/")
-    # Names that begin with the folder's own, or with folders above it, are the same from some part
-    # on.
+    # A name that starts with the name of the folder, or of a folder above it, ends with the right
+    # path.
     for first in range(len(parts)):
         if found := there.get("/".join(parts[first:])):
             return (
@@ -258,8 +257,8 @@ def _encoded(path: Path, image: AnnotatedImage, annotations: Annotations) -> byt
         hint = ""
         if shown_size == annotated:
             hint = (
-                ". Its EXIF orientation turns it, but annotations must be of the image as it is "
-                "stored: store it turned, without the orientation"
+                ". Its EXIF orientation rotates it, but annotations must refer to the image "
+                "as it is stored: rotate the pixels, and remove the orientation"
             )
         raise DataError(
             f"{path} must be {image.height} x {image.width} (height x width), as "

@@ -1,7 +1,7 @@
-"""What can be wrong with a data set."""
+"""The error for invalid datasets."""
 
 from experiments.engine.errors import UserError
 
 
 class DataError(UserError, ValueError):
-    """A data set is missing, unfinished, or not as it must be to be read."""
+    """A dataset is missing, incomplete or invalid."""

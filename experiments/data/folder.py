@@ -1,4 +1,4 @@
-"""A folder of images as a source of records, split to train and to validate."""
+"""A folder of images as a source of records, split into training and validation."""
 
 import hashlib
 import os
@@ -19,8 +19,8 @@ class ImageFiles:
     """Random access to image files, which stay on disk until they are decoded.
 
     Args:
-        folder: in which they lie.
-        names: their paths, relative to ``folder``.
+        folder: folder of the images.
+        names: paths of the images, relative to ``folder``.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -31,7 +31,7 @@ class ImageFiles:
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Path]:
-        """Gives a record: ``image``, the path of the file."""
+        """Returns a record with ``image``, the path of the file."""
         return {"image": self._folder / self.names[index]}
 
     def __repr__(self) -> str:
@@ -39,27 +39,28 @@ class ImageFiles:
 
 
 def open_images(folder: Path) -> tuple[ImageFiles, ImageFiles]:
-    """Finds the images of a folder and its subfolders, hidden ones and linked subfolders aside.
+    """Finds the images of a folder and its subfolders, except hidden files and linked subfolders.
 
-    One in ten is to validate, and at least one. Which depends on their paths within the folder
-    alone, and so is the same on all machines.
+    One image in ten, and at least one, is for validation. The split depends only on the paths
+    within the folder, so it is the same on all machines.
 
     Args:
-        folder: of files, of which those with one of :data:`SUFFIXES` are taken, in either case.
+        folder: folder of files; those with one of :data:`SUFFIXES`, in either case, are used.
 
     Returns:
-        The images to train and to validate, each in the order of their names.
+        The images for training and for validation, each ordered by name.
 
     Raises:
-        DataError: there is no such folder, not two images in it, or a subfolder cannot be read.
+        DataError: the folder does not exist, has fewer than two images, or a subfolder cannot be
+            read.
     """
     if not folder.is_dir():
         raise DataError(f"images must be a folder, got {folder}")
     names = sorted(_names(folder))
     if len(names) < 2:
         raise DataError(
-            f"images must hold two images, to train and to validate, got {len(names)} in {folder} "
-            f"and its subfolders; a name ends in one of {' '.join(SUFFIXES)}"
+            f"images must hold at least two images, for training and validation, got {len(names)} "
+            f"in {folder} and its subfolders; a name ends in one of {' '.join(SUFFIXES)}"
         )
     ranked = sorted(names, key=_rank)
     share = sum(_rank(name) < _VALIDATION_SHARE for name in names)
@@ -80,7 +81,7 @@ def _refuse(error: OSError) -> None:
 
 
 def images_digest(folder: Path) -> str:
-    """A digest of the names and sizes of a folder's images, by which a change is noticed.
+    """Returns a digest of the names and sizes of a folder's images, to notice changes.
 
     Raises:
         DataError: as :func:`open_images`.
@@ -92,6 +93,6 @@ def images_digest(folder: Path) -> str:
 
 
 def _rank(name: str) -> float:
-    """A number in [0, 1) that looks random."""
+    """Returns a pseudo-random number in [0, 1) for a name."""
     digest = hashlib.sha256(os.fsencode(name)).digest()
     return int.from_bytes(digest[:6]) / 2**48

@@ -1,6 +1,6 @@
 """ImageNet (ILSVRC 2012) as tfds prepares it: `python -m experiments.data.imagenet --help`.
 
-Preparing needs TensorFlow and the two archives of image-net.org, once; reading needs neither.
+Preparing it once needs TensorFlow and the two archives of image-net.org; reading it needs neither.
 """
 
 from pathlib import Path
@@ -12,23 +12,23 @@ from experiments.data.prepared import check_can_prepare, prepared_folder
 from experiments.engine.command_line import run_program
 from experiments.engine.text import printable
 
-# The same pictures and labels; 5.1.0 has a test split besides.
+# Both versions have the same pictures and labels; 5.1.0 also has a test split.
 _VERSIONS = ("5.1.0", "5.0.0")
 _ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 
 def imagenet_folder(data_dir: Path) -> Path:
-    """Finds the prepared data set, and sees that all its files are there.
+    """Returns the folder of the prepared dataset, after checking that all its files exist.
 
     Args:
-        data_dir: the folder that :func:`prepare` was given; it holds `imagenet2012/5.1.0`.
+        data_dir: folder that was given to :func:`prepare`; it contains `imagenet2012/5.1.0`.
 
     Returns:
-        The folder to read the data set from.
+        The folder from which to read the dataset.
 
     Raises:
-        DataError: it is not there, unfinished, of another version or format, or lacks a split or
-            a file. The message says how to prepare it.
+        DataError: the dataset is missing, incomplete, of another version or format, or lacks a
+            split or a file. The message tells how to prepare it.
     """
     how = (
         f"To prepare it, put {' and '.join(_ARCHIVES)}, which image-net.org gives to registered "
@@ -39,18 +39,18 @@ def imagenet_folder(data_dir: Path) -> Path:
 
 
 def prepare(archives: Path, data_dir: Path) -> None:
-    """Prepares the data set with tfds, in the format that can be read in any order.
+    """Prepares the dataset with tfds, in a format that can be read in any order.
 
-    `tfds build` would do, but needs Apache Beam besides TensorFlow.
+    `tfds build` would also do, but needs Apache Beam in addition to TensorFlow.
 
     Args:
         archives: folder of the two archives.
-        data_dir: tfds keeps its data sets in folders below this one.
+        data_dir: folder of the tfds datasets.
 
     Raises:
-        DataError: an archive is missing, or TensorFlow.
+        DataError: an archive or TensorFlow is missing.
     """
-    # tfds would leave out a split without a word.
+    # tfds would silently leave out a split.
     if missing := [name for name in _ARCHIVES if not (archives / name).is_file()]:
         raise DataError(f"archives must hold {' and '.join(_ARCHIVES)}, {archives} lacks {missing}")
     check_can_prepare()
@@ -59,11 +59,11 @@ def prepare(archives: Path, data_dir: Path) -> None:
 
 
 def main(archives: Path, data_dir: Path = Path("data")) -> None:
-    """Prepares ImageNet, which takes hours and 150 GB besides the archives.
+    """Prepares ImageNet, which takes hours, and needs 150 GB in addition to the archives.
 
     Args:
-        archives: Folder of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar.
-        data_dir: Folder of the prepared data sets.
+        archives: Folder that contains ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar.
+        data_dir: Folder of the prepared datasets.
     """
     prepare(archives, data_dir)
     print(printable(f"ImageNet in {imagenet_folder(data_dir)}"))

@@ -1,4 +1,4 @@
-"""What a picture file says beside its pixels: damage there must not cost the picture."""
+"""Removes damaged metadata from picture files, so that their pixels can still be read."""
 
 import io
 import zlib
@@ -8,19 +8,19 @@ from typing import BinaryIO, NamedTuple
 from PIL import PngImagePlugin
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Of PNG's ancillary chunks, those that the pixels depend on.
+# The ancillary chunks of PNG on which the pixels depend.
 _OF_PIXELS = {b"tRNS", b"fcTL", b"fdAT"}
-# In bytes, what Pillow takes.
+# Limits of Pillow, in bytes.
 _SHORTEST = {b"acTL": 8, b"pHYs": 9, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}
 _NO_PROFILE = b"x\0\0"
 
 _JPEG = b"\xff\xd8\xff"
-_JPEG_SCAN = 0xDA  # the marker after which there are no metadata
+_JPEG_SCAN = 0xDA  # the marker of the pixels, after all metadata
 _PHOTOSHOP = b"Photoshop 3.0\0"
 
 
 class _Edit(NamedTuple):
-    """Bytes of a file, from ``start`` to ``end``, that others take the place of."""
+    """A replacement of the bytes of a file from ``start`` to ``end``."""
 
     start: int
     end: int
@@ -28,17 +28,17 @@ class _Edit(NamedTuple):
 
 
 def without_fragile_metadata(file: BinaryIO) -> BinaryIO:
-    """Leaves out metadata for which Pillow would refuse a PNG or a JPEG.
+    """Removes metadata because of which Pillow would reject a PNG or a JPEG.
 
-    Of a PNG these are chunks that the pixels do not depend on, with a wrong checksum, too short, or
-    with a text that is too large once it is unpacked. A colour profile that cannot be read becomes
-    an empty one. Of a JPEG they are Photoshop's, whose blocks may be cut off.
+    In a PNG these are chunks on which the pixels do not depend, if their checksum is wrong, they
+    are too short, or their text is too large when decompressed. An unreadable colour profile is
+    replaced by an empty one. In a JPEG they are the blocks of Photoshop, which may be truncated.
 
     Args:
-        file: any file, read from its start.
+        file: any open file, at its start.
 
     Returns:
-        ``file`` itself, or a copy in memory.
+        ``file`` itself, or a changed copy in memory.
     """
     file.seek(0)
     head = file.read(len(_PNG))
@@ -73,8 +73,8 @@ def _png_edits(file: BinaryIO) -> Iterator[_Edit]:
         start = end
 
 
-def _at(file: BinaryIO, place: int, length: int) -> bytes:
-    file.seek(place)
+def _at(file: BinaryIO, offset: int, length: int) -> bytes:
+    file.seek(offset)
     return file.read(length)
 
 
@@ -84,13 +84,13 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _is_sound(kind: bytes, chunk: bytes) -> bool:
-    """Whether Pillow reads a chunk of metadata, which is kind, content and checksum."""
+    """Whether Pillow can read a chunk of metadata (kind, content and checksum)."""
     if len(chunk) < 8 + _SHORTEST.get(kind, 0):
         return False
     if zlib.crc32(chunk[:-4]) != int.from_bytes(chunk[-4:]):
         return False
     keyword, _, rest = chunk[4:-4].partition(b"\0")
-    # Of a text Pillow makes an entry of `info`, also under a name that it uses itself.
+    # Pillow makes an entry of `info` from a text, even under a name that it uses itself.
     if kind in {b"tEXt", b"zTXt", b"iTXt"} and keyword.islower():
         return False
     if kind in {b"iCCP", b"zTXt"}:
@@ -101,7 +101,7 @@ def _is_sound(kind: bytes, chunk: bytes) -> bool:
 
 
 def _inflates(compressed: bytes) -> bool:
-    """Whether compressed data are whole enough, and no larger than Pillow takes them."""
+    """Whether data can be decompressed, to a size that Pillow accepts."""
     stream = zlib.decompressobj()
     try:
         stream.decompress(compressed, PngImagePlugin.MAX_TEXT_CHUNK)
@@ -111,15 +111,15 @@ def _inflates(compressed: bytes) -> bool:
 
 
 def _jpeg_edits(file: BinaryIO) -> Iterator[_Edit]:
-    place = 2
+    offset = 2
     while True:
-        head = _at(file, place, 4 + len(_PHOTOSHOP))
+        head = _at(file, offset, 4 + len(_PHOTOSHOP))
         if len(head) < 4 or head[0] != 0xFF or head[1] == _JPEG_SCAN:
             return
-        if head[1] == 0xFF:  # any number of these may stand before a marker
-            place += 1
+        if head[1] == 0xFF:  # padding before a marker, of any length
+            offset += 1
             continue
-        end = place + 2 + int.from_bytes(head[2:4])
+        end = offset + 2 + int.from_bytes(head[2:4])
         if head[4:] == _PHOTOSHOP:
-            yield _Edit(place, end, b"")
-        place = end
+            yield _Edit(offset, end, b"")
+        offset = end

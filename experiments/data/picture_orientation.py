@@ -1,4 +1,4 @@
-"""How a picture is to be turned, by its EXIF or XMP, whatever else these hold."""
+"""Rotates pictures as their EXIF or XMP metadata say, even if the rest of these is damaged."""
 
 import re
 import struct
@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
-_INTEGERS = {1: "B", 3: "H", 4: "I"}  # types of EXIF
+_INTEGERS = {1: "B", 3: "H", 4: "I"}  # data types of EXIF
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -23,32 +23,32 @@ _INVERSE_TURNS = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
 
 
 def turned(image: Image.Image) -> Image.Image:
-    """Turns a picture that has been decoded as its metadata say.
+    """Rotates or mirrors a decoded picture as its metadata say.
 
-    The orientation is that of the EXIF or, where this has none or cannot be read, of the XMP. That
-    of an AVIF is a property of the file, which Pillow gives as its EXIF.
-    Whatever is no integer in 1..8 is ignored, and so is the rest of the metadata.
+    The orientation is that of the EXIF or, if there is none or it cannot be read, of the XMP. The
+    orientation of an AVIF is a property of the file, which Pillow presents as EXIF. Values other
+    than integers in 1..8 are ignored, and so are all other metadata.
 
     Returns:
-        ``image`` itself or a new one; the metadata in ``info`` stay as they are.
+        ``image`` itself or a new image; the metadata in ``info`` are unchanged.
     """
     turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def is_quarter_turn(image: Image.Image) -> bool:
-    """Whether width and height of a picture that is not decoded change places in turning it."""
+    """Whether the orientation swaps width and height of a picture that is not decoded yet."""
     return _orientation(image) in _QUARTER_TURNS
 
 
 def load_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.Image:
-    """Decodes a TIFF, which Pillow turns as its metadata say while it loads it.
+    """Decodes a TIFF, which Pillow rotates as its metadata say while it loads it.
 
     Args:
-        image: as ``Image.open`` gives it.
-        upright: whether it is to be turned; otherwise it is turned back.
+        image: image as opened by ``Image.open``.
+        upright: whether to keep this rotation; otherwise it is undone.
     """
-    # Nothing else is left for Pillow to trip over.
+    # Keeps only the orientation, so that Pillow cannot fail on other tags.
     if not isinstance(image.info.get("xmp", b""), bytes):
         del image.info["xmp"]
     exif = image.getexif()
@@ -60,16 +60,16 @@ def load_tiff(image: TiffImagePlugin.TiffImageFile, upright: bool) -> Image.Imag
 
 
 def stored_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of a picture that is not decoded, before it is turned."""
+    """Returns width and height of a picture that is not decoded yet, before it is rotated."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return image.size
-    # Pillow gives those of the picture as it will be turned.
+    # Pillow gives the size after the rotation.
     tags = image.tag_v2
     return tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation of a picture, by its ``info``; 1 if it has none."""
+    """Returns the orientation in ``info`` of a picture; 1 if there is none."""
     info = image.info
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # the tags of a TIFF are its EXIF
         found = image.tag_v2.get(ExifTags.Base.Orientation)
@@ -83,7 +83,7 @@ def _orientation(image: Image.Image) -> int:
 def _exif(info: Mapping[Any, Any]) -> bytes:
     if isinstance(info.get("exif"), bytes):
         return info["exif"]
-    # As ImageMagick writes it into PNG: a name, a length, and lines of hexadecimal digits.
+    # The format of ImageMagick in PNG: a name, a length, and lines of hexadecimal digits.
     digits = "".join(str(info.get("Raw profile type exif", "")).split("\n")[3:])
     try:
         return bytes.fromhex(digits)
@@ -92,7 +92,7 @@ def _exif(info: Mapping[Any, Any]) -> bytes:
 
 
 def _orientation_of_exif(exif: bytes) -> int | None:
-    """Reads one entry of the first directory; Pillow gives up at the first broken one."""
+    """Reads one entry of the first directory; Pillow would stop at the first damaged one."""
     while exif.startswith(b"Exif\0\0"):
         exif = exif[6:]
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -101,13 +101,13 @@ def _orientation_of_exif(exif: bytes) -> int | None:
     try:
         (start,) = struct.unpack_from(f"{order}I", exif, 4)
         (entries,) = struct.unpack_from(f"{order}H", exif, start)
-        for place in range(start + 2, start + 2 + 12 * entries, 12):
-            tag, kind, count = struct.unpack_from(f"{order}HHI", exif, place)
+        for offset in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(f"{order}HHI", exif, offset)
             if tag == ExifTags.Base.Orientation:
                 code = _INTEGERS.get(kind) if count == 1 else None
-                found = struct.unpack_from(f"{order}{code}", exif, place + 8)[0] if code else 0
+                found = struct.unpack_from(f"{order}{code}", exif, offset + 8)[0] if code else 0
                 return found if 1 <= found <= 8 else None
-    except struct.error:  # cut off
+    except struct.error:  # truncated
         pass
     return None
 

@@ -1,4 +1,4 @@
-"""Pictures that a command writes: over no input, and not over each other."""
+"""Writes pictures without overwriting inputs or other outputs."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ from experiments.engine.files import write_atomically
 
 
 class PictureOutputs:
-    """Writes PNG files, none of which is an input or has been written before.
+    """Writes PNG files, unless the file is an input or was written before.
 
-    Files are compared rather than names: links and letter case give one file several names.
+    Files are compared, not names: links and letter case can give a file several names.
 
     Args:
-        inputs: the files that must stay as they are; some may be missing.
+        inputs: files that must not change; some may be missing.
     """
 
     def __init__(self, inputs: Iterable[Path]) -> None:
@@ -27,21 +27,21 @@ class PictureOutputs:
         self._written: set[tuple[int, int]] = set()
 
     def check(self, picture: Path, output: Path) -> None:
-        """Checks that an output may be written, before the work that goes into it.
+        """Checks that an output may be written, before the work of computing it is done.
 
         Args:
-            picture: the input that it is made from, which the error names.
-            output: the file to write.
+            picture: input from which the output is made, for the error message.
+            output: path of the file to write.
 
         Raises:
-            InputError: ``output`` is an input, or has been written before.
+            InputError: ``output`` is an input, or was written before.
         """
         target = _identities([output])
         if target & self._inputs:
-            raise InputError(f"image {picture}: output {output} must be no input file")
+            raise InputError(f"image {picture}: output {output} must not be an input file")
         if target & self._written:
             raise InputError(
-                f"image {picture}: output {output} must be free, got that of an image before"
+                f"image {picture}: output {output} must not be the output of an earlier image"
             )
 
     def write(
@@ -54,13 +54,13 @@ class PictureOutputs:
         """Writes a PNG file, atomically.
 
         Args:
-            picture: the input that it is made from, which errors name.
-            output: the file to write; its folder is created.
-            pixels: RGB.
-            profile: the ICC profile of the pixels, if they have one.
+            picture: input from which the output is made, for error messages.
+            output: path of the file to write; its folder is created.
+            pixels: RGB pixels, uint8 ``[H, W, 3]``.
+            profile: ICC profile of the pixels, if they have one.
 
         Raises:
-            InputError: ``output`` is an input, has been written before, or cannot be written.
+            InputError: ``output`` is an input, was written before, or cannot be written.
         """
         self.check(picture, output)
         image = Image.fromarray(pixels)
@@ -76,7 +76,7 @@ class PictureOutputs:
 
 
 def _identities(paths: Iterable[Path]) -> set[tuple[int, int]]:
-    """What all names of a file have in common, of the files that are there."""
+    """Returns device and inode of the files that exist, which are the same for all their names."""
     found = set()
     for path in paths:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""How a picture file stores its samples: Pillow cuts deep ones down to 8 bits without a word."""
+"""Checks how a picture file stores its samples, because Pillow silently reduces them to 8 bits."""
 
 import re
 from typing import BinaryIO
@@ -8,27 +8,27 @@ from PIL import ImageFile, TiffImagePlugin
 from experiments.engine.errors import InputError
 
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
-_SIGNED = 2  # of TIFF's sample format
-_REDUCED = 1  # of TIFF's subfile type
+_SIGNED = 2  # value of TIFF's tag SampleFormat
+_REDUCED = 1  # value of TIFF's tag NewSubfileType
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706
-_CR2 = b"CR"  # after the eight bytes that begin every TIFF
+_CR2 = b"CR"  # follows the first eight bytes of the TIFF
 _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
-# The box that describes the codec: marker and version, profile and level, and flags.
+# The box that describes the codec of an AVIF: marker and version, profile and level, and flags.
 _AV1_CONFIGURATION = re.compile(rb"\0\0\0[\x0c-\xff]av1C\x81.(.)", re.DOTALL)
 _HIGH_BITDEPTH, _TWELVE_BIT = 0x40, 0x20
 
 
 def check_samples(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> None:
-    """Checks that a picture has colours, and at most 8 bits a channel.
+    """Checks that a picture has colours or greys, and at most 8 bits a channel.
 
     Args:
-        image: as ``Image.open`` gives it, not decoded yet.
-        file: the file that it is read from.
-        name: begins the messages of errors.
+        image: image as opened by ``Image.open``, not decoded yet.
+        file: file from which it is read.
+        name: name at the start of error messages.
 
     Raises:
-        InputError: it has more bits, signed numbers, no colours that are known, or is a camera's
-            raw file, of which Pillow would give the thumbnail.
+        InputError: the picture has more bits, signed numbers or unknown colours, or is a camera's
+            raw file, for which Pillow would return the thumbnail.
     """
     if image.mode not in _MODES:
         raise InputError(
@@ -57,23 +57,23 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, name: str)
 
 
 def _bits(image: ImageFile.ImageFile, file: BinaryIO) -> int:
-    """The bits of the deepest channel, as the format says."""
+    """Returns the number of bits of the deepest channel, as stored in the file."""
     match image.format:
         case "PNG":
-            head = _read(file, 64)  # the header need not come first: Apple has chunks before it
+            head = _read(file, 64)  # the header may follow chunks of Apple
             return head[head.index(b"IHDR") + 12]
         case "TIFF":
             assert isinstance(image, TiffImagePlugin.TiffImageFile)
             return max(_numbers(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, 1)))
         case "PPM":
             arguments = image.tile[0][3]
-            # Raw samples have 8 bits; for others Pillow's decoder is given their maximum.
+            # Raw samples have 8 bits; for other samples Pillow's decoder is given the maximum.
             return arguments[1].bit_length() if isinstance(arguments, tuple) else 8
         case "JPEG2000":
             return _bits_of_jpeg_2000(_read(file))
         case "AVIF":
             return _bits_of_avif(_read(file))
-        case _:  # all that Pillow reads of the others; 16 bits of BMP are those of three channels
+        case _:  # the only depth of other formats; the 16 bits of BMP are three channels
             return 8
 
 
@@ -86,14 +86,14 @@ def _read(file: BinaryIO, length: int = -1) -> bytes:
 
 
 def _numbers(value: object) -> tuple[int, ...]:
-    """The values of a TIFF tag, of which Pillow gives a single one without its tuple."""
+    """Returns the values of a TIFF tag; Pillow gives a single value without a tuple."""
     return value if isinstance(value, tuple) else (value,)
 
 
 def _bits_of_jpeg_2000(data: bytes) -> int:
     start = data.find(_START_OF_CODESTREAM)
     if start < 0:
-        return 8  # truncated, of which Pillow says more
+        return 8  # truncated; Pillow will report it
     size = data[start + 4 :]
     components = int.from_bytes(size[36:38])
     depths = size[38 : 38 + 3 * components : 3]
@@ -101,7 +101,7 @@ def _bits_of_jpeg_2000(data: bytes) -> int:
 
 
 def _bits_of_avif(data: bytes) -> int:
-    # The first is the picture's; those of its opacity and of a gain map follow.
+    # The first box is that of the picture; boxes of its opacity and of a gain map follow.
     found = _AV1_CONFIGURATION.search(data)
     if found is None or not found[1][0] & _HIGH_BITDEPTH:
         return 8

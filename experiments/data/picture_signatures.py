@@ -1,10 +1,10 @@
-"""Recognises files that cannot be read as pictures by their first bytes."""
+"""Recognises files that Pillow cannot read by their first bytes, for error messages."""
 
 _CONVERT = "convert it to PNG or JPEG"
 _UNPACK = "unpack it"
 _DOWNLOAD = "save the picture itself"
 
-# What a file begins with, what it is, and what to do. The first that fits counts.
+# First bytes of a file, its format, and what to do about it. The first match counts.
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a pointer of Git LFS", "run git lfs pull"),
     (b"\xff\x0a", "JPEG XL", _CONVERT),
@@ -16,7 +16,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "a ZIP archive", _UNPACK),
     (b"\x1aE\xdf\xa3", "a Matroska or WebM video", "save a frame as PNG or JPEG"),
 )
-# Of ISO base media files, by a brand that they have; the first that fits counts.
+# Formats of ISO base media files, by one of their brands. The first match counts.
 _BRANDS: tuple[tuple[bytes, str, str], ...] = (
     (b"avi", "AVIF that is damaged, or that this Pillow cannot decode", _CONVERT),
     (b"he", "HEIC", _CONVERT),
@@ -25,17 +25,17 @@ _BRANDS: tuple[tuple[bytes, str, str], ...] = (
     (b"crx", "a camera's raw file (CR3)", _CONVERT),
 )
 _VIDEO = ("a video", "save a frame as PNG or JPEG")
-HEAD_LENGTH = 1024  # comments may stand before the first element of SVG and HTML
+HEAD_LENGTH = 1024  # comments may precede the first element of SVG and HTML
 
 
 def describe(data: bytes) -> str | None:
-    """Says what a file is that cannot be read as a picture, and what to do about it.
+    """Names the format of a file that cannot be read as a picture, and what to do about it.
 
     Args:
-        data: the file's first bytes, 1,024 of them if there are as many.
+        data: the first bytes of the file, 1,024 or all of them.
 
     Returns:
-        Such as "HEIC: convert it to PNG or JPEG"; None for what is not known.
+        A text such as "HEIC: convert it to PNG or JPEG"; None for an unknown format.
     """
     what, advice = _kind(data[:HEAD_LENGTH]) or (None, None)
     return what and f"{what}: {advice}"
@@ -49,7 +49,7 @@ def _kind(data: bytes) -> tuple[str, str] | None:
             return what, advice
     if data[4:8] == b"ftyp":
         brands = data[8 : int.from_bytes(data[:4])]
-        names = [brands[place : place + 4] for place in range(0, len(brands), 4) if place != 4]
+        names = [brands[index : index + 4] for index in range(0, len(brands), 4) if index != 4]
         for start, what, advice in _BRANDS:
             if any(name.startswith(start) for name in names):
                 return what, advice

@@ -1,4 +1,4 @@
-"""A user's own pictures: from a file, of which nothing is known, to an image in memory."""
+"""Opens pictures of users, from any file, as images in memory."""
 
 import contextlib
 import re
@@ -23,10 +23,10 @@ from experiments.engine.errors import InputError
 
 MAX_PIXELS = 20_000 * 20_000
 
-# What cameras and browsers write. Pillow knows more, some of which it hands to other programs.
+# Formats that cameras and browsers write. For some other formats Pillow starts other programs.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
 
-_REASON = re.compile("opening failed|not installed")  # in what Pillow warns of
+_REASON = re.compile("opening failed|not installed")  # in warnings of Pillow
 
 _PROCESS_WIDE = threading.Lock()
 
@@ -34,24 +34,24 @@ _PROCESS_WIDE = threading.Lock()
 def open_picture(
     source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS, upright: bool = True
 ) -> Image.Image:
-    """Decodes a picture wholly.
+    """Decodes a picture completely.
 
-    Of a picture with a depth or gain map, which telephones add, the picture is taken. EXIF and XMP
-    of PNG, JPEG and WebP, and chunks of PNG beside the pixels, are ignored if they cannot be read.
+    If the file also has a depth or gain map, as those of telephones do, the picture is used. EXIF
+    and XMP of PNG, JPEG and WebP, and metadata chunks of PNG, are ignored if they cannot be read.
 
     Args:
-        source: a file's path, or an open file.
-        name: begins the messages of errors, such as "image photo.jpg".
-        max_pixels: of the largest picture that is decoded; larger ones are refused by what their
-            header says.
-        upright: whether it is turned as its orientation says, in its EXIF or else in its XMP.
+        source: path of a file, or an open file.
+        name: name at the start of error messages, such as "image photo.jpg".
+        max_pixels: the largest allowed number of pixels; larger pictures are rejected when their
+            header has been read.
+        upright: whether to rotate the picture as the orientation in its EXIF or XMP says.
 
     Returns:
-        The image in the file's own mode; see :func:`to_rgb`. A colour profile that cannot be read
+        The image in the mode of the file; see :func:`to_rgb`. A colour profile that cannot be read
         is None or empty in its ``info``.
 
     Raises:
-        InputError: the file is missing, no picture, truncated, animated or too large, or has
+        InputError: the file is missing, not a picture, truncated, animated or too large, or has
             more than 8 bits a channel.
     """
     with _opened(source, name, max_pixels) as opened:
@@ -63,16 +63,16 @@ def open_picture(
 def picture_size(
     source: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS, upright: bool = True
 ) -> tuple[int, int]:
-    """The width and height of a picture, in pixels, without decoding it.
+    """Returns the width and height of a picture, in pixels, without decoding it.
 
     Args:
-        source: a file's path, or an open file.
-        name: begins the messages of errors, such as "image photo.jpg".
-        max_pixels: of the largest picture that is no error.
-        upright: whether it is turned as its orientation says.
+        source: path of a file, or an open file.
+        name: name at the start of error messages, such as "image photo.jpg".
+        max_pixels: the largest allowed number of pixels.
+        upright: whether to return the size after the rotation by the orientation.
 
     Raises:
-        InputError: as :func:`open_picture`, but for what only decoding shows.
+        InputError: as for :func:`open_picture`, except for errors that only decoding finds.
     """
     with _opened(source, name, max_pixels) as opened:
         width, height = stored_size(opened)
@@ -80,16 +80,16 @@ def picture_size(
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts to RGB; what is transparent shows the colour that lies under it."""
+    """Converts to RGB; transparent pixels get the colour that is stored for them."""
     if image.mode == "RGB":
         return image
     if image.has_transparency_data:
-        image = image.convert("RGBA")  # at once, Pillow warns about palettes with transparency
+        image = image.convert("RGBA")  # a direct conversion of palettes with transparency warns
     return image.convert("RGB")
 
 
 def is_opaque(image: Image.Image) -> bool:
-    """Whether a picture has no pixel that is transparent, not even a little."""
+    """Whether all pixels of a picture are fully opaque."""
     if not image.has_transparency_data:
         return True
     alpha = image if "A" in image.getbands() else image.convert("RGBA")
@@ -97,7 +97,7 @@ def is_opaque(image: Image.Image) -> bool:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """The files in a folder itself, but hidden ones, by name."""
+    """Returns the files of a folder, sorted by name, without hidden files and subfolders."""
     return sorted(
         path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
     )
@@ -105,7 +105,7 @@ def visible_files(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _opened(source: Path | BinaryIO, name: str, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
-    """A picture of which the header is read and checked; all that goes wrong is an InputError."""
+    """Opens a picture and checks its header; every error is raised as an InputError."""
     try:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
@@ -120,20 +120,20 @@ def _opened(source: Path | BinaryIO, name: str, max_pixels: int) -> Iterator[Ima
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name} must have at most {max_pixels:,} pixels, got more") from error
     except Exception as error:
-        # A broken file leads decoders to almost any error, MemoryError included.
+        # A damaged file makes decoders raise almost any error, even MemoryError.
         message = str(error) or type(error).__name__
         raise InputError(f"{name} cannot be read: {message}") from error
 
 
 def _open(file: BinaryIO, name: str, max_pixels: int) -> ImageFile.ImageFile:
-    """Reads the header of a picture."""
+    """Opens a picture, whose header is read."""
     try:
         with _pillow_refuses_above(max_pixels) as warned:
             Image.init()
             return Image.open(file, formats=[each for each in _FORMATS if each in Image.OPEN])
     except UnidentifiedImageError as error:
         file.seek(0)
-        # Pillow's own message has the path, which is not for everyone who sees ours.
+        # Pillow's own message contains the path, which not every reader may see.
         message = f"{name} cannot be read: no picture of a known format"
         if other := describe(file.read(HEAD_LENGTH)):
             message += f", but {other}"
@@ -143,7 +143,7 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> ImageFile.ImageFile:
 
 
 def _scale_transparent_grey(opened: ImageFile.ImageFile) -> None:
-    """Pillow makes greys of 2 and 4 bits 8 bits deep, but not the one that is transparent."""
+    """Scales a transparent grey to 8 bits, as Pillow does with greys of 2 and 4 bits themselves."""
     transparent = opened.info.get("transparency")
     if opened.format == "PNG" and opened.mode == "L" and isinstance(transparent, int):
         levels = {"L;2": 4, "L;4": 16}.get(str(opened.tile[0][3]), 256)
@@ -151,25 +151,26 @@ def _scale_transparent_grey(opened: ImageFile.ImageFile) -> None:
 
 
 def _load(opened: ImageFile.ImageFile, max_pixels: int, upright: bool) -> Image.Image:
-    if isinstance(opened, TiffImagePlugin.TiffImageFile):  # alone in checking the size again
+    # Only for TIFF does Pillow check the size again.
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
         with _pillow_refuses_above(max_pixels):
             return load_tiff(opened, upright)
-    opened.load()  # beside others that are decoded
+    opened.load()  # other pictures may be decoded at the same time
     return turned(opened) if upright else opened
 
 
 def _check_single(image: Image.Image, name: str) -> None:
-    # The further images of an MPO belong to the first: a map, or the other eye's view.
+    # The further images of an MPO belong to the first: a map, or the view of the second eye.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise InputError(f"{name} must be a single picture, got several frames")
 
 
 def _tidy_info(image: Image.Image) -> None:
-    """Drops from a picture's ``info`` what Pillow would trip over later."""
+    """Removes entries of a picture's ``info`` on which Pillow would fail later."""
     profile = image.info.get("icc_profile", b"")
     if not isinstance(profile, bytes):
         image.info["icc_profile"] = None
-    # Of a palette: the number of the transparent colour, or the opacity of each.
+    # For a palette: the number of the transparent colour, or the opacity of each colour.
     expected = {"1": int, "L": int, "RGB": tuple, "P": int | bytes}.get(image.mode, ())
     transparent = image.info.pop("transparency", None)
     if isinstance(transparent, bytes):
@@ -181,7 +182,7 @@ def _tidy_info(image: Image.Image) -> None:
 
 @contextlib.contextmanager
 def _pillow_refuses_above(max_pixels: int) -> Iterator[list[str]]:
-    """Sets Pillow's limit, and gives what else it warned of; both are the whole process's."""
+    """Sets Pillow's limit of pixels for the whole process, and yields Pillow's other warnings."""
     warned: list[str] = []
     with _PROCESS_WIDE, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,6 +1,6 @@
 """Places365 (reference 50) at 256x256, by tfds: `python -m experiments.data.places --help`.
 
-Preparing needs TensorFlow, once; reading does not.
+Preparing it once needs TensorFlow; reading it does not.
 """
 
 from pathlib import Path
@@ -15,22 +15,22 @@ from experiments.engine.command_line import run_program
 from experiments.engine.text import printable
 
 _NAME = "places365_small"
-# The same pictures; 2.1.0 has other keys.
+# Both versions have the same pictures; 2.1.0 has other keys.
 _VERSIONS = ("2.1.0", "2.0.0")
 
 
 def places_folder(data_dir: Path) -> Path:
-    """Finds the prepared data set, and sees that all its files are there.
+    """Returns the folder of the prepared dataset, after checking that all its files exist.
 
     Args:
-        data_dir: the folder that :func:`prepare` was given; it holds `places365_small/2.1.0`.
+        data_dir: folder that was given to :func:`prepare`; it contains `places365_small/2.1.0`.
 
     Returns:
-        The folder to read the data set from.
+        The folder from which to read the dataset.
 
     Raises:
-        DataError: it is not there, unfinished, of another version or format, or lacks a split or
-            a file. The message says how to prepare it.
+        DataError: the dataset is missing, incomplete, of another version or format, or lacks a
+            split or a file. The message tells how to prepare it.
     """
     how = (
         "To prepare it, which fetches 31 GB of data.csail.mit.edu, run once "
@@ -40,16 +40,16 @@ def places_folder(data_dir: Path) -> Path:
 
 
 def prepare(data_dir: Path, archives: Path | None = None) -> None:
-    """Prepares the data set with tfds, in the format that can be read in any order.
+    """Prepares the dataset with tfds, in a format that can be read in any order.
 
     Args:
-        data_dir: tfds keeps its data sets in folders below this one, and what it fetches.
-        archives: folder of archives that need not be fetched, under the names that they have at
+        data_dir: folder of the tfds datasets and of their downloads.
+        archives: folder of archives that need not be downloaded, under their names at
             data.csail.mit.edu, such as `val_256.tar`.
 
     Raises:
-        DataError: TensorFlow is missing, ``archives`` is no folder, or an archive cannot be
-            fetched or is damaged.
+        DataError: TensorFlow is missing, ``archives`` is not a folder, or an archive cannot be
+            downloaded or is damaged.
     """
     if archives is not None and not archives.is_dir():
         raise DataError(f"archives must be a folder, got {archives}")
@@ -59,15 +59,15 @@ def prepare(data_dir: Path, archives: Path | None = None) -> None:
     try:
         builder.download_and_prepare(download_config=config)
     except (OSError, DownloadError, NonMatchingChecksumError) as error:
-        raise DataError(f"the archives of Places365 cannot be had: {error}") from error
+        raise DataError(f"the archives of Places365 are not available: {error}") from error
 
 
 def main(data_dir: Path = Path("data"), archives: Path | None = None) -> None:
-    """Prepares Places365, which takes hours, 31 GB to fetch and as much again to keep.
+    """Prepares Places365, which takes hours, a download of 31 GB, and as much space again.
 
     Args:
-        data_dir: Folder of the prepared data sets.
-        archives: Folder of archives of data.csail.mit.edu that are here already.
+        data_dir: Folder of the prepared datasets.
+        archives: Folder of archives of data.csail.mit.edu that were downloaded before.
     """
     prepare(data_dir, archives)
     print(printable(f"Places365 in {places_folder(data_dir)}"))

@@ -1,4 +1,4 @@
-"""Data sets that tfds prepared: found, and seen to be whole, before a run begins."""
+"""Finds datasets that tfds prepared, and checks before a run that they are complete."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -12,20 +12,20 @@ _SPLITS = ("train", "validation")
 
 
 def prepared_folder(data_dir: Path, name: str, versions: Sequence[str], how: str) -> Path:
-    """Finds a prepared data set, and sees that all its files are there.
+    """Returns the folder of a prepared dataset, after checking that all its files exist.
 
     Args:
-        data_dir: the folder of the tfds data sets.
-        name: of the data set, such as ``imagenet2012``.
-        versions: any of which will do, the best first.
-        how: to prepare the data set; ends the messages, and begins with "To prepare it".
+        data_dir: folder of the tfds datasets.
+        name: name of the dataset, such as ``imagenet2012``.
+        versions: versions that can be used, the preferred one first.
+        how: instruction for preparing the dataset, which ends error messages.
 
     Returns:
-        The folder to read the data set from, such as ``data_dir/imagenet2012/5.1.0``.
+        The folder from which to read the dataset, such as ``data_dir/imagenet2012/5.1.0``.
 
     Raises:
-        DataError: it is not there, unfinished, of another version or format, or lacks a split or
-            a file.
+        DataError: the dataset is missing, incomplete, of another version or format, or lacks a
+            split or a file.
     """
     try:
         return checked(_version_folder(data_dir, name, versions))
@@ -34,17 +34,17 @@ def prepared_folder(data_dir: Path, name: str, versions: Sequence[str], how: str
 
 
 def checked(folder: Path, splits: Sequence[str] = _SPLITS) -> Path:
-    """Sees that a prepared data set is whole.
+    """Checks that a prepared dataset is complete.
 
     Args:
-        folder: with `dataset_info.json`, such as ``data_dir/imagenet2012/5.1.0``.
-        splits: that it must have.
+        folder: folder with `dataset_info.json`, such as ``data_dir/imagenet2012/5.1.0``.
+        splits: splits that the dataset must have.
 
     Returns:
         ``folder``.
 
     Raises:
-        DataError: it is unfinished, of another format, or lacks a split or a file.
+        DataError: the dataset is incomplete, of another format, or lacks a split or a file.
     """
     for name in ("dataset_info.json", "features.json"):
         if not (folder / name).is_file():
@@ -71,28 +71,28 @@ def checked(folder: Path, splits: Sequence[str] = _SPLITS) -> Path:
 
 
 def open_builder(folder: Path) -> tfds.core.DatasetBuilder:
-    """Opens what tfds keeps of a prepared data set beside its records.
+    """Opens the information that tfds stores beside the records of a prepared dataset.
 
     Args:
-        folder: with `dataset_info.json`, such as ``data_dir/imagenet2012/5.1.0``.
+        folder: folder with `dataset_info.json`, such as ``data_dir/imagenet2012/5.1.0``.
 
     Raises:
         DataError: tfds cannot open it.
     """
     try:
         builder = tfds.builder_from_directory(folder)
-        _ = builder.info.metadata  # tfds reads them when they are first asked for
+        _ = builder.info.metadata  # tfds reads them at the first access
     except ImportError:
         raise
     except Exception as error:
-        # A damaged file leads tfds to almost any error.
+        # A damaged file makes tfds raise almost any error.
         message = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"tfds cannot open {folder}: {message}") from error
     return builder
 
 
 def check_can_prepare() -> None:
-    """Raises ``DataError`` where TensorFlow is missing, which tfds needs to read archives."""
+    """Raises ``DataError`` if TensorFlow is missing, which tfds needs to read archives."""
     if find_spec("tensorflow") is None:
         raise DataError("preparing needs TensorFlow, and reading does not: pip install tensorflow")
 

@@ -1,9 +1,9 @@
-"""What stands between a random-access source of records and the pipeline that batches them.
+"""Decodes the records of a random-access source, and replaces those that cannot be read.
 
-A few records of a large data set may not decode. Dropping them would make batches uneven, and
-different with another number of workers or processes. So each index always gives one example: in
-training the next record that can be read, in evaluation one of weight 0. Both say which records
-they could not read.
+A few records of a large dataset may be damaged. Dropping them would make batches uneven, and
+dependent on the number of workers or processes. Therefore each index gives exactly one example: in
+training the next record that can be read, in evaluation an example of weight 0. Both report which
+records they could not read.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,14 +31,14 @@ class Source(Protocol):
 
 
 class ReadableRecords:
-    """Decoded records; for one that cannot be read, the next one that can.
+    """Decoded records for training; an unreadable record is replaced by the next readable one.
 
     Args:
-        source: of the records. A record whose checksum is wrong counts as unreadable; a missing
-            or truncated file does not, and ends the run.
-        decode: makes an example of a record, or raises :class:`RecordError`.
-        attempts: records that are tried in a row, in 1..len(self).
-        numbers: of the records of ``source`` that these are, in this order; all by default.
+        source: source of the records. A record with a wrong checksum counts as unreadable; a
+            missing or truncated file is an error that ends the run.
+        decode: function that makes an example from a record, or raises :class:`RecordError`.
+        attempts: number of successive records that are tried, in 1..len(self).
+        numbers: numbers of the records of ``source`` to use, in this order; the default is all.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class ReadableRecords:
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Gives an example.
+        """Returns an example.
 
         Args:
-            index: of the record that is tried first, in 0..len - 1.
+            index: index of the record that is tried first, in 0..len - 1.
 
         Returns:
-            What ``decode`` gives; ``record``, int64, the number in the source of the record that it
-            is of; and ``unreadable``, int64 ``[attempts]``, the numbers of those that were tried
-            before it, else -1.
+            The result of ``decode``, with ``record``, int64, the number of its record in the
+            source; and ``unreadable``, int64 ``[attempts]``, the numbers of the records that were
+            tried before it, padded with -1.
 
         Raises:
-            RecordError: none of ``attempts`` records can be read.
+            RecordError: none of ``attempts`` successive records can be read.
         """
         unreadable = np.full(self._attempts, -1, np.int64)
         for attempt in range(self._attempts):
@@ -89,16 +89,16 @@ class ReadableRecords:
 
 
 class PaddedRecords:
-    """Decoded records, each once, padded so that batches are even over processes.
+    """Decoded records for evaluation, each once, padded to equal batches on all processes.
 
     Args:
-        source: of the records. A record whose checksum is wrong counts as unreadable; a missing
-            or truncated file does not, and ends the run.
-        decode: makes an example of a record, or raises :class:`RecordError`.
-        multiple: of which the length is made one, by padding at the end.
-        blank: stands for padding and for records that cannot be read; the fields, shapes and
-            dtypes that ``decode`` gives.
-        numbers: of the records of ``source`` that these are, in this order; all by default.
+        source: source of the records. A record with a wrong checksum counts as unreadable; a
+            missing or truncated file is an error that ends the run.
+        decode: function that makes an example from a record, or raises :class:`RecordError`.
+        multiple: number of which the padded length is a multiple.
+        blank: example for padding and for unreadable records, with the fields, shapes and dtypes
+            of the results of ``decode``.
+        numbers: numbers of the records of ``source`` to use, in this order; the default is all.
     """
 
     def __init__(
@@ -121,15 +121,15 @@ class PaddedRecords:
         return -(-len(self._numbers) // self._multiple) * self._multiple
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Gives an example.
+        """Returns an example.
 
         Args:
-            index: of the record, in 0..len - 1.
+            index: index of the record, in 0..len - 1.
 
         Returns:
-            What ``decode`` gives, or ``blank``; ``weight``, float32, 1 or for ``blank`` 0;
-            ``record``, int64, its number in the source, or -1 for padding; and ``unreadable``,
-            int64 ``[1]``, the number of a record that cannot be read, else -1.
+            The result of ``decode``, or ``blank``; with ``weight``, float32, 1, or 0 for ``blank``;
+            ``record``, int64, the number of the record in the source, or -1 for padding; and
+            ``unreadable``, int64 ``[1]``, the number of the record if it cannot be read, else -1.
         """
         unreadable = np.full(1, -1, np.int64)
         if index >= len(self._numbers):
@@ -157,16 +157,16 @@ class PaddedRecords:
 
 
 def read_record(source: Source, index: int) -> Any:
-    """A record as the source has it.
+    """Returns a record as the source stores it.
 
     Raises:
-        RecordError: its checksum is wrong.
+        RecordError: the checksum of the record is wrong.
     """
     try:
         return source[index]
     except RuntimeError as error:
-        # array_record has one type of error for all. Only wrong checksums are about single records:
-        # a missing file, or one that is cut off and so lacks its postscript, is a whole shard lost.
+        # array_record raises the same type for all errors. Only wrong checksums concern one record:
+        # if a file is missing, or truncated and so without its postscript, a whole shard is lost.
         if "Corrupted" in str(error) and "Postscript" not in str(error):
             raise RecordError(f"record {index} of {source!r}: {error}") from error
         error.add_note(f"This is record {index} of {source!r}.")

@@ -1,7 +1,8 @@
-"""The fields that every batch has, in each task.
+"""Names of the fields that the batches of every task have.
 
-``record`` is the number of each example's record, int64 ``[b]``. ``unreadable`` are the numbers of
-the records that could not be read in its place, int64 ``[b, n]``, else -1.
+``record``: int64 ``[b]``, the number of the record of each example. ``unreadable``: int64
+``[b, n]``, the numbers of the records that were tried for an example and could not be read, padded
+with -1.
 """
 
 RECORD = "record"

@@ -1,9 +1,9 @@
-"""Checkpoints of a run, by Orbax: written whole or not at all, kept by age and by score.
+"""Checkpoints of a run, written by Orbax: each complete or absent; old and poor ones are deleted.
 
 A checkpoint holds ``state`` (what the loop carries: model, optimiser, step, random key), ``data``
-(the position of each process's iterator), ``progress`` (time spent) and, as soon as its state has
-been evaluated, ``metrics``. States are read and written as NumPy arrays, so neither depends on the
-devices.
+(the position of the iterator of each process), ``progress`` (elapsed time) and, once its state has
+been evaluated, ``metrics``. States are read and written as NumPy arrays, so that they do not depend
+on the devices.
 """
 
 import json
@@ -29,30 +29,30 @@ from experiments.engine.errors import UserError
 from experiments.engine.json_files import is_finite, read_json
 from experiments.engine.text import listed, shown
 
-# The folder of the checkpoints in a run's.
+# The name of the folder of checkpoints in the folder of a run.
 CHECKPOINTS = "checkpoints"
 
 _PROCESSES = "processes"
-# Where a checkpoint has its metrics: the file in which Orbax keeps them, too.
+# The file with the metrics in a checkpoint. Orbax uses the same name.
 _METRICS = "metrics/metrics"
 
-# What Orbax and TensorStore were seen to raise for files that are cut off, altered or missing.
+# Exceptions that Orbax and TensorStore were seen to raise for truncated, altered or missing files.
 _DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError)
 
 
 class CheckpointError(UserError, RuntimeError):
-    """A checkpoint is missing, damaged, of another model, or could not be written."""
+    """A checkpoint is missing or damaged, belongs to another model, or could not be written."""
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held.
+    """The content of a checkpoint.
 
     Attributes:
-        step: after which it was written.
+        step: number of the last step before the checkpoint was written.
         state: a pytree of NumPy arrays.
-        progress: numbers to go on counting from, such as the time spent.
-        metrics: of an evaluation of the state; None if there was none.
-        damaged: checkpoints that would have come first and cannot be read, each with the reason.
+        progress: counters that continue after a resume, such as the elapsed time.
+        metrics: metrics of an evaluation of the state; None if it has not been evaluated.
+        damaged: one message for each checkpoint that was preferred to this one and cannot be read.
     """
 
     step: int
@@ -63,9 +63,9 @@ class Restored(NamedTuple):
 
 
 class _NewestAndBest:
-    """An Orbax preservation policy: the newest checkpoints stay, and those with the best scores.
+    """An Orbax preservation policy: keeps the newest checkpoints and those with the best scores.
 
-    It knows the scores itself, for Orbax takes metrics at the time of saving alone, and a
+    It is given the scores separately: Orbax accepts metrics only when a checkpoint is saved, and a
     checkpoint is saved before its state is evaluated.
     """
 
@@ -73,7 +73,7 @@ class _NewestAndBest:
         self._keep_last, self._keep_best, self._scores = keep_last, keep_best, scores
 
     def kept(self, steps: Sequence[int]) -> set[int]:
-        """Those of ``steps`` whose checkpoints stay."""
+        """Returns the steps whose checkpoints are kept."""
         scored = sorted(
             (step for step in steps if step in self._scores),
             key=lambda step: (self._scores[step], step),
@@ -84,7 +84,7 @@ class _NewestAndBest:
     def should_preserve(
         self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext
     ) -> list[bool]:
-        """Whether each checkpoint stays, for Orbax."""
+        """Returns whether each checkpoint is kept; called by Orbax."""
         del context
         kept = self.kept([checkpoint.step for checkpoint in checkpoints])
         return [checkpoint.step in kept for checkpoint in checkpoints]
@@ -94,10 +94,10 @@ class Checkpoints:
     """Writes the checkpoints of one run.
 
     Args:
-        folder: is created; an absolute or a relative path.
-        keep_last: how many of the newest stay, at least 1.
-        keep_best: how many of those with the highest metric stay too.
-        best: name of that metric; None keeps by age alone.
+        folder: folder of the checkpoints, absolute or relative; it is created.
+        keep_last: number of the newest checkpoints that are kept, at least 1.
+        keep_best: number of checkpoints with the highest metric that are also kept.
+        best: name of this metric; None keeps checkpoints by age only.
     """
 
     def __init__(
@@ -125,17 +125,17 @@ class Checkpoints:
         data: grain.DatasetIterator | None,
         progress: Mapping[str, float],
     ) -> None:
-        """Saves a checkpoint; every process of the run calls this.
+        """Saves a checkpoint. Every process of the run must call this.
 
         Args:
-            step: after which it is.
+            step: number of the last step that was done.
             state: a pytree of arrays.
-            data: this process's iterator, whose position is saved; None at step 0, where it has
-                not moved yet.
-            progress: numbers to go on counting from.
+            data: iterator of this process, whose position is saved; None at step 0, before it
+                has been used.
+            progress: counters that continue after a resume.
 
         Raises:
-            CheckpointError: it could not be written; older ones are untouched.
+            CheckpointError: the checkpoint could not be written; older ones are untouched.
         """
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(_numpy(state)),
@@ -147,7 +147,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except (ValueError, OSError, RuntimeError) as error:
             older = [other for other in steps_in(self._folder) if other != step]
-            kept = f"the newest whole one is of step {older[-1]}" if older else "there is none"
+            kept = f"the newest complete one is of step {older[-1]}" if older else "there is none"
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written to {self._folder}: "
                 f"{_first_line(error)}; {kept}"
@@ -156,16 +156,16 @@ class Checkpoints:
             write_checksums(self._folder / str(step))
 
     def mark(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds the metrics of its state to a checkpoint; every process of the run calls this.
+        """Adds metrics to the checkpoint of their state. Every process of the run must call this.
 
-        Checkpoints that are neither among the newest nor among the best then are deleted.
+        Then deletes the checkpoints that are neither among the newest nor among the best.
 
         Args:
-            step: of the checkpoint.
-            metrics: of an evaluation of its state, the same on every process.
+            step: step of the checkpoint.
+            metrics: metrics of an evaluation of its state, the same on every process.
 
         Raises:
-            CheckpointError: they could not be written; the checkpoint stays as it is.
+            CheckpointError: the metrics could not be written; the checkpoint is unchanged.
         """
         path = self._folder / str(step)
         if is_primary():
@@ -185,26 +185,26 @@ class Checkpoints:
             self._scores[step] = score
 
     def close(self) -> None:
-        """Closes Orbax' checkpoint manager."""
+        """Closes the checkpoint manager of Orbax."""
         self._manager.close()
 
 
 def restore(folder: Path, state: Any, data: grain.DatasetIterator) -> Restored | None:
-    """Restores the newest checkpoint that can be read, and moves ``data`` to where it was then.
+    """Restores the newest readable checkpoint, and moves ``data`` to the position saved in it.
 
-    Newer ones that cannot be read are moved to the folder ``damaged`` beside ``folder``. Every
-    process of the run calls this, and all take the same checkpoint.
+    Newer checkpoints that cannot be read are moved to the folder ``damaged`` beside ``folder``.
+    Every process of the run must call this; all restore the same checkpoint.
 
     Args:
-        folder: of the checkpoints; may be missing.
-        state: gives structure, shapes and dtypes.
-        data: this process's iterator, over the data that the checkpoint was written with.
+        folder: folder of the checkpoints; it may be missing.
+        state: a pytree that provides structure, shapes and dtypes.
+        data: iterator of this process, over the data with which the checkpoint was written.
 
     Returns:
         None if there is no checkpoint.
 
     Raises:
-        CheckpointError: there are some, but none can be read, or one is of another model.
+        CheckpointError: no checkpoint can be read, or one belongs to another model.
     """
     damaged: list[tuple[Path, str]] = []
     for path in _newest_first(folder):
@@ -219,7 +219,7 @@ def restore(folder: Path, state: Any, data: grain.DatasetIterator) -> Restored |
             restored, reason = None, _first_line(error)
         if all_agree(restored is not None) and restored is not None:
             barrier("checkpoint chosen")
-            messages = tuple(_set_aside(damaged_path, why) for damaged_path, why in damaged)
+            messages = tuple(_move_away(damaged_path, why) for damaged_path, why in damaged)
             return Restored(int(path.name), *restored, messages)
         damaged.append((path, reason))
     if damaged:
@@ -228,20 +228,20 @@ def restore(folder: Path, state: Any, data: grain.DatasetIterator) -> Restored |
 
 
 def restore_state(folder: Path, state: Any, best: str | None = None) -> Restored:
-    """Restores the state of the first checkpoint that can be read, without its data iterator.
+    """Restores the state of the first readable checkpoint, without its data iterator.
 
     Args:
-        folder: of the checkpoints.
-        state: gives structure, shapes and dtypes.
-        best: those with the highest metric of this name come first, and then those without it;
-            by default the newest comes first.
+        folder: folder of the checkpoints.
+        state: a pytree that provides structure, shapes and dtypes.
+        best: name of a metric. Checkpoints with this metric are tried first, the highest value
+            first, and then the others. By default the newest checkpoint is tried first.
 
     Raises:
-        CheckpointError: there is none, none can be read, or it is of another model.
+        CheckpointError: there is no checkpoint, none can be read, or one belongs to another model.
     """
     tried: dict[Path, str] = {}
     while True:
-        # Listed anew each time: a run that is going on writes checkpoints and deletes older ones.
+        # Listed again each time, because an active run adds and deletes checkpoints meanwhile.
         paths = [path for path in _newest_first(folder) if path not in tried]
         if best is not None:
             paths.sort(key=lambda path: _score(_metrics_of(path), best), reverse=True)
@@ -261,18 +261,18 @@ def restore_state(folder: Path, state: Any, best: str | None = None) -> Restored
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps of which ``folder`` holds a checkpoint, ascending."""
+    """Returns the steps of the checkpoints in ``folder``, in ascending order."""
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
 def save_state(path: Path, state: Any) -> None:
-    """Writes a state by itself, outside any run's checkpoints; the primary process alone calls it.
+    """Writes a state outside the checkpoints of a run; only the primary process calls this.
 
     Args:
-        path: a folder that does not exist yet.
+        path: folder to create; it must not exist.
         state: a pytree of arrays.
     """
-    with _alone(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _independent_checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(path.absolute(), args=ocp.args.StandardSave(_numpy(state)))
 
 
@@ -280,8 +280,8 @@ def _newest_first(folder: Path) -> Iterator[Path]:
     return (folder.absolute() / str(step) for step in reversed(steps_in(folder)))
 
 
-def _alone(handler: Any) -> ocp.Checkpointer:
-    """A checkpointer that waits for no other process: one that fails must not block the rest."""
+def _independent_checkpointer(handler: Any) -> ocp.Checkpointer:
+    """Returns a checkpointer that waits for no other process: a failure must not block the rest."""
     options = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(),
         active_processes={jax.process_index()},
@@ -291,9 +291,9 @@ def _alone(handler: Any) -> ocp.Checkpointer:
 
 
 def _read_state(path: Path, state: Any) -> Any:
-    with _alone(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _independent_checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         found = _arrays(checkpointer.metadata(path / "state").item_metadata)
-        if not found:  # Orbax takes metadata that are cut off for empty ones
+        if not found:  # Orbax takes truncated metadata for empty metadata
             raise ValueError("its metadata cannot be read")
         _check_same_model(path, _arrays(state), found)
         template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), state)
@@ -301,7 +301,7 @@ def _read_state(path: Path, state: Any) -> Any:
 
 
 def _read(path: Path, state: Any) -> tuple[Any, dict[str, float], dict[str, float] | None]:
-    """State, progress and metrics of a checkpoint."""
+    """Returns state, progress and metrics of a checkpoint."""
     verify_checksums(path)
     metrics = path / _METRICS
     return (
@@ -312,7 +312,7 @@ def _read(path: Path, state: Any) -> tuple[Any, dict[str, float], dict[str, floa
 
 
 def _metrics_of(path: Path) -> dict[str, float] | None:
-    """The metrics of a checkpoint; None if it has none that can be read."""
+    """Returns the metrics of a checkpoint; None if there are none, or they cannot be read."""
     try:
         return _read_numbers(path / _METRICS)
     except _DAMAGE:
@@ -320,7 +320,7 @@ def _metrics_of(path: Path) -> dict[str, float] | None:
 
 
 def _score(metrics: Mapping[str, float] | None, metric: str) -> float:
-    """The value of one metric; where it is missing or NaN, less than any other."""
+    """Returns the value of a metric; minus infinity if it is missing or NaN."""
     value = math.nan if metrics is None else metrics.get(metric, math.nan)
     return -math.inf if math.isnan(value) else value
 
@@ -329,8 +329,8 @@ def _check_processes(path: Path, progress: dict[str, float]) -> None:
     written, found = progress[_PROCESSES], jax.process_count()
     if int(path.name) and written != found:
         raise CheckpointError(
-            f"the checkpoint {path} is of a run of {written} processes, each with a place of its "
-            f"own in the data, and this one has {found}"
+            f"the checkpoint {path} is of a run of {written} processes, each with its own position "
+            f"in the data, and this run has {found}"
         )
 
 
@@ -342,13 +342,13 @@ def _check_same_model(path: Path, expected: dict[str, str], found: dict[str, str
             if found.get(name) != expected.get(name)
         ]
         raise CheckpointError(
-            f"the checkpoint {path} is of another model, {len(different)} of its arrays "
+            f"the checkpoint {path} belongs to another model, {len(different)} of its arrays "
             f"differ: {listed(different)}"
         )
 
 
 def _arrays(tree: Any) -> dict[str, str]:
-    """Shape and dtype of every leaf, by its path in the tree."""
+    """Returns shape and dtype of every leaf, by its path in the tree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
@@ -361,7 +361,7 @@ def _numpy(state: Any) -> Any:
 
 
 def _read_numbers(path: Path) -> dict[str, float]:
-    """Numbers by name; a metric may be NaN."""
+    """Reads numbers by name; a metric may be NaN."""
     found = read_json(path)
     if not isinstance(found, dict) or not all(
         isinstance(value, float) or is_finite(value) for value in found.values()
@@ -370,8 +370,8 @@ def _read_numbers(path: Path) -> dict[str, float]:
     return found
 
 
-def _set_aside(path: Path, reason: str) -> str:
-    """Moves a damaged checkpoint out of the way: a later one will be of the same step."""
+def _move_away(path: Path, reason: str) -> str:
+    """Moves a damaged checkpoint away, because a new one will have the same step."""
     target = path.parent.parent / "damaged" / path.name
     if is_primary():
         target.parent.mkdir(exist_ok=True)
@@ -380,13 +380,15 @@ def _set_aside(path: Path, reason: str) -> str:
             number += 1
             target = target.with_name(f"{path.name}-{number}")
         path.rename(target)
-    barrier(f"set aside {path.name}")
-    return f"the checkpoint {path} is damaged ({reason}), and now in {target.parent}"
+    barrier(f"moved {path.name}")
+    return f"the checkpoint {path} is damaged ({reason}), and was moved to {target.parent}"
 
 
 def _all_damaged(damaged: list[tuple[Path, str]]) -> CheckpointError:
     reasons = "; ".join(f"the checkpoint {path} is damaged: {why}" for path, why in damaged)
-    return CheckpointError(f"{reasons}; there is no other: remove the run's folder to start anew")
+    return CheckpointError(
+        f"{reasons}; there is no other checkpoint: remove the folder of the run to start again"
+    )
 
 
 def _first_line(error: Exception) -> str:

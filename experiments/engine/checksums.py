@@ -1,4 +1,4 @@
-"""Checksums of the files of a folder, by which files that were altered later are found."""
+"""Checksums of the files of a folder, to detect files that were altered later."""
 
 import zlib
 from pathlib import Path
@@ -11,25 +11,25 @@ NAME = "checksums.json"
 
 
 class DamagedError(ValueError):
-    """A file is missing, cut off or altered."""
+    """A file is missing, truncated or altered."""
 
 
 def write_checksums(folder: Path) -> None:
-    """Writes size and CRC-32 of every file below ``folder`` into a file there, atomically."""
+    """Writes the size and CRC-32 of every file below ``folder`` to a file in it, atomically."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != NAME)
     write_json(folder / NAME, {str(path.relative_to(folder)): _summary(path) for path in files})
 
 
 def add_file(folder: Path, name: str, content: bytes) -> None:
-    """Writes a file, atomically, and adds it to the checksums; those of others stay as they are.
+    """Writes a file atomically, and adds it to the checksums without changing other entries.
 
     Args:
-        folder: without checksums, it gets those of this file alone.
-        name: of the file, relative to ``folder``.
-        content: of the file.
+        folder: folder of the checksums; if it has none, a list with only this file is written.
+        name: path of the file, relative to ``folder``.
+        content: content of the file.
 
     Raises:
-        DamagedError: the checksums cannot be read; nothing is written then.
+        DamagedError: the checksums cannot be read; nothing is written in this case.
     """
     path = folder / NAME
     known = _read(path) if path.exists() else {}
@@ -38,10 +38,10 @@ def add_file(folder: Path, name: str, content: bytes) -> None:
 
 
 def verify_checksums(folder: Path) -> None:
-    """Compares the files of ``folder`` with their checksums; without checksums nothing is checked.
+    """Compares the files of ``folder`` with their checksums, if it has any.
 
     Raises:
-        DamagedError: one differs, or the checksums themselves cannot be read.
+        DamagedError: a file differs, or the checksums cannot be read.
     """
     path = folder / NAME
     if not path.exists():

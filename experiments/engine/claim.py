@@ -1,4 +1,4 @@
-"""The folder of a run is claimed before training: one config, and one command at a time."""
+"""A command claims the folder of a run before it trains: one config, and one command at a time."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -15,51 +15,51 @@ from experiments.engine.text import encodable
 CONFIG = "config.json"
 # Written when the last step has been evaluated.
 FINISHED = "finished.json"
-# Says where the weights of step 0 come from, if not from the config's seed.
+# Names the source of the weights of step 0, if they were not drawn with the seed of the config.
 CONVERTED = "converted.json"
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run has been started, or converted, in ``folder``."""
+    """Whether ``folder`` holds a run that was started or converted."""
     return (folder / CONFIG).exists()
 
 
 def has_checkpoints(folder: Path) -> bool:
-    """Whether the run in ``folder`` goes on from a checkpoint."""
+    """Whether the run in ``folder`` continues from a checkpoint."""
     return bool(steps_in(folder / CHECKPOINTS))
 
 
 def is_converted(folder: Path) -> bool:
-    """Whether the run in ``folder`` started from weights that were trained elsewhere."""
+    """Whether the run in ``folder`` started from weights of another library."""
     return (folder / CONVERTED).exists()
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in ``folder`` has been trained to its end."""
+    """Whether the run in ``folder`` has been trained to the end."""
     return (folder / FINISHED).exists()
 
 
 def check_name(folder: Path) -> None:
-    """Raises ``ConfigError`` for the name of a folder in which Orbax could save no checkpoint."""
+    """Raises ``ConfigError`` if Orbax cannot save checkpoints in a folder of this name."""
     absolute = str(folder.absolute())
     configs.check(encodable(absolute) == absolute, "the folder", "named in UTF-8", absolute)
 
 
 @contextlib.contextmanager
 def claimed(folder: Path, config: Any, files: Mapping[str, Any]) -> Iterator[None]:
-    """Makes ``folder`` the folder of a run with ``config``, and keeps other commands out of it.
+    """Makes ``folder`` the folder of a run with ``config``, and excludes other commands from it.
 
-    Every process of the run calls this. The claim ends with the process that holds it, however
-    that ends.
+    Every process of the run must call this. The claim ends with the process that holds it, even if
+    the process is killed.
 
     Args:
-        folder: of the run; is created.
-        config: of the run; a frozen dataclass.
-        files: contents of further files, saved as JSON, by name.
+        folder: folder of the run; it is created.
+        config: config of the run, a frozen dataclass.
+        files: contents of further files, by file name; they are saved as JSON.
 
     Raises:
-        ConfigError: ``folder`` holds a run with another config, or checkpoints without a config, is
-            not seen by all processes, or has a name that Orbax cannot take.
+        ConfigError: ``folder`` holds a run with another config, or checkpoints without a config;
+            is not visible to all processes; or has a name that Orbax does not support.
         FolderError: ``folder`` cannot be written to, or another command trains in it.
     """
     check_name(folder)
@@ -80,13 +80,13 @@ def claimed(folder: Path, config: Any, files: Mapping[str, Any]) -> Iterator[Non
 def _check_config(folder: Path, config: Any) -> None:
     barrier("config saved")
     path = folder / CONFIG
-    configs.check(path.exists(), "the folder", "one that all processes see", str(folder))
+    configs.check(path.exists(), "the folder", "visible to all processes", str(folder))
     changed = configs.differences(configs.load(type(config), path), config)
     agreed = all_agree(not changed)
     if changed:
         raise configs.ConfigError(
             f"{folder} holds a run with another config ({'; '.join(changed)}): "
-            "name another folder, or remove this one"
+            "choose another folder, or remove this one"
         )
     if not agreed:
         raise configs.ConfigError(f"another process was started with another config than {path}")

@@ -1,4 +1,4 @@
-"""What the command lines of all tasks share."""
+"""Shared functions of the command lines of all tasks."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from experiments.engine.config import check
 from experiments.engine.errors import Interrupted, UserError
 from experiments.engine.text import printable
 
-# What a shell reports of a program that a signal ended.
+# The exit codes that shells report for programs that were ended by these signals.
 _AFTER_SIGINT, _AFTER_SIGPIPE, _AFTER_SIGTERM = 130, 141, 143
 
 _STANDARD_OUTPUT = 1
@@ -26,11 +26,11 @@ _registry = tyro.constructors.ConstructorRegistry()
 
 
 def run_command(task: str, commands: dict[str, Callable[..., Any]]) -> None:
-    """Runs the subcommand that the command line names, as :func:`run_program` does.
+    """Runs the subcommand named on the command line; errors are handled as in :func:`run_program`.
 
     Args:
-        task: the name of its package in ``experiments``.
-        commands: by the name of the subcommand, what tyro calls.
+        task: name of the task's package in ``experiments``.
+        commands: functions that tyro calls, by the name of the subcommand.
     """
 
     def subcommand() -> None:
@@ -47,14 +47,14 @@ def run_command(task: str, commands: dict[str, Callable[..., Any]]) -> None:
 def run_program(main: Callable[..., None]) -> None:
     """Runs a function with the arguments of the command line.
 
-    A :class:`UserError` is printed in one line, with exit code 2. So is an error of the operating
-    system, below its traceback: it may also be a fault of ours. SIGTERM gives 143, ctrl-C 130, and
-    141 means that nobody reads the output any more, as behind ``| head``. Whatever ends one of
-    several processes ends the others too. Paths are of this machine: ``~`` is the home of the
-    user, and a URL such as ``gs://bucket/run`` is an error.
+    A :class:`UserError` is printed in one line, with exit code 2. An error of the operating system
+    also gives exit code 2, but with its traceback, because it may be a fault of the program. The
+    exit code is 143 after SIGTERM, 130 after ctrl-C, and 141 when the reader of the output has
+    closed it, as in ``| head``. If one of several processes ends early, the others end too. Paths
+    must be local: ``~`` is the home of the user, and a URL such as ``gs://bucket/run`` is an error.
 
     Args:
-        main: what tyro calls.
+        main: function that tyro calls.
     """
     _run(lambda: tyro.cli(main, registry=_registry))
 
@@ -73,22 +73,22 @@ def _paths(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
 
 
 def _path(argument: str) -> Path:
-    # As a path, "gs://bucket" would be a folder "gs:" in the current one.
+    # As a path, "gs://bucket" would be a folder "gs:" in the current folder.
     check(not _URL.match(argument), "a path", "of this machine", argument)
-    return Path(os.path.expanduser(argument))  # leaves "~x" where there is no user x
+    return Path(os.path.expanduser(argument))  # leaves "~x" if there is no user x
 
 
 def _run(command: Callable[[], object]) -> None:
-    if hasattr(sys.stdout, "reconfigure"):  # standard error does so by itself
+    if hasattr(sys.stdout, "reconfigure"):  # standard error already escapes
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.ERROR)  # tfds and grain recommend other packages
     try:
         command()
     except KeyboardInterrupt:
-        print("interrupted; a run goes on from its last checkpoint", file=sys.stderr)
+        print("interrupted; the run can continue from its last checkpoint", file=sys.stderr)
         _leave(_AFTER_SIGINT)
     except Interrupted as interrupted:
-        # All processes end at the same step, so none has to be ended by another.
+        # All processes end at the same step, so that none has to end another.
         print(interrupted, file=sys.stderr)
         sys.exit(_AFTER_SIGTERM)
     except UserError as error:
@@ -119,7 +119,7 @@ def _flush_output() -> None:
 
 
 def _give_up_output(code: int) -> NoReturn:
-    # Or Python would fail once more when it flushes at exit.
+    # Otherwise Python would fail again when it flushes at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), _STANDARD_OUTPUT)
     sys.exit(code)
 
@@ -136,8 +136,8 @@ def _leave(code: int) -> NoReturn:
 
 
 def _abort(code: int) -> None:
-    # A process that has not imported JAX has joined no others, and an error of an option comes
-    # without that import.
+    # A process that has not imported JAX is not connected to others, and errors of options are
+    # reported without that import.
     if "jax" in sys.modules:
         from experiments.engine.distributed import abort
 

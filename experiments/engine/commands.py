@@ -1,7 +1,7 @@
-"""The commands that every task has: `train`, and one for each of its tables.
+"""The commands that every task has: `train`, and one command for each table.
 
-Modules of the command line declare what it shows: options, presets, help texts. They import no
-library that only the work needs. A command imports the module that does its work when it runs.
+The modules of the command line declare options, presets and help texts. They do not import the
+libraries that do the work. A command imports the module that does its work when it runs.
 """
 
 from collections.abc import Callable
@@ -25,16 +25,17 @@ LoadSpec = Callable[[], "TaskSpec[Any]"]
 ALONE = Distributed()
 DATA, FOLDERS = DataFolders(), Folders()
 
-# Marks arguments whose fields are options without a prefix: `--runs`, not `--folders.runs`.
+# Makes the fields of an argument options without a prefix: `--runs`, not `--folders.runs`.
 BARE: Any = tyro.conf.OmitArgPrefixes
 
 
 def task_commands(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Commands:
-    """The commands of a task that need nothing of its own, by name.
+    """Returns the commands that are the same for every task, by name.
 
     Args:
-        catalogue: of the task.
-        load_spec: imports the spec of the task, when a command runs.
+        catalogue: catalogue of the task.
+        load_spec: function that imports and returns the spec of the task; called when a command
+            runs.
     """
     commands = {"train": train_command(catalogue, load_spec)}
     for name in catalogue.experiments:
@@ -43,11 +44,12 @@ def task_commands(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Commands:
 
 
 def train_command(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Callable[..., None]:
-    """The command `train` of a task.
+    """Returns the command `train` of a task.
 
     Args:
-        catalogue: of the task.
-        load_spec: imports the spec of the task, when the command runs.
+        catalogue: catalogue of the task.
+        load_spec: function that imports and returns the spec of the task; called when the command
+            runs.
     """
 
     def train(
@@ -57,15 +59,16 @@ def train_command(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Callable[..
         operation: Operation = catalogue.operation,
         distributed: Distributed = ALONE,
     ) -> None:
-        """Trains a preset, any field of which can be changed.
+        """Trains a preset, of which any field can be changed.
 
         Args:
-            config: of the run.
-            output: folder of the run, where a started run is continued. By default
-                RUNS/TASK/PRESET-seedN; it must be given if more than the seed is changed.
-            folders: where runs and data lie.
+            config: config of the run.
+            output: folder of the run; a run that was started in it is continued. The default is
+                RUNS/TASK/PRESET-seedN; an output is required if a field other than the seed is
+                changed.
+            folders: folders of runs and data.
             operation: how the run is logged, saved and evaluated.
-            distributed: the other processes of the run, if any.
+            distributed: how to connect to the other processes of the run, if there are any.
         """
         from experiments.engine.distributed import start
         from experiments.engine.tables.experiment import run_config
@@ -78,12 +81,13 @@ def train_command(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Callable[..
 
 
 def table_command(catalogue: Catalogue[Any], load_spec: LoadSpec, name: str) -> Callable[..., None]:
-    """The command that trains and evaluates the rows of a table, or prints what they cost.
+    """Returns the command that trains and evaluates the rows of a table, or prints their costs.
 
     Args:
-        catalogue: of the task.
-        load_spec: imports the spec of the task, when the command runs.
-        name: of the experiment in ``catalogue``.
+        catalogue: catalogue of the task.
+        load_spec: function that imports and returns the spec of the task; called when the command
+            runs.
+        name: name of the experiment in ``catalogue``.
     """
     experiment = catalogue.experiments[name]
 
@@ -98,25 +102,27 @@ def table_command(catalogue: Catalogue[Any], load_spec: LoadSpec, name: str) -> 
         operation: Operation = experiment.operation or catalogue.operation,
         distributed: Distributed = ALONE,
     ) -> None:
-        """Trains and evaluates every row, or prints what each costs.
+        """Trains and evaluates every row, or prints the cost of each.
 
         Args:
-            dry_run: print parameters and FLOPs of every row's model on an image, and train nothing.
-            time_steps: print also how long a training step and an inference take, on random images;
-                this compiles both, minutes a row.
-            batch_size: images of a timed step.
-            shorter_side: of the images whose cost is printed, in pixels; by default the presets'.
-            dtype: of the computation of a timed step; by default the presets'.
-            seeds: of the runs; seeds that an earlier call has finished stay in the table.
-            folders: where runs and data lie.
+            dry_run: print the parameters, and the FLOPs for one image, of the model of every row;
+                train nothing.
+            time_steps: print also the time of a training step and of an inference, on random
+                images; compiling both takes minutes for each row.
+            batch_size: number of images in a timed step.
+            shorter_side: shorter side of the images for which costs are printed, in pixels; the
+                default is the size of each preset.
+            dtype: dtype of the computation of a timed step; the default is the preset's.
+            seeds: seeds of the runs; the table keeps other seeds that an earlier call finished.
+            folders: folders of runs and data.
             operation: how the runs are logged, saved and evaluated.
-            distributed: the other processes of the runs, if any.
+            distributed: how to connect to the other processes of the runs, if there are any.
         """
         costs = dry_run or time_steps
         _check_used(time_steps, "batch_size", "time_steps", batch_size, 1)
         _check_used(time_steps, "dtype", "time_steps", dtype, None)
         _check_used(costs, "shorter_side", "dry_run or time_steps", shorter_side, None)
-        without = "dry_run and time_steps left out"
+        without = "neither dry_run nor time_steps"
         _check_used(not costs, "seeds", without, seeds, experiment.seeds)
         from experiments.engine.distributed import start
 
@@ -143,5 +149,5 @@ def table_command(catalogue: Catalogue[Any], load_spec: LoadSpec, name: str) -> 
 
 
 def _check_used(used: bool, name: str, given: str, got: object, default: object) -> None:
-    """Refuses an option that would have no effect."""
+    """Rejects an option that would have no effect."""
     check(used or got == default, name, f"used with {given}: it has no effect otherwise", got)

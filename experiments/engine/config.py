@@ -1,4 +1,4 @@
-"""Configs are nested frozen dataclasses; a run keeps its own as JSON."""
+"""Configs are nested frozen dataclasses, and are saved as JSON in the folder of a run."""
 
 import dataclasses
 import types
@@ -13,11 +13,11 @@ from experiments.engine.text import shown
 
 
 class ConfigError(UserError):
-    """A config, or an argument of a command, is not as it must be."""
+    """A config, or an argument of a command, is invalid."""
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Names each field in which two configs of one class differ: ``training.seed: 0 -> 1``."""
+    """Lists the fields in which two configs of one class differ: ``training.seed: 0 -> 1``."""
     found = []
     for field in dataclasses.fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
@@ -38,8 +38,7 @@ def load[Config](cls: type[Config], path: Path) -> Config:
     """Reads a config that :func:`save` wrote.
 
     Raises:
-        ConfigError: the file is no JSON, lacks a field, has one that ``cls`` does not know, or a
-            value that does not fit.
+        ConfigError: the file is not valid JSON, or has a missing, unknown or invalid field.
         OSError: the file cannot be read.
     """
     try:
@@ -60,13 +59,13 @@ def _from_dict(cls: Any, values: Any, prefix: str) -> Any:
 
 
 def _unfit(fields: AbstractSet[str], values: Any) -> str:
-    """Says why ``values`` cannot be those of ``fields``."""
+    """Explains why ``values`` do not match the names of ``fields``."""
     if not isinstance(values, dict):
         return f"must have the fields {sorted(fields)}, got {shown(values)}"
     missing, unknown = sorted(fields - values.keys()), sorted(values.keys() - fields)
-    said = [f"lacks {missing}"] * bool(missing)
-    said += [f"has unknown {shown(unknown)}"] * bool(unknown)
-    return " and ".join(said)
+    problems = [f"lacks {missing}"] * bool(missing)
+    problems += [f"has unknown {shown(unknown)}"] * bool(unknown)
+    return " and ".join(problems)
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:
@@ -102,13 +101,13 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
 
 
 def check_at_least(config: Any, **lowest: float) -> None:
-    """Raises :class:`ConfigError` for each named field of ``config`` that is below its bound."""
+    """Raises :class:`ConfigError` for each named field of ``config`` below its lower bound."""
     for name, bound in lowest.items():
         value = getattr(config, name)
         check(value >= bound, name, f"at least {bound}", value)
 
 
 def check(holds: bool, name: str, expected: str, got: object) -> None:
-    """Raises :class:`ConfigError` unless ``holds``: for the checks of a config's fields."""
+    """Raises :class:`ConfigError` unless ``holds``; used to validate the fields of configs."""
     if not holds:
         raise ConfigError(f"{name} must be {expected}, got {got!r}")

@@ -1,4 +1,4 @@
-"""Several processes that train together: how they start, agree, and stop on SIGTERM."""
+"""Training with several processes: how they connect, agree, and stop at SIGTERM."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ from experiments.engine.distributed_config import Distributed
 
 
 def start(config: Distributed) -> None:
-    """Joins the processes named by ``config``; before anything else touches a device.
+    """Connects to the processes named by ``config``; call it before any device is used.
 
     Raises:
-        ConfigError: with ``auto``, there is no cluster.
-        RuntimeError: the others were not found in time.
+        ConfigError: ``auto`` is set, but there is no cluster that JAX knows.
+        RuntimeError: the other processes did not connect in time.
     """
     if config.cpu_devices is not None:
         jax.config.update("jax_num_cpu_devices", config.cpu_devices)
@@ -43,37 +43,37 @@ def is_primary() -> bool:
 
 
 def all_agree(holds: bool) -> bool:
-    """Whether ``holds`` on every process; each must call it."""
+    """Whether ``holds`` is true on every process; every process must call this."""
     if jax.process_count() == 1:
         return holds
     return bool(np.all(multihost_utils.process_allgather(np.array(holds))))
 
 
 def gather_bytes(payload: bytes) -> list[bytes]:
-    """The payloads of all processes, by the number of the process; each must call it.
+    """Gathers bytes from all processes, ordered by process number; every process must call this.
 
     Args:
-        payload: of this process; lengths may differ, and be 0.
+        payload: bytes of this process; the length may differ between processes, and may be 0.
     """
     if jax.process_count() == 1:
         return [payload]
     lengths = multihost_utils.process_allgather(np.array(len(payload), np.int32))
-    padded = np.zeros(max(lengths.max(), 1), np.uint8)  # arrays without elements are not sent
+    padded = np.zeros(max(lengths.max(), 1), np.uint8)  # empty arrays are not sent
     padded[: len(payload)] = np.frombuffer(payload, np.uint8)
     rows = multihost_utils.process_allgather(padded)  # [processes, longest]
     return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
 
 
 def barrier(name: str) -> None:
-    """Waits until every process is here."""
+    """Waits until every process has reached this call."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def primary_first[Result](make: Callable[[], Result]) -> Result:
-    """The result of ``make``, called by the first process before the others.
+    """Returns the result of ``make``, which process 0 calls before the others do.
 
-    For a data set that only one process may build, and that all of them then open.
+    Use it for a dataset that only one process may build and that all processes then open.
     """
     if is_primary():
         try:
@@ -86,26 +86,26 @@ def primary_first[Result](make: Callable[[], Result]) -> Result:
 
 
 def abort(code: int) -> None:
-    """Ends this process at once, if there are others; those notice it, and end too.
+    """Ends this process at once if it is one of several; the others notice it, and end too.
 
-    An ordinary exit would wait for minutes: JAX waits for the others, and they for this process.
+    An ordinary exit would take minutes, because JAX would wait for the other processes.
     """
-    if jax.distributed.is_initialized():  # to count the processes would start the devices
-        with contextlib.suppress(OSError):  # nobody may read them any more
+    if jax.distributed.is_initialized():  # counting the processes would start the devices
+        with contextlib.suppress(OSError):  # the reader may have closed them
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
 
 
 class Interruption:
-    """Notes SIGTERM while it is entered, on behalf of all processes."""
+    """Records SIGTERM while it is entered, and tells all processes of it."""
 
     def __init__(self) -> None:
         self._noted = False
         self._previous: Any = None
 
     def __enter__(self) -> Self:
-        # With several processes JAX' own handler must stay: it passes the signal on to the others.
+        # With several processes the handler of JAX must stay: it passes the signal to the others.
         if jax.process_count() == 1:
             self._previous = signal.signal(signal.SIGTERM, self._note)
         return self
@@ -120,7 +120,7 @@ class Interruption:
             signal.signal(signal.SIGTERM, self._previous)
 
     def requested(self, step: int) -> bool:
-        """Whether to stop after ``step``: the same answer on every process for the same step."""
+        """Whether to stop after ``step``; all processes get the same answer for the same step."""
         if jax.process_count() == 1:
             return self._noted
         return bool(multihost_utils.reached_preemption_sync_point(step))

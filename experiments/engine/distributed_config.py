@@ -1,4 +1,4 @@
-"""How the processes of a run find each other."""
+"""Config of a run with several processes."""
 
 import dataclasses
 
@@ -7,16 +7,16 @@ from experiments.engine.config import check
 
 @dataclasses.dataclass(frozen=True)
 class Distributed:
-    """How this process finds the others; by default it is alone.
+    """How this process connects to the others. The default is a single process.
 
     Attributes:
-        auto: the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU) says where the others are.
-        coordinator: ``host:port`` of process 0, in place of ``auto``.
-        processes: number of processes, with ``coordinator``.
-        process: number of this one, 0 to ``processes - 1``, with ``coordinator``.
-        local_devices: numbers of the host's accelerators that are this process's, where several
-            processes share a host; all by default.
-        cpu_devices: number of devices that JAX makes of the CPU; 1 by default.
+        auto: get the addresses from the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU).
+        coordinator: address ``host:port`` of process 0, if ``auto`` is not set.
+        processes: number of processes of the run, with ``coordinator``.
+        process: number of this process, 0 to ``processes - 1``, with ``coordinator``.
+        local_devices: numbers of the accelerators that this process uses, if several processes run
+            on one host; the default is all.
+        cpu_devices: number of devices into which JAX divides the CPU; the default is 1.
     """
 
     auto: bool = False
@@ -27,7 +27,7 @@ class Distributed:
     cpu_devices: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for flags that do not belong together."""
+        """Raises ``ConfigError`` for options that contradict each other."""
         explicit = (self.coordinator, self.processes, self.process)
         given = sum(value is not None for value in explicit)
         check(

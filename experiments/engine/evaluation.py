@@ -1,4 +1,4 @@
-"""Evaluation: sums over all records, each counted once, on however many devices and processes."""
+"""Evaluation: means over a dataset, in which each record counts once, on any number of devices."""
 
 import json
 import math
@@ -18,28 +18,29 @@ from experiments.engine.errors import UserError
 from experiments.engine.input import Input, unreadable_records
 from experiments.engine.parallel import AXIS, data_parallel, replicate
 
-# The name of the sum by which all others are divided.
+# The name of the sum by which all other sums are divided.
 COUNT = "count"
 
 
 class UnreadableEvaluationError(UserError, RuntimeError):
-    """More records of an evaluation could not be read than is allowed, or none could be read."""
+    """An evaluation could not read more records than is allowed, or could not read any."""
 
 
 class NonFiniteEvaluationError(UserError, FloatingPointError):
-    """A network gives values that are NaN or infinite, so that there is no score."""
+    """A network gives NaN or infinite values, so that its metrics are undefined."""
 
 
 class Evaluator:
-    """Means over a data set, compiled once.
+    """Computes means over a dataset; compiled once.
 
     Args:
-        sums: from a state and one device's share of a batch to sums over its examples, ``count``
-            among them. Examples that only fill up a batch must not count.
-        dataset: finite batches of this process, as :class:`experiments.engine.input.Input` takes
-            them, as many on every process.
-        workers: processes that prepare batches; 0 for threads of this one.
-        max_unreadable_records: the largest number of records that may be left out of the means.
+        sums: function from a state and the share of a batch of one device to sums over its
+            examples, with ``count`` among them. Padding examples must not be counted.
+        dataset: finite batches of this process, as in :class:`experiments.engine.input.Input`, and
+            equally many on every process.
+        workers: number of processes that prepare batches; 0 prepares them in threads.
+        max_unreadable_records: the largest allowed number of unreadable records, which are left out
+            of the means.
 
     Raises:
         ConfigError: ``dataset`` has no batches.
@@ -61,11 +62,11 @@ class Evaluator:
         self._max_unreadable_records = max_unreadable_records
 
     def __call__(self, state: Any) -> dict[str, float]:
-        """The mean of each sum, and ``unreadable``, the number of records left out, if any.
+        """Returns the mean of each sum and, unless it is 0, the number of ``unreadable`` records.
 
         Raises:
-            UnreadableEvaluationError: too many records cannot be read, or none can.
-            ConfigError: no example has a weight.
+            UnreadableEvaluationError: too many records cannot be read, or no record can.
+            ConfigError: every example has weight 0.
             NonFiniteEvaluationError: a mean is NaN or infinite.
         """
         state = replicate(state)
@@ -80,7 +81,7 @@ class Evaluator:
         left_out = check_unreadable(unreadable, count > 0, self._max_unreadable_records)
         means = {name: total / count for name, total in totals.items()}
         if bad := {name: mean for name, mean in means.items() if not math.isfinite(mean)}:
-            # The other means are no scores either: accuracy counts NaN as a class.
+            # The other means are meaningless too: accuracy counts NaN as a class.
             found = ", ".join(f"{name} {mean}" for name, mean in bad.items())
             raise NonFiniteEvaluationError(
                 f"an evaluation must give finite metrics, got {found}: the parameters are broken, "
@@ -92,36 +93,36 @@ class Evaluator:
 def weighted_sum(
     values: Num[Array, " batch"] | Bool[Array, " batch"], weight: Float[Array, " batch"]
 ) -> Float[Array, ""]:
-    """Sums the values of a batch; those of weight 0, which may be NaN, count for nothing.
+    """Computes the weighted sum of a batch; values of weight 0 are ignored, even if they are NaN.
 
     Args:
-        values: ``[B]``.
-        weight: ``[B]``, 0 for examples that only fill up the batch.
+        values: values of the examples, ``[B]``.
+        weight: weights of the examples, ``[B]``; 0 for padding.
     """
     return (jnp.where(weight > 0, values, 0) * weight).sum()
 
 
 def check_not_empty(dataset: grain.MapDataset) -> None:
-    """Raises :class:`ConfigError` if there is nothing to evaluate on."""
+    """Raises :class:`ConfigError` if there are no batches to evaluate on."""
     check(len(dataset) > 0, "dataset", "of at least one batch to evaluate on", len(dataset))
 
 
 def check_unreadable(
     unreadable: Sequence[int], evaluated: bool, max_unreadable_records: int
 ) -> int:
-    """Prints which records an evaluation could not read; every process must call it at its end.
+    """Prints the records that an evaluation could not read; every process must call it at the end.
 
     Args:
         unreadable: numbers of the records that this process could not read.
         evaluated: whether this process evaluated any record.
-        max_unreadable_records: the largest number of unreadable records that is no error.
+        max_unreadable_records: the largest allowed number of unreadable records.
 
     Returns:
-        The number of unreadable records of all processes.
+        The number of unreadable records of all processes together.
 
     Raises:
         UnreadableEvaluationError: there are more than allowed, or no record could be read.
-        ConfigError: there was no record at all.
+        ConfigError: there was no record.
     """
     payload = json.dumps({"unreadable": list(unreadable), "evaluated": evaluated}).encode()
     parts = [json.loads(part) for part in gather_bytes(payload)]

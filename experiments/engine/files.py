@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and folders in which one process works at a time."""
+"""Files that are written completely or not at all, and folders locked for one process at a time."""
 
 import contextlib
 import errno
@@ -13,28 +13,28 @@ from typing import IO
 from experiments.engine.errors import UserError
 from experiments.engine.text import printable
 
-# Of file systems that have no locks, as some of clusters have none.
+# Error numbers of file systems without locks, which some clusters have.
 _UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class FolderError(UserError):
-    """A folder that a command is to write to is none, is read-only, or is in use."""
+    """A folder that a command writes to is not a folder, is read-only, or is in use."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file so that a reader, also after a crash, finds the old content or the new.
+    """Writes a file so that readers find the old or the new content, even after a crash.
 
-    Its permissions are those of any new file: the process's umask decides.
+    The new file has the permissions that the umask of the process gives.
 
     Args:
-        path: the file; its folder is created.
-        write: gets a binary file that is open for writing, in the folder of ``path``.
+        path: path of the file; its folder is created.
+        write: function that writes the content to the open binary file that it is given.
 
     Raises:
-        OSError: the file cannot be written; nothing of it is left then.
+        OSError: the file cannot be written; the old content is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Short, because the name of ``path`` may already be as long as the file system allows.
+    # Short, because the name of ``path`` may already have the greatest possible length.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     with temporary.open("xb") as file:
         try:
@@ -49,19 +49,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Makes ``folder``, and keeps all others who lock it waiting, or out.
+    """Creates ``folder`` and locks it against other callers of this function.
 
-    The lock ends with the process that holds it, however that ends. On a file system without locks
-    nobody is kept out, and a warning says so.
+    The lock ends with the process that holds it, even if the process is killed. On a file system
+    without locks a warning is printed, and nothing is locked.
 
     Args:
-        folder: in which one process works at a time.
-        wait: whether to wait until no other has locked ``folder``.
+        folder: folder in which only one process may work at a time.
+        wait: whether to wait while another process holds the lock.
 
     Raises:
-        FolderError: the folder cannot be made or written to; or another has locked it, and ``wait``
-            is false.
-        OSError: it cannot be locked.
+        FolderError: the folder cannot be created or written to; or another process holds the lock,
+            and ``wait`` is false.
+        OSError: the folder cannot be locked.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,8 +81,8 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
             if error.errno not in _UNLOCKABLE:
                 raise
             print(
-                f"warning: {printable(folder)} is on a file system without locks: see that no "
-                "other command writes to it",
+                f"warning: {printable(folder)} is on a file system without locks: make sure that "
+                "no other command writes to it",
                 file=sys.stderr,
             )
         yield

@@ -2,20 +2,20 @@
 
 import numpy as np
 
-_LARGEST = 1e19  # float32 ends where its square is a few times as large
+_LARGEST = 1e19  # its square is still finite in float32
 
 
 def bad_values(array: np.ndarray, variance: bool) -> str:
-    """Counts the values that are NaN, infinite, beyond 1e19 or, of a variance, negative.
+    """Counts the values that are NaN, infinite, beyond 1e19 or, for a variance, negative.
 
     Args:
-        array: of a floating-point dtype.
-        variance: whether it holds variances.
+        array: array of a floating-point dtype.
+        variance: whether the array holds variances.
 
     Returns:
-        Such as ``"2 of 64 values NaN, 1 of 64 values negative"``; empty if there are none.
+        A text such as ``"2 of 64 values NaN, 1 of 64 values negative"``; empty if there are none.
     """
-    array = array.astype(np.float32) if array.itemsize < 4 else array  # float16 has no 1e19
+    array = array.astype(np.float32) if array.itemsize < 4 else array  # float16 cannot hold 1e19
     finite = np.isfinite(array)
     kinds = {
         "NaN": np.isnan(array),

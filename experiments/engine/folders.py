@@ -1,4 +1,4 @@
-"""Where the commands of all tasks read and write."""
+"""Folders from which the commands of all tasks read, and to which they write."""
 
 import dataclasses
 import os
@@ -6,18 +6,18 @@ from pathlib import Path
 
 
 def default_cache() -> Path:
-    """Where files of fetched packages are kept: under ``$XDG_CACHE_HOME``, or else ``~/.cache``."""
+    """Returns the default folder of fetched files, in ``$XDG_CACHE_HOME`` or else ``~/.cache``."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "carafe-jax" / "packages"
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFolders:
-    """Where the data lie.
+    """Folders of data.
 
     Attributes:
-        data_dir: folder of the prepared data sets.
-        cache: folder of the files of fetched packages, of which some data sets are composed.
+        data_dir: folder of the prepared datasets.
+        cache: folder of the files fetched from packages, from which some datasets are composed.
     """
 
     data_dir: Path = Path("data")
@@ -26,10 +26,10 @@ class DataFolders:
 
 @dataclasses.dataclass(frozen=True)
 class Folders(DataFolders):
-    """Where runs and data lie.
+    """Folders of runs and data.
 
     Attributes:
-        runs: folder of all runs, each in RUNS/TASK/PRESET-seedN, and of their tables, each in
+        runs: folder of all runs and tables; a run is in RUNS/TASK/PRESET-seedN, a table in
             RUNS/TASK/TABLE.
     """
 

@@ -1,4 +1,4 @@
-"""The input of a training or an evaluation: batches, read ahead and copied to the devices."""
+"""The input of a training or an evaluation: batches that are prefetched to the devices."""
 
 import multiprocessing
 import os
@@ -19,34 +19,35 @@ from experiments.engine.parallel import split
 
 _BATCHES_AHEAD = 2
 
-# How grain reports the end of a worker, and what the signals that end one often mean.
+# How grain reports the end of a worker, and the usual causes of some signals that end workers.
 _WORKER_ENDED = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
 _CAUSES = {
     signal.SIGBUS: "the shared memory of /dev/shm is probably too small for the batches: enlarge "
-    "it, in a container by `--shm-size`, or take 0 workers",
-    signal.SIGKILL: "memory is probably too small: take fewer workers",
+    "it, in a container by `--shm-size`, or use 0 workers",
+    signal.SIGKILL: "memory is probably too small: use fewer workers",
 }
 
 
 class WorkerError(UserError, RuntimeError):
-    """A process that prepares batches has ended too early."""
+    """A process that prepares batches ended too early."""
 
 
 class Input:
-    """An endless iterator of batches that lie on the devices.
+    """An endless iterator of batches on the devices.
 
     Args:
-        dataset: endless, of this process's batches: dicts of arrays with one leading batch axis.
-            ``record`` and ``unreadable``, see :mod:`experiments.engine.batch_fields`, stay on the
-            host. On the devices ``unreadable`` is the number of these records, int32 ``[b]``.
-        workers: processes that prepare batches; 0 for threads of this one. The batches are the
-            same.
+        dataset: batches of this process, without end: dicts of arrays with one leading batch axis.
+            The fields ``record`` and ``unreadable`` of :mod:`experiments.engine.batch_fields` stay
+            on the host. On the devices ``unreadable`` is the number of unreadable records of each
+            example, int32 ``[b]``.
+        workers: number of processes that prepare batches; 0 prepares them in threads. The batches
+            do not depend on it.
     """
 
     def __init__(self, dataset: grain.MapDataset, workers: int) -> None:
         batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
         if workers:
-            if not absl.flags.FLAGS.is_parsed():  # grain reads flags, and this is no absl program
+            if not absl.flags.FLAGS.is_parsed():  # grain reads flags, which absl programs parse
                 absl.flags.FLAGS.mark_as_parsed()
             batches = batches.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_follow_parent
@@ -58,14 +59,14 @@ class Input:
         self.seconds_waited = 0.0
 
     def __iter__(self) -> Self:
-        """Itself."""
+        """Returns this iterator."""
         return self
 
     def __next__(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The next batch on the devices, and its fields that stay on the host.
+        """Returns the next batch on the devices, and the fields that stay on the host.
 
         Raises:
-            WorkerError: a worker was ended by a signal, such as for want of memory.
+            WorkerError: a signal ended a worker, for example because memory ran out.
         """
         began = time.perf_counter()
         try:
@@ -84,30 +85,30 @@ class Input:
 
 def _ended_by(number: signal.Signals) -> WorkerError:
     cause = f": {_CAUSES[number]}" if number in _CAUSES else ""
-    return WorkerError(f"{number.name} has ended a worker of the input{cause}")
+    return WorkerError(f"{number.name} ended a process that prepares batches{cause}")
 
 
 def unreadable_records(host: Mapping[str, np.ndarray]) -> list[int]:
-    """Numbers of the records that could not be read for a batch.
+    """Returns the numbers of the records that could not be read for a batch.
 
     Args:
-        host: the fields of the batch that stay on the host.
+        host: fields of the batch that stay on the host.
     """
     numbers = host[UNREADABLE]
     return numbers[numbers >= 0].tolist()
 
 
 def _follow_parent(worker: int, workers: int) -> None:
-    """Runs in a worker, which ends when its parent ends it, or has ended."""
+    """Runs in a worker, and makes it end when its parent closes it or has ended."""
     del worker, workers
-    # A terminal and Slurm send these to all processes. The parent saves a checkpoint first.
+    # A terminal and Slurm send these signals to all processes; the parent saves a checkpoint first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def watch() -> None:
-        parent.join()  # without it, the worker would wait for ever for someone to take a batch
+        parent.join()  # a worker without parent would wait for ever
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

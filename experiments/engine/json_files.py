@@ -1,4 +1,4 @@
-"""JSON files: written whole, and read with suspicion."""
+"""JSON files: written atomically, and validated when they are read."""
 
 import json
 import sys
@@ -11,31 +11,32 @@ from experiments.engine.text import shown
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON, atomically; NaN and infinity are refused."""
+    """Writes ``value`` as indented JSON, atomically; raises an error for NaN and infinity."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file, with or without a byte order mark. NaN and infinity are taken.
+    """Reads a JSON file, with or without a byte order mark. NaN and infinity are accepted.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no JSON, is nested too deeply, has a number of too many digits, or an
-            object with the same key twice.
+        ValueError: the file is not valid JSON, is nested too deeply, has a number with too many
+            digits, or an object with the same key twice.
     """
     return parse_json(path.read_bytes())
 
 
 def parse_json(text: bytes) -> Any:
-    """Parses JSON that somebody else may have written, or that may be damaged.
+    """Parses JSON from another program, or JSON that may be damaged.
 
     Args:
-        text: with or without a byte order mark. NaN and infinity are taken; see :func:`is_finite`.
+        text: JSON with or without a byte order mark. NaN and infinity are accepted; see
+            :func:`is_finite`.
 
     Raises:
-        ValueError: it is no JSON, is nested too deeply, has a number of too many digits, or an
-            object with the same key twice.
+        ValueError: the text is not valid JSON, is nested too deeply, has a number with too many
+            digits, or an object with the same key twice.
     """
     try:
         return json.loads(text, object_pairs_hook=_object)
@@ -44,12 +45,12 @@ def parse_json(text: bytes) -> Any:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value of a JSON file is a number, and one that a float can hold."""
+    """Whether a value of a JSON file is a number that a finite float can represent."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def is_int64(value: Any) -> bool:
-    """Whether a value of a JSON file is an integer, and one of 64 bits."""
+    """Whether a value of a JSON file is an integer of 64 bits."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 

@@ -1,4 +1,4 @@
-"""The training loop of every task: a run is claimed, restored, stepped, saved and evaluated."""
+"""The training loop of every task: it claims a run, restores it, trains, saves and evaluates it."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ from experiments.engine.parallel import check_batch_size, data_parallel, replica
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.engine.step import Carry, TaskStep, first_carry, guarded
 
-# Steps that may be under way on the devices before the host looks at the metrics of the first.
+# Number of steps that may still run on the devices when the host reads the metrics of the oldest.
 _STEPS_AHEAD = 2
 
 
@@ -41,7 +41,7 @@ class NonFiniteLossError(UserError, FloatingPointError):
 
 
 class UnreadableRecordsError(UserError, RuntimeError):
-    """More records of the data set could not be read than is allowed."""
+    """More records of the dataset could not be read than is allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +50,15 @@ class Task:
 
     Attributes:
         state: initial state, a pytree of arrays; the same on every process.
-        step: ``step(state, batch, key, number)``, which gives the next state and metrics, among
-            them ``loss``; what :func:`experiments.engine.step.guarded` takes.
-        dataset: endless batches of this process; see :class:`experiments.engine.input.Input`.
-        steps: number of steps in all.
-        evaluate: from a state to metrics; every process calls it and gets the same. A metric with
-            a ``/`` in its name is a part of another: it is logged, but not printed or drawn.
-        best: the metric of ``evaluate`` that chooses the best checkpoint; larger is better.
-        files: contents of further files in the run's folder, saved as JSON, by name.
+        step: function ``step(state, batch, key, number)`` that returns the next state and metrics,
+            with ``loss`` among them; see :func:`experiments.engine.step.guarded`.
+        dataset: batches of this process, without end; see :class:`experiments.engine.input.Input`.
+        steps: total number of steps.
+        evaluate: function from a state to metrics, the same on every process; every process calls
+            it. Metrics with a ``/`` in their names are details of other metrics: they are logged,
+            but not printed or drawn.
+        best: name of the metric of ``evaluate`` that selects the best checkpoint; larger is better.
+        files: contents of further files in the folder of the run, by file name; saved as JSON.
     """
 
     state: Any
@@ -74,34 +75,35 @@ def train(
 ) -> Any:
     """Trains a task to its last step, from the newest checkpoint in ``folder`` if there is one.
 
-    Killed at any moment and started again, a run goes on with the same batches and gives the same
-    numbers, to the bit on a CPU. SIGTERM ends it after a checkpoint. A state is saved before it is
-    evaluated: an evaluation that fails or is killed costs no step, and the next start begins with
-    it. ``experiments/README.md`` lists what is in the folder then.
+    A run that was killed and started again continues with the same batches and gives the same
+    numbers, bit for bit on a CPU. SIGTERM ends it after a checkpoint. A state is saved before it is
+    evaluated: an evaluation that fails or is killed costs no training step, and is done first when
+    the run is started again. ``experiments/README.md`` lists the files that are written.
 
     Args:
-        folder: of the run; with several processes, one that all of them see.
-        config: of the run; a frozen dataclass. It must equal the one in the folder.
+        folder: folder of the run; with several processes, it must be visible to all of them.
+        config: config of the run, a frozen dataclass. It must equal the config in the folder.
         training: the part of ``config`` that the loop itself needs.
-        task: to train.
+        task: task that is trained.
         operation: when to save, evaluate, log and stop.
 
     Returns:
         The final state.
 
     Raises:
-        ConfigError: the batch cannot be shared by the devices, or the folder cannot be claimed;
+        ConfigError: the devices cannot share the batch equally, or the folder cannot be claimed;
             see :func:`experiments.engine.claim.claimed`.
         CheckpointError: no checkpoint can be read, or one cannot be written.
         NonFiniteLossError: too many steps were not finite. The state before the last of them and
             the numbers of its records are saved in ``failure-<step>``.
-        NonFiniteEvaluationError: the last evaluation was not finite; earlier ones are incidents.
+        NonFiniteEvaluationError: the last evaluation was not finite; if an earlier one is not
+            finite, it is only logged as an incident.
         UnreadableRecordsError: too many records could not be read.
         UnreadableEvaluationError: too many records of an evaluation could not be read.
         FolderError: the folder cannot be written to, or another command trains in it.
         LogError: a log of an earlier start is damaged.
         WorkerError: a process that prepares batches was killed.
-        Interrupted: SIGTERM came; the run is saved.
+        Interrupted: SIGTERM was received; the run is saved.
     """
     check_batch_size(training.batch_size, training.accumulation)
     configs.check(task.steps >= 1, "length", "at least one step", task.steps)
@@ -115,14 +117,14 @@ def train(
 
 
 class _Loop:
-    """One process's part in a run, from its start or resume on.
+    """The part of one process in a run, from its start or resume to its end.
 
     Args:
-        folder: of the run.
-        training: batch size, seed and workers.
-        task: to train.
+        folder: folder of the run.
+        training: batch size, seed and number of workers.
+        task: task that is trained.
         operation: when to save, evaluate, log and stop.
-        stack: closes the input, the logs and all else that is opened here.
+        stack: exit stack that closes the input, the logs and everything else opened here.
     """
 
     def __init__(
@@ -145,12 +147,12 @@ class _Loop:
             self._evaluated = restored.metrics is not None
             _check_skipped(int(carry.skipped), operation.max_skipped_steps)
         self._counted = {"skipped": int(carry.skipped), "unreadable": int(carry.unreadable)}
-        # Placed as the step returns it, for another placement would be compiled for once more.
+        # Placed as the step returns it: another placement would need a second compilation.
         self._carry: Carry = replicate(carry)
         self._step = data_parallel(
             guarded(task.step, operation.max_skipped_steps), donate_state=True
         )
-        # Number, metrics and host's part of the batch of each step under way on the devices.
+        # Number, metrics and host fields of the batch of each step that is running on the devices.
         self._under_way: deque[tuple[int, dict[str, jax.Array], dict[str, np.ndarray]]] = deque()
         store = Checkpoints(
             folder / CHECKPOINTS, operation.keep_last, operation.keep_best, task.best
@@ -164,7 +166,7 @@ class _Loop:
         self._interruption = stack.enter_context(Interruption())
         self._clock = Clock(self._data, self._start, training.batch_size)
         if is_primary():
-            if self._start < task.steps:  # of a run that had ended, and has lost its last state
+            if self._start < task.steps:  # the run had finished, but lost its last state
                 (folder / FINISHED).unlink(missing_ok=True)
             operated = dataclasses.asdict(operation)
             append_environment(folder / "environment.jsonl", step=self._start, operation=operated)
@@ -172,10 +174,10 @@ class _Loop:
             self._report(self._start, "damaged checkpoint", message)
 
     def run(self) -> Any:
-        """Steps until the end; returns the final state."""
+        """Runs all remaining steps, and returns the final state."""
         operation, last = self._operation, self._task.steps
         if self._start >= last:
-            self._progress.say(f"all {last} steps were done before")
+            self._progress.say(f"all {last} steps were already done")
         if not self._evaluated and self._evaluates(self._start):
             self._evaluate(self._start)
         for number in range(self._start + 1, last + 1):
@@ -204,14 +206,15 @@ class _Loop:
 
     def _interrupt(self, number: int) -> NoReturn:
         raise Interrupted(
-            f"SIGTERM after step {number} of {self._task.steps}: saved; the same command goes on"
+            f"SIGTERM after step {number} of {self._task.steps}; it is saved, and the same command "
+            "continues it"
         )
 
     def _evaluates(self, number: int) -> bool:
         return number == self._task.steps or _every(number, self._operation.evaluate_every)
 
     def _settle(self, leave: int = 0) -> None:
-        """Looks at the metrics of all steps under way but the last ``leave``."""
+        """Reads the metrics of all running steps except for the last ``leave``."""
         while len(self._under_way) > leave:
             number, arrays, host = self._under_way.popleft()
             metrics = {name: value.item() for name, value in jax.device_get(arrays).items()}
@@ -233,7 +236,7 @@ class _Loop:
             return
         self._counted["unreadable"] = metrics["unreadable"]
         if numbers := unreadable_records(host):
-            message = f"cannot be read, and others were taken: {numbers}"
+            message = f"could not be read, and were replaced by others: {numbers}"
             self._report(number, "unreadable records", message, records=numbers)
         limit = self._operation.max_unreadable_records
         if metrics["unreadable"] > limit:
@@ -256,7 +259,7 @@ class _Loop:
             folder = self._folder / f"failure-{number}"
             failed = {"step": number, "reason": message, "records": numbers}
             write_json(folder / f"batch-{jax.process_index()}.json", failed)
-            # The devices have left the state as it was before this step.
+            # The devices have kept the state from before this step.
             if is_primary() and not (folder / "state").exists():
                 save_state(folder / "state", self._carry.state)
             raise NonFiniteLossError(
@@ -272,7 +275,7 @@ class _Loop:
         self._clock.restart(number)
 
     def _evaluate(self, number: int) -> None:
-        """Evaluates the state, which is saved, and marks its checkpoint with the metrics."""
+        """Evaluates the saved state, and adds the metrics to its checkpoint."""
         if self._task.evaluate is None:
             return
         try:
@@ -280,11 +283,11 @@ class _Loop:
         except NonFiniteEvaluationError as error:
             if number == self._task.steps:
                 raise
-            # As it may be with a step that is skipped, the next one may be better.
+            # As after a skipped step, a later state may be better.
             self._report(number, "evaluation not finite", str(error))
             self._clock.restart(number)
             return
-        # Logged first: a process that finds no metrics in the checkpoint drops these lines.
+        # Logged before it is saved: a restart without metrics in the checkpoint drops these lines.
         self._logs.evaluation(number, metrics)
         self._store.mark(number, metrics)
         whole = {name: value for name, value in metrics.items() if "/" not in name}
@@ -299,7 +302,7 @@ class _Loop:
 
 
 def _check_skipped(skipped: int, limit: int) -> None:
-    # Past the limit every further step would leave the state as it is, without a message.
+    # Beyond the limit every further step would keep the state unchanged, without a message.
     configs.check(
         skipped <= limit, "max_skipped_steps", f"at least the {skipped} steps skipped so far", limit
     )

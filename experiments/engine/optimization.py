@@ -13,10 +13,10 @@ from experiments.engine.optimization_config import OptimizerConfig, ScheduleConf
 def learning_rate(
     optimizer: OptimizerConfig, schedule: ScheduleConfig, batch_size: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """The learning rate of each step, counted from 0.
+    """Returns the schedule of the learning rate, a function of the step, which counts from 0.
 
     Raises:
-        ConfigError: the learning rate would fall during the warm-up.
+        ConfigError: the learning rate would decrease during the warm-up.
     """
     scale = batch_size / (optimizer.reference_batch_size or batch_size)
     peak = optimizer.learning_rate * scale
@@ -31,7 +31,8 @@ def learning_rate(
             factors: dict[int, float] = {}
             for milestone in schedule.milestones:
                 step = schedule.steps(milestone, steps_per_epoch) - warmup
-                factors[step] = factors.get(step, 1.0) * schedule.factor  # two may share a step
+                # Two milestones may be rounded to the same step.
+                factors[step] = factors.get(step, 1.0) * schedule.factor
             main = optax.piecewise_constant_schedule(peak, factors)
         case "cosine":
             main = optax.cosine_decay_schedule(peak, rest)
@@ -54,19 +55,19 @@ def make_optimizer(
     rate: optax.Schedule,
     frozen: Callable[[tuple[str, ...]], bool] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """The Optax transformation of a config, at the learning rate ``rate``.
+    """Returns the optimiser of a config, as an Optax transformation.
 
     Args:
-        config: of the optimiser.
-        rate: at each step.
-        frozen: whether a parameter, known by its path, is one that the loss does not depend on by
-            design; weight decay would move it.
+        config: config of the optimiser.
+        rate: learning rate at each step.
+        frozen: function that tells, from the path of a parameter, whether the loss is independent
+            of the parameter by design. Weight decay would change such a parameter.
     """
 
     def decays(params: Any) -> Any:
         def of_leaf(path: Any, leaf: Any) -> bool:
             names = tuple(str(key.key) for key in path)
-            # Kernels have more than one axis; biases and the scales of norms have one.
+            # Kernels have more than one axis; biases and the scales of normalisation have one.
             kind = config.decay_all or leaf.ndim > 1
             return kind and not (frozen is not None and frozen(names))
 

@@ -9,19 +9,19 @@ from experiments.engine.config import check, check_at_least
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """Length of a training, and its learning rate: a linear warm-up, then a decay.
+    """Length of the training, and its learning rate: a linear warm-up, then a decay.
 
     Attributes:
-        length: of the training, in ``unit``.
-        unit: of every length here: steps, or epochs (passes over the training set).
-        warmup: length of the linear warm-up; 0 for none.
-        warmup_from: learning rate at its beginning; not scaled.
-        decay: after the warm-up. ``"constant"``; ``"step"``: times ``factor`` at each of
-            ``milestones``; ``"cosine"``: half a period, down to 0; ``"poly"``:
-            ``(1 - progress) ** power``.
-        milestones: of ``"step"``, counted from the start of the training.
-        factor: of ``"step"``.
-        power: of ``"poly"``.
+        length: length of the training, in ``unit``.
+        unit: unit of all lengths of the schedule: steps, or epochs (passes over the training set).
+        warmup: length of the linear warm-up, in ``unit``; 0 for none.
+        warmup_from: learning rate at the start of the warm-up; it is not scaled by the batch size.
+        decay: decay of the learning rate after the warm-up. ``"constant"``: none. ``"step"``:
+            multiplication by ``factor`` at each of ``milestones``. ``"cosine"``: half a period of a
+            cosine, down to 0. ``"poly"``: multiplication by ``(1 - progress) ** power``.
+        milestones: milestones of the decay ``"step"``, in ``unit``, from the start of the training.
+        factor: factor of the decay ``"step"``.
+        power: exponent of the decay ``"poly"``.
     """
 
     length: float = 1000
@@ -34,7 +34,7 @@ class ScheduleConfig:
     power: float = 0.9
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for values that make no schedule."""
+        """Raises ``ConfigError`` for values that do not define a schedule."""
         check(self.length > 0, "length", "positive", self.length)
         inside = f"at least 0 and below the length, {self.length:g}"
         check(0 <= self.warmup < self.length, "warmup", inside, self.warmup)
@@ -51,26 +51,28 @@ class ScheduleConfig:
         check_at_least(self, warmup_from=0, factor=0, power=0)
 
     def steps(self, length: float, steps_per_epoch: int) -> int:
-        """A length of this schedule in steps, rounded; 1 epoch is ``steps_per_epoch``."""
+        """Converts a length of this schedule to steps, rounded; 1 epoch is ``steps_per_epoch``."""
         return round(length * (steps_per_epoch if self.unit == "epoch" else 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimiser, and its highest learning rate.
+    """The optimiser, and its peak learning rate.
 
     Attributes:
-        name: ``"sgd"``: with momentum, weight decay added to the gradient. ``"adam"``: with
-            decoupled weight decay, if any.
-        learning_rate: the highest, for batches of ``reference_batch_size``.
-        reference_batch_size: the linear scaling rule of Goyal et al. (reference 11): the rate is
-            multiplied by ``batch_size / reference_batch_size``; None takes it as it is.
-        momentum: of SGD.
-        nesterov: of SGD.
-        b1: Adam's decay of the first moment.
-        b2: Adam's decay of the second moment.
-        weight_decay: factor; 0 for none.
-        decay_all: decays biases and the scales of norms too, and not the kernels alone.
+        name: ``"sgd"``: momentum, and weight decay that is added to the gradient. ``"adam"``:
+            decoupled weight decay.
+        learning_rate: peak learning rate, for batches of ``reference_batch_size``.
+        reference_batch_size: batch size for the linear scaling rule of Goyal et al. (reference 11):
+            the learning rate is multiplied by ``batch_size / reference_batch_size``; None does not
+            scale it.
+        momentum: momentum of SGD.
+        nesterov: use Nesterov momentum in SGD.
+        b1: decay rate of the first moment in Adam.
+        b2: decay rate of the second moment in Adam.
+        weight_decay: factor of the weight decay; 0 for none.
+        decay_all: apply weight decay also to biases and to the scales of normalisation layers, and
+            not to kernels only.
     """
 
     name: Literal["sgd", "adam"] = "sgd"

@@ -1,7 +1,8 @@
-"""Data parallelism: the only module that spreads a step over devices.
+"""Data parallelism: the only module that distributes a step over devices.
 
-Steps run through ``pmap`` on all devices of all processes, also when there is one. State goes in
-and comes out unreplicated; a process splits its share of a batch over its local devices.
+Steps run through ``pmap`` on all devices of all processes, even if there is only one. The state is
+not replicated before or after a step; each process splits its share of a batch over its local
+devices.
 """
 
 from collections.abc import Callable
@@ -21,16 +22,16 @@ def data_parallel(
     """Maps ``step(state, batch)`` over the devices.
 
     Args:
-        step: sees one device's share of the batch; its results must be the same on all devices,
-            so it reduces them over the mapped axis :data:`AXIS`.
-        donate_state: reuses the memory of the old state for the new one.
-        per_example: the results are of the examples in a device's share, and have a batch axis;
-            they may differ between devices.
+        step: function of a state and the share of a batch of one device. Its results must be the
+            same on all devices, so it reduces them over the mapped axis :data:`AXIS`.
+        donate_state: reuse the memory of the old state for the new one.
+        per_example: the results have a batch axis, with one entry for each example of the share of
+            a device; they may differ between devices.
 
     Returns:
-        A function of the unreplicated state and a batch from :func:`split`. It returns unreplicated
-        results; with ``per_example`` they are spread over the devices as the batch is, and
-        :func:`join` puts them together.
+        A function of the unreplicated state and of a batch from :func:`split`, which returns
+        unreplicated results. With ``per_example`` its results are distributed over the devices like
+        the batch; :func:`join` puts them together.
     """
     return jax.pmap(
         step,
@@ -42,13 +43,13 @@ def data_parallel(
 
 
 def split(batch: Any) -> Any:
-    """Spreads this process's share of a batch: ``[b, ...] -> [devices, b / devices, ...]``.
+    """Distributes the batch of this process: ``[b, ...] -> [devices, b / devices, ...]``.
 
     Args:
         batch: a pytree of arrays with one leading batch axis.
 
     Returns:
-        The same, each array's first axis laid over the local devices.
+        The same pytree, with the first axis of each array distributed over the local devices.
 
     Raises:
         ConfigError: the batch size is not a multiple of the number of local devices.
@@ -65,13 +66,13 @@ def split(batch: Any) -> Any:
 
 
 def join(results: Any) -> Any:
-    """Copies results from this process's devices to the host; undoes :func:`split`.
+    """Copies results from the devices of this process to the host; the inverse of :func:`split`.
 
     Args:
         results: a pytree of arrays ``[devices, b / devices, ...]``.
 
     Returns:
-        The same, of numpy arrays ``[b, ...]``.
+        The same pytree, with numpy arrays ``[b, ...]``.
     """
 
     def join_array(array: Any) -> Any:
@@ -81,19 +82,19 @@ def join(results: Any) -> Any:
 
 
 def replicate(state: Any) -> Any:
-    """Copies a state to the local devices, placed as mapped steps return theirs."""
+    """Copies a state to the local devices, with the placement of the results of mapped steps."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
     return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def share_of_process(batch_size: int) -> int:
-    """The examples of a global batch that this process prepares.
+    """Returns the number of examples of a global batch that this process prepares.
 
     Args:
-        batch_size: examples over all processes.
+        batch_size: number of examples, over all processes.
 
     Raises:
-        ConfigError: the processes cannot share them equally.
+        ConfigError: the processes cannot share the batch equally.
     """
     processes = jax.process_count()
     _check_multiple("batch_size", batch_size, processes, f"the {processes} processes")
@@ -101,14 +102,14 @@ def share_of_process(batch_size: int) -> int:
 
 
 def check_batch_size(batch_size: int, accumulation: int = 1) -> None:
-    """Checks that a global batch can be shared equally.
+    """Checks that the devices can share a global batch equally.
 
     Args:
-        batch_size: examples of a step, over all processes and devices.
-        accumulation: parts in which a device works through its share.
+        batch_size: number of examples in a step, over all processes and devices.
+        accumulation: number of equal parts into which each device divides its share.
 
     Raises:
-        ConfigError: it cannot; the message names the nearest batch sizes that fit.
+        ConfigError: they cannot; the message names the nearest valid batch sizes.
     """
     devices = jax.device_count()
     what = f"the {devices} devices" + (f" x accumulation {accumulation}" * (accumulation > 1))
@@ -121,6 +122,6 @@ def _check_multiple(name: str, size: int, unit: int, what: str) -> None:
         low = size // unit * unit
         nearest = [fitting for fitting in (low, low + unit) if fitting]
         raise ConfigError(
-            f"{name} must be a multiple of {unit} ({what}), got {size}; the nearest that fit are "
+            f"{name} must be a multiple of {unit} ({what}), got {size}; the nearest multiples are "
             f"{nearest}"
         )

@@ -1,4 +1,4 @@
-"""Predictions for a user's own files: one that cannot be used does not stop the others."""
+"""Predictions for files of a user; a file that cannot be used does not stop the others."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,14 +11,14 @@ from experiments.engine.text import printable
 def predict_each[Result](
     files: Iterable[Path], predict: Callable[[Path], Result]
 ) -> Iterator[tuple[Path, Result | InputError]]:
-    """Predicts for files, one after the other.
+    """Predicts for files, one after another.
 
     Args:
-        files: the files.
-        predict: from a file to its result; raises :class:`InputError` if there can be none.
+        files: paths of the files.
+        predict: function from a file to its result; raises :class:`InputError` if there is none.
 
     Yields:
-        Each file, as it is done, with its result or the error.
+        Each file with its result or its error, as soon as it is done.
     """
     for file in files:
         try:
@@ -31,14 +31,14 @@ def predict_each[Result](
 def report[Result](
     outcomes: Iterable[tuple[Path, Result | InputError]], show: Callable[[Path, Result], None]
 ) -> None:
-    """Shows each result, and prints each error, as they come.
+    """Shows each result, and prints each error, as soon as it is available.
 
     Args:
-        outcomes: those of :func:`predict_each`.
-        show: prints the result of a file.
+        outcomes: outcomes from :func:`predict_each`.
+        show: function that shows the result of a file.
 
     Raises:
-        SystemExit: with code 2, after the last outcome, if any was an error.
+        SystemExit: after the last outcome, with code 2, if there was an error.
     """
     failed = False
     for file, outcome in outcomes:

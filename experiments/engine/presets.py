@@ -1,4 +1,4 @@
-"""Presets: configs with a name and with the scores that the paper gives, and their tables."""
+"""Presets: named configs with the scores of the paper, and the tables that they form."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,23 +8,23 @@ import tyro
 
 from experiments.engine.settings import Operation, RunConfig
 
-# Scores by the name of the metric, in the unit in which tables show them.
+# Scores by the name of the metric, in the unit shown in tables.
 Scores = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A metric of a task's evaluation, and how tables and help texts write it.
+    """A metric of the evaluation of a task, and how tables and help texts show it.
 
     Attributes:
-        name: in the result of an evaluation, such as ``"top1"``.
-        label: in tables, such as ``"top-1"``.
-        unit: in which it is shown, such as ``"%"``; empty for none.
-        digits: after the decimal point.
-        factor: of the value of an evaluation, to get the unit: 100 for shares shown in percent.
-        place: ``"headline"``: it has a column in tables, and the column of the paper's scores shows
-            it. ``"column"``: it has a column alone. ``"detail"``: neither; help texts,
-            evaluations and JSON have it.
+        name: key of the metric in the result of an evaluation, such as ``"top1"``.
+        label: name of the metric in tables, such as ``"top-1"``.
+        unit: unit in which the metric is shown, such as ``"%"``; empty for none.
+        digits: number of digits after the decimal point.
+        factor: factor from the value of an evaluation to the unit: 100 for shares shown in percent.
+        place: ``"headline"``: the metric has a column in tables, and the column of the paper's
+            scores shows it too. ``"column"``: it only has a column of its own. ``"detail"``: tables
+            do not show it; help texts, evaluations and JSON do.
     """
 
     name: str
@@ -36,21 +36,21 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """Of a column that holds the metric."""
+        """The heading of the metric's column in a table."""
         return f"{self.label}, {self.unit}" if self.unit else self.label
 
     def text(self, score: float) -> str:
-        """A score in the unit of :attr:`unit`, with label and unit: ``top-1 77.46 %``."""
+        """Formats a score in :attr:`unit`, with label and unit: ``top-1 77.46 %``."""
         return " ".join(filter(None, (self.label, f"{score:.{self.digits}f}", self.unit)))
 
 
 def scores_text(metrics: Sequence[Metric], scores: Scores, note: str = "") -> str:
-    """Scores in a line, in the order of ``metrics``.
+    """Formats scores in a line, in the order of ``metrics``.
 
     Args:
-        metrics: those to write; what has no score is left out.
-        scores: by the name of the metric.
-        note: follows in brackets, or stands alone where there is no score.
+        metrics: metrics to format; those without a score are left out.
+        scores: scores by the name of the metric.
+        note: text that follows in brackets, or replaces the scores if there are none.
     """
     known = [metric.text(scores[metric.name]) for metric in metrics if metric.name in scores]
     text = ", ".join(known)
@@ -59,17 +59,17 @@ def scores_text(metrics: Sequence[Metric], scores: Scores, note: str = "") -> st
 
 @dataclasses.dataclass(frozen=True)
 class Preset[Config]:
-    """A config that someone may want to run as it is.
+    """A named config that a user may want to run unchanged.
 
     Attributes:
-        name: on the command line, such as ``table2-resnet50-carafe``.
-        row: what it is, such as "ResNet-50 w/ CARAFE++".
-        config: what is trained.
-        paper: the paper's scores for it.
-        paper_note: what there is to say of them, or why there are none.
-        measured: the scores of a run of this preset.
-        measured_note: seeds, date and devices of that run.
-        runtime: of that run.
+        name: name on the command line, such as ``table2-resnet50-carafe``.
+        row: description of the row of a table, such as "ResNet-50 w/ CARAFE++".
+        config: config that is trained.
+        paper: scores that the paper gives for it.
+        paper_note: remark on these scores, or the reason why there are none.
+        measured: scores of a run of this preset.
+        measured_note: seeds, date and devices of this run.
+        runtime: duration of this run.
     """
 
     name: str
@@ -82,11 +82,11 @@ class Preset[Config]:
     runtime: str = "not measured"
 
     def describe(self, task: str, metrics: Sequence[Metric]) -> str:
-        """The help text: command, runtime, the paper's scores and ours.
+        """Returns the help text: command, runtime, the paper's scores and the measured ones.
 
         Args:
-            task: the name of its package in ``experiments``.
-            metrics: of the task.
+            task: name of the task's package in ``experiments``.
+            metrics: metrics of the task.
         """
         paper = scores_text(metrics, self.paper, self.paper_note)
         measured = scores_text(metrics, self.measured, self.measured_note)
@@ -98,13 +98,13 @@ class Preset[Config]:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment[Config: RunConfig]:
-    """Presets that are trained to stand in one table.
+    """Presets that are trained to form one table.
 
     Attributes:
-        title: of the table.
-        presets: its rows, with different names.
-        seeds: of the runs, unless others are asked for.
-        operation: of the runs, unless another is asked for; None for that of the task.
+        title: title of the table.
+        presets: presets of the rows, with different names.
+        seeds: default seeds of the runs.
+        operation: default operation of the runs; None for the default of the task.
     """
 
     title: str
@@ -115,14 +115,14 @@ class Experiment[Config: RunConfig]:
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue[Config: RunConfig]:
-    """What a task can train, and all that its command line shows of it.
+    """Everything that a task can train, as its command line shows it.
 
     Attributes:
-        metrics: of its evaluation, in the order in which tables show them.
-        presets: all of them, at least one, with different names. Equal configs are one run, named
-            after the first.
-        experiments: by the name of their command.
-        operation: of runs, by default.
+        metrics: metrics of the task's evaluation, in the order in which tables show them.
+        presets: all presets, at least one, with different names. Presets with equal configs share
+            one run, which is named after the first of them.
+        experiments: experiments by the name of their command.
+        operation: default operation of runs.
     """
 
     metrics: tuple[Metric, ...]
@@ -132,15 +132,15 @@ class Catalogue[Config: RunConfig]:
 
     @property
     def task(self) -> str:
-        """The name of the task's package in ``experiments``."""
+        """Name of the task's package in ``experiments``."""
         return self.presets[0].config.task
 
 
 def subcommands(catalogue: Catalogue[Any]) -> Any:
-    """A type for tyro: one subcommand a preset, any field of which can be overridden.
+    """Returns a type for tyro with one subcommand for each preset, whose fields can be overridden.
 
     Args:
-        catalogue: with at least two presets.
+        catalogue: catalogue with at least two presets.
     """
     (config_type,) = {type(preset.config) for preset in catalogue.presets}
     commands = [

@@ -1,4 +1,4 @@
-"""The folder of a run: where it lies, and how its config and a state are read back."""
+"""The folder of a run: its path, and how its config and a state are read."""
 
 import dataclasses
 import sys
@@ -21,12 +21,12 @@ from experiments.engine.text import listed
 
 
 class LoadedRun[Config](NamedTuple):
-    """A run, as prediction and evaluation need it.
+    """A run that was read for prediction or evaluation.
 
     Attributes:
-        config: of the run.
-        state: of its task.
-        step: after which the state was saved.
+        config: config of the run.
+        state: state of the run's task.
+        step: number of the last step before the state was saved.
     """
 
     config: Config
@@ -36,12 +36,12 @@ class LoadedRun[Config](NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RunType[Config: RunConfig]:
-    """What the runs of a task have in common.
+    """The properties that all runs of a task share.
 
     Attributes:
-        config_type: of their configs.
-        initial_state: makes the state of the task from a config.
-        best: the metric by which the best checkpoint is known, larger is better.
+        config_type: class of their configs.
+        initial_state: function that makes the initial state of the task from a config.
+        best: name of the metric that selects the best checkpoint; larger is better.
     """
 
     config_type: type[Config]
@@ -52,34 +52,33 @@ class RunType[Config: RunConfig]:
         """Reads the config of a run.
 
         Args:
-            folder: of the run.
+            folder: folder of the run.
 
         Raises:
-            CheckpointError: there is no run of this task in ``folder``.
+            CheckpointError: ``folder`` holds no run of this task.
         """
         if not is_run(folder):
             raise CheckpointError(f"{folder} holds no run: {CONFIG} is missing")
         try:
             return configs.load(self.config_type, folder / CONFIG)
         except configs.ConfigError as error:
-            # The config of every task has a default.
+            # The config class of every task has a default for this field.
             task = self.config_type.task  # type: ignore[misc]
             raise CheckpointError(f"{folder} is no run of the {task} task: {error}") from error
 
     def load(self, folder: Path, checkpoint: CheckpointChoice = "newest") -> LoadedRun[Config]:
-        """Reads config and state of a run; newer checkpoints that are damaged are reported.
+        """Reads config and state of a run; damaged newer checkpoints are reported.
 
         Args:
-            folder: of the run.
-            checkpoint: the newest, or the one with the highest :attr:`best`, if any was evaluated.
+            folder: folder of the run.
+            checkpoint: the newest, or the one with the highest :attr:`best` if any was evaluated.
 
         Raises:
-            CheckpointError: there is no run of this task in ``folder``, it cannot be read, or the
-                networks in it hold values that are NaN, infinite or beyond 1e19, or negative
-                variances.
+            CheckpointError: ``folder`` holds no run of this task; the run cannot be read; or its
+                networks have values that are NaN, infinite or beyond 1e19, or negative variances.
         """
         config = self.load_config(folder)
-        # Traced alone, for the shapes.
+        # Only traced, for its shapes.
         carry = jax.eval_shape(lambda: first_carry(self.initial_state(config), 0))
         best = self.best if checkpoint == "best" else None
         restored = restore_state(folder / CHECKPOINTS, carry, best)
@@ -92,18 +91,18 @@ class RunType[Config: RunConfig]:
 
 
 def _check_values(checkpoint: Path, state: Any) -> None:
-    """Refuses networks that can compute nothing; the optimiser's values serve training alone."""
+    """Rejects unusable values in networks; values of the optimiser matter only for training."""
     faults = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         parts = name.split("/")
         if OPTIMIZER in parts or not jnp.issubdtype(leaf.dtype, jnp.floating):
             continue
-        if fault := bad_values(leaf, variance=parts[-1] == "var"):  # Flax names it so
+        if fault := bad_values(leaf, variance=parts[-1] == "var"):  # the name that Flax uses
             faults.append(f"{name}: {fault}")
     if faults:
         raise CheckpointError(
-            f"the checkpoint {checkpoint} holds values that no network computes with, in "
+            f"the checkpoint {checkpoint} holds unusable values in "
             f"{len(faults)} of its arrays: {listed(faults)}"
         )
 
@@ -111,7 +110,7 @@ def _check_values(checkpoint: Path, state: Any) -> None:
 def preset_of[Config: RunConfig](
     config: Config, presets: Sequence[Preset[Config]]
 ) -> Preset[Config] | None:
-    """The first preset that differs from a config in the seed at most; None if there is none."""
+    """Returns the first preset that equals a config except for the seed; None if there is none."""
     seed = config.training.seed
     return next((each for each in presets if each.config.with_training(seed=seed) == config), None)
 
@@ -119,11 +118,13 @@ def preset_of[Config: RunConfig](
 def run_folder[Config: RunConfig](
     config: Config, presets: Sequence[Preset[Config]], runs: Path
 ) -> Path:
-    """The folder of a preset's run, ``RUNS/TASK/PRESET-seedN``; equal configs share it.
+    """Returns the folder of a preset's run, ``RUNS/TASK/PRESET-seedN``.
+
+    Presets with equal configs share the folder of the first of them.
 
     Args:
-        config: equal to that of a preset but for the seed.
-        presets: all of the task; the first that equals the config gives the name.
+        config: config that equals the config of a preset except for the seed.
+        presets: all presets of the task.
         runs: folder of all runs.
 
     Raises:
@@ -132,7 +133,7 @@ def run_folder[Config: RunConfig](
     preset = preset_of(config, presets)
     if preset is None:
         raise configs.ConfigError(
-            "output must be given for a config that is no preset's, got None: without it a run "
-            "lies in the folder of its preset"
+            "output must be given for a config that is not a preset's, got None: the default "
+            "output is named after the preset"
         )
     return runs / config.task / f"{preset.name}-seed{config.training.seed}"

@@ -7,7 +7,7 @@ from experiments.engine.config import check, check_at_least
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 
 Dtype = Literal["float32", "bfloat16"]
-# Of the checkpoints of a run.
+# Selects a checkpoint of a run.
 CheckpointChoice = Literal["newest", "best"]
 
 
@@ -16,12 +16,14 @@ class TrainingConfig:
     """How a model is trained.
 
     Attributes:
-        batch_size: examples of a step, over all processes and devices.
-        accumulation: parts in which each device works through its share, to save memory.
-        seed: of the initial parameters, the order of the data, and their augmentation.
-        workers: processes that prepare data, beside each process that trains; 0 for threads.
-        optimizer: the optimiser and its learning rate.
-        schedule: length of the training, and course of the learning rate.
+        batch_size: number of examples in a step, over all processes and devices.
+        accumulation: number of equal parts into which each device divides its share of a batch; it
+            processes them in turn, to save memory.
+        seed: seed of the initial parameters, the order of the data, and their augmentation.
+        workers: number of processes that prepare data for each training process; 0 prepares data in
+            threads.
+        optimizer: optimiser and learning rate.
+        schedule: length of the training, and learning rate over time.
     """
 
     batch_size: int = 256
@@ -34,19 +36,18 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for values out of range."""
         check_at_least(self, batch_size=1, accumulation=1, seed=0, workers=0)
-        # JAX's keys would drop higher bits.
+        # Keys of JAX would drop higher bits.
         check(self.seed < 2**32, "seed", f"below {2**32}", self.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What the config of a run holds in every task.
+    """Settings that the config of a run has in every task.
 
     Attributes:
         training: how the model is trained.
-        dtype: of the computation; parameters, statistics and sums are float32 in any case.
-        task: the name of the task's package in ``experiments``; the config of each task has it as
-            its default.
+        dtype: dtype of the computation; parameters, statistics and sums are always float32.
+        task: name of the task's package in ``experiments``; set by the config class of each task.
     """
 
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -54,7 +55,7 @@ class RunConfig:
     task: str
 
     def with_training(self, **changes: Any) -> Self:
-        """The same config with other values of fields of ``training``."""
+        """Returns this config with changed fields of ``training``."""
         return dataclasses.replace(self, training=dataclasses.replace(self.training, **changes))
 
 
@@ -63,10 +64,12 @@ class EvaluationConfig:
     """How a run is evaluated, by a command or while it is trained.
 
     Attributes:
-        checkpoint: that a command reads: the newest, or the one with the best evaluation so far.
-        batch_size: images at a time, over all processes and devices.
-        workers: processes that prepare data, beside each process that evaluates; 0 for threads.
-        max_unreadable_records: the largest number of images that may be unreadable.
+        checkpoint: checkpoint that a command reads: the newest, or the one with the best
+            evaluation.
+        batch_size: number of images evaluated at a time, over all processes and devices.
+        workers: number of processes that prepare data for each evaluating process; 0 prepares data
+            in threads.
+        max_unreadable_records: the largest allowed number of unreadable images.
     """
 
     checkpoint: CheckpointChoice = "newest"
@@ -75,26 +78,27 @@ class EvaluationConfig:
     max_unreadable_records: int = 100
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for what is out of range."""
+        """Raises ``ConfigError`` for values out of range."""
         check_at_least(self, batch_size=1, workers=0, max_unreadable_records=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """When to save, evaluate, log and stop. A resumed run may change it: its numbers stay the same.
+    """When to save, evaluate, log and stop; a resumed run may change it without other results.
 
     Attributes:
-        checkpoint_every: steps between checkpoints.
-        keep_last: how many of the newest checkpoints stay.
-        keep_best: how many of those with the best evaluation stay too.
-        evaluate_every: steps between evaluations, each with a checkpoint; 0: at the end alone.
-        log_every: steps between lines of the logs.
-        max_skipped_steps: the largest number of steps in the run that may be skipped because they
-            are not finite; one more stops it.
-        max_unreadable_records: how often in the run a record may be unreadable and replaced by
-            another; one more stops it. A bad record counts once an epoch.
-        profile_at: the first step to trace with ``jax.profiler``; 0 for none.
-        profile_steps: number of steps to trace.
+        checkpoint_every: number of steps between checkpoints.
+        keep_last: number of the newest checkpoints that are kept.
+        keep_best: number of checkpoints with the best evaluations that are also kept.
+        evaluate_every: number of steps between evaluations, each with a checkpoint; 0 evaluates
+            only at the end.
+        log_every: number of steps between lines of the logs.
+        max_skipped_steps: the largest allowed number of steps in the run that are skipped because
+            they are not finite; one more stops the run.
+        max_unreadable_records: the largest allowed number of times in the run that an unreadable
+            record is replaced by another; one more stops it. A bad record counts once an epoch.
+        profile_at: number of the first step traced with ``jax.profiler``; 0 for no trace.
+        profile_steps: number of steps that are traced.
     """
 
     checkpoint_every: int = 1000
@@ -124,11 +128,11 @@ class Operation:
 
 
 def evaluation_in_training(training: TrainingConfig, operation: Operation) -> EvaluationConfig:
-    """How a run is evaluated while it is trained: in batches of the size of the training's.
+    """Returns how a run is evaluated during training: with the batch size of the training.
 
     Args:
-        training: of the run.
-        operation: of the run; its limit of unreadable records holds for each evaluation too.
+        training: training config of the run.
+        operation: operation of the run; its limit of unreadable records applies to each evaluation.
     """
     return EvaluationConfig(
         batch_size=training.batch_size,

@@ -1,9 +1,8 @@
-"""The training step: its gradients, the guard around it, and the state it starts from.
+"""The training step: its gradients, its guard against non-finite values, and its initial state.
 
-Gradients are gathered over the parts of a batch and over devices. The guard keeps the state from
-before a step that is not finite. It decides on the devices, alike on all of them, so that nothing
-waits for the host: after one skipped step too many, every further step leaves the state as it is,
-until the host has noticed.
+Gradients are summed over the parts of a batch and over devices. The guard undoes a step that is not
+finite. All devices decide this in the same way, so that nothing waits for the host: once too many
+steps have been skipped, every further step leaves the state unchanged until the host notices.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ import optax
 from experiments.engine.batch_fields import UNREADABLE
 from experiments.engine.parallel import AXIS
 
-# The part of a network's state that serves training alone.
+# The key of the part of a network's state that only training needs.
 OPTIMIZER = "optimizer"
 
 State = dict[str, Any]
@@ -29,14 +28,14 @@ TaskStep = Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, dict[str, jax.A
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Carry:
-    """The values that a run carries from step to step, and saves in its checkpoints.
+    """The values that a run passes from step to step, and saves in its checkpoints.
 
     Attributes:
-        state: of the task, a pytree of arrays.
-        key: uint32 ``[2]``, data of the random key of the run.
-        number: int32 ``[]``, of steps that were not skipped.
-        skipped: int32 ``[]``, of steps that were skipped because they were not finite.
-        unreadable: int32 ``[]``, of records that could not be read.
+        state: state of the task, a pytree of arrays.
+        key: data of the random key of the run, uint32 ``[2]``.
+        number: number of steps that were not skipped, int32 ``[]``.
+        skipped: number of steps that were skipped because they were not finite, int32 ``[]``.
+        unreadable: number of records that could not be read, int32 ``[]``.
     """
 
     state: Any
@@ -47,11 +46,11 @@ class Carry:
 
 
 def first_carry(state: Any, seed: int) -> Carry:
-    """The carry before the first step.
+    """Returns the carry before the first step.
 
     Args:
-        state: of the task, a pytree of arrays.
-        seed: of all randomness in steps.
+        state: initial state of the task, a pytree of arrays.
+        seed: seed of all randomness in steps.
     """
     return Carry(
         state=state,
@@ -65,22 +64,22 @@ def first_carry(state: Any, seed: int) -> Carry:
 def guarded(
     step: TaskStep, max_skipped: int
 ) -> Callable[[Carry, Batch], tuple[Carry, dict[str, jax.Array]]]:
-    """Runs a task's step on a carry, and keeps the state from before a step that is not finite.
+    """Wraps a task's step in a function on carries, which undoes steps that are not finite.
 
     Args:
         step: ``step(state, batch, key, number)`` under the mapped axis ``AXIS``. ``key`` differs by
             device and step; ``number`` counts the steps that were not skipped, from 0. It returns
-            the next state and metrics, among them ``loss``. Finite metrics must mean a finite
-            state. The loss alone does not, for it is computed before the update; with the norm of
-            the gradient they do. A check of every array would take several times as long to
-            compile.
-        max_skipped: the largest number of steps that may be skipped in a run. After one more the
-            state no longer changes.
+            the next state and metrics, with ``loss`` among them. If all metrics are finite, the
+            state must be finite too. The loss is not enough, because it is computed before the
+            update; loss and gradient norm are. Checking every array would take several times as
+            long to compile.
+        max_skipped: the largest allowed number of skipped steps in a run. After one more the state
+            no longer changes.
 
     Returns:
-        ``step(carry, batch)``, which adds the metrics ``skipped`` and ``unreadable``: how many
-        steps were skipped so far, and how many records could not be read. ``batch`` may have the
-        field ``unreadable``, int32 ``[b]``, how many records could not be read for each example.
+        ``step(carry, batch)``, which adds the metrics ``skipped``, the number of steps skipped so
+        far, and ``unreadable``, the number of records that could not be read. ``batch`` may have
+        the field ``unreadable``, int32 ``[b]``, the number of unreadable records for each example.
     """
 
     def run(carry: Carry, batch: Batch) -> tuple[Carry, dict[str, jax.Array]]:
@@ -98,7 +97,7 @@ def guarded(
         new_carry = Carry(
             state=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), new_state, state),
             key=carry.key,
-            number=number + accepted,  # a skipped step counts for no schedule
+            number=number + accepted,  # schedules do not count skipped steps
             skipped=skipped,
             unreadable=unreadable,
         )
@@ -114,13 +113,13 @@ def _all_finite(metrics: dict[str, jax.Array]) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LossSums:
-    """Loss and metrics of some examples, as sums, so that those of the parts of a batch add up.
+    """Sums of loss and metrics over examples; the sums of the parts of a batch can be added.
 
     Attributes:
-        loss: ``[]``, summed.
-        count: ``[]``, the number of examples, or of pixels, by which the sums over all devices are
-            divided. It must not depend on the parameters.
-        metrics: name to ``[]``, summed.
+        loss: sum of the loss, ``[]``.
+        count: number of examples, or of pixels, ``[]``; the sums over all devices are divided by
+            its sum. It must not depend on the parameters.
+        metrics: sum of each metric, ``[]``, by name.
         model_state: collections that the model has changed, such as batch statistics.
     """
 
@@ -141,23 +140,26 @@ def descend(
     key: jax.Array,
     accumulation: int = 1,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One optimiser step of one network on one device's share of a batch, under the axis ``AXIS``.
+    """Does one optimiser step of one network, with one device's share of a batch.
+
+    Call it under the mapped axis ``AXIS``.
 
     Loss and gradient are those of the whole batch over all devices, ``sum(loss) / sum(count)``,
-    however it is shared. Parameters and the sums over devices and parts are float32, whatever the
-    model computes in. Batch statistics that were not gathered over the axis are averaged over it.
+    no matter how the batch is divided. Parameters, and the sums over devices and parts, are float32
+    for every dtype of the model. Batch statistics are averaged over the axis, unless the model
+    already reduced them over it.
 
     Args:
-        loss_function: of parameters, model state, batch and random key.
-        optimizer: applied to the gradient.
-        state: of the network; see :func:`initial_state`.
-        batch: this device's share.
-        key: for the loss function.
-        accumulation: number of parts of equal size through which a device goes one after the
-            other, to need the memory of one. BatchNorm sees each part by itself.
+        loss_function: function of parameters, model state, batch and random key.
+        optimizer: optimiser that is applied to the gradient.
+        state: state of the network; see :func:`initial_state`.
+        batch: this device's share of the batch.
+        key: random key for the loss function.
+        accumulation: number of equal parts of the share, which are processed in turn, so that only
+            one part needs memory at a time. BatchNorm normalises each part separately.
 
     Returns:
-        The next state, and ``loss``, ``gradient_norm`` and the metrics.
+        The next state, and the metrics with ``loss`` and ``gradient_norm``.
     """
 
     def scalar_loss(params: Any, *rest: Any) -> tuple[jax.Array, LossSums]:
@@ -204,18 +206,18 @@ def supervised_step(
     rate: optax.Schedule,
     accumulation: int = 1,
 ) -> TaskStep:
-    """The training step of a task with one network and one loss.
+    """Returns the training step of a task with one network and one loss.
 
     Args:
-        loss_function: of parameters, model state, batch and random key.
-        optimizer: applied to the gradient.
-        rate: the learning rate of ``optimizer``, reported as ``learning_rate``.
-        accumulation: number of parts of equal size through which a device goes one after the
-            other; see :func:`descend`.
+        loss_function: function of parameters, model state, batch and random key.
+        optimizer: optimiser that is applied to the gradient.
+        rate: learning rate of ``optimizer``, reported as ``learning_rate``.
+        accumulation: number of equal parts into which each device divides its share of a batch;
+            see :func:`descend`.
 
     Returns:
         ``step(state, batch, key, number)``, where ``number`` counts from 0; it returns the next
-        state and ``loss``, ``gradient_norm``, ``learning_rate`` and the metrics.
+        state, and the metrics with ``loss``, ``gradient_norm`` and ``learning_rate``.
     """
 
     def step(
@@ -228,26 +230,26 @@ def supervised_step(
 
 
 def initial_state(params: Any, model_state: Any, optimizer: optax.GradientTransformation) -> State:
-    """The state of one network before its first step."""
+    """Returns the state of one network before its first step."""
     return {"params": params, "model_state": model_state, OPTIMIZER: optimizer.init(params)}
 
 
 def draw_variables(module: nn.Module, key: jax.Array, *inputs: Any, **options: Any) -> Any:
-    """Draws the variables of a network on the CPU, so that they are the same for all accelerators.
+    """Draws the variables of a network on the CPU, so that they do not depend on the accelerator.
 
     Args:
-        module: a Linen module.
+        module: Linen module.
         key: random key; see :func:`initial_key`.
         inputs: shapes and dtypes of the module's inputs, as ``jax.ShapeDtypeStruct``.
-        options: of ``module.lazy_init``, such as ``method``.
+        options: keyword arguments of ``module.lazy_init``, such as ``method``.
 
     Returns:
-        All collections, ``params`` among them.
+        All collections, including ``params``.
     """
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         return jax.jit(lambda drawn: module.lazy_init(drawn, *inputs, **options))(key)
 
 
 def initial_key(seed: int) -> jax.Array:
-    """A key of the ``rbg`` generator, which compiles in a fifth of the time of the default one."""
+    """Returns a key of the ``rbg`` generator, which compiles in a fifth of the default's time."""
     return jax.random.key(seed, impl="rbg")

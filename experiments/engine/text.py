@@ -1,14 +1,14 @@
-"""What other people wrote, such as names of files, as text that can be shown and kept."""
+"""Makes text from outside, such as file names, safe to print and to save."""
 
 import reprlib
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-# Control characters, halves of surrogate pairs, by which Python stands for bytes that are no
-# UTF-8, and separators of lines and paragraphs.
+# Control characters, lone surrogates (which Python uses for bytes that are not UTF-8), and
+# separators of lines and paragraphs.
 _ESCAPED = {"Cc", "Cs", "Zl", "Zp"}
-# These change the order of what follows: "photo\u202egpj.exe" would end in "jpg".
+# These reorder the text after them: "photo\u202egpj.exe" would seem to end in "jpg".
 _BIDIRECTIONAL = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 
 _SHORT = reprlib.Repr(
@@ -19,13 +19,13 @@ _FEW, _FIRST = 20, 6
 
 
 def printable(text: object) -> str:
-    """Escapes in a text what would break or reorder its line, or drive the terminal.
+    """Escapes characters that would break or reorder a line, or control the terminal.
 
     Args:
-        text: such as a path, or an error that names one.
+        text: text such as a path, or an error message with a path.
 
     Returns:
-        One line, with Python's escapes. Everything else stays as it is.
+        One line, with Python's escapes for these characters and the rest unchanged.
     """
     return "".join(
         each.encode("unicode_escape").decode()
@@ -37,20 +37,20 @@ def printable(text: object) -> str:
 
 
 def encodable(text: object) -> str:
-    """Escapes in a text what is no UTF-8; all else stays, also control characters."""
+    """Escapes characters that UTF-8 cannot encode; control characters are kept."""
     return str(text).encode(errors="backslashreplace").decode()
 
 
 def shown(value: Any) -> str:
-    """Writes a value for the message of an error: shortened, however long or deep it is.
+    """Formats a value for an error message, shortened if it is long or deeply nested.
 
     Args:
-        value: of a file that somebody else may have written.
+        value: value from a file, which may be damaged.
     """
     text = _SHORT.repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def listed(entries: Sequence[str]) -> str:
-    """Joins the entries of a message: all of a few, at most 20, and the first six of more."""
+    """Joins the entries of a message: all if there are at most 20, otherwise the first six."""
     return "; ".join(entries if len(entries) <= _FEW else [*entries[:_FIRST], "..."])

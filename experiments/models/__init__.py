@@ -1,1 +1,1 @@
-"""Networks in which every resampler is a choice."""
+"""Networks for several tasks, with configurable resamplers."""

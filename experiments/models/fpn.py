@@ -1,4 +1,4 @@
-"""Feature pyramid network (FPN, Lin et al., 2017), in which the upsampler is a choice."""
+"""Feature pyramid network (FPN, Lin et al., 2017) with a configurable upsampler."""
 
 import functools
 
@@ -14,30 +14,32 @@ _XAVIER_UNIFORM = nn.initializers.xavier_uniform()
 
 
 class FPN(nn.Module):
-    """Pyramid of maps with equal channels, each with the semantics of the levels above it.
+    """Pyramid of maps with equal channels, each with the semantics of the coarser levels.
 
-    Each map has a 1x1 convolution ``lateral_{i}``. Downwards from the last, the sum at a level is
-    doubled by ``upsample_{i}`` and added to the lateral below (Fig. 5). A 3x3 convolution
-    ``output_{i}`` of each sum is a level of the pyramid. All have a bias, which starts at zero, and
-    neither norm nor activation; their kernels, and those of upsamplers that are convolutions, are
-    initialised by Glorot and Bengio, uniformly. ``i`` is the level, 5 for the last map.
+    Each input map passes a 1x1 convolution ``lateral_{i}``. From the coarsest level down, the sum
+    at a level is doubled by ``upsample_{i}`` and added to the lateral of the next finer level
+    (Fig. 5). A 3x3 convolution ``output_{i}`` of each sum gives a level of the pyramid. These
+    convolutions have a bias, which starts at zero, and no normalisation or activation. Their
+    kernels, and those of upsamplers that are convolutions, are initialised with the uniform
+    distribution of Glorot and Bengio. ``i`` is the level, 5 for the last map.
 
-    Where a map was halved from an odd side, what is upsampled is cropped at its end, which for
-    ``"nearest"`` is the same as interpolating to the odd side.
+    If a map was halved from an odd side, the upsampled map is cropped at its end; for ``"nearest"``
+    this equals interpolation to the odd side.
 
-    The kinds differ in P6. In ``"fpn"`` it is every second pixel of P5, as in detectron2. mmdet's
-    ``FPN_CARAFE``, in which the authors of CARAFE published their detectors, has a fifth lateral:
-    ``lateral_6``, 3x3 of stride 2 on C5. It is a level as the others, with an output of its own and
-    an upsampler that adds it to the level below.
+    The kinds differ in P6. In ``"fpn"`` it consists of every second pixel of P5, as in detectron2.
+    mmdet's ``FPN_CARAFE``, with which the authors of CARAFE published their detectors, has a fifth
+    lateral: ``lateral_6``, 3x3 of stride 2 on C5. Its level is like the others, with an output and
+    an upsampler that adds it to the next finer level.
 
-    Costs, for ResNet-50's 256, 512, 1024 and 2048 channels, 984,064 parameters in laterals and
-    590,080 in each output, 3,344,384 in all; ``"fpn_carafe"`` 5,308,928 more. To that come those of
-    three upsamplers, in ``"fpn_carafe"`` four; see
+    Cost for ResNet-50's 256, 512, 1024 and 2048 channels: 984,064 parameters in laterals and
+    590,080 in each output, 3,344,384 in all; ``"fpn_carafe"`` has 5,308,928 more. The parameters of
+    three upsamplers, or four in ``"fpn_carafe"``, are added to these; see
     :func:`experiments.resamplers.upsamplers.upsample`.
 
     Args:
         config: sizes and choices.
-        dtype: of the computation, float32 or bfloat16; by default that of input and parameters.
+        dtype: dtype of the computation, float32 or bfloat16; the default is the common dtype of
+            input and parameters.
     """
 
     config: FPNConfig
@@ -50,14 +52,14 @@ class FPN(nn.Module):
         """Maps C2, C3, C4 and C5 to P2, P3, P4, P5 and, with an extra level, P6.
 
         Args:
-            maps: two or more ``[B, H, W, C]``, finest first, each half of the one before it,
-                rounded up; as :meth:`ResNet.features` gives them. Fewer than four end in C5 too.
+            maps: two or more maps ``[B, H, W, C]``, finest first, each half the size of the
+                previous one, rounded up, as from :meth:`ResNet.features`. The last is always C5.
 
         Returns:
-            A map ``[B, H, W, channels]`` for each, and one of half the size of the last.
+            One map ``[B, H, W, channels]`` for each input, and one of half the size of the last.
 
         Raises:
-            ValueError: there are less than two maps, or one is not half of that before it.
+            ValueError: there are fewer than two maps, or one is not half the size of the previous.
         """
         _check_sizes(maps)
         config = self.config

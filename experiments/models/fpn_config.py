@@ -1,4 +1,4 @@
-"""Sizes and choices of a feature pyramid network."""
+"""Config of a feature pyramid network."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -15,11 +15,12 @@ class FPNConfig:
     """Sizes and choices of an :class:`experiments.models.fpn.FPN`.
 
     Attributes:
-        kind: ``"fpn"``: that of the paper. ``"fpn_carafe"``: that of mmdet's checkpoints.
-        upsampler: in the top-down pathway (section 4.1, Table 4).
-        channels: of each level.
+        kind: ``"fpn"``: the pyramid of the paper. ``"fpn_carafe"``: the pyramid of mmdet's
+            checkpoints.
+        upsampler: upsampler in the top-down pathway (section 4.1, Table 4).
+        channels: channels of each level.
         carafe: sizes of CARAFE++ as the upsampler (Tables 11, 13 and 14).
-        extra_level: whether there is a level above that of the last map, P6.
+        extra_level: whether the pyramid has P6, one level above the last map.
     """
 
     kind: Kind = "fpn"

@@ -1,10 +1,10 @@
-"""Bytes of images as the inputs that every published ResNet was trained on."""
+"""Normalises images as the published ResNets expect them."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-# Of ImageNet's training images, in [0, 1], channel by channel.
+# Mean and standard deviation of ImageNet's training images, in [0, 1], for each channel.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -12,12 +12,12 @@ STD = (0.229, 0.224, 0.225)
 def normalize(
     image: UInt8[Array, "*batch height width 3"], size: Int[Array, "*batch 2"] | None = None
 ) -> Float[Array, "*batch height width 3"]:
-    """Scales bytes to mean 0 and standard deviation 1, channel by channel over ImageNet.
+    """Scales bytes to mean 0 and standard deviation 1 over ImageNet, for each channel.
 
     Args:
-        image: of bytes.
-        size: height and width of what in the top left is the image; the rest becomes 0, as where a
-            convolution pads. All of it by default.
+        image: RGB bytes.
+        size: height and width of the image within ``image``, from the top left, ``[*batch, 2]``;
+            pixels outside become 0, like the padding of a convolution. The default is all of it.
     """
     shape = (1,) * (image.ndim - 1) + (3,)
     mean, std = (255 * jnp.asarray(values, jnp.float32).reshape(shape) for values in (MEAN, STD))

@@ -1,4 +1,4 @@
-"""ResNet (reference 13), in which the downsampler is a choice."""
+"""ResNet (reference 13) with a configurable downsampler."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from experiments.models.resnet_config import ResNetConfig
 from experiments.resamplers.downsamplers import MakeModule, downsampling_convolution, pool
 from experiments.resamplers.lip import ImportanceHead, ImportanceTrunk
 
-# By depth, the blocks in Res-2 to Res-5.
+# Number of blocks in Res-2 to Res-5, by depth.
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -27,16 +27,17 @@ _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class _Block(nn.Module):
-    """What both kinds of residual blocks share: their fields and the layers they are made of.
+    """Fields and layers that both kinds of residual blocks share.
 
     Args:
-        config: of the network.
+        config: config of the network.
         features: channels of the 3x3 convolutions.
         downsamples: whether the block halves the map.
-        dilations: of the convolution that has the stride in the first block of a stage, and of
-            those after it; they differ in the first block of a stage that dilates instead.
-        train: whether BatchNorm takes the statistics of the batch.
-        dtype: of the computation.
+        dilations: dilation of the convolution that has the stride in the first block of a stage,
+            and of the later convolutions; they differ in the first block of a stage that dilates
+            instead of downsampling.
+        train: whether BatchNorm uses the statistics of the batch.
+        dtype: dtype of the computation.
         axis_name: mapped axis of ``"sync_batch"``.
     """
 
@@ -53,7 +54,7 @@ class _Block(nn.Module):
             nn.Conv,
             features,
             (size, size),
-            # Never "SAME", which is off centre where a stride meets an even size.
+            # Never "SAME", which is not centred for a stride and an even size.
             padding=dilation * (size // 2),
             kernel_dilation=dilation,
             use_bias=False,
@@ -68,7 +69,7 @@ class _Block(nn.Module):
         return make(dtype=self.dtype, name=name, **options)
 
     def downsampling(self, x: jax.Array, convolution: MakeModule, name: str) -> jax.Array:
-        """A convolution that halves the map in a block that downsamples; a plain one in others."""
+        """Applies a convolution, which halves the map if the block downsamples."""
         if not self.downsamples:
             return convolution(strides=1)(x)
         carafe = _carafe(self, self.train)
@@ -78,7 +79,7 @@ class _Block(nn.Module):
 
 
 class BasicBlock(_Block):
-    """Two 3x3 convolutions beside a shortcut; the first of them downsamples."""
+    """Two 3x3 convolutions, the first of which downsamples, and a shortcut."""
 
     expansion = 1
 
@@ -101,10 +102,10 @@ class BasicBlock(_Block):
 
 
 class Bottleneck(_Block):
-    """Convolutions of 1x1, 3x3 and 1x1 beside a shortcut; the 3x3 downsamples.
+    """Convolutions of 1x1, 3x3 and 1x1, the second of which downsamples, and a shortcut.
 
-    With LIP one trunk on the input of the block serves both sites, and a 1x1 convolution takes
-    the place of the 3x3, as in LIP-ResNet.
+    With LIP one trunk on the input of the block serves both downsampling sites, and a 1x1
+    convolution replaces the 3x3 convolution, as in LIP-ResNet.
     """
 
     expansion = 4
@@ -139,44 +140,46 @@ class Bottleneck(_Block):
 class ResNet(nn.Module):
     """Residual network with a stride on the 3x3 convolution of a bottleneck ("V1.5").
 
-    Names of submodules are torchvision's, with ``layer1.0.downsample.0`` as
-    ``layer1_0/downsample_conv`` and ``.1`` as ``downsample_bn``. Convolutions have no bias and
-    are initialised by He et al. for their fan-out; the scale of each block's last norm starts at
-    zero and the classifier at N(0, 0.01) (Goyal et al., 2017). Unlike torchvision's, the running
-    variance is the biased one, as Flax has it.
+    Submodules have torchvision's names, with ``layer1_0/downsample_conv`` for
+    ``layer1.0.downsample.0`` and ``downsample_bn`` for ``.1``. Convolutions have no bias and are
+    initialised by He et al. for their fan-out; the scale of the last normalisation of each block
+    starts at zero, and the classifier at N(0, 0.01) (Goyal et al., 2017). Unlike torchvision's, the
+    running variance is the biased one, as in Flax.
 
-    Downsampling has seven sites (section 4.1): ``pool`` in the stem (Res-1), in place of max
+    Downsampling has seven sites (section 4.1): ``pool`` in the stem (Res-1), instead of max
     pooling; and in the first block of Res-3, Res-4 and Res-5 ``resample`` before the 3x3
-    convolution and ``downsample_resample`` before the 1x1 convolution of the shortcut, which both
-    lose their stride. In basic blocks the first 3x3 convolution is the one. ``"strided"`` is the
-    standard network, max pooling in the stem included.
+    convolution and ``downsample_resample`` before the 1x1 convolution of the shortcut; both
+    convolutions lose their stride. In basic blocks, the first 3x3 convolution is this 3x3
+    convolution. ``"strided"`` is the standard network, including max pooling in the stem.
 
-    What downsamplers add to the parameters, with ``C`` the channels at a site: for ResNet-50, 64
-    in the stem, 128 and 256 in Res-3, 256 and 512 in Res-4, 512 and 1024 in Res-5, 2752 in all:
+    Parameters that downsamplers add, where ``C`` is the number of channels at a site: for ResNet-50
+    64 in the stem, 128 and 256 in Res-3, 256 and 512 in Res-4, 512 and 1024 in Res-5, 2752 in all:
 
     - ``"max_pool"``, ``"avg_pool"``: none. ``"dpp"``: ``2 * C``, so 5,504.
     - ``"carafe"``: a predictor with BatchNorm and ReLU (section 5.1): a compressor
       ``16 * C + 16``, BatchNorm ``2 * 16`` and an encoder ``9 * 16 * 25 + 25``, so
       ``16 * 2752 + 7 * 3673 = 69,743``.
-    - ``"lip"``, as in LIP-ResNet: in the stem a 3x3 convolution and its norm,
+    - ``"lip"``, as in LIP-ResNet: in the stem a 3x3 convolution and its normalisation,
       ``9 * 64**2 + 2 * 64``; in a first bottleneck, which has ``2 * F`` channels at its input and
       ``F`` in its 3x3 convolution, a trunk ``128 * 2 * F + 9 * 128**2 + 4 * 128``, two heads
       ``130 * (F + 2 * F)``, and ``-8 * F**2`` as the 3x3 becomes a 1x1. With F of 128, 256 and
-      512 that is -1,692,800 in all. LIP defines no basic block: there the simplified network of
-      the stem, ``9 * C**2 + 2 * C``, stands at every site.
+      512 this is -1,692,800 in all. LIP does not define a basic block: there, the simplified
+      network of the stem, ``9 * C**2 + 2 * C``, is used at every site.
 
     Args:
         config: sizes and choices.
-        num_classes: outputs of the classifier ``fc``; ``None`` for a backbone without one.
-        dtype: of the computation, float32 or bfloat16; by default that of input and parameters.
-            Parameters, statistics and logits are float32.
-        axis_name: mapped axis over which ``"sync_batch"`` gathers statistics.
-        frozen_stages: 0: all is trained. 1: all but the stem and Res-2. 2, 3 and 4: nor Res-3,
-            Res-4 and Res-5. What is frozen has no gradient, and its norms keep their averages.
+        num_classes: number of outputs of the classifier ``fc``; ``None`` for a backbone without
+            classifier.
+        dtype: dtype of the computation, float32 or bfloat16; the default is the common dtype of
+            input and parameters. Parameters, statistics and logits are float32.
+        axis_name: mapped axis over which ``"sync_batch"`` averages statistics.
+        frozen_stages: number of frozen stages, 0 to 4. 0: everything is trained. 1: stem and Res-2
+            are frozen. 2, 3 and 4: so are Res-3, Res-4 and Res-5. A frozen stage has no gradient,
+            and its normalisation keeps the running averages.
 
     Raises:
-        ValueError: ``norm`` is ``"sync_batch"`` and there is no ``axis_name``, logits are asked of
-            a network without classes, or ``frozen_stages`` is out of range.
+        ValueError: ``norm`` is ``"sync_batch"`` and there is no ``axis_name``, logits are requested
+            from a network without classes, or ``frozen_stages`` is out of range.
     """
 
     config: ResNetConfig
@@ -197,9 +200,9 @@ class ResNet(nn.Module):
         """Maps images to logits ``[B, num_classes]`` in float32.
 
         Args:
-            x: ``[B, H, W, 3]``, of any size.
-            train: whether BatchNorm takes the statistics of the batch and updates the running
-                averages, collection ``batch_stats``.
+            x: RGB images ``[B, H, W, 3]``, of any size.
+            train: whether BatchNorm uses the statistics of the batch and updates the running
+                averages in the collection ``batch_stats``.
         """
         if self.num_classes is None:
             raise ValueError("num_classes must be an integer for logits, got None; see features()")
@@ -213,13 +216,13 @@ class ResNet(nn.Module):
         """Maps images to C2, C3, C4 and C5, the outputs of Res-2 to Res-5.
 
         Args:
-            x: ``[B, H, W, 3]``, of any size.
-            train: whether BatchNorm takes the statistics of the batch and updates the running
-                averages, collection ``batch_stats``.
+            x: RGB images ``[B, H, W, 3]``, of any size.
+            train: whether BatchNorm uses the statistics of the batch and updates the running
+                averages in the collection ``batch_stats``.
 
         Returns:
             Four maps ``[B, ceil(H / s), ceil(W / s), C]`` in the dtype of the computation, with
-            strides ``s`` of 4, 8, 16 and 32, or ``output_stride`` where that is less.
+            strides ``s`` of 4, 8, 16 and 32, or ``output_stride`` if that is smaller.
         """
         config = self.config
         if config.norm == "sync_batch" and self.axis_name is None:
@@ -250,7 +253,7 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{index}",
                 )(x)
             if stage < self.frozen_stages:
-                x = jax.lax.stop_gradient(x)  # after each, for all maps are returned
+                x = jax.lax.stop_gradient(x)  # after each stage, because all maps are returned
             maps.append(x)
         return tuple(maps)
 
@@ -273,11 +276,11 @@ class ResNet(nn.Module):
 
 
 def is_frozen(path: Sequence[str], frozen_stages: int) -> bool:
-    """Whether a :class:`ResNet` with frozen stages leaves a parameter untrained.
+    """Whether a parameter belongs to a frozen stage of a :class:`ResNet`.
 
     Args:
-        path: of the parameter in the network's tree.
-        frozen_stages: number of them, as of the network.
+        path: path of the parameter in the tree of the network.
+        frozen_stages: number of frozen stages of the network.
     """
     name = path[0]
     if name == "fc" or not frozen_stages:
@@ -299,7 +302,7 @@ def _carafe(parent: "_Block | ResNet", train: bool) -> MakeModule:
 def _normalizing(
     module: MakeModule, parent: "_Block | ResNet", train: bool, **options: Any
 ) -> MakeModule:
-    """Makes a module that is or has a BatchNorm, which follows ``norm`` of the config."""
+    """Makes a module that is, or contains, a BatchNorm, according to ``norm`` of the config."""
     norm = parent.config.norm
     if norm == "frozen":
         # Without `init` there would be no parameters, and with it only new ones.
@@ -313,8 +316,8 @@ def _normalizing(
 
 
 def _stop_at_norms(params: Mapping[str, Any]) -> Any:
-    """Makes scales and biases of norms constant."""
-    if "scale" in params:  # of all layers here only norms have one
+    """Stops the gradients of the scales and biases of normalisation layers."""
+    if "scale" in params:  # only normalisation layers have a scale here
         return jax.lax.stop_gradient(params)
     return {
         name: _stop_at_norms(value) if isinstance(value, Mapping) else value

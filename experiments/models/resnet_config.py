@@ -1,4 +1,4 @@
-"""Sizes and choices of a ResNet."""
+"""Config of a ResNet."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -16,12 +16,14 @@ class ResNetConfig:
     """Sizes and choices of a :class:`experiments.models.resnet.ResNet`.
 
     Attributes:
-        depth: layers with weights; 18 and 34 have basic blocks, the others bottlenecks.
-        downsampler: at the seven sites of section 4.1.
+        depth: number of layers with weights; 18 and 34 have basic blocks, the others bottlenecks.
+        downsampler: downsampler at the seven sites of section 4.1.
         compressed_channels: ``C_m`` of CARAFE++, 16 in the paper (Table 12).
-        norm: ``"batch"``: BatchNorm. ``"sync_batch"``: with the statistics of all devices.
-            ``"frozen"``: running averages in training too, and no gradient into scale and bias.
-        output_stride: of C5; 16 and 8 dilate Res-5, or Res-4 and Res-5, in place of their stride.
+        norm: normalisation. ``"batch"``: BatchNorm. ``"sync_batch"``: BatchNorm with the statistics
+            of all devices. ``"frozen"``: BatchNorm with running averages in training too, and
+            without gradients of its scale and bias.
+        output_stride: stride of C5, in pixels; for 16 and 8, Res-5, or Res-4 and Res-5, have
+            dilations instead of strides.
         width: channels of the stem; 64 in all standard networks.
     """
 

@@ -1,14 +1,14 @@
-"""What network an array of each name and shape belongs to, for messages about weights."""
+"""Recognises networks by the names and shapes of their arrays, for messages about weights."""
 
 from collections.abc import Mapping, Sequence
 
 from experiments.models.resnet import BLOCKS
 
-# An array by which ResNets of torchvision and timm are known.
+# An array that all ResNets of torchvision and timm have.
 _FIRST_BLOCK = "layer1.0.conv1.weight"
 _STAGES = (1, 2, 3, 4)
 
-# Parts of names by which other networks are known; the first that occurs counts.
+# Parts of names that other networks have. The first match counts.
 _OTHERS = {
     "blocks.0.attn.": "a vision transformer",
     "encoder_layer_0.": "a vision transformer of torchvision",
@@ -22,13 +22,13 @@ _OTHERS = {
 
 
 def architecture(shapes: Mapping[str, Sequence[int]]) -> str:
-    """Names the network that has arrays of these names and shapes.
+    """Describes the network that has arrays of given names and shapes.
 
     Args:
-        shapes: by PyTorch's name, without a prefix that all names share.
+        shapes: shapes by PyTorch's name, without a prefix that all names share.
 
     Returns:
-        Such as "ResNet-50 (bottlenecks 3, 4, 6, 3; width 64; stem 7x7 of 3 channels; 1000
+        A text such as "ResNet-50 (bottlenecks 3, 4, 6, 3; width 64; stem 7x7 of 3 channels; 1000
         classes)", or "no ResNet, but ..." with a hint.
     """
     if _FIRST_BLOCK in shapes and any(_blocks(shapes, stage) for stage in _STAGES[1:]):
@@ -38,7 +38,7 @@ def architecture(shapes: Mapping[str, Sequence[int]]) -> str:
         others = sorted({f"{name.partition('.')[0]}." for name in shapes} - set(holders))
         return (
             f"a ResNet below {', '.join(holders)} beside {', '.join(others) or 'nothing'}: save "
-            "its own entries alone"
+            "only its own entries"
         )
     for part, network in _OTHERS.items():
         if any(part in name for name in shapes):
@@ -74,7 +74,7 @@ def _residual(shapes: Mapping[str, Sequence[int]]) -> str:
 
 
 def _convolution(shapes: Mapping[str, Sequence[int]], name: str) -> Sequence[int] | None:
-    """The shape ``[O, I, H, W]`` of a convolution, if it is one."""
+    """Returns the shape ``[O, I, H, W]`` of a convolution; None for another array."""
     shape = shapes.get(name, ())
     return shape if len(shape) == 4 else None
 

@@ -1,9 +1,9 @@
-"""Weights of ResNets that were trained in PyTorch, for the models of :mod:`.resnet`.
+"""Weights of ResNets that were trained in PyTorch, for the models in :mod:`.resnet`.
 
-torchvision and timm give the weights of a plain ResNet the same names and shapes. Running
-statistics are taken as they are. They differ in training: PyTorch adds a batch's unbiased variance
-(divided by ``n - 1``, with ``n`` values a channel) to the running one, Flax the biased one (divided
-by ``n``); both normalise the batch itself by the biased one.
+torchvision and timm use the same names and shapes for the weights of a plain ResNet. Running
+statistics are used unchanged, but they differ in training: PyTorch updates the running variance
+with the unbiased variance of a batch (divided by ``n - 1``, with ``n`` values a channel), Flax with
+the biased one (divided by ``n``). Both normalise the batch itself by the biased variance.
 """
 
 import re
@@ -30,7 +30,7 @@ _TORCH_NAMES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# By rank, the axis of a Flax array that each axis of PyTorch's is: HWIO to OIHW, [in, out] to
+# The axis of a Flax array for each axis of PyTorch's array, by rank: HWIO to OIHW, [in, out] to
 # [out, in].
 _TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 _CLASSIFIER = "fc."
@@ -42,44 +42,45 @@ def load_torch_resnet(
     variables: PyTree[Float[Array, "..."]],
     keep: Collection[str] = (),
 ) -> PyTree[Float[Array, "..."]]:
-    """Reads the ``state_dict`` of a torchvision or timm ResNet into the variables of our own.
+    """Reads the ``state_dict`` of a torchvision or timm ResNet into the variables of a model.
 
     Convolutions ``[O, I, H, W]`` become ``[H, W, I, O]``, the classifier ``[out, in]`` becomes
-    ``[in, out]``. The names may share a prefix such as ``module.``. Without a classifier in the
-    model, the file's is left out. All else must fit one to one, but for what ``keep`` names::
+    ``[in, out]``. The names may share a prefix such as ``module.``. If the model has no classifier,
+    the classifier of the file is ignored. Everything else must match, except for ``keep``::
 
-        # CARAFE++ in place of strided convolutions: the new layers start from their own values
+        # CARAFE++ instead of strided convolutions: the new layers keep their own initial values
         load_torch_resnet(path, variables, keep=("pool", "resample", "downsample_resample"))
-        # LIP, which also has 1x1 in place of some 3x3 convolutions
+        # LIP, which also has 1x1 instead of some 3x3 convolutions
         blocks = ("layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2")
         new = ("pool", "resample_trunk", "resample", "downsample_resample")
         load_torch_resnet(path, variables, keep=(*new, *blocks))
         # another number of classes
         load_torch_resnet(path, variables, keep=("fc",))
 
-    Names and shapes do not tell how a network computes. These have those of a plain ResNet, are
-    taken, and then classify badly: timm's ``resnetaa50`` and ``resnetblur50``; networks in the
-    style of Caffe, which have the stride in a bottleneck's first convolution, or take BGR; and
-    those that were trained with dilations or on images that were normalised in another way.
+    Names and shapes do not determine what a network computes. The following networks have those of
+    a plain ResNet, so they are accepted, but then classify badly: timm's ``resnetaa50`` and
+    ``resnetblur50``; networks in the style of Caffe, with the stride in the first convolution of a
+    bottleneck, or with BGR inputs; and networks that were trained with dilations, or on images that
+    were normalised in another way.
 
     Args:
-        path: what ``safetensors`` or ``torch.save`` wrote; see
+        path: path of a file from ``safetensors`` or ``torch.save``; see
             :func:`experiments.models.weight_files.open_weights`.
-        variables: of the model, with ``"params"`` and ``"batch_stats"``; gives structure, shapes
-            and dtypes: half and double precision in the file are converted to the model's float32.
-            Shapes alone, as ``jax.eval_shape`` gives them, do.
-        keep: submodules that keep their leaves of ``variables``, by PyTorch's names, whole or in
-            part: ``"conv2"`` is that of every block. What the file has for them is left out.
+        variables: variables of the model, with ``"params"`` and ``"batch_stats"``, which provide
+            structure, shapes and dtypes: half and double precision in the file are converted to the
+            model's float32. Shapes from ``jax.eval_shape`` suffice.
+        keep: submodules that keep their values in ``variables``, by PyTorch's names or parts of
+            them: ``"conv2"`` means those of all blocks. The file's values for them are ignored.
 
     Returns:
-        Variables like ``variables``, complete.
+        Complete variables with the structure of ``variables``.
 
     Raises:
-        WeightsError: the file cannot be opened; a name in ``keep`` fits no submodule; or the file
-            does not fit. Then the message names both networks, and each entry that is missing,
-            unexpected or of another shape or kind; of more than 20 the first six. Of a file that
-            fits, each entry with values that are NaN, infinite, beyond 1e19 or, of a variance,
-            negative is named the same way.
+        WeightsError: the file cannot be opened; a name in ``keep`` matches no submodule; or the
+            file does not match the model. Then the message names both networks, and each entry that
+            is missing, unexpected or of another shape or kind (of more than 20 entries, the first
+            six). If an entry has values that are NaN, infinite, beyond 1e19 or, for a variance,
+            negative, the message names these entries in the same way.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(variables)
     names = [_torch_name([key.key for key in keys[1:]]) for keys, _ in leaves]
@@ -105,8 +106,7 @@ def load_torch_resnet(
             loaded.append(jnp.asarray(value))
     if faults:
         raise WeightsError(
-            f"{path} holds values that no network computes with, in {len(faults)} of the entries"
-            f": {listed(faults)}"
+            f"{path} holds unusable values in {len(faults)} of the entries: {listed(faults)}"
         )
     return jax.tree.unflatten(structure, loaded)
 
@@ -114,7 +114,7 @@ def load_torch_resnet(
 def _differences(
     expected: Mapping[str, Sequence[int]], found: Mapping[str, Entry], keep: Collection[str]
 ) -> dict[str, str]:
-    """What keeps each entry of a file from being that of a model, sorted by name."""
+    """Explains for each entry of a file why it does not match a model, sorted by name."""
     has_classifier = any(name.startswith(_CLASSIFIER) for name in expected)
     problems = {}
     for name in expected.keys() | found.keys():
@@ -147,7 +147,10 @@ def _unfit(
 
 
 def _to_keep(expected: Mapping[str, Any], problems: Mapping[str, str]) -> list[str]:
-    """Submodules without which a file fits, and which hold nothing that fits; none if few fit."""
+    """Returns submodules without which a file would match; none if few entries match.
+
+    All their entries must differ.
+    """
     fitting = expected.keys() - problems.keys()
     if len(fitting) < len(expected) / 2:
         return []
@@ -155,18 +158,18 @@ def _to_keep(expected: Mapping[str, Any], problems: Mapping[str, str]) -> list[s
     candidates = {part for name in problems if name in expected for part in _parts(name)}
     candidates = {part for part in candidates if not any(_is_in(name, [part]) for name in fitting)}
     while left:
-        # The most at once, and of the same the shortest and then the first.
+        # The longest run of entries; among equal ones the shortest and then the first name.
         holds = {part: sum(_is_in(name, [part]) for name in left) for part in candidates}
         best = max(sorted(holds), key=lambda part: (holds[part], -len(part)), default="")
         if not holds.get(best):
-            return []  # what the file has besides
+            return []  # the file has unexpected entries
         chosen.append(best)
         left = {name for name in left if not _is_in(name, [best])}
     return sorted(chosen)
 
 
 def _parts(name: str) -> Iterator[str]:
-    """All runs of submodules of an entry: of ``a.b.weight`` ``a``, ``b`` and ``a.b``."""
+    """Yields all runs of submodules in a name: ``a``, ``b``, ``a.b`` of ``a.b.weight``."""
     modules = name.split(".")[:-1]
     for start in range(len(modules)):
         for end in range(start, len(modules)):
@@ -185,22 +188,22 @@ def _check_kept(keep: Collection[str], names: Collection[str]) -> None:
 
 
 def _is_in(name: str, modules: Collection[str]) -> bool:
-    """Whether an entry belongs to one of some submodules."""
+    """Whether an entry belongs to one of several submodules."""
     return any(f".{module}." in f".{name}" for module in modules)
 
 
 def _torch_axes(leaf: Any) -> Sequence[int]:
-    """The axis of a leaf that each axis of PyTorch's array is."""
+    """Returns the axis of a Flax array for each axis of PyTorch's array."""
     return _TORCH_AXES.get(leaf.ndim, range(leaf.ndim))
 
 
 def _torch_name(path: Sequence[str]) -> str:
-    """``("layer1_0", "conv1", "kernel")`` is ``layer1.0.conv1.weight``."""
+    """Converts ``("layer1_0", "conv1", "kernel")`` to ``layer1.0.conv1.weight``."""
     return ".".join(_TORCH_NAMES.get(part, _BLOCK.sub(r"\1.\2", part)) for part in path)
 
 
 def _without_prefix(entries: dict[str, Entry], modules: Collection[str]) -> dict[str, Entry]:
-    """Takes off what wrappers such as ``DataParallel`` put before every name of the model's."""
+    """Removes a prefix that wrappers such as ``DataParallel`` add to all names."""
     names = {name: name for name in entries}
     while names:
         first = {name.partition(".")[0] for name in names.values()}

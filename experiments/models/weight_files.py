@@ -1,7 +1,7 @@
-"""Files of weights that PyTorch or safetensors wrote: their kinds, and the arrays that they hold.
+"""Reads files of weights that PyTorch or safetensors wrote.
 
-The content tells the kind of a file, and not its suffix: ``pytorch_model.bin`` is what
-``torch.save`` wrote, as ``weights.pth`` is.
+The kind of a file is recognised by its content, not by its suffix: both ``pytorch_model.bin`` and
+``weights.pth`` are written by ``torch.save``.
 """
 
 import argparse
@@ -20,18 +20,18 @@ from safetensors import safe_open
 
 from experiments.engine.errors import UserError
 
-# Where the checkpoints of timm, torchvision, Lightning and PyTorch's tutorials have a state_dict.
-_PLACES = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
-# PyTorch's counters, in BatchNorm and in averages of models: no network computes with them.
+# Keys of the state_dict in checkpoints of timm, torchvision, Lightning and PyTorch's tutorials.
+_KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
+# Counters of PyTorch, in BatchNorm and in averages of models, which inference does not need.
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 _FLOATING = {"F64", "F32", "F16", "BF16"}
 _TORCH_FLOATING = {"torch.float64", "torch.float32", "torch.float16", "torch.bfloat16"}
-_WAY_OUT = (
+_ALTERNATIVE = (
     "`safetensors.torch.save_file(state_dict, 'weights.safetensors')`, run where it is installed, "
-    "writes a file that is read without"
+    "writes a file that can be read without it"
 )
-_HEAD = 512  # bytes of a file that tell its kind
-_REASON = 200  # letters of an error of PyTorch's that are shown: they can fill a page
+_HEAD = 512  # number of bytes by which the kind of a file is recognised
+_REASON = 200  # largest length of PyTorch's errors that is shown
 
 
 class WeightsError(UserError, ValueError):
@@ -39,13 +39,14 @@ class WeightsError(UserError, ValueError):
 
 
 class Entry(NamedTuple):
-    """An array in a file, which is read when it is asked for.
+    """An array in a file, which is read on demand.
 
     Attributes:
-        shape: of the array.
-        dtype: as the file has it, with what else is unusual about the array.
-        floats: whether :attr:`read` can give its values: they are dense and floating-point.
-        read: gives the values in the file's precision, bfloat16 perhaps as float32.
+        shape: shape of the array.
+        dtype: dtype in the file, and other unusual properties of the array.
+        floats: whether :attr:`read` can return the values: they are dense and floating-point.
+        read: function that returns the values in the precision of the file; bfloat16 may become
+            float32.
     """
 
     shape: tuple[int, ...]
@@ -59,21 +60,20 @@ def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
     """Opens a file of weights.
 
     A file of ``torch.save`` may have its ``state_dict`` under ``"state_dict"``, ``"model"``,
-    ``"model_state_dict"``, ``"state_dict_ema"`` or ``"model_ema"``; one that has it under several
-    is refused, since they differ. Reading it takes PyTorch 2.6, in older ones of which pickled code
-    could run; only tensors, plain Python values and ``argparse.Namespace`` are unpickled.
+    ``"model_state_dict"``, ``"state_dict_ema"`` or ``"model_ema"``; a file with several of these is
+    rejected, since they differ. Reading it needs PyTorch 2.6 or newer, because older versions could
+    run pickled code; only tensors, plain Python values and ``argparse.Namespace`` are unpickled.
 
     Args:
-        path: what ``safetensors`` or ``torch.save`` wrote, whatever its name.
+        path: path of a file from ``safetensors`` or ``torch.save``, with any suffix.
 
     Yields:
-        The arrays by name, without PyTorch's counters. They can be read as long as the file is
-        open.
+        The arrays by name, without PyTorch's counters. They can be read while the file is open.
 
     Raises:
-        WeightsError: the file cannot be read, is damaged or of another kind, holds no
-            ``state_dict`` or what is not safe to unpickle, or takes a PyTorch that is not
-            installed.
+        WeightsError: the file cannot be read, is damaged or of another kind, has no
+            ``state_dict`` or objects that are not safe to unpickle, or needs a version of PyTorch
+            that is not installed.
     """
     try:
         with _reader(path)(path) as entries:
@@ -85,7 +85,7 @@ def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
 
 
 def _reader(path: Path) -> Callable[[Path], contextlib.AbstractContextManager[dict[str, Entry]]]:
-    """What reads a file of this content."""
+    """Returns the function that reads files with this content."""
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing" if not path.exists() else "no file"
         raise WeightsError(f"weights must be a file, got {found} at {path}")
@@ -96,26 +96,26 @@ def _reader(path: Path) -> Callable[[Path], contextlib.AbstractContextManager[di
         raise WeightsError(f"{path} is damaged: it is empty")
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(
-            f"{path} is a pointer of Git LFS, and not the weights: `git lfs pull` fetches them"
+            f"{path} is a pointer of Git LFS, not the weights: `git lfs pull` fetches them"
         )
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise WeightsError(
-            f"{path} is a web page, and not the weights: on Hugging Face, the address of the file "
-            "has /resolve/ where that of its page has /blob/"
+            f"{path} is a web page, not the weights: on Hugging Face, the address of the file has "
+            "/resolve/ where the address of its page has /blob/"
         )
-    # Eight bytes of length stand before the header of a safetensors file, which is JSON.
+    # A safetensors file starts with eight bytes of length, followed by a JSON header.
     header = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and header < 2**40:  # as text eight letters would be a larger number
+    if head[8:9] == b"{" and header < 2**40:  # eight letters of text would be a larger number
         return _open_safetensors
     if head.startswith(b"PK"):
         return _open_zip
-    # A pickle of protocol 2 to 5: torch.save wrote such files before version 1.6.
+    # A pickle of protocol 2 to 5, which torch.save wrote before version 1.6.
     if head[:1] == b"\x80" and head[1:2] in {b"\2", b"\3", b"\4", b"\5"}:
         return _open_pickle
     if text.removeprefix(b"\xef\xbb\xbf").startswith(b"{"):
         raise WeightsError(
             f"{path} is JSON, and holds no weights; the index of a checkpoint in several files "
-            "names these: save their tensors as one file"
+            "names them: save their tensors in one file"
         )
     raise WeightsError(
         f"{path} is damaged, or of another kind: weights must be a file of safetensors or "
@@ -148,7 +148,7 @@ def _open_zip(path: Path) -> Iterator[dict[str, Entry]]:
             members = archive.infolist()
     except OSError:
         raise
-    except Exception as error:  # altered bytes make zipfile raise errors of several kinds
+    except Exception as error:  # altered bytes make zipfile raise several types
         raise WeightsError(f"{path} is damaged, or no file of torch.save: {error}") from error
     files = {member.filename.rpartition("/")[2] for member in members}
     if "constants.pkl" in files:
@@ -173,32 +173,32 @@ def _open_pickle(path: Path) -> Iterator[dict[str, Entry]]:
 
 
 def _unpickled(path: Path) -> Mapping[str, Any]:
-    """The tensors of a file of torch.save, by name."""
+    """Reads the tensors of a file of torch.save, by name."""
     try:
         import torch
-    except (ImportError, OSError) as error:  # OSError: of a library that it needs
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
         raise WeightsError(
-            f"{path} takes PyTorch to read, which cannot be imported ({error}); {_WAY_OUT}"
+            f"{path} needs PyTorch to be read, which cannot be imported ({error}); {_ALTERNATIVE}"
         ) from error
     if torch.__version__ < (2, 6):
         raise WeightsError(
-            f"{path} takes PyTorch 2.6 or newer to read, as pickled code can run in version "
-            f"{torch.__version__}; {_WAY_OUT}"
+            f"{path} needs PyTorch 2.6 or newer to be read, as pickled code can run in version "
+            f"{torch.__version__}; {_ALTERNATIVE}"
         )
     try:
         with (
             warnings.catch_warnings(action="ignore"),
-            # timm and torchvision save the options of a training as well.
+            # timm and torchvision save the options of the training too.
             torch.serialization.safe_globals([argparse.Namespace]),
         ):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # altered bytes make PyTorch raise errors of ten kinds
+    except Exception as error:  # altered bytes make PyTorch raise many types
         if refused := re.search(r"\bGLOBAL (\S+)", str(error)):
             raise WeightsError(
                 f"{path} holds {refused[1]}, which is not safe to unpickle, beside or in place of "
-                "tensors: if you trust it, save its state_dict alone"
+                "tensors: if you trust it, save only its state_dict"
             ) from error
         reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())
         raise WeightsError(
@@ -212,16 +212,16 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
 
 
 def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
-    for _ in _PLACES:  # one within the other, but not without end
+    for _ in _KEYS:  # nested, but not endlessly
         if not isinstance(content, Mapping):
             break
-        found = [place for place in _PLACES if isinstance(content.get(place), Mapping)]
+        found = [key for key in _KEYS if isinstance(content.get(key), Mapping)]
         if not found:
             return content
         if len(found) > 1:
             raise WeightsError(
                 f"{path} must hold one state_dict, got {len(found)} under {found}: save the one "
-                f"that you mean alone, as `torch.load(...)[{found[0]!r}]`"
+                f"that you mean on its own, as `torch.load(...)[{found[0]!r}]`"
             )
         content = content[found[0]]
     raise _no_state_dict(path, type(content).__name__)
@@ -229,7 +229,7 @@ def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
 
 def _no_state_dict(path: Path, found: str) -> WeightsError:
     return WeightsError(
-        f"{path} must hold a state_dict, tensors by name, alone or under one of {list(_PLACES)}; "
+        f"{path} must hold a state_dict, tensors by name, alone or under one of {list(_KEYS)}; "
         f"got {found}"
     )
 
@@ -238,7 +238,7 @@ def _entry(tensor: Any) -> Entry:
     import torch
 
     def read() -> np.ndarray:
-        # NumPy has no bfloat16 of PyTorch's.
+        # NumPy has no bfloat16.
         taken = tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor
         return taken.numpy(force=True)
 

@@ -1,6 +1,6 @@
-"""Every down- and upsampler that the paper compares, behind one interface each.
+"""All down- and upsamplers that the paper compares, with one interface for each kind.
 
-``methods`` names them. ``downsamplers`` has the pools and the convolutions that halve a map,
-``upsamplers`` what doubles one. Both are functions for compact methods of Linen modules, with a
-module each for what is more than a call.
+``methods`` lists their names. ``downsamplers`` contains pools and convolutions that halve a map,
+``upsamplers`` the methods that double a map. Both provide functions for compact methods of Linen
+modules; a method that is more than one call has a module of its own.
 """

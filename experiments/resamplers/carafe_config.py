@@ -1,4 +1,4 @@
-"""What the paper varies of CARAFE++ as an upsampler (Tables 11, 13 and 14)."""
+"""Config of CARAFE++ as an upsampler, with the sizes that the paper varies (Tables 11, 13, 14)."""
 
 import dataclasses
 from typing import get_args
@@ -9,13 +9,13 @@ from experiments.engine.config import check, check_at_least
 
 @dataclasses.dataclass(frozen=True)
 class CarafeConfig:
-    """Sizes of an upsampling CARAFE++; fields have the names that :class:`CARAFE` gives them.
+    """Sizes of an upsampling CARAFE++; the fields have the same names as in :class:`CARAFE`.
 
     Attributes:
-        compressed_channels: ``C_m`` (Table 11); ``None`` leaves the channel compressor out.
+        compressed_channels: ``C_m`` (Table 11); ``None`` removes the channel compressor.
         encoder_size: ``k_encoder``, odd (Table 13).
         kernel_size: ``k_reassembly``, odd (Table 13).
-        normalizer: of the reassembly kernels (Table 14).
+        normalizer: normaliser of the reassembly kernels (Table 14).
     """
 
     compressed_channels: int | None = 64

@@ -1,4 +1,4 @@
-"""Convolutions that double their input themselves: deconvolution and pixel shuffle."""
+"""Convolutions that double a map: deconvolution and pixel shuffle."""
 
 import flax.linen as nn
 import jax
@@ -15,19 +15,19 @@ _STRIDE = 2
 class Deconvolution(nn.Module):
     """Transposed convolution of stride 2 (reference 33).
 
-    Source ``(i, j)`` adds its value, times the kernel, to the targets from ``2 * i - (k - 1) // 2``
-    to ``2 * i + k // 2``, and so in columns: as PyTorch aligns a transposed convolution with a
-    padding of ``(k - 1) // 2`` whose result is twice its input, while Flax's ``"SAME"`` lies a
-    target higher for odd ``k``.
+    Source ``(i, j)`` adds its value, multiplied by the kernel, to the targets in rows
+    ``2 * i - (k - 1) // 2`` to ``2 * i + k // 2``, and in the same range of columns. This is the
+    alignment of PyTorch's transposed convolution with a padding of ``(k - 1) // 2`` whose result is
+    twice its input; Flax's ``"SAME"`` is shifted up by one target for odd ``k``.
 
-    Costs ``k**2 * C * features + features`` parameters, and for an input pixel
-    ``2 * k**2 * C * features`` operations beside ``4 * features`` of the bias.
+    Costs ``k**2 * C * features + features`` parameters, and for each input pixel
+    ``2 * k**2 * C * features`` operations, and ``4 * features`` for the bias.
 
     Args:
-        features: output channels.
-        kernel_size: side ``k`` of the kernel, at least 2: each target needs a source.
-        dtype: of the computation; by default the common dtype of input and parameters.
-        kernel_init: of the kernel; the bias starts at zero.
+        features: number of output channels.
+        kernel_size: side ``k`` of the kernel, at least 2, so that each target has a source.
+        dtype: dtype of the computation; the default is the common dtype of input and parameters.
+        kernel_init: initialiser of the kernel; the bias starts at zero.
 
     Raises:
         ValueError: ``kernel_size`` is less than 2.
@@ -47,8 +47,10 @@ class Deconvolution(nn.Module):
         if size < 2:
             raise ValueError(f"kernel_size must be at least 2, got {size}")
         if size == _STRIDE:
-            # The name that Flax gives the layer below: the parameters have one tree for all sizes.
-            return _Cells(self.features, self.dtype, self.kernel_init, name="ConvTranspose_0")(x)
+            # Flax's name for the layer below, so that all sizes have the same parameter tree.
+            return _BlockTranspose(
+                self.features, self.dtype, self.kernel_init, name="ConvTranspose_0"
+            )(x)
         border = (size // 2, size - size // 2)
         return nn.ConvTranspose(
             self.features,
@@ -60,11 +62,11 @@ class Deconvolution(nn.Module):
         )(x)
 
 
-class _Cells(nn.Module):
-    """``nn.ConvTranspose`` with a kernel as large as the stride: each source fills its own cell.
+class _BlockTranspose(nn.Module):
+    """``nn.ConvTranspose`` with a kernel of the size of the stride: blocks of targets are disjoint.
 
-    So it is a matrix product, and its gradient too. On a CPU XLA takes far longer for the gradient
-    of a convolution with dilated inputs: ``experiments.benchmarks.layer`` times both.
+    Therefore it is a matrix product, and so is its gradient. On a CPU XLA takes far longer for the
+    gradient of a convolution with dilated inputs: ``experiments.benchmarks.layer`` times both.
     """
 
     features: int
@@ -80,22 +82,22 @@ class _Cells(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        # Convolutions correlate: the last of the kernel meets the first target of a cell.
-        cells = jnp.einsum("bhwc,yxcf->bhywxf", x, kernel[::-1, ::-1])
-        y = cells.reshape(batch, _STRIDE * height, _STRIDE * width, self.features)
+        # Convolutions correlate: the last weight of the kernel applies to the first target.
+        blocks = jnp.einsum("bhwc,yxcf->bhywxf", x, kernel[::-1, ::-1])
+        y = blocks.reshape(batch, _STRIDE * height, _STRIDE * width, self.features)
         return y + bias.reshape(1, 1, 1, self.features)
 
 
 class PixelShuffle(nn.Module):
-    """3x3 convolution to four times the channels, which become space (reference 38).
+    """3x3 convolution to four times the channels, which become 2x2 pixels (reference 38).
 
-    Costs ``4 * (9 * C + 1) * features`` parameters, and for an input pixel
+    Costs ``4 * (9 * C + 1) * features`` parameters, and for each input pixel
     ``4 * (18 * C + 1) * features`` operations.
 
     Args:
-        features: output channels.
-        dtype: of the computation; by default the common dtype of input and parameters.
-        kernel_init: of the kernel; the bias starts at zero.
+        features: number of output channels.
+        dtype: dtype of the computation; the default is the common dtype of input and parameters.
+        kernel_init: initialiser of the kernel; the bias starts at zero.
     """
 
     features: int
@@ -116,7 +118,7 @@ class PixelShuffle(nn.Module):
 def depth_to_space(
     x: Float[Array, "batch height width channels"], factor: int
 ) -> Float[Array, "batch out_height out_width out_channels"]:
-    """Moves channels ``(sy * factor + sx) * C + c`` to pixel ``(sy, sx)`` of each cell."""
+    """Moves channels ``(sy * factor + sx) * C + c`` to pixel ``(sy, sx)`` of each block."""
     batch, height, width, channels = x.shape
     out = channels // factor**2
     x = x.reshape(batch, height, width, factor, factor, out)

@@ -1,7 +1,7 @@
-"""All downsamplers behind one interface: pools, and convolutions that halve their input.
+"""All downsamplers: pools, and convolutions that halve their input.
 
-They are called inside a compact method of a Linen module, which gets their parameters as a
-submodule with the given name.
+Call them in a compact method of a Linen module; their parameters become a submodule with the given
+name.
 """
 
 import functools
@@ -34,17 +34,17 @@ def pool(
     """Halves a map with the named method.
 
     Args:
-        x: ``[B, H, W, C]``.
+        x: map ``[B, H, W, C]``.
         method: ``"max_pool"``: 3x3 maximum. ``"avg_pool"``: 2x2 mean. ``"dpp"``:
             detail-preserving pooling. ``"lip"``: local importance-based pooling with simplified
-            logits. ``"carafe"``: CARAFE++. ``"strided"`` is none: it lies in a convolution.
-        name: of the submodule, if the method has parameters.
-        carafe: makes the CARAFE++ layer from ``name`` and ``dtype``.
-        dtype: of convolutions that predict weights; by default the common dtype of input and
-            parameters.
+            logits. ``"carafe"``: CARAFE++. ``"strided"`` is not allowed: it is not a pool.
+        name: name of the submodule, if the method has parameters.
+        carafe: function that makes the CARAFE++ layer from ``name`` and ``dtype``.
+        dtype: dtype of the convolutions that predict weights; the default is the common dtype of
+            input and parameters.
 
     Returns:
-        ``[B, ceil(H / 2), ceil(W / 2), C]``, in the dtype of ``x``.
+        A map ``[B, ceil(H / 2), ceil(W / 2), C]`` in the dtype of ``x``.
 
     Raises:
         ValueError: ``method`` is unknown, or ``"strided"``.
@@ -74,19 +74,19 @@ def downsampling_convolution(
     carafe: MakeModule = _CARAFE,
     dtype: jax.typing.DTypeLike | None = None,
 ) -> Float[Array, "batch half_height half_width features"]:
-    """Convolves with stride 2, or pools and convolves with stride 1 (section 4.1, Fig. 4).
+    """Convolves with stride 2, or pools and then convolves with stride 1 (section 4.1, Fig. 4).
 
     Args:
-        x: ``[B, H, W, C]``.
+        x: map ``[B, H, W, C]``.
         method: ``"strided"``, or a method of :func:`pool`.
-        convolution: makes the convolution from ``strides``, with explicit padding.
-        name: of the submodule, if the method has parameters.
-        carafe: makes the CARAFE++ layer from ``name`` and ``dtype``.
-        dtype: of convolutions that predict weights, while ``convolution`` has its own; by default
-            the common dtype of input and parameters.
+        convolution: function that makes the convolution from ``strides``, with explicit padding.
+        name: name of the submodule, if the method has parameters.
+        carafe: function that makes the CARAFE++ layer from ``name`` and ``dtype``.
+        dtype: dtype of the convolutions that predict weights, but not of ``convolution``; the
+            default is the common dtype of input and parameters.
 
     Returns:
-        ``[B, ceil(H / 2), ceil(W / 2), features]``.
+        A map ``[B, ceil(H / 2), ceil(W / 2), features]``.
 
     Raises:
         ValueError: ``method`` is unknown.
@@ -97,12 +97,12 @@ def downsampling_convolution(
 
 
 class Downsample(nn.Module):
-    """Halves a map with the named method, and convolves it 3x3.
+    """Halves a map with the named method, with a 3x3 convolution.
 
     Args:
-        method: ``"strided"``: a 3x3 convolution with stride 2. Those of :func:`pool`: that pool,
-            and then a 3x3 convolution.
-        features: output channels.
+        method: ``"strided"``: a 3x3 convolution with stride 2. A method of :func:`pool`: this pool,
+            followed by a 3x3 convolution.
+        features: number of output channels.
 
     Raises:
         ValueError: ``method`` is unknown.

@@ -1,8 +1,8 @@
 r"""Detail-preserving pooling (reference 37: Saeedan et al., CVPR 2018).
 
-A mean whose weights grow with a pixel's deviation from its surroundings, so that small details
-survive. With :math:`\tilde I` the mean of the 2x2 window of a pixel (*Lite*: a box filter in place
-of a learned one), in the form of the authors' code,
+A weighted mean, with weights that grow with the deviation of a pixel from its surroundings, so that
+small details survive. With :math:`\tilde I` the mean of the 2x2 window of a pixel (*Lite*: a box
+filter instead of a learned one), in the form of the authors' code,
 
 .. math::
     x = (I - \tilde I)^2 + \epsilon, \qquad
@@ -13,11 +13,11 @@ where :math:`\bar x` is the mean of :math:`x` over the window, the sums run over
 :math:`\epsilon = 10^{-3}`, and :math:`\alpha` and :math:`\lambda` are learned for each channel.
 
 The paper (eqs. 5 to 9, symmetric reward) has :math:`w = \alpha + (\sqrt{d^2 + \epsilon^2})^\lambda`
-with :math:`d = I - \tilde I`. The code differs in three points: it divides by :math:`\bar x`, which
-makes the weights independent of the contrast of a window where this is well above
-:math:`\epsilon`; it keeps both parameters positive through the exponential; its :math:`\epsilon` is
-added to the square as it is and its exponent acts on the square, so that the paper's
-:math:`\epsilon^2` and :math:`\lambda / 2` stand in their places.
+with :math:`d = I - \tilde I`. The code differs in three points. It divides by :math:`\bar x`, which
+makes the weights independent of the contrast of a window if the contrast is well above
+:math:`\epsilon`. It keeps both parameters positive with the exponential. It adds :math:`\epsilon`
+itself to the square, and its exponent acts on the square, so that :math:`\epsilon` and
+:math:`e^{\lambda}` correspond to the paper's :math:`\epsilon^2` and :math:`\lambda / 2`.
 """
 
 import flax.linen as nn
@@ -36,15 +36,15 @@ def detail_preserving_pool(
 ) -> Float[Array, "batch half_height half_width channels"]:
     """Pools windows of 2x2 pixels with given parameters; see the module.
 
-    Windows that the border cuts have sums and means of what is left. Computes in float32.
+    Windows at the border have sums and means of the pixels inside the map. Computes in float32.
 
     Args:
-        x: ``[B, H, W, C]``.
-        alpha: logarithm of the weight that every pixel has.
-        lam: logarithm of the exponent of the reward.
+        x: map ``[B, H, W, C]``.
+        alpha: logarithm of the constant part of the weights, ``[C]``.
+        lam: logarithm of the exponent of the reward, ``[C]``.
 
     Returns:
-        ``[B, ceil(H / 2), ceil(W / 2), C]`` in the dtype of ``x``.
+        A map ``[B, ceil(H / 2), ceil(W / 2), C]`` in the dtype of ``x``.
     """
     image = x.astype(jnp.float32)
     deviation = jnp.square(image - _spread(window_mean(image), x)) + EPSILON
@@ -55,14 +55,14 @@ def detail_preserving_pool(
 
 
 class DetailPreservingPool(nn.Module):
-    r"""Detail-preserving pooling with learned ``alpha`` and ``lambda``, two for each channel.
+    r"""Detail-preserving pooling with learned ``alpha`` and ``lambda`` for each channel.
 
-    Both start at zero: :math:`w = 1 + x / \bar x`, in which the box filter and the reward have
-    equal shares of every window's weight. (Versions of the authors' code start at zero or
-    uniformly in [0, 1); zero draws nothing and favours neither share.)
+    Both start at zero: :math:`w = 1 + x / \bar x`, so that the box filter and the reward have equal
+    shares of the weight of every window. (Versions of the authors' code start at zero or uniformly
+    in [0, 1); zero is not random and prefers neither share.)
 
-    Costs ``2 * C`` parameters, and for each channel 7 operations for an input pixel, one of which
-    is a power, 19 for an output pixel and 2 for a map.
+    Costs ``2 * C`` parameters, and for each channel 7 operations for an input pixel, including one
+    power, 19 for an output pixel and 2 for a map.
     """
 
     @nn.compact
@@ -80,6 +80,6 @@ def _spread(
     means: Float[Array, "batch half_height half_width channels"],
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch height width channels"]:
-    """Gives every pixel of ``x`` the value of its 2x2 window."""
+    """Repeats the value of each 2x2 window for its pixels."""
     _, height, width, _ = x.shape
     return means.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]

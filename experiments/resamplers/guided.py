@@ -1,19 +1,19 @@
 r"""Guided upsampling (GUM; reference 30: Mazzini, 2018).
 
-Bilinear interpolation at places that a small network shifts: target :math:`(i, j)` takes the value
-of the map at
+Bilinear interpolation at positions that a small network shifts: the value of target :math:`(i, j)`
+is interpolated at
 
 .. math::
     \left(\tfrac{i + 1/2}{2} - \tfrac12 + \Delta_y,\;
           \tfrac{j + 1/2}{2} - \tfrac12 + \Delta_x\right)
 
-in pixels of the map, whose border goes on outside. Without offsets :math:`\Delta` that is bilinear
-upsampling.
+in pixels of the map, which is extended by its border values. Without offsets :math:`\Delta` this is
+bilinear upsampling.
 
 Reference 30 upsamples the logits of a segmentation network, with offsets from a *guidance module*
-of several layers. What that is in an FPN or a mask head, the paper does not say. Here it is one 3x3
-convolution of the map that is upsampled, with two offsets for each of a pixel's four targets, which
-starts at zero.
+of several layers. The paper does not say what this is in an FPN or a mask head. Here it is one 3x3
+convolution of the map before upsampling, with two offsets for each of the four targets of a pixel;
+its kernel starts at zero.
 """
 
 import itertools
@@ -30,12 +30,12 @@ from experiments.resamplers.convolutions import depth_to_space
 class GuidedUpsample(nn.Module):
     """Bilinear upsampling with learned offsets; see the module.
 
-    Costs ``8 * (9 * C + 1)`` parameters, for an input pixel ``8 * (18 * C + 1)`` operations of the
-    convolution, and for a target ``7 * C`` of the interpolation beside 22 for its place and
+    Costs ``8 * (9 * C + 1)`` parameters, for each input pixel ``8 * (18 * C + 1)`` operations of
+    the convolution, and for each target ``7 * C`` of the interpolation and 22 for its position and
     weights.
 
     Args:
-        dtype: of the convolution; by default the common dtype of input and parameters.
+        dtype: dtype of the convolution; the default is the common dtype of input and parameters.
     """
 
     dtype: jax.typing.DTypeLike | None = None
@@ -59,23 +59,24 @@ class GuidedUpsample(nn.Module):
 
 def sample(
     x: Float[Array, "batch height width channels"],
-    places: Float[Array, "batch out_height out_width 2"],
+    positions: Float[Array, "batch out_height out_width 2"],
 ) -> Float[Array, "batch out_height out_width channels"]:
     """Interpolates a map bilinearly, in float32.
 
     Args:
-        x: ``[B, H, W, C]``.
-        places: row and column of each target, in pixels of ``x`` from the centre of its first;
-            what lies outside takes the nearest value of the border, and has no gradient.
+        x: map ``[B, H, W, C]``.
+        positions: row and column of each target, ``[B, H', W', 2]``, in pixels of ``x`` from the
+            centre of its first pixel. A position outside the map gets the nearest border value, and
+            has no gradient.
 
     Returns:
-        ``[B, H', W', C]`` in the dtype of ``x``.
+        A map ``[B, H', W', C]`` in the dtype of ``x``.
     """
     batch, height, width, channels = x.shape
-    # In float32 before it is gathered, and so its gradient is summed in float32 too.
+    # Converted to float32 before the gather, so that its gradient is summed in float32 too.
     pixels = x.astype(jnp.float32).reshape(batch, height * width, channels)
-    rows = _neighbours(places[..., 0], height)
-    columns = _neighbours(places[..., 1], width)
+    rows = _neighbours(positions[..., 0], height)
+    columns = _neighbours(positions[..., 1], width)
     terms = []
     for (row, row_weight), (column, column_weight) in itertools.product(rows, columns):
         index = (row * width + column).reshape(batch, -1, 1)  # [B, H' * W', 1]
@@ -83,21 +84,21 @@ def sample(
         weight = (row_weight * column_weight).reshape(batch, -1, 1)
         terms.append(weight * corner)
     y = sum(terms[1:], start=terms[0])
-    return y.reshape(*places.shape[:3], channels).astype(x.dtype)
+    return y.reshape(*positions.shape[:3], channels).astype(x.dtype)
 
 
 def _centres(height: int, width: int) -> Float[Array, "1 double_height double_width 2"]:
-    """Where bilinear upsampling takes the value of each target."""
+    """Returns the positions of the targets for bilinear upsampling."""
     rows, columns = (np.arange(2 * size, dtype=np.float32) / 2 - 0.25 for size in (height, width))
     return jnp.asarray(np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)[None])
 
 
 def _neighbours(
-    place: Float[Array, "batch out_height out_width"], size: int
+    position: Float[Array, "batch out_height out_width"], size: int
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Index and weight of the pixels before and after a place along an axis."""
-    floor = jnp.floor(place)
-    # Clipped before they are integers, which have no room for every float.
+    """Returns index and weight of the pixels before and after a position along an axis."""
+    floor = jnp.floor(position)
+    # Clipped before the conversion to integers, which cannot represent all floats.
     before, after = (jnp.clip(floor + step, 0, size - 1).astype(jnp.int32) for step in (0, 1))
-    weight = place - floor
+    weight = position - floor
     return (before, 1 - weight), (after, weight)

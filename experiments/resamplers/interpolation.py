@@ -1,4 +1,4 @@
-"""Upsampling by fixed rules: the nearest pixel, and the four around."""
+"""Nearest and bilinear upsampling."""
 
 import jax
 from jaxtyping import Array, Float
@@ -7,32 +7,32 @@ from jaxtyping import Array, Float
 def nearest(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch double_height double_width channels"]:
-    """Gives each pixel four targets. Costs no operation.
+    """Repeats each pixel for its four targets. Costs no operation.
 
     Args:
-        x: ``[B, H, W, C]``.
+        x: map ``[B, H, W, C]``.
 
     Returns:
-        ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``.
+        A map ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``.
     """
-    # Repeated and not gathered: the gradient is then a sum, and no scatter.
+    # Repeated, not gathered: then the gradient is a sum instead of a scatter.
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def bilinear(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch double_height double_width channels"]:
-    """Interpolates between the centres of pixels, whose borders are those of the targets.
+    """Interpolates linearly between pixel centres; the maps before and after have the same borders.
 
-    Targets weigh the pixels at their two sides by 3/4 and 1/4, in rows and in columns; outside the
-    map its border goes on. Costs two products with matrices of ``2 * H * H`` and ``2 * W * W``
-    elements, at least ``4 * H * W * C * min(H + 2 * W, 2 * H + W)`` operations.
+    A target is the mean of its two nearest pixels along each axis, with weights 3/4 and 1/4; the
+    map is extended by its border values. Costs two products with matrices of ``2 * H * H`` and
+    ``2 * W * W`` elements, at least ``4 * H * W * C * min(H + 2 * W, 2 * H + W)`` operations.
 
     Args:
-        x: ``[B, H, W, C]``.
+        x: map ``[B, H, W, C]``.
 
     Returns:
-        ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``.
+        A map ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``.
     """
     batch, height, width, channels = x.shape
     return jax.image.resize(x, (batch, 2 * height, 2 * width, channels), "bilinear")

@@ -1,18 +1,18 @@
 r"""Local importance-based pooling (reference 9: Gao et al., ICCV 2019).
 
-A mean over 3x3 windows, two pixels apart, with weights that a small network predicts for every
+A weighted mean over 3x3 windows with stride 2, with weights that a small network predicts for every
 pixel and channel:
 
 .. math::
     y = \frac{\sum e^{l} x}{\sum e^{l}},
 
-summed over the pixels of a window that lie in the map. A gate bounds the logits :math:`l` to
+The sums run over the pixels of a window inside the map. A gate bounds the logits :math:`l` to
 :math:`12\,\sigma(\cdot)`. The last convolution of a network starts at zero, so that training starts
 with a mean. Instance normalisation precedes every non-linearity.
 
-Two networks predict logits. The *simplified* one is a single 3x3 convolution of the map that is
-pooled; LIP-ResNet has it in the stem. In bottlenecks, an :class:`ImportanceTrunk` on the input of
-the block has an :class:`ImportanceHead` for each of the two maps that are pooled.
+Two networks predict logits. The *simplified* one is a single 3x3 convolution of the pooled map;
+LIP-ResNet uses it in the stem. In bottlenecks, an :class:`ImportanceTrunk` on the input of the
+block is followed by an :class:`ImportanceHead` for each of the two pooled maps.
 """
 
 import flax.linen as nn
@@ -33,11 +33,12 @@ def local_importance_pool(
     """Pools with the weights ``exp(logits)``; see the module. Computes in float32.
 
     Args:
-        x: ``[B, H, W, C]``.
-        logits: of the shape of ``x``, bounded: nothing keeps the exponentials from overflowing.
+        x: map ``[B, H, W, C]``.
+        logits: logits of the shape of ``x``; they must be bounded, because the exponentials could
+            overflow.
 
     Returns:
-        ``[B, ceil(H / 2), ceil(W / 2), C]`` in the dtype of ``x``.
+        A map ``[B, ceil(H / 2), ceil(W / 2), C]`` in the dtype of ``x``.
 
     Raises:
         ValueError: ``logits`` has another shape than ``x``.
@@ -52,11 +53,11 @@ def local_importance_pool(
 class SimplifiedLIP(nn.Module):
     """Local importance-based pooling with logits from one 3x3 convolution.
 
-    Costs ``9 * C**2 + 2 * C`` parameters, and ``18 * C**2`` operations of the convolution for an
+    Costs ``9 * C**2 + 2 * C`` parameters, and ``18 * C**2`` operations of the convolution for each
     input pixel.
 
     Args:
-        dtype: of the convolution; by default the common dtype of input and parameters.
+        dtype: dtype of the convolution; the default is the common dtype of input and parameters.
     """
 
     dtype: jax.typing.DTypeLike | None = None
@@ -71,13 +72,13 @@ class SimplifiedLIP(nn.Module):
 
 
 class ImportanceTrunk(nn.Module):
-    """What the logits of all maps of a bottleneck are predicted from.
+    """The features from which the logits of both maps of a bottleneck are predicted.
 
-    1x1 convolution, instance normalisation, ReLU; then the same with a 3x3 convolution. Costs
-    ``128 * C + 9 * 128**2 + 4 * 128`` parameters, and twice as many operations for a pixel.
+    A 1x1 convolution, instance normalisation and ReLU; then the same with a 3x3 convolution. Costs
+    ``128 * C + 9 * 128**2 + 4 * 128`` parameters, and twice as many operations for each pixel.
 
     Args:
-        dtype: of the convolutions; by default the common dtype of input and parameters.
+        dtype: dtype of the convolutions; the default is the common dtype of input and parameters.
     """
 
     dtype: jax.typing.DTypeLike | None = None
@@ -97,11 +98,11 @@ class ImportanceTrunk(nn.Module):
 class ImportanceHead(nn.Module):
     """Local importance-based pooling with logits from a trunk's features.
 
-    Costs ``128 * C + 2 * C`` parameters, and ``256 * C`` operations of the convolution for an
+    Costs ``128 * C + 2 * C`` parameters, and ``256 * C`` operations of the convolution for each
     input pixel.
 
     Args:
-        dtype: of the convolution; by default the common dtype of input and parameters.
+        dtype: dtype of the convolution; the default is the common dtype of input and parameters.
     """
 
     dtype: jax.typing.DTypeLike | None = None
@@ -136,7 +137,7 @@ def _convolution(
 
 
 def _instance_norm(name: str) -> nn.InstanceNorm:
-    # The fast variance E[x^2] - E[x]^2 is noise on maps that are nearly constant.
+    # The fast variance E[x^2] - E[x]^2 is inaccurate for maps that are nearly constant.
     return nn.InstanceNorm(epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, name=name)
 
 

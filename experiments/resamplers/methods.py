@@ -17,5 +17,5 @@ Upsampler = Literal[
 
 
 def unknown_method(method: str, methods: object) -> ValueError:
-    """The error for a ``method`` that is none of a ``Literal`` of methods."""
+    """Returns the error for a ``method`` that is not in a ``Literal`` of methods."""
     return ValueError(f"method must be one of {get_args(methods)}, got {method!r}")

@@ -1,4 +1,4 @@
-"""Pooling by fixed rules: the maximum and the mean of a window."""
+"""Max pooling and average pooling."""
 
 import flax.linen as nn
 import jax
@@ -10,15 +10,15 @@ from jaxtyping import Array, Float
 def max_pool(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch half_height half_width channels"]:
-    """Maximum of the 3x3 pixels about every second one, as in the stem of ResNet.
+    """Maximum over 3x3 pixels with stride 2, as in the stem of ResNet.
 
     Costs 9 comparisons for each channel of an output pixel.
 
     Args:
-        x: ``[B, H, W, C]``.
+        x: map ``[B, H, W, C]``.
 
     Returns:
-        ``[B, ceil(H / 2), ceil(W / 2), C]`` in the dtype of ``x``.
+        A map ``[B, ceil(H / 2), ceil(W / 2), C]`` in the dtype of ``x``.
     """
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
@@ -31,10 +31,10 @@ def avg_pool(
     Costs 4 additions and a division for each channel of an output pixel.
 
     Args:
-        x: ``[B, H, W, C]``.
+        x: map ``[B, H, W, C]``.
 
     Returns:
-        ``[B, ceil(H / 2), ceil(W / 2), C]`` in the dtype of ``x``; see :func:`window_mean`.
+        A map ``[B, ceil(H / 2), ceil(W / 2), C]`` in the dtype of ``x``; see :func:`window_mean`.
     """
     return window_mean(x.astype(jnp.float32)).astype(x.dtype)
 
@@ -42,7 +42,7 @@ def avg_pool(
 def window_sum(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch half_height half_width channels"]:
-    """Sum of each window of 2x2 pixels, over what lies in the map."""
+    """Sum of each window of 2x2 pixels, over the pixels inside the map."""
     window = (1, 2, 2, 1)
     return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "SAME")
 
@@ -50,7 +50,7 @@ def window_sum(
 def window_mean(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch half_height half_width channels"]:
-    """Mean of each window of 2x2 pixels; one that the border cuts has the mean of what is left."""
+    """Mean of each window of 2x2 pixels, over the pixels inside the map."""
     rows, columns = (np.minimum(2, size - np.arange(0, size, 2)) for size in x.shape[1:3])
     count = np.outer(rows, columns)[None, :, :, None]  # [1, H / 2, W / 2, 1]
     return window_sum(x) / count.astype(x.dtype)

@@ -1,8 +1,8 @@
-"""All upsamplers behind one interface, for maps that keep their channels (Tables 4 and 6).
+"""All upsamplers, for maps that keep their channels (Tables 4 and 6).
 
-It is called inside a compact method of a Linen module, which gets the upsampler's parameters as a
-submodule with the given name. Where channels change, as in inpainting, the convolutions that double
-a map themselves are modules of :mod:`experiments.resamplers.convolutions`.
+Call them in a compact method of a Linen module; their parameters become a submodule with the given
+name. If the number of channels changes, as in inpainting, use the convolutions in
+:mod:`experiments.resamplers.convolutions` directly.
 """
 
 import dataclasses
@@ -38,9 +38,9 @@ def upsample(
     kernel_init: Initializer = LECUN_NORMAL,
     dtype: jax.typing.DTypeLike | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Doubles a map with the named method, or to one pixel less.
+    """Doubles a map with the named method, optionally to one pixel less along an axis.
 
-    What that costs, with ``C`` channels; each method's own module says it in full:
+    The cost, with ``C`` channels; the module of each method gives the details:
 
     =====================  ====================================  ==============================
     method                 parameters                            operations for an output pixel
@@ -58,32 +58,32 @@ def upsample(
 
     CARAFE++ of the default sizes, with ``Cm`` of 64, has ``C * Cm / 2 + Cm / 4`` operations of
     the compressor, ``25 * (18 * Cm + 1)`` of the encoder, 126 of the softmax and ``49 * C`` of the
-    reassembly. At 256 channels that is 49,703 and an interpolation none, a convolution 1,179,904.
+    reassembly. At 256 channels this is 49,703; a 3x3 convolution has 1,179,904, nearest none.
 
     Args:
-        x: ``[B, H, W, C]``.
-        method: ``"nearest"``. ``"bilinear"``. ``"nearest_conv"`` and ``"bilinear_conv"``: those
+        x: map ``[B, H, W, C]``.
+        method: ``"nearest"``. ``"bilinear"``. ``"nearest_conv"`` and ``"bilinear_conv"``: the same
             with a 3x3 convolution after them. ``"deconvolution"``: transposed convolution of
             stride 2. ``"pixel_shuffle"``: a convolution to four times the channels, which become
-            space. ``"guided"``: bilinear, at places that are learned. ``"spatial_attention"``:
-            nearest, scaled at each place. ``"carafe"``: CARAFE++.
-        name: of the submodule, if the method has parameters.
+            2x2 pixels. ``"guided"``: bilinear, at learned positions. ``"spatial_attention"``:
+            nearest, scaled at each pixel. ``"carafe"``: CARAFE++.
+        name: name of the submodule, if the method has parameters.
         size: height and width of the result, ``2 * H`` or ``2 * H - 1`` and ``2 * W`` or
-            ``2 * W - 1``, which is cropped at its end: that of a map which was halved, rounding
-            up. By default the double.
+            ``2 * W - 1``; an odd size is cropped at the end, to match a map that was halved and
+            rounded up. The default is ``(2 * H, 2 * W)``.
         carafe: sizes of CARAFE++.
         deconvolution_size: side ``k`` of the deconvolution's kernel: 3 in FPN, 2 in the mask head.
-        kernel_init: of the convolution of the methods from ``"nearest_conv"`` to
-            ``"pixel_shuffle"``; the others have their own.
-        dtype: of the computation, to which ``x`` is cast. By default convolutions compute in the
-            common dtype of input and parameters, and the result has the dtype of ``x``.
+        kernel_init: initialiser of the convolution in the methods from ``"nearest_conv"`` to
+            ``"pixel_shuffle"``; the other methods have their own.
+        dtype: dtype of the computation, to which ``x`` is cast. By default convolutions compute in
+            the common dtype of input and parameters, and the result has the dtype of ``x``.
 
     Returns:
-        ``[B, *size, C]``.
+        A map ``[B, *size, C]``.
 
     Raises:
-        ValueError: ``method`` is unknown, ``size`` is no double, or a size of the method is out of
-            range.
+        ValueError: ``method`` is unknown, ``size`` is not the double, or a size of the method is
+            out of range.
     """
     height, width, channels = x.shape[1:]
     size = (2 * height, 2 * width) if size is None else size

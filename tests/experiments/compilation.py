@@ -1,4 +1,4 @@
-"""How much the compiler does for programs that tests run a few times."""
+"""Reduces the compiler's optimisations for programs that tests run only a few times."""
 
 import contextlib
 import functools
@@ -6,13 +6,13 @@ import functools
 import jax
 import pytest
 
-# LLVM's optimisation takes about half of the time to compile; XLA's own passes all run.
+# LLVM's optimisations take about half of the compile time; all of XLA's own passes still run.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @contextlib.contextmanager
 def few_optimizations():
-    """Programs are compiled with few optimisations, also in processes started within.
+    """Compiles programs with few optimisations, also in processes started in this context.
 
     Small networks take longer to compile than to run.
     """

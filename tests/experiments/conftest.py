@@ -9,7 +9,7 @@ from tests.experiments.compilation import few_optimizations
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
-    """The data set of crops of the seven photographs, built once."""
+    """The dataset of crops of the seven photographs, built once."""
     return prepare("pypi", tmp_path_factory.mktemp("data"))
 
 
@@ -22,7 +22,7 @@ def compile_with_few_optimizations():
 
 @pytest.fixture
 def run_failing(monkeypatch, capsys):
-    """Runs a program that is to fail; returns its exit code and what it printed of the error."""
+    """Returns a function that runs a failing program and returns exit code and error output."""
 
     def run(main, *arguments):
         monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])

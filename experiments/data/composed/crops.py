@@ -1,4 +1,4 @@
-"""A tfds data set of crops of real photographs, split by photograph."""
+"""A tfds dataset of crops of real photographs, split by photograph."""
 
 import dataclasses
 import functools
@@ -28,12 +28,13 @@ class CropsConfig(tfds.core.BuilderConfig):
     """How photographs are cut into crops.
 
     Attributes:
-        photographs: ``"pypi"``: the seven of PyPI wheels. ``"debian"``: those, and the 64 of Debian
-            packages.
-        photograph_side: of the photographs' shorter side, in pixels; see :func:`scaled_size`.
+        photographs: source of the photographs. ``"pypi"``: seven, from PyPI wheels. ``"debian"``:
+            these seven, and 64 from Debian packages.
+        photograph_side: length to which the shorter side of photographs is scaled, in pixels; see
+            :func:`scaled_size`.
         crop_side: side of the square crops, in pixels.
-        stride: between the corners of neighbouring crops, in pixels.
-        minimum_gradient: crops below it are dropped; see :func:`gradient_energy`.
+        stride: distance between neighbouring crops, in pixels.
+        minimum_gradient: lower limit of :func:`gradient_energy`; crops below it are dropped.
     """
 
     photographs: Literal["pypi", "debian"] = "pypi"
@@ -43,8 +44,8 @@ class CropsConfig(tfds.core.BuilderConfig):
     minimum_gradient: float = 0.015
 
 
-# A crop of 256, the largest that is trained on, moves within one of 288. Neighbouring pixels of a
-# larger photograph differ less: at 0.01 the same share of the crops is dropped, four in ten.
+# The largest crop for training, 256, is taken from one of 288. Neighbouring pixels of a larger
+# photograph differ less: the limit 0.01 drops the same share of the crops, four in ten.
 _LargeCropsConfig = functools.partial(
     CropsConfig,
     photograph_side=LARGE_PHOTOGRAPH_SIDE,
@@ -57,9 +58,9 @@ _LargeCropsConfig = functools.partial(
 class PhotographCrops(tfds.core.GeneratorBasedBuilder):
     """Crops of photographs that software packages ship.
 
-    The crops of one photograph all go to one split: neighbouring crops overlap, and a model that
-    saw one would know the other. Smooth crops, such as sky, are dropped: they are filled almost
-    perfectly by anything, and inflate PSNR.
+    All crops of one photograph are in one split: neighbouring crops overlap, so a model that was
+    trained on one would know the other. Smooth crops, such as sky, are dropped: every method fills
+    them almost perfectly, which inflates PSNR.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -71,7 +72,7 @@ class PhotographCrops(tfds.core.GeneratorBasedBuilder):
     ]
 
     def __init__(self, *, photographs: Path | None = None, **options: Any) -> None:
-        """Args: photographs: the folder that :mod:`experiments.data.composed.debian` filled."""
+        """Args: photographs: folder that :mod:`experiments.data.composed.debian` filled."""
         self._photographs = photographs
         super().__init__(file_format="array_record", **options)
 
@@ -119,7 +120,7 @@ class PhotographCrops(tfds.core.GeneratorBasedBuilder):
 def split_by_photograph(
     photographs: Sequence[Photograph],
 ) -> tuple[list[Photograph], list[Photograph]]:
-    """Splits into training and validation, one fifth and at least two, in an order by hash."""
+    """Splits into training and validation, the latter one fifth and at least two, by a hash."""
     ordered = sorted(photographs, key=lambda p: hashlib.sha256(p.name.encode()).hexdigest())
     count = max(2, round(len(ordered) * _VALIDATION_SHARE))
     return ordered[count:], ordered[:count]
@@ -128,7 +129,7 @@ def split_by_photograph(
 def crops(
     path: Path, config: CropsConfig
 ) -> Iterator[tuple[tuple[int, int], UInt8[np.ndarray, "side side 3"]]]:
-    """Yields ``(top, left)`` and crop, row by row, of a photograph in its :func:`scaled_size`."""
+    """Yields ``(top, left)`` and crop, row by row, from a photograph in its :func:`scaled_size`."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     side, stride = config.crop_side, config.stride
@@ -143,16 +144,15 @@ def crops(
 
 
 def scaled_size(size: tuple[int, int], crop_side: int, photograph_side: int) -> tuple[int, int]:
-    """The size in which a photograph is cut into crops.
+    """Returns the size in which a photograph is cut into crops.
 
-    It is scaled down, so that its shorter side is ``photograph_side``. A smaller one stays as it
-    is, since enlarging would only add blur; unless no crop would fit, and then it is enlarged until
-    one does.
+    The photograph is scaled down until its shorter side is ``photograph_side``. A smaller one is
+    not enlarged, because this would only add blur, unless a crop would not fit into it.
 
     Args:
-        size: width and height, in pixels.
-        crop_side: of the crops, in pixels.
-        photograph_side: see above.
+        size: width and height of the photograph, in pixels.
+        crop_side: side of the crops, in pixels.
+        photograph_side: length of the shorter side of a scaled photograph, in pixels.
 
     Returns:
         Width and height, in pixels.
@@ -163,12 +163,12 @@ def scaled_size(size: tuple[int, int], crop_side: int, photograph_side: int) -> 
 
 
 def photograph_side(crop_side: int) -> int:
-    """The side, in pixels, to which photographs are scaled for crops of ``crop_side`` or less."""
+    """Returns the side, in pixels, to which photographs are scaled for a given side of crops."""
     return PHOTOGRAPH_SIDE if crop_side <= CROP_SIDE else LARGE_PHOTOGRAPH_SIDE
 
 
 def gradient_energy(image: UInt8[np.ndarray, "height width 3"]) -> float:
-    """Mean absolute difference of neighbouring pixels' grey values, which lie in [0, 1]."""
+    """Returns the mean absolute difference of neighbouring grey values, which lie in [0, 1]."""
     grey = image.astype(np.float32).mean(axis=-1) / 255
     return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()) / 2
 
@@ -179,19 +179,19 @@ def prepare(
     photographs: Path | None = None,
     crop_side: int = CROP_SIDE,
 ) -> Path:
-    """Builds the data set, unless it is there, and returns the folder to read it from.
+    """Builds the dataset, unless it exists, and returns the folder from which to read it.
 
     Args:
-        source: ``"pypi"``: photographs that come with the dependencies. ``"debian"``: those of
-            Debian packages too.
-        data_dir: tfds keeps its data sets in folders below this one.
-        photographs: the folder that `python -m experiments.data.composed.debian` filled; it must be
-            given for ``"debian"``.
-        crop_side: the crops are at least this large, in pixels; at most 288.
+        source: ``"pypi"``: photographs that come with the dependencies. ``"debian"``: also
+            photographs from Debian packages.
+        data_dir: folder of the tfds datasets.
+        photographs: folder that `python -m experiments.data.composed.debian` filled; required for
+            ``"debian"``.
+        crop_side: lower limit of the side of the crops, in pixels; at most 288.
 
     Raises:
         DataError: a photograph is missing; the message names the command that fetches it.
-        ValueError: there are no crops as large.
+        ValueError: ``crop_side`` is too large.
     """
     if crop_side > LARGE_CROP_SIDE:
         raise ValueError(f"crop_side must be at most {LARGE_CROP_SIDE} (pixels), got {crop_side}")

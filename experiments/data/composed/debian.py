@@ -1,12 +1,12 @@
-"""Fetches the photographs that Debian packages ship: `python -m experiments.data.composed.debian`.
+"""Fetches photographs from Debian packages: `python -m experiments.data.composed.debian`.
 
-With `--stamps` also the cut-outs of which `experiments.data.composed.stamps` makes a data set.
+With `--cutouts` it also fetches the cutouts for `experiments.data.composed.cutouts`.
 
-Nothing is installed and no root is needed: each package is downloaded, opened in a temporary
-folder, and one file a photograph is copied to `<cache>/<package>/`, in its original encoding.
-A package's `index.json` is written last, so a folder with an index that matches is complete, and
-an interrupted build goes on where it stopped. Licences vary from package to package (CC0, CC-BY,
-CC-BY-SA, GPL), which is why the photographs are fetched and not kept in the repository.
+Nothing is installed, and root is not needed: each package is downloaded and unpacked in a temporary
+folder, and one file for each photograph is copied, unchanged, to `<cache>/<package>/`. The
+`index.json` of a package is written last, so a folder with a matching index is complete, and an
+interrupted build can be continued. The licences differ between packages (CC0, CC-BY, CC-BY-SA,
+GPL), which is why the photographs are fetched and not part of the repository.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from experiments.data.composed.cutouts_manifest import CUTOUTS
 from experiments.data.composed.debian_manifest import PACKAGES, Package
-from experiments.data.composed.stamps_manifest import STAMPS
 from experiments.engine.command_line import run_program
 from experiments.engine.files import locked
 from experiments.engine.folders import default_cache
@@ -45,15 +45,15 @@ class FetchError(RuntimeError):
 
 
 def is_complete(cache: Path, package: Package) -> bool:
-    """Says whether a package's files are all there, whole.
+    """Whether all files of a package exist and are undamaged.
 
     Args:
-        cache: The folder that `build_debian` filled.
-        package: The package.
+        cache: folder that `build_debian` filled.
+        package: package whose files are checked.
 
     Returns:
-        True if the package's index lists just the files that `package` names, and every
-        file has the size and the SHA256 of the index.
+        True if the index of the package lists exactly the files that `package` names, and each file
+        has the size and the SHA256 in the index.
     """
     folder = cache / package.name
     try:
@@ -64,23 +64,23 @@ def is_complete(cache: Path, package: Package) -> bool:
             for name, entry in files.items()
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        # Missing or damaged, in whichever way, comes to the same: to be fetched.
+        # Missing or damaged: in every case the package must be fetched.
         return False
 
 
 def build_debian(cache: Path, packages: Sequence[Package] = PACKAGES) -> dict[str, str]:
-    """Fetches the files of `packages` into `cache`, except for what is there already.
+    """Fetches the files of `packages` into `cache`, except those that are already there.
 
     Args:
-        cache: A folder, made if need be. At most one build runs in it at a time.
-        packages: What to fetch.
+        cache: folder of the files; it is created. Only one build can run in it at a time.
+        packages: packages to fetch.
 
     Returns:
-        What went wrong, by the name of the package; empty if all files are there. A failure
-        does not keep the other packages from being fetched.
+        An error message by the name of each package that failed; empty if all files are there. A
+        failure does not stop the other packages.
 
     Raises:
-        FolderError: If `cache` cannot be written to, or another process builds in it.
+        FolderError: `cache` cannot be written to, or another process builds in it.
     """
     failures: dict[str, str] = {}
     columns = (
@@ -90,8 +90,8 @@ def build_debian(cache: Path, packages: Sequence[Package] = PACKAGES) -> dict[st
         TimeElapsedColumn(),
         TextColumn("{task.fields[state]}"),
     )
-    # The scratch folder has a fixed name, so that a later run clears what a killed one left;
-    # the lock keeps it from clearing that of a live one.
+    # The scratch folder has a fixed name, so that a run deletes what a killed run left in it; the
+    # lock prevents it from deleting the folder of an active run.
     with locked(cache, wait=False), Progress(*columns, console=Console(stderr=True)) as progress:
         for package in packages:
             task = progress.add_task(package.name, total=None, state="verifying")
@@ -100,7 +100,7 @@ def build_debian(cache: Path, packages: Sequence[Package] = PACKAGES) -> dict[st
             except FetchError as error:
                 failures[package.name] = str(error)
                 progress.update(task, state="failed")
-            except OSError as error:  # a full disk, a folder that may not be written
+            except OSError as error:  # for example a full disk or a read-only folder
                 failures[package.name] = f"{package.name}: {error}"
                 progress.update(task, state="failed")
             progress.stop_task(task)
@@ -109,7 +109,7 @@ def build_debian(cache: Path, packages: Sequence[Package] = PACKAGES) -> dict[st
 
 @dataclass(frozen=True)
 class _Release:
-    """What apt would install of a package."""
+    """The version of a package that apt would install."""
 
     version: str
     size: int
@@ -212,7 +212,7 @@ def _run(
         )
     except FileNotFoundError as error:
         raise FetchError(
-            f"{package.name}: {command[0]} is not on PATH: this needs Debian or a system made of it"
+            f"{package.name}: {command[0]} is not on PATH: Debian or a derived system is needed"
         ) from error
     with process:
         try:
@@ -226,7 +226,7 @@ def _run(
             process.kill()
             raise
     if process.returncode != 0:
-        # apt warns root that it downloads outside its sandbox, whatever the error is.
+        # apt always warns root that it downloads outside its sandbox.
         errors = [line for line in complaint.splitlines() if not line.startswith("W: ")]
         raise FetchError(
             f"{package.name}: `{' '.join(command)}` failed with status {process.returncode}: "
@@ -255,22 +255,23 @@ def _scratch(cache: Path) -> Iterator[Path]:
 DEFAULT_CACHE = default_cache()
 
 
-def main(cache: Path = DEFAULT_CACHE, stamps: bool = False) -> None:
+def main(cache: Path = DEFAULT_CACHE, cutouts: bool = False) -> None:
     """Fetches photographs from Debian packages (about 290 MB, of which some 50 MB are kept).
 
     Args:
-        cache: Where the photographs go. What is there already, and whole, is not fetched again.
-        stamps: Fetch the cut-outs of objects as well (161 MB, of which 10 MB are kept).
+        cache: Folder of the photographs; complete packages in it are not fetched again.
+        cutouts: Fetch cutouts of objects too (161 MB, of which 10 MB are kept).
     """
-    packages = (*PACKAGES, STAMPS) if stamps else PACKAGES
+    packages = (*PACKAGES, CUTOUTS) if cutouts else PACKAGES
     failures = build_debian(cache, packages)
     for message in failures.values():
         print(f"error: {printable(message)}", file=sys.stderr)
     if failures:
         sys.exit(2)
-    cut_outs = f" and {len(STAMPS.files)} cut-outs" if stamps else ""
-    photographs = sum(len(package.files) for package in PACKAGES)
-    print(f"{photographs} photographs{cut_outs} in {printable(cache)}")
+    fetched = f"{sum(len(package.files) for package in PACKAGES)} photographs"
+    if cutouts:
+        fetched += f" and {len(CUTOUTS.files)} cutouts"
+    print(f"{fetched} in {printable(cache)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which photographs are taken from which Debian package."""
+"""The photographs that are taken from each Debian package."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,27 +7,27 @@ from pathlib import PurePosixPath
 
 @dataclass(frozen=True)
 class Package:
-    """A Debian package and the pictures taken from it.
+    """A Debian package, and the pictures that are taken from it.
 
     Attributes:
-        name: The package.
-        files: Maps the name that a picture gets in the cache to its path inside the package.
+        name: name of the package.
+        files: path inside the package of each picture, by its file name in the cache.
     """
 
     name: str
     files: Mapping[str, str]
 
 
-def _named_alike(folder: str, *paths: str) -> dict[str, str]:
+def _by_file_name(folder: str, *paths: str) -> dict[str, str]:
     return {PurePosixPath(path).name: f"{folder}/{path}" for path in paths}
 
 
-# Chosen by eye. Left out: drawings, renderings, paintings, other sizes of the same photograph, and
+# Chosen by eye. Excluded: drawings, renderings, paintings, other sizes of the same photograph, and
 # second views of the same scene, which would leak from training into validation.
 PACKAGES = (
     Package(
         "lomiri-wallpapers-16.04",
-        _named_alike(
+        _by_file_name(
             "usr/share/backgrounds",
             "Bridge_by_Sander_Klootwijk.jpg",
             "Dragonfly_by_Bolly.jpg",
@@ -46,11 +46,11 @@ PACKAGES = (
     ),
     Package(
         "lomiri-wallpapers-20.04",
-        _named_alike("usr/share/backgrounds", "Kleiber_by_Lukas_Baubkus.jpg"),
+        _by_file_name("usr/share/backgrounds", "Kleiber_by_Lukas_Baubkus.jpg"),
     ),
     Package(
         "lxqt-themes",
-        _named_alike(
+        _by_file_name(
             "usr/share/lxqt/wallpapers",
             "Butterfly-Kenneth-Wimer.jpg",
             "Valendas.png",
@@ -67,7 +67,7 @@ PACKAGES = (
     ),
     Package(
         "mate-backgrounds",
-        _named_alike(
+        _by_file_name(
             "usr/share/backgrounds/mate/nature",
             "Aqua.jpg",
             "Blinds.jpg",
@@ -104,7 +104,7 @@ PACKAGES = (
     ),
     Package(
         "opencv-doc",
-        _named_alike(
+        _by_file_name(
             "usr/share/doc/opencv-doc/examples",
             "alphamat/input_images/plant.jpg",
             "data/aloeL.jpg",

@@ -1,4 +1,4 @@
-"""A tfds data set of the 1,797 handwritten digits that scikit-learn ships."""
+"""A tfds dataset of the 1,797 handwritten digits of scikit-learn."""
 
 import io
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from PIL import Image
 DIGIT_SIDE = 32
 
 _TRAINING_EXAMPLES = 1500
-_WHITE = 16  # of scikit-learn's values
+_WHITE = 16  # the largest value in scikit-learn's images
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
     """The 8x8 digits in three equal channels, enlarged to 32x32.
 
-    The first 1,500 are to train on, the last 297 to validate: digits of one writer follow each
-    other, so that most of those to validate are by writers not trained on.
+    The first 1,500 are for training, the last 297 for validation. Digits of one writer follow each
+    other, so most digits for validation are of writers that are not in the training set.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -44,7 +44,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager
-        # Here, because importing scikit-learn takes a second, and reading does not need it.
+        # Imported here, because the import takes a second, and reading does not need it.
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -70,10 +70,10 @@ def _enlarged(values: Float[np.ndarray, "8 8"]) -> Image.Image:
 
 
 def prepare(data_dir: Path) -> Path:
-    """Builds the data set, unless it is there, and returns the folder to read it from.
+    """Builds the dataset, unless it exists, and returns the folder from which to read it.
 
     Args:
-        data_dir: tfds keeps its data sets in folders below this one.
+        data_dir: folder of the tfds datasets.
     """
     builder = Digits(data_dir=data_dir)
     builder.download_and_prepare()

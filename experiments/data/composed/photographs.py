@@ -1,4 +1,4 @@
-"""Real photographs, to learn from and to measure with, where no data set is at hand."""
+"""Photographs for training and evaluation without a downloaded dataset."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,9 +14,9 @@ class Photograph:
     """A photograph on disk.
 
     Attributes:
-        name: Unique, and the same on every machine: `skimage-astronaut`.
-        path: An image file that Pillow opens and converts to RGB.
-        origin: The package and the file inside it: `scikit-image: skimage/data/astronaut.png`.
+        name: unique name, the same on every machine: `skimage-astronaut`.
+        path: path of an image that Pillow opens and converts to RGB.
+        origin: package, and file inside it: `scikit-image: skimage/data/astronaut.png`.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Photograph:
     origin: str
 
 
-# Of the stereo pair of the motorcycle only one: the other view is all but the same photograph.
+# Only one image of the stereo pair of the motorcycle, because both are almost the same.
 _PYPI_FILES = (
     ("skimage-astronaut", "scikit-image", "skimage", "data/astronaut.png"),
     ("skimage-chelsea", "scikit-image", "skimage", "data/chelsea.png"),
@@ -40,11 +40,11 @@ def pypi_photographs() -> tuple[Photograph, ...]:
     """Returns the seven colour photographs that scikit-image and scikit-learn install.
 
     Returns:
-        Five of scikit-image, 300 to 512 pixels high, and two of scikit-learn. They are files of
+        Five from scikit-image, 300 to 512 pixels high, and two from scikit-learn. They are files of
         the wheels; nothing is downloaded.
 
     Raises:
-        DataError: If one of the packages, or a file of theirs, is not installed.
+        DataError: one of the packages, or one of its files, is not installed.
     """
     return tuple(
         Photograph(name, _installed(package, module, file), f"{package}: {module}/{file}")
@@ -53,19 +53,19 @@ def pypi_photographs() -> tuple[Photograph, ...]:
 
 
 def debian_photographs(cache: Path) -> tuple[Photograph, ...]:
-    """Returns the larger set: the 64 photographs of Debian packages and the seven of PyPI.
+    """Returns the larger set: 64 photographs from Debian packages and seven from PyPI.
 
-    Every file is read once, to see that it is what was fetched.
+    Reads every file once, to check that it is undamaged.
 
     Args:
-        cache: The folder that `python -m experiments.data.composed.debian` filled.
+        cache: folder that `python -m experiments.data.composed.debian` filled.
 
     Returns:
-        71 photographs, those of `pypi_photographs` first. No two show the same scene.
+        71 photographs, starting with those of `pypi_photographs`. No two show the same scene.
 
     Raises:
-        DataError: If a photograph is missing or damaged in `cache`, or one of
-            `pypi_photographs` is.
+        DataError: a photograph is missing or damaged in `cache`, or one of `pypi_photographs` is
+            missing.
     """
     if missing := [package.name for package in PACKAGES if not is_complete(cache, package)]:
         raise DataError(

@@ -1,8 +1,8 @@
-"""A data set to detect and segment: photographed objects, cut out, on crops of photographs.
+"""A dataset for detection and segmentation: cutouts of objects on crops of photographs.
 
-It is written as a folder in COCO's layout and prepared as COCO is, so that all that COCO takes is
-tried offline: `python -m experiments.data.composed.scenes --help`. It is no benchmark: objects are
-pasted.
+It is written as a folder in COCO's layout and prepared like COCO, so that all code for COCO can be
+tried offline: `python -m experiments.data.composed.scenes --help`. It is not a benchmark, because
+the objects are pasted.
 """
 
 import os
@@ -20,19 +20,19 @@ from pycocotools import mask as rle
 from experiments.data import coco_tfds
 from experiments.data.coco_annotations import Category
 from experiments.data.coco_tfds import CocoConfig
+from experiments.data.composed.cutouts import fetched_cutouts, read_cutout, split_by_cutout
+from experiments.data.composed.cutouts_manifest import CLASSES
 from experiments.data.composed.debian import DEFAULT_CACHE
 from experiments.data.composed.photographs import debian_photographs, pypi_photographs
 from experiments.data.composed.scenes_backgrounds import backgrounds, scaled_pixels
 from experiments.data.composed.scenes_composition import Scene, compose
 from experiments.data.composed.scenes_config import ScenesConfig
-from experiments.data.composed.stamps import cut_out, kept_stamps, split_by_stamp
-from experiments.data.composed.stamps_manifest import CLASSES
 from experiments.engine.command_line import run_program
 from experiments.engine.files import locked
 from experiments.engine.json_files import write_json
 from experiments.engine.text import printable
 
-# With gaps, as COCO's have.
+# With gaps, like the ids of COCO.
 CATEGORIES = tuple(Category(2 * n + 1, name) for n, name in enumerate(CLASSES))
 
 _SPLITS = ("train", "val")
@@ -43,20 +43,20 @@ _QUALITY = 92
 def prepare_scenes(
     data_dir: Path, cache: Path = DEFAULT_CACHE, config: ScenesConfig | None = None
 ) -> Path:
-    """Builds the data set, unless it is there, and returns the folder to read it from.
+    """Builds the dataset, unless it exists, and returns the folder from which to read it.
 
-    The images and annotations are in `data_dir/scenes/<name>` besides, in COCO's layout.
+    The images and annotations are also in `data_dir/scenes/<name>`, in COCO's layout.
 
     Args:
-        data_dir: tfds keeps its data sets in folders below this one.
-        cache: the folder that `python -m experiments.data.composed.debian --stamps` filled.
+        data_dir: folder of the tfds datasets.
+        cache: folder that `python -m experiments.data.composed.debian --cutouts` filled.
         config: how scenes are composed.
 
     Returns:
         The folder for :func:`experiments.data.coco.open_coco`.
 
     Raises:
-        DataError: a stamp or a photograph is missing; the message names the command that
+        DataError: a cutout or a photograph is missing; the message names the command that
             fetches it.
     """
     config = config or ScenesConfig()
@@ -77,15 +77,16 @@ def prepare_scenes(
 def scene(
     key: tuple[int, int],
     photographs: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    cut_outs: Sequence[Sequence[Image.Image]],
+    cutouts: Sequence[Sequence[Image.Image]],
     config: ScenesConfig,
 ) -> Scene:
-    """Composes a scene, the same for the same arguments.
+    """Composes a scene, which is the same for the same arguments.
 
     Args:
-        key: split and number, of which all that is random follows.
-        photographs: no side of them is shorter than a scene's longer side.
-        cut_outs: of each class, at least one; see :func:`experiments.data.composed.stamps.cut_out`.
+        key: number of the split and of the scene, which seed all random choices.
+        photographs: RGB pixels; each side is at least the longer side of a scene.
+        cutouts: cutouts of each class, at least one; see
+            :func:`experiments.data.composed.cutouts.read_cutout`.
         config: how scenes are composed.
     """
     rng = np.random.default_rng(key)
@@ -99,18 +100,18 @@ def scene(
     )
     background = np.ascontiguousarray(photograph[top : top + height, left : left + width])
     count = int(rng.integers(config.max_objects)) + 1
-    return compose(rng, background, cut_outs, count, (config.smallest, config.largest))
+    return compose(rng, background, cutouts, count, (config.smallest, config.largest))
 
 
 def annotations_of(composed: Scene) -> list[dict[str, Any]]:
-    """Says where the objects of a scene are, as COCO does, without ids.
+    """Returns the annotations of a scene in the format of COCO, without ids.
 
     Args:
-        composed: the scene.
+        composed: scene to annotate.
 
     Returns:
-        For each object, ``category_id``, ``bbox``, ``area`` and ``segmentation`` of what is seen of
-        it, and ``iscrowd``, 0.
+        For each object, ``category_id``, ``bbox``, ``area`` and ``segmentation`` of its visible
+        part, and ``iscrowd``, 0.
     """
     annotations = []
     for label, mask in zip(composed.labels, composed.masks, strict=True):
@@ -132,7 +133,7 @@ def annotations_of(composed: Scene) -> list[dict[str, Any]]:
 
 
 def _write_folder(folder: Path, cache: Path, config: ScenesConfig) -> None:
-    stamps = split_by_stamp(kept_stamps(cache))
+    cutouts = split_by_cutout(fetched_cutouts(cache))
     photographs = backgrounds(
         pypi_photographs() if config.photographs == "pypi" else debian_photographs(cache)
     )
@@ -141,12 +142,16 @@ def _write_folder(folder: Path, cache: Path, config: ScenesConfig) -> None:
         pixels = [
             scaled_pixels(photograph, config.longer_side) for photograph in photographs[split]
         ]
-        cut_outs = [
-            [cut_out(stamp.path, config.largest) for stamp in stamps[split] if stamp.label == name]
+        pictures = [
+            [
+                read_cutout(cutout.path, config.largest)
+                for cutout in cutouts[split]
+                if cutout.label == name
+            ]
             for name in CLASSES
         ]
         first_id = 1 + split * config.training_images
-        _write_split(folder, part, (split, first_id, count), pixels, cut_outs, config)
+        _write_split(folder, part, (split, first_id, count), pixels, pictures, config)
 
 
 def _write_split(
@@ -154,14 +159,14 @@ def _write_split(
     part: str,
     numbers: tuple[int, int, int],
     photographs: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    cut_outs: Sequence[Sequence[Image.Image]],
+    cutouts: Sequence[Sequence[Image.Image]],
     config: ScenesConfig,
 ) -> None:
     split, first_id, count = numbers
     (folder / part).mkdir(parents=True)
 
     def write(number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        composed = scene((split, number), photographs, cut_outs, config)
+        composed = scene((split, number), photographs, cutouts, config)
         image_id = first_id + number
         name = f"{image_id:012}.jpg"
         composed.image.save(folder / part / name, quality=_QUALITY)
@@ -169,14 +174,14 @@ def _write_split(
         image = {"id": image_id, "file_name": name, "height": height, "width": width}
         return image, [{"image_id": image_id, **entry} for entry in annotations_of(composed)]
 
-    # Pillow and NumPy let other threads run while they compute.
+    # Threads suffice: Pillow and NumPy release the lock of the interpreter while they compute.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         written = list(pool.map(write, range(count)))
     annotations = [entry for _, entries in written for entry in entries]
     content = {
         "images": [image for image, _ in written],
         "categories": [category._asdict() for category in CATEGORIES],
-        "annotations": [{"id": 1 + place, **entry} for place, entry in enumerate(annotations)],
+        "annotations": [{"id": 1 + index, **entry} for index, entry in enumerate(annotations)],
     }
     write_json(folder / "annotations" / f"instances_{part}.json", content)
 
@@ -186,8 +191,8 @@ def main(config: ScenesConfig, data_dir: Path = Path("data"), cache: Path = DEFA
 
     Args:
         config: How scenes are composed.
-        data_dir: Folder of the prepared data sets.
-        cache: What `python -m experiments.data.composed.debian --stamps` filled.
+        data_dir: Folder of the prepared datasets.
+        cache: Folder that `python -m experiments.data.composed.debian --cutouts` filled.
     """
     print(printable(f"scenes in {prepare_scenes(data_dir, cache, config)}"))
 

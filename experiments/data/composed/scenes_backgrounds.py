@@ -1,4 +1,4 @@
-"""Photographs behind scenes: those on which nothing is left unannotated."""
+"""Background photographs of scenes, without objects that would have to be annotated."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from PIL import Image
 from experiments.data.composed.crops import scaled_size, split_by_photograph
 from experiments.data.composed.photographs import Photograph
 
-# Crops are taken of photographs this much larger than a scene, on their shorter side.
+# The shorter side of the photographs from which crops are taken, relative to the side of a scene.
 _ROOM = 1.5
 
-# Chosen by eye: they show what belongs to a class, or looks like it.
+# Chosen by eye: photographs that show objects of a class, or something similar.
 _SHOWING_CLASSES = frozenset(
     {
         "lomiri-wallpapers-16.04-Dragonfly_by_Bolly",
@@ -49,7 +49,7 @@ def backgrounds(
     photographs: Sequence[Photograph],
 ) -> tuple[list[Photograph], list[Photograph]]:
     """Splits into training and validation, without photographs that show objects of a class."""
-    # The split comes first: what is for validation here is so in the other data sets as well.
+    # Split before filtering, so that photographs are in the same split in all datasets.
     train, validation = (
         [photograph for photograph in part if photograph.name not in _SHOWING_CLASSES]
         for part in split_by_photograph(photographs)
@@ -58,9 +58,9 @@ def backgrounds(
 
 
 def scaled_pixels(photograph: Photograph, longer_side: int) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Reads a photograph, its shorter side one and a half times ``longer_side``, in pixels.
+    """Reads a photograph, scaled to a shorter side of one and a half times ``longer_side`` pixels.
 
-    One that is smaller is left so, or enlarged until its shorter side is ``longer_side``.
+    A smaller photograph is not enlarged, unless its shorter side is below ``longer_side``.
     """
     with Image.open(photograph.path) as opened:
         image = opened.convert("RGB")

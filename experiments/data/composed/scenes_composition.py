@@ -1,4 +1,4 @@
-"""Scenes of cut-outs that cover each other, with the mask of what is seen of each."""
+"""Composes scenes of overlapping cutouts, with a mask of the visible part of each object."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
-# Of an object, in shares of all of it, and in pixels.
-LEAST_SEEN = 0.25
+# Lower limits of the visible part of an object: a share of its pixels, and a number of pixels.
+SMALLEST_VISIBLE_SHARE = 0.25
 FEWEST_PIXELS = 16
 
-_OPAQUE = 128  # of an alpha of 255
+_OPAQUE = 128  # alpha from which a pixel counts as opaque, of 255
 _ATTEMPTS = 20
 
 
@@ -20,9 +20,9 @@ class Scene:
     """An image and the objects in it.
 
     Attributes:
-        image: RGB.
-        labels: of the n objects, from the farthest to the nearest.
-        masks: of what is seen of each object; no pixel belongs to two.
+        image: RGB image.
+        labels: labels of the n objects, from the farthest to the nearest.
+        masks: visible part of each object, bool ``[n, height, width]``; masks do not overlap.
     """
 
     image: Image.Image
@@ -33,26 +33,26 @@ class Scene:
 def compose(
     rng: np.random.Generator,
     background: UInt8[np.ndarray, "height width 3"],
-    cut_outs: Sequence[Sequence[Image.Image]],
+    cutouts: Sequence[Sequence[Image.Image]],
     count: int,
     sizes: tuple[int, int],
 ) -> Scene:
-    """Pastes cut-outs at random places, mirrored at random; later ones hide earlier ones.
+    """Pastes cutouts at random positions, randomly mirrored; later ones cover earlier ones.
 
-    Each object has at least 16 pixels to see, and a quarter of all it has: where it would not, or
-    would hide too much of another, another size and place are tried. One for which none is found
-    is left out, so that all that is in the image is in the masks as well.
+    At least 16 pixels, and at least a quarter, of each object are visible. If an object would have
+    less, or would cover too much of another, another size and position are tried. If none is found
+    after 20 attempts, the object is left out, so that every object in the image has a mask.
 
     Args:
-        rng: source of randomness.
-        background: as large as the image is to be.
-        cut_outs: of each class, at least one; RGBA without empty margins.
-        count: of objects, at most.
-        sizes: smallest and largest longer side of an object, in pixels; they are spread evenly in
-            their logarithm, and objects are never larger than the image.
+        rng: random number generator.
+        background: RGB pixels of the size of the scene, uint8 ``[height, width, 3]``.
+        cutouts: cutouts of each class, at least one; RGBA images without empty margins.
+        count: the largest number of objects.
+        sizes: lower and upper limit of the longer side of an object, in pixels. The logarithm of
+            the size is uniformly distributed; an object never exceeds the image.
 
     Returns:
-        The scene. A pixel belongs to the nearest object that is at least half opaque there.
+        The scene. A pixel belongs to the nearest object that is at least half opaque at the pixel.
     """
     height, width, _ = background.shape
     image = Image.fromarray(background)
@@ -60,19 +60,19 @@ def compose(
         image = ImageOps.mirror(image)
     labels: list[int] = []
     masks: list[Bool[np.ndarray, "height width"]] = []
-    wholes: list[int] = []
+    areas: list[int] = []
     for _ in range(count):
-        label = int(rng.integers(len(cut_outs)))
-        cut_out = cut_outs[label][int(rng.integers(len(cut_outs[label])))]
+        label = int(rng.integers(len(cutouts)))
+        cutout = cutouts[label][int(rng.integers(len(cutouts[label])))]
         if rng.random() < 0.5:
-            cut_out = ImageOps.mirror(cut_out)
+            cutout = ImageOps.mirror(cutout)
         for _ in range(_ATTEMPTS):
-            pasted = _resized(cut_out, np.exp(rng.uniform(*np.log(sizes))), (width, height))
+            pasted = _resized(cutout, np.exp(rng.uniform(*np.log(sizes))), (width, height))
             left = int(rng.integers(width - pasted.width, endpoint=True))
             top = int(rng.integers(height - pasted.height, endpoint=True))
             opaque = np.asarray(pasted.getchannel("A")) >= _OPAQUE  # [h, w]
             window = np.s_[top : top + pasted.height, left : left + pasted.width]
-            if _all_are_seen(masks, wholes, opaque, window):
+            if _all_visible(masks, areas, opaque, window):
                 for mask in masks:
                     mask[window] &= ~opaque
                 mask = np.zeros((height, width), bool)
@@ -80,25 +80,25 @@ def compose(
                 image.paste(pasted, (left, top), pasted)
                 labels.append(label)
                 masks.append(mask)
-                wholes.append(int(opaque.sum()))
+                areas.append(int(opaque.sum()))
                 break
     return Scene(image, tuple(labels), np.array(masks, bool).reshape(-1, height, width))
 
 
-def _resized(cut_out: Image.Image, longer: float, limits: tuple[int, int]) -> Image.Image:
-    scale = min(longer / max(cut_out.size), *(np.array(limits) / cut_out.size))
-    width, height = (max(1, round(length * scale)) for length in cut_out.size)
-    return cut_out.resize((width, height), Image.Resampling.LANCZOS)
+def _resized(cutout: Image.Image, longer: float, limits: tuple[int, int]) -> Image.Image:
+    scale = min(longer / max(cutout.size), *(np.array(limits) / cutout.size))
+    width, height = (max(1, round(length * scale)) for length in cutout.size)
+    return cutout.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _all_are_seen(
+def _all_visible(
     masks: Sequence[Bool[np.ndarray, "height width"]],
-    wholes: Sequence[int],
+    areas: Sequence[int],
     opaque: Bool[np.ndarray, "h w"],
     window: tuple[slice, slice],
 ) -> bool:
-    seen = (mask.sum() - (mask[window] & opaque).sum() for mask in masks)
+    visible = (mask.sum() - (mask[window] & opaque).sum() for mask in masks)
     return opaque.sum() >= FEWEST_PIXELS and all(
-        pixels >= max(FEWEST_PIXELS, LEAST_SEEN * whole)
-        for pixels, whole in zip(seen, wholes, strict=True)
+        pixels >= max(FEWEST_PIXELS, SMALLEST_VISIBLE_SHARE * area)
+        for pixels, area in zip(visible, areas, strict=True)
     )

@@ -1,4 +1,4 @@
-"""How scenes are composed."""
+"""Config of composed scenes."""
 
 import dataclasses
 from typing import Literal
@@ -11,15 +11,18 @@ class ScenesConfig:
     """How scenes are composed.
 
     Attributes:
-        photographs: ``"pypi"``: those of the seven photographs that come with the dependencies
-            which show no object of a class. ``"debian"``: those of 71.
-        longer_side: of the images, in pixels; the shorter one is three quarters of it. Seven in
-            ten are landscapes, the others portraits.
-        training_images: number of images to train on.
-        validation_images: number of images to validate on.
-        smallest: longer side of an object, in pixels; sizes are even in their logarithm.
-        largest: longer side of an object, in pixels; at most the images' shorter side.
-        max_objects: the largest number of objects in an image; one that finds no place is left out.
+        photographs: source of the backgrounds; photographs that show an object of a class are left
+            out. ``"pypi"``: the seven that come with the dependencies. ``"debian"``: the set of 71.
+        longer_side: longer side of the images, in pixels; the shorter side is three quarters of it.
+            Seven images in ten are landscapes, the others portraits.
+        training_images: number of training images.
+        validation_images: number of validation images.
+        smallest: lower limit of the longer side of an object, in pixels; the logarithm of the size
+            is uniformly distributed.
+        largest: upper limit of the longer side of an object, in pixels; at most the shorter side of
+            the images.
+        max_objects: the largest number of objects in an image; an object without a free position is
+            left out.
     """
 
     photographs: Literal["pypi", "debian"] = "debian"
@@ -31,7 +34,7 @@ class ScenesConfig:
     max_objects: int = 8
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for a number below 1, and where objects do not fit into images."""
+        """Raises ``ConfigError`` for a number below 1, or objects that do not fit into images."""
         check_at_least(self, longer_side=1, training_images=1, validation_images=1, max_objects=1)
         check(
             8 <= self.smallest <= self.largest <= self.shorter_side,
@@ -42,10 +45,10 @@ class ScenesConfig:
 
     @property
     def shorter_side(self) -> int:
-        """Of the images, in pixels."""
+        """The shorter side of the images, in pixels."""
         return self.longer_side * 3 // 4
 
     @property
     def name(self) -> str:
-        """Of the data set; other data have another name, by which tfds tells what is there."""
+        """Name of the dataset, by which tfds recognises a dataset that was built before."""
         return "-".join(["scenes", *map(str, dataclasses.astuple(self))])

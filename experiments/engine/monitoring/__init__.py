@@ -1,1 +1,1 @@
-"""What is recorded and shown of a run while it trains."""
+"""Records and shows the progress of a run during training."""

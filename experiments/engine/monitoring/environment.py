@@ -18,8 +18,8 @@ def append_environment(path: Path, **more: Any) -> None:
     """Appends one JSON object with the command, versions and devices of this process.
 
     Args:
-        path: of the file, one object a line.
-        more: further entries that JSON can hold.
+        path: path of the file, with one object in each line.
+        more: further entries that JSON can store.
     """
     devices = jax.devices()
     entry = {
@@ -46,7 +46,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """The commit of the checkout, with ``+changes`` if files differ from it."""
+    """Returns the commit of the checkout, with ``+changes`` if files were changed since."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -57,4 +57,4 @@ def _git_revision() -> str | None:
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return None  # no git, or no checkout
+        return None  # git or a checkout is missing

@@ -17,29 +17,30 @@ from experiments.engine.text import shown
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
-# What the names of an evaluation's metrics begin with.
+# The prefix of the metrics of an evaluation.
 EVALUATION = "eval/"
 
 
 class LogError(UserError, ValueError):
-    """A log is not as it was written."""
+    """A log is damaged."""
 
 
 class RunLogs:
     """The logs in a run's folder; only the primary process writes metrics and timing.
 
-    ``metrics.jsonl`` holds the values that a repeated or resumed run gives again, ``timing.jsonl``
-    the others. ``tensorboard/`` holds both, for TensorBoard. ``incidents.jsonl`` lists skipped
-    steps, unreadable records and damaged checkpoints, and keeps the lines of earlier starts; each
-    further process has a file of its own, with its number in the name.
+    ``metrics.jsonl`` holds the values that do not change when a run is repeated or resumed, and
+    ``timing.jsonl`` the others. ``tensorboard/`` holds both, for TensorBoard. ``incidents.jsonl``
+    lists skipped steps, unreadable records and damaged checkpoints, and keeps the lines of earlier
+    starts; every process but the primary has its own file, with its number in the name.
 
-    Lines past ``resume_at`` were written by a process that was ended before its next checkpoint.
-    They are dropped, for this process writes them again.
+    Lines after ``resume_at`` were written by a process that ended before its next checkpoint. They
+    are dropped, because this process writes them again.
 
     Args:
-        folder: of the run.
-        resume_at: the step after which this process goes on.
-        evaluated: False drops the evaluation of step ``resume_at`` too.
+        folder: folder of the run.
+        resume_at: the last step that is not repeated.
+        evaluated: whether step ``resume_at`` has been evaluated; if not, lines of its evaluation
+            are dropped too.
 
     Raises:
         LogError: a log of an earlier start is damaged.
@@ -59,19 +60,19 @@ class RunLogs:
         self._incidents = JsonLines(incidents)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs values that are the same each time the run is repeated."""
+        """Logs values that are the same when the run is repeated."""
         self._write(METRICS, step, values)
 
     def evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs the metrics of an evaluation, each with ``eval/`` before its name."""
+        """Logs the metrics of an evaluation, with the prefix ``eval/``."""
         self._write(METRICS, step, {f"{EVALUATION}{name}": value for name, value in values.items()})
 
     def timing(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs values that differ each time."""
+        """Logs values that differ when the run is repeated."""
         self._write(TIMING, step, values)
 
     def incident(self, step: int, kind: str, **details: Any) -> None:
-        """Logs a fault that the run got over, or that ended it."""
+        """Logs a fault, whether it ended the run or not."""
         self._incidents.write(step, {"incident": kind, **details})
 
     def close(self) -> None:
@@ -90,14 +91,14 @@ class RunLogs:
 
 
 class JsonLines:
-    """One JSON object a line, appended as training goes: ``{"step": 20, "loss": 0.31}``.
+    """A file with one JSON object in each line, appended in training: ``{"step": 2, "loss": 0.3}``.
 
     Args:
-        path: the file; its folder is created.
-        keep: which of the lines that are there stay.
+        path: path of the file; its folder is created.
+        keep: function that selects the existing lines that are kept.
 
     Raises:
-        LogError: a line that is there is damaged.
+        LogError: an existing line is damaged.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class JsonLines:
         self._file = path.open("a", buffering=1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends the values of one step; NaN and infinity become null."""
+        """Appends the values of one step; NaN and infinity are written as null."""
         finite = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
@@ -125,10 +126,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """Reads a log.
 
     Args:
-        path: of the log; an absent file is an empty log.
+        path: path of the log; if it does not exist, the log is empty.
 
     Returns:
-        The lines, each with ``step``, without a last one that was cut off by a crash.
+        The lines, each with ``step``; a last line that a crash truncated is left out.
 
     Raises:
         LogError: a line is damaged.
@@ -152,10 +153,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Reads a log of metrics, whose values are numbers or None; see :func:`read_log`.
 
     Args:
-        path: of the log; an absent file is an empty log.
+        path: path of the log; if it does not exist, the log is empty.
 
     Raises:
-        LogError: a line is damaged, or has another value.
+        LogError: a line is damaged, or has a value of another type.
     """
     lines = read_log(path)
     for number, line in enumerate(lines, start=1):
@@ -167,5 +168,5 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _damaged(path: Path, number: int, line: Any) -> LogError:
     return LogError(
         f"{path}: line {number} must be a JSON object of a step and its values, got {shown(line)}: "
-        "mend the line or remove it"
+        "correct the line or remove it"
     )

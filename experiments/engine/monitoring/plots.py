@@ -21,11 +21,11 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def save_curves(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
-    """Draws each metric over steps in its own panel; metrics that are parts of others are left out.
+    """Draws each metric over the steps in its own panel, without metrics that detail others.
 
     Args:
-        path: of the PNG.
-        log: lines of a metrics log; a metric may be missing from some, and a value may be None.
+        path: path of the PNG.
+        log: lines of a metrics log; a metric may be missing from a line, and a value may be None.
     """
     logged = dict.fromkeys(name for line in log for name in line)
     names = [

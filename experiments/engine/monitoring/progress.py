@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a training: a bar on a terminal, or a line every 20 seconds in other outputs."""
 
 import time
 from types import TracebackType
@@ -14,13 +14,13 @@ _SECONDS_BETWEEN_LINES = 20.0
 
 
 class TrainingProgress:
-    """Shows step, images/s, time left, time spent waiting for data, and the latest loss.
+    """Shows step, images/s, remaining time, time spent waiting for data, and the last loss.
 
     Args:
-        title: names the run.
-        start: the step to begin at, after a resume.
-        total: the number of steps.
-        visible: False shows nothing; all processes but one take that.
+        title: name of the run.
+        start: number of steps already done, after a resume.
+        total: total number of steps.
+        visible: whether anything is shown; true for one process only.
     """
 
     def __init__(self, title: str, start: int, total: int, visible: bool = True) -> None:
@@ -59,9 +59,9 @@ class TrainingProgress:
         """Reports that ``step`` steps are done.
 
         Args:
-            step: number of steps, from the start of the run.
-            loss: of the last step.
-            speed: of the last steps.
+            step: number of steps since the start of the run.
+            loss: loss of the last step.
+            speed: speed of the last steps.
         """
         state = (
             f"{speed.images_per_second:.4g} images/s, {speed.data_wait:.1%} waiting for data, "

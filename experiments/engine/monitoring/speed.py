@@ -1,4 +1,4 @@
-"""How fast a training is."""
+"""Measures the speed of training."""
 
 import time
 from typing import NamedTuple
@@ -10,9 +10,9 @@ class Speed(NamedTuple):
     """The speed of training over some steps.
 
     Attributes:
-        steps_per_second: of this run.
-        images_per_second: of all processes.
-        data_wait: share of the time that was spent waiting for data.
+        steps_per_second: steps per second.
+        images_per_second: images per second, of all processes together.
+        data_wait: share of the time that was spent waiting for data, 0 to 1.
     """
 
     steps_per_second: float
@@ -21,12 +21,12 @@ class Speed(NamedTuple):
 
 
 class Clock:
-    """Measures the speed of training, without evaluations and checkpoints.
+    """Measures the speed of training, excluding evaluations and checkpoints.
 
     Args:
-        data: the batches, and the time that was spent waiting for them.
-        step: the last step before the first that is measured.
-        batch_size: images of a step, over all processes.
+        data: input, which counts the time spent waiting for batches.
+        step: the last step before the measurement starts.
+        batch_size: number of images in a step, over all processes.
     """
 
     def __init__(self, data: Input, step: int, batch_size: int) -> None:
@@ -35,12 +35,12 @@ class Clock:
         self.restart(step)
 
     def restart(self, step: int) -> None:
-        """Measures from ``step`` on."""
+        """Starts a new measurement after ``step``."""
         self._step, self._began = step, time.monotonic()
         self._waited = self._data.seconds_waited
 
     def read(self, step: int) -> Speed | None:
-        """The speed since the last restart; None if there was no step since."""
+        """Returns the speed since the last restart; None if no step was done since."""
         seconds = time.monotonic() - self._began
         if step == self._step or not seconds:
             return None
@@ -49,6 +49,6 @@ class Clock:
         return Speed(steps_per_second, self._batch_size * steps_per_second, waited / seconds)
 
     def since_start(self) -> dict[str, float]:
-        """Seconds since this process started the run, and those of them spent on waiting."""
+        """Returns seconds since this process started the run, and those spent waiting for data."""
         seconds = time.monotonic() - self._start
         return {"seconds": seconds, "seconds_waiting": self._data.seconds_waited}

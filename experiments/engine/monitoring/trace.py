@@ -11,8 +11,8 @@ class Trace:
     """A trace of some steps by ``jax.profiler``; it ends with the run at the latest.
 
     Args:
-        folder: where the trace is written.
-        operation: says which steps are traced.
+        folder: folder to which the trace is written.
+        operation: operation of the run, which selects the steps.
     """
 
     def __init__(self, folder: Path, operation: Operation) -> None:

@@ -1,1 +1,1 @@
-"""Presets that are trained, or whose cost is counted, to stand in one table."""
+"""Tables of presets that are trained, or of their costs."""

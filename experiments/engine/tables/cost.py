@@ -1,4 +1,4 @@
-"""What a model costs: its parameters and its floating-point operations, without running it."""
+"""Counts the parameters and the floating-point operations of a model without running it."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 _ARITHMETIC = {"add", "add_any", "sub", "mul", "div", "neg", "abs", "max", "min", "square"}
 _POWERS = {"integer_pow", "pow", "sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log1p"}
 _ELEMENTWISE = _ARITHMETIC | _POWERS | {"logistic", "tanh", "erf", "sin", "cos"}
-# One operation for each element that goes in.
+# One operation for each element of the input.
 _REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "cumsum", "cumprod"}
 # One operation for each element of each window.
 _WINDOW_REDUCTIONS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min"}
@@ -22,11 +22,11 @@ _WINDOW_REDUCTIONS = {"reduce_window_sum", "reduce_window_max", "reduce_window_m
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one call of a module costs.
+    """The cost of one call of a module.
 
     Attributes:
-        parameters: scalars in the collection ``params``.
-        flops: floating-point operations of the whole batch; see :func:`cost`.
+        parameters: number of scalars in the collection ``params``.
+        flops: number of floating-point operations for the whole batch; see :func:`cost`.
     """
 
     parameters: int
@@ -34,33 +34,33 @@ class Cost:
 
 
 def cost(module: nn.Module, *inputs: Any, **options: Any) -> Cost:
-    """Counts parameters and operations of ``module`` on inputs of given shapes.
+    """Counts parameters and operations of ``module`` for inputs of given shapes.
 
-    Operations are counted in the program as it is written, so by one rule for every layer and
+    Operations are counted in the traced program, so that the same rules hold for every layer and
     every device:
 
-    - 2 for a multiply-add of a convolution or a matrix product, at the border as everywhere;
-    - 1 for each element of an elementwise result, a power or an exponential included;
+    - 2 for each multiply-add of a convolution or a matrix product, including taps in the padding;
+    - 1 for each element of an elementwise result, also of powers and exponentials;
     - 1 for each term of a sum or maximum, over an axis or a window;
-    - 0 for what moves, compares or converts data.
+    - 0 for operations that move, compare or convert data.
 
-    A reassembly is written as ``k * k`` products and their sum, ``2 * k * k - 1`` for each channel
-    of an output pixel; bilinear interpolation as products with matrices, which are counted though
-    most of their elements are zero, because they are computed. XLA's own cost analysis counts
-    another program on each backend, and at the border only the taps that lie in the map.
+    A reassembly has ``k * k`` products and their sum, ``2 * k * k - 1`` operations for each channel
+    of an output pixel. Bilinear interpolation is a product with matrices; all their elements count,
+    although most are zero, because they are computed. XLA's own cost analysis counts a different
+    program on each backend, and ignores taps in the padding.
 
     >>> cost(nn.Dense(5, use_bias=False), jax.ShapeDtypeStruct((2, 3), jnp.float32))
     Cost(parameters=15, flops=60)
 
     Args:
-        module: a Linen module.
-        inputs: its inputs, as arrays or as ``jax.ShapeDtypeStruct``.
-        options: static arguments of the call, such as ``train`` or ``method``.
+        module: Linen module.
+        inputs: inputs of the module, as arrays or as ``jax.ShapeDtypeStruct``.
+        options: static keyword arguments of the call, such as ``train`` or ``method``.
 
     Raises:
-        NotImplementedError: the program has a loop of unknown length or a kernel of its own.
+        NotImplementedError: the program has a loop of unknown length or a custom kernel.
     """
-    # For a GPU CARAFE++ may be a kernel, which cannot be looked into.
+    # On a GPU CARAFE++ may be a custom kernel, whose operations cannot be counted.
     with jax.default_device("cpu"):
         variables = jax.eval_shape(
             lambda key, *arrays: module.init(key, *arrays, **options), jax.random.key(0), *inputs
@@ -79,7 +79,7 @@ def _equation_flops(equation: Any) -> int:
     name, params = equation.primitive.name, equation.params
     if name in ("while", "pallas_call"):
         raise NotImplementedError(
-            f"cost counts programs of known length in XLA's operations, got a {name!r}"
+            f"cost needs a program of XLA operations and loops of known length, got {name!r}"
         )
     counts = [_flops(body) for body in jaxprs_in_params(params)]
     if counts:  # a call, branches, or a loop
@@ -94,7 +94,7 @@ def _equation_flops(equation: Any) -> int:
     if name == "conv_general_dilated":
         features = params["dimension_numbers"].rhs_spec[0]
         taps = math.prod(shapes[1]) // shapes[1][features]
-        # A transposed convolution has zeros between its sources, which are no products.
+        # A transposed convolution has zeros between its inputs, whose products are not counted.
         return 2 * size * taps // math.prod(params["lhs_dilation"])
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]

@@ -1,4 +1,4 @@
-"""What the rows of a table cost, without training them."""
+"""Prints the cost of the rows of a table without training them."""
 
 import dataclasses
 
@@ -22,23 +22,23 @@ def dry_run[Config: RunConfig](
     shorter_side: int | None = None,
     dtype: Dtype | None = None,
 ) -> None:
-    """Prints parameters and operations of every row of a table, by shapes alone.
+    """Prints parameters and operations of every row of a table, from shapes only.
 
-    They are those of the model on one image. On request it also compiles and times a training step
-    and an inference of every row, on random images: medians of five after the first, of one batch
-    over all devices. They compare rows of one table on one machine; the speed of inference is also
-    given as a share of the first row's.
+    The operations are those of the model for one image. With ``time_steps``, a training step and an
+    inference of every row are also compiled and timed, on random images: the median of five calls
+    after the first, for one batch over all devices. These times compare the rows of one table on
+    one machine; the speed of inference is also given relative to the first row.
 
     Args:
-        spec: of the task.
-        name: of the experiment in the task's catalogue.
-        time_steps: whether steps are compiled and timed, which takes minutes a row.
-        batch_size: images of a timed step, over all processes and devices.
-        shorter_side: of the images, in pixels; by default each preset's own.
-        dtype: of the computation; by default each preset's own.
+        spec: spec of the task.
+        name: name of the experiment in the task's catalogue.
+        time_steps: whether to compile and time steps, which takes minutes for each row.
+        batch_size: number of images in a timed step, over all processes and devices.
+        shorter_side: shorter side of the images, in pixels; the default is the preset's.
+        dtype: dtype of the computation; the default is the preset's.
 
     Raises:
-        ConfigError: the devices cannot share the batch, or the task has no images of this size.
+        ConfigError: the devices cannot share the batch, or the task cannot use images of this size.
     """
     experiment = spec.catalogue.experiments[name]
     if time_steps:
@@ -55,10 +55,10 @@ def dry_run[Config: RunConfig](
             config = dataclasses.replace(config, dtype=dtype)
         if shorter_side is not None:
             config = spec.resized(config, shorter_side)
-        if config not in costs:  # equal rows are measured once
+        if config not in costs:  # equal configs are measured once
             costs[config] = spec.cost(config)
         found = costs[config]
-        cells = [f"{found.parameters:,}", f"{found.flops / 1e9:.4g}"]
+        entries = [f"{found.parameters:,}", f"{found.flops / 1e9:.4g}"]
         if time_steps:
             if config not in seconds:
                 seconds[config] = spec.step_seconds(config, share_of_process(batch_size))
@@ -66,7 +66,7 @@ def dry_run[Config: RunConfig](
                     print(f"{preset.name}: timed", flush=True)
             training, inference = seconds[config]
             first = inference if first is None else first
-            cells += [
+            entries += [
                 f"{1e3 * training:.0f}",
                 f"{batch_size / training:.3g}",
                 f"{1e3 * inference:.0f}",
@@ -74,7 +74,7 @@ def dry_run[Config: RunConfig](
                 f"{first / inference:.2f}",
             ]
         paper = scores_text(metrics, preset.paper, preset.paper_note)
-        lines.append((preset.row, *cells, paper))
+        lines.append((preset.row, *entries, paper))
     title = experiment.title
     if time_steps:
         title += f": {batch_size} images a step on {jax.devices()[0].device_kind}"

@@ -1,4 +1,4 @@
-"""Trains one run, or an experiment: the rows of a table, each with one or more seeds."""
+"""Trains one run, or all runs of an experiment: the rows of a table, with one or more seeds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,18 +29,18 @@ def run_config[Config: RunConfig](
     folders: Folders,
     operation: Operation,
 ) -> None:
-    """Trains a config, or goes on with its run.
+    """Trains a config, or continues its run.
 
     Args:
-        spec: of the task.
-        config: of the run, which ``spec`` still prepares.
-        output: folder of the run; None for that of the preset that ``config`` is.
-        folders: where runs and data lie.
+        spec: spec of the task.
+        config: config of the run, before ``spec`` has prepared it.
+        output: folder of the run; None for the folder of the preset with this config.
+        folders: folders of runs and data.
         operation: how the run is logged, saved and evaluated.
 
     Raises:
-        ConfigError: ``output`` is None, and no preset has this config but for the seed.
-        CheckpointError: something that the run starts from is missing.
+        ConfigError: ``output`` is None, and no preset has this config, apart from the seed.
+        CheckpointError: weights from which the run starts are missing.
     """
     catalogue = spec.catalogue
     output = output or run_folder(config, catalogue.presets, folders.runs)
@@ -54,26 +54,26 @@ def run_experiment[Config: RunConfig](
     folders: Folders | None = None,
     operation: Operation | None = None,
 ) -> None:
-    """Trains every row of a table with every seed, and writes and prints what comes of it.
+    """Trains every row of a table with every seed, then writes and prints the table.
 
-    What an interrupted call has done is not done again, and equal configs are trained once, also
-    those of different tables. Seeds that an earlier call has finished stay in the table.
+    Work that an interrupted call has finished is not repeated, and equal configs are trained only
+    once, even if they are in different tables. The table keeps seeds that an earlier call finished.
 
-    Leaves, in ``folders.runs`` and there in the folder of the task, a folder ``<preset>-seed<n>``
-    for each run, and ``results.json`` and ``table.md`` in the folder ``<name>``.
+    The folder of the task in ``folders.runs`` then has a folder ``<preset>-seed<n>`` for each run,
+    and a folder ``<name>`` with ``results.json`` and ``table.md``.
 
     Args:
-        spec: of the task.
-        name: of the experiment in the task's catalogue.
-        seeds: they take the place of the presets' own; by default those of the experiment.
-        folders: by default those of :class:`Folders`.
-        operation: of the runs; by default that of experiment or task.
+        spec: spec of the task.
+        name: name of the experiment in the task's catalogue.
+        seeds: seeds that replace those of the presets; the default is the experiment's.
+        folders: folders of runs and data; the default is :class:`Folders`.
+        operation: operation of the runs; the default is the experiment's or the task's.
 
     Raises:
-        ConfigError: ``seeds`` is empty, or has a seed twice or below 0; ``results.json`` cannot be
-            read; or the folder of a run holds one that was made of converted weights, or that
-            another command trains.
-        CheckpointError: something that a run starts from is missing.
+        ConfigError: ``seeds`` is empty, repeats a seed or has a negative one; ``results.json``
+            cannot be read; or the folder of a run holds converted weights, or a run that another
+            command trains.
+        CheckpointError: weights from which a run starts are missing.
     """
     catalogue, folders = spec.catalogue, folders or Folders()
     experiment = catalogue.experiments[name]
@@ -82,7 +82,7 @@ def run_experiment[Config: RunConfig](
     check(different and min(seeds) >= 0, "seeds", "one or more from 0 on, all different", [*seeds])
     operation = operation or experiment.operation or catalogue.operation
     output = folders.runs / catalogue.task / name
-    # Errors of any row are found before the first one is trained.
+    # Errors of all rows are reported before the first row is trained.
     if is_primary():
         output.mkdir(parents=True, exist_ok=True)
     read_results(output / RESULTS)
@@ -97,15 +97,15 @@ def run_experiment[Config: RunConfig](
     for preset, seed, folder, config in planned:
         if is_primary():
             print(f"{folder.name}: {preset.row}")
-        _check_not_converted(preset.name, folder)  # hours may have passed
-        # A finished run needs no claim, which another table may hold at the moment.
+        _check_not_converted(preset.name, folder)  # it may have been converted meanwhile
+        # A finished run needs no claim; another table may hold the claim at the moment.
         if not all_agree(_is_trained(spec, config, folder)):
             spec.train(config, folder, folders, operation)
         if is_primary():
             found[preset.name][seed] = last_evaluation(folder)
     if is_primary():
         with locked(output):
-            # Read once more: another call may have finished other seeds since.
+            # Read again: another call may have finished other seeds meanwhile.
             earlier = read_results(output / RESULTS)
             every = [
                 {**earlier_runs(preset, earlier), **found[preset.name]}
@@ -135,7 +135,7 @@ def _rows[Config: RunConfig](
     every: Sequence[Mapping[int, Metrics]],
     runs: Path,
 ) -> list[Row[Config]]:
-    """The rows of a table, with the seeds that all of them have."""
+    """Returns the rows of a table, with the seeds for which all rows have runs."""
     shared = sorted(set.intersection(*map(set, every)))
     rows = []
     for preset, metrics in zip(presets, every, strict=True):

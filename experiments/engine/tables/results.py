@@ -1,4 +1,4 @@
-"""The results of an experiment: read from its runs, kept as JSON, shown as a table."""
+"""The results of an experiment: collected from its runs, saved as JSON, shown as a table."""
 
 import dataclasses
 import json
@@ -15,8 +15,8 @@ from experiments.engine.tables.table import Spread, Table, print_tables, save_ta
 from experiments.engine.text import shown
 
 ONE_SEED = (
-    "One seed ranks nothing: how much runs differ by their seeds alone is not known. This shows "
-    "that everything works, not which is better."
+    "One seed does not rank the rows: how much runs differ with the seed is not known. This shows "
+    "that everything works, not which row is better."
 )
 SEVERAL_SEEDS = "± is the sample standard deviation over the seeds."
 RESULTS, TABLE = "results.json", "table.md"
@@ -26,7 +26,7 @@ Earlier = dict[str, tuple[Any, dict[int, Metrics]]]
 
 
 def last_evaluation(folder: Path) -> Metrics:
-    """The metrics of the final state of a finished run.
+    """Returns the metrics of the final state of a finished run.
 
     Raises:
         ConfigError: the run has not been evaluated.
@@ -36,7 +36,7 @@ def last_evaluation(folder: Path) -> Metrics:
     evaluations = [line for line in log if any(key.startswith(EVALUATION) for key in line)]
     check(bool(evaluations), str(folder / METRICS), "the log of an evaluated run", log)
     last = evaluations[-1]
-    # The log has null for a metric that was not finite.
+    # The log has null for a metric that is not finite.
     return {
         key.removeprefix(EVALUATION): value
         for key, value in last.items()
@@ -45,13 +45,13 @@ def last_evaluation(folder: Path) -> Metrics:
 
 
 def read_results(path: Path) -> Earlier:
-    """Config and runs of each row that earlier calls have finished, by the name of the preset.
+    """Reads config and runs of each row that earlier calls finished, by the name of the preset.
 
     Args:
-        path: of the JSON; an absent file has no rows.
+        path: path of the JSON file; if it does not exist, there are no rows.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     if not path.exists():
         return {}
@@ -61,15 +61,15 @@ def read_results(path: Path) -> Earlier:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} must hold the results of an earlier call, got {error!r}: remove it to start "
-            "the table anew from the runs"
+            "the table again from the runs"
         ) from error
     return read
 
 
 def earlier_runs(preset: Preset[Any], earlier: Earlier) -> dict[int, Metrics]:
-    """The runs of a row that an earlier call has finished, unless its config has changed since."""
+    """Returns the runs of a row that earlier calls finished, unless its config has changed."""
     config, runs = earlier.get(preset.name, (None, {}))
-    # As JSON has it: without tuples.
+    # As JSON stores it: without tuples.
     now = json.loads(json.dumps(dataclasses.asdict(preset.config)))
     return runs if config == now else {}
 
@@ -82,15 +82,15 @@ def write_results(
     every: Sequence[Mapping[int, Metrics]],
     report: Report,
 ) -> None:
-    """Writes and prints a table and the task's report.
+    """Writes and prints a table and the report of the task.
 
     Args:
         output: folder of the table.
-        title: of the table.
-        metrics: of the task.
-        rows: with the runs of the seeds that all rows have.
-        every: all runs of each row, by the seed, for the JSON.
-        report: of the task.
+        title: title of the table.
+        metrics: metrics of the task.
+        rows: rows with the runs of the seeds that all rows have.
+        every: all runs of each row, by seed, for the JSON file.
+        report: report of the task.
     """
     seeds = list(rows[0].runs)
     table = _table(title, rows, metrics)
@@ -115,7 +115,7 @@ def write_results(
 
 
 def plain(row: Mapping[str, Spread]) -> dict[str, Any]:
-    """A row of a table as what JSON can hold."""
+    """Converts a row of a table to values that JSON can store."""
     return {name: dataclasses.asdict(spread) for name, spread in row.items()}
 
 
@@ -126,7 +126,7 @@ def _table(title: str, rows: Sequence[Row[Any]], metrics: Sequence[Metric]) -> T
     headlines = [metric for metric in metrics if metric.place == "headline"]
     lines = []
     for row, values in zip(rows, found, strict=True):
-        cells = (
+        entries = (
             values[metric.name].scaled(metric.factor).text(metric.digits)
             if metric.name in values
             else ""
@@ -134,7 +134,7 @@ def _table(title: str, rows: Sequence[Row[Any]], metrics: Sequence[Metric]) -> T
         )
         paper = scores_text(headlines, row.preset.paper, row.preset.paper_note)
         costs = (f"{row.cost.parameters:,}", f"{row.cost.flops / 1e9:.4g}")
-        lines.append((row.preset.row, *costs, *cells, paper))
+        lines.append((row.preset.row, *costs, *entries, paper))
     seeds = list(rows[0].runs)
     plural = "seeds" if len(seeds) > 1 else "seed"
     headings = ("", "parameters", "GFLOP", *(metric.heading for metric in shown), "paper")

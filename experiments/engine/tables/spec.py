@@ -1,4 +1,4 @@
-"""What a task declares: how the runs of its catalogue are trained and shown."""
+"""The interface of a task: how the runs of its catalogue are trained and shown."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +19,10 @@ class Row[Config: RunConfig]:
     """A row of a table whose runs are finished.
 
     Attributes:
-        preset: that was trained.
-        cost: of its model on one image.
-        folders: of its runs, by the seed.
-        runs: metrics of the final state of each run, by the seed, in the order of the seeds.
+        preset: preset of the row.
+        cost: cost of the preset's model for one image.
+        folders: folders of the runs, by seed.
+        runs: metrics of the final state of each run, by seed, in the order of the seeds.
     """
 
     preset: Preset[Config]
@@ -32,7 +32,7 @@ class Row[Config: RunConfig]:
 
     @property
     def run(self) -> Path:
-        """The folder of the first seed whose run is still there, as it was when it ended."""
+        """The folder of the first seed whose run still exists in its final state."""
         return next(
             folder
             for folder in self.folders.values()
@@ -43,20 +43,20 @@ class Row[Config: RunConfig]:
     def metrics(self) -> dict[str, Spread]:
         """Mean and deviation of each metric that all runs have."""
         first, *others = self.runs.values()
-        # A metric may be undefined in a run, such as the AP of sizes of which there is no object.
+        # A metric may be undefined in a run: the AP of a size is, if no object has that size.
         names = [name for name in first if all(name in run for run in others)]
         return {name: Spread.of([run[name] for run in self.runs.values()]) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a task adds to the table of an experiment.
+    """Additions of a task to the table of an experiment.
 
     Attributes:
-        tables: further ones.
-        notes: lines below all tables.
-        results: further entries of the JSON, by the name of the preset.
-        hints: lines for the terminal alone.
+        tables: further tables.
+        notes: lines of text below all tables.
+        results: further entries of the JSON file, by the name of the preset.
+        hints: lines that are only printed to the terminal.
     """
 
     tables: tuple[Table, ...] = ()
@@ -70,18 +70,21 @@ class TaskSpec[Config: RunConfig]:
     """How the runs of a task are trained, measured and reported.
 
     Attributes:
-        catalogue: what the task can train.
-        run_type: of its runs.
-        train: trains a config in the folder of a run, or goes on with it.
-        cost: parameters and operations of a config's model on one image, by shapes alone.
-        step_seconds: median seconds of a training step and of an inference, each on a random batch
-            of a given size.
-        resized: the same config for images whose shorter side has another length, in pixels.
-        prepare_config: makes the config that is trained, from a preset's config, the folder of the
-            run and those of the command. Raises an error where something that the run starts from
-            is missing.
-        report: what the task adds to a table, which it may also draw: from the rows, the folder of
-            the table and those of the command. The first process alone calls it.
+        catalogue: catalogue of the task.
+        run_type: type of the task's runs.
+        train: function that trains a config in the folder of a run, or continues the run.
+        cost: function that counts parameters and operations of the model of a config for one image,
+            from shapes only.
+        step_seconds: function that returns the median seconds of a training step and of an
+            inference, each for a random batch of a given size.
+        resized: function that returns the same config for images with another shorter side, in
+            pixels.
+        prepare_config: function that makes the config that is trained, from a preset's config, the
+            folder of the run and the folders of the command. It raises an error if weights from
+            which the run starts are missing.
+        report: function that makes the task's additions to a table, and may also draw it, from the
+            rows, the folder of the table and the folders of the command. Only the first process
+            calls it.
     """
 
     catalogue: Catalogue[Config]

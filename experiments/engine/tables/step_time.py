@@ -1,4 +1,4 @@
-"""How long the steps of a task take, on random data."""
+"""Measures the time of a task's steps on random data."""
 
 import time
 from collections.abc import Callable
@@ -14,12 +14,12 @@ _ROUNDS = 5
 
 
 def training_seconds(state: Any, step: TaskStep, batch: Any) -> float:
-    """Median seconds of five training steps after the first, which compiles.
+    """Returns the median seconds of five training steps after a first one, which compiles.
 
     Args:
-        state: of the task.
-        step: of the task.
-        batch: that :func:`experiments.engine.parallel.split` has spread over the devices.
+        state: state of the task.
+        step: training step of the task.
+        batch: batch from :func:`experiments.engine.parallel.split`.
     """
     carry = jax.device_get(first_carry(state, 0))
     stepped = data_parallel(guarded(step, 0), donate_state=True)
@@ -32,16 +32,16 @@ def training_seconds(state: Any, step: TaskStep, batch: Any) -> float:
 
 
 def inference_seconds(state: Any, infer: Callable[[Any, Any], Any], batch: Any) -> float:
-    """Median seconds of five inferences after the first, which compiles.
+    """Returns the median seconds of five inferences; a first one, which compiles, is not timed.
 
     Args:
-        state: of the task.
-        infer: from the state and a device's share of the batch to a pytree of arrays.
-        batch: that :func:`experiments.engine.parallel.split` has spread over the devices.
+        state: state of the task.
+        infer: function from the state and one device's share of the batch to a pytree of arrays.
+        batch: batch from :func:`experiments.engine.parallel.split`.
     """
 
     def total(state: Any, batch: Any) -> Any:
-        # A sum leaves nothing out that would have to be computed, and is the same on all devices.
+        # The sum depends on all values, so that none is left uncomputed, and equals on all devices.
         return jax.lax.psum(jax.tree.map(lambda leaf: leaf.sum(), infer(state, batch)), AXIS)
 
     inferred, state = data_parallel(total), replicate(state)

@@ -1,4 +1,4 @@
-"""Tables of what runs have reached, for the terminal and as Markdown."""
+"""Tables of results, for the terminal and as Markdown."""
 
 import dataclasses
 import statistics
@@ -18,11 +18,11 @@ from experiments.engine.text import printable
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A metric of one run, or of several that differ in their seeds.
+    """Mean and deviation of a metric over runs that differ only in their seeds.
 
     Attributes:
-        mean: over the runs.
-        deviation: sample standard deviation over them; None of one run.
+        mean: mean over the runs.
+        deviation: sample standard deviation over the runs; None for a single run.
     """
 
     mean: float
@@ -30,22 +30,22 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """The spread of the values of at least one run."""
+        """Returns the spread of the values of at least one run."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
     def scaled(self, factor: float) -> Self:
-        """The spread of the values times a positive factor."""
+        """Returns the spread of the values multiplied by a positive factor."""
         deviation = None if self.deviation is None else factor * self.deviation
         return type(self)(factor * self.mean, deviation)
 
     def text(self, digits: int, sign: str = "") -> str:
-        """Mean and deviation.
+        """Formats mean and deviation.
 
         Args:
-            digits: after the decimal point.
-            sign: ``"+"`` writes the sign of positive means too.
+            digits: number of digits after the decimal point.
+            sign: ``"+"`` to write the sign of positive means.
         """
-        # Rounded first: no "-0.00".
+        # Rounded first, to avoid "-0.00".
         text = f"{round(self.mean, digits) + 0.0:{sign}.{digits}f}"
         return text if self.deviation is None else f"{text} ± {self.deviation:.{digits}f}"
 
@@ -55,13 +55,13 @@ Spreads = Mapping[str, Spread]
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of text under headings.
+    """Rows of text with headings.
 
     Attributes:
-        title: above it.
-        headings: of the columns.
-        rows: each as long as ``headings``.
-        labels: number of the first columns, which name the row; the others hold numbers.
+        title: title above the table.
+        headings: headings of the columns.
+        rows: entries of each row, one for each heading.
+        labels: number of leading columns that name the row; the others hold numbers.
     """
 
     title: str
@@ -70,8 +70,8 @@ class Table:
     labels: int = 1
 
     def rich(self) -> RichTable:
-        """For the terminal."""
-        # As Text, in which nothing is markup: runs are named by their folders.
+        """Returns the table for the terminal."""
+        # As Text, which does not interpret markup: the names of folders may look like markup.
         table = RichTable(title=_text(self.title), title_justify="left")
         for number, heading in enumerate(self.headings):
             table.add_column(_text(heading), justify="left" if number < self.labels else "right")
@@ -80,10 +80,10 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        """With a line for the title above it."""
+        """Returns the table as Markdown, with a line for the title above it."""
         numbers = len(self.headings) - self.labels
         aligned = (*["---"] * self.labels, *["---:"] * numbers)
-        lines = (map(_cell, self.headings), aligned, *(map(_cell, row) for row in self.rows))
+        lines = (map(_escaped, self.headings), aligned, *(map(_escaped, row) for row in self.rows))
         return "\n".join(
             [f"{printable(self.title)}:", "", *(f"| {' | '.join(line)} |" for line in lines), ""]
         )
@@ -91,7 +91,7 @@ class Table:
 
 def print_tables(tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
     """Prints tables, and lines of text below them."""
-    # A file has no width: there a row stays on a line.
+    # A file has no width, so rows are not wrapped there.
     console = Console(width=None if sys.stdout.isatty() else 180)
     for table in tables:
         console.print(table.rich())
@@ -111,16 +111,16 @@ def _text(text: str) -> Text:
     return Text(printable(text))
 
 
-def _cell(text: str) -> str:
+def _escaped(text: str) -> str:
     return printable(text).replace("|", r"\|")
 
 
 def print_metrics(metrics: Sequence[Metric], found: Mapping[str, float]) -> None:
-    """Prints the metrics of one evaluation, one a line.
+    """Prints the metrics of one evaluation, one in each line.
 
     Args:
-        metrics: of the task; what an evaluation has besides follows by its name.
-        found: by the name of the metric.
+        metrics: metrics of the task; other metrics of the evaluation follow under their own names.
+        found: values by the name of the metric.
     """
     known = {metric.name: metric for metric in metrics}
     names = [name for name in known if name in found]

@@ -16,8 +16,8 @@ from experiments.classification.batches import (
 )
 from experiments.classification.data_config import DataConfig
 from experiments.classification.images import evaluation_crop
+from experiments.data.composed.cutouts import CutoutsConfig
 from experiments.data.composed.photographs import pypi_photographs
-from experiments.data.composed.stamps import StampsConfig
 from experiments.data.errors import DataError
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders
@@ -29,7 +29,7 @@ UNREADABLE = 5
 
 @pytest.fixture(scope="module")
 def data():
-    """Pieces of a photograph, of several sizes; one record of each split is cut off."""
+    """Pieces of a photograph, of several sizes; one record of each split is truncated."""
     rng = np.random.default_rng(0)
     with Image.open(pypi_photographs()[0].path) as image:
         astronaut = image.convert("RGB")
@@ -111,7 +111,7 @@ def test_processes_share_the_batches_of_one(data, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [0, 7])
-def test_a_batch_that_processes_cannot_share(data, monkeypatch, batch_size):
+def test_a_batch_that_processes_cannot_share_is_refused(data, monkeypatch, batch_size):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     message = f"batch_size.* {batch_size}"
     with pytest.raises(ConfigError, match=message):
@@ -169,27 +169,27 @@ def test_digits_open_and_batch(tmp_path):
     assert last["weight"].sum() == 297 - 18 * 16
 
 
-def test_each_source_opens_its_own_data_set(tmp_path, monkeypatch):
-    asked = []
+def test_each_source_opens_its_own_dataset(tmp_path, monkeypatch):
+    calls = []
 
     def prepare(data_dir, cache, config):
-        asked.append((data_dir, cache, config))
-        return "folder of stamps"
+        calls.append((data_dir, cache, config))
+        return "folder of cutouts"
 
-    monkeypatch.setattr(batches.stamps, "prepare", prepare)
+    monkeypatch.setattr(batches.cutouts, "prepare", prepare)
     classes = tuple("abcdefghijkl")
     monkeypatch.setattr(
         batches, "open_folder", lambda folder: ClassificationData(folder, folder, classes)
     )
-    config = DataConfig("stamps", 64, 64, photographs="pypi")
+    config = DataConfig("cutouts", 64, 64, photographs="pypi")
     found = open_data(config, DataFolders(tmp_path, tmp_path / "cache"))
-    assert found.train == "folder of stamps"
-    assert asked == [(tmp_path, tmp_path / "cache", StampsConfig(photographs="pypi"))]
+    assert found.train == "folder of cutouts"
+    assert calls == [(tmp_path, tmp_path / "cache", CutoutsConfig(photographs="pypi"))]
     with pytest.raises(DataError, match="imagenet2012"):
         open_data(DataConfig(), DataFolders(tmp_path))
 
 
-def test_a_data_set_with_other_classes_than_the_network_is_refused(digits_dir, monkeypatch):
+def test_a_dataset_with_other_classes_than_the_network_is_refused(digits_dir, monkeypatch):
     config = DataConfig("digits", 32, 32, "pad_crop", flip=False)
     nine = ClassificationData([], [], tuple("012345678"))
     monkeypatch.setattr(batches, "open_folder", lambda folder: nine)

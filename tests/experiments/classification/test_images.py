@@ -39,7 +39,7 @@ def encode(image, **options):
         ("RGB", {"progressive": True}),
     ],
 )
-def test_what_imagenet_holds_becomes_rgb(photograph, mode, options):
+def test_all_formats_of_imagenet_become_rgb(photograph, mode, options):
     image = decode_image(encode(photograph.convert(mode), **options))
     assert image.mode == "RGB"
     expected = photograph.convert("L").convert("RGB") if mode == "L" else photograph
@@ -49,7 +49,7 @@ def test_what_imagenet_holds_becomes_rgb(photograph, mode, options):
 
 def test_the_exif_orientation_is_ignored(photograph):
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: to be turned by 90 degrees
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees
     assert decode_image(encode(photograph, exif=exif)).size == photograph.size
 
 
@@ -66,7 +66,7 @@ def test_truncated_images_are_unreadable_records(photograph, format_, length):
 @pytest.mark.parametrize(
     "size", [(500, 375), (375, 500), (301, 300), (90, 400), (91, 64), (256, 256)]
 )
-def test_the_evaluation_crop_is_to_scale_all_and_cut_the_centre(
+def test_the_evaluation_crop_scales_the_image_and_cuts_the_centre(
     photograph, size, sides, interpolation
 ):
     image = photograph.resize(size)
@@ -87,7 +87,7 @@ def test_the_evaluation_crop_is_to_scale_all_and_cut_the_centre(
 
 @pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (3, 900)])
 def test_the_evaluation_crop_of_a_line_is_its_middle(size):
-    """Scaled as a whole, the longest of these would take 77 GB."""
+    """Scaling the whole of the longest image would need 77 GB."""
     image = Image.new("RGB", size)
     left, top = (max(0, side // 2 - 5) for side in size)
     image.paste((255, 255, 255), (left, top, left + 10, top + 10))
@@ -115,11 +115,11 @@ def test_random_boxes_lie_inside_with_the_areas_and_aspects_of_the_paper():
     assert 0.74 < aspect.min() < 0.77
     assert 1.31 < aspect.max() < 1.35
     assert 0.079 < area.min() < 0.085
-    # Areas near 1 only fit the few aspects near 5/4. Below 0.6 all fit: uniform.
+    # Areas near 1 fit only a few aspects near 5/4. Below 0.6 all fit, so areas are uniform.
     assert 0.9 < area.max() <= 1
     small = area[area < 0.6]
     assert np.quantile(small, [0.25, 0.5, 0.75]) == pytest.approx([0.21, 0.34, 0.47], abs=0.02)
-    # Every corner that fits is as likely as any other.
+    # All corners that fit have the same probability.
     room = width < 450
     assert (left[room] / (500 - width[room])).mean() == pytest.approx(0.5, abs=0.02)
 
@@ -128,7 +128,7 @@ def test_random_boxes_lie_inside_with_the_areas_and_aspects_of_the_paper():
     ("size", "expected"),
     [((1000, 10), (493, 0, 506, 10)), ((10, 1000), (0, 493, 10, 506)), ((1, 1), (0, 0, 1, 1))],
 )
-def test_what_no_random_box_fits_gives_the_largest_central_one(size, expected):
+def test_if_no_random_box_fits_the_largest_central_one_is_used(size, expected):
     assert random_resized_box(np.random.default_rng(0), *size, 0.9) == expected
 
 
@@ -141,7 +141,7 @@ def test_the_training_crop_shows_the_box_that_was_drawn(photograph, interpolatio
     )
     box = random_resized_box(np.random.default_rng(3), *photograph.size, 0.5)
     found = training_crop(photograph, np.random.default_rng(3), config).astype(int)
-    # Margins differ: they may look outside of the box.
+    # The margins differ, because the filter may read pixels outside the box.
     inner, wrong = (
         np.abs(found - np.asarray(photograph.crop(box).resize((40, 40), filter_)))[4:-4, 4:-4]
         for filter_ in (Image.Resampling[name.upper()] for name in (interpolation, other))
@@ -193,6 +193,6 @@ def test_pad_crop_moves_the_evaluation_crop_over_black():
         ({"smallest_area": math.nan}, "smallest_area.* nan"),
     ],
 )
-def test_configs_without_crops(options, message):
+def test_configs_without_possible_crops_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         DataConfig(**options)

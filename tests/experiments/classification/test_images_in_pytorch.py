@@ -1,4 +1,4 @@
-"""Against the evaluation transforms of torchvision and timm themselves."""
+"""Compares with the evaluation transforms of torchvision and timm."""
 
 import importlib
 
@@ -10,8 +10,8 @@ from experiments.classification.data_config import DataConfig
 from experiments.classification.images import evaluation_crop
 from experiments.data.composed.photographs import pypi_photographs
 
-# With the side of the crop, and what is scaled to, those of torchvision's weights V1 and V2, and
-# of timm's with crop_pct 0.95 at 224 and 288.
+# Side of the crop, and length to which the shorter side is scaled: of torchvision's weights V1 and
+# V2, and of timm's with crop_pct 0.95 at 224 and 288.
 CONFIGS = [
     DataConfig(),
     DataConfig(eval_resize=232),
@@ -44,7 +44,7 @@ def of_timm(image, config):
 @pytest.mark.parametrize("expected", [of_torchvision, of_timm])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: str(config.eval_resize))
 @pytest.mark.parametrize("number", range(7))
-def test_the_evaluation_crop_is_theirs_to_the_byte(number, config, expected):
+def test_the_evaluation_crop_equals_theirs_exactly(number, config, expected):
     with Image.open(pypi_photographs()[number].path) as opened:
         photograph = opened.convert("RGB")
     for size in (photograph.size, (256, 256), (500, 375), (333, 500), (225, 300)):

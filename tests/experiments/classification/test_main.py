@@ -1,4 +1,4 @@
-"""The command line, in this process."""
+"""Tests the command line in this process."""
 
 import re
 import sys

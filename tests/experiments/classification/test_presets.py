@@ -30,7 +30,7 @@ def test_names_are_unique_and_every_row_has_a_preset():
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
-def test_a_preset_survives_a_file_and_says_its_command(preset, tmp_path):
+def test_a_preset_can_be_saved_and_names_its_command(preset, tmp_path):
     configs.save(preset.config, tmp_path / "config.json")
     assert configs.load(ClassificationConfig, tmp_path / "config.json") == preset.config
     text = preset.describe("classification", METRICS)
@@ -47,7 +47,7 @@ def test_equal_rows_of_several_tables_are_one_run():
     assert len({*names}) == len(names) - 1
 
 
-def test_the_learning_rate_of_imagenet_is_that_of_goyal_et_al():
+def test_the_learning_rate_of_imagenet_equals_that_of_goyal_et_al():
     _, rate = make_optimizer(TABLE_2[0].config, steps_per_epoch=1251)
     epochs = {0: 0.1, 5: 0.4, 29.9: 0.4, 30: 0.04, 60: 0.004, 80: 0.0004}
     for epoch, expected in epochs.items():
@@ -55,17 +55,17 @@ def test_the_learning_rate_of_imagenet_is_that_of_goyal_et_al():
 
 
 def reduced(config):
-    """The preset with fewer and thinner layers, and images of 32 pixels."""
+    """Returns the preset with fewer and narrower layers, and images of 32 pixels."""
     model = config.model
     depth = 18 if model.depth < 50 else 50
     data = dataclasses.replace(config.data, image_side=32, eval_resize=32)
     training = dataclasses.replace(config.training, batch_size=8)
-    # Of Table 12 one width is trained; see below for the others.
+    # One width of Table 12 is trained; another test covers the others.
     model = dataclasses.replace(model, width=8, depth=depth, compressed_channels=16)
     return dataclasses.replace(config, model=model, data=data, training=training)
 
 
-# Presets that are the same when reduced are trained once.
+# Presets that are equal after the reduction are trained once.
 REDUCED = {reduced(preset.config): preset.name for preset in PRESETS}
 
 
@@ -101,7 +101,7 @@ def test_the_presets_of_table_12_build_with_their_compressed_channels():
     assert found == [4, 8, 16, 32, 64]
 
 
-def test_synchronised_norm_is_over_the_mapped_axis():
+def test_synchronised_norm_uses_the_mapped_axis():
     config = ClassificationConfig(model=ResNetConfig(norm="sync_batch"))
     assert make_model(config).axis_name is not None
     assert make_model(ClassificationConfig()).axis_name is None

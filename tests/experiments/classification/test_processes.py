@@ -1,4 +1,4 @@
-"""The same training on one device, on four of one process, and on two of each of two processes."""
+"""One training on one device, on four of one process, and on two of each of two processes."""
 
 import socket
 import subprocess
@@ -52,7 +52,7 @@ def test_losses_and_accuracy_depend_neither_on_devices_nor_on_processes(digits_d
             [line["loss"] for line in logs[run] if "loss" in line] for run in (name, "one")
         )
         assert len(losses) == 8
-        # Sums in another order, amplified step by step.
+        # Sums in another order, whose differences grow with each step.
         np.testing.assert_allclose(losses, expected, rtol=2e-3)
         np.testing.assert_allclose(losses[:2], expected[:2], rtol=1e-5)
         for metric in ("eval/top1", "eval/top5"):

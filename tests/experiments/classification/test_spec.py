@@ -11,14 +11,14 @@ CONFIG = dataclasses.replace(
 )
 
 
-def test_a_network_costs_what_its_layers_have():
-    # Of the standard 11,689,512: convolutions have a 64th at an eighth of the width, the stem and
-    # the norms an eighth, and there are ten classes.
+def test_the_cost_of_a_network_is_the_sum_over_its_layers():
+    # The standard network has 11,689,512 parameters. At an eighth of the width convolutions have a
+    # 64th of them, the stem and the norms an eighth; and there are ten classes.
     stem, norms, classifier = 3 * 49 * 64, 2 * 4800, 513_000
     squared = (11_689_512 - classifier - stem - norms) // 64
     found = cost_of(CONFIG)
     assert found.parameters == squared + (stem + norms) // 8 + 64 * 10 + 10
-    # Twice the side is four times the operations, but for the classifier.
+    # Twice the side gives four times the operations, except for the classifier.
     larger = cost_of(resized(CONFIG, 64))
     assert larger.parameters == found.parameters
     assert larger.flops == pytest.approx(4 * found.flops, rel=0.01)
@@ -31,6 +31,6 @@ def test_a_training_step_and_an_inference_are_timed():
     assert inference > 0
 
 
-def test_rows_of_a_table_are_on_the_same_data():
+def test_rows_of_a_table_have_the_same_data():
     for experiment in CATALOGUE.experiments.values():
         assert len({preset.config.data for preset in experiment.presets}) == 1

@@ -48,14 +48,14 @@ pytestmark = pytest.mark.usefixtures("few_optimizations")
 
 
 def of_length(steps):
-    """Runs of the same step, so that it is compiled once."""
+    """Returns runs with the same step, which is compiled once."""
     schedule = dataclasses.replace(TINY.training.schedule, length=steps)
     training = dataclasses.replace(TINY.training, schedule=schedule)
     return dataclasses.replace(TINY, training=training)
 
 
 class Linear(nn.Module):
-    """In place of a ResNet where records are tested: it takes no time to compile."""
+    """A fast replacement for the ResNet, in tests of records."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -82,11 +82,11 @@ def test_the_loss_falls_and_accuracy_rises(run):
     lines = read_metrics(run / "metrics.jsonl")
     losses = [line["loss"] for line in lines if "loss" in line]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    assert lines[-1]["eval/top1"] > 0.3  # three times what guessing reaches
+    assert lines[-1]["eval/top1"] > 0.3  # three times the accuracy of guessing
 
 
 @pytest.mark.slow
-def test_prediction_prints_the_classes_of_the_data_set(run, digits_dir, tmp_path):
+def test_prediction_prints_the_classes_of_the_dataset(run, digits_dir, tmp_path):
     source = tfds.builder_from_directory(digits_dir / "digits/1.0.0").as_data_source("validation")
     paths = []
     for index in range(40):
@@ -95,7 +95,7 @@ def test_prediction_prints_the_classes_of_the_data_set(run, digits_dir, tmp_path
     paths[20].write_bytes(paths[20].read_bytes()[:100])
     results = dict(predict(run, paths))
     assert isinstance(results.pop(paths[20]), InputError)
-    assert len(results) == 39  # a file that cannot be read does not keep the others
+    assert len(results) == 39  # an unreadable file does not stop the others
     right = sum(results[p][0].name == str(source[int(p.stem)]["label"]) for p in results)
     assert right > 0.3 * len(results)
     for guesses in results.values():
@@ -105,7 +105,7 @@ def test_prediction_prints_the_classes_of_the_data_set(run, digits_dir, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_has_the_names_of_its_classes(run):
+def test_a_run_saves_the_names_of_its_classes(run):
     assert load_classifier(run)[1] == tuple(str(digit) for digit in range(10))
 
 
@@ -120,7 +120,7 @@ def test_a_run_has_the_names_of_its_classes(run):
         ('{"a": 1}', "10 names.*'a': 1"),
     ],
 )
-def test_a_run_without_class_names_is_told(text, message, tmp_path, monkeypatch):
+def test_a_run_without_class_names_is_reported(text, message, tmp_path, monkeypatch):
     monkeypatch.setattr(type(RUNS), "load", lambda *_: LoadedRun(TINY, {}, 0))
     (tmp_path / "classes.json").write_text(text)
     with pytest.raises(CheckpointError, match=rf"classes\.json.*{message}"):
@@ -128,9 +128,9 @@ def test_a_run_without_class_names_is_told(text, message, tmp_path, monkeypatch)
 
 
 def test_a_step_trains_every_part_of_the_network():
-    """Strided: with CARAFE++ it takes twice the time to compile, and is tested by itself."""
+    """Uses strides, because CARAFE++ takes twice the time to compile and has its own tests."""
     model = dataclasses.replace(TINY.model, downsampler="strided")
-    # Weight decay would move what has no gradient.
+    # Weight decay would change parameters without a gradient.
     optimizer = dataclasses.replace(TINY.training.optimizer, weight_decay=0.0)
     training = dataclasses.replace(TINY.training, optimizer=optimizer)
     config = dataclasses.replace(TINY, model=model, training=training)
@@ -159,7 +159,7 @@ def test_evaluation_is_exact_over_an_uneven_last_batch(digits_dir, linear):
     data = open_data(TINY.data, DataFolders(digits_dir))
     few = ClassificationData(data.train, [data.validation[i] for i in range(45)], data.class_names)
     state = initial_state(TINY)
-    # The batches are those of the evaluation: four devices cannot share one of the training.
+    # The batch size is that of the evaluation, because four devices cannot share a training batch.
     config = TINY.with_training(batch_size=18)
     metrics = make_evaluator(config, few, EvaluationConfig(batch_size=16))(state)
     crops = [evaluation_crop(decode_image(each["image"]), TINY.data) for each in few.validation]
@@ -185,26 +185,26 @@ def test_an_unreadable_image_is_named_replaced_and_bounded(digits_dir, tmp_path,
     found = read_log(tmp_path / "run/incidents.jsonl")
     assert [line["records"] for line in found] == [[17]] * len(found)
     assert lines[3]["unreadable"] == len(found) >= 1
-    assert lines[-1]["eval/unreadable"] == 1  # the evaluation leaves it out
+    assert lines[-1]["eval/unreadable"] == 1  # it is left out of the evaluation
     with pytest.raises(UnreadableRecordsError, match=r"max_unreadable_records.* 0"):
         train(tmp_path / "strict", tmp_path, of_length(4), max_unreadable_records=0)
 
 
-def test_a_batch_that_four_devices_cannot_share_is_told(digits_dir, tmp_path):
+def test_a_batch_that_four_devices_cannot_share_is_reported(digits_dir, tmp_path):
     config = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, batch_size=18))
     with pytest.raises(ConfigError, match=r"batch_size.* 4 .* 18.*\[16, 20\]"):
         train(tmp_path / "run", digits_dir, config)
     assert not (tmp_path / "run").exists()
 
 
-def test_where_imagenet_is_missing_the_command_that_prepares_it_is_named(tmp_path):
+def test_missing_imagenet_is_reported_with_the_command_that_prepares_it(tmp_path):
     config = dataclasses.replace(TINY, data=DataConfig())
     with pytest.raises(DataError, match=r"nowhere.*experiments\.data\.imagenet"):
         train(tmp_path / "run", tmp_path / "nowhere", config)
     assert not (tmp_path / "run").exists()
 
 
-def test_no_image_and_a_directory_are_named_and_do_not_stop_others(tmp_path, monkeypatch, linear):
+def test_files_that_are_not_images_are_named_and_do_not_stop_others(tmp_path, monkeypatch, linear):
     monkeypatch.setattr(prediction, "make_model", lambda config: linear)
     run = LoadedRun(TINY, initial_state(TINY), 0)
     names = [str(digit) for digit in range(10)]
@@ -219,7 +219,7 @@ def test_no_image_and_a_directory_are_named_and_do_not_stop_others(tmp_path, mon
 
 
 def test_an_image_on_which_the_network_overflows_is_named(tmp_path, monkeypatch, linear):
-    """One logit of ten is infinite, and negative: of the others a softmax would be finite."""
+    """One logit is minus infinity; a softmax of the others would be finite."""
     monkeypatch.setattr(prediction, "make_model", lambda config: linear)
     state = initial_state(TINY)
     kernel = np.zeros_like(state["params"]["Dense_0"]["kernel"])
@@ -238,7 +238,7 @@ def test_an_image_on_which_the_network_overflows_is_named(tmp_path, monkeypatch,
 
 
 def torch_names(variables):
-    """A state_dict in PyTorch's names and axes, of a model's variables."""
+    """Returns the variables of a model as a state_dict with PyTorch's names and axes."""
     entries = {}
     for collection in variables.values():
         for path, leaf in jax.tree_util.tree_flatten_with_path(collection)[0]:

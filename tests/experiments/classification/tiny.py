@@ -1,4 +1,4 @@
-"""A classifier of digits that a CPU trains in seconds; also as a program."""
+"""A classifier of digits that a CPU trains in seconds; it is also a program."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ def train(folder, data_dir, config=TINY, **operation):
 
 
 def main():
-    """Trains it on some devices, as one of some processes."""
+    """Trains the classifier on several devices, as one of several processes."""
     folder, data_dir, devices, process, processes, port = sys.argv[1:]
     alone = processes == "1"
     start(

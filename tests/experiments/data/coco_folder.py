@@ -1,4 +1,4 @@
-"""A small folder in COCO's layout, with one of each kind of annotation."""
+"""A small folder in COCO's layout, with one annotation of each kind."""
 
 import json
 
@@ -35,7 +35,7 @@ def annotation(number, image_id, **fields):
 
 
 def contents():
-    """The JSON of both splits."""
+    """Returns the JSON of both splits."""
     height, width = SIZES[12]
     mask = np.zeros((height, width), np.uint8, order="F")
     mask[3:20, 4:9] = 1

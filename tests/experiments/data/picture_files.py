@@ -1,4 +1,4 @@
-"""Picture files as bytes: by Pillow, or by the words of their specification."""
+"""Picture files as bytes, written by Pillow or according to their specification."""
 
 import io
 import struct
@@ -20,7 +20,7 @@ def read(encoded, **options):
 
 
 def png(colour_type, depth, rows, *chunks, after=()):
-    """A PNG file of 2x2 pixels, with chunks before its pixels and after them."""
+    """A PNG file with chunks before and after its pixels."""
     header = struct.pack(">IIBBBBB", 2, 2, depth, colour_type, 0, 0, 0)
     pairs = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), *after, (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in pairs)
@@ -42,7 +42,7 @@ def with_orientation(value, *entries):
 
 
 def pnm(kind, maximum, samples):
-    """A PPM or PGM file of one row, of the samples of its pixels."""
+    """A PPM or PGM file of one row, from the samples of its pixels."""
     samples = [*samples]
     width = len(samples) // (3 if kind in {"P3", "P6"} else 1)
     head = f"{kind}\n{width} 1\n{maximum}\n".encode()
@@ -52,7 +52,7 @@ def pnm(kind, maximum, samples):
 
 
 def bmp(bits, masks, row):
-    """A BMP file of one row; without masks it is uncompressed by its own rules."""
+    """A BMP file of one row; without masks its compression is BI_RGB."""
     fields = (40, 2, 1, 1, bits, 3 if masks else 0, len(row), 0, 0, 0, 0)
     header = struct.pack("<IiiHHIIiiII", *fields) + struct.pack(f"<{len(masks)}I", *masks)
     start = 14 + len(header)
@@ -60,7 +60,7 @@ def bmp(bits, masks, row):
 
 
 def tiff(tags, data, order="<"):
-    """A TIFF file of one strip; a tag's value is a number, or numbers, of 16 bits each."""
+    """A TIFF file of one strip; the value of a tag is one or several 16-bit numbers."""
     tags = {**tags, 273: 0, 279: len(data)}
     start = 8 + 2 + 12 * len(tags) + 4
     entries, further = b"", b""
@@ -81,7 +81,7 @@ def tiff(tags, data, order="<"):
 
 
 def halves():
-    """A picture whose left and right may be told apart after compression, and turned."""
+    """A picture whose orientation can be recognised after compression and rotation."""
     image = Image.new("RGB", (64, 32))
     image.paste((255, 255, 255), (40, 0, 64, 32))
     return image

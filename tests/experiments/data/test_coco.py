@@ -36,7 +36,7 @@ def files(folder):
     }
 
 
-def test_records_are_what_cocos_own_reader_gives(folder, data_dir):
+def test_records_equal_those_of_cocos_own_reader(folder, data_dir):
     data = open_coco(coco_folder(data_dir, "small"))
     assert data.has_masks
     assert data.categories == (Category(2, "cup"), Category(17, "cat"), Category(90, "brush"))
@@ -66,7 +66,7 @@ def test_records_are_what_cocos_own_reader_gives(folder, data_dir):
 
 
 def as_bytes(annotation):
-    """pycocotools takes compressed run lengths of a JSON file, and then gives them back as text."""
+    """pycocotools returns compressed run lengths from a JSON file as text."""
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
         encoded = segmentation["counts"].encode()
@@ -114,8 +114,8 @@ def test_preparing_twice_gives_the_same_files(folder, data_dir, tmp_path):
     assert files(again) == files(coco_folder(data_dir, "small"))
 
 
-def test_a_preparation_that_was_killed_begins_again(own_folder, folder, data_dir, tmp_path):
-    # The preparation waits for the content of one image, and is killed there.
+def test_a_killed_preparation_starts_again(own_folder, folder, data_dir, tmp_path):
+    # The preparation waits for the content of one image, and is killed meanwhile.
     slow = own_folder / "val" / file_name(22)
     slow.unlink()
     os.mkfifo(slow)
@@ -139,12 +139,12 @@ def test_a_preparation_that_was_killed_begins_again(own_folder, folder, data_dir
 def is_read(fifo):
     try:
         os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError:  # no reader yet
+    except OSError:  # no process reads it yet
         return False
     return True
 
 
-def test_what_is_prepared_needs_no_folder(data_dir, tmp_path):
+def test_a_prepared_dataset_does_not_need_the_folder(data_dir, tmp_path):
     assert prepare(tmp_path / "gone", data_dir, CONFIG) == coco_folder(data_dir, "small")
 
 
@@ -199,7 +199,7 @@ def test_the_command_ends_with_a_message(tmp_path, run_failing):
 
 
 class Coco(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Name, version and features of tfds' own, and hardly any images."""
+    """Has name, version and features of tfds' own builder, and a few images."""
 
     VERSION = tfds.core.Version("1.1.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="2017")]  # noqa: RUF012
@@ -242,14 +242,14 @@ class Coco(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
 
 
-def test_what_tfds_prepared_gives_the_same_records_without_masks(tmp_path):
+def test_data_prepared_by_tfds_give_the_same_records_without_masks(tmp_path):
     Coco(config="2017", data_dir=tmp_path, file_format="array_record").download_and_prepare()
     folder = coco_boxes_folder(tmp_path)
     assert folder == tmp_path / "coco" / "2017" / "1.1.0"
     data = open_coco(folder)
     assert not data.has_masks
     assert len(data.train) == len(data.validation) == 2
-    assert data.test is None  # tfds' has 40,670 images, and the server's half of them
+    assert data.test is None  # tfds has 40,670 images; the server evaluates half of them
     assert data.categories[0] == Category(1, "name 1")
     assert data.categories[79] == Category(90, "name 90")
     empty, record = sorted(records(data.train), key=lambda record: len(record["objects"]["id"]))
@@ -271,15 +271,15 @@ def test_what_tfds_prepared_gives_the_same_records_without_masks(tmp_path):
     assert types["id"] == types["label"] == np.int64
 
 
-def test_official_ids_leave_out_what_was_never_annotated():
-    """Known ids before and after each gap, by the place among the 80 names."""
+def test_official_ids_skip_categories_without_annotations():
+    """Known ids before and after each gap, by the index of the name among the 80."""
     known = {0: 1, 10: 11, 11: 13, 23: 25, 24: 27, 25: 28, 26: 31, 39: 44, 40: 46, 59: 65}
     known |= {60: 67, 61: 70, 62: 72, 72: 82, 73: 84, 79: 90}
     assert {place: OFFICIAL_IDS[place] for place in known} == known
     assert len(set(OFFICIAL_IDS)) == 80
 
 
-def test_an_image_whose_size_cannot_be_read_is_passed_over():
+def test_an_image_whose_size_cannot_be_read_is_skipped():
     good = io.BytesIO()
     Image.new("RGB", (60, 40)).save(good, "jpeg")
     objects = {"id": [], "area": [], "bbox": [], "label": [], "is_crowd": []}

@@ -9,7 +9,7 @@ from tests.experiments.data.coco_folder import contents
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes the training annotations after a change, and gives their path."""
+    """Returns a function that writes changed training annotations and returns their path."""
 
     def write(change=lambda content: None):
         content = contents()["train"]
@@ -32,7 +32,7 @@ def test_categories_are_ordered_and_labels_count_them(written):
     assert [found.label for found in annotations.objects[12]] == [2, 1, 1, 1]
 
 
-def test_nothing_is_left_out_and_the_order_is_that_of_the_file(written):
+def test_everything_is_read_in_the_order_of_the_file(written):
     annotations = read_annotations(written())
     assert [image.id for image in annotations.images] == [13, 12, 11]
     assert 13 not in annotations.objects
@@ -43,7 +43,7 @@ def test_nothing_is_left_out_and_the_order_is_that_of_the_file(written):
     assert outside.bbox == (-50.5, 60, 20, 10)
 
 
-def test_a_file_without_objects_is_read_as_such(written):
+def test_a_file_without_objects_is_read(written):
     path = written(lambda content: content.pop("annotations"))
     annotations = read_annotations(path, with_objects=False)
     assert len(annotations.images) == 3
@@ -120,7 +120,7 @@ def twice(name):
         (first(category_id=-(2**63) - 1), r"id 903.*category_id.* -9223372036854775809$"),
         (image(id=2**63), r"images\[0\].*id.* 9223372036854775808$"),
         (image(id=10**4000), r"images\[0\].*id.* 1000.*\.\.\."),
-        # Where images are counted, -1 stands for one that cannot be read.
+        # In other places -1 means an image that cannot be read.
         (image(id=-1), r"images\[0\].*id.* -1$"),
         (image(height=True), r"height.* True$"),
         (image(height=2**31), r"height x width.* 400,000,000 .* 2147483648 x 60$"),
@@ -138,7 +138,7 @@ def twice(name):
         (category(name=None), r"categories\[0\].*name.* None$"),
     ],
 )
-def test_what_is_malformed_is_named(written, change, message):
+def test_malformed_entries_are_named(written, change, message):
     path = written(change)
     with pytest.raises(DataError, match=message) as error:
         read_annotations(path)
@@ -153,7 +153,7 @@ def test_crowds_are_marked_by_numbers_or_booleans(written, value, expected):
     assert annotations.objects[11][0].is_crowd is expected
 
 
-def test_an_object_that_does_not_say_so_is_no_crowd(written):
+def test_an_object_is_not_a_crowd_by_default(written):
     annotations = read_annotations(written(without("iscrowd")))
     assert annotations.objects[11][0].is_crowd is False
 
@@ -176,7 +176,7 @@ def test_the_largest_ids_are_read(written):
     assert annotations.objects[most][0].id == most
 
 
-def test_file_names_may_lie_in_folders_and_begin_with_a_dot(written):
+def test_file_names_may_have_folders_and_start_with_a_dot(written):
     def change(content):
         names = ("./a.jpg", "b//c/./d.jpg", "./e/f.jpg")
         for entry, name in zip(content["images"], names, strict=True):
@@ -186,13 +186,13 @@ def test_file_names_may_lie_in_folders_and_begin_with_a_dot(written):
     assert names == ["a.jpg", "b/c/d.jpg", "e/f.jpg"]
 
 
-def test_a_byte_order_mark_is_passed_over(written):
+def test_a_byte_order_mark_is_skipped(written):
     path = written()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_annotations(path).images) == 3
 
 
-def test_what_is_wrong_is_shown_shortly_however_long_it_is(written):
+def test_long_invalid_values_are_shortened_in_messages(written):
     deep = 3
     for _ in range(800):
         deep = [deep]
@@ -213,7 +213,7 @@ def test_what_is_wrong_is_shown_shortly_however_long_it_is(written):
         (b'{"images": [], "categories": [], "images": []}', r"'images' twice"),
     ],
 )
-def test_a_file_that_is_none_is_named(tmp_path, content, message):
+def test_an_invalid_file_is_named(tmp_path, content, message):
     path = tmp_path / "instances.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"{path}.*{message}"):

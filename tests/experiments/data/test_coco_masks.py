@@ -6,7 +6,7 @@ from pycocotools import mask as rle
 
 from experiments.data.coco_masks import compressed_counts, decompressed
 
-# pycocotools 2.0.11 hands masks to NumPy 2 in the old way.
+# pycocotools 2.0.11 passes masks to NumPy 2 in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SIZE = (12, 20)
@@ -14,7 +14,7 @@ TRIANGLE = [1.0, 1.0, 9.5, 1.0, 9.5, 8.25]
 
 
 def run_lengths(mask):
-    """Column by column; the first run is of zeros."""
+    """Returns run lengths of a mask, column by column; the first run consists of zeros."""
     lengths, value = [0], 0
     for pixel in mask.T.ravel():
         if pixel != value:
@@ -47,7 +47,7 @@ def test_run_lengths_are_read_in_both_forms(mask):
         np.testing.assert_array_equal(decoded(read, mask.shape), mask)
 
 
-def test_polygons_are_united():
+def test_the_mask_is_the_union_of_the_polygons():
     other = [5.0, 5.0, 15.0, 5.0, 15.0, 11.0, 5.0, 11.0]
     alone = [decoded(compressed_counts([polygon], *SIZE)) for polygon in (TRIANGLE, other)]
     both = decoded(compressed_counts([TRIANGLE, other], *SIZE))
@@ -57,19 +57,19 @@ def test_polygons_are_united():
 
 
 def test_a_polygon_with_the_length_of_a_box_is_a_polygon():
-    """Four numbers would be a box to pycocotools, which is why fewer than six are refused."""
+    """pycocotools would read four numbers as a box, so fewer than six are refused."""
     assert decoded(compressed_counts([[0, 0, 4, 0, 4, 4, 0, 4]], *SIZE)).sum() == 16
 
 
 def test_a_polygon_may_have_many_corners():
-    """Far more than the longest outline has pixels, if each were as far away as can be."""
+    """It has far more corners than the limit of the outline would allow for distant corners."""
     angles = np.linspace(0, 2 * np.pi, 20_000)
     corners = np.stack([900 + 800 * np.cos(angles), 900 + 800 * np.sin(angles)], axis=-1)
     counts = compressed_counts([corners.ravel().tolist()], 1800, 1800)
     assert decoded(counts, (1800, 1800)).sum() == pytest.approx(np.pi * 800**2, rel=1e-3)
 
 
-def test_no_polygon_is_no_segmentation():
+def test_an_empty_list_of_polygons_means_no_segmentation():
     assert compressed_counts([], *SIZE) == ""
 
 
@@ -107,6 +107,6 @@ def test_no_polygon_is_no_segmentation():
         ({"size": [12, 20], "counts": "`"}, r"counts.*'`'"),
     ],
 )
-def test_what_is_malformed_is_refused(segmentation, message):
+def test_malformed_segmentations_are_refused(segmentation, message):
     with pytest.raises(ValueError, match=message):
         compressed_counts(segmentation, *SIZE)

@@ -1,4 +1,4 @@
-"""Folders in COCO's layout that are taken, or refused by name, when they are prepared."""
+"""Valid folders in COCO's layout can be prepared; the faults of others are named."""
 
 import json
 import os
@@ -107,9 +107,7 @@ def other_categories(folder):
         (other_categories, r"val\.json.*categories.*train\.json.*\[\(5, 'x'\)\]"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_named_and_nothing_is_left(
-    own_folder, tmp_path, break_it, message
-):
+def test_errors_of_a_folder_are_named_and_leave_no_files(own_folder, tmp_path, break_it, message):
     break_it(own_folder)
     with pytest.raises(DataError, match=message):
         prepare(own_folder, tmp_path / "data", CONFIG)
@@ -137,7 +135,7 @@ def renamed(folder, path, listed):
         (unicodedata.normalize("NFD", "Käse.jpg"), unicodedata.normalize("NFD", "Käse.jpg")),
     ],
 )
-def test_images_may_lie_in_folders_below(own_folder, tmp_path, path, listed):
+def test_images_may_be_in_subfolders(own_folder, tmp_path, path, listed):
     renamed(own_folder, path, listed)
     source = open_coco(prepare(own_folder, tmp_path / "data", CONFIG)).train
     (record,) = (
@@ -182,11 +180,11 @@ def test_a_folder_with_many_images_is_listed_once(tmp_path, monkeypatch):
         for number, name in enumerate(names)
     ]
     change_json(folder, "train", lambda value: value.update(images=listed, annotations=[]))
-    asked = []
+    scanned = []
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: asked.append(str(path)) or scandir(path))
+    monkeypatch.setattr(os, "scandir", lambda path: scanned.append(str(path)) or scandir(path))
     assert len(open_coco(prepare(folder, tmp_path / "data", CONFIG)).train) == 40
-    assert sorted(path for path in asked if "rooms" in path) == [
+    assert sorted(path for path in scanned if "rooms" in path) == [
         str(folder / "train/rooms/0"),
         str(folder / "train/rooms/1"),
     ]
@@ -198,22 +196,22 @@ def test_the_official_years_must_have_all_their_images(tmp_path):
     message = r"COCO 2017.*'train'.* 118287 .*860001 .* 3 .* 6$"
     with pytest.raises(DataError, match=message):
         prepare(folder, tmp_path / "data", COCO_2017)
-    # Those of 2014, which shared out the same annotated images otherwise.
+    # The annotations of 2014, which split the same images in another way.
     total = np.add((82_783, 604_907), (40_504, 291_875))
     counts = COCO_2017.counts
     np.testing.assert_array_equal(np.add(counts["train"], counts["validation"]), total)
 
 
-def test_the_command_says_what_cannot_be_written(folder, tmp_path, run_failing):
+def test_the_command_names_a_folder_that_cannot_be_written(folder, tmp_path, run_failing):
     (tmp_path / "data").write_text("a file")
     code, message = run_failing(coco.main, folder, "--data-dir", tmp_path / "data")
     assert code == 2
     assert re.fullmatch(r"error: .*data.*\n", message)
 
 
-def test_a_prepared_data_set_may_be_read_only(own_folder, tmp_path):
+def test_a_prepared_dataset_may_be_read_only(own_folder, tmp_path):
     prepared = prepare(own_folder, tmp_path / "data", CONFIG)
     lock = prepared.parent / ".lock"
     lock.unlink()
-    lock.mkdir()  # cannot be opened to write, even by those who may write everywhere
+    lock.mkdir()  # cannot be opened for writing, even by root
     assert prepare(own_folder, tmp_path / "data", CONFIG) == prepared

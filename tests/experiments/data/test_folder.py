@@ -29,7 +29,7 @@ def test_images_are_found_by_suffix_in_all_subfolders(tmp_path):
     assert pickle.loads(pickle.dumps(train))[0] == train[0]
 
 
-def test_one_in_ten_validates_whatever_the_folder_is_called(tmp_path):
+def test_one_image_in_ten_is_for_validation_in_any_folder(tmp_path):
     names = [f"{number // 100}/{number}.jpg" for number in range(2000)]
     train, validation = open_images(touch(tmp_path / "one", names))
     assert 170 < len(validation) < 230
@@ -39,7 +39,7 @@ def test_one_in_ten_validates_whatever_the_folder_is_called(tmp_path):
     assert [split.names for split in again] == [train.names, validation.names]
 
 
-def test_an_image_stays_where_it_is_when_others_come(tmp_path):
+def test_an_image_stays_in_its_split_when_others_are_added(tmp_path):
     names = [f"{number}.jpg" for number in range(300)]
     train, validation = names_of(touch(tmp_path, names[:200]))
     more_train, more_validation = names_of(touch(tmp_path, names))
@@ -47,13 +47,13 @@ def test_an_image_stays_where_it_is_when_others_come(tmp_path):
     assert validation < more_validation
 
 
-def test_of_two_images_one_trains_and_one_validates(tmp_path):
-    for number in range(0, 200, 2):  # by chance one in a hundred pairs would only validate
+def test_two_images_are_split_into_training_and_validation(tmp_path):
+    for number in range(0, 200, 2):  # by chance one pair in a hundred would have no training image
         folder = touch(tmp_path / str(number), [f"{number}.png", f"{number + 1}.png"])
         assert [len(split) for split in open_images(folder)] == [1, 1]
 
 
-def test_a_folder_that_is_none_or_holds_too_little(tmp_path):
+def test_a_missing_folder_or_one_with_too_few_images_is_refused(tmp_path):
     with pytest.raises(DataError, match=rf"images.*{tmp_path}/none"):
         open_images(tmp_path / "none")
     touch(tmp_path, ["one.png", "notes.txt"])

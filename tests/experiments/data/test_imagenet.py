@@ -11,7 +11,7 @@ from experiments.data.imagenet import imagenet_folder, prepare
 
 
 class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Name, version and features of the real one, and hardly any images."""
+    """Has name, version and features of the real builder, and a few images."""
 
     VERSION = tfds.core.Version("5.1.0")
 
@@ -35,7 +35,7 @@ class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield name, {"image": encoded, "label": number % 2, "file_name": name}
 
 
-def test_a_whole_data_set_is_found(tmp_path):
+def test_a_complete_dataset_is_found(tmp_path):
     Imagenet2012(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     folder = imagenet_folder(tmp_path)
     assert folder == tmp_path / "imagenet2012" / "5.1.0"
@@ -54,7 +54,7 @@ def test_nothing_prepared_names_the_command(tmp_path):
         imagenet_folder(tmp_path)
 
 
-def test_preparing_names_what_is_missing(tmp_path, monkeypatch):
+def test_preparing_names_missing_files(tmp_path, monkeypatch):
     (tmp_path / "ILSVRC2012_img_val.tar").touch()
     with pytest.raises(DataError, match=r"archives.*ILSVRC2012_img_train"):
         prepare(tmp_path, tmp_path / "data")

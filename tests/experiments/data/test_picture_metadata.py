@@ -21,11 +21,11 @@ ROWS = (b"\0" + bytes(range(6))) * 2
 BOMB = zlib.compress(bytes(8 * 2**20))
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
-BEYOND = (0x010F, 2, 1000, struct.pack("<I", 5000))  # a maker's name that lies beyond the end
+BEYOND = (0x010F, 2, 1000, struct.pack("<I", 5000))  # a maker's name beyond the end of the file
 
 
 def turns(image):
-    """By how many quarters the picture of two halves is turned to the left."""
+    """Returns by how many quarter turns to the left the picture of two halves is rotated."""
     found = np.asarray(image.convert("L")) > 127
     stored = np.asarray(halves().convert("L")) > 127
     (number,) = (n for n in range(4) if np.array_equal(found, np.rot90(stored, n)))
@@ -34,7 +34,7 @@ def turns(image):
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("content", [b"junkjunkjunk", b"II*", b"", exif(BEYOND)])
-def test_exif_that_is_none_costs_no_picture(format_, content):
+def test_invalid_exif_is_ignored(format_, content):
     whole = exif((0x0128, 3, 1, struct.pack("<HH", 2, 0)))
     encoded = encode(halves(), format_, exif=b"Exif\0\0" + whole)
     assert whole in encoded
@@ -50,12 +50,17 @@ def test_exif_that_is_none_costs_no_picture(format_, content):
     [
         BEYOND,
         (0x011A, 5, 1, struct.pack("<I", 5000)),
-        (0x8769, 2, 4, b"text"),  # a pointer that is none
+        (0x8769, 2, 4, b"text"),  # an invalid pointer
         (0x0128, 99, 1, bytes(4)),
-        (0x0110, 4, 1, struct.pack("<I", 7)),  # a number for a name, which cannot be written
+        (
+            0x0110,
+            4,
+            1,
+            struct.pack("<I", 7),
+        ),  # a number in place of a name, which cannot be written
     ],
 )
-def test_an_orientation_beside_broken_tags_is_followed(format_, broken):
+def test_an_orientation_among_damaged_tags_is_followed(format_, broken):
     content = b"Exif\0\0" + with_orientation(6, broken)
     assert turns(read(encode(halves(), format_, exif=content))) == 3
 
@@ -70,13 +75,13 @@ def test_an_orientation_beside_broken_tags_is_followed(format_, broken):
         (0x0112, 11, 1, struct.pack("<f", 6)),
     ],
 )
-def test_an_orientation_that_is_none_is_ignored(entry):
+def test_an_invalid_orientation_is_ignored(entry):
     content = b"Exif\0\0" + exif(entry)
     assert turns(read(encode(halves(), "PNG", exif=content))) == 0
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_the_orientation_of_xmp_counts_where_exif_has_none(format_):
+def test_the_orientation_of_xmp_is_used_if_exif_has_none(format_):
     if format_ == "TIFF":
         options = [{"tiffinfo": {700: XMP}}]
     else:
@@ -110,14 +115,14 @@ def test_the_orientation_of_either_byte_order_and_of_texts_is_followed(byte_orde
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_as_it_is_stored(format_, orientation):
+def test_a_picture_is_opened_without_rotation(format_, orientation):
     content = Image.Exif()
     content[0x0112] = orientation
     encoded = encode(halves(), format_, exif=content)
     assert turns(read(encoded, upright=False)) == 0
 
 
-def test_the_exif_stays_as_it_is():
+def test_the_exif_is_unchanged():
     content = b"Exif\0\0" + with_orientation(6, BEYOND)
     assert read(encode(halves(), "JPEG", exif=content)).info["exif"] == content
 
@@ -148,7 +153,7 @@ def test_the_exif_stays_as_it_is():
         (b"sRGB", b""),
     ],
 )
-def test_chunks_of_png_that_cannot_be_read_cost_no_picture(place, kind, content):
+def test_unreadable_chunks_of_png_are_ignored(place, kind, content):
     chunks = [(kind, content)]
     before, after = (chunks, []) if place == "before" else ([], chunks)
     image = read(png(2, 8, ROWS, *before, after=after))
@@ -164,13 +169,13 @@ def test_chunks_of_png_that_cannot_be_read_cost_no_picture(place, kind, content)
         (0xFE, b""),
     ],
 )
-def test_segments_of_jpeg_that_cannot_be_read_cost_no_picture(marker, content):
+def test_unreadable_segments_of_jpeg_are_ignored(marker, content):
     encoded = encode(halves(), "JPEG", exif=b"Exif\0\0" + with_orientation(6))
     segment = bytes([0xFF, 0xFF, marker]) + struct.pack(">H", 2 + len(content)) + content
     assert turns(read(encoded[:2] + segment + encoded[2:])) == 3
 
 
-def test_a_chunk_of_metadata_with_a_wrong_checksum_costs_no_picture():
+def test_a_metadata_chunk_with_a_wrong_checksum_is_ignored():
     encoded = png(2, 8, ROWS, (b"tEXt", b"Comment\0hello"), (b"eXIf", with_orientation(6)))
     assert read(encoded.replace(b"hello", b"hullo")).size == (2, 2)
     broken = encoded.replace(with_orientation(6), with_orientation(8))
@@ -214,7 +219,7 @@ def test_the_size_is_that_of_the_decoded_picture(format_, orientation, upright):
 
 
 @pytest.mark.parametrize("kind", [2, 3, 4, 5, 11, 12])
-def test_xmp_of_tiff_that_is_no_text_costs_no_picture(kind):
+def test_xmp_of_tiff_that_is_not_text_is_ignored(kind):
     encoded = encode(halves(), "TIFF", tiffinfo={700: XMP})
     entry = encoded.index(struct.pack("<HHI", 700, 1, len(XMP)))
     damaged = bytearray(encoded)
@@ -224,13 +229,13 @@ def test_xmp_of_tiff_that_is_no_text_costs_no_picture(kind):
 
 @pytest.mark.parametrize("orientation", [1, 6, 8])
 @pytest.mark.parametrize("options", [{}, {"xmp": XMP}])
-def test_an_avif_says_how_it_is_turned_in_its_own_properties(orientation, options):
+def test_the_orientation_of_an_avif_is_in_its_properties(orientation, options):
     encoded = encode(halves(), "AVIF", exif=with_orientation(orientation), **options)
     assert turns(read(encoded)) == {1: 0, 6: 3, 8: 1}[orientation]
     assert turns(read(encoded, upright=False)) == 0
 
 
-def test_a_profile_that_cannot_be_read_is_known_to_be_one():
+def test_an_unreadable_profile_is_empty_or_none():
     damaged = png(2, 8, ROWS, (b"iCCP", b"a\0\0" + BOMB))
     assert not read(damaged).info["icc_profile"]
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -27,7 +27,7 @@ def test_pixels_and_profile_are_written_as_png(tmp_path):
 
 
 @pytest.mark.parametrize("link", ["none", "symlink_to", "hardlink_to"])
-def test_an_input_is_written_to_under_none_of_its_names(tmp_path, link):
+def test_an_input_is_not_overwritten_under_any_of_its_names(tmp_path, link):
     picture = tmp_path / "a.png"
     picture.write_bytes(b"input")
     output = picture if link == "none" else tmp_path / "link.png"
@@ -40,13 +40,13 @@ def test_an_input_is_written_to_under_none_of_its_names(tmp_path, link):
     assert output.read_bytes() == b"input"
 
 
-def test_an_output_is_written_once_and_anew_by_another_call(tmp_path):
+def test_an_output_is_written_once_by_each_call(tmp_path):
     first, second, output = tmp_path / "a.bmp", tmp_path / "a.jpg", tmp_path / "a.png"
     outputs = PictureOutputs([])
     outputs.check(first, output)
     outputs.write(first, output, PIXELS)
     for refuse in (outputs.check, lambda *paths: outputs.write(*paths, 255 - PIXELS)):
-        with pytest.raises(InputError, match=rf"{second}.*output {output}.* before"):
+        with pytest.raises(InputError, match=rf"{second}.*output {output}.* earlier image"):
             refuse(second, output)
     np.testing.assert_array_equal(read(output), PIXELS)
     PictureOutputs([]).write(second, output, 255 - PIXELS)

@@ -13,7 +13,7 @@ from tests.experiments.data.picture_files import bmp, encode, png, pnm, read, ti
 GREY, RGB = {256: 2, 257: 1, 262: 1}, {256: 2, 257: 1, 262: 2, 277: 3}
 MASKS_565 = (0xF800, 0x7E0, 0x1F)
 CMYK = {256: 2, 257: 1, 262: 5, 277: 4}
-# By libavif and OpenJPEG: 4x4 pixels of 10 and of 12 bits, which Pillow cannot write.
+# From libavif and OpenJPEG: 4x4 pixels of 10 and of 12 bits, which Pillow cannot write.
 AVIF_10 = base64.b64decode(
     "AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUEAAADrbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAA"
     "AAAAAAAAAAAAAAAOcGl0bQAAAAAAAQAAAB5pbG9jAAAAAEQAAAEAAQAAAAEAAAETAAAAEwAAAChpaW5mAAAAAAABAAAA"
@@ -37,21 +37,21 @@ JP2_12 = base64.b64decode(
 
 
 def jpeg(bits):
-    """Where the frame begins, a JPEG says how deep its samples are."""
+    """Returns a JPEG with another bit depth in the header of its frame."""
     encoded = encode(Image.new("RGB", (8, 8)), "JPEG")
     start = encoded.index(b"\xff\xc0\0\x11\x08") + 4
     return encoded[:start] + bytes([bits]) + encoded[start + 1 :]
 
 
 def j2k(bits):
-    """The same of JPEG 2000, without a file format around it."""
+    """Returns a JPEG 2000 codestream with another bit depth, without a file format around it."""
     encoded = encode(Image.new("RGB", (8, 8)), "JPEG2000", no_jp2=True)
     depth = bytes([bits - 1])
     return encoded.replace(b"\7\1\1" * 3, (depth + b"\1\1") * 3)
 
 
 def cr2(encoded):
-    """Canon's raw files begin as TIFF, with a mark before the first directory."""
+    """Returns the start of a Canon raw file: a TIFF with a mark before the first directory."""
     return encoded[:4] + struct.pack("<I", 16) + b"CR\2\0" + bytes(4) + encoded[8:]
 
 
@@ -123,12 +123,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_what_has_at_most_8_bits_a_channel_is_taken(name):
+def test_pictures_of_at_most_8_bits_a_channel_are_accepted(name):
     assert to_rgb(read(TAKEN[name])).mode == "RGB"
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_more_is_refused_by_name(name):
+def test_pictures_of_more_bits_are_refused_by_name(name):
     encoded, message = REFUSED[name]
     with pytest.raises(ValueError, match=rf"^image x .*{message}"):
         read(encoded)

@@ -31,7 +31,7 @@ from experiments.engine.errors import InputError
         (b"", r"empty"),
     ],
 )
-def test_a_file_that_is_no_picture_is_named_with_what_to_do(tmp_path, content, message):
+def test_a_file_that_is_not_a_picture_is_named_with_advice(tmp_path, content, message):
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"^image x .* no picture.*{message}") as raised:
@@ -39,7 +39,7 @@ def test_a_file_that_is_no_picture_is_named_with_what_to_do(tmp_path, content, m
     assert str(tmp_path) not in str(raised.value)
 
 
-def test_what_is_not_known_is_called_so(tmp_path):
+def test_an_unknown_format_is_reported_as_unknown(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"^image x .* no picture of a known format$"):
         open_picture(tmp_path / "photo.jpg", "image x")

@@ -16,7 +16,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000
 
 
 @pytest.mark.parametrize("format_", ["PNG", "TIFF", "BMP", "PPM"])
-def test_a_picture_is_read_to_the_bit(format_):
+def test_pixels_of_a_picture_are_read_exactly(format_):
     image = read(encode(Image.fromarray(PIXELS), format_))
     np.testing.assert_array_equal(np.asarray(image), PIXELS)
 
@@ -34,7 +34,7 @@ def test_a_picture_keeps_its_mode_and_becomes_rgb(tmp_path, mode):
 
 
 def test_ycbcr_becomes_rgb():
-    # In memory: of uncompressed TIFF, the only file with this mode, Pillow below 13 reads none.
+    # In memory, because Pillow below 13 cannot read the only files with this mode, TIFF.
     image = Image.new("RGB", (4, 3), (200, 100, 50)).convert("YCbCr")
     np.testing.assert_allclose(np.asarray(to_rgb(image))[0, 0].astype(int), (200, 100, 50), atol=2)
 
@@ -59,7 +59,7 @@ def test_the_exif_orientation_is_followed(format_, orientation, turns):
     np.testing.assert_array_equal(found, np.rot90(stored[..., 0] > 127, turns))
 
 
-def test_the_exif_orientation_is_ignored_where_it_must_be():
+def test_the_exif_orientation_can_be_ignored():
     exif = Image.Exif()
     exif[0x0112] = 6
     image = read(encode(Image.fromarray(PIXELS), "PNG", exif=exif), upright=False)
@@ -88,7 +88,7 @@ def test_damaged_pictures_are_read_or_refused(format_):
             assert str(error).startswith("image x ")  # noqa: PT017 - both outcomes are right
 
 
-def test_files_that_are_no_pictures_are_told_apart(tmp_path):
+def test_files_that_are_not_pictures_are_distinguished(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(InputError, match=r"image x.* no picture"):
         open_picture(tmp_path / "text.png", "image x")
@@ -98,7 +98,7 @@ def test_files_that_are_no_pictures_are_told_apart(tmp_path):
         open_picture(tmp_path, "image x")
 
 
-def test_postscript_is_not_handed_to_a_program():
+def test_postscript_is_not_passed_to_a_program():
     with pytest.raises(InputError, match=r"image x.* no picture"):
         read(encode(Image.fromarray(PIXELS), "EPS"))
 
@@ -124,14 +124,14 @@ def test_deep_greys_are_refused(mode):
         read(encoded)
 
 
-def test_deep_colours_are_refused_rather_than_cut():
+def test_deep_colours_are_refused_and_not_truncated():
     deep = png(2, 16, (b"\0" + bytes(12)) * 2)
     with pytest.raises(InputError, match=r"image x.* 16$"):
         read(deep)
     assert read(png(2, 8, (b"\0" + bytes(6)) * 2)).mode == "RGB"
 
 
-def test_modes_that_have_no_rgb_are_refused():
+def test_modes_without_rgb_are_refused():
     with pytest.raises(InputError, match=r"image x.* LAB$"):
         read(encode(Image.new("LAB", (3, 3)), "TIFF"))
 
@@ -140,7 +140,7 @@ def test_modes_that_have_no_rgb_are_refused():
 def test_larger_pictures_are_refused(format_):
     encoded = encode(Image.fromarray(PIXELS), format_)
     assert read(encoded, max_pixels=600).size == (30, 20)
-    for limit in (599, 10):  # where Pillow itself would warn, and where it would refuse
+    for limit in (599, 10):  # the limits at which Pillow would warn and raise
         with pytest.raises(InputError, match=rf"image x.* {limit} "):
             read(encoded, max_pixels=limit)
 
@@ -164,8 +164,8 @@ def test_pictures_beyond_the_limit_of_pillow_are_read_without_a_warning():
         Image.open(io.BytesIO(encoded))
 
 
-def test_what_pillow_warns_of_in_metadata_is_no_matter():
-    # An EXIF block whose one entry claims to lie beyond its end.
+def test_warnings_of_pillow_about_metadata_are_ignored():
+    # An EXIF block with one entry, whose offset is beyond its end.
     entry = struct.pack("<HHII", 0x010F, 2, 1000, 5000)
     exif = b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
     encoded = png(2, 8, (b"\0" + bytes(6)) * 2, (b"eXIf", exif))
@@ -175,7 +175,7 @@ def test_what_pillow_warns_of_in_metadata_is_no_matter():
     assert not caught
 
 
-def test_visible_files_are_those_of_the_folder_alone(tmp_path):
+def test_visible_files_exclude_subfolders(tmp_path):
     (tmp_path / "deeper").mkdir()
     for name in ("b.png", "a.jpg", ".hidden.png", "deeper/c.png"):
         (tmp_path / name).touch()

@@ -29,7 +29,7 @@ def jpeg(shade):
 
 
 class Places365Small(tfds.builder_cls("places365_small"), skip_registration=True):
-    """The real builder, with the contents of hardly any archives."""
+    """The real builder, with archives of a few images."""
 
     name = "places365_small"
 
@@ -44,7 +44,7 @@ class Places365Small(tfds.builder_cls("places365_small"), skip_registration=True
         return generators
 
 
-def test_a_prepared_data_set_is_found_and_read(tmp_path):
+def test_a_prepared_dataset_is_found_and_read(tmp_path):
     Places365Small(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     folder = places_folder(tmp_path)
     assert folder == tmp_path / "places365_small" / "2.1.0"
@@ -67,7 +67,7 @@ def test_an_archive_that_is_not_the_published_one_is_named(tmp_path, monkeypatch
     options = "--data-dir", tmp_path / "data", "--archives", archives
     code, complaint = run_failing(places.main, *options)
     assert code == 2
-    assert "error: the archives of Places365 cannot be had: " in complaint
+    assert "error: the archives of Places365 are not available: " in complaint
     assert "_256.tar, has wrong checksum" in complaint
 
 
@@ -77,7 +77,7 @@ def test_nothing_prepared_names_the_command(tmp_path):
         places_folder(tmp_path)
 
 
-def test_preparing_names_what_is_missing(tmp_path, monkeypatch):
+def test_preparing_names_missing_files(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=rf"archives.*{tmp_path}/none"):
         prepare(tmp_path, tmp_path / "none")
     monkeypatch.setattr(prepared, "find_spec", lambda module: None)

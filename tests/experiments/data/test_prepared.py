@@ -61,7 +61,7 @@ def edit_info(folder, change):
     path.write_text(json.dumps(info))
 
 
-def test_a_whole_data_set_is_found(built):
+def test_a_complete_dataset_is_found(built):
     assert find(built) == built / "pictures" / "5.1.0"
 
 
@@ -83,7 +83,7 @@ def test_damaged_json_is_named_in_one_line(data_dir, name, text):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_nothing_prepared(tmp_path, there):
+def test_a_missing_dataset_is_reported(tmp_path, there):
     data_dir = tmp_path if there else tmp_path / "nothing"
     with pytest.raises(DataError, match=rf"data_dir.*pictures.*{data_dir}.*{HOW}$"):
         find(data_dir)
@@ -137,7 +137,7 @@ def test_preparing_without_tensorflow(monkeypatch):
         check_can_prepare()
 
 
-def test_other_splits_can_be_asked_for(built):
+def test_other_splits_can_be_required(built):
     folder = built / "pictures" / "5.1.0"
     assert checked(folder, ("train",)) == folder
     with pytest.raises(DataError, match=r"'test'.*\['train', 'validation'\]"):

@@ -16,7 +16,7 @@ def decode(record):
     return {"image": np.full(2, record, np.uint8)}
 
 
-def test_readable_records_are_as_decoded():
+def test_readable_records_are_decoded():
     records = ReadableRecords([5, 6, 7], decode, attempts=2)
     assert len(records) == 3
     example = records[1]
@@ -27,7 +27,7 @@ def test_readable_records_are_as_decoded():
     assert example["unreadable"].tolist() == [-1, -1]
 
 
-def test_the_next_readable_record_stands_in_and_the_last_is_followed_by_the_first():
+def test_an_unreadable_record_is_replaced_by_the_next_readable_one():
     records = ReadableRecords([-1, 6, -1, -1], decode, attempts=4)
     found = [records[index] for index in range(4)]
     assert [example["image"][0] for example in found] == [6, 6, 6, 6]
@@ -48,7 +48,7 @@ def test_too_many_unreadable_records_in_a_row_are_all_named():
 
 
 @pytest.mark.parametrize("attempts", [0, 3])
-def test_attempts_that_no_source_allows(attempts):
+def test_invalid_numbers_of_attempts_are_refused(attempts):
     with pytest.raises(ValueError, match=rf"attempts.*2.* {attempts}$"):
         ReadableRecords([1, 2], decode, attempts=attempts)
 
@@ -64,7 +64,7 @@ def test_padded_records_count_every_readable_one_once():
     assert {example["weight"].dtype for example in found} == {np.dtype(np.float32)}
 
 
-def test_some_records_of_a_source_keep_their_numbers():
+def test_a_selection_of_records_keeps_their_numbers():
     source = [5, -1, 7, -1, 9, 4]
     numbers = np.array([4, 3, 0])
     readable = ReadableRecords(source, decode, attempts=2, numbers=numbers)
@@ -88,14 +88,14 @@ def test_the_padded_length(multiple, length):
     assert len(PaddedRecords([1] * 5, decode, multiple, BLANK)) == length
 
 
-def test_a_multiple_below_one():
+def test_a_multiple_below_one_is_refused():
     with pytest.raises(ValueError, match=r"multiple.* 0$"):
         PaddedRecords([1], decode, 0, BLANK)
 
 
 @pytest.fixture
 def shard(tmp_path):
-    """Ten records of 4 kB, number i full of the byte i."""
+    """Ten records of 4 kB; record i consists of the byte i."""
     path = tmp_path / "shard.array_record"
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for number in range(10):
@@ -115,7 +115,7 @@ def damage(shard, number):
     shard.write_bytes(content)
 
 
-def test_a_record_with_a_wrong_checksum_is_replaced_and_the_others_stay(shard):
+def test_only_a_record_with_a_wrong_checksum_is_replaced(shard):
     damage(shard, 4)
     records = ReadableRecords(ArrayRecordDataSource([str(shard)]), first_byte)
     found = [records[index] for index in range(10)]
@@ -125,7 +125,7 @@ def test_a_record_with_a_wrong_checksum_is_replaced_and_the_others_stay(shard):
     assert [int(padded[index]["weight"]) for index in range(12)] == [1] * 4 + [0] + [1] * 5 + [0, 0]
 
 
-def test_a_missing_file_is_an_error_and_no_unreadable_record(shard):
+def test_a_missing_file_is_an_error_not_an_unreadable_record(shard):
     records = ReadableRecords(ArrayRecordDataSource([str(shard)]), first_byte)
     shard.unlink()
     with pytest.raises(RuntimeError, match=r"No such file.*shard\.array_record") as error:
@@ -133,7 +133,7 @@ def test_a_missing_file_is_an_error_and_no_unreadable_record(shard):
     assert "record 7" in error.value.__notes__[0]
 
 
-def test_a_truncated_file_is_an_error_and_no_unreadable_record(shard):
+def test_a_truncated_file_is_an_error_not_an_unreadable_record(shard):
     records = ReadableRecords(ArrayRecordDataSource([str(shard)]), first_byte)
     shard.write_bytes(shard.read_bytes()[:-1000])
     with pytest.raises(RuntimeError) as error:

@@ -1,15 +1,15 @@
 import pytest
 
 from tests.experiments.compilation import few_optimizations
-from tests.experiments.data.composed.fake_stamps import write_fake_stamps
+from tests.experiments.data.composed.fake_cutouts import write_fake_cutouts
 from tests.experiments.detection import tiny
 
 
 @pytest.fixture(scope="session")
-def stamps_cache(tmp_path_factory):
-    """A folder that holds what stands in for the stamps."""
-    cache = tmp_path_factory.mktemp("stamps")
-    write_fake_stamps(cache)
+def cutouts_cache(tmp_path_factory):
+    """A folder that holds what stands in for the cutouts."""
+    cache = tmp_path_factory.mktemp("cutouts")
+    write_fake_cutouts(cache)
     return cache
 
 
@@ -20,9 +20,9 @@ def scenes_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, scenes_dir, stamps_cache):
+def tiny_run(tmp_path_factory, scenes_dir, cutouts_cache):
     """A run of six steps, with a checkpoint after every second; it is no good."""
     folder = tmp_path_factory.mktemp("tiny") / "run"
     with few_optimizations():
-        tiny.train(folder, scenes_dir, stamps_cache)
+        tiny.train(folder, scenes_dir, cutouts_cache)
     return folder

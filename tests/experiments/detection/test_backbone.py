@@ -112,14 +112,14 @@ def started(monkeypatch, variables):
 
 
 def test_a_run_starts_with_its_backbone_and_goes_on_without(
-    started, variables, trained, folder, scenes_dir, stamps_cache, tmp_path
+    started, variables, trained, folder, scenes_dir, cutouts_cache, tmp_path
 ):
     config = dataclasses.replace(
         TINY,
         model=dataclasses.replace(TINY.model, backbone=FROZEN),
         backbone_from=str(folder),
     )
-    arguments = config, tmp_path, Folders(scenes_dir, stamps_cache), Operation()
+    arguments = config, tmp_path, Folders(scenes_dir, cutouts_cache), Operation()
     train_run(*arguments)
     state = started[0].state
     for found, right in (

@@ -35,8 +35,8 @@ def call(monkeypatch, capsys):
 
 
 @pytest.fixture
-def data(scenes_dir, stamps_cache):
-    return "--data-dir", scenes_dir, "--cache", stamps_cache
+def data(scenes_dir, cutouts_cache):
+    return "--data-dir", scenes_dir, "--cache", cutouts_cache
 
 
 @pytest.mark.slow

@@ -31,12 +31,12 @@ def start(folder, data_dir, cache, process, port):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate_as_one(tiny_run, scenes_dir, stamps_cache, tmp_path):
+def test_two_processes_train_and_evaluate_as_one(tiny_run, scenes_dir, cutouts_cache, tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     folder = tmp_path / "two"
-    processes = [start(folder, scenes_dir, stamps_cache, number, port) for number in range(2)]
+    processes = [start(folder, scenes_dir, cutouts_cache, number, port) for number in range(2)]
     outputs = [process.communicate(timeout=500)[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output

@@ -74,13 +74,13 @@ SMALL = DetectionConfig(
 
 
 @pytest.mark.slow
-def test_a_small_detector_overfits_eight_scenes(stamps_cache, tmp_path, monkeypatch):
-    data = open_data(SMALL.data, DataFolders(tmp_path, stamps_cache))
+def test_a_small_detector_overfits_eight_scenes(cutouts_cache, tmp_path, monkeypatch):
+    data = open_data(SMALL.data, DataFolders(tmp_path, cutouts_cache))
     assert len(data.train) == 8
     # The run's own evaluation is of the training split, and nothing else is compiled for it.
     seen = dataclasses.replace(data, validation=data.train)
     monkeypatch.setattr(task, "open_data", lambda *_: seen)
-    train(tmp_path / "run", tmp_path, stamps_cache, SMALL, checkpoint_every=1000)
+    train(tmp_path / "run", tmp_path, cutouts_cache, SMALL, checkpoint_every=1000)
     last = read_metrics(tmp_path / "run/metrics.jsonl")[-1]
     assert last["step"] == 200
     assert last["eval/box_AP"] > 0.8
@@ -88,7 +88,7 @@ def test_a_small_detector_overfits_eight_scenes(stamps_cache, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_numbers(tiny_run, scenes_dir, stamps_cache, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_numbers(tiny_run, scenes_dir, cutouts_cache, tmp_path):
     """What a kill in the sixth step leaves: four steps in the checkpoint, five in the log."""
     folder = tmp_path / "killed"
     shutil.copytree(tiny_run, folder)
@@ -97,7 +97,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tiny_run, scenes_dir, stamps_c
     lines = (tiny_run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:9])
     with few_optimizations():
-        train(folder, scenes_dir, stamps_cache)
+        train(folder, scenes_dir, cutouts_cache)
     assert read_metrics(folder / "metrics.jsonl") == read_metrics(tiny_run / "metrics.jsonl")
     whole, resumed = (RUNS.load(run) for run in (tiny_run, folder))
     assert whole.step == resumed.step == 6
@@ -163,8 +163,8 @@ def test_a_batch_that_the_devices_cannot_share_is_told_before_data_are_opened(tm
         )
 
 
-def test_an_evaluation_of_what_is_not_there_is_refused(scenes_dir, stamps_cache):
-    data = open_data(TINY.data, DataFolders(scenes_dir, stamps_cache))
+def test_an_evaluation_of_what_is_not_there_is_refused(scenes_dir, cutouts_cache):
+    data = open_data(TINY.data, DataFolders(scenes_dir, cutouts_cache))
     with pytest.raises(ValueError, match=r"test.* none"):
         make_evaluator(TINY, data, EvaluationConfig(), "test")
 

@@ -1,4 +1,4 @@
-"""A line fitted by gradients: a task with parameters, an optimizer and an evaluation."""
+"""A task that fits a line: it has parameters, an optimiser and an evaluation."""
 
 import dataclasses
 
@@ -38,7 +38,7 @@ def batches():
 
 
 def run(folder, steps):
-    """Trains; an evaluation follows every fourth step, and so does a checkpoint."""
+    """Trains with an evaluation and a checkpoint after every fourth step."""
     optimizer = optax.adam(0.1)
     params = {"slope": np.zeros((), np.float32), "offset": np.zeros((), np.float32)}
     task = Task(

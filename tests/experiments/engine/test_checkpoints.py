@@ -49,7 +49,7 @@ def truncate(folder, pattern):
 @pytest.mark.parametrize(
     "pattern", ["*", "state/d/*", "state/_METADATA", "state/manifest.ocdbt", "data/*", "progress/*"]
 )
-def test_a_truncated_newest_checkpoint_is_reported_and_the_one_before_it_serves(
+def test_a_truncated_newest_checkpoint_is_reported_and_the_previous_one_is_used(
     trained, copied, pattern, capsys
 ):
     truncate(copied / "checkpoints/10", pattern)
@@ -63,22 +63,22 @@ def test_a_truncated_newest_checkpoint_is_reported_and_the_one_before_it_serves(
     assert checkpoints.steps_in(copied / "checkpoints") == [5, 10]
 
 
-def test_a_truncated_checkpoint_is_passed_over_for_prediction(trained, copied):
+def test_prediction_skips_a_truncated_checkpoint(trained, copied):
     truncate(copied / "checkpoints/10", "state/d/*")
     restored = restore_state(copied / "checkpoints", carry())
     assert restored.step == 5
     assert "checkpoints/10" in restored.damaged[0]
 
 
-def test_a_checkpoint_that_a_running_run_deletes_is_not_damaged(copied, monkeypatch):
+def test_a_checkpoint_deleted_by_an_active_run_does_not_count_as_damaged(copied, monkeypatch):
     folder = copied / "checkpoints"
     first, second = (folder / str(step) for step in (5, 10))
-    second.rename(copied / "aside")
+    second.rename(copied / "renamed")
 
     def verify(path):
-        # The run goes on as soon as its only checkpoint is being read.
+        # The run continues as soon as its only checkpoint is read.
         if path == first and first.exists():
-            (copied / "aside").rename(second)
+            (copied / "renamed").rename(second)
             shutil.rmtree(first)
         verify_checksums(path)
 
@@ -90,15 +90,15 @@ def test_a_checkpoint_that_a_running_run_deletes_is_not_damaged(copied, monkeypa
         restore_state(folder, carry())
 
 
-def test_without_a_whole_checkpoint_a_run_does_not_start_anew(copied):
+def test_without_an_undamaged_checkpoint_a_run_does_not_start_again(copied):
     truncate(copied / "checkpoints", "manifest.ocdbt")
     with pytest.raises(CheckpointError, match=r"10 is damaged: .*5 is damaged.* there is no other"):
         run(copied, 10)
     assert checkpoints.steps_in(copied / "checkpoints") == [5, 10]
 
 
-def test_a_run_goes_on_from_a_checkpoint_of_version_0_1(tmp_path):
-    """Whatever holds the state between steps now, files that were written before are read."""
+def test_a_run_continues_from_a_checkpoint_of_version_0_1(tmp_path):
+    """The format of checkpoints must stay readable, even if the class of the carry changes."""
     shutil.copytree(Path(__file__).parent / "fitted_checkpoints", tmp_path / "old/checkpoints")
     configs.save(fitted.Config(), tmp_path / "old/config.json")
     fitted.run(tmp_path / "old", 10)
@@ -119,16 +119,16 @@ def test_a_run_goes_on_from_a_checkpoint_of_version_0_1(tmp_path):
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused_field_by_field(trained, other, message):
-    with pytest.raises(CheckpointError, match=f"of another model.*{message}"):
+    with pytest.raises(CheckpointError, match=f"another model.*{message}"):
         restore_state(trained / "checkpoints", carry(other))
     data = Input(toy.batches(), workers=0)
-    with pytest.raises(CheckpointError, match=f"of another model.*{message}"):
+    with pytest.raises(CheckpointError, match=f"another model.*{message}"):
         restore(trained / "checkpoints", carry(other), data.iterator)
     data.close()
 
 
 def save(folder, scores, keep_last=1, keep_best=1):
-    """Saves a checkpoint for each score, and marks it where the score is not None."""
+    """Saves a checkpoint for each score, and marks it if the score is not None."""
     state = {"x": np.arange(3.0)}
     store = Checkpoints(folder, keep_last, keep_best, best="score")
     for step, score in scores.items():
@@ -155,12 +155,12 @@ MISSING = 404
         ({1: math.nan, 2: None}, (1, 1), [2]),
     ],
 )
-def test_the_newest_and_the_best_checkpoints_stay(tmp_path, scores, keep, left):
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path, scores, keep, left):
     save(tmp_path, scores, *keep)
     assert checkpoints.steps_in(tmp_path) == left
 
 
-def test_the_best_checkpoint_stays_over_a_restart(tmp_path):
+def test_the_best_checkpoint_is_kept_after_a_restart(tmp_path):
     save(tmp_path, {1: 0.1, 2: 0.9, 3: 0.2})
     state = save(tmp_path, {4: 0.3})
     assert checkpoints.steps_in(tmp_path) == [2, 4]
@@ -172,7 +172,7 @@ def test_nan_is_not_the_best(tmp_path):
     assert restore_state(tmp_path, state, best="score").step == 1
 
 
-def test_metrics_that_were_altered_are_found(tmp_path):
+def test_altered_metrics_are_found(tmp_path):
     state = save(tmp_path, {1: 0.5, 2: 0.4})
     (tmp_path / "2/metrics/metrics").write_text('{"score": 0.9}')
     found = restore_state(tmp_path, state)
@@ -180,7 +180,7 @@ def test_metrics_that_were_altered_are_found(tmp_path):
     assert "metrics/metrics has crc32" in found.damaged[0]
 
 
-def test_marking_a_checkpoint_does_not_vouch_for_files_that_were_altered_before(tmp_path):
+def test_marking_a_checkpoint_does_not_hide_earlier_damage(tmp_path):
     store = Checkpoints(tmp_path)
     store.save(1, {"x": np.arange(3.0)}, None, {})
     truncate(tmp_path / "1", "manifest.ocdbt")
@@ -191,7 +191,7 @@ def test_marking_a_checkpoint_does_not_vouch_for_files_that_were_altered_before(
 
 
 @pytest.mark.parametrize("damage", ["{", "[" * 100_000, "[1]", '{"a": 3}', '{"a": {"bytes": []}}'])
-def test_checksums_that_cannot_be_read_are_damage(tmp_path, damage):
+def test_unreadable_checksums_count_as_damage(tmp_path, damage):
     state = save(tmp_path, {1: 0.5, 2: 0.4})
     (tmp_path / "2/checksums.json").write_text(damage)
     found = restore_state(tmp_path, state)
@@ -211,7 +211,7 @@ def test_a_checkpoint_whose_checksums_cannot_be_read_is_not_marked(tmp_path):
 
 @pytest.mark.parametrize("file", ["metrics/metrics", "progress/metadata"])
 @pytest.mark.parametrize("damage", ["[1]", '{"score": "x"}', '{"score": 1' + "0" * 400 + "}"])
-def test_numbers_that_cannot_be_read_are_damage_without_checksums_too(tmp_path, file, damage):
+def test_unreadable_numbers_count_as_damage_even_without_checksums(tmp_path, file, damage):
     state = save(tmp_path, {1: 0.5, 2: 0.4})
     (tmp_path / "2/checksums.json").unlink()
     (tmp_path / "2" / file).write_text(damage)
@@ -221,14 +221,14 @@ def test_numbers_that_cannot_be_read_are_damage_without_checksums_too(tmp_path, 
 
 
 @pytest.mark.parametrize("damage", ["{", "[" * 100_000, "[1]", '{"score": 1' + "0" * 400 + "}"])
-def test_an_older_checkpoint_whose_metrics_cannot_be_read_stops_no_run(tmp_path, damage):
+def test_unreadable_metrics_of_an_older_checkpoint_do_not_stop_a_run(tmp_path, damage):
     save(tmp_path, {1: 0.1, 2: 0.9, 3: 0.2})
     (tmp_path / "2/metrics/metrics").write_text(damage)
     save(tmp_path, {4: 0.3})
     assert checkpoints.steps_in(tmp_path) == [4]
 
 
-def test_metrics_that_cannot_be_written_leave_the_checkpoint_as_it_was(tmp_path):
+def test_a_failure_to_write_metrics_leaves_the_checkpoint_unchanged(tmp_path):
     state = save(tmp_path, {1: None})
     (tmp_path / "1/metrics").write_text("in the way")
     store = Checkpoints(tmp_path)
@@ -244,7 +244,7 @@ def test_a_folder_without_checkpoints_is_named(tmp_path):
         restore_state(tmp_path, carry())
 
 
-# Trains five steps, then five more with less room than a checkpoint takes.
+# Trains five steps, then five more with too little space for a checkpoint.
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
@@ -273,7 +273,7 @@ except CheckpointError as error:
 @pytest.mark.parametrize(
     "kind", [pytest.param("no space left", marks=pytest.mark.slow), "file too large"]
 )
-def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(tmp_path, kind):
+def test_a_failure_to_write_a_checkpoint_leaves_older_ones_unchanged(tmp_path, kind):
     program = [sys.executable, "-c", FULL_DISK, str(tmp_path), kind]
     if kind == "no space left":
         small_disk = f"mount -t tmpfs -o size=4m tmpfs {tmp_path}"
@@ -291,6 +291,6 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(tmp_path, kin
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
     assert "refused: the checkpoint of step 10 could not be written" in done.stdout, done.stderr
     assert kind in done.stdout.lower()
-    assert "the newest whole one is of step 5" in done.stdout
+    assert "the newest complete one is of step 5" in done.stdout
     left = [line.rpartition("/")[2] for line in done.stdout.splitlines() if line.startswith("/")]
     assert [name for name in left if name.isdigit()] == ["5"]

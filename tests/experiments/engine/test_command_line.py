@@ -24,7 +24,7 @@ class TaskError(UserError, ValueError):
 
 
 def run_raising(error, monkeypatch, capsys):
-    """Runs a command that raises ``error``; returns the exit code and what was printed."""
+    """Runs a command that raises ``error``; returns the exit code and the output."""
 
     def command():
         raise error
@@ -52,12 +52,12 @@ def run_raising(error, monkeypatch, capsys):
         WeightsError,
     ],
 )
-def test_an_error_that_the_user_can_mend_is_printed_in_one_line(error_type, monkeypatch, capsys):
+def test_an_error_that_the_user_can_correct_is_printed_in_one_line(error_type, monkeypatch, capsys):
     code, printed = run_raising(error_type("side must be 1, got 2"), monkeypatch, capsys)
     assert (code, printed) == (2, "error: side must be 1, got 2\n")
 
 
-def test_an_error_that_names_any_file_is_printed_in_one_line(monkeypatch, capsys):
+def test_an_error_with_any_file_name_is_printed_in_one_line(monkeypatch, capsys):
     error = InputError("image a\n\x1b[31mb\udcff is no picture")
     _, printed = run_raising(error, monkeypatch, capsys)
     assert printed == "error: image a\\n\\x1b[31mb\\udcff is no picture\n"
@@ -76,7 +76,7 @@ def test_an_error_that_names_any_file_is_printed_in_one_line(monkeypatch, capsys
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_another_error_has_its_own_code_and_keeps_its_traceback_where_it_may_be_ours(
+def test_other_errors_have_their_own_codes_and_faults_keep_their_traceback(
     error, code, traceback, monkeypatch, capsys
 ):
     ended, printed = run_raising(error, monkeypatch, capsys)
@@ -86,7 +86,7 @@ def test_another_error_has_its_own_code_and_keeps_its_traceback_where_it_may_be_
 
 
 def paths_of(arguments, monkeypatch):
-    """The paths that a program gets for the arguments of its command line."""
+    """Returns the paths that a program gets from the arguments of its command line."""
     got = []
 
     def main(paths: tuple[Path, ...], output: Path | None = None) -> None:
@@ -97,7 +97,7 @@ def paths_of(arguments, monkeypatch):
     return got
 
 
-def test_a_home_is_found_whoever_expands_it(monkeypatch, tmp_path):
+def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     arguments = ["--paths", "~/a", "./~", "~nobody-of-this-name", "--output=~/b"]
     assert paths_of(arguments, monkeypatch) == [
@@ -110,7 +110,7 @@ def test_a_home_is_found_whoever_expands_it(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("url", ["gs://bucket/run", "s3://b/r", "https://host/photo.jpg"])
 @pytest.mark.parametrize("place", ["--paths", "--output"])
-def test_a_url_is_no_path(url, place, monkeypatch, capsys):
+def test_a_url_is_not_accepted_as_a_path(url, place, monkeypatch, capsys):
     arguments = {"--paths": ["a"], "--output": ["b"], place: [url]}
     with pytest.raises(SystemExit, match="2"):
         paths_of([each for name in arguments for each in (name, *arguments[name])], monkeypatch)
@@ -126,7 +126,7 @@ def main(lines: int = 1, code: int = 0, text: str = "line") -> None:
     for _ in range(lines):
         print(text)
     if code == 3:
-        raise UserError("mend it")
+        raise UserError("correct it")
     if code:
         sys.exit(code)
 
@@ -149,10 +149,10 @@ def start_printing(*arguments, shell='exec "$@"'):
 @pytest.mark.parametrize(
     "arguments", [["--lines=1000000"], [], ["--code=2"], ["--code=3"], ["--help"]]
 )
-def test_a_reader_that_has_read_enough_ends_the_program_quietly(arguments):
+def test_a_closed_output_ends_the_program_silently(arguments):
     with start_printing(*arguments) as program:
         program.stdout.close()
-        assert program.stderr.read() == ("error: mend it\n" if arguments == ["--code=3"] else "")
+        assert program.stderr.read() == ("error: correct it\n" if arguments == ["--code=3"] else "")
     assert program.returncode == 141
 
 
@@ -168,7 +168,7 @@ def test_a_program_needs_no_standard_output():
     assert program.returncode == 0
 
 
-def test_output_escapes_what_its_encoding_lacks():
+def test_characters_outside_the_encoding_of_the_output_are_escaped():
     with start_printing("--text=\u00e9") as program:
         assert program.stdout.read() == "\\xe9\n"
     assert program.returncode == 0

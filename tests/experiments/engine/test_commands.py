@@ -1,4 +1,4 @@
-"""The commands that tasks share, through the command line, in this process."""
+"""Tests the shared commands of tasks through the command line, in this process."""
 
 import dataclasses
 import sys
@@ -14,7 +14,7 @@ from tests.experiments.engine.toy_spec import WIDE, toy_spec
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Calls the program of a task; returns its exit code and what it printed."""
+    """Calls the program of a task; returns its exit code and its output."""
 
     def call(spec, *arguments):
         monkeypatch.setattr(sys, "argv", ["toy", *map(str, arguments)])

@@ -61,7 +61,7 @@ def test_differences_name_each_field():
         ),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused(tmp_path, text, message):
+def test_a_file_that_does_not_match_the_config_is_refused(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(configs.ConfigError, match=message):
         configs.load(Outer, tmp_path / "config.json")

@@ -1,4 +1,4 @@
-"""What holds in one process; several are tried where they are started, with what they run."""
+"""Tests in one process; several processes are tested with the programs that they run."""
 
 import os
 import subprocess
@@ -25,13 +25,13 @@ from experiments.engine.distributed_config import Distributed
         ({"cpu_devices": 0}, "cpu_devices", "0"),
     ],
 )
-def test_flags_that_cannot_be_are_named(flags, name, got):
+def test_invalid_options_are_named(flags, name, got):
     with pytest.raises(ConfigError, match=f"{name} must be .*{got}"):
         Distributed(**flags)
 
 
 def test_without_a_cluster_auto_is_refused():
-    """In a process of its own: others have to be found before JAX is used."""
+    """Runs in its own process, because processes must connect before JAX is used."""
     program = (
         "from experiments.engine.distributed import start\n"
         "from experiments.engine.distributed_config import Distributed\n"
@@ -41,7 +41,7 @@ def test_without_a_cluster_auto_is_refused():
         "except ConfigError as error:\n"
         "    print(error)\n"
     )
-    # Those of a cluster have to be left out.
+    # Environment variables of a cluster must be removed.
     names = {"HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH"} & os.environ.keys()
     variables = {name: os.environ[name] for name in names}
     printed = subprocess.run(
@@ -55,6 +55,6 @@ def test_without_a_cluster_auto_is_refused():
     assert printed.startswith("auto must be ")
 
 
-def test_bytes_of_a_process_that_is_alone_are_its_own():
+def test_a_single_process_gathers_its_own_bytes():
     assert gather_bytes(b"some") == [b"some"]
     assert gather_bytes(b"") == [b""]

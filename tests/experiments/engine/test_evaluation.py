@@ -19,7 +19,7 @@ from experiments.engine.settings import (
     evaluation_in_training,
 )
 
-VALUES = np.arange(1.0, 12.0, dtype=np.float32)  # eleven: an uneven last batch
+VALUES = np.arange(1.0, 12.0, dtype=np.float32)  # eleven, so that the last batch is incomplete
 
 
 def dataset(unreadable=()):
@@ -43,9 +43,9 @@ def test_every_record_counts_once():
     assert evaluate(jnp.float32(3)) == {"mean": pytest.approx(3 * VALUES.mean())}
 
 
-def test_what_only_fills_up_a_batch_may_be_nan():
+def test_padding_may_be_nan():
     evaluate = Evaluator(lambda state, batch: sums(state / batch["x"], batch), dataset())
-    assert evaluate(jnp.float32(2)) == {"mean": pytest.approx(2)}  # of the padding 2 / 0 * 0
+    assert evaluate(jnp.float32(2)) == {"mean": pytest.approx(2)}  # the padding gives 2 / 0 * 0
 
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
@@ -66,7 +66,7 @@ def test_records_that_cannot_be_read_are_left_out_and_counted():
         Evaluator(sums, dataset(unreadable={3.0, 11.0}), max_unreadable_records=1)(jnp.float32(1))
 
 
-def test_without_any_record_that_can_be_read_there_is_no_mean():
+def test_without_readable_records_there_is_no_mean():
     evaluate = Evaluator(sums, dataset(unreadable=VALUES), max_unreadable_records=11)
     with pytest.raises(UnreadableEvaluationError, match=r"no record .*0, 1, .* 10\]"):
         evaluate(jnp.float32(1))
@@ -94,7 +94,7 @@ def test_without_records_there_is_no_evaluation():
         Evaluator(sums, only_padding)(jnp.float32(1))
 
 
-def test_in_training_a_run_is_evaluated_in_its_own_batches_and_within_its_limit():
+def test_evaluation_in_training_uses_batch_size_and_limit_of_the_run():
     training = TrainingConfig(batch_size=12, workers=2)
     expected = EvaluationConfig(batch_size=12, workers=2, max_unreadable_records=3)
     assert evaluation_in_training(training, Operation(max_unreadable_records=3)) == expected

@@ -24,7 +24,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o002, 0o664)])
-def test_who_may_read_a_file_is_as_for_any_new_one(tmp_path, umask, mode):
+def test_permissions_are_those_of_any_new_file(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
         write_atomically(tmp_path / "file", lambda file: file.write(b"text"))
@@ -33,13 +33,13 @@ def test_who_may_read_a_file_is_as_for_any_new_one(tmp_path, umask, mode):
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
 
 
-def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+def test_a_name_may_have_the_greatest_length_of_the_file_system(tmp_path):
     path = tmp_path / ("n" * os.pathconf(tmp_path, "PC_NAME_MAX"))
     write_atomically(path, lambda file: file.write(b"text"))
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_who_comes_second_waits(tmp_path):
+def test_the_second_process_waits_for_the_lock(tmp_path):
     entered = threading.Event()
 
     def enter():
@@ -54,7 +54,7 @@ def test_who_comes_second_waits(tmp_path):
     assert entered.is_set()
 
 
-def test_who_does_not_wait_is_refused_until_the_first_has_left(tmp_path):
+def test_without_waiting_a_locked_folder_is_refused(tmp_path):
     with locked(tmp_path), pytest.raises(FolderError), locked(tmp_path, wait=False):
         pass
     with locked(tmp_path, wait=False):

@@ -11,7 +11,7 @@ from tests.experiments.engine import toy
 
 
 class EndedAt:
-    """Ends the worker that comes to a batch."""
+    """Ends the worker that reaches a given batch."""
 
     def __init__(self, number):
         self.number = number
@@ -27,7 +27,7 @@ class EndedAt:
 @pytest.mark.parametrize(
     ("number", "advice"), [(signal.SIGBUS, "/dev/shm"), (signal.SIGKILL, "fewer workers")]
 )
-def test_the_end_of_a_worker_is_named_with_what_may_help(number, advice):
+def test_the_end_of_a_worker_is_reported_with_advice(number, advice):
     data = Input(toy.batches().map(EndedAt(number)), workers=1)
     with closing(data), pytest.raises(WorkerError, match=f"{number.name}.*{advice}"):
         next(data)

@@ -27,7 +27,7 @@ def test_json_is_read_with_and_without_a_byte_order_mark(tmp_path, start):
         (b'[{"a": {"b": 1, "b": 2}}]', r"'b' twice"),
     ],
 )
-def test_what_is_no_json_is_a_value_error(text, message):
+def test_invalid_json_is_a_value_error(text, message):
     with pytest.raises(ValueError, match=message):
         parse_json(text)
 
@@ -49,6 +49,6 @@ def test_what_is_no_json_is_a_value_error(text, message):
         (b"null", False, False),
     ],
 )
-def test_numbers_are_those_that_a_float_or_an_integer_holds(text, finite, int64):
+def test_numbers_must_fit_into_a_float_or_an_integer(text, finite, int64):
     value = parse_json(text)
     assert (is_finite(value), is_int64(value)) == (finite, int64)

@@ -53,7 +53,7 @@ def copied(whole, tmp_path):
     return shutil.copytree(whole[0], tmp_path / "run")
 
 
-def test_a_run_says_that_it_is_finished_only_while_its_last_state_is_there(tmp_path):
+def test_a_run_is_marked_finished_only_while_its_last_state_exists(tmp_path):
     finished = []
     arguments = {"evaluate": lambda state: finished.append(is_finished(tmp_path)) or {}}
     run(tmp_path, 4, evaluate_every=2, checkpoint_every=2, **arguments)
@@ -63,7 +63,7 @@ def test_a_run_says_that_it_is_finished_only_while_its_last_state_is_there(tmp_p
     assert (finished, is_finished(tmp_path)) == ([False] * 3, True)
 
 
-def test_a_stopped_run_goes_on_with_the_same_numbers(whole, tmp_path):
+def test_a_stopped_run_continues_with_the_same_numbers(whole, tmp_path):
     folder, state = whole
     run(tmp_path, 12)
     parts = run(tmp_path, 23)
@@ -86,12 +86,12 @@ def test_a_finished_run_is_not_trained_further_and_says_so(whole, copied, capsys
     assert "all 23 steps" in capsys.readouterr().out
 
 
-def test_the_name_of_a_folder_is_no_markup(tmp_path, capsys):
+def test_the_name_of_a_folder_is_not_read_as_markup(tmp_path, capsys):
     run(tmp_path / "[bold]", 2)
     assert "[bold]: step 2/2" in capsys.readouterr().out
 
 
-def test_the_step_is_traced_once(tmp_path):
+def test_the_step_is_compiled_once(tmp_path):
     traced = []
 
     def step(*arguments):
@@ -125,7 +125,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused_before_anything_is_wri
     assert not (tmp_path / "run").exists()
 
 
-def test_a_non_finite_loss_stops_the_run_and_keeps_what_shows_why(tmp_path):
+def test_a_non_finite_loss_stops_the_run_and_saves_state_and_records(tmp_path):
     with pytest.raises(NonFiniteLossError, match=r"not finite: loss nan at step 1"):
         run(tmp_path, 5, step=lambda state, *_: (state, {"loss": state["sum"] / 0}))
 
@@ -156,7 +156,7 @@ def test_steps_may_be_skipped_up_to_a_limit(tmp_path):
     assert incident["step"] == 4
     assert incident["incident"] == "skipped step"
     assert incident["records"] == toy.batches()[3]["record"].tolist()
-    # Another limit, below what has been used up, would leave every further step without effect.
+    # With a limit below the number of skipped steps, every further step would have no effect.
     with pytest.raises(ConfigError, match=r"max_skipped_steps .* 1 .* 0$"):
         run(tmp_path, 12, step=poisoned_at(4))
 
@@ -197,9 +197,9 @@ def test_chosen_steps_are_profiled(tmp_path):
     assert traces[0].stat().st_size > 1000
 
 
-def test_a_profile_past_the_end_or_across_a_resume_does_no_harm(tmp_path):
+def test_a_profile_beyond_the_end_or_across_a_resume_is_harmless(tmp_path):
     run(tmp_path / "past", 4, profile_at=9)
-    run(tmp_path / "across", 5, profile_at=4, profile_steps=4)  # ends within the trace
+    run(tmp_path / "across", 5, profile_at=4, profile_steps=4)  # the run ends during the trace
     run(tmp_path / "across", 9, profile_at=4, profile_steps=4)
     assert len(lines(tmp_path / "across")) == 9
 
@@ -220,7 +220,7 @@ def evaluated_whole(tmp_path_factory):
 
 
 def check_goes_on_with_the_evaluation(folder, whole, step):
-    """The checkpoint of ``step`` is there without metrics; no step before it is taken again."""
+    """Checks that the run continues at ``step``, whose checkpoint has no metrics yet."""
     assert steps_in(folder / "checkpoints")[-1] == step
     assert restore_state(folder / "checkpoints", carry()).metrics is None
     run(folder, 6, evaluate=score, **EVALUATED)
@@ -234,7 +234,7 @@ def check_goes_on_with_the_evaluation(folder, whole, step):
 
 
 @pytest.mark.parametrize("step", [4, 6])
-def test_an_evaluation_that_sigterm_kept_from_happening_is_made_up_for(
+def test_an_evaluation_prevented_by_sigterm_is_done_after_the_restart(
     evaluated_whole, tmp_path, step, monkeypatch
 ):
     with monkeypatch.context() as patch:
@@ -259,7 +259,7 @@ def test_an_evaluation_that_raises_costs_no_step(evaluated_whole, tmp_path, step
 
 
 @pytest.mark.parametrize("broken", [4, 6])
-def test_an_evaluation_that_is_not_finite_ends_a_run_at_its_end_alone(tmp_path, broken):
+def test_only_the_last_evaluation_must_be_finite(tmp_path, broken):
     steps = iter([4, 6])
 
     def evaluate(state):
@@ -312,14 +312,14 @@ def test_an_evaluation_that_was_logged_but_not_saved_is_logged_once(
     check_goes_on_with_the_evaluation(tmp_path, evaluated_whole, 4)
 
 
-def test_a_skipped_step_counts_for_no_schedule(tmp_path):
+def test_schedules_do_not_count_skipped_steps(tmp_path):
     def count(state, batch, key, number):
         new, metrics = poisoned_once(state, batch, key, number)
         return new, {**metrics, "number": number}
 
     def poisoned_once(state, batch, key, number):
         new, metrics = toy.step(state, batch, key, number)
-        first = new["sum"] < 60  # the first batch alone has so small a sum
+        first = new["sum"] < 60  # only the first batch has such a small sum
         return new, {**metrics, "gradient_norm": jnp.where(first, jnp.inf, 1.0)}
 
     run(tmp_path, 4, step=count, max_skipped_steps=4)
@@ -335,7 +335,7 @@ def test_a_run_of_no_steps_is_refused(tmp_path):
         run(tmp_path, 0)
 
 
-def test_the_best_checkpoint_stays(tmp_path):
+def test_the_best_checkpoint_is_kept(tmp_path):
     scores = iter([0.1, 0.9, 0.2, 0.3, 0.4])
     run(
         tmp_path,
@@ -368,7 +368,7 @@ def test_time_is_added_up_over_restarts(tmp_path):
     configs.save(Config(), tmp_path / "config.json")
     evaluated = []
     run(tmp_path, 3, evaluate=lambda state: evaluated.append(state) or {}, evaluate_every=3)
-    assert len(evaluated) == 1  # not what the run starts with
+    assert len(evaluated) == 1  # the run does not start with an evaluation
     restored = restore_state(tmp_path / "checkpoints", carry())
     assert restored.step == 3
     assert 1e6 < restored.progress["seconds"] < 2e6
@@ -394,5 +394,5 @@ def test_sigterm_in_the_last_evaluation_ends_the_program_after_it(tmp_path):
     with pytest.raises(Interrupted, match="step 3 of 3"):
         toy.run(tmp_path, 3, evaluate=evaluate)
     assert [line["step"] for line in read_log(tmp_path / "metrics.jsonl")][-1] == 3
-    # The run is finished: further runs of a table would have followed.
+    # The run is finished; without the signal, further runs of a table would follow.
     toy.run(tmp_path, 3, evaluate=lambda state: {"score": 0.0})

@@ -41,14 +41,14 @@ def test_milestones_that_share_a_step_both_count():
     np.testing.assert_allclose(found, [1, 0.01], rtol=1e-6)
 
 
-def test_a_warm_up_that_goes_down_is_refused():
+def test_a_decreasing_warm_up_is_refused():
     schedule = ScheduleConfig(100, warmup=10, warmup_from=0.1)
     optimizer = OptimizerConfig(learning_rate=0.1, reference_batch_size=256)
     with pytest.raises(ConfigError, match=r"warmup_from .* 0\.0125 for .* 32, .* 0\.1"):
         learning_rate(optimizer, schedule, batch_size=32, steps_per_epoch=1)
 
 
-def test_weight_decay_leaves_biases_and_norms_alone():
+def test_weight_decay_excludes_biases_and_norms():
     params = {"kernel": jnp.full((2, 2), 3.0), "scale": jnp.full(2, 3.0)}
     gradients = jax.tree.map(jnp.zeros_like, params)
     for config in (
@@ -66,7 +66,7 @@ def test_weight_decay_leaves_biases_and_norms_alone():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_what_is_frozen_does_not_decay(name):
+def test_frozen_parameters_do_not_decay(name):
     kernel = jnp.full((2, 2), 3.0)
     params = {"stem": {"kernel": kernel}, "head": {"kernel": kernel}}
     gradients = jax.tree.map(jnp.zeros_like, params)
@@ -81,7 +81,7 @@ def test_what_is_frozen_does_not_decay(name):
 
 
 def test_momentum_is_that_of_goyal_et_al():
-    """Equations 9 and 10: the rate multiplies the whole momentum, not what goes into it."""
+    """Equations 9 and 10: the rate multiplies the momentum, not the gradient added to it."""
     params, gradient = jnp.zeros(()), jnp.ones(())
     rate = [1.0, 0.1]
     optimizer = make_optimizer(

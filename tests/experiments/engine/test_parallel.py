@@ -23,7 +23,7 @@ def test_batches_are_split_over_all_devices_and_state_is_not_replicated():
     assert int(share) == 2
 
 
-def test_an_indivisible_batch_is_refused_with_the_nearest_that_fit():
+def test_an_indivisible_batch_is_refused_with_the_nearest_multiples():
     with pytest.raises(ConfigError, match=r"a multiple of 4 .*devices.*, got 6.*\[4, 8\]"):
         split({"x": np.zeros((6, 2))})
 
@@ -32,7 +32,7 @@ def test_batches_that_are_on_the_devices_stay_there():
     step = data_parallel(lambda state, batch: jax.lax.psum((state * batch).sum(), AXIS))
     batch, state = split(np.arange(8.0)), jnp.float32(2)
     assert float(step(state, batch)) == 56
-    state = step(state, batch)  # what comes out lies where it has to be to go in again
+    state = step(state, batch)  # the results have the placement of the arguments
     with jax.transfer_guard("disallow"):
         step(state, batch)
 
@@ -42,13 +42,13 @@ def test_batches_that_are_on_the_devices_stay_there():
 )
 def test_a_global_batch_that_cannot_be_shared_is_refused(size, accumulation, nearest):
     with pytest.raises(
-        ConfigError, match=re.escape(f"got {size}; the nearest that fit are {nearest}")
+        ConfigError, match=re.escape(f"got {size}; the nearest multiples are {nearest}")
     ):
         check_batch_size(size, accumulation)
     check_batch_size(16, accumulation)
 
 
-def test_results_of_examples_come_back_in_the_order_of_the_batch():
+def test_results_have_the_order_of_the_batch():
     step = data_parallel(
         lambda state, batch: {"x": state * batch["x"], "none": batch["x"][:, :0]}, per_example=True
     )

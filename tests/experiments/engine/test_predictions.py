@@ -26,7 +26,7 @@ def test_a_file_that_cannot_be_used_does_not_stop_the_others():
     assert isinstance(error, InputError)
 
 
-def test_an_error_of_ours_stops_the_predictions():
+def test_a_fault_of_the_program_stops_the_predictions():
     outcomes = predict_each(FILES, lambda file: file.stem.index("a"))
     assert next(outcomes) == (FILES[0], 0)
     assert next(outcomes) == (FILES[1], 1)
@@ -55,7 +55,7 @@ def test_a_report_without_errors_returns(capsys):
     assert capsys.readouterr() == ("a.png: a\n", "")
 
 
-def test_predictions_are_made_and_reported_one_after_the_other():
+def test_predictions_are_reported_as_soon_as_they_are_made():
     events = []
     outcomes = predict_each(FILES[::2], lambda file: events.append(f"predict {file}"))
     report(outcomes, lambda file, _: events.append(f"show {file}"))

@@ -20,7 +20,7 @@ SETTINGS = [(1, 0), (1, 2), (2, 0), (2, 2)]  # processes, grain workers
 
 
 def steps_and_evaluations(folder):
-    """The lines of the log, those of evaluations by themselves."""
+    """Returns the lines of the log: those of steps, and those of evaluations."""
     lines = read_metrics(folder / "metrics.jsonl")
     evaluations = {line["step"]: line["eval/score"] for line in lines if "eval/score" in line}
     steps = [line for line in lines if "loss" in line]
@@ -34,7 +34,7 @@ def latest(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """By the number of processes, the losses of more steps than any test needs."""
+    """Losses of a run without interruption, by the number of processes."""
     losses = {}
     for processes in (1, 2):
         folder = tmp_path_factory.mktemp("undisturbed")
@@ -46,7 +46,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "workers"), SETTINGS)
-def test_killed_at_random_moments_and_resumed_the_losses_are_the_same(
+def test_losses_are_the_same_after_kills_at_random_moments(
     undisturbed, tmp_path, processes, workers
 ):
     moments = random.Random(10 * processes + workers)
@@ -78,12 +78,12 @@ def children_of(process):
 def test_sigterm_saves_and_ends(undisturbed, tmp_path, processes, workers):
     run = Run(tmp_path, FOREVER, processes, workers)
     run.wait_for(lambda: latest(tmp_path) > 0)
-    # Slurm sends it to the workers too. Of several processes one is enough, and all end.
+    # Slurm sends the signal to the workers too. One of several processes is enough to end all.
     children = children_of(run.processes[-1])
     assert len(children) >= workers
     for pid in children:
         os.kill(pid, signal.SIGTERM)
-    time.sleep(2 if children else 0)  # in which a worker that had ended would be missed
+    time.sleep(2 if children else 0)  # the absence of a worker that had ended would be noticed
     run.processes[-1].send_signal(signal.SIGTERM)
     outputs = run.finish(code=143)
     stopped = latest(tmp_path)
@@ -96,13 +96,13 @@ def test_sigterm_saves_and_ends(undisturbed, tmp_path, processes, workers):
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_takes_the_others_with_it(tmp_path):
+def test_a_failing_process_ends_the_others(tmp_path):
     began = time.monotonic()
     run = Run(tmp_path, FOREVER, 2, workers=0, note="fails")
     outputs = [process.communicate(timeout=280)[0] for process in run.processes]
     assert "cannot read" in outputs[1]
     assert all(process.returncode for process in run.processes)
-    assert time.monotonic() - began < 200  # JAX by itself would wait for five minutes
+    assert time.monotonic() - began < 200  # JAX alone would wait for five minutes
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_ctrl_c_in_one_process_ends_them_all(tmp_path, processes):
     assert run.processes[-1].returncode == 130
     assert "interrupted" in outputs[-1]
     assert all(process.returncode for process in run.processes)
-    assert time.monotonic() - began < 200  # JAX by itself would wait for five minutes
+    assert time.monotonic() - began < 200  # JAX alone would wait for five minutes
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_processes_with_different_configs_do_not_train(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_number_of_processes_is_refused_and_nothing_is_set_aside(tmp_path):
+def test_another_number_of_processes_is_refused_and_no_checkpoint_is_moved(tmp_path):
     Run(tmp_path, 4, 2, workers=0).finish()
     (output,) = Run(tmp_path, 8, 1, workers=0).finish(code=2)
     assert "is of a run of 2 processes" in output

@@ -37,7 +37,7 @@ def save(folder, state):
     configs.save(Config(), folder / "config.json")
 
 
-def test_a_run_is_loaded_with_values_that_networks_compute_with(tmp_path):
+def test_a_run_with_usable_values_is_loaded(tmp_path):
     state = {"generator": network(momentum=[np.nan])}
     save(tmp_path, state)
     loaded = RUNS.load(tmp_path)
@@ -54,7 +54,7 @@ def test_a_run_is_loaded_with_values_that_networks_compute_with(tmp_path):
         ("var", [1, -1e-3], r"model_state/bn1/var: 1 of 2 values negative$"),
     ],
 )
-def test_a_network_that_can_compute_nothing_is_refused_by_the_name_of_its_array(
+def test_a_network_with_unusable_values_is_refused_and_its_array_named(
     name, values, message, tmp_path
 ):
     save(tmp_path, {"generator": network(**{name: values})})

@@ -43,7 +43,7 @@ def batch():
 
 
 @pytest.mark.parametrize("accumulation", [1, 2, 4])
-def test_loss_and_step_are_those_of_the_whole_batch_however_it_is_shared(batch, accumulation):
+def test_loss_and_step_do_not_depend_on_the_division_of_the_batch(batch, accumulation):
     optimizer = optax.sgd(RATE)
     step = data_parallel(guarded(supervised_step(loss_function, optimizer, RATE, accumulation), 0))
     state = initial_state(PARAMS, {"seen": jnp.zeros(())}, optimizer)
@@ -61,7 +61,7 @@ def test_loss_and_step_are_those_of_the_whole_batch_however_it_is_shared(batch, 
     )
     np.testing.assert_allclose(metrics["learning_rate"], 0.5)
     np.testing.assert_allclose(carry.state["params"]["w"], w - 0.5 * gradient, rtol=1e-5)
-    # Each device adds up what its parts saw; the state is their mean.
+    # Each device sums over its parts; the state is the mean over devices.
     seen = x.reshape(4, accumulation, -1).mean(-1).sum(1).mean()
     np.testing.assert_allclose(carry.state["model_state"]["seen"], seen, rtol=1e-5, atol=1e-7)
 
@@ -76,11 +76,11 @@ def test_keys_differ_between_the_parts_of_a_batch():
     state = initial_state(PARAMS, {}, optimizer)
     _, metrics = step(first_carry(state, 0), split({"x": np.zeros(8, np.float32)}))
     variance = float(metrics["square"]) - float(metrics["loss"]) ** 2
-    assert variance > 1e-3  # of eight draws; with one for all it is 0
+    assert variance > 1e-3  # of eight draws; 0 if all parts had the same key
 
 
 def test_bfloat16_models_keep_float32_parameters_and_sums():
-    """Four losses of 1 + 2**-8 add up without loss, which bfloat16 would not do."""
+    """Four losses of 1 + 2**-8 are summed exactly, which is impossible in bfloat16."""
 
     def loss_in_bfloat16(params, model_state, batch, key):
         del key, batch
@@ -101,7 +101,7 @@ def test_bfloat16_models_keep_float32_parameters_and_sums():
 INPUT = jax.ShapeDtypeStruct((1, 3), jnp.float32)
 
 
-def test_what_is_drawn_depends_on_the_key_alone():
+def test_drawn_variables_depend_only_on_the_key():
     kernels = [
         draw_variables(nn.Dense(4), initial_key(seed), INPUT)["params"]["kernel"]
         for seed in (0, 0, 1)

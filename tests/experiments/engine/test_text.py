@@ -20,7 +20,7 @@ NOT_UTF_8 = os.fsdecode(b"a\xff.png")
         ("\u2066a\u2069", r"\u2066a\u2069"),
     ],
 )
-def test_what_breaks_a_line_or_drives_a_terminal_is_escaped(name, shown):
+def test_line_breaks_and_control_characters_are_escaped(name, shown):
     assert printable(name) == shown
     assert shown.encode().decode() == shown
 
@@ -28,12 +28,12 @@ def test_what_breaks_a_line_or_drives_a_terminal_is_escaped(name, shown):
 @pytest.mark.parametrize(
     "name", ["été.png", "日本.png", "one two\u202fPM.png", "👩‍🚀.jpg", r"back\slash", "[red]"]
 )
-def test_other_names_stay_as_they_are(name):
+def test_other_names_are_unchanged(name):
     assert printable(name) == name
     assert encodable(name) == name
 
 
-def test_what_is_no_utf_8_can_be_encoded():
+def test_text_that_is_not_utf_8_can_be_encoded():
     assert encodable(NOT_UTF_8) == r"a\udcff.png"
     assert encodable("two\nlines") == "two\nlines"
 
@@ -44,7 +44,7 @@ def test_a_value_is_shown_shortened(value):
     assert len(shown(value)) < 210
 
 
-def test_of_many_entries_the_first_are_listed():
+def test_only_the_first_of_many_entries_are_listed():
     assert listed(["a", "b"]) == "a; b"
     assert listed([str(n) for n in range(20)]).endswith("; 19")
     assert listed([str(n) for n in range(21)]) == "0; 1; 2; 3; 4; 5; ..."

@@ -1,4 +1,4 @@
-"""A task small enough to train hundreds of times."""
+"""A task that is small enough to be trained hundreds of times."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ class Jitter(grain.transforms.RandomMap):
 
 
 def batches(unreadable=lambda number: False, process=0, processes=1):
-    """Shuffled batches; for a number that is unreadable the one before it could not be read."""
+    """Returns shuffled batches; ``unreadable`` numbers report the previous record as unreadable."""
 
     def example(number):
         return {
@@ -68,7 +68,7 @@ def run(
 
 
 def poisoned_at(number_to_poison):
-    """A step whose gradient is not finite for the batch of that number, from 1."""
+    """Returns a step whose gradient is not finite for the batch of a number, from 1."""
     mean = batches()[number_to_poison - 1]["x"].mean()
 
     def poisoned(state, batch, key, number):

@@ -1,4 +1,4 @@
-"""Starts of the toy programs in one process or in several."""
+"""Starts the toy programs in one or several processes."""
 
 import socket
 import subprocess
@@ -23,8 +23,8 @@ class Processes:
     """All processes of one start of a program in this folder.
 
     Args:
-        program: the name of its module.
-        arguments: of each process.
+        program: name of its module.
+        arguments: command-line arguments of each process.
     """
 
     def __init__(self, program, arguments):
@@ -58,7 +58,7 @@ class Processes:
         for process in self.processes:
             process.kill()
         for process in self.processes:
-            process.communicate(timeout=60)  # ends when its workers have ended too
+            process.communicate(timeout=60)  # waits for its workers too
 
 
 class Run(Processes):

@@ -1,4 +1,4 @@
-"""Trains the toy task by the command line; to be started, killed and started again by tests."""
+"""Trains the toy task from the command line; tests start it, kill it and start it again."""
 
 import dataclasses
 import signal
@@ -20,7 +20,7 @@ def train(
     port: int,
     note: str = "",
 ) -> None:
-    """Trains as one of some processes; ``note`` names what the second process does otherwise."""
+    """Trains as one of several processes; ``note`` names what the second does differently."""
     alone = processes == 1
     start(
         Distributed(
@@ -48,7 +48,7 @@ def train(
 
 
 def evaluate(state):
-    """Goes up and down as the sum grows."""
+    """Returns a metric that rises and falls as the sum grows."""
     return {"score": float(state["sum"]) % 100}
 
 
@@ -57,7 +57,7 @@ def fail(batch):
 
 
 if __name__ == "__main__":
-    # Ignored where the tests were started in the background of a script.
+    # SIGINT is ignored if the tests were started in the background of a script.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # tyro makes subcommands of two commands and more.
+    # tyro makes subcommands only of at least two commands.
     run_command("toy", {"train": train, "evaluate": evaluate})

@@ -1,4 +1,4 @@
-"""A task whose runs are trained in no time: what experiments and commands need of one."""
+"""A task whose runs take no time, for tests of experiments and commands."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from experiments.engine.tables.spec import TaskSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ToyConfig(RunConfig):
-    """Attributes: width: of nothing; wider runs are better."""
+    """Attributes: width: number that determines the metrics; wider runs are better."""
 
     width: int = 1
     side: int = 32
@@ -44,7 +44,7 @@ def evaluation_of(config):
 
 
 def toy_spec(presets=(NARROW, WIDE, SAME), experiments=EXPERIMENTS, **changes):
-    """The task, and the list of the runs that it was asked to train: config, folder, the rest."""
+    """Returns the task, and the list of its trained runs: config, folder, other arguments."""
     trained = []
 
     def train(config, folder, *rest):
@@ -53,7 +53,7 @@ def toy_spec(presets=(NARROW, WIDE, SAME), experiments=EXPERIMENTS, **changes):
         configs.save(config, folder / "config.json")
         lines = [
             {"step": 1, "loss": 9.0},
-            {"step": 2, "eval/accuracy": 0.99},  # of a state that is not the final one
+            {"step": 2, "eval/accuracy": 0.99},  # not the final state
             {"step": 4, **{f"eval/{key}": value for key, value in evaluation_of(config).items()}},
         ]
         log = "".join(json.dumps(line) + "\n" for line in lines)

@@ -1,4 +1,4 @@
-"""The commands of the toy task, whose runs are trained by all processes that are started."""
+"""The commands of the toy task, whose runs are trained by all started processes."""
 
 import jax
 

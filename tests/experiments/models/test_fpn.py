@@ -35,7 +35,7 @@ def random_maps(sizes=SIZES, dtype=np.float32):
 
 
 def pyramid(params, maps, kind):
-    """The network with nearest interpolation, by loops."""
+    """Computes the network with nearest interpolation by loops."""
 
     def convolve(name, x, stride=1):
         y = loops.convolve(x, params[name]["kernel"]) + params[name]["bias"]
@@ -47,7 +47,7 @@ def pyramid(params, maps, kind):
         levels[6] = convolve("lateral_6", maps[-1], stride=2)
     for i in range(max(levels), lowest, -1):
         height, width = levels[i - 1].shape[1:3]
-        # Interpolating to an odd side, as PyTorch does: the source of target t is t * h / H.
+        # Interpolation to an odd side as in PyTorch: the source of target t is t * h / H.
         rows = np.arange(height) * levels[i].shape[1] // height
         columns = np.arange(width) * levels[i].shape[2] // width
         levels[i - 1] = levels[i - 1] + levels[i][:, rows][:, :, columns]
@@ -59,7 +59,7 @@ def pyramid(params, maps, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("levels", [4, 2])
-def test_with_nearest_it_is_the_loops(kind, levels):
+def test_with_nearest_it_equals_the_loops(kind, levels):
     maps = random_maps()[-levels:]
     layer = FPN(FPNConfig(kind, channels=4))
     variables = random_variables(layer, maps)
@@ -70,7 +70,7 @@ def test_with_nearest_it_is_the_loops(kind, levels):
         np.testing.assert_allclose(level, by_loops, rtol=1e-5, atol=1e-3)
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_gradients_equal_finite_differences():
     maps = random_maps([(3, 4), (2, 2)])
     layer = FPN(FPNConfig("fpn_carafe", channels=2))
     variables = random_variables(layer, maps)
@@ -90,7 +90,7 @@ def test_gradients_are_those_of_finite_differences():
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=5)
 @given(height=st.integers(1, 70), width=st.integers(1, 70), levels=st.integers(2, 4))
-def test_any_geometry(kind, height, width, levels):
+def test_shapes_for_any_image_size(kind, height, width, levels):
     sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(levels + 1)]
     maps = [jax.ShapeDtypeStruct((2, *size, 3), jnp.float32) for size in sizes[:-1]]
     layer = FPN(FPNConfig(kind, channels=4))
@@ -99,7 +99,7 @@ def test_any_geometry(kind, height, width, levels):
 
 
 @pytest.mark.parametrize("upsampler", get_args(Upsampler))
-def test_every_upsampler_meets_odd_sides(upsampler):
+def test_every_upsampler_handles_odd_sides(upsampler):
     layer = FPN(FPNConfig("fpn_carafe", upsampler, channels=4))
     found, _ = jax.eval_shape(layer.init_with_output, KEY, random_maps())
     assert [x.shape for x in found] == [(2, *size, 4) for size in [*SIZES, (2, 1)]]
@@ -116,7 +116,7 @@ def test_without_the_extra_level(kind):
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, plain)
 
 
-def test_each_level_has_an_upsampler_of_its_own():
+def test_each_level_has_its_own_upsampler():
     config = FPNConfig("fpn_carafe", "carafe", 4, CarafeConfig(8, 1, 3))
     params = jax.eval_shape(FPN(config).init, KEY, random_maps())["params"]
     names = {f"{part}_{i}" for part in ("lateral", "output") for i in range(2, 7)}
@@ -132,8 +132,8 @@ def parameters(kind, upsampler):
 
 
 def test_parameters_of_the_standard_network():
-    # What torchvision's Faster R-CNN ResNet-50 FPN of 41,755,286 parameters has beside its
-    # convolutions in the backbone, its RPN and its box head for 91 classes.
+    # torchvision's Faster R-CNN ResNet-50 FPN has 41,755,286 parameters; this is the rest without
+    # the convolutions of the backbone, the RPN, and the box head for 91 classes.
     rpn = 256 * 9 * 256 + 256 + 257 * 3 + 257 * 12
     box_head = (256 * 49 + 1) * 1024 + 1025 * 1024 + 1025 * 91 * 5
     assert parameters("fpn", "nearest") == 41_755_286 - 23_454_912 - rpn - box_head == 3_344_384
@@ -141,7 +141,7 @@ def test_parameters_of_the_standard_network():
 
 
 def test_parameters_of_mmdet_network():
-    # A lateral of 3x3 on C5, an output, and one more upsampler: four in all.
+    # A 3x3 lateral on C5, an output, and one more upsampler: four in all.
     more = (9 * 2048 + 1) * 256 + (9 * 256 + 1) * 256
     assert parameters("fpn_carafe", "nearest") == 3_344_384 + more == 3_344_384 + 5_308_928
     carafe = 4 * (257 * 64 + 100 * 577)
@@ -196,7 +196,7 @@ def test_bfloat16_compiles_once_with_finite_gradients(kind, upsampler):
 @pytest.mark.parametrize(
     "sizes", [[(8, 8)], [(8, 8), (8, 8)], [(9, 8), (4, 4)], [(8, 8), (4, 4), (2, 3)]]
 )
-def test_maps_that_are_no_halves(sizes):
+def test_maps_that_are_not_halves_are_refused(sizes):
     with pytest.raises(ValueError, match=r"maps.*half"):
         FPN(FPNConfig(channels=2)).init(KEY, random_maps(sizes))
 
@@ -209,6 +209,6 @@ def test_maps_that_are_no_halves(sizes):
         ({"channels": 0}, "channels.* 0$"),
     ],
 )
-def test_fields_out_of_range(options, message):
+def test_fields_out_of_range_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         FPNConfig(**options)

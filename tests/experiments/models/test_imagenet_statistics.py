@@ -7,7 +7,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3)).astype(np.uint8)
 EXPECTED = (IMAGE / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
 
 
-def test_against_numpy():
+def test_normalisation_equals_numpy():
     found = normalize(jnp.asarray(IMAGE))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, EXPECTED, atol=1e-5)

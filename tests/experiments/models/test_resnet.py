@@ -20,7 +20,7 @@ from tests.slow import slow
 METHODS = get_args(Downsampler)
 # Channels at the seven sites of ResNet-50: stem, then 3x3 and shortcut of Res-3, Res-4 and Res-5.
 SITES_50 = (64, 128, 256, 256, 512, 512, 1024)
-# Of ResNet-18: the 3x3 and the shortcut read the same map.
+# The sites of ResNet-18, where the 3x3 convolution and the shortcut have the same input.
 SITES_18 = (64, 64, 64, 128, 128, 256, 256)
 
 
@@ -30,7 +30,7 @@ def images(*shape):
 
 @functools.cache
 def shapes(config, num_classes=1000, size=(64, 64), method=None):
-    """Shapes of the variables and of the output, without computing either."""
+    """Returns shapes of the variables and of the output, without computing them."""
     model = ResNet(config, num_classes)
     x = jnp.zeros((2, *size, 3))
     return jax.eval_shape(
@@ -92,7 +92,7 @@ def test_parameters_that_downsamplers_add(method, depth, expected):
     assert parameters(depth, method) - parameters(depth) == expected
 
 
-def test_figures_of_the_docstring():
+def test_figures_in_the_docstring():
     assert 2 * sum(SITES_50) == 5_504
     assert sum(map(carafe, SITES_50)) == 69_743
     assert simplified_lip(64) + sum(map(lip_bottleneck, (128, 256, 512))) == -1_692_800
@@ -103,7 +103,7 @@ def test_compressed_channels():
     assert added == sum(carafe(channels, 8) for channels in SITES_50)
 
 
-def test_names():
+def test_submodules_have_torchvisions_names():
     _, variables = shapes(ResNetConfig(50, "carafe"))
     params = variables["params"]
     blocks = [f"layer{n}_{i}" for n, last in enumerate((3, 4, 6, 3), 1) for i in range(last)]
@@ -145,14 +145,14 @@ def test_shapes_of_the_maps(depth, method, size, output_stride):
 
 
 @pytest.mark.parametrize(("output_stride", "stages"), [(32, {2, 3, 4}), (16, {2, 3}), (8, {2})])
-def test_no_downsampler_where_dilation_takes_its_place(output_stride, stages):
+def test_dilated_stages_have_no_downsampler(output_stride, stages):
     _, variables = shapes(ResNetConfig(50, "carafe", output_stride=output_stride))
     for stage in (1, 2, 3, 4):
         assert ("resample" in variables["params"][f"layer{stage}_0"]) == (stage in stages)
 
 
 @pytest.mark.parametrize("depth", [18, slow(50)])
-def test_a_dilated_network_computes_the_strided_one_and_what_lies_between(depth):
+def test_a_dilated_network_contains_the_outputs_of_the_strided_one(depth):
     x = images(1, 45, 53, 3)
     configs = [ResNetConfig(depth, output_stride=n, width=4) for n in (32, 16, 8)]
     variables = scaled_variables(ResNet(configs[0], None), x, method="features")
@@ -168,7 +168,7 @@ def test_a_dilated_network_computes_the_strided_one_and_what_lies_between(depth)
 
 
 def test_stem_and_residual_blocks_by_hand():
-    """A network of width 1 on an image whose centre alone differs from zero."""
+    """Uses a network of width 1, and an image that is zero except for its centre."""
     model = ResNet(ResNetConfig(18, width=1), None)
     x = np.zeros((1, 8, 8, 3), np.float32)
     x[0, 4, 4, 0] = 1
@@ -176,12 +176,15 @@ def test_stem_and_residual_blocks_by_hand():
     params, stats = variables["params"], variables["batch_stats"]
     params["bn1"] = {"scale": np.full(1, 2.0), "bias": np.zeros(1)}
     stats["bn1"] = {"mean": np.zeros(1), "var": np.ones(1)}
-    for block in ("layer1_0", "layer1_1"):  # a norm that starts at zero passes a block's input
+    for block in (
+        "layer1_0",
+        "layer1_1",
+    ):  # blocks start as the identity, because their last scale is zero
         params[block]["bn2"] = {"scale": np.zeros(1), "bias": np.zeros(1)}
     kernel = np.arange(7 * 7 * 3, dtype=np.float32).reshape(7, 7, 3, 1) + 1
     params["conv1"]["kernel"] = kernel
     c2 = jit(lambda v, x: model.apply(v, x, method="features")[0])(variables, x)
-    # Row i of the convolution has the pixel at tap 4 - 2i + 3: taps 7 (none), 5, 3 and 1.
+    # Row i of the convolution reads the pixel at tap 4 - 2i + 3: taps 7 (none), 5, 3 and 1.
     taps = {1: 5, 2: 3, 3: 1}
     stem = np.zeros((4, 4))
     for i, row in taps.items():
@@ -192,7 +195,7 @@ def test_stem_and_residual_blocks_by_hand():
 
 
 def test_lip_bottleneck_by_hand():
-    """At the start the logits are equal: both branches pool the mean of 3x3 pixels."""
+    """The initial logits are equal, so both branches compute the mean of 3x3 pixels."""
     config = ResNetConfig(50, "lip")
     block = Bottleneck(config, 2, True, (1, 1), train=False, dtype=None, axis_name=None)
     x = np.abs(images(1, 5, 6, 4))
@@ -264,7 +267,7 @@ def test_running_averages():
 
 
 @pytest.mark.parametrize(("depth", "method"), [*((18, method) for method in METHODS), (50, "lip")])
-def test_bfloat16_computes_and_float32_keeps(depth, method):
+def test_bfloat16_computation_keeps_float32_parameters(depth, method):
     model = ResNet(ResNetConfig(depth, method), 10, dtype=jnp.bfloat16)
 
     def run(key):
@@ -290,7 +293,7 @@ def test_bfloat16_logits_are_near_those_of_float32():
         variables
     )
     np.testing.assert_allclose(logits, exact, atol=0.03 * float(np.abs(exact).max()))
-    # Nothing is rounded to bfloat16 after the last map.
+    # After the last map nothing is rounded to bfloat16.
     fc = variables["params"]["fc"]
     expected = np.asarray(c5, np.float64).mean(axis=(1, 2)) @ fc["kernel"] + fc["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
@@ -360,12 +363,12 @@ def test_training_lowers_the_loss(downsampler):
         ({"width": 0}, "width.* 0$"),
     ],
 )
-def test_configs_that_make_no_network(field, message):
+def test_invalid_configs_are_refused(field, message):
     with pytest.raises(ConfigError, match=message):
         ResNetConfig(**field)
 
 
-def test_calls_that_cannot_be_served():
+def test_invalid_calls_are_refused():
     with pytest.raises(ValueError, match=r"axis_name.*sync_batch.*None"):
         shapes(ResNetConfig(18, norm="sync_batch"))
     with pytest.raises(ValueError, match=r"num_classes.*None"):

@@ -1,4 +1,4 @@
-"""Norms and stages of a ResNet that do not learn."""
+"""Tests frozen normalisation and frozen stages of a ResNet."""
 
 import functools
 
@@ -26,7 +26,7 @@ def norm_leaves(tree):
 
 
 @pytest.mark.parametrize("norm", ["frozen", pytest.param("batch", marks=pytest.mark.slow)])
-def test_frozen_norms_neither_move_nor_learn(norm):
+def test_frozen_norms_are_constant_and_have_no_gradient(norm):
     x = images(2, 32, 32, 3)
     model = ResNet(ResNetConfig(18, "carafe", norm=norm, output_stride=8, width=8), 4)
     variables = scaled_variables(model, x)
@@ -66,7 +66,7 @@ def test_frozen_norms_neither_move_nor_learn(norm):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stages", [0, 2])
-def test_frozen_stages_neither_learn_nor_count_statistics(stages):
+def test_frozen_stages_have_no_gradient_and_constant_statistics(stages):
     model = ResNet(ResNetConfig(18, "max_pool", width=2), num_classes=None, frozen_stages=stages)
     x = images(1, 64, 64, 3)
     key = jax.random.key(1, impl="rbg")
@@ -101,7 +101,7 @@ def test_frozen_stages_neither_learn_nor_count_statistics(stages):
         if not all(map(np.array_equal, jax.tree.leaves(before), jax.tree.leaves(statistics[name])))
     }
     assert moved == set(variables["batch_stats"]) - frozen
-    # The last scale of a block starts at 0, so not all kernels of it have a gradient.
+    # The last scale of a block starts at 0, so some of its kernels have no gradient.
     learned = {name for name in found if any(np.any(leaf) for leaf in jax.tree.leaves(found[name]))}
     assert learned == set(found) - frozen
 
@@ -117,7 +117,7 @@ def test_frozen_stages_that_do_not_exist_are_refused():
 
 
 @pytest.mark.slow
-def test_frozen_norms_leave_the_norms_of_lip_alone():
+def test_frozen_norms_do_not_affect_the_norms_of_lip():
     x = images(1, 5, 6, 4)
     config = ResNetConfig(50, "lip", norm="frozen")
     block = Bottleneck(config, 2, True, (1, 1), train=True, dtype=None, axis_name=None)

@@ -32,7 +32,7 @@ def save(tmp_path):
     return write
 
 
-def test_entries_go_where_they_belong(save):
+def test_entries_have_their_flax_names_and_axes(save):
     state = random_state()
     loaded = load_torch_resnet(save(state), unset(small()))
     params, statistics = loaded["params"], loaded["batch_stats"]
@@ -76,7 +76,7 @@ def test_every_number_of_the_file_is_used_once(depth, layout, save):
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "backbone."])
-def test_a_prefix_of_all_names_is_taken_off(prefix, save):
+def test_a_prefix_of_all_names_is_removed(prefix, save):
     state, variables = random_state(), unset(small())
     expected = load_torch_resnet(save(state), variables)
     prefixed = {prefix + name: value for name, value in state.items()}
@@ -102,7 +102,7 @@ def test_the_model_chooses_its_dtypes(save):
     assert_equal(loaded["params"]["fc"]["bias"], state["fc.bias"].astype(jnp.bfloat16))
 
 
-def test_a_backbone_leaves_the_classifier_out(save):
+def test_a_backbone_ignores_the_classifier(save):
     path = save(random_state())
     backbone = load_torch_resnet(path, unset(small(num_classes=None)))
     expected = load_torch_resnet(path, unset(small()))
@@ -110,7 +110,7 @@ def test_a_backbone_leaves_the_classifier_out(save):
     assert_equal(backbone, expected)
 
 
-def test_all_that_does_not_fit_is_named(save):
+def test_all_differences_are_named(save):
     state = random_state()
     del state["layer1.0.conv1.weight"], state["bn1.running_var"]
     state["layer2.0.se.fc1.weight"] = np.ones((2, 8), np.float32)
@@ -144,7 +144,7 @@ def test_another_number_of_classes_is_refused_unless_the_classifier_is_kept(save
     assert np.isfinite(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(loaded)])).all()
 
 
-def test_a_classifier_of_several_layers_is_left_out_with_its_like(save):
+def test_a_classifier_of_several_layers_is_ignored(save):
     state = random_state()
     state |= {f"fc.1.{entry}": state.pop(f"fc.{entry}") for entry in ("weight", "bias")}
     path, variables = save(state), unset(small())
@@ -192,21 +192,21 @@ def test_new_downsamplers_keep_their_values_when_named(save):
         ("", r"^((?!`keep`).)*$"),
     ],
 )
-def test_the_advice_what_to_keep_holds_nothing_that_fits(missing, advice, save):
+def test_the_advice_names_only_parts_that_differ(missing, advice, save):
     state = random_state()
     path = save({n: value for n, value in state.items() if not n.startswith(missing)})
     with pytest.raises(WeightsError, match=advice):
         load_torch_resnet(path, unset(small()))
 
 
-def test_what_a_file_has_besides_cannot_be_kept(save):
+def test_unexpected_entries_of_a_file_cannot_be_kept(save):
     path = save({**random_state(), "layer4.2.conv1.weight": np.ones((4, 4, 3, 3), np.float32)})
     with pytest.raises(WeightsError, match=r"^((?!`keep`).)*layer4\.2\.conv1\.weight"):
         load_torch_resnet(path, unset(small()))
 
 
 @pytest.mark.parametrize("method", ["max_pool", "avg_pool"])
-def test_downsamplers_without_parameters_take_standard_weights(method, save):
+def test_downsamplers_without_parameters_accept_standard_weights(method, save):
     path = save(random_state())
     assert_equal(
         load_torch_resnet(path, unset(small(downsampler=method))),
@@ -245,7 +245,7 @@ def test_quantised_weights_are_refused(save):
         ("bn1.running_var", -0.5, np.float32, "2 of 4 values negative"),
     ],
 )
-def test_values_that_no_network_computes_with_are_named(name, value, dtype, message, save):
+def test_unusable_values_are_named(name, value, dtype, message, save):
     state = random_state()
     state[name] = state[name].astype(dtype)
     state[name].flat[1:3] = value
@@ -257,7 +257,7 @@ def test_values_that_no_network_computes_with_are_named(name, value, dtype, mess
     assert jax.tree.structure(kept) == jax.tree.structure(unset(small()))
 
 
-def test_shapes_alone_do_and_stay_where_they_are_kept(save):
+def test_shapes_suffice_and_are_returned_for_kept_parts(save):
     path, model = save(random_state()), small(num_classes=9)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), unset(model))
     loaded = load_torch_resnet(path, shapes, keep=("fc",))

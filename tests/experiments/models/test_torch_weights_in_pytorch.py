@@ -1,4 +1,4 @@
-"""Against PyTorch itself: its networks, and the files that it writes."""
+"""Compares with PyTorch: its networks, and the files that it writes."""
 
 import argparse
 import functools
@@ -31,7 +31,7 @@ def package(request):
 
 @functools.cache
 def torch_model(package, depth):
-    """A random network in evaluation mode, with norms that change what passes."""
+    """Returns a random network in evaluation mode, whose normalisation is not the identity."""
     torch = importlib.import_module("torch")
     torch.manual_seed(depth)
     if package == "timm":
@@ -82,7 +82,7 @@ def standard_deviations_are_of_order_one(*maps):
 @pytest.mark.torch
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("depth", [18, 50])
-def test_logits_are_those_of_pytorch(depth, package, suffix, torch, tmp_path):
+def test_logits_equal_pytorchs(depth, package, suffix, torch, tmp_path):
     reference = torch_model(package, depth)
     path = save_torch(reference.state_dict(), tmp_path, suffix)
     variables = load_torch_resnet(path, unset_standard(depth))
@@ -95,7 +95,7 @@ def test_logits_are_those_of_pytorch(depth, package, suffix, torch, tmp_path):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("depth", [18, 50])
-def test_features_are_those_of_torchvision(depth, torch, tmp_path):
+def test_features_equal_torchvisions(depth, torch, tmp_path):
     reference = torch_model("torchvision", depth)
     path = save_torch(reference.state_dict(), tmp_path, ".safetensors")
     variables = load_torch_resnet(path, unset_standard(depth))
@@ -112,7 +112,7 @@ def test_features_are_those_of_torchvision(depth, torch, tmp_path):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("depth", [18, 50])
-def test_training_differs_in_the_running_variance_alone(depth, torch, tmp_path):
+def test_training_differs_only_in_the_running_variance(depth, torch, tmp_path):
     variables = load_torch_resnet(
         save_torch(torch_model("torchvision", depth).state_dict(), tmp_path, ".safetensors"),
         unset_standard(depth),
@@ -175,7 +175,7 @@ def test_half_precision_of_pytorch_becomes_float32(suffix, torch, tmp_path):
 
 
 class Trap:
-    """Unpickled, it makes a folder, by a function that PyTorch does not know or one it blocks."""
+    """Makes a folder when unpickled, by a function unknown to PyTorch or blocked by it."""
 
     def __init__(self, path, function):
         self.path, self.function = path, function
@@ -196,7 +196,7 @@ def test_pickled_code_is_refused_and_not_run(function, name, torch, tmp_path, mo
         load_torch_resnet(path, unset_standard(18))
     assert not traces.exists()
     torch.load(path, weights_only=False)
-    assert traces.exists()  # the trap was armed
+    assert traces.exists()  # unpickling without protection runs the code
 
 
 @pytest.mark.torch
@@ -233,7 +233,7 @@ def test_quantised_weights_of_pytorch_are_refused(torch, tmp_path):
 
 
 @pytest.mark.torch
-def test_a_pickle_that_is_not_there(torch, tmp_path):
+def test_a_missing_pickle_is_reported(torch, tmp_path):
     with pytest.raises(WeightsError, match=r"none\.pth"):
         load_torch_resnet(tmp_path / "none.pth", unset_standard(18))
 

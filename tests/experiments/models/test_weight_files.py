@@ -1,4 +1,4 @@
-"""What a file is, decided by its content."""
+"""Tests that the kind of a file is recognised by its content."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def test_arrays_are_read_by_name_whatever_the_suffix(name, tmp_path):
         np.testing.assert_array_equal(entry.read(), ARRAYS["fc.weight"])
 
 
-def test_what_is_no_floating_point_array_is_marked(tmp_path):
+def test_arrays_that_are_not_floating_point_are_marked(tmp_path):
     path = tmp_path / "weights.safetensors"
     text = b'{"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}'
     path.write_bytes(header(text) + bytes(4))
@@ -96,10 +96,10 @@ OVERLAP = (
     ],
     ids=lambda value: value if isinstance(value, str) else "file",
 )
-def test_other_files_are_refused_in_a_line_that_says_what_they_are(
+def test_other_files_are_refused_with_the_name_of_their_kind(
     name, content, message, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(sys.modules, "torch", None)  # none of these takes it
+    monkeypatch.setitem(sys.modules, "torch", None)  # none of these needs PyTorch
     path = tmp_path / name
     path.write_bytes(content)
     said = refused(path)
@@ -107,7 +107,7 @@ def test_other_files_are_refused_in_a_line_that_says_what_they_are(
     assert str(path) in said
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_paths_that_are_not_files_are_refused(tmp_path):
     assert "got a folder" in refused(tmp_path)
     assert "got nothing" in refused(tmp_path / "none.safetensors")
     os.mkfifo(tmp_path / "pipe")
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [zipped(m__data_pkl=""), b"\x80\x02}."], ids=["zip", "pickle"])
-def test_without_pytorch_the_error_names_a_way_out(content, tmp_path, monkeypatch):
+def test_without_pytorch_the_error_names_an_alternative(content, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(content)

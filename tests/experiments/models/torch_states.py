@@ -1,4 +1,4 @@
-"""Networks of a few channels, and what PyTorch would save of them."""
+"""Networks of a few channels, and their state_dicts in PyTorch's format."""
 
 import functools
 
@@ -25,12 +25,12 @@ def shapes(model):
 
 
 def unset(model):
-    """Variables of the model, all NaN."""
+    """Returns variables of the model, all NaN."""
     return jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, leaf.dtype), shapes(model))
 
 
 def random_state(bottlenecks=False, blocks=(2, 2, 2, 2)):
-    """A state_dict of random numbers with torchvision's names and shapes, ``WIDTH`` wide."""
+    """Returns a random state_dict with torchvision's names and shapes, of width ``WIDTH``."""
     shapes = {"conv1.weight": (WIDTH, 3, 7, 7), "fc.bias": (CLASSES,)}
     norms = {"bn1": WIDTH}
     channels = WIDTH

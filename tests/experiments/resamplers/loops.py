@@ -1,4 +1,4 @@
-"""Slow and obvious float64 versions of what the resamplers compute, on maps [B, H, W, C]."""
+"""Slow and obvious float64 versions of the resamplers, for maps [B, H, W, C]."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from tests.experiments.compilation import jit
 
 
 def windows(size, window, before):
-    """The pixels of each output's window that lie in the map; output i starts at 2i - before."""
+    """Returns for each output the pixels of its window in the map; it starts at 2i - before."""
     return [
         [p for p in range(2 * i - before, 2 * i - before + window) if 0 <= p < size]
         for i in range(-(-size // 2))
@@ -17,14 +17,14 @@ def windows(size, window, before):
 
 
 def pooled(x, window, before, reduce):
-    """Reduces the pixels [n, C] of each window, whose indices ``reduce`` gets too."""
+    """Applies ``reduce`` to the pixels [n, C] of each window and to their indices."""
     x = np.asarray(x, np.float64)
     batch, height, width, channels = x.shape
     rows, columns = windows(height, window, before), windows(width, window, before)
     y = np.zeros((batch, len(rows), len(columns), channels))
     for b, i, j in itertools.product(range(batch), range(len(rows)), range(len(columns))):
-        places = list(itertools.product(rows[i], columns[j]))
-        y[b, i, j] = reduce(np.array([x[b, p, q] for p, q in places]), b, places)
+        positions = list(itertools.product(rows[i], columns[j]))
+        y[b, i, j] = reduce(np.array([x[b, p, q] for p, q in positions]), b, positions)
     return y
 
 
@@ -38,8 +38,8 @@ def detail_preserving_pool(x, alpha, lam):
 
 
 def local_importance_pool(x, logits):
-    def reduce(pixels, b, places):
-        weights = np.exp([np.asarray(logits, np.float64)[b, p, q] for p, q in places])
+    def reduce(pixels, b, positions):
+        weights = np.exp([np.asarray(logits, np.float64)[b, p, q] for p, q in positions])
         return (weights * pixels).sum(axis=0) / weights.sum(axis=0)
 
     return pooled(x, 3, 1, reduce)
@@ -67,36 +67,36 @@ def nearest(x):
     return y
 
 
-def sample(x, places):
-    """Sums all pixels, by how near each is to a place moved into the map."""
-    x, places = np.asarray(x, np.float64), np.asarray(places, np.float64)
+def sample(x, positions):
+    """Interpolates bilinearly as a sum over all pixels, at positions clipped to the map."""
+    x, positions = np.asarray(x, np.float64), np.asarray(positions, np.float64)
     height, width, channels = x.shape[1:]
-    y = np.zeros((*places.shape[:3], channels))
-    for b, i, j in itertools.product(*map(range, places.shape[:3])):
-        row, column = np.clip(places[b, i, j], 0, (height - 1, width - 1))
+    y = np.zeros((*positions.shape[:3], channels))
+    for b, i, j in itertools.product(*map(range, positions.shape[:3])):
+        row, column = np.clip(positions[b, i, j], 0, (height - 1, width - 1))
         for p, q in itertools.product(range(height), range(width)):
             weight = max(0, 1 - abs(row - p)) * max(0, 1 - abs(column - q))
             y[b, i, j] += weight * x[b, p, q]
     return y
 
 
-def bilinear_places(x):
-    """Where targets of twice the size lie in a map, by the centres of their pixels."""
+def bilinear_positions(x):
+    """Returns the positions of the pixel centres of a map of twice the size."""
     batch, height, width, _ = np.shape(x)
     rows, columns = np.mgrid[: 2 * height, : 2 * width]
-    places = np.stack([(rows + 0.5) / 2 - 0.5, (columns + 0.5) / 2 - 0.5], axis=-1)
-    return np.broadcast_to(places, (batch, *places.shape))
+    positions = np.stack([(rows + 0.5) / 2 - 0.5, (columns + 0.5) / 2 - 0.5], axis=-1)
+    return np.broadcast_to(positions, (batch, *positions.shape))
 
 
 def bilinear(x):
     """Doubles a map."""
-    return sample(x, bilinear_places(x))
+    return sample(x, bilinear_positions(x))
 
 
 def deconvolve(x, kernel):
-    """Each pixel adds its value times the kernel to targets from 2i - (k - 1) // 2; kernel HWIO.
+    """Adds each pixel, times the kernel (HWIO), to the targets from 2i - (k - 1) // 2.
 
-    The kernel is mirrored, as Flax has it.
+    The kernel is mirrored, as in Flax.
     """
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)[::-1, ::-1]
     size = len(kernel)

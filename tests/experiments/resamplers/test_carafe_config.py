@@ -22,6 +22,6 @@ def test_the_defaults_are_those_of_the_layer():
         ({"normalizer": "relu"}, "normalizer.*softmax.*'relu'"),
     ],
 )
-def test_fields_out_of_range(options, message):
+def test_fields_out_of_range_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         CarafeConfig(**options)

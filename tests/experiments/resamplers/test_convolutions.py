@@ -15,13 +15,13 @@ from tests.experiments.variables import random_variables
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        # One pixel reaches the targets from 2i - (k - 1) // 2 to 2i + k // 2: here i is 1.
+        # Pixel i = 1 reaches the targets from 2i - (k - 1) // 2 to 2i + k // 2.
         (2, [0, 0, 1, 2, 0, 0]),
         (3, [0, 1, 2, 3, 0, 0]),
         (4, [0, 1, 2, 3, 4, 0]),
     ],
 )
-def test_where_a_pixel_goes(size, expected):
+def test_a_pixel_reaches_the_right_targets(size, expected):
     x = jnp.array([[0], [1.0], [0]]).reshape(1, 1, 3, 1)
     kernel = np.zeros((size, size, 1, 1), np.float32)
     kernel[:, :, 0, 0] = np.arange(size, 0, -1)
@@ -31,7 +31,7 @@ def test_where_a_pixel_goes(size, expected):
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
-def test_a_deconvolution_is_the_loop(size):
+def test_a_deconvolution_equals_the_loop(size):
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 3)).astype(np.float32)
     layer = Deconvolution(5, size)
     variables = random_variables(layer, x)
@@ -41,7 +41,7 @@ def test_a_deconvolution_is_the_loop(size):
 
 
 class FlaxDeconvolution(nn.Module):
-    """A deconvolution with a kernel as large as its stride, as Flax has it."""
+    """Flax's deconvolution with a kernel of the size of its stride."""
 
     features: int
     dtype: jnp.dtype | None = None
@@ -57,10 +57,10 @@ class FlaxDeconvolution(nn.Module):
 
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("input_dtype", [jnp.float32, jnp.bfloat16])
-def test_a_kernel_as_large_as_the_stride_gives_what_flax_gives(input_dtype, dtype):
+def test_a_kernel_of_the_size_of_the_stride_equals_flax(input_dtype, dtype):
     ours, flax = Deconvolution(5, 2, dtype), FlaxDeconvolution(5, dtype)
     key = jax.random.key(3)
-    # Small whole numbers: their products and sums are exact, in whatever order.
+    # Small integers, whose products and sums are exact in any order.
     x = jax.random.randint(key, (2, 3, 4, 6), -8, 8).astype(input_dtype)
     variables, expected_variables = jit(ours.init)(key, x), jit(flax.init)(key, x)
     jax.tree.map(np.testing.assert_array_equal, variables, expected_variables)
@@ -71,7 +71,7 @@ def test_a_kernel_as_large_as_the_stride_gives_what_flax_gives(input_dtype, dtyp
 
 
 @pytest.mark.parametrize("wrapped", [lambda apply: apply, jax.checkpoint], ids=["", "checkpoint"])
-def test_a_kernel_as_large_as_the_stride_has_the_gradients_of_flax(wrapped):
+def test_a_kernel_of_the_size_of_the_stride_has_the_gradients_of_flax(wrapped):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 5, 4, 32)).astype(np.float32)
     ours, flax = Deconvolution(24, 2), FlaxDeconvolution(24)
@@ -103,7 +103,7 @@ def test_depth_to_space_order():
 
 @settings(max_examples=5)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
-def test_each_pixel_keeps_its_channels_in_its_cell(height, width, factor):
+def test_each_pixel_keeps_its_channels_in_its_block(height, width, factor):
     x = np.arange(height * width * 2 * factor**2).reshape(1, height, width, -1)
     y = np.asarray(depth_to_space(jnp.asarray(x), factor))
     for i in range(height * factor):
@@ -113,12 +113,12 @@ def test_each_pixel_keeps_its_channels_in_its_cell(height, width, factor):
             np.testing.assert_array_equal(y[0, i, j], expected)
 
 
-def test_pixel_shuffle_is_the_loop():
+def test_pixel_shuffle_equals_the_loop():
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 3)).astype(np.float32)
     variables = random_variables(PixelShuffle(2), x)
     params = variables["params"]["Conv_0"]
-    cells = loops.convolve(x, params["kernel"]) + params["bias"]
+    blocks = loops.convolve(x, params["kernel"]) + params["bias"]
     y = jit(PixelShuffle(2).apply)(variables, x)
     assert y.shape == (2, 6, 8, 2)
-    np.testing.assert_allclose(y[:, 1::2, ::2], cells[..., 4:6], atol=2e-5)
-    np.testing.assert_allclose(y[:, ::2, 1::2], cells[..., 2:4], atol=2e-5)
+    np.testing.assert_allclose(y[:, 1::2, ::2], blocks[..., 4:6], atol=2e-5)
+    np.testing.assert_allclose(y[:, ::2, 1::2], blocks[..., 2:4], atol=2e-5)

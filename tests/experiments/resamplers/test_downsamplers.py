@@ -65,7 +65,7 @@ def test_carafe_starts_near_a_box_filter():
 
 
 @pytest.mark.parametrize("method", ["dpp", "lip", "carafe"])
-def test_parameters_lie_under_the_name(method):
+def test_parameters_are_stored_under_the_name(method):
     variables = jax.eval_shape(Downsample(method, 1).init, jax.random.key(0), X)
     assert set(variables["params"]) == {"resample", "Conv_0"}
 

@@ -33,7 +33,7 @@ def test_a_large_alpha_makes_a_mean():
 
 
 @pytest.mark.parametrize("size", [(6, 4), (5, 7), (1, 2), (1, 1)])
-def test_pool_is_the_loop(size):
+def test_pool_equals_the_loop(size):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *size, 3)).astype(np.float32)
     alpha, lam = rng.normal(size=(2, 3)).astype(np.float32)
@@ -41,7 +41,7 @@ def test_pool_is_the_loop(size):
     np.testing.assert_allclose(y, loops.detail_preserving_pool(x, alpha, lam), atol=2e-5)
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_gradients_equal_finite_differences():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(1, 3, 4, 2)).astype(np.float32)
     alpha, lam = np.array([[0.3, -0.2], [0.5, -0.4]], np.float32)
@@ -49,7 +49,7 @@ def test_gradients_are_those_of_finite_differences():
 
 
 def test_bfloat16_is_computed_in_float32():
-    # The mean 257.25 and deviations from it are no bfloat16 numbers.
+    # bfloat16 cannot represent the mean 257.25 and the deviations from it.
     x = jnp.asarray([[256, 256], [256, 261]], jnp.bfloat16).reshape(1, 2, 2, 1)
     y = jit(detail_preserving_pool)(x, ZERO - 3, ZERO + 1)
     assert y.dtype == jnp.bfloat16

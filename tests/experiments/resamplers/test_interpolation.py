@@ -32,7 +32,7 @@ def test_bilinear_interpolates_between_pixel_centres():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @settings(max_examples=5)
 @given(shape=st.tuples(*[st.integers(1, 5)] * 4))
-def test_interpolation_is_the_loop(dtype, shape):
+def test_interpolation_equals_the_loop(dtype, shape):
     x = jnp.asarray(np.random.default_rng(0).integers(-8, 8, shape), dtype)
     for found, expected in (
         (jit(nearest)(x), loops.nearest(x)),
@@ -43,6 +43,6 @@ def test_interpolation_is_the_loop(dtype, shape):
 
 
 @pytest.mark.parametrize("interpolate", [nearest, bilinear])
-def test_gradients_are_those_of_finite_differences(interpolate):
+def test_gradients_equal_finite_differences(interpolate):
     x = np.random.default_rng(0).normal(size=(1, 3, 2, 2)).astype(np.float32)
     loops.check_gradients(interpolate, getattr(loops, interpolate.__name__), x)

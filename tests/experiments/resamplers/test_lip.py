@@ -33,19 +33,19 @@ def test_weights_are_normalised_over_the_taps_in_the_map():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_pool_is_the_loop(size):
+def test_pool_equals_the_loop(size):
     x, logits = random_map(2, 2, *size, 3)
     y = jit(local_importance_pool)(x, 5 * logits)
     np.testing.assert_allclose(y, loops.local_importance_pool(x, 5 * logits), atol=1e-5)
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_gradients_equal_finite_differences():
     x, logits = random_map(2, 1, 4, 3, 2)
     loops.check_gradients(local_importance_pool, loops.local_importance_pool, x, logits)
 
 
 def test_bfloat16_is_computed_in_float32():
-    # The windows have weights 1, 2 and 2, 2; neither sum, 511 and 1026, is a bfloat16 number.
+    # The windows have weights 1, 2 and 2, 2; bfloat16 cannot represent their sums, 511 and 1026.
     x = jnp.asarray([1, 255, 258], jnp.bfloat16).reshape(1, 1, 3, 1)
     logits = jnp.log(jnp.array([1.0, 2, 2])).reshape(1, 1, 3, 1)
     y = jit(local_importance_pool)(x, logits)
@@ -54,7 +54,7 @@ def test_bfloat16_is_computed_in_float32():
     np.testing.assert_array_equal(np.asarray(y).ravel(), exact.astype(jnp.bfloat16))
 
 
-def test_logits_of_another_shape():
+def test_logits_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"logits.*\(1, 2, 2, 3\).*\(1, 2, 2, 1\)"):
         local_importance_pool(jnp.ones((1, 2, 2, 3)), jnp.ones((1, 2, 2, 1)))
 
@@ -66,7 +66,7 @@ def test_simplified_network_starts_as_a_mean():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_simplified_network_is_the_loops(size):
+def test_simplified_network_equals_the_loops(size):
     x = random_map(2, *size, 3)
     variables = random_variables(SimplifiedLIP(), x)
     params = variables["params"]
@@ -78,7 +78,7 @@ def test_simplified_network_is_the_loops(size):
     np.testing.assert_allclose(y, expected, atol=2e-4)
 
 
-def test_trunk_is_the_loops():
+def test_trunk_equals_the_loops():
     x = random_map(2, 5, 4, 3)
     variables = random_variables(ImportanceTrunk(), x)
     expected = x
@@ -90,7 +90,7 @@ def test_trunk_is_the_loops():
     np.testing.assert_allclose(y, expected, atol=2e-4)
 
 
-def test_head_is_the_loops_and_starts_as_a_mean():
+def test_head_equals_the_loops_and_starts_as_a_mean():
     x, trunk = random_map(2, 5, 4, 3), random_map(2, 5, 4, 128)
     y, _ = jit(ImportanceHead().init_with_output)(jax.random.key(0), x, trunk)
     np.testing.assert_allclose(y, means_of_3x3(x), atol=1e-6)
@@ -103,7 +103,7 @@ def test_head_is_the_loops_and_starts_as_a_mean():
 
 
 def test_instance_statistics_are_float32_in_bfloat16():
-    # 1000 + 4n are bfloat16 numbers; their squares differ by less than its precision.
+    # bfloat16 can represent 1000 + 4n, but not the differences between their squares.
     x = jnp.asarray(1000 + 4 * np.arange(16).reshape(1, 4, 4, 1), jnp.bfloat16)
     layer = SimplifiedLIP(dtype=jnp.bfloat16)
     variables = jit(layer.init)(jax.random.key(0), x)

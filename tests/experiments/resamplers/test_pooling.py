@@ -9,17 +9,17 @@ from tests.experiments.resamplers import loops
 X = np.arange(24.0, dtype=np.float32).reshape(1, 4, 6, 1)
 
 
-def test_max_pool_takes_the_maximum_of_3x3_about_every_second_pixel():
+def test_max_pool_is_the_maximum_of_3x3_around_every_second_pixel():
     np.testing.assert_array_equal(max_pool(X)[0, :, :, 0], [[7, 9, 11], [19, 21, 23]])
 
 
-def test_avg_pool_takes_the_mean_of_2x2_and_skips_what_is_outside():
+def test_avg_pool_is_the_mean_of_2x2_inside_the_map():
     y = avg_pool(X[:, :3, :5])[0, :, :, 0]
     np.testing.assert_array_equal(y, [[3.5, 5.5, 7], [12.5, 14.5, 16]])
 
 
 @pytest.mark.parametrize("size", [(6, 4), (5, 7), (1, 2), (1, 1)])
-def test_pools_are_the_loops(size):
+def test_pools_equal_the_loops(size):
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32) - 3
     expected = loops.pooled(x, 3, 1, lambda pixels, *_: pixels.max(axis=0))
     largest, total, *means = jit(
@@ -34,7 +34,7 @@ def test_pools_are_the_loops(size):
 
 
 def test_avg_pool_sums_in_float32():
-    # In bfloat16 256 + 1 is 256: sums there would be 514 at most instead of 516.
+    # In bfloat16 256 + 1 is 256, so sums in bfloat16 would be at most 514 instead of 516.
     x = jnp.asarray([[256, 1], [258, 1]], jnp.bfloat16).reshape(1, 2, 2, 1)
     y = avg_pool(x)
     assert y.dtype == jnp.bfloat16

@@ -16,8 +16,8 @@ def test_it_starts_as_half_of_nearest():
     np.testing.assert_allclose(y, loops.nearest(x) / 2, rtol=1e-6)
 
 
-def test_attention_scales_all_channels_of_a_place():
-    # The logit is the first channel: ln 3 has an attention of 3/4, -ln 3 of 1/4.
+def test_attention_scales_all_channels_of_a_pixel():
+    # The logit is the first channel; ln 3 gives an attention of 3/4, -ln 3 of 1/4.
     kernel = np.zeros((3, 3, 2, 1), np.float32)
     kernel[1, 1, 0] = 1
     params = {"attention": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}
@@ -27,7 +27,7 @@ def test_attention_scales_all_channels_of_a_place():
     np.testing.assert_allclose(y[0], [pixels, pixels], rtol=1e-6)
 
 
-def test_the_layer_is_the_loop():
+def test_the_layer_equals_the_loop():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 3, 4, 3)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 3, 1)).astype(np.float32)

@@ -71,7 +71,7 @@ def test_a_convolution_follows_the_interpolation(method):
 @pytest.mark.parametrize(
     ("method", "kernel_size", "targets"), [("deconvolution", 3, 1), ("pixel_shuffle", 3, 4)]
 )
-def test_the_convolutions_keep_channels_and_take_an_initializer(method, kernel_size, targets):
+def test_the_convolutions_keep_channels_and_use_the_initializer(method, kernel_size, targets):
     options = (("kernel_init", nn.initializers.constant(0.5)),)
     variables = jit(Upsample(method, options).init)(KEY, random_map(1, 2, 2, 3))
     (params,) = variables["params"]["resample"].values()
@@ -80,7 +80,7 @@ def test_the_convolutions_keep_channels_and_take_an_initializer(method, kernel_s
     assert (params["bias"] == 0).all()
 
 
-def test_the_kernel_of_the_mask_head():
+def test_the_deconvolution_of_the_mask_head_has_a_2x2_kernel():
     layer = Upsample("deconvolution", (("deconvolution_size", 2),))
     variables = jax.eval_shape(layer.init, KEY, random_map(1, 2, 2, 3))
     kernel = variables["params"]["resample"]["ConvTranspose_0"]["kernel"]
@@ -94,7 +94,7 @@ def test_carafe_starts_near_a_box_filter():
     np.testing.assert_allclose(y[0, 8:13:4, 8:13:4, 0], means, atol=2e-2)
 
 
-def test_sizes_of_carafe():
+def test_carafe_has_the_sizes_of_its_config():
     config = CarafeConfig(None, 1, 3, "sigmoid")
     x = random_map(1, 4, 4, 2)
     layer = Upsample("carafe", (("carafe", config),))
@@ -134,7 +134,7 @@ def test_gradients_in_bfloat16(method):
 
 
 C, HEIGHT, WIDTH = 256, 5, 6
-# By parameters, and operations for an output pixel.
+# Number of parameters, and of operations for an output pixel.
 CONVOLUTION = 18 * C**2 + C
 COSTS = {
     "nearest": (0, 0),
@@ -157,7 +157,7 @@ def test_cost(method):
         parameters = 0 if method == "bilinear" else 9 * C**2 + C
         convolution = 0 if method == "bilinear" else outputs * CONVOLUTION
         assert found.parameters == parameters
-        # Beside the products, the elements of two small matrices.
+        # The elements of two small matrices are counted too.
         assert products <= found.flops - convolution < 1.01 * products
     else:
         parameters, flops = COSTS[method]
@@ -165,7 +165,7 @@ def test_cost(method):
 
 
 @pytest.mark.parametrize("size", [(27, 6), (24, 6), (26, 4), (26, 7)])
-def test_a_size_that_is_no_double(size):
+def test_a_size_that_is_not_the_double_is_refused(size):
     with pytest.raises(ValueError, match=rf"size.*\(13, 3\).*{re.escape(str(size))}"):
         Upsample("nearest", (("size", size),)).apply({}, random_map(1, 13, 3, 2))
 

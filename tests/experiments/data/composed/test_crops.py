@@ -48,7 +48,7 @@ def test_gradient_energy_of_a_ramp():
     assert gradient_energy(np.repeat(ramp, 3, axis=2)) == pytest.approx(2 / 255 / 2, rel=1e-5)
 
 
-def test_crops_tile_the_scaled_photograph_and_drop_what_is_smooth(tmp_path):
+def test_crops_tile_the_scaled_photograph_except_for_smooth_parts(tmp_path):
     rng = np.random.default_rng(0)
     pixels = np.zeros((128, 256, 3), np.uint8)
     pixels[:, :128] = rng.integers(0, 255, (128, 128, 3))
@@ -68,11 +68,11 @@ def test_crops_tile_the_scaled_photograph_and_drop_what_is_smooth(tmp_path):
         ((1, 3), (288, 864)),
     ],
 )
-def test_photographs_are_enlarged_only_where_no_crop_would_fit(size, expected):
+def test_photographs_are_enlarged_only_if_no_crop_would_fit(size, expected):
     assert scaled_size(size, crop_side=288, photograph_side=512) == expected
 
 
-def test_a_small_photograph_is_cut_as_it_is(tmp_path):
+def test_a_small_photograph_is_cropped_without_scaling(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (70, 100, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "small.png")
     config = CropsConfig(name="x", photograph_side=128, crop_side=64, stride=32)
@@ -81,7 +81,7 @@ def test_a_small_photograph_is_cut_as_it_is(tmp_path):
     np.testing.assert_array_equal(found[0, 32], pixels[:64, 32:96])
 
 
-def test_large_crops_are_a_data_set_of_their_own(tmp_path):
+def test_large_crops_are_a_separate_dataset(tmp_path):
     folder = prepare("pypi", tmp_path, crop_side=97)
     assert folder.parts[-2:] == ("pypi-large", "1.0.0")
     builder = tfds.builder_from_directory(folder)
@@ -101,6 +101,6 @@ def test_the_larger_set_splits_57_to_14():
     assert split_by_photograph(photographs[::-1]) == (train, validation)
 
 
-def test_the_debian_set_names_the_command_that_fetches_it(tmp_path):
+def test_the_missing_debian_set_is_reported_with_its_command(tmp_path):
     with pytest.raises(DataError, match=r"python -m experiments\.data\.composed\.debian"):
         prepare("debian", tmp_path, photographs=tmp_path / "nothing")

@@ -1,4 +1,4 @@
-"""The real code, dpkg-deb included, against tiny packages that a stand-in for apt hands out."""
+"""Runs the real code, with dpkg-deb, on tiny packages that a fake apt serves."""
 
 import fcntl
 import hashlib
@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from experiments.data.composed import debian
+from experiments.data.composed.cutouts import fetched_cutouts
+from experiments.data.composed.cutouts_manifest import CUTOUTS
 from experiments.data.composed.debian import (
     PACKAGES,
     Package,
@@ -22,8 +24,6 @@ from experiments.data.composed.debian import (
     is_complete,
 )
 from experiments.data.composed.photographs import debian_photographs, pypi_photographs
-from experiments.data.composed.stamps import kept_stamps
-from experiments.data.composed.stamps_manifest import STAMPS
 from experiments.data.errors import DataError
 from experiments.engine.files import FolderError
 
@@ -37,7 +37,7 @@ cat "$REPOSITORY/$3.show" || {
     exit 100
 }
 """
-# A hanging download leaves half a file, as a slow network does.
+# A hanging download leaves a partial file, as a slow network does.
 APT_GET = """#!/bin/sh
 name=${2%%=*}
 echo "$name" >> "$REPOSITORY/downloads"
@@ -58,7 +58,7 @@ exec {dpkg_deb} "$@"
 
 
 def pack(repository: Path, name: str, files: dict[str, Callable[[Path], object]]) -> None:
-    """Puts a package into `repository`; `files` maps a path inside it to what writes it."""
+    """Adds a package to `repository`; `files` maps paths inside it to functions that write them."""
     root = repository / f"{name}-root"
     (root / "DEBIAN").mkdir(parents=True)
     (root / "DEBIAN" / "control").write_text(
@@ -98,7 +98,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def repository(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of `packed` that a test may change, with a stand-in for apt that serves it."""
+    """A copy of `packed` that a test may change, with a fake apt that serves it."""
     folder = tmp_path / "repository"
     shutil.copytree(packed, folder)
     tools = tmp_path / "tools"
@@ -124,14 +124,14 @@ def leftovers(cache: Path) -> set[str]:
     return {path.name for path in cache.iterdir()} - set(NAMES) - {".lock"}
 
 
-def test_the_manifest_has_64_photographs_under_names_of_their_own() -> None:
+def test_the_manifest_has_64_photographs_with_unique_names() -> None:
     names = {f"{package.name}/{Path(name).stem}" for package in PACKAGES for name in package.files}
     sources = [source for package in PACKAGES for source in package.files.values()]
     assert len(names) == len(sources) == 64
     assert not any(source.startswith("/") or ".." in source for source in sources)
 
 
-def test_a_build_is_complete_and_leaves_nothing_else(repository: Path, tmp_path: Path) -> None:
+def test_a_build_is_complete_and_leaves_no_other_files(repository: Path, tmp_path: Path) -> None:
     cache = tmp_path / "new" / "cache"
     assert build_debian(cache) == {}
     assert downloads(repository) == NAMES
@@ -155,7 +155,7 @@ def test_the_files_keep_their_encoding(repository: Path, tmp_path: Path) -> None
     assert (tmp_path / "cache" / "cats" / "c.png").read_bytes() == source.read_bytes()
 
 
-def test_what_is_there_is_not_fetched_again(repository: Path, tmp_path: Path) -> None:
+def test_complete_packages_are_not_fetched_again(repository: Path, tmp_path: Path) -> None:
     build_debian(tmp_path / "cache", PACKAGES[:2])
     assert build_debian(tmp_path / "cache", PACKAGES[:3]) == {}
     assert downloads(repository) == NAMES[:3]
@@ -179,7 +179,7 @@ def flip_a_byte(path: Path) -> None:
         ("index.json", lambda path: path.write_text("[]")),
     ],
 )
-def test_what_is_damaged_is_fetched_again(
+def test_damaged_packages_are_fetched_again(
     repository: Path, tmp_path: Path, file: str, damage: Callable[[Path], object]
 ) -> None:
     cache, packages = tmp_path / "cache", PACKAGES[2:4]
@@ -216,7 +216,7 @@ def test_a_truncated_download_is_noticed(repository: Path, tmp_path: Path) -> No
     assert build_debian(tmp_path / "cache", PACKAGES[:2]) == {}
 
 
-def test_a_missing_package_exits_with_2_and_the_others_are_done(
+def test_a_missing_package_exits_with_2_after_the_others_are_fetched(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (repository / "lxqt-themes.show").unlink()
@@ -244,7 +244,7 @@ def test_a_missing_package_exits_with_2_and_the_others_are_done(
         ),
     ],
 )
-def test_a_file_that_is_no_photograph_is_named(
+def test_a_file_that_is_not_a_photograph_is_named(
     repository: Path,
     tmp_path: Path,
     path: str,
@@ -262,12 +262,12 @@ def test_a_file_that_is_no_photograph_is_named(
 @pytest.mark.parametrize(
     ("tool", "expected"),
     [
-        # Half a download is thrown away; a whole one is not fetched a second time.
+        # A partial download is deleted; a complete one is not fetched again.
         ("apt-get", [NAMES[0], NAMES[1], NAMES[1], NAMES[2]]),
         ("dpkg-deb", [NAMES[0], NAMES[1], NAMES[2]]),
     ],
 )
-def test_a_killed_build_goes_on_where_it_stopped(
+def test_a_killed_build_can_be_continued(
     repository: Path, tmp_path: Path, tool: str, expected: list[str]
 ) -> None:
     cache, hang = tmp_path / "cache", repository / f"hang-{tool}-{NAMES[1]}"
@@ -298,24 +298,24 @@ def test_a_killed_build_goes_on_where_it_stopped(
     assert leftovers(cache) == set()
 
 
-def test_stamps_are_fetched_if_asked_for(
+def test_cutouts_are_fetched_on_request(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # As some stamps of the package are, and convert("RGB") warns about.
+    # Some cutouts of the package have such palettes, about which convert("RGB") warns.
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 9, 9, 9])
     palette.info["transparency"] = b"\x40\x80"
-    pack(repository, STAMPS.name, dict.fromkeys(STAMPS.files.values(), palette.save))
+    pack(repository, CUTOUTS.name, dict.fromkeys(CUTOUTS.files.values(), palette.save))
     cache = tmp_path / "cache"
     debian.main(cache)
-    assert STAMPS.name not in downloads(repository)
+    assert CUTOUTS.name not in downloads(repository)
     assert "64 photographs in" in capsys.readouterr().out
-    debian.main(cache, stamps=True)
-    assert downloads(repository) == [*NAMES, STAMPS.name]
-    assert "64 photographs and 237 cut-outs in" in capsys.readouterr().out
-    stamps = kept_stamps(cache)
-    assert len({stamp.path for stamp in stamps}) == 237
-    assert all(stamp.path.is_file() for stamp in stamps)
+    debian.main(cache, cutouts=True)
+    assert downloads(repository) == [*NAMES, CUTOUTS.name]
+    assert "64 photographs and 237 cutouts in" in capsys.readouterr().out
+    cutouts = fetched_cutouts(cache)
+    assert len({cutout.path for cutout in cutouts}) == 237
+    assert all(cutout.path.is_file() for cutout in cutouts)
 
 
 def test_two_builds_in_one_cache_are_refused(tmp_path: Path) -> None:

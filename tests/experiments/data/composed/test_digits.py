@@ -24,7 +24,7 @@ def as_grey(record):
     return image[..., 0]
 
 
-def test_the_last_297_are_kept_to_validate(splits):
+def test_the_last_297_digits_are_for_validation(splits):
     targets = load_digits().target
     for split, expected in (("train", targets[:1500]), ("validation", targets[1500:])):
         labels = [record["label"] for record in splits[split]]
@@ -32,7 +32,7 @@ def test_the_last_297_are_kept_to_validate(splits):
 
 
 def test_each_image_shows_the_digit_of_its_label(splits):
-    """The means of 4x4 blocks must come close to a digit of scikit-learn's, of that label."""
+    """The means of 4x4 blocks must be close to a digit of scikit-learn with the same label."""
     digits = load_digits()
     images, targets = digits.images[1500:].reshape(-1, 64), digits.target[1500:]
     matched = set()
@@ -41,7 +41,7 @@ def test_each_image_shows_the_digit_of_its_label(splits):
         nearest = int(np.square(images - blocks).sum(axis=1).argmin())
         assert targets[nearest] == record["label"]
         matched.add(nearest)
-    assert len(matched) > 290  # not one image again and again
+    assert len(matched) > 290  # the images differ
 
 
 def test_enlarging_keeps_range_and_centre(splits):

@@ -21,7 +21,7 @@ SIZES = {
 
 
 def thumbnail(path: Path) -> np.ndarray:
-    """Returns the photograph as a unit vector of 16x16 grey values, their mean taken off."""
+    """Returns a unit vector of the 16x16 grey values of a photograph, minus their mean."""
     with Image.open(path) as image:
         grey = np.asarray(image.convert("L").resize((16, 16), Image.Resampling.BOX), float)
     centred = grey.ravel() - grey.mean()

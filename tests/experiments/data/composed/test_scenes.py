@@ -1,4 +1,4 @@
-"""On a stand-in for the stamps, ellipses of one colour a class, and the photographs of PyPI."""
+"""Uses fake cutouts, ellipses with one colour for each class, and the PyPI photographs."""
 
 import dataclasses
 import io
@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 
 from experiments.data.coco import coco_folder, open_coco
 from experiments.data.coco_masks import decompressed
+from experiments.data.composed.cutouts_manifest import CLASSES
 from experiments.data.composed.scenes import (
     CATEGORIES,
     annotations_of,
@@ -22,10 +23,9 @@ from experiments.data.composed.scenes import (
 )
 from experiments.data.composed.scenes_composition import Scene
 from experiments.data.composed.scenes_config import ScenesConfig
-from experiments.data.composed.stamps_manifest import CLASSES
 from experiments.data.errors import DataError
 from experiments.engine.config import ConfigError
-from tests.experiments.data.composed.fake_stamps import write_fake_stamps
+from tests.experiments.data.composed.fake_cutouts import write_fake_cutouts
 
 CONFIG = ScenesConfig(
     photographs="pypi",
@@ -41,7 +41,7 @@ CONFIG = ScenesConfig(
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
-    write_fake_stamps(cache)
+    write_fake_cutouts(cache)
     return cache
 
 
@@ -66,7 +66,7 @@ def runs_to_mask(counts, height, width):
     return pixels.reshape(width, height).T.astype(bool)
 
 
-def test_records_are_those_of_a_folder_in_cocos_layout(data_dir):
+def test_records_equal_a_folder_in_cocos_layout(data_dir):
     data = open_coco(coco_folder(data_dir, CONFIG.name))
     assert data.has_masks
     assert data.test is None
@@ -109,7 +109,7 @@ def test_scenes_are_landscapes_and_portraits_with_few_and_many_objects(data_dir)
 
 @pytest.mark.parametrize(("split", "green"), [("train", 0), ("validation", 90)])
 def test_masks_lie_on_objects_of_their_class_and_split(data_dir, split, green):
-    """The colours of the ellipses, as far as JPEG keeps them within."""
+    """Compares colours in the masks with those of the ellipses, within the accuracy of JPEG."""
     source = getattr(open_coco(coco_folder(data_dir, CONFIG.name)), split)
     checked = 0
     for record in map(source.__getitem__, range(len(source))):
@@ -129,7 +129,7 @@ def test_masks_lie_on_objects_of_their_class_and_split(data_dir, split, green):
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4))
-def test_annotations_say_where_masks_are(seed, count):
+def test_annotations_match_the_masks(seed, count):
     rng = np.random.default_rng(seed)
     height, width = rng.integers(4, 30, size=2)
     masks = rng.random((count, height, width)) < 0.3
@@ -156,7 +156,7 @@ def test_building_twice_gives_the_same_files(cache, data_dir, tmp_path):
         assert files(tmp_path / part) == files(data_dir / part)
 
 
-def test_a_build_that_was_killed_begins_again(cache, data_dir, tmp_path):
+def test_a_killed_build_starts_again(cache, data_dir, tmp_path):
     unfinished = tmp_path / "scenes" / f".unfinished-{CONFIG.name}" / "train"
     unfinished.mkdir(parents=True)
     (unfinished / "left.jpg").touch()
@@ -164,18 +164,18 @@ def test_a_build_that_was_killed_begins_again(cache, data_dir, tmp_path):
     assert files(tmp_path / "scenes") == files(data_dir / "scenes")
 
 
-def test_what_is_built_needs_no_cache(data_dir, tmp_path):
+def test_a_built_dataset_does_not_need_the_cache(data_dir, tmp_path):
     assert prepare_scenes(data_dir, tmp_path, CONFIG) == coco_folder(data_dir, CONFIG.name)
 
 
-def test_more_scenes_begin_with_those_of_fewer():
+def test_a_larger_set_starts_with_the_scenes_of_a_smaller_one():
     photographs = [np.random.default_rng(0).integers(256, size=(100, 120, 3), dtype=np.uint8)]
-    cut_outs = [[Image.new("RGBA", (20, 20), (255, 0, 0, 255))] for _ in CLASSES]
+    cutouts = [[Image.new("RGBA", (20, 20), (255, 0, 0, 255))] for _ in CLASSES]
     more = dataclasses.replace(CONFIG, training_images=1000)
-    scenes = [scene((0, 3), photographs, cut_outs, config) for config in (CONFIG, more)]
+    scenes = [scene((0, 3), photographs, cutouts, config) for config in (CONFIG, more)]
     assert scenes[0].image == scenes[1].image
-    assert scene((1, 3), photographs, cut_outs, CONFIG).image != scenes[0].image
-    assert scene((0, 4), photographs, cut_outs, CONFIG).image != scenes[0].image
+    assert scene((1, 3), photographs, cutouts, CONFIG).image != scenes[0].image
+    assert scene((0, 4), photographs, cutouts, CONFIG).image != scenes[0].image
 
 
 def test_other_data_get_another_folder():
@@ -205,13 +205,13 @@ def test_other_data_get_another_folder():
         ({"training_images": 0}, r"training_images.* 0$"),
     ],
 )
-def test_scenes_that_cannot_be_are_refused(fields, message):
+def test_impossible_scenes_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         ScenesConfig(**fields)
 
 
 def test_an_empty_cache_names_the_command(tmp_path):
-    with pytest.raises(DataError, match=r"data\.composed\.debian --stamps --cache"):
+    with pytest.raises(DataError, match=r"data\.composed\.debian --cutouts --cache"):
         prepare_scenes(tmp_path / "data", tmp_path, CONFIG)
 
 

@@ -15,7 +15,7 @@ def test_splits_share_no_photograph_and_none_shows_a_class():
     assert not names & {"sklearn-flower", "skimage-motorcycle_left"}
 
 
-def test_of_the_71_photographs_45_are_left(tmp_path):
+def test_45_of_the_71_photographs_are_used(tmp_path):
     photographs = pypi_photographs() + tuple(
         Photograph(f"{package.name}-{name.rsplit('.', 1)[0]}", tmp_path / name, "")
         for package in PACKAGES

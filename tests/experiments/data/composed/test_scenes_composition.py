@@ -10,12 +10,12 @@ COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 def plate(colour, size):
-    """Opaque to its edges, also when it is resized."""
+    """Returns a picture that stays fully opaque when it is resized."""
     return Image.new("RGBA", size, (*colour, 255))
 
 
-# One colour a class; the first class has two cut-outs.
-CUT_OUTS = [
+# Each class has one colour; the first class has two cutouts.
+CUTOUTS = [
     [plate(COLOURS[0], (40, 40)), plate(COLOURS[0], (40, 20))],
     [plate(COLOURS[1], (24, 40))],
     [plate(COLOURS[2], (40, 32))],
@@ -23,7 +23,7 @@ CUT_OUTS = [
 
 
 def sides(mask):
-    """Height and width of the smallest box around it."""
+    """Returns height and width of the bounding box of a mask."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     return rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
 
@@ -36,11 +36,11 @@ def scenes(draw):
     count = draw(st.integers(1, 8))
     background = np.full((height, width, 3), 40, np.uint8)
     seed = draw(st.integers(0, 2**32))
-    return compose(np.random.default_rng(seed), background, CUT_OUTS, count, sizes), count, sizes
+    return compose(np.random.default_rng(seed), background, CUTOUTS, count, sizes), count, sizes
 
 
 @given(scenes())
-def test_masks_say_what_is_seen_where(drawn):
+def test_masks_are_the_visible_parts_of_objects(drawn):
     scene, count, _ = drawn
     expected = np.full((*scene.image.size[::-1], 3), 40)
     for label, mask in zip(scene.labels, scene.masks, strict=True):
@@ -50,20 +50,20 @@ def test_masks_say_what_is_seen_where(drawn):
     assert 1 <= len(scene.labels) <= count
     assert scene.masks.shape == (len(scene.labels), *expected.shape[:2])
     assert scene.masks.sum(axis=0).max() == 1
-    # Nothing hides the nearest.
+    # The nearest object is fully visible.
     assert scene.masks[-1].sum() == np.prod(sides(scene.masks[-1]))
 
 
 @given(scenes())
-def test_objects_are_as_large_as_asked_or_as_the_image(drawn):
+def test_objects_have_sizes_within_the_limits_and_the_image(drawn):
     scene, _, (smallest, largest) = drawn
     assert max(max(sides(mask)) for mask in scene.masks) <= largest
     assert max(sides(scene.masks[-1])) >= min(smallest, *scene.image.size)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_quarter_of_each_object_stays_to_be_seen(seed):
-    """Squares of one size, so that the whole of each is known."""
+def test_a_quarter_of_each_object_stays_visible(seed):
+    """Uses squares of one size, whose full area is known."""
     square = Image.new("RGBA", (20, 20), (255, 0, 0, 255))
     background = np.zeros((50, 60, 3), np.uint8)
     scene = compose(np.random.default_rng(seed), background, [[square]], 20, (20, 20))
@@ -74,7 +74,7 @@ def test_a_quarter_of_each_object_stays_to_be_seen(seed):
     assert len(seen) > 5
 
 
-def test_where_no_place_is_left_nothing_is_pasted():
+def test_an_object_without_a_free_position_is_left_out():
     square = Image.new("RGBA", (30, 30), (255, 0, 0, 255))
     background = np.zeros((30, 30, 3), np.uint8)
     scene = compose(np.random.default_rng(0), background, [[square]], 5, (30, 30))
@@ -82,26 +82,26 @@ def test_where_no_place_is_left_nothing_is_pasted():
     assert scene.masks.all()
 
 
-def test_what_is_too_small_is_not_pasted():
-    """Three pixels by five."""
+def test_too_small_objects_are_not_pasted():
+    """The object has 3x5 pixels."""
     background = np.zeros((30, 30, 3), np.uint8)
-    cut_out = Image.new("RGBA", (24, 40), (255, 0, 0, 255))
-    scene = compose(np.random.default_rng(0), background, [[cut_out]], 5, (5, 5))
+    cutout = Image.new("RGBA", (24, 40), (255, 0, 0, 255))
+    scene = compose(np.random.default_rng(0), background, [[cutout]], 5, (5, 5))
     assert scene.labels == ()
     assert scene.masks.shape == (0, 30, 30)
     assert not np.asarray(scene.image).any()
 
 
-def test_an_object_is_where_it_is_half_opaque_at_least():
-    cut_out = Image.new("RGBA", (20, 20), (255, 0, 0, 127))
-    cut_out.paste((255, 0, 0, 128), (0, 0, 20, 5))
+def test_masks_cover_pixels_that_are_at_least_half_opaque():
+    cutout = Image.new("RGBA", (20, 20), (255, 0, 0, 127))
+    cutout.paste((255, 0, 0, 128), (0, 0, 20, 5))
     background = np.zeros((20, 20, 3), np.uint8)
-    (mask,) = compose(np.random.default_rng(0), background, [[cut_out]], 1, (20, 20)).masks
+    (mask,) = compose(np.random.default_rng(0), background, [[cutout]], 1, (20, 20)).masks
     assert mask[:5].all()
     assert not mask[5:].any()
 
 
-def test_sizes_are_even_in_their_logarithm():
+def test_the_logarithm_of_sizes_is_uniform():
     square = Image.new("RGBA", (64, 64), (255, 0, 0, 255))
     background = np.zeros((100, 100, 3), np.uint8)
     rng = np.random.default_rng(3)

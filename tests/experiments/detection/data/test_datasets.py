@@ -15,8 +15,8 @@ from tests.experiments.detection.tiny import TINY
 
 
 @pytest.fixture(scope="module")
-def data(scenes_dir, stamps_cache):
-    return open_data(TINY.data, DataFolders(scenes_dir, stamps_cache))
+def data(scenes_dir, cutouts_cache):
+    return open_data(TINY.data, DataFolders(scenes_dir, cutouts_cache))
 
 
 def test_scenes_are_built_where_there_are_none(data, scenes_dir, tmp_path):
@@ -25,7 +25,7 @@ def test_scenes_are_built_where_there_are_none(data, scenes_dir, tmp_path):
     assert data.source("validation") is data.validation
     assert data.categories == CATEGORIES
     assert num_classes(TINY.data.source) == len(data.categories)
-    again = open_data(TINY.data, DataFolders(scenes_dir, tmp_path))  # from no stamps
+    again = open_data(TINY.data, DataFolders(scenes_dir, tmp_path))  # from no cutouts
     assert again.folder == data.folder
     assert again.train[3]["image"] == data.train[3]["image"]
 
@@ -54,6 +54,6 @@ def test_coco_that_is_not_there_says_how_to_prepare_it(source, tmp_path):
         open_data(DataConfig(source), DataFolders(tmp_path))
 
 
-def test_scenes_without_stamps_name_the_command(tmp_path):
-    with pytest.raises(DataError, match=r"experiments\.data\.composed\.debian --stamps"):
+def test_scenes_without_cutouts_name_the_command(tmp_path):
+    with pytest.raises(DataError, match=r"experiments\.data\.composed\.debian --cutouts"):
         open_data(TINY.data, DataFolders(tmp_path / "data", tmp_path))

@@ -143,11 +143,11 @@ def test_no_input_and_no_other_drawing_is_written_to(tmp_path):
     before = files[0].read_bytes()
     (_, own), (_, first), (_, second) = run(files, tmp_path)
     assert isinstance(own, InputError)
-    assert "must be no input file" in str(own)
+    assert "must not be an input file" in str(own)
     assert files[0].read_bytes() == before
     assert first.output == tmp_path / "b.png"
     assert isinstance(second, InputError)
-    assert "must be free, got that of an image before" in str(second)
+    assert "must not be the output of an earlier image" in str(second)
 
 
 def test_a_drawing_that_cannot_be_written_is_told(tmp_path):

@@ -19,7 +19,7 @@ def test_lines_that_a_resumed_run_writes_again_are_dropped(tmp_path, evaluated, 
     assert {line["step"] for line in lines} == {1, 2}
 
 
-def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
+def test_a_line_truncated_by_a_crash_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
     assert read_metrics(path) == [{"step": 1, "loss": 0.5}]
@@ -32,7 +32,7 @@ def test_an_absent_file_is_an_empty_log(tmp_path):
 @pytest.mark.parametrize(
     "damaged", ["{", "", "3", "{}", '{"step": 1e999}', '{"step": "2"}', "[" * 10**5]
 )
-def test_a_damaged_line_is_named_and_the_log_stays_as_it_is(tmp_path, damaged):
+def test_a_damaged_line_is_named_and_the_log_is_unchanged(tmp_path, damaged):
     path = tmp_path / METRICS
     text = f'{{"step": 1, "loss": 0.5}}\n{damaged}\n{{"step": 3, "loss": 0.4}}\n'
     path.write_text(text)
@@ -43,7 +43,7 @@ def test_a_damaged_line_is_named_and_the_log_stays_as_it_is(tmp_path, damaged):
 
 
 @pytest.mark.parametrize("value", ['"low"', "[1]", "true", "1e999", "NaN", "9" * 400])
-def test_a_metric_that_is_no_number_is_named(tmp_path, value):
+def test_a_metric_that_is_not_a_number_is_named(tmp_path, value):
     path = tmp_path / METRICS
     path.write_text(f'{{"step": 1, "loss": null}}\n{{"step": 2, "loss": {value}}}\n')
     with pytest.raises(LogError, match=r"metrics\.jsonl.* 2 .*loss"):

@@ -64,8 +64,8 @@ def test_detail_preserving_pooling():
     assert cost(DetailPreservingPool(), MAP) == Cost(2 * CHANNELS, flops)
 
 
-# By pixel and channel: an instance norm (two means, a square, two differences, scale, bias), a
-# gate, an exponential and a product; by image and channel what makes of a variance a factor.
+# For each pixel and channel: an instance norm (two means, a square, two differences, scale, bias),
+# a gate, an exponential and a product; for each image and channel, the factor from the variance.
 LOGITS = 7 + 2 + 1 + 1
 NORM_OF_IMAGE = BATCH * CHANNELS * 5
 
@@ -115,7 +115,7 @@ def test_a_deconvolution_multiplies_no_zeros(size):
     assert cost(Deconvolution(FEATURES, size), MAP) == expected
 
 
-def test_calls_loops_and_branches():
+def test_calls_loops_and_branches_are_counted():
     x = jax.ShapeDtypeStruct((3,), jnp.float32)
     scanned = Call(lambda x: jax.lax.scan(lambda c, _: (jnp.exp(c), None), x, length=5)[0])
     assert cost(scanned, x).flops == 15
@@ -126,27 +126,27 @@ def test_calls_loops_and_branches():
     assert cost(Call(lambda x: x.astype(jnp.int32) + 1), x).flops == 0
 
 
-def test_programs_that_cannot_be_counted():
+def test_programs_that_cannot_be_counted_are_refused():
     x = jax.ShapeDtypeStruct((3,), jnp.float32)
     loop = Call(lambda x: jax.lax.while_loop(lambda x: x[0] < 1, jnp.exp, x))
-    with pytest.raises(NotImplementedError, match="got a 'while'"):
+    with pytest.raises(NotImplementedError, match="got 'while'"):
         cost(loop, x)
 
     def kernel(source, target):
         target[...] = source[...]
 
-    with pytest.raises(NotImplementedError, match="got a 'pallas_call'"):
+    with pytest.raises(NotImplementedError, match="got 'pallas_call'"):
         cost(Call(pl.pallas_call(kernel, out_shape=x)), x)
 
 
-def test_training_takes_the_statistics_of_the_batch():
+def test_training_counts_the_statistics_of_the_batch():
     norm = cost(nn.BatchNorm(), MAP, use_running_average=True)
     assert norm.parameters == 2 * CHANNELS
     trained = cost(nn.BatchNorm(), MAP, use_running_average=False)
     assert trained.flops > norm.flops + 3 * PIXELS * CHANNELS  # two sums and a square
 
 
-def test_a_method_and_nothing_run():
+def test_a_method_is_counted_without_running_it():
     backbone = ResNet(ResNetConfig(152), None)
     pixels = jax.ShapeDtypeStruct((64, 4096, 4096, 3), jnp.float32)  # 12 GB
     found = cost(backbone, pixels, method="features")

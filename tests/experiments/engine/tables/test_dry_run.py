@@ -8,12 +8,12 @@ from experiments.engine.tables.dry_run import dry_run
 from tests.experiments.engine.toy_spec import NARROW, WIDE, toy_spec
 
 
-def cells_of(printed, row):
+def entries_of(printed, row):
     (line,) = [line for line in printed.splitlines() if line.startswith(f"│ {row} ")]
-    return [cell.strip() for cell in line.strip("│").split("│")]
+    return [entry.strip() for entry in line.strip("│").split("│")]
 
 
-def test_a_dry_run_prints_parameters_and_operations_by_shapes_alone(capsys):
+def test_a_dry_run_prints_parameters_and_operations_from_shapes_only(capsys):
     def refuse(*arguments):
         raise AssertionError("a dry run compiles nothing and trains nothing")
 
@@ -21,33 +21,33 @@ def test_a_dry_run_prints_parameters_and_operations_by_shapes_alone(capsys):
     dry_run(spec, "table1")
     printed = capsys.readouterr().out
     paper = "accuracy 12.3 %, 4.5 fps"
-    assert cells_of(printed, "Narrow") == ["Narrow", "32,000", "2", paper]
-    assert cells_of(printed, "Wide") == ["Wide", "64,000", "4", "none: too wide"]
+    assert entries_of(printed, "Narrow") == ["Narrow", "32,000", "2", paper]
+    assert entries_of(printed, "Wide") == ["Wide", "64,000", "4", "none: too wide"]
     dry_run(spec, "table1", shorter_side=8)
-    assert cells_of(capsys.readouterr().out, "Narrow")[1] == "8,000"
+    assert entries_of(capsys.readouterr().out, "Narrow")[1] == "8,000"
 
 
 def test_timed_steps_give_speed_also_as_a_share_of_the_first_row(capsys):
-    asked = []
+    calls = []
 
     def step_seconds(config, batch_size):
-        asked.append((config.width, config.dtype, batch_size))
+        calls.append((config.width, config.dtype, batch_size))
         return 0.5 * config.width, 0.25 * config.width
 
     spec, _ = toy_spec(step_seconds=step_seconds)
     dry_run(spec, "table1", time_steps=True, batch_size=4, dtype="bfloat16")
-    assert asked == [(1, "bfloat16", 4), (2, "bfloat16", 4)]
+    assert calls == [(1, "bfloat16", 4), (2, "bfloat16", 4)]
     printed = capsys.readouterr().out
-    asked.clear()
+    calls.clear()
     rough = dataclasses.replace(NARROW, config=dataclasses.replace(NARROW.config, dtype="bfloat16"))
     own, _ = toy_spec(
         step_seconds=step_seconds, experiments={"own": Experiment("Own", (rough, WIDE))}
     )
     dry_run(own, "own", time_steps=True, batch_size=4)
-    assert asked == [(1, "bfloat16", 4), (2, "float32", 4)]
+    assert calls == [(1, "bfloat16", 4), (2, "float32", 4)]
     assert "4 images a step" in printed
-    assert cells_of(printed, "Narrow")[3:-1] == ["500", "8", "250", "16", "1.00"]
-    assert cells_of(printed, "Wide")[3:-1] == ["1000", "4", "500", "8", "0.50"]
+    assert entries_of(printed, "Narrow")[3:-1] == ["500", "8", "250", "16", "1.00"]
+    assert entries_of(printed, "Wide")[3:-1] == ["1000", "4", "500", "8", "0.50"]
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused_before_anything_is_built():

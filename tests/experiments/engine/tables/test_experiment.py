@@ -22,7 +22,7 @@ def folders(tmp_path):
 
 @pytest.fixture
 def results(folders):
-    """The results of a table, as JSON has them, and its Markdown."""
+    """Returns a function that reads the JSON results and the Markdown of a table."""
 
     def read(name):
         output = folders.runs / "toy" / name
@@ -33,10 +33,10 @@ def results(folders):
 
 def row_of(markdown, name):
     (line,) = [line for line in markdown.splitlines() if line.startswith(f"| {name} |")]
-    return [cell.strip() for cell in line.strip("|").split("|")]
+    return [entry.strip() for entry in line.strip("|").split("|")]
 
 
-def test_every_row_is_trained_with_every_seed_in_a_folder_by_one_rule(folders):
+def test_every_row_is_trained_with_every_seed_in_its_own_folder(folders):
     spec, trained = toy_spec()
     run_experiment(spec, "table1", (1, 4), folders, Operation(log_every=3))
     runs = [("narrow", 1), ("narrow", 4), ("wide", 1), ("wide", 4)]
@@ -57,7 +57,7 @@ def test_a_table_has_means_deviations_costs_and_the_papers_scores(folders, resul
     assert wide["runs"]["4"] == pytest.approx(evaluation_of(WIDE.config.with_training(seed=4)))
     assert (wide["parameters"], wide["flops"]) == (64_000, 4_000_000_000)
     assert found["presets"]["narrow"]["paper"] == {"accuracy": 12.3, "fps": 4.5}
-    # Speed is the paper's alone, and loss a detail.
+    # Only the paper has a speed, and the loss is a detail.
     headings = ["", "parameters", "GFLOP", "accuracy, %", "of small ones, %", "paper"]
     assert row_of(markdown, "") == headings
     assert row_of(markdown, "Narrow") == [
@@ -69,16 +69,16 @@ def test_a_table_has_means_deviations_costs_and_the_papers_scores(folders, resul
     assert "12.5 ± 2.1" in capsys.readouterr().out
 
 
-def test_one_seed_has_no_spread_and_ranks_nothing(folders, results, capsys):
+def test_one_seed_has_no_deviation_and_a_note_says_so(folders, results, capsys):
     run_experiment(toy_spec()[0], "table1", (2,), folders)
     found, markdown = results("table1")
     assert found["presets"]["narrow"]["metrics"]["accuracy"]["deviation"] is None
     assert row_of(markdown, "Narrow")[3] == "12.0"
     for text in (found["note"], markdown, capsys.readouterr().out):
-        assert "One seed ranks nothing" in text
+        assert "One seed does not rank" in text
 
 
-def test_seeds_and_operation_are_those_of_the_experiment_unless_others_are_asked_for(folders):
+def test_seeds_and_operation_default_to_those_of_the_experiment(folders):
     spec, trained = toy_spec()
     run_experiment(spec, "table2", folders=folders)
     assert [config.training.seed for config, *_ in trained] == [0, 1, 0, 1]
@@ -93,13 +93,13 @@ def test_equal_configs_of_several_tables_are_one_run(folders, results):
     spec, trained = toy_spec()
     run_experiment(spec, "table1", (0,), folders)
     run_experiment(spec, "table2", (0,), folders)
-    asked = [folder.name for _, folder, *_ in trained]
-    # A run that is finished goes on with no step; the name is that of the first preset.
-    assert asked == ["narrow-seed0", "wide-seed0", "narrow-seed0", "wide-seed0"]
+    folders_of_runs = [folder.name for _, folder, *_ in trained]
+    # A finished run is not trained again; it is named after the first preset.
+    assert folders_of_runs == ["narrow-seed0", "wide-seed0", "narrow-seed0", "wide-seed0"]
     assert row_of(results("table2")[1], "Narrow again")[3] == "10.0"
 
 
-def test_results_add_up_when_more_seeds_come(folders, results):
+def test_later_seeds_are_added_to_the_results(folders, results):
     spec, trained = toy_spec()
     run_experiment(spec, "table1", (4,), folders)
     trained.clear()
@@ -111,7 +111,7 @@ def test_results_add_up_when_more_seeds_come(folders, results):
     assert "seeds 1, 4" in markdown
 
 
-def test_seeds_that_another_call_has_finished_meanwhile_stay(folders, results):
+def test_seeds_that_another_call_finished_meanwhile_are_kept(folders, results):
     spec, _ = toy_spec()
 
     def train(config, *rest):
@@ -123,7 +123,7 @@ def test_seeds_that_another_call_has_finished_meanwhile_stay(folders, results):
     assert results("table1")[0]["seeds"] == [1, 4]
 
 
-def test_a_run_of_converted_weights_is_no_row(folders):
+def test_a_run_of_converted_weights_cannot_be_a_row(folders):
     spec, trained = toy_spec()
     folder = folders.runs / "toy/wide-seed1"
     folder.mkdir(parents=True)
@@ -142,14 +142,14 @@ def test_a_finished_run_is_not_claimed_again(folders, results):
     run_experiment(spec, "table1", (0,), folders)
     assert [folder.name for _, folder, *_ in trained] == ["narrow-seed0"]
     assert results("table1")[0]["presets"]["wide"]["runs"].keys() == {"0"}
-    # With another config it is, and the training says what differs.
+    # With another config it is claimed, and the training reports the difference.
     prepare = lambda config, *_: dataclasses.replace(config, side=64)  # noqa: E731
     changed, trained = toy_spec(prepare_config=prepare)
     run_experiment(changed, "table1", (0,), folders)
     assert [folder.name for _, folder, *_ in trained] == ["narrow-seed0", "wide-seed0"]
 
 
-def test_a_row_shows_the_first_run_that_is_whole(tmp_path):
+def test_a_row_shows_the_first_complete_run(tmp_path):
     folders = {seed: tmp_path / str(seed) for seed in range(4)}
     for seed in (0, 2, 3):
         (folders[seed] / "checkpoints/4").mkdir(parents=True)
@@ -175,7 +175,7 @@ def test_earlier_results_of_another_config_are_left_out_of_the_table(folders, re
     found, markdown = results("table1")
     assert found["seeds"] == [1]
     assert row_of(markdown, "Narrow")[3] == "11.0"
-    # Nothing is lost: a later call with this seed has both rows again.
+    # Nothing is lost: a later call with this seed shows both rows again.
     assert found["presets"]["narrow"]["runs"].keys() == {"1", "4"}
     assert found["presets"]["wide"]["runs"].keys() == {"1"}
 
@@ -209,14 +209,14 @@ def test_results_that_cannot_be_read_are_named_before_anything_is_trained(folder
 
 
 @pytest.mark.parametrize("seeds", [(), (1, 1), (4, -1)])
-def test_seeds_must_be_there_and_differ(folders, seeds):
+def test_seeds_must_be_given_and_differ(folders, seeds):
     spec, trained = toy_spec()
     with pytest.raises(ConfigError, match="seeds"):
         run_experiment(spec, "table1", seeds, folders)
     assert not trained
 
 
-def test_what_a_row_lacks_is_found_before_the_first_is_trained(folders):
+def test_missing_weights_of_a_row_are_reported_before_the_first_row_is_trained(folders):
     def prepare(config, folder, given):
         if config.width == 2:
             raise ConfigError(f"{folder.name} needs a backbone")
@@ -245,11 +245,11 @@ def test_a_metric_that_one_run_does_not_have_is_not_averaged(folders, results):
     assert row_of(markdown, "Narrow")[3] == "10.5 ± 0.7"
 
 
-def test_a_task_trains_what_it_has_prepared_and_adds_to_the_report(folders, results, capsys):
+def test_a_task_trains_the_prepared_config_and_adds_to_the_report(folders, results, capsys):
     seen = []
 
     def report(rows, output, given):
-        # No other call may write the results between reading and writing.
+        # The lock prevents another call from writing results between reading and writing.
         with pytest.raises(FolderError), locked(output, wait=False):
             pass
         seen.append(([row.folders for row in rows], output, given))

@@ -9,7 +9,7 @@ from experiments.engine.tables.step_time import inference_seconds, training_seco
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Each step seems to take as long as the list says."""
+    """Sets the measured time of each step to a value of a list."""
 
     def set_to(seconds):
         ends = np.cumsum([time for second in seconds for time in (0.5, second)])
@@ -35,8 +35,8 @@ def test_seconds_are_the_median_of_five_steps_after_the_first(clock):
     assert found == pytest.approx(3)
 
 
-def test_what_inference_gives_is_computed_whole(clock):
-    """Every element of every array, and on every device."""
+def test_all_results_of_an_inference_are_computed(clock):
+    """Every element of every array is needed, on every device."""
     seen = []
 
     def infer(state, batch):
@@ -49,7 +49,7 @@ def test_what_inference_gives_is_computed_whole(clock):
     assert sorted(seen) == sorted(list(range(8)) * 6)
 
 
-def test_a_step_goes_on_from_the_state_that_the_last_one_left(clock):
+def test_a_step_continues_from_the_state_of_the_previous_step(clock):
     seen = []
 
     def counted(state, batch, key, number):

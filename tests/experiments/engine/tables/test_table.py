@@ -26,7 +26,7 @@ def test_texts_of_spreads(spread, digits, sign, text):
     assert spread.text(digits, sign) == text
 
 
-def test_names_are_neither_markup_nor_cells(capsys):
+def test_names_are_not_read_as_markup_or_columns(capsys):
     table = Table("[runs]", ("run", "[dB]"), (("[/red] a|b [bold]", "1.0"),))
     print_tables([table], ["in runs/[bold]x"])
     printed = capsys.readouterr().out
@@ -35,6 +35,6 @@ def test_names_are_neither_markup_nor_cells(capsys):
     assert table.markdown().splitlines()[-1] == r"| [/red] a\|b [bold] | 1.0 |"
 
 
-def test_a_name_that_is_no_utf8_can_be_saved(tmp_path):
+def test_a_name_that_is_not_utf8_can_be_saved(tmp_path):
     save_tables(tmp_path / "table.md", [Table("runs", ("run", "score"), (("c\udcff", "2"),))])
     assert r"| c\udcff | 2 |" in (tmp_path / "table.md").read_text()

@@ -148,7 +148,7 @@ def test_no_input_is_overwritten(run, tmp_path):
     ):
         ((_, error),) = predict(run, source, holes, output)
         assert isinstance(error, InputError)
-        assert "must be no input file" in str(error)
+        assert "must not be an input file" in str(error)
     assert (image.read_bytes(), mask_path.read_bytes()) == before
 
 
@@ -156,7 +156,7 @@ def test_two_images_of_one_stem_do_not_share_an_output(run, tmp_path):
     first, second = save(tmp_path / "in/a.bmp"), save(tmp_path / "in/a.png", pixels(seed=1))
     found = outcomes(run, tmp_path / "in", BOX, tmp_path / "out")
     assert found[first.name] == tmp_path / "out/a.png"
-    assert "must be free, got that of an image before" in str(found[second.name])
+    assert "must not be the output of an earlier image" in str(found[second.name])
     np.testing.assert_array_equal(read(tmp_path / "out/a.png")[:5], pixels()[:5])
     # A second call writes anew.
     assert outcomes(run, second, BOX, tmp_path / "out/a.png")[second.name] == tmp_path / "out/a.png"

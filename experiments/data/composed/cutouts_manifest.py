@@ -1,4 +1,4 @@
-"""Which cut-outs of the Debian package tuxpaint-stamps-default make up which class."""
+"""Which cutouts of the Debian package tuxpaint-stamps-default make up which class."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ def _in(folder: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{folder}/{name}" for name in names)
 
 
-# Chosen by eye: classes with nine cut-outs or more that are photographs. Left out: drawings, what
+# Chosen by eye: classes with nine cutouts or more that are photographs. Left out: drawings, what
 # does not belong to the class of its folder, and mirrored copies, which would leak from training
 # into validation. Only the road signs are drawings, as road signs are.
 CLASSES: Mapping[str, tuple[str, ...]] = {
@@ -113,12 +113,16 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def kept_name(stamp: str) -> str:
-    """The file in the cache of a stamp of `CLASSES`; folders repeat names, so all stay in it."""
-    return f"{stamp.replace('/', '-')}.png"
+def cached_name(cutout: str) -> str:
+    """Returns the file name of a cutout in the cache, where folders of `CLASSES` are not kept."""
+    return f"{cutout.replace('/', '-')}.png"
 
 
-STAMPS = Package(
+CUTOUTS = Package(
     "tuxpaint-stamps-default",
-    {kept_name(stamp): f"{_FOLDER}/{stamp}.png" for stamps in CLASSES.values() for stamp in stamps},
+    {
+        cached_name(cutout): f"{_FOLDER}/{cutout}.png"
+        for cutouts in CLASSES.values()
+        for cutout in cutouts
+    },
 )
