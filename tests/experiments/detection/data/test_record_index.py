@@ -6,7 +6,7 @@ import pytest
 from jax.experimental import multihost_utils
 
 from experiments.detection.data import record_index
-from experiments.detection.data.record_index import index_records, kept_index
+from experiments.detection.data.record_index import index_records, cached_index
 from tests.experiments.detection.fake_records import make_record, noise
 
 
@@ -76,10 +76,10 @@ def test_no_image_is_decoded(source):
 
 
 def test_an_index_is_kept_and_read_back(source, folder):
-    made = kept_index(source, folder, "train")
+    made = cached_index(source, folder, "train")
     reads = source.reads
     assert reads == len(source)
-    assert_equal(kept_index(source, folder, "train"), made)
+    assert_equal(cached_index(source, folder, "train"), made)
     assert source.reads == reads
     assert sorted(path.name for path in folder.iterdir()) == [
         "dataset_info.json",
@@ -89,7 +89,7 @@ def test_an_index_is_kept_and_read_back(source, folder):
 
 @pytest.mark.parametrize("change", ["length", "data set", "split"])
 def test_an_index_of_something_else_is_made_anew(source, folder, change):
-    kept_index(source, folder, "train")
+    cached_index(source, folder, "train")
     split = "train"
     if change == "length":
         source.append(source[0])
@@ -99,26 +99,26 @@ def test_an_index_of_something_else_is_made_anew(source, folder, change):
         split = "validation"
         (folder / "record_index_train.npz").rename(folder / "record_index_validation.npz")
     source.reads = 0
-    assert len(kept_index(source, folder, split)) == len(source)
+    assert len(cached_index(source, folder, split)) == len(source)
     assert source.reads == len(source)
-    kept_index(source, folder, split)
+    cached_index(source, folder, split)
     assert source.reads == len(source)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -30])
 def test_a_damaged_index_is_made_anew(source, folder, keep):
-    made = kept_index(source, folder, "train")
+    made = cached_index(source, folder, "train")
     path = folder / "record_index_train.npz"
     path.write_bytes(path.read_bytes()[:keep])
-    assert_equal(kept_index(source, folder, "train"), made)
+    assert_equal(cached_index(source, folder, "train"), made)
     source.reads = 0
-    kept_index(source, folder, "train")
+    cached_index(source, folder, "train")
     assert source.reads == 0
 
 
 def test_pickles_are_not_read(source, folder):
     np.savez(folder / "record_index_train.npz", key=np.array([None]), allow_pickle=True)
-    assert len(kept_index(source, folder, "train")) == 6
+    assert len(cached_index(source, folder, "train")) == 6
 
 
 def test_a_folder_that_cannot_be_written_to(source, folder, monkeypatch, caplog):
@@ -127,7 +127,7 @@ def test_a_folder_that_cannot_be_written_to(source, folder, monkeypatch, caplog)
 
     monkeypatch.setattr(record_index, "write_atomically", refuse)
     with caplog.at_level(logging.WARNING):
-        assert len(kept_index(source, folder, "train")) == 6
+        assert len(cached_index(source, folder, "train")) == 6
     assert "cannot be kept" in caplog.text
     assert "record_index_train.npz" in caplog.text
 
@@ -141,10 +141,10 @@ def test_of_two_processes_the_second_reads_what_the_first_wrote(source, folder, 
     def meet(name):
         monkeypatch.setattr(jax, "process_index", lambda: 0)
         monkeypatch.setattr(multihost_utils, "sync_global_devices", lambda name: None)
-        others.append(kept_index(Counting(source), folder, "train"))
+        others.append(cached_index(Counting(source), folder, "train"))
         monkeypatch.setattr(record_index, "index_records", lambda source: pytest.fail("read anew"))
 
     monkeypatch.setattr(multihost_utils, "sync_global_devices", meet)
-    assert_equal(kept_index(source, folder, "train"), others[0])
+    assert_equal(cached_index(source, folder, "train"), others[0])
     assert len(others) == 1
     assert source.reads == 0

@@ -15,7 +15,7 @@ from experiments.detection.data.record_index import index_records
 from experiments.detection.evaluation.coco_metrics import coco_metrics
 from experiments.detection.evaluation.evaluator import DetectionEvaluator
 from experiments.detection.evaluation.ground_truth import read_ground_truth
-from experiments.detection.evaluation.results import of_kind
+from experiments.detection.evaluation.results import results_for
 from experiments.engine.config import ConfigError
 from experiments.engine.evaluation import NonFiniteEvaluationError, UnreadableEvaluationError
 from tests.experiments.detection.evaluation import fake_detector
@@ -81,7 +81,7 @@ def test_detections_are_written_beside_the_metrics(tmp_path):
     found = evaluate.results(jnp.float32(1))
     for kind in ("bbox", "segm"):
         written = json.loads((tmp_path / "results" / f"{kind}.json").read_text())
-        assert written == of_kind(found, kind)
+        assert written == results_for(found, kind)
 
 
 def test_shifted_detections_have_the_ap_of_the_same_results_made_by_hand():

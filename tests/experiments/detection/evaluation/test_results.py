@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as run_lengths
 
-from experiments.detection.evaluation.results import image_results, of_kind, write_results
+from experiments.detection.evaluation.results import image_results, results_for, write_results
 from experiments.engine.errors import InputError
 
 # pycocotools asks numpy for an array in a way that numpy 2 deprecates.
@@ -94,7 +94,7 @@ def test_files_are_lists_with_the_keys_of_the_server(tmp_path):
     assert [set(entry) for entry in masks] == [
         {"image_id", "category_id", "segmentation", "score"}
     ] * 2
-    assert boxes == of_kind(entries, "bbox")
+    assert boxes == results_for(entries, "bbox")
     (file,) = write_results(tmp_path / "none", [], masks=False)
     assert json.loads(file.read_text()) == []
 
@@ -102,6 +102,6 @@ def test_files_are_lists_with_the_keys_of_the_server(tmp_path):
 def test_bad_kinds_and_missing_masks_are_told(tmp_path):
     entries = results(detections([[0, 0, 4, 4], [3, 3, 9, 9]]))
     with pytest.raises(ValueError, match=r"kind.*'keypoints'"):
-        of_kind(entries, "keypoints")
+        results_for(entries, "keypoints")
     with pytest.raises(ValueError, match=r"results.*segmentation.* 2 of 2"):
         write_results(tmp_path, entries, masks=True)
