@@ -65,4 +65,4 @@ class DetectionConfig(RunConfig):
         check((side is not None) == masks, "mask_side", expected, side)
         if self.model.backbone.norm == "frozen":
             decays = self.training.optimizer.decay_all
-            check(not decays, "decay_all", "False for frozen norms, which decay would change", decays)
+            check(not decays, "decay_all", "False for frozen norms, which it would change", decays)

@@ -143,7 +143,7 @@ class DetectionEvaluator:
                 f"images, with the ids {shown(broken)}: the parameters are broken, or the detector "
                 "overflows"
             )
-        # The sort is stable, and one process has all results of an image, so these keep their order.
+        # One process has all results of an image, and the sort is stable: they keep their order.
         return sorted(_of_all_processes(own), key=lambda result: result["image_id"]), left_out
 
     def _results_of(
