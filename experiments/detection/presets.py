@@ -55,7 +55,7 @@ def _config(
     mask: Upsampler | None = None,
     schedule: Literal["1x", "2x"] = "1x",
 ) -> DetectionConfig:
-    """A config on COCO: Mask R-CNN with the upsampler ``mask`` in its mask head, or Faster R-CNN."""
+    """A COCO config: Mask R-CNN with the upsampler ``mask`` in its mask head, or Faster R-CNN."""
     model = DetectorConfig(
         backbone=ResNetConfig(depth, downsampler, norm="frozen"),
         neck=FPNConfig(upsampler=upsampler, carafe=carafe or CarafeConfig()),

@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from experiments.engine.errors import InputError
 from experiments.inpainting.__main__ import predict as predict_command
-from experiments.inpainting.prediction.holes import HoleChoice, hole_of_brush
+from experiments.inpainting.prediction.holes import HoleChoice, hole_from_brush
 from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.prediction.predict import predict, read_picture
 from tests.experiments.inpainting.prediction.runs import BOX, pixels
@@ -125,11 +125,11 @@ def test_each_file_of_a_folder_has_brush_strokes_of_its_own(run, tmp_path):
     outcomes(run, tmp_path / "in", HoleChoice(brush_seed=3), tmp_path / "out")
     inpainter = load_inpainter(run)
     for name in ("a.png", "b.png"):
-        expected = inpainter(values, hole_of_brush(3, (60, 60), name))
+        expected = inpainter(values, hole_from_brush(3, (60, 60), name))
         np.testing.assert_array_equal(read(tmp_path / "out" / name), expected)
     outcomes(run, tmp_path / "in/a.png", HoleChoice(brush_seed=3), tmp_path / "a.png")
     np.testing.assert_array_equal(
-        read(tmp_path / "a.png"), inpainter(values, hole_of_brush(3, (60, 60)))
+        read(tmp_path / "a.png"), inpainter(values, hole_from_brush(3, (60, 60)))
     )
 
 
