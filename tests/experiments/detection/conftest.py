@@ -21,7 +21,7 @@ def scenes_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, scenes_dir, stamps_cache):
-    """A run of six steps, with a checkpoint after every second; it is no good."""
+    """An untuned run of six steps, with a checkpoint after every second step."""
     folder = tmp_path_factory.mktemp("tiny") / "run"
     with few_optimizations():
         tiny.train(folder, scenes_dir, stamps_cache)

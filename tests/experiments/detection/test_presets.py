@@ -76,7 +76,7 @@ def test_within_a_table_no_two_rows_are_the_same():
         assert all(a != b for a, b in itertools.combinations(configs_of, 2))
 
 
-def test_all_tables_are_of_coco_at_the_papers_sizes():
+def test_all_tables_are_on_coco_at_the_papers_sizes():
     for preset in itertools.chain(*TABLES.values()):
         config = preset.config
         data, training, model = config.data, config.training, config.model
@@ -93,7 +93,7 @@ def test_all_tables_are_of_coco_at_the_papers_sizes():
         assert model.masks == (data.mask_side is not None) == ("mask_AP" in preset.paper)
 
 
-def test_settings_are_those_of_detectron2_and_mmdet_2():
+def test_settings_equal_those_of_detectron2_and_mmdet_2():
     """But for those that ``experiments/README.md`` names with their reasons."""
     for config in {preset.config for preset in itertools.chain(*TABLES.values())}:
         model, anchors, rois = config.model, config.anchor_sampler, config.proposal_sampler
@@ -113,7 +113,7 @@ def test_settings_are_those_of_detectron2_and_mmdet_2():
         assert config.data.max_objects == 100
 
 
-def test_rows_differ_in_what_their_tables_vary():
+def test_rows_differ_only_in_the_choices_of_their_table():
     backbones = [model.backbone.downsampler for model in models("table3")]
     assert backbones == ["strided", "max_pool", "avg_pool", "dpp", "lip", "carafe"]
     upsamplers = ["nearest", "bilinear", "nearest_conv", "bilinear_conv", "deconvolution"]
@@ -171,7 +171,7 @@ def test_rows_differ_in_what_their_tables_vary():
         ("table1", 175_896, {500: 0.02, 117_263: 0.02, 117_265: 2e-3, 161_239: 2e-4}),
     ],
 )
-def test_the_schedules_are_those_of_mmdet(table, length, rates):
+def test_the_schedules_equal_mmdets(table, length, rates):
     config = TABLES[table][0].config
     epoch = COCO_IMAGES // 16
     schedule = config.training.schedule
@@ -183,7 +183,7 @@ def test_the_schedules_are_those_of_mmdet(table, length, rates):
 
 
 @pytest.mark.parametrize("batch_size", [4, 32])
-def test_the_rate_follows_the_batch_size_and_epochs_stay_epochs(batch_size):
+def test_the_learning_rate_scales_with_the_batch_size_and_milestones_stay_in_epochs(batch_size):
     config = TABLES["table4"][0].config
     training = dataclasses.replace(config.training, batch_size=batch_size)
     config, epoch = dataclasses.replace(config, training=training), COCO_IMAGES // batch_size
@@ -201,7 +201,7 @@ def test_the_rate_follows_the_batch_size_and_epochs_stay_epochs(batch_size):
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
-def test_a_preset_survives_a_file_and_says_its_command(preset, tmp_path):
+def test_a_preset_can_be_saved_and_its_help_shows_its_command(preset, tmp_path):
     configs.save(preset.config, tmp_path / "config.json")
     assert configs.load(DetectionConfig, tmp_path / "config.json") == preset.config
     text = preset.describe("detection", METRICS)
@@ -211,7 +211,7 @@ def test_a_preset_survives_a_file_and_says_its_command(preset, tmp_path):
 
 
 @pytest.mark.slow
-def test_upsamplers_cost_what_their_layers_have():
+def test_upsamplers_have_the_parameters_of_their_layers():
     """All parameters, by hand, over those of the pyramid that is not learned."""
     shallow = ResNetConfig(18, norm="frozen")
     found = {
@@ -239,7 +239,7 @@ def test_upsamplers_cost_what_their_layers_have():
     [(TABLES["table4"][0], 80), (TABLES["table7"][0], 80)],
     ids=["faster-rcnn", "mask-rcnn"],
 )
-def test_a_standard_detector_has_as_many_parameters_as_by_hand(preset, classes):
+def test_the_number_of_parameters_of_a_standard_detector_by_hand(preset, classes):
     params = parameter_shapes(preset.config)
     # ResNet-50 has 25,557,032, its classifier 2,049,000 of them.
     assert count(params["backbone"]) == 25_557_032 - 2_049_000

@@ -31,7 +31,7 @@ def start(folder, data_dir, cache, process, port):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate_as_one(tiny_run, scenes_dir, stamps_cache, tmp_path):
+def test_two_processes_train_and_evaluate_like_one(tiny_run, scenes_dir, stamps_cache, tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

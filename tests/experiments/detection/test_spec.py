@@ -24,7 +24,7 @@ from tests.experiments.detection.tiny import TINY
 COCO_TABLES = [table for table in EXPERIMENTS if table.startswith("table")]
 
 
-def test_costs_grow_with_what_is_costed():
+def test_costs_grow_with_the_number_of_boxes_and_the_size_of_the_image():
     found = cost_of(TINY)
     model = TINY.model
     more = dataclasses.replace(model, proposals=dataclasses.replace(model.proposals, kept=32))
@@ -67,7 +67,7 @@ def test_the_backbone_of_every_row_is_a_preset_of_the_classification_task(tmp_pa
     }
 
 
-def test_equal_rows_of_several_tables_are_one_run():
+def test_equal_rows_of_several_tables_share_one_run():
     names = {
         table: [preset_of(row.config, PRESETS).name for row in EXPERIMENTS[table].presets]
         for table in COCO_TABLES
@@ -78,7 +78,7 @@ def test_equal_rows_of_several_tables_are_one_run():
     assert names["table1"] == [row.name for row in EXPERIMENTS["table1"].presets]
 
 
-def test_backbones_are_found_where_the_tables_of_classification_leave_them(tmp_path, monkeypatch):
+def test_backbones_are_found_in_the_runs_of_the_classification_tables(tmp_path, monkeypatch):
     """Table 2 and Table 3 of classification, then Table 3 of detection, without arguments."""
     monkeypatch.chdir(tmp_path)
     trained, backbones = [], set()
@@ -111,7 +111,7 @@ def test_backbones_are_found_where_the_tables_of_classification_leave_them(tmp_p
     assert "box AP 38.8 %, 12.1 fps" in table
 
 
-def test_a_run_keeps_its_config_wherever_runs_lie_and_a_started_one_needs_no_backbone(tmp_path):
+def test_a_config_does_not_depend_on_the_runs_folder_and_a_started_run_needs_no_backbone(tmp_path):
     config = EXPERIMENTS["table3"].presets[0].config
     started = tmp_path / "run"
     (started / CHECKPOINTS / "4").mkdir(parents=True)
@@ -123,7 +123,7 @@ def test_a_run_keeps_its_config_wherever_runs_lie_and_a_started_one_needs_no_bac
     assert SPEC.prepare_config(small, tmp_path, Folders()) == small
 
 
-def test_a_backbone_that_is_missing_is_named_with_what_makes_it(tmp_path):
+def test_a_missing_backbone_is_reported_with_the_command_that_trains_it(tmp_path):
     config = EXPERIMENTS["table3"].presets[3].config
     with pytest.raises(CheckpointError, match=r"backbone_from.*train table3-resnet50-dpp"):
         SPEC.prepare_config(config, tmp_path / "run", Folders(runs=tmp_path))

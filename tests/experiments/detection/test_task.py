@@ -88,7 +88,9 @@ def test_a_small_detector_overfits_eight_scenes(stamps_cache, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_numbers(tiny_run, scenes_dir, stamps_cache, tmp_path):
+def test_a_killed_and_resumed_run_gives_the_same_numbers(
+    tiny_run, scenes_dir, stamps_cache, tmp_path
+):
     """What a kill in the sixth step leaves: four steps in the checkpoint, five in the log."""
     folder = tmp_path / "killed"
     shutil.copytree(tiny_run, folder)
@@ -105,7 +107,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tiny_run, scenes_dir, stamps_c
 
 
 @pytest.mark.slow
-def test_a_run_logs_the_parts_of_its_loss_and_ends_with_an_evaluation(tiny_run):
+def test_a_run_logs_the_terms_of_its_loss_and_ends_with_an_evaluation(tiny_run):
     lines = read_metrics(tiny_run / "metrics.jsonl")
     parts = ("rpn_objectness", "rpn_boxes", "classes", "boxes", "masks")
     steps = [line for line in lines if "loss" in line]
@@ -128,7 +130,7 @@ def test_the_model_has_the_classes_and_the_norms_of_its_config():
     assert make_model(coco).axis_name is None
 
 
-def test_weight_decay_leaves_frozen_stages_alone():
+def test_frozen_stages_have_no_weight_decay():
     optimizer = OptimizerConfig(name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.5)
     training = dataclasses.replace(TINY.training, optimizer=optimizer)
     model = dataclasses.replace(TINY.model, frozen_stages=2)
@@ -155,7 +157,7 @@ def test_frozen_norms_need_a_backbone(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_the_devices_cannot_share_is_told_before_data_are_opened(tmp_path):
+def test_a_bad_batch_size_is_reported_before_data_are_opened(tmp_path):
     training = dataclasses.replace(TINY.training, batch_size=6)
     with pytest.raises(ConfigError, match=r"batch_size.* 4 .* 6"):
         train_run(
@@ -163,7 +165,7 @@ def test_a_batch_that_the_devices_cannot_share_is_told_before_data_are_opened(tm
         )
 
 
-def test_an_evaluation_of_what_is_not_there_is_refused(scenes_dir, stamps_cache):
+def test_an_evaluation_of_a_missing_split_is_refused(scenes_dir, stamps_cache):
     data = open_data(TINY.data, DataFolders(scenes_dir, stamps_cache))
     with pytest.raises(ValueError, match=r"test.* none"):
         make_evaluator(TINY, data, EvaluationConfig(), "test")
@@ -194,7 +196,7 @@ def test_masks_are_not_evaluated_on_objects_without_them():
         '[{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}]',
     ],
 )
-def test_categories_that_cannot_be_read_are_told(tmp_path, content):
+def test_categories_that_cannot_be_read_are_reported(tmp_path, content):
     if content is not None:
         (tmp_path / "categories.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"categories\.json"):

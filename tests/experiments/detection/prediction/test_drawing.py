@@ -33,12 +33,12 @@ def luminance(colour):
     return float(np.dot((np.array(colour) / 255) ** 2.2, [0.2126, 0.7152, 0.0722]))
 
 
-def test_nothing_found_leaves_the_image_as_it_is():
+def test_without_detections_the_image_is_unchanged():
     drawn = draw_detections(image(), [], NAMES)
     np.testing.assert_array_equal(drawn, image())
 
 
-def test_a_box_is_outlined_in_its_colour_and_its_inside_is_left():
+def test_a_box_is_outlined_in_its_colour_and_its_inside_is_unchanged():
     before = image()
     drawn = draw_detections(before, [result([40, 50, 60, 30])], NAMES)
     np.testing.assert_array_equal(before, image())
@@ -54,7 +54,7 @@ def test_a_box_is_outlined_in_its_colour_and_its_inside_is_left():
     assert top < 50 - 8  # the name
 
 
-def test_a_box_has_as_many_pixels_wherever_it_lies():
+def test_the_size_of_a_drawn_box_does_not_depend_on_its_position():
     for left in (40, 40.25, 40.5, 41.5):
         drawn = draw_detections(image(), [result([left, left, 20, 30])], NAMES)
         colour = (drawn == class_colour(1)).all(-1)
@@ -79,7 +79,7 @@ def test_masks_are_translucent_with_an_outline():
     assert (drawn[75, 48:50] == 100).all()
 
 
-def test_masks_have_no_outline_where_the_image_ends():
+def test_masks_have_no_outline_at_the_border_of_the_image():
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[60:, 150:] = 1
     colour = class_colour(1)
@@ -116,7 +116,7 @@ def test_names_do_not_hide_each_other():
         assert shown > 3 * boxes
 
 
-def test_colours_are_stable_and_distinct_and_names_stand_out_from_them():
+def test_colours_are_stable_and_distinct_and_names_are_legible_on_them():
     assert class_colour(1) == class_colour(1)
     colours = [class_colour(category_id) for category_id in range(1, 91)]
     assert len(set(colours)) == 90
