@@ -42,7 +42,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def folder(trained, tmp_path_factory):
-    """A classification run that has them, and no step."""
+    """A classification run with these variables and without training steps."""
     folder = tmp_path_factory.mktemp("classifier")
     carry = first_carry(classification.training_state(CLASSIFIER, trained), 0)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
@@ -104,7 +104,7 @@ def test_a_folder_without_a_finished_classification_run_is_refused(variables, fo
 
 @pytest.fixture
 def started(monkeypatch, variables):
-    """Tasks in place of their training."""
+    """The tasks that would be trained."""
     tasks = []
     monkeypatch.setattr(task, "train", lambda folder, config, training, task, _: tasks.append(task))
     monkeypatch.setattr(task, "initial_variables", lambda config: variables)
@@ -128,7 +128,7 @@ def test_a_run_starts_from_its_backbone_and_resumes_without_it(
         (state["params"]["neck"], variables["params"]["neck"]),
     ):
         jax.tree.map(np.testing.assert_array_equal, found, right)
-    # What a started run begins with comes from its checkpoint: the classifier may be gone.
+    # A run with a checkpoint no longer needs the classifier.
     (tmp_path / CHECKPOINTS / "4").mkdir(parents=True)
     gone = dataclasses.replace(config, backbone_from=str(tmp_path / "gone"))
     train_run(gone, *arguments[1:])

@@ -1,4 +1,4 @@
-"""The command line, in this process."""
+"""Calls of the command line, in this process."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.experiments.detection.tiny import TINY
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Calls the program; returns its exit code and what it printed."""
+    """Calls the program; returns its exit code, its output and its errors."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["detection", *map(str, arguments)])

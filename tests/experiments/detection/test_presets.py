@@ -1,4 +1,4 @@
-"""Presets against the paper's tables, which are written down here once more."""
+"""Compares presets with the paper's tables, which are repeated here."""
 
 import dataclasses
 import functools
@@ -16,9 +16,9 @@ from experiments.engine import config as configs
 from experiments.engine.config import ConfigError
 from experiments.models.resnet_config import ResNetConfig
 
-COCO_IMAGES = 117_266  # of train2017, with an object to train on
+COCO_IMAGES = 117_266  # images of train2017 with an object to train on
 
-# Of each row, the AP of boxes and of masks.
+# AP of boxes and AP of masks for each row.
 PAPER = {
     "table1": [(39.7, None), (42.2, None), (40.8, 37.0), (43.2, 39.1)],
     "table3": [(ap, None) for ap in (36.5, 37.8, 37.9, 37.7, 38.0, 38.8)],
@@ -94,7 +94,7 @@ def test_all_tables_are_on_coco_at_the_papers_sizes():
 
 
 def test_settings_equal_those_of_detectron2_and_mmdet_2():
-    """But for those that ``experiments/README.md`` names with their reasons."""
+    """Exceptions and their reasons are in ``experiments/README.md``."""
     for config in {preset.config for preset in itertools.chain(*TABLES.values())}:
         model, anchors, rois = config.model, config.anchor_sampler, config.proposal_sampler
         assert model.anchors.ratios == (0.5, 1.0, 2.0)
@@ -107,7 +107,7 @@ def test_settings_equal_those_of_detectron2_and_mmdet_2():
         assert (box.score_threshold, box.iou_threshold, box.detections) == (0.05, 0.5, 100)
         assert (mask.size, mask.layers, mask.features) == (14, 4, 256)
         assert not mask.class_agnostic
-        # As mmdet 1 has them.
+        # As in mmdet 1.
         assert model.training_proposals == ProposalConfig(2000, 2000, 0.7)
         assert not config.training.optimizer.decay_all
         assert config.data.max_objects == 100
@@ -162,7 +162,7 @@ def test_rows_differ_only_in_the_choices_of_their_table():
 @pytest.mark.parametrize(
     ("table", "length", "rates"),
     [
-        # 117,266 images make 7,329 batches of 16. Rates just before and after each milestone.
+        # 117,266 images are 7,329 batches of 16. The rates are just before and after milestones.
         (
             "table4",
             87_948,
@@ -177,7 +177,7 @@ def test_the_schedules_equal_mmdets(table, length, rates):
     schedule = config.training.schedule
     assert schedule.steps(schedule.length, epoch) == length
     _, rate = make_optimizer(config, epoch)
-    # 500 steps of warm-up.
+    # 500 warmup steps.
     for step, expected in ({0: 0, 250: 0.01} | rates).items():
         assert float(rate(step)) == pytest.approx(expected, rel=2e-3), step
 
@@ -212,7 +212,7 @@ def test_a_preset_can_be_saved_and_its_help_shows_its_command(preset, tmp_path):
 
 @pytest.mark.slow
 def test_upsamplers_have_the_parameters_of_their_layers():
-    """All parameters, by hand, over those of the pyramid that is not learned."""
+    """The parameters of an upsampler by hand, and their excess over nearest upsampling."""
     shallow = ResNetConfig(18, norm="frozen")
     found = {
         preset.config.model.neck.upsampler: count(
@@ -253,7 +253,7 @@ def test_the_number_of_parameters_of_a_standard_detector_by_hand(preset, classes
 
 @pytest.mark.slow
 def test_every_preset_builds():
-    """Backbones are built by the tests of the classification task; here they are shallow."""
+    """Backbones are shallow here; the tests of the classification task build the full ones."""
     built = {}
     for preset in PRESETS:
         shallow = dataclasses.replace(preset.config.model.backbone, depth=18)

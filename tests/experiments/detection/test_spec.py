@@ -30,7 +30,7 @@ def test_costs_grow_with_the_number_of_boxes_and_the_size_of_the_image():
     more = dataclasses.replace(model, proposals=dataclasses.replace(model.proposals, kept=32))
     higher = cost_of(dataclasses.replace(TINY, model=more))
     assert higher.parameters == found.parameters
-    # Of 16 more boxes, at least the products of the box head.
+    # 16 more boxes cost at least the products of the box head.
     features, classes = model.box.features, 12
     products = 49 * 4 * features + features**2 + features * (classes + 1 + 4 * classes)
     assert higher.flops - found.flops > 16 * 2 * products
@@ -79,7 +79,7 @@ def test_equal_rows_of_several_tables_share_one_run():
 
 
 def test_backbones_are_found_in_the_runs_of_the_classification_tables(tmp_path, monkeypatch):
-    """Table 2 and Table 3 of classification, then Table 3 of detection, without arguments."""
+    """Runs classification's Tables 2 and 3, then detection's Table 3, without arguments."""
     monkeypatch.chdir(tmp_path)
     trained, backbones = [], set()
 
@@ -117,7 +117,7 @@ def test_a_config_does_not_depend_on_the_runs_folder_and_a_started_run_needs_no_
     (started / CHECKPOINTS / "4").mkdir(parents=True)
     for runs in (tmp_path, tmp_path / "moved"):
         assert SPEC.prepare_config(config, started, Folders(runs=runs)) == config
-    named = dataclasses.replace(config, backbone_from="elsewhere")
+    named = dataclasses.replace(config, backbone_from="other")
     assert SPEC.prepare_config(named, started, Folders()) == named
     small = EXPERIMENTS["scenes-cpu"].presets[0].config
     assert SPEC.prepare_config(small, tmp_path, Folders()) == small
@@ -127,7 +127,7 @@ def test_a_missing_backbone_is_reported_with_the_command_that_trains_it(tmp_path
     config = EXPERIMENTS["table3"].presets[3].config
     with pytest.raises(CheckpointError, match=r"backbone_from.*train table3-resnet50-dpp"):
         SPEC.prepare_config(config, tmp_path / "run", Folders(runs=tmp_path))
-    # A network that only another data set has trained is no backbone.
+    # A network that is only trained on another dataset is not a backbone.
     model = dataclasses.replace(config.model, backbone=ResNetConfig(18, norm="frozen"))
     with pytest.raises(ConfigError, match="backbone_from"):
         SPEC.prepare_config(

@@ -41,7 +41,7 @@ from tests.experiments.compilation import few_optimizations
 from tests.experiments.detection.fake_records import make_record, noise
 from tests.experiments.detection.tiny import TINY, train
 
-# CARAFE++ in the pyramid and in the mask head; large objects, one or two in an image.
+# CARAFE++ in the pyramid and in the mask head; images have one or two large objects.
 SMALL = DetectionConfig(
     model=DetectorConfig(
         backbone=ResNetConfig(18, norm="sync_batch", width=8),
@@ -77,7 +77,7 @@ SMALL = DetectionConfig(
 def test_a_small_detector_overfits_eight_scenes(stamps_cache, tmp_path, monkeypatch):
     data = open_data(SMALL.data, DataFolders(tmp_path, stamps_cache))
     assert len(data.train) == 8
-    # The run's own evaluation is of the training split, and nothing else is compiled for it.
+    # The run evaluates on the training split, so that nothing else needs to be compiled.
     seen = dataclasses.replace(data, validation=data.train)
     monkeypatch.setattr(task, "open_data", lambda *_: seen)
     train(tmp_path / "run", tmp_path, stamps_cache, SMALL, checkpoint_every=1000)
@@ -91,7 +91,7 @@ def test_a_small_detector_overfits_eight_scenes(stamps_cache, tmp_path, monkeypa
 def test_a_killed_and_resumed_run_gives_the_same_numbers(
     tiny_run, scenes_dir, stamps_cache, tmp_path
 ):
-    """What a kill in the sixth step leaves: four steps in the checkpoint, five in the log."""
+    """A kill in the sixth step leaves four steps in the checkpoint and five in the log."""
     folder = tmp_path / "killed"
     shutil.copytree(tiny_run, folder)
     assert steps_in(folder / "checkpoints") == [2, 4, 6]
@@ -114,7 +114,7 @@ def test_a_run_logs_the_terms_of_its_loss_and_ends_with_an_evaluation(tiny_run):
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     for line in steps:
         assert sum(line[part] for part in parts) == pytest.approx(line["loss"], rel=1e-5)
-        assert line["positives"] >= 1  # the objects themselves are among the proposals
+        assert line["positives"] >= 1  # the objects are among the proposals
         assert line["learning_rate"] == pytest.approx(0.01)
     assert lines[-1]["step"] == 6
     assert 0 <= lines[-1][f"eval/{RUNS.best}"] <= 1

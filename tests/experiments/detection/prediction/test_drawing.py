@@ -45,7 +45,7 @@ def test_a_box_is_outlined_in_its_colour_and_its_inside_is_unchanged():
     colour = class_colour(1)
     for y, x in [(50, 70), (79, 70), (65, 40), (65, 99)]:
         assert tuple(drawn[y, x]) == colour
-    for y, x in [(80, 70), (65, 39), (65, 100)]:  # above there is the name
+    for y, x in [(80, 70), (65, 39), (65, 100)]:  # the name is above
         assert tuple(drawn[y, x]) in [(0, 0, 0), (255, 255, 255)]
     assert (drawn[53:77, 43:97] == 100).all()
     top, bottom, left, right = changed(drawn, before)
@@ -112,7 +112,7 @@ def test_names_do_not_hide_each_other():
         colour = class_colour(detection["category_id"])
         alone = draw_detections(image(), [detection], NAMES)
         shown, of_both = ((drawn == colour).all(-1).sum() for drawn in (alone, both))
-        assert of_both > shown - 2 * boxes  # of the boxes one lies under the other and the name
+        assert of_both > shown - 2 * boxes  # one box is drawn under the other box and a name
         assert shown > 3 * boxes
 
 
@@ -126,7 +126,7 @@ def test_colours_are_stable_and_distinct_and_names_are_legible_on_them():
     for category_id, colour in enumerate(colours, 1):
         light = luminance(colour) + 0.05
         better = 255 if 1.05 / light > light / 0.05 else 0
-        assert max(1.05 / light, light / 0.05) > 4.5  # WCAG's bound for text
+        assert max(1.05 / light, light / 0.05) > 4.5  # WCAG's minimum for text
         drawn = draw_detections(
             image(), [result([20, 60, 50, 40], category_id)], {category_id: "x"}
         )

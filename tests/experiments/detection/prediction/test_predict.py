@@ -21,7 +21,7 @@ CONFIG = DataConfig(shorter=50, longer=90)  # buckets of 64 x 96 and 96 x 64
 
 
 def make_infer(masks=False):
-    """Finds a brush in the middle, and less surely a cup in the upper left quarter."""
+    """Detects a brush in the middle, and with a lower score a cup in the upper left quarter."""
     shapes = []
 
     @jax.jit
@@ -76,7 +76,7 @@ def test_detections_are_written_and_drawn_in_pixels_of_the_image(tmp_path):
     assert high["detections"][0]["bbox"] == pytest.approx([77 / 4, 301 / 4, 77 / 2, 301 / 2])
     for output, shape in zip(outputs, [(40, 60, 3), (301, 77, 3)], strict=True):
         assert read(output).shape == shape
-    # The cup's score is too low: of its box, which crosses the picture's upper edge, there is none.
+    # The cup's score is too low: its box, which would cross the upper edge, is not drawn.
     before = read(files[1])
     drawn = read(outputs[1])
     np.testing.assert_array_equal(drawn[:40], before[:40])
