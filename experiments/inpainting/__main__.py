@@ -68,9 +68,8 @@ def predict(
     Args:
         source: image file that Pillow can read, of any size, or folder of such files.
         run: folder of a trained run.
-        mask: image file of the same size, white (above 127 of 255) in the hole and opaque
-            everywhere; or folder with one mask for each image, which has the image's name with any
-            extension.
+        mask: image file of the same size, opaque, and white (above 127 of 255) in the hole. If the
+            source is a folder: folder of masks, each with the same stem as its image.
         box: left, top, width and height of the hole, in pixels.
         brush_seed: seed of random brush strokes; each image of a folder has its own strokes.
         output: PNG file of the filled image, by default SOURCE-filled.png. If the source is a

@@ -147,8 +147,8 @@ class InpaintingConfig(RunConfig):
         start_from: folder of a run whose weights initialise the networks, instead of random
             weights. Its networks must be the same, except for ``model.freeze_encoder_norm``.
         ema_decay: decay of an exponential moving average of the generator's parameters and
-            BatchNorm averages, with which the generator is evaluated and predicts; 0 for no
-            average. In step ``n`` the decay is at most ``(1 + n) / (10 + n)``.
+            BatchNorm averages, which is used in evaluation and prediction; 0 for no average. In
+            step ``n`` the decay is at most ``(1 + n) / (10 + n)``.
         training: how generator and discriminator are trained.
         task: name of the task, stored in the run's folder.
     """

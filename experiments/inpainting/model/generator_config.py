@@ -27,9 +27,9 @@ class GeneratorConfig:
         skips: whether there are skip connections between encoder and decoder. Section 4.3 calls
             Global&Local a U-Net, although it has no skip connections in reference 15. The U-Net
             always has them.
-        norm: normalization layers. ``"batch"``: BatchNorm with the statistics of each device.
+        norm: normalisation layers. ``"batch"``: BatchNorm with the statistics of each device.
             ``"sync_batch"``: BatchNorm with the statistics of the batch over all devices.
-            ``"none"``: no normalization.
+            ``"none"``: no normalisation.
         freeze_encoder_norm: whether the encoder's BatchNorm uses its running averages in training
             and does not update them, as in the second stage of reference 26 (section 4.2), which
             starts from a trained run.

@@ -29,7 +29,7 @@ class PatchGAN(nn.Module):
 
         Args:
             x: images, ``[B, H, W, C]``.
-            update: whether spectral normalization takes a step of its power iterations, whose
+            update: whether spectral normalisation takes a step of its power iterations, whose
                 vectors are in the collection ``batch_stats``.
 
         Returns:

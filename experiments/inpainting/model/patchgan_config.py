@@ -15,10 +15,10 @@ class PatchGANConfig:
             eight times ``width``.
         layers: number of convolutions with stride 2. Two convolutions with stride 1 follow; with
             three layers, patches have 70x70 pixels.
-        norm: normalization after all convolutions except the first and the last. ``"instance"``:
+        norm: normalisation after all convolutions except the first and the last. ``"instance"``:
             InstanceNorm, which equals the norm of reference 20 at its batch size of 1. An image's
             logits thus do not depend on other images, however the batch is split over devices.
-            ``"none"``: no normalization.
+            ``"none"``: no normalisation.
         spectral: whether each kernel is divided by its largest singular value (Miyato et al.,
             "Spectral Normalization for Generative Adversarial Networks"), which is estimated by one
             step of power iteration in each update.
