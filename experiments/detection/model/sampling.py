@@ -1,8 +1,8 @@
 """Samples anchors and proposals for training, and matches them with objects.
 
-As in detectron2 and mmdet 2, with two differences. Samples have a fixed size, and a mask of the
-entries that are valid. An example within a crowd is not a negative example, whereas in detectron2
-and mmdet 2 it is background.
+It follows detectron2 and mmdet 2, with two differences. Samples have a fixed size, and a mask of
+the entries that are valid. An example within a crowd is not a negative example, whereas it is
+background in detectron2 and mmdet 2.
 """
 
 import dataclasses
