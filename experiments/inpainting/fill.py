@@ -51,7 +51,7 @@ def fill(
 
 
 def variables_of(state: dict[str, Any]) -> dict[str, Any]:
-    """The variables for :func:`fill`: those of the averaged generator, if the state has one.
+    """The generator's variables for :func:`fill`; if the state has averages, the averages.
 
     Args:
         state: state of a run; see :func:`experiments.inpainting.task.initial_state`.

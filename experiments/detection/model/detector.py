@@ -134,7 +134,7 @@ class Detector(nn.Module):
             descending, ``labels`` int32 ``[B, D]``, ``valid`` bool ``[B, D]``, false for padding;
             and with a mask head ``masks`` float32 ``[B, D, M, M]``, probabilities over each box. If
             a head predicts a value that is not finite for an image, all scores of the image are
-            NaN: otherwise its remaining detections could not be told from those of an empty image.
+            NaN: otherwise the image would look like one with few or no objects.
         """
         pyramid = self.features(image)
         anchor_logits, anchor_deltas, anchors = self.score_anchors(pyramid)

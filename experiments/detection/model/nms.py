@@ -20,9 +20,9 @@ def nms(
 ) -> Bool[Array, " n"]:
     """Keeps each box that does not overlap a kept box with a higher score.
 
-    The result equals that of the plain loop: visit the boxes by descending score, equal scores in
-    the given order, and keep a box unless its intersection over union with a kept box is above the
-    threshold.
+    The result is the same as in the plain loop: visit the boxes by descending score, equal scores
+    in the given order, and keep a box unless its intersection over union with a kept box is above
+    the threshold.
 
     The sorted boxes are processed in tiles. First, boxes of a tile that overlap kept boxes of
     earlier tiles are dropped. For the remaining boxes of the tile, the equation

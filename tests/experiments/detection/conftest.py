@@ -15,7 +15,7 @@ def stamps_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def scenes_dir(tmp_path_factory):
-    """A folder of tfds data sets, into which scenes are built when they are asked for."""
+    """A folder of tfds datasets, in which scenes are composed when they are needed."""
     return tmp_path_factory.mktemp("scenes")
 
 

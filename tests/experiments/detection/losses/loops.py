@@ -129,7 +129,7 @@ def inside(batch, image):
 
 
 def expected_losses(found, batch):
-    """All terms of the loss of a batch of which every example is sampled, in float64."""
+    """All terms of a batch's loss if every example is sampled, in float64."""
     total = dict.fromkeys((*PARTS, "positives"), 0.0)
     for image in range(2):
         objects = objects_of(batch, image)
