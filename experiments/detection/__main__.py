@@ -21,7 +21,7 @@ EVALUATION = EvaluationConfig()
 
 
 def load_spec() -> "TaskSpec[DetectionConfig]":
-    """Imports the spec of the task."""
+    """Imports and returns the task's spec."""
     from experiments.detection.spec import SPEC
 
     return SPEC
@@ -39,10 +39,11 @@ def evaluate(
 
     Args:
         run: folder of the run.
-        split: of the images; those of test, which is COCO's test-dev, are for its server alone.
-        results: folder for bbox.json and segm.json, as COCO's server takes them.
-        folders: where the data lie.
-        evaluation: of which checkpoint, and how.
+        split: split of the images. The split test is COCO's test-dev: only COCO's server can
+            evaluate detections in it.
+        results: folder for bbox.json and segm.json, in the format of COCO's server.
+        folders: folders of the data.
+        evaluation: which checkpoint is evaluated, and how.
         distributed: the other processes, if any.
     """
     from experiments.detection.evaluate import evaluate as evaluate_run
@@ -61,11 +62,11 @@ def predict(
     """Draws the boxes and masks of the objects in images, and writes them as JSON.
 
     Args:
-        images: files that Pillow reads, of any size.
+        images: image files that Pillow can read, of any size.
         run: folder of a trained run.
-        output: folder for the drawings, of what has a score of 0.5 or more, and for
-            detections.json, which has all.
-        checkpoint: the newest, or the one with the highest AP so far.
+        output: folder for the drawings, which show the detections with a score of 0.5 or more, and
+            for detections.json, which lists all detections.
+        checkpoint: the newest checkpoint, or the best, which has the highest AP so far.
     """
     from experiments.detection.prediction.predict import print_predictions
 

@@ -1,4 +1,4 @@
-"""Backbones that were trained to classify."""
+"""Detector backbones that start from a classification network."""
 
 import dataclasses
 from pathlib import Path
@@ -15,19 +15,20 @@ from experiments.models.resnet_config import ResNetConfig
 
 
 def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[str, Any]:
-    """A detector's variables with the network of a classification run as its backbone.
+    """Replaces a detector's backbone by the network of a classification run.
 
     Args:
-        variables: of the detector: ``params`` and ``batch_stats``.
-        folder: of the run, such as one that `python -m experiments.classification convert` made.
-        backbone: of the detector; its norms need not be the run's.
+        variables: the detector's variables: ``params`` and ``batch_stats``.
+        folder: folder of the classification run, for example one made by
+            `python -m experiments.classification convert`.
+        backbone: config of the detector's backbone; its norms may differ from the run's.
 
     Returns:
         New variables. The run's classifier is left out.
 
     Raises:
-        CheckpointError: there is no such run, it is not finished, or it cannot be read.
-        ConfigError: it is of another network.
+        CheckpointError: there is no run in ``folder``, it is not finished, or it cannot be read.
+        ConfigError: the run has a different network.
     """
     check_backbone(folder, backbone)
     run = classification.RUNS.load(folder)
@@ -40,18 +41,18 @@ def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[
 
 
 def backbone_folder(config: DetectionConfig, runs: Path) -> Path | None:
-    """The folder of the classification run as whose network a detector's backbone starts.
+    """The folder of the classification run that initialises a detector's backbone.
 
-    By default that is, for a backbone with frozen norms, the run of the classification task's
-    preset on ImageNet with this network. It has the seed of its preset, whatever the seed of the
+    For a backbone with frozen norms, the default is the run of the classification task's ImageNet
+    preset with the same network. The seed of that run is the preset's, whatever the seed of the
     detector.
 
     Args:
-        config: of the detector.
+        config: config of the detector.
         runs: folder of all runs.
 
     Returns:
-        The folder, or None for a backbone that starts at random.
+        The folder, or None for a backbone with random initial weights.
 
     Raises:
         ConfigError: the norms are frozen, ``backbone_from`` is None, and no preset of the
@@ -70,16 +71,16 @@ def backbone_folder(config: DetectionConfig, runs: Path) -> Path | None:
 
 
 def check_backbone(folder: Path, backbone: ResNetConfig) -> None:
-    """Checks that a classification run can be the start of a backbone, without reading its weights.
+    """Checks that a classification run can initialise a backbone, without reading its weights.
 
     Args:
-        folder: of the run.
-        backbone: of the detector; its norms need not be the run's.
+        folder: folder of the classification run.
+        backbone: config of the detector's backbone; its norms may differ from the run's.
 
     Raises:
-        CheckpointError: there is no such run, or it has been started and not trained to its end;
-            the message says how to get one. A converted run need not be trained further.
-        ConfigError: it is of another network.
+        CheckpointError: there is no run in ``folder``, or its training has not finished; the
+            message says how to get one. A converted run needs no further training.
+        ConfigError: the run has a different network.
     """
     if not is_run(folder):
         raise CheckpointError(f"backbone_from: {folder} holds no run{_advice(backbone)}")
@@ -101,13 +102,13 @@ def _advice(backbone: ResNetConfig) -> str:
         return ""
     command = f"python -m experiments.{CATALOGUE.task}"
     return (
-        f". Its backbone is that of {preset.name}: `{command} train {preset.name}` trains it, and "
-        f"`{command} convert {preset.name}` makes it of other weights"
+        f". The preset {preset.name} has this backbone: `{command} train {preset.name}` trains it, "
+        f"and `{command} convert {preset.name}` converts it from weights of another library"
     )
 
 
 def _preset(backbone: ResNetConfig) -> ClassificationPreset | None:
-    """The first preset of classification on ImageNet with this network, whatever its norms."""
+    """The first ImageNet classification preset with this network, whatever its norms."""
     return next(
         (
             preset

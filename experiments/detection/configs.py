@@ -12,8 +12,9 @@ from experiments.engine.config import check
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.settings import RunConfig, TrainingConfig
 
-# Section 5.1: 0.02 for 16 images a step. 500 steps of them warm up; in epochs of COCO, because with
-# the linear scaling rule as many images do, whatever the size of a batch.
+# Section 5.1: a learning rate of 0.02 for 16 images a step, and 500 warmup steps. The warmup is in
+# epochs of COCO, so that with the linear scaling rule it covers the same number of images for every
+# batch size.
 _WARMUP = 500 * 16 / 117_266
 SCHEDULE_1X = ScheduleConfig(
     length=12, unit="epoch", warmup=_WARMUP, decay="step", milestones=(8, 11)
@@ -35,18 +36,18 @@ COCO_TRAINING = TrainingConfig(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DetectionConfig(RunConfig):
-    """One run.
+    """Config of one run.
 
     Attributes:
         model: the network.
-        data: where objects are found.
+        data: the dataset and its preprocessing.
         training: how the network is trained.
-        anchor_sampler: the RPN's examples.
-        proposal_sampler: the heads' examples.
-        backbone_from: folder of a classification run whose network this one's backbone starts as.
-            By default a backbone with frozen norms starts as the run of the classification task's
-            preset with this network, and another at random.
-        task: names the task in the run's folder.
+        anchor_sampler: how the RPN's training examples are sampled from the anchors.
+        proposal_sampler: how the heads' training examples are sampled from the proposals.
+        backbone_from: folder of a classification run whose weights initialise the backbone. The
+            default for a backbone with frozen norms is the run of the classification task's preset
+            with the same network. Other backbones start with random weights by default.
+        task: name of the task, stored in the run's folder.
     """
 
     model: DetectorConfig = dataclasses.field(default_factory=DetectorConfig)
@@ -58,10 +59,10 @@ class DetectionConfig(RunConfig):
     task: Annotated[Literal["detection"], tyro.conf.Suppress] = "detection"
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for parts that do not go together."""
+        """Raises ``ConfigError`` if parts of the config contradict each other."""
         side, masks = self.data.mask_side, self.model.masks
-        expected = "given with a mask head, and None without"
+        expected = "given with a mask head, and None without one"
         check((side is not None) == masks, "mask_side", expected, side)
         if self.model.backbone.norm == "frozen":
             decays = self.training.optimizer.decay_all
-            check(not decays, "decay_all", "False for frozen norms, which it would move", decays)
+            check(not decays, "decay_all", "False for frozen norms, which it would change", decays)

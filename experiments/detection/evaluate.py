@@ -27,15 +27,17 @@ def evaluate(
 
     Args:
         run: folder of the run.
-        split: of the images; those of test have no objects, and so no metrics.
-        results: folder for bbox.json and segm.json, as COCO's server takes them; None for none.
-        folders: where the data lie.
-        evaluation: of which checkpoint, and how.
+        split: split of the images; test has no annotated objects, and thus no metrics.
+        results: folder for bbox.json and segm.json, in the format of COCO's server; None writes no
+            files.
+        folders: folders of the data.
+        evaluation: which checkpoint is evaluated, and how.
 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it cannot be read.
-        ConfigError: the split is test and ``results`` is None, or the devices cannot share a batch.
-        DataError: the data are not there, or have no such split.
+        ConfigError: the split is test and ``results`` is None, or the batch size is not a multiple
+            of the number of devices.
+        DataError: the dataset is missing, or has no such split.
     """
     check(split != "test" or results is not None, "results", "given for the split test", None)
     check_batch_size(evaluation.batch_size)

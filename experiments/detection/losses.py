@@ -1,9 +1,9 @@
-"""Losses of a two-stage detector: those of detectron2 and mmdet 2, but for how they are averaged.
+"""Losses of a two-stage detector: the losses of detectron2 and mmdet 2, averaged differently.
 
-Each is a mean over what was sampled of an image, and then over images: so, but for what is sampled,
-they do not depend on how a batch is shared by devices. detectron2 and mmdet 2 divide the loss of
-masks by the number of positive RoIs of a device, and so weigh an image with more of them more. Of
-boxes the loss is smooth L1, as in mmdet 1, where these two have L1.
+Each loss is averaged over the samples of an image, and then over images. Apart from the sampling,
+it does not depend on how a batch is split over devices. detectron2 and mmdet 2 divide the mask loss
+by the number of positive RoIs on a device, which gives more weight to images with more positive
+RoIs. The box loss is smooth L1, as in mmdet 1; detectron2 and mmdet 2 use L1.
 """
 
 import functools
@@ -25,16 +25,16 @@ from experiments.detection.model.sampling import Objects, Sample, sample
 from experiments.engine.step import LossFunction, LossSums
 from experiments.models.imagenet_statistics import normalize
 
-# Where the smooth L1 loss turns from a square to a line.
+# Absolute difference at which smooth L1 changes from quadratic to linear.
 _RPN_BETA = 1 / 9
 _BOX_BETA = 1.0
 
 
 def make_loss_function(detector: Detector, config: DetectionConfig) -> LossFunction:
-    """The loss of a config, for :func:`experiments.engine.step.supervised_step`.
+    """The loss function of a config, for :func:`experiments.engine.step.supervised_step`.
 
-    Its metrics are the parts of the loss, ``rpn_objectness``, ``rpn_boxes``, ``classes``,
-    ``boxes`` and ``masks``, and ``positives``, the number of positive RoIs of an image.
+    Its metrics are the terms of the loss, ``rpn_objectness``, ``rpn_boxes``, ``classes``, ``boxes``
+    and ``masks``, and ``positives``, the number of positive RoIs per image.
     """
 
     def loss_function(params: Any, model_state: Any, batch: Any, key: jax.Array) -> LossSums:
@@ -55,7 +55,7 @@ def make_loss_function(detector: Detector, config: DetectionConfig) -> LossFunct
 def _losses(
     detector: Detector, config: DetectionConfig, batch: dict[str, jax.Array], key: jax.Array
 ) -> dict[str, jax.Array]:
-    """Each part of the loss, by image: ``[B]``."""
+    """The terms of the loss for each image, ``[B]``."""
     objects = Objects(batch["boxes"], batch["labels"], batch["crowd"])
     size = batch["size"]
     anchor_keys, proposal_keys = jax.random.split(key, (2, size.shape[0]))
@@ -77,8 +77,8 @@ def _losses(
 
     constants = jax.lax.stop_gradient((logits, deltas))
     proposals, valid = detector.propose(*constants, anchors, size, config.model.training_proposals)
-    # With the objects themselves there is something to learn from before the RPN finds them. One
-    # without area does not even overlap itself, and would be sampled as background.
+    # The objects' own boxes are positive examples before the RPN finds the objects. A box without
+    # area does not overlap even itself, and would be sampled as background.
     candidates = jnp.concatenate([proposals, objects.boxes], axis=1)
     usable = jnp.concatenate([valid, objects.single & is_nonempty(objects.boxes)], axis=1)
     rois = jax.vmap(sample, in_axes=(0, 0, 0, 0, None))(
@@ -100,7 +100,7 @@ def _losses(
 
 
 def _inside(anchors: Float[Array, "anchors 4"], size: jax.Array) -> Bool[Array, " anchors"]:
-    """Which anchors lie wholly within the image: only these are sampled, as in mmdet 1."""
+    """Which anchors lie entirely within the image. As in mmdet 1, only these are sampled."""
     height, width = size[0], size[1]
     starts = (anchors[:, 0] >= 0) & (anchors[:, 1] >= 0)
     return starts & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)
@@ -137,7 +137,7 @@ def _box_losses(
     number = jnp.maximum(chosen.valid.sum(), 1)
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     target = encode(objects.boxes[chosen.matched], boxes, BOX_WEIGHTS)
-    # Places without an object read some row, which does not count.
+    # Background samples read an arbitrary class, whose distance is masked below.
     row = jnp.minimum(label, deltas.shape[1] - 1)
     of_class = jnp.take_along_axis(deltas, row[:, None, None], axis=1)[:, 0]  # [S, 4]
     distance = _smooth_l1(of_class - target, _BOX_BETA)
@@ -156,7 +156,7 @@ def _mask_losses(
     boxes: jax.Array,
     chosen: Sample,
 ) -> jax.Array:
-    # Positive RoIs lie in the first places, and only they have masks.
+    # Positive RoIs come first, and only they have masks.
     count = config.proposal_sampler.max_positives
     boxes, matched = boxes[:, :count], chosen.matched[:, :count]
     positive = chosen.positive[:, :count]

@@ -1,4 +1,4 @@
-"""The rows of the paper's tables on COCO, and small sets on which everything can be tried."""
+"""Presets for the rows of the paper's tables on COCO, and for a small dataset of scenes."""
 
 import dataclasses
 from typing import Literal
@@ -25,7 +25,7 @@ from experiments.models.resnet_config import Depth, ResNetConfig
 from experiments.resamplers.carafe_config import CarafeConfig
 from experiments.resamplers.methods import Downsampler, Upsampler
 
-# Of the objects' masks in training, cropped to their boxes; masks are learned at half of it.
+# Side of object masks in training, cropped to their boxes. The mask head's side is half as long.
 MASK_SIDE = 56
 
 DetectionPreset = Preset[DetectionConfig]
@@ -55,7 +55,7 @@ def _config(
     mask: Upsampler | None = None,
     schedule: Literal["1x", "2x"] = "1x",
 ) -> DetectionConfig:
-    """A config on COCO: Mask R-CNN with the named upsampler in its mask head, or Faster R-CNN."""
+    """A COCO config: Mask R-CNN with the upsampler ``mask`` in its mask head, or Faster R-CNN."""
     model = DetectorConfig(
         backbone=ResNetConfig(depth, downsampler, norm="frozen"),
         neck=FPNConfig(upsampler=upsampler, carafe=carafe or CarafeConfig()),
@@ -70,7 +70,7 @@ def _config(
 
 
 def _scores(kind: Literal["box", "mask"], *scores: float) -> Scores:
-    """AP, AP50, AP75 and AP of small, medium and large objects, in percent: Tables 1 to 7."""
+    """AP, AP50, AP75, AP_S, AP_M and AP_L in percent, the columns of Tables 1 to 7."""
     return {
         logged_name(kind, name): score
         for name, score in zip(AVERAGE_PRECISIONS, scores, strict=True)
@@ -92,7 +92,7 @@ def _row(
     return Preset(f"table{table}-{name}", f"Table {table}, {row}", config, paper)
 
 
-# Scores of rows that several tables have.
+# Scores of rows that are in several tables.
 _BASELINE = _box(36.5, 58.4, 39.3, 21.3, 40.3, 47.2, fps=12.5)  # Tables 3 and 4
 _FPN_CARAFE = _box(37.8, 60.1, 40.8, 23.2, 41.2, 48.2)  # Tables 4, 5, 11, 13 and 14
 _MASK_BASELINE = _mask(34.2, 55.5, 36.3, 17.6, 37.8, 46.7)  # Tables 6 and 7
@@ -161,7 +161,7 @@ TABLE_4 = tuple(
 )
 
 _BOTH = _box(39.6, 62.0, 43.2, 24.7, 43.7, 50.9, fps=11.7)
-# The paper has its baseline in Tables 3 and 4; here it is beside what it is compared with.
+# The paper's Table 5 has no baseline row; the baseline of Tables 3 and 4 is added for comparison.
 TABLE_5 = (
     _row(5, "baseline", "no CARAFE++", _config(), TABLE_4[0].paper),
     _row(5, "fpn", "CARAFE++ in FPN", _config(upsampler="carafe"), TABLE_4[-1].paper),
@@ -189,7 +189,7 @@ TABLE_6 = tuple(
     for method, (name, scores) in _TABLE_6.items()
 )
 
-# CARAFE++ in FPN, mask head and backbone; box and mask scores.
+# The flags say whether CARAFE++ is in FPN, mask head and backbone. Scores of boxes and masks.
 _TABLE_7: tuple[tuple[str, str, tuple[bool, bool, bool], Scores], ...] = (
     (
         "baseline",
@@ -262,7 +262,7 @@ TABLE_11 = tuple(
     for channels, scores in _TABLE_11.items()
 )
 
-# By sizes of the content encoder's kernel and of the reassembly kernels.
+# The keys are the sizes of the content encoder's kernel and of the reassembly kernels.
 _TABLE_13: dict[tuple[int, int], Scores] = {
     (1, 3): _box(37.3, 59.6, 40.5, 22.0, 40.7, 48.1),
     (1, 5): _box(37.3, 59.9, 40.0, 22.3, 41.1, 47.3),
@@ -300,7 +300,8 @@ TABLE_14 = tuple(
     for normalizer, (row, scores) in _TABLE_14.items()
 )
 
-# Table 4 in small: photographed objects, pasted on photographs, and a backbone from nothing.
+# A small version of Table 4: photographed objects pasted on photographs, and a backbone with random
+# initial weights.
 _GPU = DetectionConfig(
     model=DetectorConfig(
         backbone=ResNetConfig(18, norm="sync_batch"),
@@ -350,16 +351,16 @@ _CPU = DetectionConfig(
 )
 
 
-# On two cores, beside other work.
+# Scores, a note on them, and the training time on two cores, which other work shared.
 _MEASURED: dict[str, tuple[Scores, str, str]] = {
     "scenes-cpu-carafe": ({"box_AP": 10.0, "mask_AP": 10.8}, "one seed", "13 min")
 }
-_METHODS_IN_SMALL: tuple[Upsampler, ...] = ("nearest", "bilinear", "deconvolution", "carafe")
+_SMALL_METHODS: tuple[Upsampler, ...] = ("nearest", "bilinear", "deconvolution", "carafe")
 
 
-def _in_small(scale: str, row: str, config: DetectionConfig) -> tuple[DetectionPreset, ...]:
+def _small_presets(scale: str, row: str, config: DetectionConfig) -> tuple[DetectionPreset, ...]:
     presets = []
-    for method in _METHODS_IN_SMALL:
+    for method in _SMALL_METHODS:
         neck = dataclasses.replace(config.model.neck, upsampler=method)
         changed = dataclasses.replace(config, model=dataclasses.replace(config.model, neck=neck))
         name = f"scenes-{scale}-{method}"
@@ -370,8 +371,8 @@ def _in_small(scale: str, row: str, config: DetectionConfig) -> tuple[DetectionP
     return tuple(presets)
 
 
-SCENES_GPU = _in_small("gpu", "Scenes, Mask R-CNN, ResNet-18", _GPU)
-SCENES_CPU = _in_small("cpu", "Small scenes, Mask R-CNN, narrow ResNet-18", _CPU)
+SCENES_GPU = _small_presets("gpu", "Scenes, Mask R-CNN, ResNet-18", _GPU)
+SCENES_CPU = _small_presets("cpu", "Small scenes, Mask R-CNN, narrow ResNet-18", _CPU)
 _TABLES = {
     1: ("detectors with ResNet-101", TABLE_1),
     3: ("downsampling in the backbone", TABLE_3),
@@ -389,8 +390,8 @@ EXPERIMENTS = {
         f"table{number}": Experiment(f"Table {number}, {title}, COCO", rows)
         for number, (title, rows) in _TABLES.items()
     },
-    "scenes-gpu": Experiment("Table 4 in small, scenes", SCENES_GPU, _SEEDS),
-    "scenes-cpu": Experiment("Table 4 in small, scenes of 160 pixels", SCENES_CPU, _SEEDS),
+    "scenes-gpu": Experiment("Small version of Table 4, scenes", SCENES_GPU, _SEEDS),
+    "scenes-cpu": Experiment("Small version of Table 4, scenes of 160 pixels", SCENES_CPU, _SEEDS),
 }
 PRESETS = tuple(row for experiment in EXPERIMENTS.values() for row in experiment.presets)
 CATALOGUE = Catalogue(METRICS, PRESETS, EXPERIMENTS, Operation(checkpoint_every=1000))

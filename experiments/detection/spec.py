@@ -1,4 +1,4 @@
-"""The detection task, as its tables and `train` need it."""
+"""Spec of the detection task, for its tables and for `train`."""
 
 import dataclasses
 from pathlib import Path
@@ -28,14 +28,14 @@ from experiments.engine.tables.cost import Cost, cost
 from experiments.engine.tables.spec import TaskSpec
 from experiments.engine.tables.step_time import inference_seconds, training_seconds
 
-# Of a random image whose step is timed.
+# Number of objects in the random images on which steps are timed.
 _OBJECTS = 8
 
 
 def cost_of(config: DetectionConfig) -> Cost:
-    """Parameters and operations of a detector's layers, on one image of the landscape bucket.
+    """Parameters and operations of a detector's layers on one image of the landscape bucket.
 
-    Without decoding of boxes and NMS, the operations of which depend on what is in the image.
+    Decoding of boxes and NMS are not counted, because their operations depend on the image.
     """
     model = config.model
     image = jax.ShapeDtypeStruct((1, *bucket_shape(config.data, portrait=False), 3), jnp.float32)
@@ -49,7 +49,7 @@ def cost_of(config: DetectionConfig) -> Cost:
 
 
 def resized(config: DetectionConfig, shorter: int) -> DetectionConfig:
-    """The same config for images with a shorter side of ``shorter`` pixels."""
+    """A config for images with a shorter side of ``shorter`` pixels, otherwise the same."""
     longer = round(config.data.longer * shorter / config.data.shorter)
     data = dataclasses.replace(config.data, shorter=shorter, longer=longer)
     return dataclasses.replace(config, data=data)
@@ -69,16 +69,20 @@ def step_seconds(config: DetectionConfig, batch_size: int) -> tuple[float, float
 
 
 def prepare_config(config: DetectionConfig, folder: Path, folders: Folders) -> DetectionConfig:
-    """The same config, if what the run starts from is there.
+    """Checks that the classification run that initialises the backbone exists.
 
     Args:
-        config: of the run.
-        folder: of the run; one that has been started does not need its backbone's run any more.
-        folders: where runs lie.
+        config: config of the run.
+        folder: folder of the run. A run with checkpoints no longer needs its backbone's run.
+        folders: folders of all runs.
+
+    Returns:
+        ``config``, unchanged.
 
     Raises:
-        CheckpointError: there is no run of the backbone.
-        ConfigError: the norms are frozen, and no run can have trained them.
+        CheckpointError: the run of the backbone is missing or not finished.
+        ConfigError: the run of the backbone has a different network; or the norms are frozen, and
+            no preset trains this backbone.
     """
     pretrained = backbone_folder(config, folders.runs)
     if pretrained is not None and not has_checkpoints(folder):

@@ -38,7 +38,7 @@ CATEGORIES = "categories.json"
 
 
 def make_model(config: DetectionConfig) -> Detector:
-    """The network of a config; BatchNorm that is synchronised is so over the mapped axis."""
+    """The network of a config. ``"sync_batch"`` synchronises BatchNorm over the mapped axis."""
     return Detector(
         config.model,
         num_classes=num_classes(config.data.source),
@@ -48,15 +48,15 @@ def make_model(config: DetectionConfig) -> Detector:
 
 
 def initial_variables(config: DetectionConfig) -> Any:
-    """Parameters and batch statistics at step 0; depends on the config alone."""
+    """Parameters and batch statistics at step 0; they depend on the config only."""
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     key = initial_key(config.training.seed)
     return draw_variables(make_model(config), key, image, method="layers")
 
 
 def training_state(config: DetectionConfig, variables: Any) -> State:
-    """The state of a run that starts from ``variables``."""
-    # The learning rate is no part of the state, and so the number of steps does not matter here.
+    """The initial state of a run that starts from ``variables``."""
+    # The state does not contain the learning rate, so any number of steps will do.
     optimizer, _ = make_optimizer(config, steps_per_epoch=1000)
     return step.initial_state(
         variables["params"], {"batch_stats": variables["batch_stats"]}, optimizer
@@ -64,7 +64,7 @@ def training_state(config: DetectionConfig, variables: Any) -> State:
 
 
 def initial_state(config: DetectionConfig) -> State:
-    """The state of a run at step 0, its backbone at random."""
+    """The state of a run at step 0, with random weights in the backbone."""
     return training_state(config, initial_variables(config))
 
 
@@ -74,7 +74,7 @@ RUNS = RunType(DetectionConfig, initial_state, best="box_AP")
 def make_optimizer(
     config: DetectionConfig, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimiser of a config, and its learning rate; frozen stages do not decay."""
+    """The optimiser of a config, and its learning rate. Frozen stages have no weight decay."""
     training = config.training
     rate = optimization.learning_rate(
         training.optimizer, training.schedule, training.batch_size, steps_per_epoch
@@ -91,7 +91,7 @@ def train_step(config: DetectionConfig, steps_per_epoch: int) -> TaskStep:
 
 
 def detect(model: Detector, state: State, image: jax.Array, size: jax.Array) -> Detections:
-    """The detections in images as bytes; see :class:`.model.detector.Detector`."""
+    """The detections in uint8 images; see :class:`.model.detector.Detector`."""
     variables = {"params": state["params"], **state["model_state"]}
     return model.apply(variables, normalize(image, size), size)
 
@@ -102,17 +102,18 @@ def make_evaluator(
     evaluation: EvaluationConfig,
     split: Split = "validation",
 ) -> DetectionEvaluator:
-    """The evaluation of a config's detector on all images of a split.
+    """The evaluator of a config's detector on all images of a split.
 
     Args:
-        config: of the run.
-        data: of the config.
-        evaluation: its batches, and how many images may be unreadable.
-        split: which images; those of ``"test"`` have no objects, and so only results.
+        config: config of the run.
+        data: dataset of the config.
+        evaluation: batch size, workers, and the largest number of unreadable images.
+        split: split of the images; ``"test"`` has no annotated objects, so only results can be
+            computed.
 
     Raises:
-        DataError: there is no such split; or it has no objects, and is not ``"test"``; or masks
-            are evaluated, and an object has none.
+        DataError: there is no such split; or it has no objects and is not ``"test"``; or the
+            network has masks, and an object has none.
     """
     model = make_model(config)
     source = data.source(split)
@@ -122,7 +123,7 @@ def make_evaluator(
     if config.model.masks and (lacking := ground_truth.without_masks):
         raise DataError(
             f"{data.folder} must have a mask of each object in {split} for a network with masks, "
-            f"got {lacking} objects without"
+            f"got {lacking} objects without a mask"
         )
     return DetectionEvaluator(
         lambda state, batch: detect(model, state, batch["image"], batch["size"]),
@@ -137,18 +138,18 @@ def make_evaluator(
 def train_run(
     config: DetectionConfig, folder: Path, folders: Folders, operation: Operation
 ) -> State:
-    """Trains a run in ``folder``, or goes on with it; see :func:`experiments.engine.loop.train`.
+    """Trains a run in ``folder``, or resumes it; see :func:`experiments.engine.loop.train`.
 
     Args:
-        config: of the run.
-        folder: of the run.
-        folders: where the data lie.
+        config: config of the run.
+        folder: folder of the run.
+        folders: folders of the data and of all runs.
         operation: how the run is logged, saved and evaluated.
 
     Raises:
-        CheckpointError: the run that the backbone starts from cannot be read.
-        ConfigError: the run of the backbone has another network; or the norms are frozen, and no
-            run can have trained them.
+        CheckpointError: the classification run that initialises the backbone cannot be read.
+        ConfigError: the run of the backbone has a different network; or the norms are frozen, and
+            no preset trains this backbone.
     """
     training = config.training
     check_batch_size(training.batch_size, training.accumulation)
@@ -163,7 +164,7 @@ def train_run(
     state = initial_state(config)
     if pretrained is not None and not has_checkpoints(folder):
         if is_primary():
-            print(f"the backbone starts as that of {printable(pretrained)}")
+            print(f"the backbone is initialised from {printable(pretrained)}")
         variables = {"params": state["params"], **state["model_state"]}
         started = with_backbone(variables, pretrained, config.model.backbone)
         state = training_state(config, started)
@@ -182,14 +183,14 @@ def train_run(
 
 
 def read_categories(folder: Path, count: int) -> tuple[Category, ...]:
-    """The categories of a run, by label.
+    """The categories of a run, indexed by label.
 
     Args:
-        folder: of the run.
-        count: of its classes.
+        folder: folder of the run.
+        count: number of the run's classes.
 
     Raises:
-        CheckpointError: they cannot be read, or their number is another.
+        CheckpointError: the categories cannot be read, or their number is not ``count``.
     """
     path = folder / CATEGORIES
     try:

@@ -1,1 +1,1 @@
-"""Filling holes in photographs (section 4.3 of the CARAFE++ paper)."""
+"""Inpainting: filling holes in photographs (section 4.3 of the CARAFE++ paper)."""

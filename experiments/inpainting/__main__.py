@@ -20,7 +20,7 @@ EVALUATION = EvaluationConfig()
 
 
 def load_spec() -> "TaskSpec[InpaintingConfig]":
-    """Imports the spec of the task."""
+    """Imports and returns the task's spec."""
     from experiments.inpainting.spec import SPEC
 
     return SPEC
@@ -33,13 +33,14 @@ def evaluate(
     evaluation: Annotated[EvaluationConfig, BARE] = EVALUATION,
     distributed: Distributed = ALONE,
 ) -> None:
-    """Prints the metrics of a run on its validation images, overall and by the hole's share.
+    """Prints the metrics of a run on validation images, overall and by the size of the hole.
 
     Args:
         run: folder of the run.
-        images: a folder of images, in place of the run's own: those of its validation part.
-        folders: where the data lie.
-        evaluation: of which checkpoint, and how.
+        images: folder of images that replaces the run's dataset; the validation images among them
+            are evaluated.
+        folders: folders of the data.
+        evaluation: which checkpoint is evaluated, and how.
         distributed: the other processes, if any.
     """
     from experiments.engine.distributed import start
@@ -60,24 +61,24 @@ def predict(
     full_size: bool = False,
     checkpoint: CheckpointChoice = "newest",
 ) -> None:
-    """Fills the hole of a picture, or those of all pictures in a folder.
+    """Fills the hole in an image, or the holes in all images of a folder.
 
-    The hole is given by a mask, a box or the seed of a brush.
+    The hole is given by a mask, a box or the seed of random brush strokes.
 
     Args:
-        source: a file that Pillow reads, of any size, or a folder of such files.
+        source: image file that Pillow can read, of any size, or folder of such files.
         run: folder of a trained run.
-        mask: an image file of the same size, white (over 127 of 255) in the hole and opaque
-            everywhere; or a folder that holds for each picture a mask of the same stem.
-        box: the hole's left, top, width and height, in pixels.
-        brush_seed: of random brush strokes; in a folder each picture has its own.
-        output: the PNG to write, by default SOURCE-filled.png; for a folder the folder to write
-            to, by default SOURCE-filled.
-        working_side: the shorter side, in pixels, that larger pictures are scaled down to; the
-            fill is scaled back into the hole. By default the side of the images that the run was
-            trained on, beyond which networks fill worse.
-        full_size: fills pictures at their own size instead, tile by tile.
-        checkpoint: the newest, or the one with the highest PSNR so far.
+        mask: image file of the same size, opaque, and white (above 127 of 255) in the hole. If the
+            source is a folder: folder of masks, each with the same stem as its image.
+        box: left, top, width and height of the hole, in pixels.
+        brush_seed: seed of random brush strokes; each image of a folder has its own strokes.
+        output: PNG file of the filled image, by default SOURCE-filled.png. If the source is a
+            folder: folder of the filled images, by default SOURCE-filled.
+        working_side: shorter side, in pixels, to which larger images are scaled down before they
+            are filled; the fill is scaled up again. By default the side of the training images,
+            because networks fill larger images worse.
+        full_size: whether images are filled at their own size instead, tile by tile.
+        checkpoint: the newest checkpoint, or the best, which has the highest PSNR so far.
     """
     from experiments.inpainting.prediction.holes import HoleChoice
     from experiments.inpainting.prediction.predict import print_predictions
@@ -93,14 +94,14 @@ def compare(
     folders: Annotated[DataFolders, BARE] = DATA,
     evaluation: Annotated[EvaluationConfig, BARE] = EVALUATION,
 ) -> None:
-    """Puts runs side by side: a table as Table 10, and a figure as Fig. 8.
+    """Compares runs in a table like Table 10, and in a figure like Fig. 8.
 
     Args:
-        runs: folders of two or more runs, with one data set.
-        output: folder of the table and the figure.
-        examples: rows of the figure.
-        folders: where the data lie.
-        evaluation: of which checkpoints, and how.
+        runs: folders of two or more runs on the same dataset.
+        output: folder for the table and the figure.
+        examples: number of images in the figure.
+        folders: folders of the data.
+        evaluation: which checkpoints are evaluated, and how.
     """
     from experiments.inpainting.report.compare import compare as compare_runs
 
@@ -116,17 +117,18 @@ def serve(
     full_size: bool = False,
     checkpoint: CheckpointChoice = "newest",
 ) -> None:
-    """Serves a page to drop a picture, paint a hole and see two models fill it, until stopped.
+    """Serves a web page on which two models fill a hole that the visitor paints, until stopped.
 
     Args:
-        baseline: folder of a trained run.
+        baseline: folder of a trained run without CARAFE++.
         carafe: folder of a trained run with CARAFE++.
-        host: name or address to listen at; by default only this machine can open the page.
-        port: port to listen at; 0 takes the first free one from 7860 on.
-        working_side: pictures whose shorter side is longer are filled at this size, in pixels; by
-            default at that of the images that the run was trained on.
-        full_size: fills pictures at their own size instead.
-        checkpoint: the newest of each run, or the one with the highest PSNR so far.
+        host: host name or address of the server; by default only this machine can open the page.
+        port: port of the server; 0 takes the first free port from 7860 on.
+        working_side: shorter side, in pixels, to which larger images are scaled down before they
+            are filled. By default the side of each run's training images.
+        full_size: whether images are filled at their own size instead.
+        checkpoint: the newest checkpoint of each run, or the best, which has the highest PSNR so
+            far.
     """
     from experiments.inpainting.web.page import serve as serve_page
 

@@ -1,4 +1,4 @@
-"""The alternating step: the discriminator learns from the fills, then the generator from it."""
+"""The alternating training step: the discriminator is updated first, then the generator."""
 
 import functools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from experiments.inpainting.pixels import to_unit
 
 
 def make_discriminator(config: InpaintingConfig) -> PatchGAN:
-    """The discriminator of a config; it sees an image and, as a fourth channel, its mask."""
+    """The discriminator of a config; its input is an image with its mask as fourth channel."""
     return PatchGAN(config.adversarial.discriminator, jnp.dtype(config.dtype))
 
 
@@ -31,19 +31,20 @@ def alternating_step(
 ) -> TaskStep:
     """The training step of a config, to be mapped over the devices as one function.
 
-    First the discriminator takes an optimiser step on original images and on the fills of the
-    generator as it is; then the generator takes one against the new discriminator; then the average
-    of its parameters moves. Without a discriminator only the generator is there.
+    First, the discriminator takes an optimiser step on original images and on images filled by the
+    current generator. Second, the generator takes an optimiser step against the new discriminator.
+    Third, the average of the generator's parameters is updated. Without a discriminator, the first
+    step and the adversarial loss are left out.
 
     Args:
-        config: of the run.
-        optimizer: of both networks.
-        rate: its learning rate, reported as ``learning_rate``.
+        config: config of the run.
+        optimizer: optimiser of both networks.
+        rate: learning rate of the optimiser, reported as ``learning_rate``.
 
     Returns:
         ``step(state, batch, key, number)`` on the state of
-        :func:`experiments.inpainting.task.initial_state`. Metrics: ``loss`` of the generator and
-        the two parts of it, ``reconstruction`` and ``adversarial``, before their weights;
+        :func:`experiments.inpainting.task.initial_state`. Metrics are the generator's ``loss`` and
+        its two terms ``reconstruction`` and ``adversarial``, the latter without its weight;
         ``gradient_norm``; ``discriminator_loss``, ``discriminator_gradient_norm``, and the mean
         logits ``real`` and ``fake``.
     """
@@ -95,7 +96,7 @@ def alternating_step(
         metrics = {"reconstruction": loss.sum()}
         if of_discriminator is not None:
             variables = {"params": of_discriminator["params"], **of_discriminator["model_state"]}
-            # A step of the power iterations, if any, for the kernels that have just moved.
+            # ``update`` also advances spectral normalisation, whose kernels have just changed.
             fake, _ = judge(variables, filled, mask, update=True, mutable=["batch_stats"])
             adversarial = generator_loss(fake, hole_shares(mask, stride), kind)
             metrics["adversarial"] = adversarial.sum()
@@ -122,7 +123,7 @@ def alternating_step(
             sums, optimizer, state["generator"], batch, key, accumulation
         )
         if config.ema_decay:
-            # Short at first, to forget the initial parameters.
+            # A smaller decay at first, so that the average forgets the initial parameters.
             decay = jnp.minimum(config.ema_decay, (1 + number) / (10 + number))
             now = {"params": state["generator"]["params"], **state["generator"]["model_state"]}
             state["average"] = optax.incremental_update(now, state["average"], 1 - decay)

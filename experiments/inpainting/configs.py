@@ -18,14 +18,15 @@ BUCKET_PERCENT = 10
 
 @dataclasses.dataclass(frozen=True)
 class HoleConfig:
-    """What is cut out of the images, to train and to evaluate.
+    """The holes in the images, in training and in evaluation.
 
     Attributes:
-        shapes: ``"free_form"``: brush strokes (reference 45); ``"rectangles"``; or ``"both"``, one
-            or the other by chance.
-        lowest: share of the image that the smallest holes take, in percent; a multiple of ten.
-        highest: share that the largest holes stay below, in percent; a multiple of ten. Every ten
-            percent between the two are as likely, and an evaluation reports them one by one.
+        shapes: shape of the holes. ``"free_form"``: brush strokes (reference 45). ``"rectangles"``:
+            rectangles. ``"both"``: brush strokes or rectangles, with equal probability.
+        lowest: smallest area of a hole, in percent of the image; a multiple of ten.
+        highest: upper limit of the area of a hole, in percent of the image; a multiple of ten.
+            Between the two, each range of ten percent is equally likely, and evaluation reports
+            each range separately.
     """
 
     shapes: Literal["free_form", "rectangles", "both"] = "free_form"
@@ -33,7 +34,7 @@ class HoleConfig:
     highest: int = 60
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for shares that are no range of tens of percent."""
+        """Raises ``ConfigError`` unless the limits are an ascending range of multiples of ten."""
         for name in ("lowest", "highest"):
             value = getattr(self, name)
             fits = 0 <= value <= 90 and value % BUCKET_PERCENT == 0
@@ -43,18 +44,19 @@ class HoleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is filled.
+    """The dataset and its holes.
 
     Attributes:
-        source: ``"pypi"``: the seven photographs that come with the dependencies. ``"debian"``: 71
-            photographs, which `python -m experiments.data.composed.debian` fetches.
-            ``"places365_small"``: 1.8 million photographs of places (reference 50).
-        images: a folder of images, searched with its subfolders, that takes the place of
-            ``source``; one image in ten is kept to evaluate.
-        images_digest: of that folder's files, which :meth:`with_images` computes: with other files
-            a run would be another.
-        crop_side: side of the images that are trained on and evaluated, in pixels.
-        holes: what is cut out of them.
+        source: name of the dataset. ``"pypi"``: the seven photographs that come with the
+            dependencies. ``"debian"``: 71 photographs, which
+            `python -m experiments.data.composed.debian` fetches. ``"places365_small"``: 1.8 million
+            photographs of places (reference 50).
+        images: folder of images that replaces ``source``; its subfolders are searched too. One
+            image in ten is used for validation.
+        images_digest: digest of the files in that folder, computed by :meth:`with_images`. A run
+            cannot be resumed with different files.
+        crop_side: side of the crops on which networks are trained and evaluated, in pixels.
+        holes: the holes in the crops.
     """
 
     source: Literal["pypi", "debian", "places365_small"] = "pypi"
@@ -64,14 +66,14 @@ class DataConfig:
     holes: HoleConfig = dataclasses.field(default_factory=HoleConfig)
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for a side that the sources do not have, or SSIM no window for."""
+        """Raises ``ConfigError`` for a side too large for the sources, or too small for SSIM."""
         check(11 <= self.crop_side <= 256, "crop_side", "in 11..256", self.crop_side)
 
     def with_images(self, folder: Path) -> "DataConfig":
-        """The same for a folder of images, as it is now.
+        """This config with a folder of images, and the digest of its present files.
 
         Raises:
-            DataError: there are no images in it; see :func:`experiments.data.folder.open_images`.
+            DataError: ``folder`` has no images; see :func:`experiments.data.folder.open_images`.
         """
         folder = folder.resolve()
         return dataclasses.replace(self, images=str(folder), images_digest=images_digest(folder))
@@ -79,16 +81,16 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ReconstructionConfig:
-    """Weights of what compares a fill with the original (reference 26, section 3.3).
+    """Weights of the losses that compare a fill with the original (reference 26, section 3.3).
 
-    Each term is a sum over what it names, divided by the number of values of the whole image.
+    Each loss is a sum of absolute values, divided by the number of values in the whole image.
 
     Attributes:
-        hole: of the absolute error in the hole.
-        valid: of the absolute error outside it, of what the network predicts there though the
-            composed image does not show it.
-        total_variation: of the absolute difference of neighbouring pixels of the composed image of
-            which one or both lie in the hole.
+        hole: weight of the prediction's absolute error in the hole.
+        valid: weight of the prediction's absolute error outside the hole. The composed image does
+            not show this part of the prediction.
+        total_variation: weight of the absolute differences between neighbouring pixels of the
+            composed image, where one pixel or both lie in the hole.
     """
 
     hole: float = 1.0
@@ -96,23 +98,24 @@ class ReconstructionConfig:
     total_variation: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for weights that cannot be trained with."""
+        """Raises ``ConfigError`` for negative weights, or no weight in the hole."""
         check_at_least(self, hole=0, valid=0, total_variation=0)
         check(self.hole > 0, "hole", "positive", self.hole)
 
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialConfig:
-    """The discriminator, and what it adds to the generator's loss.
+    """The discriminator and the adversarial loss.
 
     Attributes:
-        weight: of the adversarial loss beside those of :class:`ReconstructionConfig`; at 0 there
-            is no discriminator. The paper gives none; reference 15 has 0.0004 beside a squared
-            error.
-        loss: ``"hinge"`` (reference 45, equations 3 and 4) or ``"least_squares"`` (Mao et al.,
-            "Least Squares Generative Adversarial Networks", equation 9). Means over the patches,
-            each weighted by how much of it is hole: what is judged is the inpainted region.
-        discriminator: its sizes.
+        weight: weight of the adversarial loss in the generator's loss; 0 trains without a
+            discriminator. The paper does not state a weight; reference 15 has 0.0004, with a
+            squared reconstruction error.
+        loss: adversarial loss, ``"hinge"`` (reference 45, equations 3 and 4) or ``"least_squares"``
+            (Mao et al., "Least Squares Generative Adversarial Networks", equation 9). It is a mean
+            over patches, weighted by the fraction of each patch that lies in the hole, because only
+            the inpainted region is judged.
+        discriminator: sizes of the discriminator.
     """
 
     weight: float = 0.001
@@ -124,7 +127,7 @@ class AdversarialConfig:
         check_at_least(self, weight=0)
 
 
-# Section 5.1 gives batch size, optimiser and rate, and says nothing of the number of steps.
+# Section 5.1 states the batch size, the optimiser and the learning rate, but no number of steps.
 PAPER_TRAINING = TrainingConfig(
     batch_size=32,
     optimizer=OptimizerConfig(name="adam", learning_rate=1e-4, b1=0.5, b2=0.9),
@@ -134,20 +137,20 @@ PAPER_TRAINING = TrainingConfig(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InpaintingConfig(RunConfig):
-    """One run.
+    """Config of one run.
 
     Attributes:
         model: the generator.
-        data: what is filled.
-        reconstruction: what the generator is trained for.
-        adversarial: the discriminator, and its part in the loss.
-        start_from: folder of a run whose networks this one starts with, rather than at random.
-            Its networks have to be the same, but for ``model.freeze_encoder_norm``.
-        ema_decay: of an exponential moving average of the generator, parameters and BatchNorm's
-            averages, which then takes its place in evaluation and prediction; 0 for none. In step
-            ``n`` it is at most ``(1 + n) / (10 + n)``.
+        data: the dataset and its holes.
+        reconstruction: weights of the generator's reconstruction losses.
+        adversarial: the discriminator and the adversarial loss.
+        start_from: folder of a run whose weights initialise the networks, instead of random
+            weights. Its networks must be the same, except for ``model.freeze_encoder_norm``.
+        ema_decay: decay of an exponential moving average of the generator's parameters and
+            BatchNorm averages, which is used in evaluation and prediction; 0 for no average. In
+            step ``n`` the decay is at most ``(1 + n) / (10 + n)``.
         training: how generator and discriminator are trained.
-        task: names the task in the run's folder.
+        task: name of the task, stored in the run's folder.
     """
 
     model: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
@@ -160,5 +163,5 @@ class InpaintingConfig(RunConfig):
     task: Annotated[Literal["inpainting"], tyro.conf.Suppress] = "inpainting"
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for a decay that averages nothing, or forever."""
+        """Raises ``ConfigError`` for a decay out of range."""
         check(0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)", self.ema_decay)

@@ -18,18 +18,19 @@ from experiments.inpainting.task import RUNS
 def evaluate(
     run: Path, images: Path | None, folders: DataFolders, evaluation: EvaluationConfig
 ) -> None:
-    """Prints the metrics of a run on its validation images, overall and by the hole's share.
+    """Prints the metrics of a run on validation images, overall and by the size of the hole.
 
     Args:
         run: folder of the run.
-        images: a folder of images, in place of the run's own: those of its validation part.
-        folders: where the data lie.
-        evaluation: of which checkpoint, and how.
+        images: folder of images that replaces the run's dataset; the validation images among them
+            are evaluated.
+        folders: folders of the data.
+        evaluation: which checkpoint is evaluated, and how.
 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it cannot be read.
-        ConfigError: the devices cannot share a batch.
-        DataError: the data are not there.
+        ConfigError: the batch size is not a multiple of the number of devices.
+        DataError: the dataset is missing or damaged.
     """
     check_batch_size(evaluation.batch_size)
     loaded = RUNS.load(run, evaluation.checkpoint)

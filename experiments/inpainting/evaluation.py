@@ -1,4 +1,4 @@
-"""Evaluation of a generator: the means of its metrics over all images, and by the size of holes."""
+"""Evaluation of a generator: mean metrics over all images, and for each range of hole sizes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,21 +28,21 @@ def bucket_names(holes: HoleConfig) -> tuple[str, ...]:
 def make_evaluator(
     config: InpaintingConfig, data: InpaintingData, evaluation: EvaluationConfig
 ) -> Callable[[Any], Metrics]:
-    """Evaluates a generator on all validation images, each with its hole, and each once.
+    """Makes a function that evaluates a generator on all validation images, each once.
 
     Args:
-        config: of the run.
-        data: what :func:`experiments.inpainting.data.batches.open_data` gives for it.
-        evaluation: its batches, and how many images may be left out.
+        config: config of the run.
+        data: the run's dataset from :func:`experiments.inpainting.data.batches.open_data`.
+        evaluation: batch size, workers, and the largest number of unreadable images.
 
     Returns:
-        A function of what :func:`experiments.inpainting.fill.variables_of` gives, compiled once. It
-        returns the mean of each of :data:`experiments.inpainting.metrics.METRICS`; for each bucket
-        that has images also the mean over it, such as ``psnr_hole/10-20``, and their number, such
-        as ``images/10-20``; and ``unreadable``, the number of images left out, if any. Fills are
-        measured as the network gives them, not rounded to bytes.
+        A function of variables from :func:`experiments.inpainting.fill.variables_of`, compiled
+        once. It returns the mean of each of :data:`experiments.inpainting.metrics.METRICS` over all
+        images; for each bucket with images also the mean over the bucket, such as
+        ``psnr_hole/10-20``, and the number of images, such as ``images/10-20``; and ``unreadable``,
+        the number of images left out, if any. Fills are not rounded to bytes.
 
-        It raises what :class:`experiments.engine.evaluation.Evaluator` does.
+        It raises the errors of :class:`experiments.engine.evaluation.Evaluator`.
     """
     model = make_generator(config)
     names = bucket_names(config.data.holes)
@@ -52,7 +52,7 @@ def make_evaluator(
         found = image_metrics(fill(model, variables, image, mask), image, mask)
         weight = batch["weight"]
         found |= {IMAGES: jnp.ones_like(weight)}
-        # What has weight 0 is in no bucket.
+        # Examples with weight 0 have bucket -1, whose one-hot encoding is all zeros.
         members = jax.nn.one_hot(batch["bucket"], len(names))  # [B, buckets]
         totals = {COUNT: weight.sum()}
         for metric, values in found.items():
@@ -77,7 +77,7 @@ def _key(metric: str, bucket: str) -> str:
 
 
 def _by_bucket(means: Mapping[str, float], names: tuple[str, ...], images: int) -> Metrics:
-    """Makes means over the images of a bucket of what the evaluator divided by all images."""
+    """Converts sums over buckets, which the evaluator divided by all images, to means."""
     result = {metric: means[metric] for metric in METRICS}
     for name in names:
         share = means[_key(IMAGES, name)]

@@ -1,4 +1,4 @@
-"""From an image with a hole to the filled image, by a generator."""
+"""Fills holes in images with a generator."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def make_generator(config: InpaintingConfig) -> Generator:
 
 
 def stride_of(config: InpaintingConfig) -> int:
-    """The pixels that a pixel of the coarsest map stands for, each way."""
+    """The stride of the generator's coarsest map, in pixels of the image."""
     return 2**config.model.levels
 
 
@@ -26,7 +26,7 @@ def compose(
     mask: Float[Array, "batch height width 1"],
     prediction: Float[Array, "batch height width 3"],
 ) -> Float[Array, "batch height width 3"]:
-    """``y = (1 - M) x + M y_hat`` (section 5.1): what is seen stays as it is."""
+    """``y = (1 - M) x + M y_hat`` (section 5.1): pixels outside the hole do not change."""
     return (1 - mask) * image + mask * prediction
 
 
@@ -36,25 +36,25 @@ def fill(
     image: Float[Array, "batch height width 3"],
     mask: Float[Array, "batch height width 1"],
 ) -> Float[Array, "batch height width 3"]:
-    """Fills the holes of images; what ``image`` holds in the hole has no influence.
+    """Fills the holes of images; the pixels of ``image`` in the hole are ignored.
 
     Args:
         model: the generator.
-        variables: its parameters and running averages; see :func:`variables_of`.
-        image: ``[B, H, W, 3]`` in [-1, 1].
-        mask: ``[B, H, W, 1]``, 1 in the hole.
+        variables: parameters and running averages of the generator; see :func:`variables_of`.
+        image: images in [-1, 1], ``[B, H, W, 3]``.
+        mask: masks, 1 in the hole, ``[B, H, W, 1]``.
 
     Returns:
-        The composed image, float32 in [-1, 1].
+        The composed images, float32 in [-1, 1], ``[B, H, W, 3]``.
     """
     return compose(image, mask, model.apply(variables, image, mask))
 
 
 def variables_of(state: dict[str, Any]) -> dict[str, Any]:
-    """What :func:`fill` needs of a run's state: the averaged generator, where the run keeps one.
+    """The generator's variables for :func:`fill`; if the state has averages, the averages.
 
     Args:
-        state: what :func:`experiments.inpainting.task.initial_state` gives.
+        state: state of a run; see :func:`experiments.inpainting.task.initial_state`.
     """
     if "average" in state:
         return dict(state["average"])

@@ -1,4 +1,4 @@
-"""What generator and discriminator are trained for; every loss is one number an image."""
+"""Losses of generator and discriminator; each loss is one number for each image."""
 
 from typing import Literal
 
@@ -22,11 +22,14 @@ def reconstruction(
     """The weighted sum of the terms of :class:`ReconstructionConfig`.
 
     Args:
-        prediction: of the generator, all over the image.
-        filled: composed of it and the image.
+        prediction: the generator's prediction of the whole image, in [-1, 1].
+        filled: image composed of the original and the prediction, in [-1, 1].
         image: the original, in [-1, 1].
-        mask: 1 in the hole.
-        weights: of the terms; one of weight 0 is not computed.
+        mask: mask, 1 in the hole and 0 outside it.
+        weights: weights of the terms. A term with weight 0 is not computed.
+
+    Returns:
+        The loss of each image, ``[B]``.
     """
     values = image[0].size
     error = jnp.abs(prediction - image)
@@ -51,10 +54,12 @@ def _neighbours(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 def hole_shares(
     mask: Float[Array, "batch height width 1"], stride: int
 ) -> Float[Array, "batch rows columns"]:
-    """How much of each cell of ``stride`` pixels is hole; what a cell has outside the image is not.
+    """The fraction of each block of ``stride x stride`` pixels that lies in the hole.
+
+    Pixels of a block beyond the border of the image count as outside the hole.
 
     Returns:
-        ``[B, ceil(H / stride), ceil(W / stride)]`` in [0, 1].
+        Fractions in [0, 1], ``[B, ceil(H / stride), ceil(W / stride)]``.
     """
     padded = [(0, -size % stride) for size in mask.shape[1:3]]
     mask = jnp.pad(mask, ((0, 0), *padded, (0, 0)))
@@ -67,13 +72,16 @@ def discriminator_loss(
     shares: Float[Array, "batch rows columns"],
     loss: AdversarialLoss,
 ) -> Float[Array, " batch"]:
-    """What the discriminator minimises.
+    """The loss that the discriminator minimises.
 
     Args:
-        real: logits of original images.
-        fake: logits of filled ones.
-        shares: how much of each patch is hole; not 0 for all of an image.
-        loss: ``"hinge"`` or ``"least_squares"``.
+        real: logits of the patches of original images.
+        fake: logits of the patches of filled images.
+        shares: fraction of each patch that lies in the hole; not 0 for all patches of an image.
+        loss: kind of the loss, ``"hinge"`` or ``"least_squares"``.
+
+    Returns:
+        The loss of each image, ``[B]``.
     """
     if loss == "hinge":
         return _mean(nn.relu(1 - real) + nn.relu(1 + fake), shares)
@@ -85,7 +93,7 @@ def generator_loss(
     shares: Float[Array, "batch rows columns"],
     loss: AdversarialLoss,
 ) -> Float[Array, " batch"]:
-    """What the discriminator's judgement adds to the generator's loss; see the other one."""
+    """The generator's adversarial loss; the arguments are as in :func:`discriminator_loss`."""
     return _mean(-fake if loss == "hinge" else jnp.square(fake - 1) / 2, shares)
 
 

@@ -7,7 +7,7 @@ from experiments.inpainting.ssim import RADIUS, similarity_map
 
 METRICS = ("l1_image", "l1_hole", "psnr_image", "psnr_hole", "ssim_image", "ssim_hole")
 
-# PSNR of an exact match would be infinite, and with it the mean over the images.
+# Without this limit, the PSNR of one exact match would make the mean over all images infinite.
 _HIGHEST_PSNR = 100.0
 
 
@@ -19,28 +19,28 @@ def image_metrics(
     """Metrics of each image of a batch; section 5.1 reports L1 and PSNR.
 
     Args:
-        filled: in [-1, 1], at least 11x11.
-        original: in [-1, 1], of the same shape.
-        mask: 1 in the hole, 0 elsewhere.
+        filled: filled images in [-1, 1], at least 11x11.
+        original: original images in [-1, 1], with the same shape.
+        mask: masks, 1 in the hole and 0 outside it.
 
     Returns:
-        Those of :data:`METRICS`, float32, each over the image and over its hole:
+        The metrics of :data:`METRICS`, float32 ``[B]``, each over the image and over its hole:
 
         - ``l1``: mean absolute error, in percent of the value range.
         - ``psnr``: ``10 log10(range^2 / mean squared error)``, in dB, at most 100.
-        - ``ssim``: mean of :func:`experiments.inpainting.ssim.similarity_map`, at most 1. Over the
-          image without a border of 5 pixels, where the window meets the mirrored image, as
-          scikit-image has it; over the hole with all its pixels.
+        - ``ssim``: mean of :func:`experiments.inpainting.ssim.similarity_map`, at most 1. The mean
+          over the image leaves out a border of 5 pixels, where the window overlaps the mirrored
+          image, as in scikit-image. The mean over the hole includes all its pixels.
 
-        Over a hole that is not there: 0 %, 100 dB and 1.
+        If there is no hole, its metrics are 0 %, 100 dB and 1.
 
     Raises:
         ValueError: the images are smaller than 11x11.
     """
     error = (filled - original) / 2  # the value range becomes 1
     absolute, squared = (x.mean(-1) for x in (jnp.abs(error), jnp.square(error)))  # [B, H, W]
-    unlikeness = 1 - similarity_map(filled, original)
-    inner = unlikeness[:, RADIUS:-RADIUS, RADIUS:-RADIUS]
+    dissimilarity = 1 - similarity_map(filled, original)
+    inner = dissimilarity[:, RADIUS:-RADIUS, RADIUS:-RADIUS]
     hole = mask[..., 0]
     return {
         "l1_image": 100 * absolute.mean((1, 2)),
@@ -48,7 +48,7 @@ def image_metrics(
         "psnr_image": _psnr(squared.mean((1, 2))),
         "psnr_hole": _psnr(_hole_mean(squared, hole)),
         "ssim_image": 1 - inner.mean((1, 2)),
-        "ssim_hole": 1 - _hole_mean(unlikeness, hole),
+        "ssim_hole": 1 - _hole_mean(dissimilarity, hole),
     }
 
 

@@ -1,4 +1,4 @@
-"""Pixels as bytes, and in the range in which networks see them."""
+"""Converts pixels between bytes and the range of the networks."""
 
 from typing import overload
 

@@ -1,4 +1,4 @@
-"""The rows of Table 10, the same for one GPU and for two cores, and Partial Convolution's U-Net."""
+"""Presets for Table 10, smaller ones for one GPU and for two cores, and Partial Conv's U-Net."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,7 @@ from experiments.inpainting.model.patchgan_config import PatchGANConfig
 
 InpaintingPreset = Preset[InpaintingConfig]
 
-# The order of Table 10 first, then what it does not have.
+# The metrics of Table 10 first, in its order.
 METRICS = (
     Metric("l1_image", "L1", "%"),
     Metric("psnr_image", "PSNR", "dB"),
@@ -29,8 +29,8 @@ METRICS = (
 )
 
 _CARAFE = GeneratorConfig(downsampler="carafe", upsampler="carafe")
-# Partial Conv of Table 10 is the same generator with partial convolutions (section 5.1). They have
-# no deconvolution, and so nearest upsampling and a convolution take its place.
+# Partial Conv in Table 10 is the same generator with partial convolutions (section 5.1). There is
+# no partial deconvolution, so nearest upsampling and a convolution replace it.
 _MODELS = {
     "global-local": GeneratorConfig(),
     "global-local-carafe": _CARAFE,
@@ -49,7 +49,7 @@ _SCORES = {
     "partial-conv": {"l1_image": 5.96, "psnr_image": 20.78},
     "partial-conv-carafe": {"l1_image": 5.60, "psnr_image": 21.05},
 }
-# What a row has other than Table 10: see `_on_two_cores`.
+# Differences from the rows of Table 10; see `_on_two_cores`.
 _UPSAMPLED = {"global-local": ", nearest upsampling"}
 _RUNTIMES = {
     "global-local": "2 min",
@@ -64,8 +64,8 @@ _MEASURED_ON_TWO_CORES = {
     "partial-conv-carafe": {"psnr_image": 24.55, "psnr_hole": 19.37},
 }
 _OTHER_DATA = "none: another data set"
-# The first width at which a baseline has both the parameters and the operations of the row with
-# CARAFE++ at width 64.
+# The smallest width at which a baseline has at least as many parameters and operations as the row
+# with CARAFE++ at width 64.
 _WIDTHS_OF_EQUAL_COST = {"global-local": 71, "partial-conv": 66}
 
 _PAPER = InpaintingConfig(data=DataConfig("places365_small"))
@@ -87,8 +87,8 @@ _CPU = InpaintingConfig(
         schedule=ScheduleConfig(length=600, warmup=30, decay="cosine"),
     ),
 )
-# Without the perceptual and the style loss of reference 26, section 3.3, which need the weights of
-# a VGG network.
+# Without the perceptual and style losses of reference 26, section 3.3, which need the weights of a
+# VGG network.
 _UNET = InpaintingConfig(
     data=DataConfig("places365_small"),
     reconstruction=ReconstructionConfig(hole=6.0, valid=1.0, total_variation=0.1),
@@ -106,7 +106,7 @@ def _with_model(
 
 
 def _on_two_cores(model: GeneratorConfig) -> GeneratorConfig:
-    # The gradient of a deconvolution takes a CPU longer than all the rest of so small a network.
+    # On a CPU, the gradient of a deconvolution takes longer than the rest of this small network.
     upsampler = "nearest" if model.upsampler == "deconvolution" else model.upsampler
     return dataclasses.replace(model, width=16, upsampler=upsampler)
 
@@ -167,11 +167,11 @@ UNET = tuple(
 PRESETS = (*TABLE_10, *GPU, *CPU, *UNET)
 _SEEDS = (0, 1, 2)
 EXPERIMENTS = {
-    # The smallest presets, which show that everything works.
+    # The two fastest presets.
     "demo": Experiment("Demo", CPU[:2], operation=Operation(checkpoint_every=100)),
     "table10": Experiment("Table 10, Places", TABLE_10, _SEEDS),
     "table10-gpu": Experiment("Table 10 on 71 photographs, with widened baselines", GPU, _SEEDS),
-    "table10-cpu": Experiment("Table 10 in small, on seven photographs", CPU, _SEEDS),
+    "table10-cpu": Experiment("Small version of Table 10, on seven photographs", CPU, _SEEDS),
 }
 CATALOGUE = Catalogue(
     METRICS,

@@ -1,4 +1,4 @@
-"""The inpainting task, as its tables and `train` need it."""
+"""Spec of the inpainting task, for its tables and for `train`."""
 
 import dataclasses
 from pathlib import Path
@@ -29,7 +29,7 @@ def cost_of(config: InpaintingConfig) -> Cost:
 
 
 def resized(config: InpaintingConfig, side: int) -> InpaintingConfig:
-    """The same config for crops of ``side`` x ``side`` pixels."""
+    """A config for crops of ``side`` x ``side`` pixels, otherwise the same."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, crop_side=side))
 
 
@@ -57,7 +57,7 @@ def step_seconds(config: InpaintingConfig, batch_size: int) -> tuple[float, floa
 
 
 def prepare_config(config: InpaintingConfig, folder: Path, folders: Folders) -> InpaintingConfig:
-    """A config as it is trained: with the digest of the folder of images, if it names one."""
+    """Adds the digest of the folder of images to a config, if the config names a folder."""
     del folder, folders
     images = config.data.images
     if images is None:

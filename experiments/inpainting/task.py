@@ -26,7 +26,7 @@ from experiments.inpainting.fill import make_generator, variables_of
 
 
 def make_optimizer(config: TrainingConfig) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimiser of a config, and its learning rate; lengths are in steps."""
+    """The optimiser of a config, and its learning rate. The schedule is in steps."""
     rate = optimization.learning_rate(
         config.optimizer, config.schedule, config.batch_size, steps_per_epoch=1
     )
@@ -34,12 +34,12 @@ def make_optimizer(config: TrainingConfig) -> tuple[optax.GradientTransformation
 
 
 def initial_state(config: InpaintingConfig) -> State:
-    """Networks and optimisers at step 0; depends on the config's sizes and seed alone.
+    """Networks and optimisers at step 0; they depend only on the config's sizes and seed.
 
     Returns:
-        ``generator``, and where the config has them ``discriminator`` and ``average``: the first
-        two as of :func:`experiments.engine.step.initial_state`, the last as of
-        :func:`experiments.inpainting.fill.variables_of`.
+        A dict with ``generator`` and, if the config has them, ``discriminator`` and ``average``.
+        The first two are from :func:`experiments.engine.step.initial_state`; ``average`` has the
+        form of :func:`experiments.inpainting.fill.variables_of`.
     """
     optimizer, _ = make_optimizer(config.training)
     side = config.data.crop_side
@@ -56,7 +56,7 @@ def initial_state(config: InpaintingConfig) -> State:
     if config.adversarial.weight:
         state["discriminator"] = state_of(make_discriminator(config), 1, both)
     if config.ema_decay:
-        # A copy: the same array twice in a state could not be donated.
+        # A copy, because a state that contains an array twice cannot be donated.
         state["average"] = jax.tree.map(jnp.copy, variables_of(state))
     return state
 
@@ -64,13 +64,13 @@ def initial_state(config: InpaintingConfig) -> State:
 RUNS = RunType(InpaintingConfig, initial_state, best="psnr_image")
 
 
-def _started_from(config: InpaintingConfig, folder: Path, state: State) -> State:
-    """A first state with the networks of another run."""
+def _initialised_from(config: InpaintingConfig, folder: Path, state: State) -> State:
+    """An initial state with the networks of another run."""
     run = RUNS.load(folder)
-    alike = dataclasses.replace(
+    model = dataclasses.replace(
         run.config.model, freeze_encoder_norm=config.model.freeze_encoder_norm
     )
-    changed = differences(alike, config.model, "model.")
+    changed = differences(model, config.model, "model.")
     if "discriminator" in state and "discriminator" in run.state:
         before, after = run.config.adversarial.discriminator, config.adversarial.discriminator
         changed += differences(before, after, "adversarial.discriminator.")
@@ -88,12 +88,12 @@ def _started_from(config: InpaintingConfig, folder: Path, state: State) -> State
 def train_run(
     config: InpaintingConfig, folder: Path, folders: Folders, operation: Operation
 ) -> State:
-    """Trains a run in ``folder``, or goes on with it; see :func:`experiments.engine.loop.train`.
+    """Trains a run in ``folder``, or resumes it; see :func:`experiments.engine.loop.train`.
 
     Args:
-        config: of the run.
-        folder: of the run.
-        folders: where the data lie.
+        config: config of the run.
+        folder: folder of the run.
+        folders: folders of the data.
         operation: how the run is logged, saved and evaluated.
     """
     training = config.training
@@ -105,7 +105,7 @@ def train_run(
         print(f"{len(data.train)} images to train on, {len(data.validation)} to evaluate")
     state = initial_state(config)
     if config.start_from is not None and not has_checkpoints(folder):
-        state = _started_from(config, Path(config.start_from), state)
+        state = _initialised_from(config, Path(config.start_from), state)
     evaluator = make_evaluator(config, data, evaluation_in_training(training, operation))
     task = Task(
         state=state,

@@ -1,1 +1,1 @@
-"""Images with objects: data sets, order, batches."""
+"""Images with annotated objects: datasets, sample order and batches."""

@@ -1,7 +1,8 @@
-"""Batches of images with objects to detect, by grain; each is of one bucket, landscape or portrait.
+"""Batches of images with objects to detect, by grain.
 
-An image of ``size`` lies in the top left of the bucket's shape. Bytes go to the device, which
-normalises them: a quarter of the traffic.
+All images of a batch belong to one bucket, landscape or portrait. Each image has its own ``size``
+and lies in the top left corner of the bucket's shape. Images are sent to the device as bytes and
+normalised there, which is a quarter of the traffic.
 """
 
 import functools
@@ -22,47 +23,52 @@ from experiments.detection.data.record_index import RecordIndex
 from experiments.engine.batch_fields import RECORD, UNREADABLE
 from experiments.engine.parallel import share_of_process
 
-# Of records of a bucket that are tried in a row, in training; a small bucket has fewer.
+# In training, the largest number of consecutive records of a bucket that are tried when records
+# cannot be read.
 _ATTEMPTS = 4
 
 
 def training_batches(
     source: Source, index: RecordIndex, config: DataConfig, batch_size: int, seed: int
 ) -> grain.MapDataset:
-    """Endless batches, each epoch in another order; this process's share of them.
+    """This process's share of the training batches, an endless dataset.
 
-    Images without an object to train on are left out; see :class:`RecordIndex`. A record that
-    cannot be read is replaced by the next of its bucket.
+    Each epoch has its own order. Images without an object to train on are left out; see
+    :class:`RecordIndex`. A record that cannot be read is replaced by the next record of its bucket.
 
     Args:
-        source: of records as :mod:`experiments.data.coco` gives them.
-        index: of all of them.
-        config: of the run.
-        batch_size: over all processes; they share a batch, whose examples do not depend on their
-            number.
-        seed: of order and flips.
+        source: records in the format of :mod:`experiments.data.coco`.
+        index: index of all records of ``source``.
+        config: config of the data.
+        batch_size: number of examples in a batch over all processes. The examples of a batch do
+            not depend on the number of processes.
+        seed: seed of the order and of the flips.
 
     Returns:
-        Batches of ``b = batch_size / processes`` with ``image``, uint8 ``[b, H, W, 3]``; ``size``,
-        int32 ``[b, 2]``, its height and width within the bucket; ``boxes``, float32
-        ``[b, max_objects, 4]``, x1, y1, x2, y2 in pixels; ``labels``, int32 ``[b, max_objects]``,
-        -1 for padding; ``crowd``, bool ``[b, max_objects]``; with a ``mask_side`` ``masks``, uint8
-        ``[b, max_objects, mask_side, mask_side]``, relative to the boxes, 0 or 1; ``record``, int64
-        ``[b]``, and ``unreadable``, int64 ``[b, n]``; see
-        :class:`experiments.data.records.ReadableRecords`. ``n`` is 4, or the number of records of
-        the bucket where there are fewer.
+        Batches of ``b = batch_size / processes`` examples with
+
+        - ``image``, uint8 ``[b, H, W, 3]``;
+        - ``size``, int32 ``[b, 2]``, height and width of the image within the bucket;
+        - ``boxes``, float32 ``[b, max_objects, 4]``, x1, y1, x2, y2 in pixels;
+        - ``labels``, int32 ``[b, max_objects]``, -1 for padding;
+        - ``crowd``, bool ``[b, max_objects]``;
+        - ``masks``, uint8 ``[b, max_objects, mask_side, mask_side]``, 0 or 1, relative to the
+          boxes, if ``mask_side`` is set;
+        - ``record``, int64 ``[b]``, and ``unreadable``, int64 ``[b, n]``; see
+          :class:`experiments.data.records.ReadableRecords`. ``n`` is 4, or the number of records
+          in the bucket if that is smaller.
 
     Raises:
         DataError: no record is usable, or one has more than ``max_objects`` objects.
-        ConfigError: ``batch_size`` is no multiple of the number of processes.
-        ValueError: the index is of another number of records.
+        ConfigError: ``batch_size`` is not a multiple of the number of processes.
+        ValueError: ``index`` and ``source`` have different numbers of records.
     """
     share = share_of_process(batch_size)
     _check_index(source, index)
     _check_objects(index, config)
     dataset = grain.MapDataset.source(_OrderedExamples(source, index, config, batch_size, seed))
     dataset = dataset.seed(seed).random_map(_TrainingView(config))
-    # Sharded only now: before, every process would mirror the same.
+    # Shard after the random map: before it, all processes would draw the same flips.
     dataset = dataset[jax.process_index() :: jax.process_count()]
     return dataset.batch(share, drop_remainder=True)
 
@@ -70,25 +76,25 @@ def training_batches(
 def evaluation_batches(
     source: Source, index: RecordIndex, config: DataConfig, batch_size: int
 ) -> grain.MapDataset:
-    """Batches of all images of a source, landscape ones first; this process's share of them.
+    """This process's share of batches of all images of a source, landscape images first.
 
     Args:
-        source: of records as :mod:`experiments.data.coco` gives them; one without objects is as
-            good as any.
-        index: of all of them.
-        config: of the run.
-        batch_size: over all processes.
+        source: records in the format of :mod:`experiments.data.coco`. Images without objects are
+            included.
+        index: index of all records of ``source``.
+        config: config of the data.
+        batch_size: number of examples in a batch over all processes.
 
     Returns:
-        Batches with ``image`` and ``size`` as :func:`training_batches` has them;
-        ``original_size``, int32 ``[b, 2]``, height and width before resizing; and ``weight``,
-        float32 ``[b]``, ``record``, int64 ``[b]``, and ``unreadable``, int64 ``[b, 1]``; see
-        :class:`experiments.data.records.PaddedRecords`. What has weight 0 is black, of the bucket's
-        whole size.
+        Batches with ``image`` and ``size``, as in :func:`training_batches`; ``original_size``,
+        int32 ``[b, 2]``, height and width before resizing; and ``weight``, float32 ``[b]``,
+        ``record``, int64 ``[b]``, and ``unreadable``, int64 ``[b, 1]``; see
+        :class:`experiments.data.records.PaddedRecords`. An example with weight 0 is a black image
+        of the bucket's full size.
 
     Raises:
-        ConfigError: ``batch_size`` is no multiple of the number of processes.
-        ValueError: the index is of another number of records.
+        ConfigError: ``batch_size`` is not a multiple of the number of processes.
+        ValueError: ``index`` and ``source`` have different numbers of records.
     """
     share = share_of_process(batch_size)
     _check_index(source, index)
@@ -110,7 +116,7 @@ def evaluation_batches(
 
 def _check_index(source: Source, index: RecordIndex) -> None:
     if len(index) != len(source):
-        raise ValueError(f"index must be of {len(source)} records, got one of {len(index)}")
+        raise ValueError(f"index must have {len(source)} records, got {len(index)}")
 
 
 def _check_objects(index: RecordIndex, config: DataConfig) -> None:
@@ -121,13 +127,13 @@ def _check_objects(index: RecordIndex, config: DataConfig) -> None:
     fullest = int(index.objects.argmax())
     if index.objects[fullest] > config.max_objects:
         raise DataError(
-            f"max_objects must be at least {index.objects[fullest]}, which record {fullest} (image "
-            f"{index.image_id[fullest]}) has, got {config.max_objects}"
+            f"max_objects must be at least {index.objects[fullest]}, the number of objects in "
+            f"record {fullest} (image {index.image_id[fullest]}), got {config.max_objects}"
         )
 
 
 def _buckets(index: RecordIndex, chosen: np.ndarray) -> list[tuple[bool, np.ndarray]]:
-    """The buckets that have chosen records: whether it is portrait, and the records' numbers."""
+    """For each bucket with chosen records: whether it is portrait, and the record numbers."""
     numbers = {
         portrait: np.flatnonzero(chosen & (index.portrait == portrait))
         for portrait in (False, True)
@@ -140,7 +146,7 @@ def _training_example(record: Mapping[str, Any], mask_side: int | None) -> dict[
 
 
 class _OrderedExamples:
-    """The examples of an endless training, not yet resized, and the bucket of each."""
+    """An endless sequence of training examples, not yet resized, each with its bucket."""
 
     def __init__(
         self, source: Source, index: RecordIndex, config: DataConfig, batch_size: int, seed: int
@@ -166,7 +172,7 @@ class _OrderedExamples:
 
 
 class _TrainingView(grain.transforms.RandomMap):
-    """Resizes an example into its bucket, and mirrors half of them."""
+    """Resizes an example to fit its bucket, and mirrors half of the examples."""
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config

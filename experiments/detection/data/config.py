@@ -11,19 +11,20 @@ Split = Literal["train", "validation", "test"]
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is detected, and how images and objects become arrays of a fixed size.
+    """The dataset, and the fixed sizes of its image and object arrays.
 
     Attributes:
-        source: ``"coco"``: COCO as `python -m experiments.data.coco` prepared it, with masks.
-            ``"coco_boxes"``: as tfds did, without. ``"scenes"``: photographed objects on
-            photographs, 12 classes, with masks.
-        shorter: length to which an image's shorter side is scaled, in pixels,
-        longer: unless its longer side would be longer than this.
+        source: name of the dataset. ``"coco"``: COCO with masks, prepared by
+            `python -m experiments.data.coco`. ``"coco_boxes"``: COCO without masks, prepared by
+            tfds. ``"scenes"``: photographed objects on photographs, 12 classes, with masks.
+        shorter: length in pixels to which the shorter side of an image is scaled, unless the
+            longer side would exceed its limit.
+        longer: limit of the length of the longer side of a scaled image, in pixels.
         flip: whether half of the training images are mirrored.
-        max_objects: rows for the objects of a training image.
-        mask_side: rows and columns to which, in training, an object's mask is resampled after it
-            is cropped to the object's box; None where masks are not learned.
-        scenes: how ``"scenes"`` are composed.
+        max_objects: largest number of objects in a training image.
+        mask_side: side in pixels of the object masks in training. Each mask is cropped to the
+            object's box and resampled to this size. None if masks are not learned.
+        scenes: how the images of ``"scenes"`` are composed.
     """
 
     source: Literal["coco", "coco_boxes", "scenes"] = "coco"
@@ -35,7 +36,7 @@ class DataConfig:
     scenes: ScenesConfig = dataclasses.field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for sizes that no image can have, and masks that are not there."""
+        """Raises ``ConfigError`` for impossible sizes, or masks that the dataset does not have."""
         check_at_least(self, shorter=1, longer=self.shorter, max_objects=1)
         side = self.mask_side
         check(side is None or side >= 1, "mask_side", "at least 1, or None", side)

@@ -1,4 +1,4 @@
-"""The data sets of the detection task."""
+"""The datasets of the detection task."""
 
 import dataclasses
 from pathlib import Path
@@ -10,20 +10,20 @@ from experiments.data.composed.scenes import prepare_scenes
 from experiments.data.errors import DataError
 from experiments.data.records import Source
 from experiments.detection.data.config import DataConfig, Split
-from experiments.detection.data.record_index import RecordIndex, kept_index
+from experiments.detection.data.record_index import RecordIndex, cached_index
 from experiments.engine.folders import DataFolders
 
 
 @dataclasses.dataclass(frozen=True)
 class DetectionData:
-    """A data set on disk.
+    """A dataset on disk.
 
     Attributes:
-        folder: of the data set.
-        train: records as :mod:`experiments.data.coco` gives them.
-        validation: records of the same form.
-        test: records of the same form, without objects; None where there are none.
-        categories: by label.
+        folder: folder of the dataset.
+        train: training records, in the format of :mod:`experiments.data.coco`.
+        validation: validation records, in the same format.
+        test: test records without objects, in the same format; None if the dataset has none.
+        categories: categories, indexed by label.
     """
 
     folder: Path
@@ -36,32 +36,34 @@ class DetectionData:
         """The records of a split.
 
         Raises:
-            DataError: the data set has no such split.
+            DataError: the dataset has no such split.
         """
         source: Source | None = getattr(self, split)
         if source is None:
-            raise DataError(f"{self.folder} must have images of {split}, got none when prepared")
+            raise DataError(
+                f"{self.folder} must have images of {split}, but it was prepared with none"
+            )
         return source
 
     def index(self, split: Split) -> RecordIndex:
-        """What is known of a split's records; each process must ask for it.
+        """The index of a split's records; all processes must call this together.
 
         Raises:
-            DataError: the data set has no such split.
+            DataError: the dataset has no such split.
         """
-        return kept_index(self.source(split), self.folder, split)
+        return cached_index(self.source(split), self.folder, split)
 
 
 def open_data(config: DataConfig, folders: DataFolders) -> DetectionData:
-    """Opens a data set, and builds scenes if need be.
+    """Opens a dataset, and composes the scenes if necessary.
 
     Args:
-        config: of the run.
-        folders: where data sets lie, and the files that scenes are made of.
+        config: config of the data.
+        folders: folders of the datasets and of the files from which scenes are composed.
 
     Raises:
-        DataError: COCO, or what scenes are composed of, is not there or not as it must be; the
-            message says how to prepare it. Or the data set has another number of categories.
+        DataError: COCO, or the material of the scenes, is missing or damaged; the message says how
+            to prepare it. Or the dataset has an unexpected number of categories.
     """
     match config.source:
         case "coco":

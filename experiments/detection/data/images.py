@@ -1,4 +1,4 @@
-"""From encoded images to the two input shapes of the detector, with Pillow."""
+"""Decodes images and resizes them to the two input shapes of the detector, with Pillow."""
 
 import io
 import logging
@@ -15,14 +15,15 @@ from experiments.detection.data.config import DataConfig
 from experiments.engine.errors import InputError
 from experiments.engine.text import printable
 
-# The stride of the coarsest level that FPN upsamples. FPN_CARAFE crops the level above.
+# The stride of the coarsest level that FPN upsamples. FPN_CARAFE also upsamples the level above it,
+# of stride 64, and crops the result.
 _MULTIPLE = 32
 
 _log = logging.getLogger(__name__)
 
 
 def is_portrait(height: int, width: int) -> bool:
-    """Whether an image belongs in the portrait bucket; a square one does not."""
+    """Whether an image belongs in the portrait bucket; a square image does not."""
     return height > width
 
 
@@ -35,18 +36,19 @@ def bucket_shape(config: DataConfig, portrait: bool) -> tuple[int, int]:
 
 
 def resized_size(height: int, width: int, config: DataConfig, portrait: bool) -> tuple[int, int]:
-    """Height and width of an image in a bucket; its aspect ratio stays, but for rounding.
+    """Height and width to which an image is resized in a bucket.
 
-    In its own bucket an image has the size that mmcv's ``rescale_size`` gives it, to the bit of the
-    arithmetic: both sides are scaled by one factor, and rounded half up. detectron2 scales the
-    longer side twice where it is the limit, so that now and then a half falls on the other side. No
-    side is shorter than a pixel.
+    The aspect ratio is kept, except for rounding. In its own bucket an image has exactly the size
+    that mmcv's ``rescale_size`` computes: both sides are scaled by one factor and rounded half up.
+    detectron2 scales the longer side twice if it is the limit, so that a half is sometimes rounded
+    differently. No side is shorter than a pixel.
 
     Args:
-        height: of the image.
-        width: of the image.
-        config: its shorter and longer count.
-        portrait: the bucket. An image of the other orientation is made small enough for it.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        config: config of the data; ``shorter`` and ``longer`` are used.
+        portrait: whether the bucket is the portrait one. An image of the opposite orientation is
+            scaled down until it fits.
     """
     bucket_height, bucket_width = bucket_shape(config, portrait)
     scale = min(
@@ -59,12 +61,12 @@ def resized_size(height: int, width: int, config: DataConfig, portrait: bool) ->
 
 
 def decode_image(record: Mapping[str, Any]) -> Image.Image:
-    """Decodes a record's image to RGB, as it is stored: its EXIF orientation is ignored.
+    """Decodes a record's image to RGB and ignores its EXIF orientation.
 
-    The annotations' coordinates are those of the stored pixels.
+    The annotations are in coordinates of the stored pixels.
 
     Raises:
-        RecordError: it does not decode, or is not of the size that was annotated.
+        RecordError: the image does not decode, or its size differs from the annotated one.
     """
     name = f"image {record['file_name']}"
     try:
@@ -73,7 +75,7 @@ def decode_image(record: Mapping[str, Any]) -> Image.Image:
         if image.size != annotated:
             raise InputError(f"{name} must be {annotated} wide and high, got {image.size}")
     except InputError as error:
-        # The engine tells of records by their number, which says little of a file.
+        # The engine reports records by number, from which the file cannot be recognised.
         _log.warning("%s", printable(error))
         raise RecordError(str(error)) from error
     return image
@@ -82,22 +84,22 @@ def decode_image(record: Mapping[str, Any]) -> Image.Image:
 def fit_image(
     image: Image.Image, size: tuple[int, int], shape: tuple[int, int], flip: bool = False
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Resizes an image, and lays it in the top left of a bucket; the rest is 0.
+    """Resizes an image and puts it in the top left corner of a bucket, padded with zeros.
 
     Args:
-        image: RGB.
-        size: height and width to resize it to; see :func:`resized_size`.
-        shape: of the bucket; see :func:`bucket_shape`.
-        flip: whether it is mirrored.
+        image: RGB image.
+        size: height and width of the resized image in pixels; see :func:`resized_size`.
+        shape: height and width of the bucket in pixels; see :func:`bucket_shape`.
+        flip: whether the image is mirrored.
 
     Returns:
-        ``[*shape, 3]``.
+        The padded image, ``[*shape, 3]``.
     """
     height, width = size
-    # Pillow's filter grows with the factor by which it shrinks, so that nothing aliases.
+    # Pillow widens its filter by the downsampling factor, which prevents aliasing.
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     if flip:
-        image = ImageOps.mirror(image)  # in a ninth of the time that numpy takes
+        image = ImageOps.mirror(image)  # nine times faster than in numpy
     bucket = np.zeros((*shape, 3), np.uint8)
     bucket[:height, :width] = np.asarray(image)
     return bucket

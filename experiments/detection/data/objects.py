@@ -1,4 +1,4 @@
-"""From the objects of a record to padded arrays: what a detector is trained on.
+"""Converts the objects of a record to the padded arrays on which a detector is trained.
 
 Boxes are x1, y1, x2, y2 in continuous coordinates: the top left pixel covers [0, 1] x [0, 1].
 """
@@ -18,7 +18,7 @@ PADDING_LABEL = -1
 
 
 def clipped_boxes(record: Mapping[str, Any]) -> Float[np.ndarray, "objects 4"]:
-    """All boxes of a record in pixels of its image, float64, clipped to it."""
+    """All boxes of a record, clipped to its image, in pixels, float64."""
     bbox = np.asarray(record["objects"]["bbox"], np.float64).reshape(-1, 4)
     ends = np.array([record["width"], record["height"]] * 2, np.float64)
     corners = np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1)
@@ -26,13 +26,13 @@ def clipped_boxes(record: Mapping[str, Any]) -> Float[np.ndarray, "objects 4"]:
 
 
 def is_trainable(record: Mapping[str, Any]) -> Bool[np.ndarray, "objects"]:
-    """Which objects of a record are used in training, crowds among them.
+    """Which objects of a record, including crowds, are used in training.
 
-    As in mmdet 2, those whose box is at least a pixel wide and high, and whose segmentation has
-    some area. Here boxes are clipped to the image first.
+    As in mmdet 2, an object is used if its box is at least a pixel wide and high and its
+    segmentation has a positive area. Unlike in mmdet 2, boxes are first clipped to the image.
 
     Args:
-        record: one of :mod:`experiments.data.coco`.
+        record: record in the format of :mod:`experiments.data.coco`.
     """
     boxes = clipped_boxes(record)
     area = np.asarray(record["objects"]["area"], np.float64)
@@ -40,19 +40,19 @@ def is_trainable(record: Mapping[str, Any]) -> Bool[np.ndarray, "objects"]:
 
 
 def training_objects(record: Mapping[str, Any], mask_side: int | None) -> Objects:
-    """The objects of a record that a detector is trained on, crowds among them.
+    """The objects of a record on which a detector is trained, including crowds.
 
     Args:
-        record: one of :mod:`experiments.data.coco`.
-        mask_side: rows and columns of an object's mask; None for no masks.
+        record: record in the format of :mod:`experiments.data.coco`.
+        mask_side: number of rows and columns of an object's mask; None for no masks.
 
     Returns:
-        ``boxes``, float64 ``[n, 4]``, in pixels of the record's image, within it; ``labels``, int32
-        ``[n]``; ``crowd``, bool ``[n]``; and with a ``mask_side`` ``masks``, uint8
-        ``[n, side, side]``, relative to the boxes, 0 or 1, for a crowd 0.
+        ``boxes``, float64 ``[n, 4]``, in pixels, within the record's image; ``labels``, int32
+        ``[n]``; ``crowd``, bool ``[n]``; and, if ``mask_side`` is given, ``masks``, uint8
+        ``[n, side, side]``, 0 or 1, relative to the boxes. The mask of a crowd is 0.
 
     Raises:
-        DataError: an object that is no crowd has no segmentation, and ``mask_side`` is given.
+        DataError: ``mask_side`` is given, and an object that is not a crowd has no segmentation.
     """
     objects = record["objects"]
     boxes = clipped_boxes(record)
@@ -71,14 +71,14 @@ def training_objects(record: Mapping[str, Any], mask_side: int | None) -> Object
 
 
 def scaled(objects: Objects, size: tuple[int, int], resized: tuple[int, int]) -> Objects:
-    """The objects of an image of ``size`` (height, width) once it is ``resized``."""
+    """Scales the objects of an image of ``size`` (height, width) to the size ``resized``."""
     (height, width), (new_height, new_width) = size, resized
     factors = np.array([new_width / width, new_height / height] * 2)
     return {**objects, "boxes": objects["boxes"] * factors[None]}
 
 
 def flipped(objects: Objects, width: int) -> Objects:
-    """The objects of an image of that width once it is mirrored."""
+    """Mirrors the objects of an image of the given width."""
     x1, y1, x2, y2 = objects["boxes"].T
     mirrored = {**objects, "boxes": np.stack([width - x2, y1, width - x1, y2], axis=1)}
     if "masks" in objects:
@@ -87,13 +87,14 @@ def flipped(objects: Objects, width: int) -> Objects:
 
 
 def padded(objects: Objects, max_objects: int) -> Objects:
-    """Makes the number of objects ``max_objects``, with the label -1 for padding.
+    """Pads the objects to ``max_objects`` rows; padding has the label -1.
 
     Returns:
-        ``boxes``, float32 ``[N, 4]``, and the others as they are, 0 where they are padded.
+        The padded arrays, 0 in the padding of all arrays but ``labels``. ``boxes`` are float32; the
+        other dtypes do not change.
 
     Raises:
-        ValueError: there are more.
+        ValueError: there are more than ``max_objects`` objects.
     """
     count = len(objects["labels"])
     if count > max_objects:
@@ -112,6 +113,6 @@ def _mask(record: Mapping[str, Any], number: int) -> np.ndarray:
     if not counts:
         raise DataError(
             f"object {record['objects']['id'][number]} of image {record['image_id']} must have a "
-            "segmentation to learn masks from, got none"
+            "segmentation to train masks, got none"
         )
     return decode_mask(counts, record["height"], record["width"])

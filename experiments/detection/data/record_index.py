@@ -1,4 +1,4 @@
-"""What has to be known of all records before the first batch: their orientation and objects."""
+"""An index of all records, needed before the first batch: their orientation and objects."""
 
 import dataclasses
 import hashlib
@@ -16,8 +16,8 @@ from experiments.detection.data.objects import is_trainable
 from experiments.engine.distributed import primary_first
 from experiments.engine.files import write_atomically
 
-# Part of the key of a kept index: other rules, another number.
-_RULES = 2
+# Part of the key of a cached index. Increase it when the contents of an index change.
+_VERSION = 2
 
 _log = logging.getLogger(__name__)
 
@@ -26,14 +26,15 @@ _log = logging.getLogger(__name__)
 class RecordIndex:
     """One entry for each record of a source.
 
-    A record whose checksum is wrong counts as landscape and usable, so that it is met, and named.
+    A record whose checksum is wrong counts as landscape and usable, so that training tries to read
+    it and reports it.
 
     Attributes:
-        image_id: COCO's; -1 where the record cannot be read.
+        image_id: COCO's id of the image; -1 if the record cannot be read.
         portrait: whether the image is taller than wide.
-        objects: number of objects to train on, crowds among them; see
+        objects: number of objects to train on, including crowds; see
             :func:`experiments.detection.data.objects.is_trainable`.
-        usable: whether one of them is no crowd, and can be trained on.
+        usable: whether at least one of these objects is not a crowd.
     """
 
     image_id: Int[np.ndarray, "records"]
@@ -47,10 +48,10 @@ class RecordIndex:
 
 
 def index_records(source: Source) -> RecordIndex:
-    """Reads every record once; no image is decoded.
+    """Builds an index by reading every record once, without decoding images.
 
     Args:
-        source: of records as :mod:`experiments.data.coco` gives them.
+        source: records in the format of :mod:`experiments.data.coco`.
     """
     count = len(source)
     index = RecordIndex(
@@ -73,31 +74,31 @@ def index_records(source: Source) -> RecordIndex:
     return index
 
 
-def kept_index(source: Source, folder: Path, split: str) -> RecordIndex:
-    """The index of a split of a prepared data set, which is kept beside the data.
+def cached_index(source: Source, folder: Path, split: str) -> RecordIndex:
+    """The index of a split of a prepared dataset, cached in the dataset's folder.
 
-    Of several processes the first makes it, and the others read it. Where the folder cannot be
-    written to, each makes its own.
+    The first process builds the index, and the others read its file. If the folder is not
+    writable, every process builds its own index.
 
     Args:
-        source: of the split.
-        folder: of one version of the data set, as tfds prepared it.
-        split: its name.
+        source: records of the split.
+        folder: folder of one version of the dataset, as prepared by tfds.
+        split: name of the split.
     """
     path = folder / f"record_index_{split}.npz"
-    # The shards' lengths and sizes are in there, and so another data set has another.
+    # This file contains the lengths and sizes of the shards, which differ between datasets.
     info = (folder / "dataset_info.json").read_bytes()
-    key = hashlib.sha256(f"{_RULES} {split} {len(source)} ".encode() + info).hexdigest()
+    key = hashlib.sha256(f"{_VERSION} {split} {len(source)} ".encode() + info).hexdigest()
 
-    def read_or_make() -> RecordIndex:
+    def read_or_build() -> RecordIndex:
         index = _read(path, key)
         if index is None:
             _log.info("reading all %d records of %s once", len(source), folder)
             index = index_records(source)
-            _keep(index, path, key)
+            _save(index, path, key)
         return index
 
-    return primary_first(read_or_make)
+    return primary_first(read_or_build)
 
 
 def _read(path: Path, key: str) -> RecordIndex | None:
@@ -108,12 +109,12 @@ def _read(path: Path, key: str) -> RecordIndex | None:
             names = (field.name for field in dataclasses.fields(RecordIndex))
             return RecordIndex(**{name: arrays[name] for name in names})
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        return None  # none yet, or a damaged one
+        return None  # no index yet, or a damaged one
 
 
-def _keep(index: RecordIndex, path: Path, key: str) -> None:
+def _save(index: RecordIndex, path: Path, key: str) -> None:
     arrays: dict[str, Any] = {"key": np.asarray(key), **vars(index)}
     try:
         write_atomically(path, lambda file: np.savez(file, **arrays))
     except OSError as error:
-        _log.warning("the index of the records cannot be kept: %s", error)
+        _log.warning("the index of the records cannot be saved: %s", error)

@@ -1,1 +1,1 @@
-"""Evaluation of detectors as COCO does it, from the devices' arrays to its metrics."""
+"""COCO's evaluation of detectors, from arrays on the devices to metrics."""

@@ -1,4 +1,4 @@
-"""Evaluation of a detector on a data set, on however many devices and processes."""
+"""Evaluation of a detector on a dataset, on any number of devices and processes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -27,24 +27,24 @@ from experiments.engine.text import shown
 
 Detections = Mapping[str, Any]
 
-# What of a batch the results need beside the detections.
+# Fields of a batch from which results are computed, besides the detections.
 _KEPT = ("size", "original_size", "weight")
 
 
 class DetectionEvaluator:
-    """COCO's metrics over a data set; compiled once for each shape of batches.
+    """COCO's metrics over a dataset. The step is compiled once for each shape of batches.
 
     Args:
-        detect: from a state and one device's share of a batch to its detections, as
-            :func:`experiments.detection.evaluation.results.image_results` takes them, each with a
+        detect: function of a state and one device's share of a batch that returns detections, in
+            the format of :func:`experiments.detection.evaluation.results.image_results` with a
             leading batch axis.
-        dataset: finite batches of this process, as :class:`experiments.engine.input.Input` takes
-            them, as many on every process, and of the same shape at the same time. Examples of
-            weight 0 only fill up.
-        ground_truth: of all records.
-        masks: whether the detections have masks, and these are evaluated too.
-        workers: processes that prepare batches; 0 for threads of this one.
-        max_unreadable_records: the largest number of images that may be unreadable.
+        dataset: a finite dataset of this process's batches, for
+            :class:`experiments.engine.input.Input`. All processes have the same number of batches,
+            and batches with the same index have the same shape. Examples with weight 0 are padding.
+        ground_truth: annotations of all records.
+        masks: whether the detections have masks, which are evaluated as well.
+        workers: number of processes that prepare batches; 0 uses threads of this process.
+        max_unreadable_records: largest number of images that may be unreadable.
 
     Raises:
         ConfigError: ``dataset`` has no batches.
@@ -69,37 +69,37 @@ class DetectionEvaluator:
         self._max_unreadable_records = max_unreadable_records
 
     def results(self, state: Any) -> list[Result]:
-        """Detects the objects of the data set.
+        """Detects the objects in the dataset.
 
         Returns:
-            The results of all processes, on each of them, by image; those of one image in the
-            order in which they were detected.
+            The results of all processes, the same list on every process. They are sorted by image;
+            the results of one image are in the order in which they were detected.
 
         Raises:
-            UnreadableEvaluationError: too many images cannot be read, or none can.
-            NonFiniteEvaluationError: the detector gives values that are NaN or infinite.
+            UnreadableEvaluationError: too many images cannot be read, or no image can.
+            NonFiniteEvaluationError: the detector's output has values that are NaN or infinite.
             ConfigError: no example has a weight.
         """
         return self._detect(state)[0]
 
     def __call__(self, state: Any, output: Path | None = None) -> dict[str, float]:
-        """Evaluates the detector of a state.
+        """Evaluates the detector with a state.
 
         Args:
-            state: of the detector.
+            state: state of the detector.
             output: folder for the detections, which the first process writes; see
                 :func:`experiments.detection.evaluation.results.write_results`.
 
         Returns:
-            The same on every process: ``box_AP`` and, as its details, ``box/AP50`` and the other
-            ten metrics of :func:`experiments.detection.evaluation.coco_metrics.coco_metrics`;
-            with masks the same with ``mask``; and ``unreadable``, the number of images that
-            cannot be read, if any. Their objects count as missed. What is not defined is left
-            out.
+            The same metrics on every process: ``box_AP``, and ``box/AP50`` and the other ten
+            metrics of :func:`experiments.detection.evaluation.coco_metrics.coco_metrics` as its
+            details; with masks, the same for ``mask``; and ``unreadable``, the number of images
+            that cannot be read, if there are any. Objects in unreadable images count as missed.
+            Undefined metrics are left out.
 
         Raises:
-            UnreadableEvaluationError: too many images cannot be read, or none can.
-            NonFiniteEvaluationError: the detector gives values that are NaN or infinite.
+            UnreadableEvaluationError: too many images cannot be read, or no image can.
+            NonFiniteEvaluationError: the detector's output has values that are NaN or infinite.
             ConfigError: no example has a weight.
         """
         results, unreadable = self._detect(state)
@@ -122,33 +122,34 @@ class DetectionEvaluator:
         broken: list[int] = []  # ids of images
         unreadable: list[int] = []
         records = 0
-        under_way: tuple[Any, dict[str, np.ndarray]] | None = None
+        pending: tuple[Any, dict[str, np.ndarray]] | None = None
         with closing(Input(self._dataset, self._workers)) as data:
             for batch, host in data:
                 found = self._step(state, batch)
-                # While the devices work on this batch, the host does what the last one needs.
-                if under_way is not None:
-                    own += self._results_of(*under_way, broken)
-                under_way = found, host
+                # The host processes the previous batch while the devices work on this one.
+                if pending is not None:
+                    own += self._results_of(*pending, broken)
+                pending = found, host
                 unreadable += unreadable_records(host)
-                records += int((host[RECORD] >= 0).sum())  # the others only fill up
-        if under_way is not None:
-            own += self._results_of(*under_way, broken)
+                records += int((host[RECORD] >= 0).sum())  # -1 is padding
+        if pending is not None:
+            own += self._results_of(*pending, broken)
         left_out = check_unreadable(
             unreadable, records > len(unreadable), self._max_unreadable_records
         )
         if broken := sorted(_of_all_processes(broken)):
             raise NonFiniteEvaluationError(
                 f"the detector must give finite values, got NaN or infinity for {len(broken)} "
-                f"images, with the ids {shown(broken)}: the parameters are broken, or it overflows"
+                f"images, with the ids {shown(broken)}: the parameters are broken, or the detector "
+                "overflows"
             )
-        # Those of one image come from one process, and stay in their order.
+        # One process has all results of an image, and the sort is stable: they keep their order.
         return sorted(_of_all_processes(own), key=lambda result: result["image_id"]), left_out
 
     def _results_of(
         self, found: Any, host: dict[str, np.ndarray], broken: list[int]
     ) -> list[Result]:
-        """The results of a batch; ids of images that have none that is finite go to ``broken``."""
+        """The results of a batch; adds the ids of images with values not finite to ``broken``."""
         detections, kept = join(found)
         results: list[Result] = []
         for number in np.flatnonzero(kept["weight"]):
@@ -167,7 +168,7 @@ class DetectionEvaluator:
 
 
 def _of_all_processes[Value](own: list[Value]) -> list[Value]:
-    """The values of each process, one process after the other, on all of them."""
-    # As text numbers come back as they were, to the last bit.
+    """Concatenates the values of all processes, on every process."""
+    # JSON text restores numbers exactly, to the last bit.
     parts = [json.loads(part) for part in gather_bytes(json.dumps(own).encode())]
     return [value for part in parts for value in part]

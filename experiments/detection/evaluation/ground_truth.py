@@ -1,4 +1,4 @@
-"""What pycocotools compares detections with, from the records of a data set."""
+"""Annotations for pycocotools, read from the records of a dataset."""
 
 import contextlib
 import dataclasses
@@ -16,12 +16,12 @@ from experiments.data.records import RecordError, Source, read_record
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
-    """The annotations of a data set.
+    """The annotations of a dataset.
 
     Attributes:
-        coco: them, for pycocotools.
-        image_ids: of each record, and -1 for records that cannot be read.
-        category_ids: COCO's number for each label.
+        coco: annotations in pycocotools' format.
+        image_ids: image id of each record; -1 for records that cannot be read.
+        category_ids: COCO's category id of each label.
     """
 
     coco: COCO
@@ -30,29 +30,29 @@ class GroundTruth:
 
     @property
     def has_objects(self) -> bool:
-        """Whether there is anything to find; without, no metric is defined."""
+        """Whether there is any object to find; if not, no metric is defined."""
         return any(not annotation["iscrowd"] for annotation in self.coco.anns.values())
 
     @property
     def without_masks(self) -> int:
-        """The number of objects that have no mask."""
+        """The number of objects without a mask."""
         return sum("segmentation" not in annotation for annotation in self.coco.anns.values())
 
 
 def read_ground_truth(source: Source, categories: Sequence[Category]) -> GroundTruth:
     """Reads the annotations of all records.
 
-    As in COCO's own evaluation every image counts: one whose picture does not decode has no
-    detections, so that its objects are missed. Only a record that cannot be read at all is left
-    out, since its annotations are not known either.
+    As in COCO's own evaluation, every image counts. An image that does not decode has no
+    detections, so its objects are missed. Only a record that cannot be read at all is left out,
+    because its annotations are unknown.
 
     Args:
-        source: of records as :mod:`experiments.data.coco` gives them.
-        categories: by label.
+        source: records in the format of :mod:`experiments.data.coco`.
+        categories: categories, indexed by label.
 
     Returns:
-        Annotations with numbers of their own from 1 on: pycocotools takes an object numbered 0,
-        once it is detected, for one that is not. Boxes, areas and crowds are as in the records.
+        Annotations with new ids, which start at 1: pycocotools counts a detected object with id 0
+        as missed. Boxes, areas and crowds are as in the records.
 
     Raises:
         ValueError: two records have the same ``image_id``.
@@ -80,11 +80,11 @@ def read_ground_truth(source: Source, categories: Sequence[Category]) -> GroundT
     _check_unique(image_ids)
     names = [{"id": category.id, "name": category.name} for category in categories]
     dataset = {"images": images, "annotations": annotations, "categories": names}
-    return GroundTruth(coco_of(dataset), image_ids, category_ids)
+    return GroundTruth(make_coco(dataset), image_ids, category_ids)
 
 
-def coco_of(dataset: dict[str, Any]) -> COCO:
-    """Hands a data set in COCO's JSON format to pycocotools, without its messages."""
+def make_coco(dataset: dict[str, Any]) -> COCO:
+    """Makes a pycocotools object of a dataset in COCO's JSON format, without printing."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = dataset
@@ -116,4 +116,4 @@ def _check_unique(image_ids: Int64[np.ndarray, " records"]) -> None:
     known, counts = np.unique(image_ids[image_ids >= 0], return_counts=True)
     if (counts > 1).any():
         repeated = known[counts > 1][:5].tolist()
-        raise ValueError(f"image_id must differ from record to record, got twice: {repeated}")
+        raise ValueError(f"image_id must be unique, got more than one record of {repeated}")

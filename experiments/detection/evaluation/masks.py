@@ -1,4 +1,4 @@
-"""From a mask that is relative to its box to a run-length code of the whole image."""
+"""Converts a mask relative to its box to a run-length code of the whole image."""
 
 from typing import TypedDict
 
@@ -29,20 +29,21 @@ def paste_mask(
 ) -> RunLengths:
     """Resamples a mask onto the pixels of its image, thresholds it and encodes it.
 
-    A pixel belongs to the object where its centre lies in the box, borders included, and the
-    probability there is at least one half, bilinearly between the centres of the mask's cells and
-    with zeros around them. Only the part of the image that the box covers is computed: outside the
-    box the zeros around a mask keep it below one half.
+    A pixel belongs to the object if its centre lies in the box or on its border, and the
+    probability at its centre is at least one half. Probabilities are interpolated bilinearly
+    between the centres of the mask's entries, with zeros around the mask. Only the part of the
+    image that the box covers is computed: outside the box, the zeros keep probabilities below one
+    half.
 
     Args:
-        probabilities: in [0, 1], the mask stretched over ``box``.
-        box: x1, y1, x2, y2 in pixels of the image; it may reach beyond it. One without width or
-            height covers nothing.
-        height: of the image.
-        width: of the image.
+        probabilities: the mask, stretched over ``box``, ``[M, M]`` in [0, 1].
+        box: x1, y1, x2, y2 in pixels of the image; it may extend beyond the image. A box without
+            width or height covers no pixel.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
     """
     x1, y1, x2, y2 = (float(edge) for edge in box)
-    canvas = np.zeros((width, height), np.uint8)  # the codes run along columns
+    canvas = np.zeros((width, height), np.uint8)  # transposed: the code runs along columns
     columns, rows = _pixels_between(x1, x2, width), _pixels_between(y1, y2, height)
     if columns.size and rows.size:
         padded = np.pad(probabilities.astype(np.float32, copy=False), 1)
@@ -53,7 +54,7 @@ def paste_mask(
 
 
 def encode_mask(mask: Bool[np.ndarray, "H W"] | UInt8[np.ndarray, "H W"]) -> RunLengths:
-    """Encodes a mask of the whole image, 1 or True on the object."""
+    """Encodes a mask of the whole image, which is 1 or True on the object."""
     code = run_lengths.encode(np.asfortranarray(mask, np.uint8))
     return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
 
@@ -68,14 +69,14 @@ def _pixels_between(low: float, high: float, size: int) -> Int[np.ndarray, " n"]
 
 
 def _interpolate(
-    padded: Float[np.ndarray, "cells n"],
+    padded: Float[np.ndarray, "rows n"],
     pixels: Int[np.ndarray, " p"],
     low: float,
     high: float,
 ) -> Float[np.ndarray, "p n"]:
-    """Samples the rows of a mask, with one row of zeros at both ends, at centres of pixels."""
-    cells = padded.shape[0] - 2
-    place = (pixels + 0.5 - low) * (cells / (high - low)) + 0.5  # of the rows, zeros included
-    above = np.clip(np.floor(place).astype(np.int64), 0, cells)
-    share = (place - above).astype(np.float32)[:, None]
+    """Interpolates the rows of a mask, padded by a row of zeros at both ends, at pixel centres."""
+    rows = padded.shape[0] - 2
+    position = (pixels + 0.5 - low) * (rows / (high - low)) + 0.5  # in rows of ``padded``
+    above = np.clip(np.floor(position).astype(np.int64), 0, rows)
+    share = (position - above).astype(np.float32)[:, None]
     return padded[above] * (1 - share) + padded[above + 1] * share

@@ -2,17 +2,17 @@
 
 from typing import Literal
 
-# In the order in which pycocotools sums an evaluation up.
+# In the order of pycocotools' summary.
 AVERAGE_PRECISIONS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
 AVERAGE_RECALLS = ("AR1", "AR10", "AR100", "AR_S", "AR_M", "AR_L")
 METRICS = AVERAGE_PRECISIONS + AVERAGE_RECALLS
 
 
 def logged_name(compared: Literal["box", "mask"], metric: str) -> str:
-    """Names a metric of a run: ``box_AP``, and ``box/AP50`` and so on, which are its details.
+    """The name of a metric in logs: ``box_AP``, or for its details ``box/AP50`` and so on.
 
     Args:
-        compared: what the metric compares.
+        compared: whether the metric compares boxes or masks.
         metric: one of :data:`METRICS`.
     """
     return f"{compared}_{metric}" if metric == "AP" else f"{compared}/{metric}"

@@ -1,4 +1,4 @@
-"""Detections as COCO writes them: one entry each, in pixels of the original image."""
+"""Detections in COCO's results format, in pixels of the original image."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ class Result(TypedDict):
     """One detection, with the keys of COCO's results.
 
     Attributes:
-        image_id: of the image.
-        category_id: COCO's number of the category; such numbers may have gaps.
+        image_id: id of the image.
+        category_id: COCO's id of the category; these ids may have gaps.
         bbox: left, top, width and height, in pixels of the original image and within it.
-        score: in [0, 1].
-        segmentation: the mask, if the detector gives masks.
+        score: score of the detection, in [0, 1].
+        segmentation: mask of the object, if the detector predicts masks.
     """
 
     image_id: int
@@ -38,24 +38,24 @@ def image_results(
     image_id: int,
     category_ids: Sequence[int] | Int[np.ndarray, " classes"],
 ) -> list[Result]:
-    """Makes results of the detections in one image.
+    """Converts the detections in one image to results.
 
     Args:
         detections: ``boxes`` float32 ``[D, 4]`` as x1, y1, x2, y2 in pixels of the resized image,
             ``scores`` float32 ``[D]``, ``labels`` int32 ``[D]``, ``valid`` bool ``[D]`` and, with
             masks, ``masks`` float32 ``[D, M, M]`` in [0, 1], each stretched over its box.
-        size: height and width of the resized image.
-        original_size: height and width of the image as it was.
-        image_id: of the image.
-        category_ids: COCO's number for each label.
+        size: height and width of the resized image in pixels.
+        original_size: height and width of the original image in pixels.
+        image_id: id of the image.
+        category_ids: COCO's category id of each label.
 
     Returns:
-        Those that are valid, in their order, without those whose boxes have no area in the image.
-        Each axis is scaled by its own factor, as resized sizes are rounded. Boxes are clipped to
-        the image after their masks were pasted.
+        The valid detections, in their order, except those whose boxes have no area in the image.
+        Each axis is scaled by its own factor, because resized sizes are rounded. Masks are pasted
+        into the boxes before these are clipped to the image.
 
     Raises:
-        InputError: a score, or the box of a detection that is valid, is NaN or infinite.
+        InputError: a score, or the box of a valid detection, is NaN or infinite.
     """
     given = (detections["scores"], detections["boxes"][detections["valid"]])
     if not all(np.isfinite(values).all() for values in given):
@@ -84,29 +84,29 @@ def image_results(
     return results
 
 
-def of_kind(results: Sequence[Result], kind: str) -> list[dict[str, Any]]:
-    """Results with what belongs to one kind of evaluation alone.
+def results_for(results: Sequence[Result], kind: str) -> list[dict[str, Any]]:
+    """Copies results with only the keys that one kind of evaluation needs.
 
-    Masks must not stand beside boxes: pycocotools would then take an object's size, by which AP is
-    split, from the box.
+    A result with both a mask and a box would be wrong for pycocotools: it would compute the
+    object's size, by which AP is split, from the box.
 
     Args:
-        results: of any images.
+        results: results of any images.
         kind: ``"bbox"`` or ``"segm"``.
 
     Returns:
         Copies without ``segmentation`` for ``"bbox"``, and without ``bbox`` for ``"segm"``.
 
     Raises:
-        ValueError: ``kind`` is neither; or it is ``"segm"``, and a result has no mask.
+        ValueError: ``kind`` is unknown; or it is ``"segm"``, and a result has no mask.
     """
     drops = {"bbox": "segmentation", "segm": "bbox"}
     if kind not in drops:
         raise ValueError(f"kind must be 'bbox' or 'segm', got {kind!r}")
     if kind == "segm" and (lacking := sum("segmentation" not in result for result in results)):
         raise ValueError(
-            f"results must have a segmentation each for kind 'segm', got {lacking} of "
-            f"{len(results)} without"
+            f"each of the results must have a segmentation for kind 'segm', got {lacking} of "
+            f"{len(results)} without one"
         )
     return [
         {key: value for key, value in result.items() if key != drops[kind]} for result in results
@@ -114,33 +114,34 @@ def of_kind(results: Sequence[Result], kind: str) -> list[dict[str, Any]]:
 
 
 def write_results(folder: Path, results: Sequence[Result], masks: bool) -> list[Path]:
-    """Writes results as COCO's evaluation server reads them: a list in a file for each kind.
+    """Writes results in the format of COCO's evaluation server: one JSON list for each kind.
 
     The server takes the file of one kind, renamed ``detections_SPLIT_NAME_results.json`` and
     zipped. Entries of the box file have the keys ``image_id``, ``category_id``, ``bbox`` and
-    ``score``, those of the mask file ``segmentation`` in place of ``bbox``.
+    ``score``. Entries of the mask file have ``segmentation`` in place of ``bbox``.
 
     Args:
-        folder: is created; ``bbox.json`` and, with ``masks``, ``segm.json`` in it are replaced.
-        results: of any images; the files are whole lists also if there are none.
-        masks: whether the detector gives masks.
+        folder: folder of the files, which is created if necessary. Existing files ``bbox.json``
+            and, with ``masks``, ``segm.json`` are replaced.
+        results: results of any images; without results the files contain empty lists.
+        masks: whether the detector predicts masks.
 
     Returns:
-        The files.
+        Paths of the files.
 
     Raises:
-        ValueError: ``masks``, and a result has none.
+        ValueError: ``masks`` is True, and a result has no mask.
         OSError: a file cannot be written.
     """
     written = []
     for kind in ("bbox", "segm") if masks else ("bbox",):
         path = folder / f"{kind}.json"
-        _write_list(path, of_kind(results, kind))
+        _write_list(path, results_for(results, kind))
         written.append(path)
     return written
 
 
 def _write_list(path: Path, entries: list[dict[str, Any]]) -> None:
-    # Hundreds of thousands of entries: no spaces.
+    # No spaces: there are hundreds of thousands of entries.
     text = json.dumps(entries, separators=(",", ":"), allow_nan=False)
     write_atomically(path, lambda file: file.write(text.encode()))

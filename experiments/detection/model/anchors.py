@@ -16,8 +16,9 @@ class AnchorConfig:
 
     Attributes:
         scale: side of a square anchor, in strides of its level.
-        ratios: height over width of the anchors of a place, which all have the same area.
-        strides: of the pyramid's levels, in pixels.
+        ratios: ratios of height to width of the anchors at a position; all these anchors have the
+            same area.
+        strides: strides of the pyramid's levels, in pixels.
     """
 
     scale: float = 8.0
@@ -36,20 +37,22 @@ class AnchorConfig:
 def pyramid_anchors(
     shapes: Sequence[tuple[int, int]], config: AnchorConfig
 ) -> tuple[Float32[np.ndarray, "boxes 4"], ...]:
-    """Anchors of each level: constants, about the corners where cells begin, not rounded.
+    """The anchors of each level, as in detectron2 and mmdet 2.
 
-    They are those of detectron2 and mmdet 2.
+    Anchors are constants and not rounded. They are centred on the top left corners of the map's
+    pixels.
 
     Args:
         shapes: height and width of each level's map.
         config: scale, ratios and strides.
 
     Returns:
-        For each level ``[H * W * A, 4]``: rows of the map, in them columns, in them ratios. The
-        cell in row i and column j has its anchors' centre at ``(j * stride, i * stride)``.
+        For each level an array ``[H * W * A, 4]``, in the order of rows, columns and ratios. The
+        anchors of the map's pixel in row i and column j have the centre
+        ``(j * stride, i * stride)``.
 
     Raises:
-        ValueError: there are not as many shapes as strides.
+        ValueError: the numbers of shapes and of strides differ.
     """
     if len(shapes) != len(config.strides):
         raise ValueError(

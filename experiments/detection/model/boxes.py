@@ -1,9 +1,9 @@
 """Boxes: areas, overlaps, clipping, and their coding as offsets from reference boxes.
 
-A box is ``(x1, y1, x2, y2)`` in continuous pixels: pixel (0, 0) covers [0, 1] x [0, 1], and a
-box's width is ``x2 - x1``. One with ``x2 <= x1`` or ``y2 <= y1`` is empty: it has no area and
-overlaps nothing. The network proposes and detects no box with a side below a hundredth of a pixel;
-see :func:`is_nonempty`.
+A box is ``(x1, y1, x2, y2)`` in continuous pixel coordinates: pixel (0, 0) covers [0, 1] x [0, 1],
+and the width of a box is ``x2 - x1``. A box with ``x2 <= x1`` or ``y2 <= y1`` is empty: its area is
+0, and it overlaps nothing. The network never proposes or detects a box with a side below a
+hundredth of a pixel; see :func:`is_nonempty`.
 """
 
 import math
@@ -13,27 +13,28 @@ from jaxtyping import Array, Bool, Float, Int
 
 Weights = tuple[float, float, float, float]
 
-# What a step may enlarge a box by, as in detectron2: exp would overflow early in training.
+# Largest logarithm of the factor by which decoding enlarges a box, as in detectron2: without it,
+# exp would overflow early in training.
 _LARGEST_LOG_SCALE = math.log(1000 / 16)
-# In pixels. torchvision drops detections with a shorter side. Where sides divide or have their
-# logarithm taken, shorter ones count as this.
+# In pixels. torchvision drops detections with a shorter side. Sides are clamped to it before a
+# division or a logarithm.
 _SHORTEST_SIDE = 1e-2
 
 
 def area(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:
-    """Areas in pixels; that of an empty box is 0."""
+    """Areas in square pixels; the area of an empty box is 0."""
     sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
     return sides[..., 0] * sides[..., 1]
 
 
 def is_nonempty(boxes: Float[Array, "*batch 4"]) -> Bool[Array, "*batch"]:
-    """Whether boxes that were clipped to an image are at least a hundredth of a pixel on each side.
+    """Whether both sides of boxes, clipped to an image, are at least a hundredth of a pixel.
 
-    False for boxes that lie beyond the image, as clipping leaves them no area, and for boxes with a
-    NaN. Such boxes overlap nothing, or next to nothing, and NMS would keep all of them.
+    This is False for boxes outside the image, because clipping leaves them no area, and for boxes
+    with a NaN. Since these boxes overlap almost nothing, NMS would keep all of them.
 
     Args:
-        boxes: ``[..., 4]``, clipped.
+        boxes: boxes clipped to the image, ``[..., 4]``.
     """
     return (boxes[..., 2:] - boxes[..., :2] >= _SHORTEST_SIDE).all(axis=-1)
 
@@ -45,9 +46,10 @@ def pairwise_iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array,
 
 
 def pairwise_coverage(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
-    """The share of each box of ``a`` that lies in each of ``b``; 0 where that of ``a`` is empty.
+    """The fraction of the area of each box of ``a`` within each box of ``b``.
 
-    It is what COCO takes in place of the intersection over union where ``b`` is a crowd.
+    The fraction is 0 if the box of ``a`` is empty. COCO uses it in place of the intersection over
+    union if ``b`` is a crowd.
     """
     shared = _pairwise_intersection(a, b)
     return _ratio(shared, jnp.broadcast_to(area(a)[:, None], shared.shape))
@@ -56,10 +58,10 @@ def pairwise_coverage(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[A
 def clip(
     boxes: Float[Array, "*batch 4"], size: Int[Array, "2"] | tuple[int, int]
 ) -> Float[Array, "*batch 4"]:
-    """Moves edges that are outside an image to its border.
+    """Clips boxes to an image.
 
     Args:
-        boxes: ``[..., 4]``.
+        boxes: boxes ``[..., 4]``.
         size: height and width of the image in pixels.
     """
     height, width = size[0], size[1]
@@ -70,21 +72,24 @@ def clip(
 def encode(
     boxes: Float[Array, "*#batch 4"], references: Float[Array, "*#batch 4"], weights: Weights
 ) -> Float[Array, "*batch 4"]:
-    """What a network should predict to turn references into boxes: the inverse of :func:`decode`.
+    """The deltas that turn references into boxes: the inverse of :func:`decode`.
 
-    With centre ``(x, y)``, width and height of the box, and ``r`` of the reference::
+    For a box with centre ``(x, y)``, and a reference with index ``r``, the deltas are::
 
         (w_x (x - x_r) / width_r,  w_y (y - y_r) / height_r,
          w_w log(width / width_r), w_h log(height / height_r))
 
-    From R-CNN (Girshick et al., CVPR 2014, appendix C), weighted as in detectron2. Empty boxes give
-    finite numbers: sides count as a hundredth of a pixel at least.
+    They are from R-CNN (Girshick et al., CVPR 2014, appendix C), weighted as in detectron2. The
+    deltas of empty boxes are finite, because sides are clamped to at least a hundredth of a pixel.
 
     Args:
-        boxes: ``[..., 4]``.
+        boxes: boxes ``[..., 4]``.
         references: anchors or proposals, ``[..., 4]``.
-        weights: of the four numbers; 1, 1, 1, 1 for the RPN and 10, 10, 5, 5 for the box head.
-            mmdet calls their inverses standard deviations.
+        weights: weights of the four deltas; 1, 1, 1, 1 for the RPN and 10, 10, 5, 5 for the box
+            head. mmdet calls their inverses standard deviations.
+
+    Returns:
+        The deltas ``[..., 4]``.
     """
     centre, sides = _centre_and_sides(boxes)
     reference_centre, reference_sides = _centre_and_sides(references)
@@ -96,15 +101,18 @@ def encode(
 def decode(
     deltas: Float[Array, "*#batch 4"], references: Float[Array, "*#batch 4"], weights: Weights
 ) -> Float[Array, "*batch 4"]:
-    """Turns references into boxes by what a network predicts; see :func:`encode`.
+    """Turns references into boxes by deltas that a network predicts; see :func:`encode`.
 
-    Logarithms above ``log(1000 / 16)`` count as that, as in detectron2. mmdet limits what shrinks a
-    box too, to ``-log(1000 / 16)``.
+    As in detectron2, logarithms of the scale are clamped to at most ``log(1000 / 16)``. mmdet also
+    clamps them to at least ``-log(1000 / 16)``.
 
     Args:
-        deltas: ``[..., 4]``.
+        deltas: predicted deltas ``[..., 4]``.
         references: anchors or proposals, ``[..., 4]``.
-        weights: of the four numbers.
+        weights: weights of the four deltas.
+
+    Returns:
+        The boxes ``[..., 4]``.
     """
     centre, sides = _centre_and_sides(references)
     deltas = deltas / _row(weights, deltas.ndim)
@@ -114,7 +122,7 @@ def decode(
 
 
 def _pairwise_intersection(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
-    # One coordinate at a time, since a last axis of 2 would idle most of a vector unit.
+    # One coordinate at a time: a last axis of length 2 would leave most of a vector unit idle.
     ax1, ay1, ax2, ay2 = (a[:, side, None] for side in range(4))
     bx1, by1, bx2, by2 = (b[None, :, side] for side in range(4))
     width = jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1)
@@ -124,7 +132,7 @@ def _pairwise_intersection(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Fl
 
 def _ratio(numerator: Float[Array, "n m"], denominator: Float[Array, "n m"]) -> Float[Array, "n m"]:
     positive = denominator > 0
-    # The inner where keeps the gradient of what is not taken finite.
+    # The inner where keeps the gradient finite where the denominator is 0.
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)
 
 

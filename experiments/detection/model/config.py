@@ -13,12 +13,12 @@ from experiments.resamplers.methods import Upsampler
 
 @dataclasses.dataclass(frozen=True)
 class ProposalConfig:
-    """How the RPN's boxes become proposals.
+    """How proposals are selected from the RPN's boxes.
 
     Attributes:
-        per_level: boxes of each level with the highest scores that NMS sees.
-        kept: proposals of an image, of all levels together.
-        iou_threshold: of NMS, which runs on each level by itself.
+        per_level: number of boxes of each level, those with the highest scores, on which NMS runs.
+        kept: number of proposals in an image, over all levels.
+        iou_threshold: IoU threshold of NMS, which runs on each level separately.
     """
 
     per_level: int
@@ -36,12 +36,13 @@ class BoxHeadConfig:
     """The head that classifies and refines proposals.
 
     Attributes:
-        size: side of the maps that RoIAlign cuts out.
-        features: of both fully connected layers.
-        class_agnostic: one box a proposal, rather than one for each class.
-        score_threshold: detections have a higher score.
-        iou_threshold: of NMS, which runs on each class by itself.
-        detections: of an image, at most.
+        size: side of RoIAlign's output, in bins.
+        features: number of features of both fully connected layers.
+        class_agnostic: whether the head predicts one box for each proposal, instead of one box for
+            each class.
+        score_threshold: detections with this score or a lower one are dropped.
+        iou_threshold: IoU threshold of NMS, which runs on each class separately.
+        detections: largest number of detections in an image.
     """
 
     size: int = 7
@@ -62,12 +63,13 @@ class MaskHeadConfig:
     """The head that predicts masks.
 
     Attributes:
-        size: side of the maps that RoIAlign cuts out; masks have twice that.
-        layers: 3x3 convolutions before the upsampler.
-        features: of the convolutions.
-        upsampler: from ``size`` to the masks (section 4.1, Table 6).
-        carafe: of the upsampler, if it is CARAFE++.
-        class_agnostic: one mask a box, rather than one for each class.
+        size: side of RoIAlign's output, in bins; the side of masks is twice as long.
+        layers: number of 3x3 convolutions before the upsampler.
+        features: number of features of the convolutions.
+        upsampler: upsampler between the 3x3 convolutions and the masks (section 4.1, Table 6).
+        carafe: options of the upsampler, if it is CARAFE++.
+        class_agnostic: whether the head predicts one mask for each box, instead of one mask for
+            each class.
     """
 
     size: int = 14
@@ -89,16 +91,18 @@ class DetectorConfig:
     """Sizes and choices of a :class:`experiments.detection.model.detector.Detector`.
 
     Attributes:
-        backbone: its norms are frozen in the paper's detectors, as in detectron2.
-        frozen_stages: 0: the whole backbone is trained. 1: all but the stem and Res-2, as in
-            detectron2 and mmdet 2; up to 4: none of it.
+        backbone: the backbone; its norms are frozen in the paper's detectors, as in detectron2.
+        frozen_stages: number of backbone stages that are not trained, in 0..4. 0 trains the whole
+            backbone. 1 freezes the stem and Res-2, as in detectron2 and mmdet 2. 4 freezes the
+            whole backbone.
         neck: the feature pyramid.
-        anchors: of the RPN; one stride for each level of the pyramid.
-        training_proposals: of an image, in training.
-        proposals: of an image, in inference.
-        box: head for boxes.
-        masks: whether there is a mask head: Mask R-CNN rather than Faster R-CNN.
-        mask: head for masks.
+        anchors: the RPN's anchors, with one stride for each level of the pyramid.
+        training_proposals: how proposals are selected in training.
+        proposals: how proposals are selected in inference.
+        box: the box head.
+        masks: whether there is a mask head; the detector is then Mask R-CNN instead of Faster
+            R-CNN.
+        mask: the mask head.
     """
 
     backbone: ResNetConfig = dataclasses.field(default_factory=lambda: ResNetConfig(norm="frozen"))
@@ -122,4 +126,4 @@ class DetectorConfig:
         check(stride == 32, "output_stride", "32 for a feature pyramid", stride)
         strides = (4, 8, 16, 32, 64) if self.neck.extra_level else (4, 8, 16, 32)
         given = self.anchors.strides
-        check(given == strides, "strides", f"{strides}, as those of the pyramid", given)
+        check(given == strides, "strides", f"{strides}, the strides of the pyramid", given)

@@ -20,9 +20,9 @@ from experiments.models import resnet
 from experiments.models.fpn import FPN
 from experiments.models.resnet import ResNet
 
-# Of the box head's deltas, as in detectron2 and mmdet 2.
+# Weights of the box head's deltas, as in detectron2 and mmdet 2.
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-# RoIs are cut out of the first levels, with strides of 4 to 32; the last is for the RPN alone.
+# RoIAlign uses the first levels, with strides of 4 to 32. Only the RPN uses the last level.
 _ROI_LEVELS = 4
 
 Detections = dict[str, jax.Array]
@@ -30,17 +30,17 @@ Pyramid = Sequence[jax.Array]
 
 
 class Detector(nn.Module):
-    """A two-stage detector; all its shapes are static.
+    """A two-stage detector with static shapes.
 
-    The stages are methods of their own, because in training what is sampled lies between them; the
-    call is inference.
+    ``__call__`` is inference. Each stage is also a separate method, because training samples
+    examples between the stages.
 
     Args:
         config: sizes and choices.
-        num_classes: without the background.
-        dtype: of the computation, float32 or bfloat16; parameters, logits, boxes and scores are
-            float32.
-        axis_name: mapped axis over which ``"sync_batch"`` gathers statistics.
+        num_classes: number of classes without the background.
+        dtype: dtype of the computation, float32 or bfloat16; parameters, logits, boxes and scores
+            are float32.
+        axis_name: mapped axis over which ``"sync_batch"`` computes statistics.
     """
 
     config: DetectorConfig
@@ -72,7 +72,7 @@ class Detector(nn.Module):
     def score_anchors(
         self, pyramid: Pyramid
     ) -> tuple[list[jax.Array], list[jax.Array], tuple[Any, ...]]:
-        """The RPN's logits, deltas and anchors, each by level; see :class:`.rpn.RPNHead`."""
+        """The RPN's logits, deltas and anchors for each level; see :class:`.rpn.RPNHead`."""
         anchors = pyramid_anchors(
             [(level.shape[1], level.shape[2]) for level in pyramid], self.config.anchors
         )
@@ -82,7 +82,7 @@ class Detector(nn.Module):
         self, pyramid: Pyramid, boxes: Float[Array, "batch rois 4"]
     ) -> tuple[Float[Array, "batch rois logits"], Float[Array, "batch rois boxes 4"]]:
         """The box head's logits and deltas of regions; see :class:`.heads.BoxHead`."""
-        return self.box_head(self._cut_out(pyramid, boxes, self.config.box.size))
+        return self.box_head(self._roi_align(pyramid, boxes, self.config.box.size))
 
     def predict_masks(
         self,
@@ -90,14 +90,17 @@ class Detector(nn.Module):
         boxes: Float[Array, "batch rois 4"],
         labels: Int[Array, "batch rois"],
     ) -> Float[Array, "batch rois side side"]:
-        """Logits of each region's mask of its own class, in float32.
+        """Predicts a mask of each region for the class of the region.
 
         Args:
-            pyramid: of :meth:`features`.
-            boxes: ``[B, R, 4]``.
-            labels: ``[B, R]``, from 0.
+            pyramid: feature pyramid from :meth:`features`.
+            boxes: boxes of the regions in pixels, ``[B, R, 4]``.
+            labels: classes of the regions, from 0, ``[B, R]``.
+
+        Returns:
+            Logits of the masks, float32 ``[B, R, M, M]``.
         """
-        logits = self.mask_head(self._cut_out(pyramid, boxes, self.config.mask.size))
+        logits = self.mask_head(self._roi_align(pyramid, boxes, self.config.mask.size))
         if self.config.mask.class_agnostic:
             return logits[..., 0]
         return jnp.take_along_axis(logits, labels[:, :, None, None, None], axis=-1)[..., 0]
@@ -123,15 +126,15 @@ class Detector(nn.Module):
         """Detects objects.
 
         Args:
-            image: ``[B, H, W, 3]``, normalised, zero where it is padded.
-            size: height and width of each image within its padding, in pixels.
+            image: normalised images, zero in the padding, ``[B, H, W, 3]``.
+            size: height and width of each image without its padding, in pixels, ``[B, 2]``.
 
         Returns:
-            ``boxes`` float32 ``[B, D, 4]`` in pixels of the input, ``scores`` ``[B, D]``,
-            descending, ``labels`` int32 ``[B, D]``, ``valid`` bool ``[B, D]``: which of them there
-            are; and with a mask head ``masks`` ``[B, D, M, M]``, probabilities over each box. The
-            scores of an image for which a head gives a value that is not finite are all NaN: what
-            is left of its detections would look like those of an empty image.
+            ``boxes`` float32 ``[B, D, 4]`` in pixels of the input, ``scores`` float32 ``[B, D]``,
+            descending, ``labels`` int32 ``[B, D]``, ``valid`` bool ``[B, D]``, false for padding;
+            and with a mask head ``masks`` float32 ``[B, D, M, M]``, probabilities over each box. If
+            a head predicts a value that is not finite for an image, all scores of the image are
+            NaN: otherwise the image would look like one with few or no objects.
         """
         pyramid = self.features(image)
         anchor_logits, anchor_deltas, anchors = self.score_anchors(pyramid)
@@ -155,7 +158,8 @@ class Detector(nn.Module):
     ) -> None:
         """Applies every layer, each head to the given number of boxes, and nothing else.
 
-        For parameters, which do not depend on the boxes, and for what the layers cost.
+        This initialises the parameters, which do not depend on the boxes, and measures the cost of
+        the layers.
         """
         pyramid = self.features(image)
         self.score_anchors(pyramid)
@@ -165,14 +169,14 @@ class Detector(nn.Module):
             labels = jnp.zeros((batch, detections), jnp.int32)
             self.predict_masks(pyramid, jnp.zeros((batch, detections, 4)), labels)
 
-    def _cut_out(self, pyramid: Pyramid, boxes: jax.Array, side: int) -> jax.Array:
+    def _roi_align(self, pyramid: Pyramid, boxes: jax.Array, side: int) -> jax.Array:
         levels = pyramid[:_ROI_LEVELS]
         strides = self.config.anchors.strides[:_ROI_LEVELS]
         return roi_align(levels, strides, boxes, assign_levels(boxes, len(levels)), side)
 
 
 def is_frozen(path: Sequence[str], config: DetectorConfig) -> bool:
-    """Whether the parameter at a path of a detector's tree is not trained."""
+    """Whether the parameter at ``path`` in a detector's tree is frozen."""
     return path[0] == "backbone" and resnet.is_frozen(path[1:], config.frozen_stages)
 
 
@@ -184,18 +188,19 @@ def select(
     size: Int[Array, "2"],
     config: BoxHeadConfig,
 ) -> Detections:
-    """The detections of one image: refined, classified, and by NMS one for each object.
+    """Selects the detections of one image: refines, classifies, and applies NMS to each class.
 
-    Boxes that the deltas have moved out of the image, or made thinner than a hundredth of a pixel,
-    are dropped before NMS, as in torchvision. So are boxes and scores that are not finite.
+    As in torchvision, boxes that the deltas have moved out of the image, or made thinner than a
+    hundredth of a pixel, are dropped before NMS. Boxes and scores that are not finite are dropped
+    too.
 
     Args:
-        logits: ``[P, K + 1]``, the background last.
-        deltas: ``[P, K, 4]`` or ``[P, 1, 4]``.
-        proposals: ``[P, 4]``.
-        valid: ``[P]``, which of them there are.
-        size: height and width of the image, in pixels.
-        config: thresholds, and how many there may be.
+        logits: the box head's logits, the background last, ``[P, K + 1]``.
+        deltas: the box head's deltas, ``[P, K, 4]``, or ``[P, 1, 4]`` for class-agnostic boxes.
+        proposals: proposals in pixels, ``[P, 4]``.
+        valid: False for proposals that are padding, ``[P]``.
+        size: height and width of the image in pixels.
+        config: thresholds, and the largest number of detections ``D``.
 
     Returns:
         ``boxes`` ``[D, 4]``, ``scores``, ``labels`` and ``valid`` ``[D]``.
@@ -212,7 +217,8 @@ def select(
     missing = config.detections - order.size
     found = jnp.isfinite(best)
     result = {
-        "boxes": jnp.where(found[:, None], boxes.reshape(-1, 4)[order], 0),  # not NaN times 0
+        # A product with 0 would keep NaN.
+        "boxes": jnp.where(found[:, None], boxes.reshape(-1, 4)[order], 0),
         "scores": jnp.where(found, best, 0.0),
         "labels": (order // scores.shape[1]).astype(jnp.int32),
         "valid": found,

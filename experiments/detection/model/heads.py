@@ -1,4 +1,4 @@
-"""What looks at regions: the box head of Faster R-CNN and the mask head of Mask R-CNN."""
+"""Heads on regions: the box head of Faster R-CNN and the mask head of Mask R-CNN."""
 
 import flax.linen as nn
 import jax
@@ -18,8 +18,8 @@ class BoxHead(nn.Module):
 
     Args:
         config: sizes.
-        num_classes: without the background.
-        dtype: of the hidden layers.
+        num_classes: number of classes without the background.
+        dtype: dtype of the hidden layers.
     """
 
     config: BoxHeadConfig
@@ -34,7 +34,7 @@ class BoxHead(nn.Module):
 
         Returns:
             Logits ``[B, R, K + 1]``, the background last, and deltas ``[B, R, K, 4]``, or
-            ``[B, R, 1, 4]`` where boxes are class-agnostic.
+            ``[B, R, 1, 4]`` for class-agnostic boxes.
         """
         x = x.reshape(*x.shape[:2], -1)
         for name in ("fc1", "fc2"):
@@ -53,8 +53,8 @@ class MaskHead(nn.Module):
 
     Args:
         config: sizes and the upsampler.
-        num_classes: masks of a region, unless they are class-agnostic.
-        dtype: of the hidden convolutions and the upsampler.
+        num_classes: number of classes, and of masks of a region unless masks are class-agnostic.
+        dtype: dtype of the hidden convolutions and the upsampler.
     """
 
     config: MaskHeadConfig

@@ -1,4 +1,4 @@
-"""RoIAlign (reference 12, section 3) on a feature pyramid, each region on one level only."""
+"""RoIAlign (reference 12, section 3) on a feature pyramid; each region reads a single level."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,33 +10,33 @@ from jaxtyping import Array, Float, Float32, Int, Int32, Shaped
 
 from experiments.detection.model.boxes import area
 
-# A region of this side in pixels is cut out of the level with this stride.
+# A region with this side in pixels reads the level with this stride.
 _CANONICAL_SIDE = 224
 _CANONICAL_STRIDE = 16
-# Areas below where a level begins by a smaller share of it belong to the level: the corners of a
-# box of 112 pixels are rounded, and far from the origin its area comes out as 12,543.998.
+# Relative tolerance of the smallest area of a level. Corners are rounded: far from the origin, the
+# computed area of a box with a side of 112 pixels is 12,543.998.
 _ROUNDING = 2e-6
-# The number of regions whose gradient is scattered at a time. All at once would take 16 times the
-# memory of the result, and on a CPU four times as long.
-_REGIONS_A_STEP = 16
+# Number of regions whose gradient is scattered in one step. Scattering all regions at once takes 16
+# times the memory of the result, and four times as long on a CPU.
+_REGIONS_PER_STEP = 16
 
 
 def assign_levels(
     boxes: Float[Array, "*batch 4"], levels: int = 4, finest_stride: int = 4
 ) -> Int32[Array, "*batch"]:
-    """The level of a pyramid that each box is cut out of (reference 23, equation 1).
+    """Assigns each box to a level of a pyramid (reference 23, equation 1).
 
-    ``floor(4 + log2(sqrt(area) / 224))``, where 2 is the level with stride 4, within what there
-    is. A level begins at 112, 224 or 448 pixels less a millionth, about as in mmdet 2, so that it
-    does not depend on where in the image a box of that side lies.
+    The level is ``floor(4 + log2(sqrt(area) / 224))``, clamped to the existing levels; level 2 has
+    stride 4. The smallest side of a level, 112, 224 or 448 pixels, has a tolerance of a millionth,
+    about as in mmdet 2. Thus the level of a box with this side does not depend on its position.
 
     Args:
-        boxes: ``[..., 4]`` in pixels of the input.
-        levels: of the pyramid; strides double from one to the next.
-        finest_stride: of the first.
+        boxes: boxes in pixels of the input, ``[..., 4]``.
+        levels: number of levels in the pyramid; each stride is twice the one before.
+        finest_stride: stride of the first level.
 
     Returns:
-        ``[...]``, from 0: the index into the pyramid. That of an empty box is 0.
+        Indices into the pyramid, from 0, ``[...]``. The index of an empty box is 0.
     """
     size = area(boxes)
     finest_side = _CANONICAL_SIDE * finest_stride / _CANONICAL_STRIDE
@@ -55,31 +55,33 @@ def roi_align(
     output_size: int,
     sampling_ratio: int = 2,
 ) -> Float[Array, "batch rois output_size output_size channels"]:
-    """Cuts regions out of the maps and resamples them to one size.
+    """Resamples regions of the maps to one size.
 
-    A region is divided into ``output_size**2`` cells, and a cell is the mean of
-    ``sampling_ratio**2`` points on a regular grid in it, each interpolated bilinearly between pixel
-    centres, which lie at halves ("aligned"). A point up to half a pixel outside the map has the
-    value at the border, and one further out is 0. As in torchvision and detectron2.
+    A region is divided into ``output_size**2`` bins. The value of a bin is the mean over
+    ``sampling_ratio**2`` points on a regular grid in the bin. Each point is interpolated bilinearly
+    between pixel centres, which have half-integer coordinates ("aligned"). A point up to half a
+    pixel outside the map has the value at the border, and a point further out is 0. This agrees
+    with torchvision and detectron2.
 
-    The features' gradient is exact; boxes are constants. Sums are float32, and memory besides the
-    result and the pyramid, flattened to one array, is small: taps are gathered one after the other
-    in one loop, and the gradient is scattered a few regions at a time.
+    The gradient with respect to the features is exact; boxes are constants. Sums are float32.
+    Little memory is used in addition to the result and to the pyramid, which is flattened to one
+    array: samples are gathered one after the other in one loop, and the gradient is scattered a few
+    regions at a time.
 
     Args:
-        pyramid: maps ``[B, H_l, W_l, C]`` of one dtype.
-        strides: of each map, in pixels of the input.
-        boxes: ``[B, R, 4]`` in pixels of the input. Empty ones have the values along a line, or at
-            a point; ones that are not finite give zeros.
-        levels: ``[B, R]``, the index into the pyramid.
-        output_size: cells along each axis.
-        sampling_ratio: points along each axis of a cell.
+        pyramid: maps ``[B, H_l, W_l, C]`` with one dtype.
+        strides: stride of each map, in pixels of the input.
+        boxes: boxes of the regions in pixels of the input, ``[B, R, 4]``. Empty boxes are sampled
+            along a line or at a point. Boxes that are not finite result in zeros.
+        levels: index into the pyramid for each region, ``[B, R]``.
+        output_size: number of bins along each axis.
+        sampling_ratio: number of points along each axis of a bin.
 
     Returns:
-        ``[B, R, output_size, output_size, C]`` in the dtype of the pyramid.
+        Regions ``[B, R, output_size, output_size, C]`` in the dtype of the pyramid.
 
     Raises:
-        ValueError: shapes do not fit each other, or a number is below 1.
+        ValueError: the shapes of the arguments contradict each other, or a number is below 1.
     """
     _check(pyramid, strides, boxes, levels, output_size, sampling_ratio)
     batch, regions = levels.shape
@@ -101,47 +103,50 @@ def roi_align(
     scales = of_level([1 / stride for stride in strides], jnp.float32)
     corners = lax.stop_gradient(boxes).astype(jnp.float32).reshape(-1, 4) * scales[:, None] - 0.5
     x1, y1, x2, y2 = (corners[:, side] for side in range(4))
-    rows, row_weights = _axis_taps(y1, y2, heights, output_size, sampling_ratio)
-    columns, column_weights = _axis_taps(x1, x2, widths, output_size, sampling_ratio)
+    rows, row_weights = _axis_samples(y1, y2, heights, output_size, sampling_ratio)
+    columns, column_weights = _axis_samples(x1, x2, widths, output_size, sampling_ratio)
     rows = first[:, None, None] + rows * widths[:, None, None]
-    taps = _Taps(rows, columns, row_weights, column_weights)
-    y = _contract(flat.reshape(-1, channels), taps)
+    samples = _Samples(rows, columns, row_weights, column_weights)
+    y = _weighted_sums(flat.reshape(-1, channels), samples)
     return y.reshape(batch, regions, output_size, output_size, channels)
 
 
-class _Taps(NamedTuple):
-    """Where the cells of regions read, and how much of it; an axis of ``K`` taps a cell each.
+class _Samples(NamedTuple):
+    """Pixels that the bins of ``R`` regions sample, and their weights.
+
+    A region has ``P`` bins along each axis, and each bin samples ``K`` pixels along each axis.
 
     Attributes:
-        rows: ``[R, P, K]``, index of the first pixel of the row that row i of the cells reads.
-        columns: ``[R, P, K]``, what to add to it for column j.
-        row_weights: ``[R, P, K]``.
-        column_weights: ``[R, P, K]``.
+        rows: index of the first pixel of each sampled row, ``[R, P, K]``.
+        columns: offset of each sampled column within its row, ``[R, P, K]``.
+        row_weights: weights of the rows, ``[R, P, K]``.
+        column_weights: weights of the columns, ``[R, P, K]``.
     """
 
-    rows: Int32[Array, "regions cells taps"]
-    columns: Int32[Array, "regions cells taps"]
-    row_weights: Float32[Array, "regions cells taps"]
-    column_weights: Float32[Array, "regions cells taps"]
+    rows: Int32[Array, "regions bins samples"]
+    columns: Int32[Array, "regions bins samples"]
+    row_weights: Float32[Array, "regions bins samples"]
+    column_weights: Float32[Array, "regions bins samples"]
 
 
-def _axis_taps(
+def _axis_samples(
     low: Float32[Array, " regions"],
     high: Float32[Array, " regions"],
     size: Int32[Array, " regions"],
-    cells: int,
+    bins: int,
     points: int,
-) -> tuple[Int32[Array, "regions cells taps"], Float32[Array, "regions cells taps"]]:
-    """Pixels and weights of one axis: two for each of a cell's points.
+) -> tuple[Int32[Array, "regions bins samples"], Float32[Array, "regions bins samples"]]:
+    """Sampled pixels and weights along one axis: two pixels for each point of a bin.
 
     Args:
-        low: where regions begin, in pixels of their maps, of which 0 is the first centre.
-        high: where they end.
-        size: pixels of their maps.
-        cells: of a region.
-        points: of a cell.
+        low: coordinates at which regions begin, in pixels of their maps; 0 is the centre of the
+            first pixel.
+        high: coordinates at which regions end.
+        size: number of pixels in the maps along this axis.
+        bins: number of bins in a region along this axis.
+        points: number of points in a bin along this axis.
     """
-    at = (jnp.arange(cells * points, dtype=jnp.float32) + 0.5) / (cells * points)
+    at = (jnp.arange(bins * points, dtype=jnp.float32) + 0.5) / (bins * points)
     position = low[:, None] + at[None, :] * (high - low)[:, None]  # [R, P * points]
     last = (size - 1)[:, None]
     inside = (position >= -1) & (position <= last + 1)
@@ -151,60 +156,61 @@ def _axis_taps(
     pixels = jnp.stack([pixel, jnp.minimum(pixel + 1, last)], axis=-1)
     weights = jnp.stack([1 - beyond, beyond], axis=-1)
     weights = jnp.where(inside[..., None], weights, 0) / points
-    shape = (low.shape[0], cells, 2 * points)
+    shape = (low.shape[0], bins, 2 * points)
     return pixels.reshape(shape), weights.reshape(shape)
 
 
 @jax.custom_vjp
-def _contract(
-    features: Float[Array, "pixels channels"], taps: _Taps
-) -> Float[Array, "regions cells cells channels"]:
-    """Weighted sums of taps; constant in the weights."""
-    taps_an_axis = taps.rows.shape[-1]
+def _weighted_sums(
+    features: Float[Array, "pixels channels"], samples: _Samples
+) -> Float[Array, "regions bins bins channels"]:
+    """Weighted sums of the samples of each bin. The weights are constants for the gradient."""
+    per_axis = samples.rows.shape[-1]
     total: jax.Array = jnp.float32(0)
-    # Unrolled: XLA makes it one loop over the result. As a loop of its own it takes twice as long.
-    for n in range(taps_an_axis):
-        for m in range(taps_an_axis):
-            index = taps.rows[:, :, None, n] + taps.columns[:, None, :, m]  # [R, P, P]
-            weight = taps.row_weights[:, :, None, n] * taps.column_weights[:, None, :, m]
+    # Unrolled, so that XLA fuses it into one loop over the result. Without unrolling it takes twice
+    # as long.
+    for n in range(per_axis):
+        for m in range(per_axis):
+            index = samples.rows[:, :, None, n] + samples.columns[:, None, :, m]  # [R, P, P]
+            weight = samples.row_weights[:, :, None, n] * samples.column_weights[:, None, :, m]
             values = features.at[index].get(mode="promise_in_bounds").astype(jnp.float32)
             total = total + weight[..., None] * values
     return total.astype(features.dtype)
 
 
-def _contract_forward(
-    features: Float[Array, "pixels channels"], taps: _Taps
-) -> tuple[Float[Array, "regions cells cells channels"], tuple[_Taps, Shaped[Array, "pixels 0"]]]:
-    # Without channels: only the length and the dtype are wanted.
-    return _contract(features, taps), (taps, features[:, :0])
+def _weighted_sums_forward(
+    features: Float[Array, "pixels channels"], samples: _Samples
+) -> tuple[Float[Array, "regions bins bins channels"], tuple[_Samples, Shaped[Array, "pixels 0"]]]:
+    # The backward pass needs only the length and the dtype of the features.
+    return _weighted_sums(features, samples), (samples, features[:, :0])
 
 
-def _contract_backward(
-    residuals: tuple[_Taps, Shaped[Array, "pixels 0"]],
-    cotangent: Float[Array, "regions cells cells channels"],
+def _weighted_sums_backward(
+    residuals: tuple[_Samples, Shaped[Array, "pixels 0"]],
+    cotangent: Float[Array, "regions bins bins channels"],
 ) -> tuple[Float[Array, "pixels channels"], None]:
-    taps, like = residuals
+    samples, template = residuals
     regions = cotangent.shape[0]
-    steps = -(-regions // _REGIONS_A_STEP)
+    steps = -(-regions // _REGIONS_PER_STEP)
 
     def in_steps(x: jax.Array) -> jax.Array:
-        # What is added for the last step has weight 0.
-        x = jnp.pad(x, ((0, steps * _REGIONS_A_STEP - regions), *[(0, 0)] * (x.ndim - 1)))
-        return x.reshape(steps, _REGIONS_A_STEP, *x.shape[1:])
+        # Regions that pad the last step have weight 0.
+        x = jnp.pad(x, ((0, steps * _REGIONS_PER_STEP - regions), *[(0, 0)] * (x.ndim - 1)))
+        return x.reshape(steps, _REGIONS_PER_STEP, *x.shape[1:])
 
-    def add(total: jax.Array, step: tuple[_Taps, jax.Array]) -> tuple[jax.Array, None]:
+    def add(total: jax.Array, step: tuple[_Samples, jax.Array]) -> tuple[jax.Array, None]:
         (rows, columns, row_weights, column_weights), y = step
         index = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # [R, P, P, K, K]
         weight = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
         update = weight[..., None] * y[:, :, :, None, None].astype(jnp.float32)
         return total.at[index].add(update, mode="promise_in_bounds"), None
 
-    total = jnp.zeros((like.shape[0], cotangent.shape[-1]), jnp.float32)
-    total, _ = lax.scan(add, total, jax.tree.map(in_steps, (taps, cotangent)))
-    return total.astype(like.dtype), None
+    total = jnp.zeros((template.shape[0], cotangent.shape[-1]), jnp.float32)
+    total, _ = lax.scan(add, total, jax.tree.map(in_steps, (samples, cotangent)))
+    return total.astype(template.dtype), None
 
 
-_contract.defvjp(_contract_forward, _contract_backward)
+_weighted_sums.defvjp(_weighted_sums_forward, _weighted_sums_backward)
 
 
 def _check(
@@ -216,13 +222,18 @@ def _check(
     sampling_ratio: int,
 ) -> None:
     shapes = [x.shape for x in pyramid]
-    alike = {(shape[0], shape[-1]) for shape in shapes if len(shape) == 4}
-    if len(alike) != 1 or any(len(shape) != 4 or 0 in shape[1:3] for shape in shapes):
+    batches_and_channels = {(shape[0], shape[-1]) for shape in shapes if len(shape) == 4}
+    if len(batches_and_channels) != 1 or any(
+        len(shape) != 4 or 0 in shape[1:3] for shape in shapes
+    ):
         raise ValueError(
-            f"pyramid must be one or more maps [B, H, W, C] of one B and one C, got {shapes}"
+            "pyramid must be one or more maps [B, H, W, C] with the same B and the same C, "
+            f"got {shapes}"
         )
     if len(strides) != len(pyramid):
-        raise ValueError(f"strides must be {len(pyramid)}, one for each map, got {list(strides)}")
+        raise ValueError(
+            f"strides must have length {len(pyramid)}, one for each map, got {list(strides)}"
+        )
     if boxes.ndim != 3 or boxes.shape[0] != shapes[0][0] or boxes.shape[2] != 4:
         raise ValueError(f"boxes must be [B, R, 4] with B = {shapes[0][0]}, got {boxes.shape}")
     if levels.shape != boxes.shape[:2]:

@@ -1,4 +1,4 @@
-"""Region proposal network (reference 35), one head on all levels of a pyramid (reference 23)."""
+"""Region proposal network (reference 35), one head for all levels of a pyramid (reference 23)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,8 +22,8 @@ class RPNHead(nn.Module):
     """Scores every anchor, and predicts how to refine it.
 
     Args:
-        anchors: of a place.
-        dtype: of the hidden convolution.
+        anchors: number of anchors at each position.
+        dtype: dtype of the hidden convolution.
     """
 
     anchors: int
@@ -36,8 +36,8 @@ class RPNHead(nn.Module):
         """Maps the levels ``[B, H, W, C]`` to logits and deltas.
 
         Returns:
-            For each level float32 logits ``[B, H * W * A]`` of there being an object, and deltas
-            ``[B, H * W * A, 4]`` for :func:`experiments.detection.model.boxes.decode`, in the
+            For each level float32 objectness logits ``[B, H * W * A]``, and float32 deltas
+            ``[B, H * W * A, 4]`` for :func:`experiments.detection.model.boxes.decode`, both in the
             order of the anchors.
         """
         channels = pyramid[0].shape[-1]
@@ -54,7 +54,7 @@ class RPNHead(nn.Module):
             )
 
         shared = convolution(channels, 3, self.dtype, "conv")
-        # In bfloat16 thousands of anchors would have the same score.
+        # Not in bfloat16, in which thousands of anchors would have the same score.
         objectness = convolution(self.anchors, 1, jnp.float32, "objectness")
         boxes = convolution(4 * self.anchors, 1, jnp.float32, "boxes")
         logits, deltas = [], []
@@ -73,24 +73,27 @@ def propose(
     size: Int[Array, "2"],
     config: ProposalConfig,
 ) -> tuple[Float[Array, "proposals 4"], Bool[Array, " proposals"]]:
-    """The proposals of one image: the best boxes of each level after NMS, then the best of all.
+    """Selects the proposals of one image.
+
+    NMS runs on the best boxes of each level. The proposals are the best of the boxes that it keeps,
+    over all levels.
 
     Args:
-        logits: of each level, ``[N_l]``.
-        deltas: of each level, ``[N_l, 4]``.
-        anchors: of each level, ``[N_l, 4]``.
+        logits: objectness logits of each level, ``[N_l]``.
+        deltas: deltas of each level, ``[N_l, 4]``.
+        anchors: anchors of each level, ``[N_l, 4]``.
         size: height and width of the image within the padded input, in pixels.
-        config: how many, and the threshold of NMS.
+        config: numbers of boxes and proposals, and the threshold of NMS.
 
     Returns:
-        ``config.kept`` boxes ``[P, 4]`` with descending scores, clipped to the image, and which of
-        them there are ``[P]``. They are constants of the gradient.
+        ``P = config.kept`` boxes ``[P, 4]``, clipped to the image, with descending scores, and
+        their validity ``[P]``, false for padding. Both are constants for the gradient.
     """
     candidates = [
         _best_of_level(*level, size, config.per_level)
         for level in zip(logits, deltas, anchors, strict=True)
     ]
-    # Together, because a GPU's host has a part in each turn of a loop of unknown length.
+    # NMS runs on all levels together: on a GPU, each iteration of its loops waits for the host.
     longest = max(scores.size for _, scores in candidates)
     boxes = jnp.stack([_padded(boxes, longest, 0.0) for boxes, _ in candidates])  # [L, N, 4]
     scores = jnp.stack([_padded(scores, longest, -jnp.inf) for _, scores in candidates])
@@ -108,9 +111,9 @@ def propose(
 def _best_of_level(
     logits: jax.Array, deltas: jax.Array, anchors: jax.Array, size: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The refined anchors with the highest scores, or fewer, and these; what is none has -inf."""
+    """The ``count`` best refined anchors, or fewer, and their scores, -inf for empty boxes."""
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    # Training knows no anchors in the padding, and there may be many, all with one score.
+    # Anchors in the padding are never trained, and there may be many with the same score.
     inside = (centres < size[None, ::-1]).all(axis=-1)
     scores, order = jax.lax.top_k(jnp.where(inside, logits, -jnp.inf), min(count, logits.size))
     boxes = clip(decode(deltas[order], jnp.asarray(anchors)[order], WEIGHTS), size)

@@ -1,4 +1,4 @@
-"""How many anchors and proposals a training step looks at, and which of them are positive."""
+"""How many anchors and proposals are sampled in training, and which of them are positive."""
 
 import dataclasses
 
@@ -7,14 +7,15 @@ from experiments.engine.config import check, check_at_least
 
 @dataclasses.dataclass(frozen=True)
 class SamplerConfig:
-    """How many examples of an image are sampled, and what they are.
+    """How many examples of an image are sampled, and which examples are positive and negative.
 
     Attributes:
-        count: of examples.
-        positives: the highest share of positive ones.
-        positive_iou: an example with at least this overlap with an object is positive.
-        negative_iou: one with less than this overlap with every object is negative.
-        best_for_each: for each object the examples that overlap it most are positive too.
+        count: number of sampled examples.
+        positives: largest fraction of positive examples in a sample.
+        positive_iou: an example with at least this IoU with an object is positive.
+        negative_iou: an example with less than this IoU with every object is negative.
+        best_for_each: whether the examples with the largest IoU with an object are positive,
+            whatever their IoU.
     """
 
     count: int
@@ -36,7 +37,7 @@ class SamplerConfig:
 
     @property
     def max_positives(self) -> int:
-        """The highest number of positive examples."""
+        """Largest number of positive examples in a sample."""
         return int(self.count * self.positives)
 
 

@@ -1,1 +1,1 @@
-"""Detecting objects in a user's own pictures, and drawing them."""
+"""Detects objects in a user's own images, and draws them."""

@@ -1,4 +1,4 @@
-"""Detections drawn on their image (Fig. 6 of the paper)."""
+"""Draws detections on their image (Fig. 6 of the paper)."""
 
 import colorsys
 import math
@@ -12,17 +12,17 @@ from experiments.detection.data.object_masks import decode_mask
 from experiments.detection.evaluation.results import Result
 
 Colour = tuple[int, int, int]
-Plate = tuple[int, int, int, int]  # left, top, right and bottom, the last two beyond it
+Rectangle = tuple[int, int, int, int]  # left, top, right and bottom, the last two exclusive
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 _OPACITY = 0.45  # of masks
-_GOLDEN_RATIO = (5**0.5 - 1) / 2  # numbers times it fill a circle evenly, however many there are
+_GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, modulo 1, are spread evenly for any count
 _LIGHTNESSES = (0.55, 0.72, 0.42)
 
 
 def class_colour(category_id: int) -> Colour:
-    """The colour of a category, the same in all pictures; neighbouring numbers differ clearly."""
+    """The colour of a category, the same in all images; consecutive ids differ clearly."""
     hue = category_id * _GOLDEN_RATIO % 1
     lightness = _LIGHTNESSES[category_id % len(_LIGHTNESSES)]
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
@@ -32,15 +32,18 @@ def class_colour(category_id: int) -> Colour:
 def draw_detections(
     image: UInt8[np.ndarray, "H W 3"], results: Sequence[Result], names: Mapping[int, str]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Draws boxes, names and scores, and masks where there are any.
+    """Draws boxes, names, scores and, if there are any, masks.
 
-    Lines have an edge of the other brightness, and names stand on a plate in black or white,
-    whichever is the more legible, so that they show on bright and on dark pictures.
+    To be visible on bright and on dark images, lines have a contrasting edge, and names are written
+    in black or white, whichever is more legible, on a background of the category's colour.
 
     Args:
-        image: RGB; it is left as it is.
-        results: of it; the better are drawn over the others.
-        names: by category id.
+        image: RGB image, which is not changed.
+        results: detections in the image; better ones are drawn over the others.
+        names: name of each category id.
+
+    Returns:
+        The image with the drawings.
     """
     height, width = image.shape[:2]
     ordered = sorted(results, key=lambda result: result["score"])
@@ -55,22 +58,23 @@ def draw_detections(
     for result in ordered:
         _draw_box(pen, result["bbox"], class_colour(result["category_id"]), line)
     font = ImageFont.load_default(max(10, round((height + width) / 90)))
-    plates: list[Plate] = []
+    labels: list[Rectangle] = []
     for result in reversed(ordered):
         text = f"{names[result['category_id']]} {result['score']:.2f}"
         colour = class_colour(result["category_id"])
-        plates.append(_draw_plate(pen, result["bbox"], text, colour, font, canvas.size, plates))
+        labels.append(_draw_label(pen, result["bbox"], text, colour, font, canvas.size, labels))
     return np.asarray(canvas)
 
 
 def _paint_mask(
     pixels: np.ndarray, mask: Bool[np.ndarray, "H W"], colour: Colour, line: int
 ) -> None:
-    """Tints ``pixels`` in place, ``line`` pixels inside the mask's border wholly."""
+    """Tints ``pixels`` under a mask in place, with an opaque outline of ``line`` pixels."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
         return
-    # A large picture is not gone through whole for each small mask; a pixel around it is its edge.
+    # Only the window around the mask, with a margin of one pixel for the outline: going through a
+    # large image for each small mask is slow.
     window = tuple(
         slice(max(first - 1, 0), last + 2)
         for first, last in ((rows[0], rows[-1]), (columns[0], columns[-1]))
@@ -83,7 +87,7 @@ def _paint_mask(
 
 
 def _eroded(mask: Bool[np.ndarray, "H W"], pixels: int) -> Bool[np.ndarray, "H W"]:
-    """The mask without its outermost pixels; beyond the image it goes on."""
+    """The mask without its outermost pixels. The border of the image is not eroded."""
     for _ in range(pixels):
         padded = np.pad(mask, 1, mode="edge")
         above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
@@ -94,7 +98,7 @@ def _eroded(mask: Bool[np.ndarray, "H W"], pixels: int) -> Bool[np.ndarray, "H W
 
 def _draw_box(pen: ImageDraw.ImageDraw, bbox: Sequence[float], colour: Colour, line: int) -> None:
     left, top, width, height = bbox
-    # Halves are rounded up, all of them: a box has as many pixels wherever it lies.
+    # Halves are always rounded up, so that the size of a box does not depend on its position.
     edges = [math.floor(edge + 0.5) for edge in (left, top, left + width, top + height)]
     corners = [edges[0], edges[1], edges[2] - 1, edges[3] - 1]
     corners[2:] = max(corners[0], corners[2]), max(corners[1], corners[3])
@@ -103,41 +107,42 @@ def _draw_box(pen: ImageDraw.ImageDraw, bbox: Sequence[float], colour: Colour, l
     pen.rectangle(corners, outline=colour, width=line)
 
 
-def _draw_plate(
+def _draw_label(
     pen: ImageDraw.ImageDraw,
     bbox: Sequence[float],
     text: str,
     colour: Colour,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     image_size: tuple[int, int],
-    taken: Sequence[Plate],
-) -> Plate:
-    """Writes a text on a plate above a box, or where that is not free below it; returns its place.
+    occupied: Sequence[Rectangle],
+) -> Rectangle:
+    """Draws a label above a box, or further down if labels are there; returns its rectangle.
 
-    At the lower end of the picture plates may lie over each other.
+    Labels may overlap at the bottom of the image.
     """
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     margin = max(1, round((bottom - top) / 5))
     width, height = round(right - left) + 2 * margin, round(bottom - top) + 2 * margin
     x = max(0, min(round(bbox[0]), image_size[0] - width))
     y = max(0, min(round(bbox[1]) - height, image_size[1] - height))
-    for _ in taken:  # each step down passes at least one of them
-        others = [other for other in taken if _overlap((x, y, x + width, y + height), other)]
-        if others:
-            y = max(other[3] for other in others)
+    for _ in occupied:  # each step down passes at least one label
+        here = (x, y, x + width, y + height)
+        overlapped = [label for label in occupied if _overlap(here, label)]
+        if overlapped:
+            y = max(label[3] for label in overlapped)
     y = max(0, min(y, image_size[1] - height))
     pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
     pen.text((x + margin - left, y + margin - top), text, fill=_contrasting(colour), font=font)
     return x, y, x + width, y + height
 
 
-def _overlap(one: Plate, other: Plate) -> bool:
-    across = min(one[2], other[2]) > max(one[0], other[0])
-    return across and min(one[3], other[3]) > max(one[1], other[1])
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    across = min(a[2], b[2]) > max(a[0], b[0])
+    return across and min(a[3], b[3]) > max(a[1], b[1])
 
 
 def _contrasting(colour: Colour) -> Colour:
-    """Black or white, whichever stands out more from a colour."""
+    """Black or white, whichever has more contrast to a colour."""
     linear = [(channel / 255) ** 2.2 for channel in colour]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return BLACK if (luminance + 0.05) ** 2 > 0.05 * 1.05 else WHITE

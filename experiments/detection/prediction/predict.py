@@ -1,4 +1,4 @@
-"""Detects objects in a user's own pictures, draws them, and writes down what was found."""
+"""Detects objects in a user's own images, draws them, and writes them as JSON."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,17 +27,17 @@ from experiments.engine.settings import CheckpointChoice
 from experiments.engine.text import encodable, printable
 
 DETECTIONS = "detections.json"
-DRAWN_FROM = 0.5  # scores of detections that are drawn
+DRAWN_FROM = 0.5  # lowest score of detections that are drawn
 
 Infer = Callable[[UInt8[np.ndarray, "1 H W 3"], Int32[np.ndarray, "1 2"]], Mapping[str, Any]]
 
 
 class Drawing(NamedTuple):
-    """What was found in a picture, and where it is drawn.
+    """The detections in an image, and the file with their drawing.
 
     Attributes:
-        output: the file that was written.
-        results: all detections, with 0 as ``image_id``.
+        output: file of the drawing.
+        results: all detections; their ``image_id`` is 0.
     """
 
     output: Path
@@ -50,19 +50,20 @@ def detect_objects(
     config: DataConfig,
     category_ids: Sequence[int],
 ) -> list[Result]:
-    """Detects objects in a picture; the ``image_id`` of the results is 0.
+    """Detects objects in an image; the ``image_id`` of the results is 0.
 
     Args:
-        image: RGB, of any size.
-        infer: from images in a bucket, and height and width of what lies there, to detections; see
-            :func:`experiments.detection.evaluation.results.image_results`. It meets two shapes, and
-            so is compiled twice at most.
-        config: of the data that the detector was trained on; lengths of the sides to which the
-            picture is scaled.
-        category_ids: by label.
+        image: RGB image of any size.
+        infer: function from images ``[1, H, W, 3]``, padded to a bucket, and their sizes
+            ``[1, 2]``, height and width without the padding, to detections as in
+            :func:`experiments.detection.evaluation.results.image_results`. There are two shapes of
+            buckets, so it is compiled at most twice.
+        config: config of the data on which the detector was trained; it defines the size to which
+            the image is scaled.
+        category_ids: COCO's category id of each label.
 
     Raises:
-        InputError: the detector gives values that are NaN or infinite.
+        InputError: the detector's output has values that are NaN or infinite.
     """
     portrait = is_portrait(image.height, image.width)
     size = resized_size(image.height, image.width, config, portrait)
@@ -84,27 +85,29 @@ def predict(
     config: DataConfig,
     categories: Sequence[Category],
 ) -> Iterator[tuple[Path, Drawing | InputError]]:
-    """Detects objects in picture files, one after the other, and writes a drawing of each.
+    """Detects objects in image files, one after the other, and writes a drawing of each.
 
-    After the last one ``detections.json`` is written, if any picture could be read, and also where
-    the batch is broken off. For each of these it has ``file``, in which bytes that are no UTF-8 are
-    escaped, ``height``, ``width`` and ``detections``, each with ``category``, ``category_id``,
-    ``bbox`` (left, top, width and height in pixels), ``score`` and, with masks, ``segmentation``
-    (COCO's run lengths). Coordinates are those of the picture turned as its orientation says.
+    ``detections.json`` is written after the last image, or when the iteration is interrupted, if at
+    least one image could be used. It has an entry for each of these images with the keys ``file``,
+    in which bytes that are not UTF-8 are escaped, ``height``, ``width`` and ``detections``. Each
+    detection has ``category``, ``category_id``, ``bbox`` (left, top, width and height in pixels),
+    ``score`` and, with masks, ``segmentation`` (COCO's run lengths). Coordinates refer to the image
+    after its EXIF orientation has been applied.
 
     Args:
-        files: of the pictures; one that cannot be used does not stop the others.
-        output: folder for ``NAME.png`` of a picture ``NAME.jpg``; only detections with a score of
-            at least one half are drawn. No input file is ever written to, nor is a drawing of
-            another picture.
-        infer: from images in a bucket, and height and width of what lies there, to detections. It
-            meets two shapes, and so is compiled twice at most.
-        config: of the data that the detector was trained on; lengths of the sides to which
-            pictures are scaled.
-        categories: by label.
+        files: image files; a file that cannot be used does not stop the others.
+        output: folder of the drawings; the drawing of ``NAME.jpg`` is ``NAME.png``. Only detections
+            with a score of at least one half are drawn. Input files, and drawings of other images,
+            are never overwritten.
+        infer: function from images ``[1, H, W, 3]``, padded to a bucket, and their sizes
+            ``[1, 2]``, height and width without the padding, to detections. There are two shapes of
+            buckets, so it is compiled at most twice.
+        config: config of the data on which the detector was trained; it defines the size to which
+            images are scaled.
+        categories: categories, indexed by label.
 
     Yields:
-        Each file, as it is done, with what was found in it, or with what is wrong.
+        Each file when it is done, with its drawing or with its error.
 
     Raises:
         OSError: ``detections.json`` cannot be written.
@@ -129,32 +132,32 @@ def predict(
 
     try:
         yield from predict_each(files, draw)
-    finally:  # also of a batch that is broken off
-        if entries:  # what an earlier call found is not lost to one that could read nothing
+    finally:  # also if the iteration is interrupted
+        if entries:  # otherwise keep the file of an earlier call
             write_json(output / DETECTIONS, entries)
 
 
 def print_predictions(
     run: Path, images: Sequence[Path], output: Path, checkpoint: CheckpointChoice = "newest"
 ) -> None:
-    """Draws the objects in images, writes them as JSON, and prints what is drawn.
+    """Draws the objects in images, writes them as JSON, and prints the drawn detections.
 
     Args:
         run: folder of the run.
-        images: files, at least one.
-        output: folder for the drawings, of what has a score of 0.5 or more, and for
-            ``detections.json``, which has all.
-        checkpoint: the newest, or the one with the highest AP so far.
+        images: image files, at least one.
+        output: folder for the drawings, which show the detections with a score of 0.5 or more, and
+            for ``detections.json``, which lists all detections.
+        checkpoint: the newest checkpoint, or the best, which has the highest AP so far.
 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it cannot be read.
         ConfigError: ``images`` is empty.
-        SystemExit: with code 2, after the last image, if any could not be used.
+        SystemExit: with code 2, after the last image, if any image could not be used.
     """
     check(bool(images), "images", "one or more", list(images))
     loaded = RUNS.load(run, checkpoint)
     categories = read_categories(run, num_classes(loaded.config.data.source))
-    # On the device once, rather than with every picture.
+    # Copy the parameters to the device once, not with every image.
     state = jax.device_put({name: loaded.state[name] for name in ("params", "model_state")})
     model = make_model(loaded.config)
     infer = functools.partial(jax.jit(functools.partial(detect, model)), state)
@@ -162,21 +165,21 @@ def print_predictions(
     report(predictions, functools.partial(show, dict(categories)))
 
 
-def show(names: Mapping[int, str], picture: Path, drawing: Drawing) -> None:
-    """Prints what is drawn of a picture, and where.
+def show(names: Mapping[int, str], image: Path, drawing: Drawing) -> None:
+    """Prints the files of an image and of its drawing, and the drawn detections.
 
     Args:
-        names: by category id.
-        picture: its file.
-        drawing: of the picture.
+        names: name of each category id.
+        image: image file.
+        drawing: drawing of the image.
     """
     drawn = [
         f"{names[result['category_id']]} {result['score']:.2f}"
         for result in _drawn(drawing.results)
     ]
     nothing = f"nothing with a score of {DRAWN_FROM} or more"
-    where = printable(f"{picture} -> {drawing.output}")
-    print(f"{where}: {', '.join(drawn) or nothing}")
+    files = printable(f"{image} -> {drawing.output}")
+    print(f"{files}: {', '.join(drawn) or nothing}")
 
 
 def _drawn(results: Sequence[Result]) -> list[Result]:

@@ -1,8 +1,8 @@
 """Batches of images with holes, by tfds and grain.
 
-A batch is a dict of ``image``, uint8 ``[B, S, S, 3]``, ``mask``, uint8 ``[B, S, S, 1]``, 1 in the
-hole, and what :mod:`experiments.data.records` adds. Bytes go to the device, which maps them to
-[-1, 1]: a quarter of the traffic.
+A batch is a dict with ``image``, uint8 ``[B, S, S, 3]``, ``mask``, uint8 ``[B, S, S, 1]``, 1 in the
+hole, and the fields of :mod:`experiments.data.records`. Images are sent to the device as bytes and
+mapped to [-1, 1] there, which is a quarter of the traffic.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from experiments.engine.text import printable
 from experiments.inpainting.configs import BUCKET_PERCENT, DataConfig, HoleConfig
 from experiments.inpainting.data.masks import hole_in_range
 
-# Of records that are tried in a row, in training; a small folder has fewer.
+# In training, the largest number of consecutive records that are tried when records cannot be read.
 _ATTEMPTS = 4
 
 _log = logging.getLogger(__name__)
@@ -43,11 +43,11 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class InpaintingData:
-    """A data set on disk.
+    """A dataset on disk.
 
     Attributes:
-        train: records with ``image``, an encoded image or the path of one.
-        validation: records of the same form.
+        train: training records with ``image``, an encoded image or the path of an image file.
+        validation: validation records in the same format.
     """
 
     train: Source
@@ -55,27 +55,27 @@ class InpaintingData:
 
 
 def buckets(holes: HoleConfig) -> tuple[tuple[int, int], ...]:
-    """The ranges of hole sizes, in percent of the image, by which holes are drawn and reported."""
+    """The ranges of hole sizes in percent of the image, in which holes are drawn and reported."""
     starts = range(holes.lowest, holes.highest, BUCKET_PERCENT)
     return tuple((start, start + BUCKET_PERCENT) for start in starts)
 
 
 def open_data(config: DataConfig, folders: DataFolders) -> InpaintingData:
-    """Opens a data set, and builds that of photographs if need be.
+    """Opens a dataset, and builds a dataset of photographs if necessary.
 
     Args:
-        config: of the run.
-        folders: where data sets and photographs lie.
+        config: config of the data.
+        folders: folders of the datasets and of the photographs.
 
     Raises:
-        DataError: Places365, the photographs or the folder of images are not there, or not as they
-            must be; or the folder holds other images than it did.
+        DataError: Places365, the photographs or the folder of images are missing or damaged; or the
+            images in the folder have changed.
     """
     if config.images is not None:
         if images_digest(Path(config.images)) != config.images_digest:
             raise DataError(
-                f"{config.images} must hold the images that it held when the run was started, got "
-                "others, or other sizes of files"
+                f"{config.images} must contain the same images as when the run was started, got "
+                "different names or sizes of files"
             )
         return InpaintingData(*open_images(Path(config.images)))
     if config.source == "places365_small":
@@ -93,30 +93,31 @@ def open_data(config: DataConfig, folders: DataFolders) -> InpaintingData:
 def training_batches(
     data: InpaintingData, config: DataConfig, batch_size: int, seed: int
 ) -> grain.MapDataset:
-    """Endless batches of random crops with random holes; this process's share of them.
+    """This process's share of the training batches, an endless dataset.
 
-    A crop is mirrored or not; a bucket of hole sizes is drawn, and then a hole in it.
+    The examples are random crops, half of them mirrored, with random holes. For each hole, first a
+    bucket of hole sizes is drawn, and then a hole in that bucket.
 
     Args:
-        data: what :func:`open_data` gives.
-        config: of the run.
-        batch_size: over all processes; they share a batch, whose examples do not depend on their
-            number.
-        seed: of order, crops and holes.
+        data: dataset from :func:`open_data`.
+        config: config of the data.
+        batch_size: number of examples in a batch over all processes. The examples of a batch do
+            not depend on the number of processes.
+        seed: seed of the order, of the crops and of the holes.
 
     Returns:
         Batches with ``image``, ``mask``, ``record``, int64 ``[B]``, and ``unreadable``, int64
         ``[B, n]``; see :class:`experiments.data.records.ReadableRecords`. ``n`` is 4, or the number
-        of records where there are fewer.
+        of records if that is smaller.
 
     Raises:
-        ConfigError: ``batch_size`` is no multiple of the number of processes.
+        ConfigError: ``batch_size`` is not a multiple of the number of processes.
     """
     share = share_of_process(batch_size)
     records = ReadableRecords(data.train, _decoded, min(_ATTEMPTS, len(data.train)))
     dataset = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(_CropFlipAndHole(config))
-    # Sharded only now: before, every process would draw the same holes.
+    # Shard after the random map: before it, all processes would draw the same holes.
     dataset = dataset[jax.process_index() :: jax.process_count()]
     return dataset.batch(share, drop_remainder=True)
 
@@ -124,21 +125,21 @@ def training_batches(
 def evaluation_batches(
     data: InpaintingData, config: DataConfig, batch_size: int
 ) -> grain.MapDataset:
-    """Batches of the central crops of all validation images; this process's share of them.
+    """This process's share of batches of the central crops of all validation images.
 
     Args:
-        data: what :func:`open_data` gives.
-        config: of the run.
-        batch_size: over all processes.
+        data: dataset from :func:`open_data`.
+        config: config of the data.
+        batch_size: number of examples in a batch over all processes.
 
     Returns:
-        Batches with ``image``, ``mask`` and ``bucket``, int32 ``[B]``, of :func:`evaluation_hole`;
-        and ``weight``, float32 ``[B]``, ``record``, int64 ``[B]``, and ``unreadable``, int64
-        ``[B, 1]``; see :class:`experiments.data.records.PaddedRecords`. What has weight 0 is black,
-        without a hole, and of bucket -1.
+        Batches with ``image``; ``mask`` and ``bucket``, int32 ``[B]``, from
+        :func:`evaluation_hole`; and ``weight``, float32 ``[B]``, ``record``, int64 ``[B]``, and
+        ``unreadable``, int64 ``[B, 1]``; see :class:`experiments.data.records.PaddedRecords`. An
+        example with weight 0 is a black image without a hole, in bucket -1.
 
     Raises:
-        ConfigError: ``batch_size`` is no multiple of the number of processes.
+        ConfigError: ``batch_size`` is not a multiple of the number of processes.
     """
     share = share_of_process(batch_size)
     blank = {"image": np.zeros((config.crop_side, config.crop_side, 3), np.uint8)}
@@ -151,12 +152,12 @@ def evaluation_batches(
 
 
 def validation_example(data: InpaintingData, config: DataConfig, number: int) -> dict[str, Any]:
-    """One example of :func:`evaluation_batches`, to show.
+    """One example of :func:`evaluation_batches`, for figures.
 
     Args:
-        data: what :func:`open_data` gives.
-        config: of the run.
-        number: of the record, in 0..len(data.validation) - 1.
+        data: dataset from :func:`open_data`.
+        config: config of the data.
+        number: number of the record, in 0..len(data.validation) - 1.
 
     Returns:
         ``image``, uint8 ``[S, S, 3]``, and ``mask``, uint8 ``[S, S, 1]``.
@@ -173,12 +174,12 @@ def evaluation_hole(
 ) -> tuple[UInt8[np.ndarray, "side side 1"], int]:
     """The hole with which a validation image is evaluated, and the index of its bucket.
 
-    They depend on the record's number and on the config alone, so that every model gets the same.
-    The buckets take turns.
+    Both depend only on the number of the record and on the config, so that all models are evaluated
+    with the same holes. Consecutive records cycle through the buckets.
 
     Args:
-        config: its side and holes count.
-        number: of the record.
+        config: config of the data; ``crop_side`` and ``holes`` are used.
+        number: number of the record.
     """
     ranges = buckets(config.holes)
     bucket = number % len(ranges)
@@ -201,7 +202,7 @@ def _decoded(record: dict[str, Any]) -> dict[str, Any]:
             return {"image": to_rgb(open_picture(image, f"image {image}"))}
         return {"image": to_rgb(open_picture(io.BytesIO(image), "image"))}
     except InputError as error:
-        # The engine tells of records by their number, which says little of a file.
+        # The engine reports records by number, from which the file cannot be recognised.
         _log.warning("%s", printable(error))
         raise RecordError(str(error)) from error
 
@@ -209,10 +210,10 @@ def _decoded(record: dict[str, Any]) -> dict[str, Any]:
 def _crop(
     image: Image.Image, side: int, offset: Callable[[int], int]
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """Cuts a square of the scaled image; ``offset`` chooses its place in 0..n on either axis."""
+    """Crops a square of the scaled image; ``offset(n)`` chooses an offset in 0..n for each axis."""
     size = crops.scaled_size(image.size, side, crops.photograph_side(side))
     left, top = (offset(n - side) for n in size)
-    # Only what the crop shows is scaled: the same pixels for less.
+    # Scale only the part in the crop, which is faster and results in the same pixels.
     x, y = image.width / size[0], image.height / size[1]
     box = (left * x, top * y, (left + side) * x, (top + side) * y)
     box = (*box[:2], min(box[2], image.width), min(box[3], image.height))

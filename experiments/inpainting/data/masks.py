@@ -1,9 +1,10 @@
-"""Random holes: free-form, rectangles, and either of a given size.
+"""Random holes: free-form holes, rectangles, and holes of a given size.
 
-Free-form holes are brush strokes as a person would paint them to remove something, after Yu et al.,
-"Free-Form Image Inpainting with Gated Convolution" (reference 45 of the CARAFE++ paper), section
-3.2: a mask is several strokes; a stroke is a polyline of random vertices whose angle turns back and
-forth, drawn with a random brush width and round joints; the whole is flipped at random.
+Free-form holes look like brush strokes with which a person paints over an object to remove it. They
+follow Yu et al., "Free-Form Image Inpainting with Gated Convolution" (reference 45 of the CARAFE++
+paper), section 3.2. A mask has several strokes. A stroke is a polyline with random vertices, whose
+direction alternates between two sides, drawn with a random brush width and round joints. The mask
+is flipped at random.
 """
 
 import dataclasses
@@ -22,15 +23,17 @@ _MOST_SHAPES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Brush:
-    """Ranges of a stroke, both ends included; lengths in shares of the image's shorter side.
+    """Ranges from which strokes are drawn, both ends included.
+
+    Lengths are fractions of the image's shorter side.
 
     Attributes:
-        strokes: strokes of a mask.
-        vertices: segments of a stroke.
-        length: of a segment.
-        width: of the brush.
-        mean_angle: about which the direction of a stroke's segments varies, in radians.
-        angle_range: by how much it varies, to either side.
+        strokes: range of the number of strokes in a mask.
+        vertices: range of the number of segments in a stroke.
+        length: range of the length of a segment.
+        width: range of the width of the brush.
+        mean_angle: mean direction of a stroke's segments, in radians.
+        angle_range: largest deviation from ``mean_angle``, in radians.
     """
 
     strokes: tuple[int, int] = (1, 4)
@@ -41,7 +44,7 @@ class Brush:
     angle_range: float = 2 * math.pi / 15
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for ranges that give no hole, or nothing else."""
+        """Raises ``ValueError`` for a range that is empty or exceeds its limits."""
         for name, lowest, highest in (
             ("strokes", 1, 64),
             ("vertices", 1, 64),
@@ -61,16 +64,17 @@ _ONE_STROKE = Brush(strokes=(1, 1))
 def free_form_mask(
     rng: np.random.Generator, height: int, width: int, brush: Brush | None = None
 ) -> Bool[np.ndarray, "height width"]:
-    """Draws a mask; the same generator state gives the same mask.
+    """Draws a mask of brush strokes; equal generator states result in equal masks.
 
     Args:
-        rng: source of randomness.
-        height: of the mask in pixels, at least 1.
-        width: of the mask in pixels, at least 1.
+        rng: random generator.
+        height: height of the mask in pixels, at least 1.
+        width: width of the mask in pixels, at least 1.
         brush: ranges of the strokes.
 
     Returns:
-        ``[H, W]``, true in the hole, which is never empty; nor is, above 1x1, what is left.
+        The mask ``[H, W]``, true in the hole. The hole is never empty, and never covers the whole
+        mask, unless that is 1x1.
     """
     brush = brush or Brush()
     while True:
@@ -90,19 +94,20 @@ def free_form_mask(
 def rectangle_mask(
     rng: np.random.Generator, height: int, width: int
 ) -> Bool[np.ndarray, "height width"]:
-    """Draws one rectangle at a random place; the same generator state gives the same mask.
+    """Draws one rectangle at a random position; equal generator states result in equal masks.
 
     Iizuka et al., "Globally and Locally Consistent Image Completion", and Yu et al., "Generative
-    Image Inpainting with Contextual Attention", train with one rectangle an image too. Here its
-    sides vary more, from a tenth to eight tenths of the image's.
+    Image Inpainting with Contextual Attention", also train with one rectangle in each image. Here
+    the sides of the rectangle vary more, from a tenth to eight tenths of the image's sides.
 
     Args:
-        rng: source of randomness.
-        height: of the mask in pixels, at least 1.
-        width: of the mask in pixels, at least 1.
+        rng: random generator.
+        height: height of the mask in pixels, at least 1.
+        width: width of the mask in pixels, at least 1.
 
     Returns:
-        ``[H, W]``, true in the hole, which is never empty; nor is, above 1x1, what is left.
+        The mask ``[H, W]``, true in the hole. The hole is never empty, and never covers the whole
+        mask, unless that is 1x1.
     """
     h, w = (max(1, round(rng.uniform(*_RECTANGLE_SIDE) * side)) for side in (height, width))
     top, left = rng.integers(height - h, endpoint=True), rng.integers(width - w, endpoint=True)
@@ -118,24 +123,26 @@ def hole_in_range(
     shapes: Shapes,
     share: tuple[float, float],
 ) -> Bool[np.ndarray, "height width"]:
-    """Draws a hole that takes a given share of the image; the same state gives the same hole.
+    """Draws a hole whose size is in a range; equal generator states result in equal holes.
 
-    Strokes or rectangles are added until the share is reached; one that would exceed it is left
-    out.
+    Strokes or rectangles are added until the size is in the range. A stroke or rectangle with which
+    the hole would become too large is left out.
 
     Args:
-        rng: source of randomness.
-        height: of the mask in pixels, at least 1.
-        width: of the mask in pixels, at least 1.
-        shapes: of the hole; ``"both"`` is the one or the other, as likely.
-        share: of the image's pixels, the lowest and what the hole stays below, within [0, 1].
+        rng: random generator.
+        height: height of the mask in pixels, at least 1.
+        width: width of the mask in pixels, at least 1.
+        shapes: shapes of the hole; ``"both"`` draws one of the two with equal probability.
+        share: range of the hole's size, as a fraction of the image's pixels within [0, 1]. The
+            lower limit is included, the upper limit is not.
 
     Returns:
-        ``[H, W]``, true in the hole, which is never empty, nor is what is left.
+        The mask ``[H, W]``, true in the hole. The hole is never empty, and never covers the whole
+        mask.
 
     Raises:
-        ValueError: ``share`` is no such range, or so narrow, or the image so small, that no hole
-            takes it: one of nine pixels is more than a tenth.
+        ValueError: ``share`` is not a range within [0, 1]; or the range is so narrow, or the image
+            so small, that no hole fits: one of nine pixels is more than a tenth.
     """
     low, high = share
     if not 0 <= low < high <= 1:
@@ -148,14 +155,14 @@ def hole_in_range(
             larger = mask | free_form_mask(rng, height, width, _ONE_STROKE)
         else:
             larger = mask | rectangle_mask(rng, height, width)
-        taken = np.count_nonzero(larger) / larger.size  # a tenth of the time of mean()
-        if taken < high:
+        covered = np.count_nonzero(larger) / larger.size  # ten times faster than mean()
+        if covered < high:
             mask = larger
-            if taken >= low:
+            if covered >= low:
                 return mask
     raise ValueError(
-        f"share must be one that holes in {height}x{width} pixels can take, got {share}: of "
-        f"{_MOST_SHAPES:,} {'strokes' if shapes == 'free_form' else 'rectangles'} none led there"
+        f"share must be possible for a hole in {height}x{width} pixels, got {share}, which "
+        f"{_MOST_SHAPES:,} {'strokes' if shapes == 'free_form' else 'rectangles'} did not reach"
     )
 
 

@@ -1,1 +1,1 @@
-"""Generators and discriminator."""
+"""Generators and the discriminator."""

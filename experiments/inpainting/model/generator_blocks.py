@@ -1,4 +1,4 @@
-"""What generators consist of: convolutions, plain or partial, with their resampler before them."""
+"""Blocks of the generators: plain or partial convolutions, each after an optional resampler."""
 
 import dataclasses
 import functools
@@ -20,11 +20,11 @@ Activation = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class BlockOptions:
-    """What all blocks of a generator share.
+    """Options that all blocks of a generator share.
 
     Attributes:
-        axis_name: mapped axis over which BatchNorm gathers its statistics.
-        dtype: of the computation.
+        axis_name: mapped axis over which BatchNorm computes its statistics, if any.
+        dtype: dtype of the computation.
     """
 
     axis_name: str | None
@@ -32,17 +32,17 @@ class BlockOptions:
 
 
 class ConvBlock(nn.Module):
-    """A resampler or none, a convolution, BatchNorm or none, an activation or none.
+    """A convolution, with an optional resampler before it, and BatchNorm and activation after it.
 
     Args:
-        features: output channels.
-        options: what all blocks share.
-        kernel_size: odd side of the convolution's kernel.
-        dilation: of that kernel.
-        downsampler: halves the map, if given.
-        upsampler: doubles the map, if given.
+        features: number of output channels.
+        options: options that all blocks share.
+        kernel_size: side of the convolution's kernel, odd.
+        dilation: dilation of the convolution's kernel.
+        downsampler: downsampler that halves the map, or None.
+        upsampler: upsampler that doubles the map, or None.
         norm: whether there is a BatchNorm.
-        activation: the last step, if given.
+        activation: activation function, or None.
     """
 
     features: int
@@ -56,8 +56,10 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, *maps: FeatureMap, use_running_average: bool) -> FeatureMap:
-        """Maps one or more maps of one size, several as if concatenated; see :func:`fit`."""
-        # A bias would vanish in the mean that BatchNorm takes away.
+        """Applies the block to the concatenation of one or more maps of one size.
+
+        See :func:`fit` for maps whose sizes differ.
+        """
         masked = [x for x in maps if isinstance(x, Masked)]
         if masked:
             found = self._partial(*masked)
@@ -71,7 +73,7 @@ class ConvBlock(nn.Module):
             self.features,
             self.kernel_size,
             dilation=self.dilation,
-            use_bias=not self.norm,
+            use_bias=not self.norm,  # BatchNorm would subtract it
             dtype=self.options.dtype,
             name="conv",
         )
@@ -86,7 +88,8 @@ class ConvBlock(nn.Module):
 
     def _plain(self, *maps: jax.Array) -> jax.Array:
         x = jnp.concatenate(maps, axis=-1)
-        # These rescale by the convolution itself; all others before one of stride 1 (section 4.3).
+        # These two upsample in the convolution itself. All other resamplers precede a convolution
+        # of stride 1 (section 4.3).
         if self.upsampler == "deconvolution":
             return Deconvolution(self.features, 4, self.options.dtype, name="conv")(x)
         if self.upsampler == "pixel_shuffle":
@@ -98,7 +101,7 @@ class ConvBlock(nn.Module):
             (self.kernel_size, self.kernel_size),
             padding=((reach, reach), (reach, reach)),
             kernel_dilation=self.dilation,
-            use_bias=not self.norm,
+            use_bias=not self.norm,  # BatchNorm would subtract it
             dtype=self.options.dtype,
             name="conv",
         )
@@ -126,9 +129,10 @@ class ConvBlock(nn.Module):
 def enlarge(
     x: FeatureMap, method: Upsampler, dtype: jax.typing.DTypeLike, *, name: str
 ) -> FeatureMap:
-    """Doubles a map by one of the upsamplers, and its mask too, if it has one.
+    """Doubles a map with an upsampler, and its mask, if it has one.
 
-    The mask of ``"nearest"`` is doubled as the map is, that of ``"carafe"`` by its kernels.
+    ``"nearest"`` upsamples the mask in the same way as the map. ``"carafe"`` upsamples the mask
+    with the map's kernels.
     """
     if not isinstance(x, Masked):
         return upsample(x, method, name=name, dtype=dtype)
@@ -138,6 +142,6 @@ def enlarge(
 
 
 def fit(x: FeatureMap, like: FeatureMap) -> FeatureMap:
-    """Crops a map to the size of another: an odd side was rounded up on the way down."""
+    """Crops a map to the size of ``like``: downsampling has rounded up odd sides."""
     height, width = jax.tree.leaves(like)[0].shape[1:3]
     return jax.tree.map(lambda array: array[:, :height, :width], x)

@@ -9,26 +9,30 @@ from experiments.resamplers.methods import Downsampler, Upsampler
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """Sizes of a generator; the defaults are those of Global&Local, with skip connections.
+    """Sizes and choices of a generator. The default is Global&Local with skip connections.
 
     Attributes:
-        architecture: ``"global_local"``: the completion network of Global&Local (reference 15).
-            ``"unet"``: that of Partial Convolution (reference 26).
-        convolution: ``"plain"``, on the image and its mask as four channels; ``"partial"``, on the
-            image, with the mask beside it.
-        downsampler: between the levels of the encoder. Partial convolutions know ``"strided"`` and
-            ``"carafe"``.
-        upsampler: between the levels of the decoder. Partial convolutions know ``"nearest"`` and
-            ``"carafe"``, the U-Net those and ``"bilinear"``.
-        width: channels of the first level.
-        levels: how often the map is halved. Global&Local has 2; the U-Net 8 for 512x512, and 7 for
-            256x256.
-        skips: connects encoder and decoder; section 4.3 calls Global&Local a U-Net, though
-            reference 15 has it without such connections. The U-Net always has them.
-        norm: ``"batch"``; ``"sync_batch"``, whose statistics are those of the batch over all
-            devices; or ``"none"``.
-        freeze_encoder_norm: the encoder's BatchNorm keeps its running averages in training, as in
-            the second stage of reference 26 (section 4.2), which starts from a trained run.
+        architecture: the network. ``"global_local"``: the completion network of Global&Local
+            (reference 15). ``"unet"``: the U-Net of Partial Convolution (reference 26).
+        convolution: kind of the convolutions. ``"plain"``: the input is the image and its mask,
+            concatenated to four channels. ``"partial"``: partial convolutions on the image, with
+            the mask as a second input.
+        downsampler: downsampler between the levels of the encoder. Partial convolutions support
+            ``"strided"`` and ``"carafe"``.
+        upsampler: upsampler between the levels of the decoder. Partial convolutions support
+            ``"nearest"`` and ``"carafe"``; the U-Net also supports ``"bilinear"``.
+        width: number of channels of the first level.
+        levels: number of times that the map is halved. Global&Local has 2; the U-Net has 8 for
+            512x512 pixels and 7 for 256x256.
+        skips: whether there are skip connections between encoder and decoder. Section 4.3 calls
+            Global&Local a U-Net, although it has no skip connections in reference 15. The U-Net
+            always has them.
+        norm: normalisation layers. ``"batch"``: BatchNorm with the statistics of each device.
+            ``"sync_batch"``: BatchNorm with the statistics of the batch over all devices.
+            ``"none"``: no normalisation.
+        freeze_encoder_norm: whether the encoder's BatchNorm uses its running averages in training
+            and does not update them, as in the second stage of reference 26 (section 4.2), which
+            starts from a trained run.
     """
 
     architecture: Literal["global_local", "unet"] = "global_local"
@@ -42,7 +46,7 @@ class GeneratorConfig:
     freeze_encoder_norm: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for what makes no network."""
+        """Raises ``ConfigError`` for fields that do not define a network."""
         check_at_least(self, width=2, levels=1)
         if self.convolution == "partial":
             down, up = self.downsampler, self.upsampler

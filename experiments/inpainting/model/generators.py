@@ -1,8 +1,7 @@
 """Generators that fill holes: Global&Local and the U-Net of Partial Convolution.
 
-Both are U-Nets in which each resampler is a choice. With ``"carafe"``, CARAFE++ and a convolution
-of stride 1 take the place of a strided convolution, and CARAFE++ that of an upsampling layer
-(section 4.3).
+Both are U-Nets with configurable resamplers. ``"carafe"`` replaces a strided convolution by
+CARAFE++ and a convolution of stride 1, and an upsampling layer by CARAFE++ (section 4.3).
 """
 
 import functools
@@ -23,16 +22,16 @@ from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.model.partial_convolution import Masked
 
 _DILATIONS = (2, 4, 8, 16)
-_WIDEST = 8  # channels of the U-Net's widest levels, in those of the first
+_WIDEST = 8  # ratio of the channels of the U-Net's widest levels to the channels of its first level
 
 
 class _Generator(nn.Module):
-    """Maps images with holes to predictions of them; subclasses are the networks.
+    """Base class of the networks, which predict images from images with holes.
 
     Args:
-        config: sizes.
-        axis_name: mapped axis over which ``"sync_batch"`` gathers statistics.
-        dtype: of the computation.
+        config: sizes and choices.
+        axis_name: mapped axis over which ``"sync_batch"`` computes statistics.
+        dtype: dtype of the computation.
     """
 
     config: GeneratorConfig
@@ -41,22 +40,22 @@ class _Generator(nn.Module):
 
     @property
     def options(self) -> BlockOptions:
-        """What all blocks share."""
+        """Options that all blocks share."""
         config = self.config
         return BlockOptions(
             axis_name=self.axis_name if config.norm == "sync_batch" else None,
             dtype=self.dtype,
         )
 
-    def seen(self, image: jax.Array, mask: jax.Array) -> FeatureMap:
-        """What the network is given: nothing of the hole."""
+    def network_input(self, image: jax.Array, mask: jax.Array) -> FeatureMap:
+        """The input of the first layer, without the pixels in the hole."""
         visible = (1 - mask) * image
         if self.config.convolution == "partial":
             return Masked(visible.astype(self.dtype), 1 - mask)
         return jnp.concatenate([visible, mask], axis=-1).astype(self.dtype)
 
     def prediction(self, x: FeatureMap) -> jax.Array:
-        """The image that the last map stands for."""
+        """Converts the last layer's output to an image in [-1, 1]."""
         features = x.features if isinstance(x, Masked) else x
         return jnp.tanh(features.astype(jnp.float32))
 
@@ -64,10 +63,11 @@ class _Generator(nn.Module):
 class GlobalLocal(_Generator):
     """The completion network of Global&Local (reference 15, Table 1), for images of any size.
 
-    A convolution of 5x5; on each level below two convolutions, the first of which halves the map,
-    and a third on the lowest; four dilated convolutions; two more, and on each level above one that
-    doubles the map and one that takes in the encoder's, if there are skips. Names of submodules:
-    ``down_1`` to ``down_n`` and ``up_n`` to ``up_1``, by the coarser of two levels.
+    The encoder starts with a 5x5 convolution. Each coarser level has two convolutions, the first of
+    which halves the map; the coarsest level has a third. Four dilated convolutions and two plain
+    ones follow. In the decoder, each finer level has a convolution that doubles the map, and a
+    convolution that also reads the encoder's map if there are skips. The resampling submodules are
+    named ``down_1`` to ``down_n`` and ``up_n`` to ``up_1``, by the coarser of their two levels.
     """
 
     @nn.compact
@@ -80,12 +80,12 @@ class GlobalLocal(_Generator):
         """Predicts images.
 
         Args:
-            image: ``[B, H, W, 3]`` in [-1, 1]; what it holds in the hole has no influence.
-            mask: ``[B, H, W, 1]``, 1 in the hole.
-            train: BatchNorm takes the batch's statistics, and updates its averages.
+            image: images in [-1, 1], ``[B, H, W, 3]``; their pixels in the hole are ignored.
+            mask: masks, 1 in the hole, ``[B, H, W, 1]``.
+            train: whether BatchNorm uses the batch's statistics and updates its averages.
 
         Returns:
-            ``[B, H, W, 3]``, float32 in [-1, 1].
+            Predicted images, float32 in [-1, 1], ``[B, H, W, 3]``.
         """
         config = self.config
         block = functools.partial(ConvBlock, options=self.options, norm=config.norm != "none")
@@ -94,7 +94,7 @@ class GlobalLocal(_Generator):
         widths = [config.width * 2**level for level in range(config.levels + 1)]
         lowest = config.levels
 
-        x = block(widths[0], kernel_size=5, name="stem")(self.seen(image, mask), **encode)
+        x = block(widths[0], kernel_size=5, name="stem")(self.network_input(image, mask), **encode)
         skips = [x]
         for level in range(1, lowest + 1):
             down = block(widths[level], downsampler=config.downsampler, name=f"down_{level}")
@@ -119,9 +119,10 @@ class GlobalLocal(_Generator):
 class UNet(_Generator):
     """The U-Net of Partial Convolution (reference 26, section 4.1), for images of any size.
 
-    Convolutions of 7x7, 5x5, 5x5 and then 3x3 halve the map, with BatchNorm after all but the
-    first; on each level above the map is doubled, concatenated with the encoder's, at last with the
-    input, and convolved. Names of submodules as in :class:`GlobalLocal`.
+    In the encoder, convolutions of 7x7, 5x5, 5x5 and then 3x3 halve the map, with BatchNorm after
+    all but the first. In the decoder, each level doubles the map, concatenates it with the
+    encoder's map, or on the last level with the input, and applies a convolution. Submodules are
+    named as in :class:`GlobalLocal`.
     """
 
     @nn.compact
@@ -131,14 +132,14 @@ class UNet(_Generator):
         mask: Float[Array, "batch height width 1"],
         train: bool = False,
     ) -> Float[Array, "batch height width 3"]:
-        """Predicts images; as :meth:`GlobalLocal.__call__`."""
+        """Predicts images; see :meth:`GlobalLocal.__call__`."""
         config, options = self.config, self.options
         normalizes = config.norm != "none"
         encode = {"use_running_average": not train or config.freeze_encoder_norm}
         decode = {"use_running_average": not train}
         widths = [config.width * min(2**level, _WIDEST) for level in range(config.levels)]
 
-        x = self.seen(image, mask)
+        x = self.network_input(image, mask)
         skips = [x]
         for level, width in enumerate(widths, start=1):
             down = ConvBlock(
@@ -176,9 +177,9 @@ def build_generator(
     """The network of a config.
 
     Args:
-        config: its sizes.
-        dtype: of the computation.
-        axis_name: mapped axis over which ``"sync_batch"`` gathers statistics.
+        config: sizes and choices of the network.
+        dtype: dtype of the computation.
+        axis_name: mapped axis over which ``"sync_batch"`` computes statistics.
     """
     network = {"global_local": GlobalLocal, "unet": UNet}[config.architecture]
     return network(config, axis_name, dtype)

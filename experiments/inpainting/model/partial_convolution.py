@@ -1,8 +1,8 @@
-"""Layers for maps of which some pixels are not valid: partial convolution and masked CARAFE++.
+"""Layers for maps with pixels that are not valid: partial convolution and masked CARAFE++.
 
-A map comes with a mask: 0 where nothing is known, such as in a hole, 1 where all is, and between
-them how much of what a pixel was made of was valid. No layer lets the features of a pixel of mask 0
-reach any other.
+A map has a mask. It is 0 where nothing is known, as in a hole, and 1 where everything is known. A
+value in between is the valid fraction of the input from which the pixel was computed. In all
+layers, the features of a pixel with mask 0 do not influence any other pixel.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from carafe_jax import reassemble
 from carafe_jax.linen import CARAFE
 
-# Below the first, a window counts as empty; and below the second, because derivatives divide by its
-# square.
+# A window with a smaller valid area, or smaller valid weights, counts as empty. Derivatives divide
+# by the square of the weights.
 _LEAST_VALID = 1e-6
 _LEAST_WEIGHT = 1e-12
 
@@ -25,8 +25,8 @@ class Masked(NamedTuple):
     """A map and its mask.
 
     Attributes:
-        features: ``[B, H, W, C]``.
-        mask: float32 ``[B, H, W, 1]`` in [0, 1].
+        features: the map, ``[B, H, W, C]``.
+        mask: the mask, float32 in [0, 1], ``[B, H, W, 1]``.
     """
 
     features: Float[Array, "batch height width channels"]
@@ -36,24 +36,24 @@ class Masked(NamedTuple):
 class PartialConv(nn.Module):
     """Partial convolution (reference 26, section 3.1).
 
-    With ``W`` the kernel over a window, ``X`` the features there, ``M`` the mask, repeated over the
-    channels, and ``1`` a mask of ones, all of the window's size::
+    Let ``W`` be the kernel, and ``X``, ``M`` and ``1`` the features, the mask, repeated over the
+    channels, and a mask of ones in a window. Then the new features and the new mask are::
 
-        y = W (X * M) sum(1) / sum(M) + b      m = min(1, sum(M))       where sum(M) > 0
-        y = 0                                  m = 0                    elsewhere
+        y = W (X * M) sum(1) / sum(M) + b      m = min(1, sum(M))       if sum(M) > 0
+        y = 0                                  m = 0                    otherwise
 
-    Taps outside the map are taken as not valid, and so the border is a hole of its own kind.
-    Several maps are convolved as if concatenated, each with its mask. ``sum(M)`` of the second
-    formula is over pixels and maps, not channels; for masks of zeros and ones both formulas are the
-    paper's. Less than a millionth of a pixel counts as 0.
+    Pixels outside the map are not valid, so the area beyond the border is like a hole. Several maps
+    are convolved as if concatenated, each with its own mask. In the formula of ``m``, ``sum(M)`` is
+    over pixels and maps, not over channels. For masks of zeros and ones, both formulas agree with
+    the paper's. A sum below a millionth of a pixel counts as 0.
 
     Args:
-        features: output channels.
-        kernel_size: odd side of the kernel.
-        strides: of both axes.
-        dilation: of the kernel.
-        use_bias: whether ``b`` is there.
-        dtype: of the computation; the mask's is float32.
+        features: number of output channels.
+        kernel_size: side of the kernel, odd.
+        strides: stride along both axes.
+        dilation: dilation of the kernel.
+        use_bias: whether there is a bias ``b``.
+        dtype: dtype of the computation; masks are float32.
     """
 
     features: int
@@ -65,7 +65,7 @@ class PartialConv(nn.Module):
 
     @nn.compact
     def __call__(self, *maps: Masked) -> Masked:
-        """Convolves one or more maps of one size; the result's is ``ceil(size / strides)``."""
+        """Convolves one or more maps of one size; the output size is ``ceil(size / strides)``."""
         reach = self.dilation * (self.kernel_size // 2)
         padding = ((reach, reach), (reach, reach))
         size = (self.kernel_size, self.kernel_size)
@@ -107,29 +107,32 @@ class PartialConv(nn.Module):
 
 
 class MaskedCARAFE(nn.Module):
-    """CARAFE++ on a map with a mask, which the same kernels carry on.
+    """CARAFE++ on a map with a mask; the same kernels reassemble both.
 
-    With ``w`` the reassembly kernel of a target pixel, ``x`` and ``m`` features and mask of its
-    window, and sums over the taps inside the map::
+    Let ``w`` be the reassembly kernel of an output pixel, and ``x`` and ``m`` the features and the
+    mask under the kernel. With sums over the taps inside the map, the new features and mask are::
 
-        y = sum(w m x) sum(w) / sum(w m)       m' = sum(w m) / sum(w)       where sum(w m) > 0
-        y = 0                                  m' = 0                       elsewhere
+        y = sum(w m x) sum(w) / sum(w m)       m' = sum(w m) / sum(w)       if sum(w m) > 0
+        y = 0                                  m' = 0                       otherwise
 
-    where in float32 less than a millionth of ``sum(w)`` counts as 0, and the kernels are predicted
-    from ``m x``. So what lies in the hole adds to no target and
-    predicts no kernel; among the taps that are valid the kernel's proportions stay; with a mask of
-    ones this is CARAFE++ itself, at borders too, where ``sum(w) < 1``; and a window without
-    anything valid stays a hole. The new mask is the share of the kernel that fell on what is valid:
-    a kernel that looks away from the hole gives a pixel that counts more in the next layer. A mask
-    of zeros and ones, as partial convolution has it, would know nothing of the kernel, because a
-    softmax is nowhere zero. (Section 4.3 says that the mask is updated with the kernels, and not
-    how. The ratio is that of normalised convolution: Knutsson and Westin, "Normalized and
-    differential convolution", CVPR 1993.)
+    In float32, a ``sum(w m)`` below a millionth of ``sum(w)`` counts as 0. The kernels are
+    predicted from ``m x``. This has the following properties:
+
+    - Features in the hole influence neither outputs nor kernels.
+    - The proportions between the kernel's weights on valid taps do not change.
+    - With a mask of ones it equals CARAFE++, also at borders, where ``sum(w) < 1``.
+    - A window without valid pixels stays a hole.
+
+    The new mask is the fraction of the kernel's weight on valid pixels: the more weight a kernel
+    has outside the hole, the more its output counts in the next layer. A binary mask, as in partial
+    convolution, would not depend on the kernel, because a softmax is nowhere zero. Section 4.3
+    states that the mask is updated with the kernels, but not how. The ratio is from normalised
+    convolution: Knutsson and Westin, "Normalized and differential convolution", CVPR 1993.
 
     Args:
-        up: as of CARAFE++.
-        down: as of CARAFE++.
-        dtype: of the computation; the mask's is float32.
+        up: numerator of the scale ``up / down``, as in CARAFE++.
+        down: denominator of the scale ``up / down``, as in CARAFE++.
+        dtype: dtype of the computation; masks are float32.
     """
 
     up: int = 1
@@ -150,7 +153,8 @@ class MaskedCARAFE(nn.Module):
 
         masks = apply(jnp.concatenate([x.mask, jnp.ones_like(x.mask)], axis=-1))
         seen, inside = masks[..., :1], masks[..., 1:]  # sum(w m), sum(w)
-        # At a border almost all of a kernel may lie outside the map: small alone is not empty.
+        # Compare with ``inside``: at a border almost all of a kernel's weight may lie outside the
+        # map, and a small sum does not mean that the window is empty.
         known = (seen > _LEAST_VALID * inside) & (seen > _LEAST_WEIGHT)
         seen, inside = jnp.where(known, seen, 1.0), jnp.where(known, inside, 1.0)
         features = apply(valid)

@@ -1,4 +1,4 @@
-"""PatchGAN, the discriminator that judges an image patch by patch (reference 20, section 3.2.2)."""
+"""PatchGAN, a discriminator with one logit for each patch (reference 20, section 3.2.2)."""
 
 import flax.linen as nn
 import jax
@@ -11,11 +11,11 @@ _SLOPE = 0.2
 
 
 class PatchGAN(nn.Module):
-    """Convolutions of 4x4 down to a map with one logit a patch.
+    """4x4 convolutions that downsample to a map with one logit for each patch.
 
     Args:
-        config: sizes.
-        dtype: of the computation; logits are float32.
+        config: sizes and choices.
+        dtype: dtype of the computation; logits are float32.
     """
 
     config: PatchGANConfig
@@ -28,12 +28,13 @@ class PatchGAN(nn.Module):
         """Judges images.
 
         Args:
-            x: ``[B, H, W, C]``.
-            update: takes a step of the power iterations, whose vectors are in the collection
-                ``batch_stats``.
+            x: images, ``[B, H, W, C]``.
+            update: whether spectral normalisation takes a step of its power iterations, whose
+                vectors are in the collection ``batch_stats``.
 
         Returns:
-            Logits ``[B, ceil(H / 2**layers), ceil(W / 2**layers)]``, high for what looks real.
+            Logits ``[B, ceil(H / 2**layers), ceil(W / 2**layers)]``, high for patches that look
+            real.
         """
         config = self.config
 
@@ -70,7 +71,7 @@ class PatchGAN(nn.Module):
             if normalized:
                 x = nn.InstanceNorm(dtype=self.dtype, name=f"norm_{layer}")(x)
             x = nn.leaky_relu(x, _SLOPE)
-        # A kernel of 4x4 with stride 2 is centred on its cell. With stride 1 it is half a cell off,
-        # which the other padding of the second one takes back.
+        # A 4x4 kernel with stride 2 is centred on the pixels that it downsamples. With stride 1 it
+        # is off by half a pixel. The second one has the opposite padding, which cancels the offset.
         logits = convolution(x, 1, 1, "head", padding=(2, 1))  # [B, rows, columns, 1]
         return logits[..., 0].astype(jnp.float32)

@@ -11,15 +11,17 @@ class PatchGANConfig:
     """Sizes of a :class:`experiments.inpainting.model.patchgan.PatchGAN`.
 
     Attributes:
-        width: channels of the first convolution; they double with each, up to eight times as many.
-        layers: convolutions with stride 2. Three of them, and the two of stride 1 that follow, see
-            patches of 70x70 pixels.
-        norm: after all convolutions but the first and the last. ``"instance"``, over each map: what
-            reference 20 has at its batch size of 1, and what lets an image's patches depend on no
-            other image, however the batch is shared by devices.
-        spectral: divides each kernel by its largest singular value (Miyato et al., "Spectral
-            Normalization for Generative Adversarial Networks"), found by one step of power
-            iteration an update.
+        width: number of channels of the first convolution; it doubles with each convolution, up to
+            eight times ``width``.
+        layers: number of convolutions with stride 2. Two convolutions with stride 1 follow; with
+            three layers, patches have 70x70 pixels.
+        norm: normalisation after all convolutions except the first and the last. ``"instance"``:
+            InstanceNorm, which equals the norm of reference 20 at its batch size of 1. An image's
+            logits thus do not depend on other images, however the batch is split over devices.
+            ``"none"``: no normalisation.
+        spectral: whether each kernel is divided by its largest singular value (Miyato et al.,
+            "Spectral Normalization for Generative Adversarial Networks"), which is estimated by one
+            step of power iteration in each update.
     """
 
     width: int = 64
@@ -28,5 +30,5 @@ class PatchGANConfig:
     spectral: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for what makes no network."""
+        """Raises ``ConfigError`` for fields that do not define a network."""
         check_at_least(self, width=1, layers=1)

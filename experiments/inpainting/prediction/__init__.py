@@ -1,1 +1,1 @@
-"""Filling holes in a user's own pictures, of any size."""
+"""Fills holes in a user's own images, of any size."""

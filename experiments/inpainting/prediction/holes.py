@@ -1,4 +1,4 @@
-"""Where the hole of a user's picture comes from: a mask file, a box, or a brush."""
+"""Makes the hole in a user's image from a mask file, a box, or random brush strokes."""
 
 import dataclasses
 import zlib
@@ -11,7 +11,7 @@ from experiments.data.pictures import is_opaque, open_picture, to_rgb, visible_f
 from experiments.engine.errors import InputError
 from experiments.inpainting.data.masks import free_form_mask
 
-_WHITE = 128
+_WHITE = 128  # lowest grey value in the hole
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
@@ -19,12 +19,12 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class HoleChoice:
-    """Where holes come from; one of the three is given.
+    """The source of the holes; exactly one attribute is given.
 
     Attributes:
-        mask: a mask file for all pictures, or a folder that has for each one of the same stem.
-        box: for all pictures.
-        brush_seed: of brush strokes.
+        mask: mask file for all images, or folder with a mask of the same stem for each image.
+        box: box for all images: left, top, width and height, in pixels.
+        brush_seed: seed of random brush strokes.
     """
 
     mask: Path | None = None
@@ -32,7 +32,7 @@ class HoleChoice:
     brush_seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises ``InputError`` for none, or several."""
+        """Raises ``InputError`` if no attribute or more than one is given."""
         given = [name for name, value in vars(self).items() if value is not None]
         if len(given) != 1:
             raise InputError(
@@ -46,46 +46,46 @@ class HoleChoice:
         return visible_files(self.mask) if self.mask.is_dir() else [self.mask]
 
     def hole(self, picture: Path, size: Size, named: bool) -> Bool[np.ndarray, "h w"]:
-        """The hole of a picture.
+        """The hole in an image.
 
         Args:
-            picture: its path.
-            size: its height and width.
-            named: the brush's strokes depend on the file's name too.
+            picture: path of the image.
+            size: height and width of the image in pixels.
+            named: whether brush strokes also depend on the file's name.
 
         Raises:
-            InputError: there is none, or it cannot be used.
+            InputError: the mask is missing, or the hole cannot be used.
         """
         if self.mask is not None:
-            return hole_of_file(_mask_of(self.mask, picture), size)
+            return hole_from_file(_mask_file(self.mask, picture), size)
         if self.box is not None:
-            return hole_of_box(self.box, size)
+            return hole_from_box(self.box, size)
         assert self.brush_seed is not None
-        return hole_of_brush(self.brush_seed, size, picture.name if named else None)
+        return hole_from_brush(self.brush_seed, size, picture.name if named else None)
 
 
 def check_hole(mask: Bool[np.ndarray, "h w"], name: str) -> None:
-    """Raises ``InputError``, which begins with ``name``, if there is no hole or nothing else."""
+    """Raises ``InputError``, which begins with ``name``, if the mask is all False or all True."""
     if not mask.any():
         raise InputError(f"{name} has no hole")
     if mask.all():
-        raise InputError(f"{name} is all hole: nothing of the image is left to fill from")
+        raise InputError(f"{name} is all hole: no pixel of the image is left to fill it from")
 
 
-def hole_of_file(path: Path, size: Size) -> Bool[np.ndarray, "h w"]:
-    """Reads a mask: white, from half of the range on, is the hole.
+def hole_from_file(path: Path, size: Size) -> Bool[np.ndarray, "h w"]:
+    """Reads a mask. The hole is white: at least half of the range.
 
-    A mask with transparent pixels is refused, whatever its colours: it may have been painted white
-    on transparent ground, or be a picture whose hole has been erased, as image editors and some
-    services take it. The two readings are each other's opposite, and both occur.
+    A mask with transparent pixels is refused, whatever its colours. It may be a hole painted in
+    white on a transparent background, or an image whose hole has been erased, as in image editors
+    and some services. These two have opposite meanings, and both occur.
 
     Args:
-        path: an image file of any mode of 8 bits a channel, opaque; colours become grey.
-        size: height and width of the picture that it belongs to.
+        path: opaque image file with 8 bits for each channel; colours are converted to grey.
+        size: height and width of the image to fill, in pixels.
 
     Raises:
-        InputError: it cannot be read, has another size or transparent pixels, or has no hole or
-            nothing else.
+        InputError: the mask cannot be read, has a different size or transparent pixels, or is all
+            hole or without a hole.
     """
     name = f"mask {path}"
     opened = open_picture(path, name)
@@ -96,34 +96,34 @@ def hole_of_file(path: Path, size: Size) -> Bool[np.ndarray, "h w"]:
         )
     if not is_opaque(opened):
         raise InputError(
-            f"{name} must be opaque, got transparent pixels, which can mean two things: that the "
-            "hole is what is white and opaque, or that it is what is transparent. Save it without "
-            "transparency, white in the hole and black elsewhere"
+            f"{name} must be opaque, got transparent pixels, which have two possible meanings: "
+            "either the white, opaque pixels are the hole, or the transparent ones. Save the mask "
+            "without transparency, white in the hole and black outside it"
         )
     grey = np.asarray(to_rgb(opened).convert("L"))
     if grey.max() < _WHITE:
         raise InputError(
-            f"{name} has no hole: white ({_WHITE} or more of 255) is the hole, got at most "
-            f"{grey.max()}"
+            f"{name} has no hole: pixels in the hole must be white ({_WHITE} or more of 255), got "
+            f"at most {grey.max()}"
         )
     hole = grey >= _WHITE
     check_hole(hole, name)
     return hole
 
 
-def hole_of_box(box: Box, size: Size) -> Bool[np.ndarray, "h w"]:
+def hole_from_box(box: Box, size: Size) -> Bool[np.ndarray, "h w"]:
     """Makes a rectangular hole.
 
     Args:
-        box: x and y of its upper left corner, from the picture's, width and height; in pixels.
-        size: height and width of the picture.
+        box: left, top, width and height of the hole, in pixels.
+        size: height and width of the image in pixels.
 
     Raises:
-        InputError: it is empty, does not lie within the picture, or takes all of it.
+        InputError: the box is empty, does not lie within the image, or covers the whole image.
     """
     x, y, width, height = box
     if width < 1 or height < 1:
-        raise InputError(f"box must be at least 1x1 pixel wide and high, got {width}x{height}")
+        raise InputError(f"box must be at least 1x1 pixels, got {width}x{height}")
     if x < 0 or y < 0 or x + width > size[1] or y + height > size[0]:
         raise InputError(
             f"box must lie within the image, {size[1]}x{size[0]}, got {width}x{height} at {x}, {y}"
@@ -134,17 +134,16 @@ def hole_of_box(box: Box, size: Size) -> Bool[np.ndarray, "h w"]:
     return hole
 
 
-def hole_of_brush(seed: int, size: Size, name: str | None = None) -> Bool[np.ndarray, "h w"]:
-    """Draws brush strokes; the same arguments give the same hole.
+def hole_from_brush(seed: int, size: Size, name: str | None = None) -> Bool[np.ndarray, "h w"]:
+    """Draws random brush strokes; equal arguments result in equal holes.
 
     Args:
-        seed: at least 0.
-        size: height and width of the picture.
-        name: of the picture, if each is to have its own hole.
+        seed: seed of the strokes, at least 0.
+        size: height and width of the image in pixels.
+        name: name of the image, if each image is to have its own hole.
 
     Raises:
-        InputError: the seed is negative, or the picture too small for a hole and something beside
-            it.
+        InputError: the seed is negative, or the image is so small that the hole covers it.
     """
     if seed < 0:
         raise InputError(f"the brush's seed must be at least 0, got {seed}")
@@ -154,11 +153,11 @@ def hole_of_brush(seed: int, size: Size, name: str | None = None) -> Bool[np.nda
     return hole
 
 
-def _mask_of(mask: Path, picture: Path) -> Path:
+def _mask_file(mask: Path, picture: Path) -> Path:
     if not mask.is_dir():
         return mask
     found = [path for path in visible_files(mask) if path.stem == picture.stem]
     if len(found) != 1:
         names = " and ".join(path.name for path in found) or "none"
-        raise InputError(f"folder {mask} must hold one mask {picture.stem}.*, got {names}")
+        raise InputError(f"folder {mask} must contain one mask {picture.stem}.*, got {names}")
     return found[0]

@@ -1,4 +1,4 @@
-"""Fills holes in pictures of any size with a trained generator."""
+"""Fills holes in images of any size with a trained generator."""
 
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,26 @@ _DEFAULT_TILING = Tiling()
 
 
 class Inpainter:
-    """Fills holes in pictures; a callable.
+    """A callable that fills holes in images.
 
-    Pictures are filled tile by tile, in tiles of :class:`Tiling` that overlap and give way to each
-    other over a ramp; tiles without a hole are left out. A picture that fits into a tile is one,
-    padded to a quarter, half, three quarters or all of a tile's height and width. So the network is
-    compiled for 16 shapes at most, each when it is first met. A hole that takes in a whole tile is
-    filled there from nothing: ``working_side`` is for such.
+    Images are filled tile by tile. The tiles of :class:`Tiling` overlap and are blended over a
+    ramp; tiles without a hole are left out. An image that fits into one tile is padded to one,
+    two, three or four quarters of a tile's height and width. Thus the network is compiled for at
+    most 16 shapes, each when it first occurs. If the hole covers a whole tile, that tile is filled
+    without any context; a ``working_side`` avoids this.
 
-    Beside picture, mask and result, 7 bytes a pixel, a call holds ``12 * side * width`` bytes, with
-    the side of a tile and the width of the picture in pixels, and what a tile takes: 117 MiB for a
-    width of 20,000. What is scaled down to be filled has its own size in this; scaling takes some
-    rows at a time.
+    In addition to image, mask and result, which take 7 bytes for each pixel, a call takes
+    ``12 * side * width`` bytes, with the side of a tile and the width of the image in pixels, and
+    the memory of a tile: 117 MiB for a width of 20,000. If the image is scaled down, the width of
+    the small image counts; scaling processes a few rows at a time.
 
     Args:
-        config: of the run.
-        variables: of its generator; see :func:`experiments.inpainting.fill.variables_of`.
-        working_side: a picture with a longer shorter side is scaled down to this to be filled, and
-            the fill is scaled up into the hole: what a network learned at one scale it can apply at
-            that scale only. None fills all at their own size.
+        config: config of the run.
+        variables: variables of the generator; see
+            :func:`experiments.inpainting.fill.variables_of`.
+        working_side: images with a longer shorter side, in pixels, are scaled down to this side
+            before they are filled, and the fill is scaled up, because a network is only good at the
+            scale on which it was trained. None fills all images at their own size.
         tiling: sizes of tiles.
 
     Raises:
@@ -74,22 +75,22 @@ class Inpainter:
     def __call__(
         self, image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Fills the hole of a picture.
+        """Fills the hole in an image.
 
         Args:
-            image: ``[H, W, 3]``; what it holds in the hole has no influence.
-            mask: ``[H, W]``, true in the hole.
+            image: RGB image ``[H, W, 3]``; its pixels in the hole are ignored.
+            mask: mask ``[H, W]``, true in the hole.
 
         Returns:
-            A new image; outside the hole it is ``image`` to the bit.
+            A new image. Outside the hole it equals ``image`` exactly.
 
         Raises:
-            InputError: the arrays are no image with a hole and something beside it; or the network
-                gives values that are not finite.
+            InputError: the arrays have wrong dtypes or shapes, or the mask is all hole or without a
+                hole; or the network's output has values that are not finite.
         """
         if image.dtype != np.uint8 or mask.dtype != bool or image.shape != (*mask.shape, 3):
             raise InputError(
-                "expected an image of bytes [H, W, 3] and a mask of booleans [H, W], got "
+                "expected a uint8 image [H, W, 3] and a bool mask [H, W], got "
                 f"{image.dtype} {image.shape} and {mask.dtype} {mask.shape}"
             )
         check_hole(mask, "the mask")
@@ -105,7 +106,7 @@ class Inpainter:
 
     @property
     def shapes_compiled(self) -> int:
-        """How many shapes of tiles the network has been compiled for so far."""
+        """Number of tile shapes for which the network has been compiled so far."""
         return len(self._shapes)
 
     def _fill(self, image: np.ndarray, mask: np.ndarray, result: np.ndarray) -> None:
@@ -113,17 +114,17 @@ class Inpainter:
         rows = self._tiling.spans(height, self._stride)
         columns = self._tiling.spans(width, self._stride)
         side = len(rows[0].weight)
-        # The weighted sum of a row of tiles, and of what the row above has in common with it.
+        # The weighted sum over a row of tiles, and over the overlap with the row above.
         band = np.zeros((side, width, 3), np.float32)
         ends = [row.start for row in rows[1:]] + [height]
         for row, end in zip(rows, ends, strict=True):
             for column in columns:
-                place = np.s_[row.start : row.stop, column.start : column.stop]
-                if mask[place].any():
+                window = np.s_[row.start : row.stop, column.start : column.stop]
+                if mask[window].any():
                     weight = row.weight[:, None, None] * column.weight[:, None]
                     size = (len(row.weight), len(column.weight))
-                    tile = weight * self._filled(image[place], mask[place], size)
-                    h, w = mask[place].shape
+                    tile = weight * self._filled(image[window], mask[window], size)
+                    h, w = mask[window].shape
                     band[:h, column.start : column.stop] += tile[:h, :w]
             done = end - row.start
             for number in range(done):
@@ -135,12 +136,13 @@ class Inpainter:
     def _filled(
         self, image: np.ndarray, mask: np.ndarray, size: tuple[int, int]
     ) -> Float[np.ndarray, "side side 3"]:
-        """Fills a tile, padded to ``size`` as a part of its hole.
+        """Fills a tile after padding it to ``size``; the padding belongs to the hole.
 
-        So the network takes nothing that is not there for seen, and a hole at the border stays one
-        hole: mirrored it would double. From 100 to 192 pixels, padding raised the L1 in the hole of
-        a small Global&Local from 13.8 to 13.9 %; mirrored to 14.4 %, grey that counts as seen to
-        14.0 %. To partial convolution the hole is what lies beyond the border anyway.
+        Thus the padding is not mistaken for part of the image, and a hole at the border remains one
+        hole; mirroring would duplicate it. Padding from 100 to 192 pixels increased the L1 in the
+        hole of a small Global&Local from 13.8 to 13.9 %; padding by mirroring increased it to
+        14.4 %, and padding with grey outside the hole to 14.0 %. For partial convolution, the area
+        beyond the border is a hole in any case.
         """
         height, width = mask.shape
         self._shapes.add(size)
@@ -152,7 +154,7 @@ class Inpainter:
         if not np.isfinite(filled).all():
             raise InputError(
                 "the network must give finite values, got NaN or infinity: its parameters are "
-                "broken, or it overflows on this picture"
+                "broken, or it overflows on this image"
             )
         return filled
 
@@ -165,23 +167,25 @@ def load_inpainter(
 ) -> Inpainter:
     """An inpainter with the weights of a run.
 
-    Checkpoints that are damaged are reported on stderr, and another is used.
+    Damaged checkpoints are reported on stderr, and another checkpoint is used.
 
     Args:
-        run: its folder.
-        working_side: the shorter side, in pixels, that larger pictures are scaled down to; by
-            default the side of the images that the run was trained on. A network fills larger
-            ones worse, the more so the smaller that was: dilated convolutions that saw the border
-            everywhere now see none.
-        full_size: fills all pictures at their own size instead.
-        checkpoint: the newest, or the one with the highest PSNR so far.
+        run: folder of the run.
+        working_side: shorter side, in pixels, to which larger images are scaled down before they
+            are filled. By default it is the side of the training images. A network fills larger
+            images worse, especially if the training images were small: then dilated convolutions
+            reached the border from every pixel in training, but not in a large image.
+        full_size: whether images are filled at their own size instead.
+        checkpoint: the newest checkpoint, or the best, which has the highest PSNR so far.
 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it is damaged.
-        InputError: ``working_side`` is below 1, or given with ``full_size``.
+        InputError: ``working_side`` is below 1, or both it and ``full_size`` are given.
     """
     if full_size and working_side is not None:
-        raise InputError(f"expected working_side or full_size, got both, {working_side} pixels")
+        raise InputError(
+            f"expected working_side or full_size, got full_size and working_side {working_side}"
+        )
     loaded = RUNS.load(run, checkpoint)
     if not full_size and working_side is None:
         working_side = loaded.config.data.crop_side

@@ -1,4 +1,4 @@
-"""Fills holes in a user's own pictures, files or folders of them, with a trained run."""
+"""Fills holes in a user's own image files, or in folders of them, with a trained run."""
 
 import sys
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ _COLOUR_SPACE = slice(16, 20)  # in the header of an ICC profile
 
 
 class FilledFile(NamedTuple):
-    """A picture that has been filled.
+    """The file of a filled image.
 
     Attributes:
-        output: the file that was written.
-        note: what the written file lacks of the picture, if anything.
+        output: file of the filled image.
+        note: message about metadata of the original that was dropped, if any.
     """
 
     output: Path
@@ -35,12 +35,12 @@ class FilledFile(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture as it is filled.
+    """An image that has been read.
 
     Attributes:
-        pixels: ``[H, W, 3]``.
-        profile: its ICC profile, if it has one for RGB.
-        note: what else it had.
+        pixels: RGB pixels, ``[H, W, 3]``.
+        profile: ICC profile of the image, if it has one for RGB.
+        note: message about a profile that was dropped, if any.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -49,11 +49,11 @@ class Picture(NamedTuple):
 
 
 def read_picture(path: Path) -> Picture:
-    """Reads a picture as RGB, turned as its orientation says.
+    """Reads an image as RGB, and applies its EXIF orientation.
 
     Raises:
-        InputError: the file is missing, no picture, truncated, animated or too large, or has more
-            than 8 bits a channel; or it has transparent pixels, for which there is no colour.
+        InputError: the file is missing, not an image, truncated, animated or too large, or has more
+            than 8 bits for each channel; or it has transparent pixels, whose colour is undefined.
     """
     image = open_picture(path, f"image {path}")
     if not is_opaque(image):
@@ -62,12 +62,12 @@ def read_picture(path: Path) -> Picture:
     if "icc_profile" in image.info and not profile:
         note = f"the colour profile of {path} is dropped: it cannot be read"
     elif profile and profile[_COLOUR_SPACE] != b"RGB ":
-        profile, note = None, f"the colour profile of {path} is dropped: it is not of RGB"
+        profile, note = None, f"the colour profile of {path} is dropped: it is not for RGB"
     return Picture(np.asarray(to_rgb(image)), profile or None, note)
 
 
 def pictures_in(source: Path) -> list[Path]:
-    """The files to fill: ``source``, or if it is a folder all in it but hidden ones, by name.
+    """The files to fill: ``source``, or if it is a folder, its visible files sorted by name.
 
     Raises:
         InputError: the folder has no files.
@@ -76,7 +76,7 @@ def pictures_in(source: Path) -> list[Path]:
         return [source]
     found = visible_files(source)
     if not found:
-        raise InputError(f"folder {source} must hold images, got no files")
+        raise InputError(f"folder {source} must contain images, got no files")
     return found
 
 
@@ -89,27 +89,28 @@ def predict(
     full_size: bool = False,
     checkpoint: CheckpointChoice = "newest",
 ) -> Iterator[tuple[Path, FilledFile | InputError]]:
-    """Fills the holes of a picture, or of all in a folder, one after the other.
+    """Fills the holes in an image, or in all images of a folder, one after the other.
 
-    No input file is ever written to, nor is a file that was written for another picture.
+    Input files, and files written for other images, are never overwritten.
 
     Args:
         run: folder of a run of this task.
-        source: a file of a picture, or a folder, the subfolders of which are left alone.
-        holes: where they come from. In a folder each file has brush strokes of its own.
-        output: the PNG to write; for a folder the folder of PNGs with the same stems.
-        working_side: the shorter side, in pixels, that larger pictures are scaled down to; the
-            fill is scaled back into the hole. By default the side of the images that the run was
-            trained on.
-        full_size: fills pictures at their own size instead, tile by tile.
-        checkpoint: the newest, or the one with the highest PSNR so far.
+        source: image file, or folder of image files, without its subfolders.
+        holes: source of the holes. Each file of a folder has its own brush strokes.
+        output: PNG file of the filled image. If ``source`` is a folder: folder of the filled
+            images, PNG files with the same stems.
+        working_side: shorter side, in pixels, to which larger images are scaled down before they
+            are filled; the fill is scaled up again. By default it is the side of the training
+            images.
+        full_size: whether images are filled at their own size instead, tile by tile.
+        checkpoint: the newest checkpoint, or the best, which has the highest PSNR so far.
 
     Returns:
-        Each picture, as it is done, with the file that was written, or with what is wrong; one that
-        fails does not stop the others.
+        An iterator over the image files. It yields each file when it is done, with the file that
+        was written or with an error. An error does not stop the others.
 
     Raises:
-        InputError: ``output`` does not name a PNG, or for a folder no folder; or ``source`` is an
+        InputError: ``output`` is not a PNG file, or for a folder not a folder; or ``source`` is an
             empty folder.
         CheckpointError: the run cannot be read.
     """
@@ -117,9 +118,9 @@ def predict(
     batch = source.is_dir()
     if batch:
         if output.exists() and not output.is_dir():
-            raise InputError(f"output must be a folder, as the input is, got {output}")
+            raise InputError(f"output must be a folder, because the input is one, got {output}")
     elif output.suffix.lower() != ".png" or output.is_dir():
-        raise InputError(f"output must be a file that ends in .png, got {output}")
+        raise InputError(f"output must be a file whose name ends in .png, got {output}")
     inpainter = load_inpainter(run, working_side, full_size, checkpoint)
     outputs = PictureOutputs((*pictures, *holes.files()))
 
@@ -147,25 +148,25 @@ def print_predictions(
     full_size: bool = False,
     checkpoint: CheckpointChoice = "newest",
 ) -> None:
-    """Fills the hole of a picture, or those of all in a folder, and prints the files written.
+    """Fills the hole in an image, or in all images of a folder, and prints the written files.
 
     Args:
         run: folder of a run of this task.
-        source: a file of a picture, or a folder, the subfolders of which are left alone.
-        holes: where they come from. In a folder each file has brush strokes of its own.
-        output: the PNG to write, by default SOURCE-filled.png; for a folder the folder to write
-            to, by default SOURCE-filled.
-        working_side: the shorter side, in pixels, that larger pictures are scaled down to; the
-            fill is scaled back into the hole. By default the side of the images that the run was
-            trained on.
-        full_size: fills pictures at their own size instead, tile by tile.
-        checkpoint: the newest, or the one with the highest PSNR so far.
+        source: image file, or folder of image files, without its subfolders.
+        holes: source of the holes. Each file of a folder has its own brush strokes.
+        output: PNG file of the filled image, by default SOURCE-filled.png. If ``source`` is a
+            folder: folder of the filled images, by default SOURCE-filled.
+        working_side: shorter side, in pixels, to which larger images are scaled down before they
+            are filled; the fill is scaled up again. By default it is the side of the training
+            images.
+        full_size: whether images are filled at their own size instead, tile by tile.
+        checkpoint: the newest checkpoint, or the best, which has the highest PSNR so far.
 
     Raises:
-        InputError: ``output`` does not name a PNG, or for a folder no folder; or ``source`` is an
+        InputError: ``output`` is not a PNG file, or for a folder not a folder; or ``source`` is an
             empty folder.
         CheckpointError: the run cannot be read.
-        SystemExit: with code 2, after the last picture, if any was not filled.
+        SystemExit: with code 2, after the last image, if any image was not filled.
     """
     batch = source.is_dir()
     if output is None:
@@ -185,7 +186,7 @@ def _show(picture: Path, filled: FilledFile) -> None:
 def _counted(
     outcomes: Iterator[tuple[Path, FilledFile | InputError]], total: int
 ) -> Iterator[tuple[Path, FilledFile | InputError]]:
-    """Counts outcomes in a progress bar, and names the pictures that failed after the last one."""
+    """Shows a progress bar, and after the last image prints the images that were not filled."""
     failed = []
     with _progress() as progress:
         bar = progress.add_task("filling", total=total)

@@ -1,4 +1,4 @@
-"""Scales a picture down to be filled, and what was filled up again, some rows at a time."""
+"""Scales an image down before it is filled, and its fill up again, a few rows at a time."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-_ROWS = 16  # of the smaller image at a time
-_LEAST_SEEN = 1e-6
+_ROWS = 16  # number of rows that are processed at a time
+_LEAST_VISIBLE = 1e-6
 
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -15,15 +15,15 @@ _Box = tuple[float, float, float, float]  # left, top, right, bottom
 def shrink(
     image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], shorter_side: int
 ) -> tuple[UInt8[np.ndarray, "h2 w2 3"], Bool[np.ndarray, "h2 w2"]]:
-    """Scales a picture with a hole so that its shorter side has a length.
+    """Scales an image with a hole down to a given shorter side.
 
-    A pixel of the small image is the mean of what is seen of its area, so nothing of the hole
-    bleeds into it. It belongs to the hole if nothing of it is seen.
+    A pixel of the small image is the mean over the pixels of its area that lie outside the hole, so
+    the hole does not bleed into it. It belongs to the hole if its whole area does.
 
     Args:
-        image: ``[H, W, 3]``.
-        mask: ``[H, W]``, true in the hole.
-        shorter_side: in pixels, at most the picture's own.
+        image: RGB image ``[H, W, 3]``.
+        mask: mask ``[H, W]``, true in the hole.
+        shorter_side: shorter side of the small image in pixels, at most the image's own.
 
     Returns:
         The small image, black in the hole, and its mask.
@@ -33,16 +33,16 @@ def shrink(
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
     small_image = np.zeros((rows, columns, 3), np.uint8)
     small_mask = np.empty((rows, columns), bool)
-    for here, source, box in _strips(rows, height, width):
-        seen = (~mask[source]).astype(np.float32)
-        size = columns, here.stop - here.start
+    for target, source, box in _strips(rows, height, width):
+        visible = (~mask[source]).astype(np.float32)
+        size = columns, target.stop - target.start
 
-        share = _area_mean(seen, size, box)
-        small_mask[here] = share < _LEAST_SEEN
+        share = _area_mean(visible, size, box)
+        small_mask[target] = share < _LEAST_VISIBLE
         for channel in range(3):
-            mean = _area_mean(image[source, :, channel] * seen, size, box)
-            mean /= np.maximum(share, _LEAST_SEEN)
-            small_image[here, :, channel] = np.clip(np.round(mean), 0, 255)
+            mean = _area_mean(image[source, :, channel] * visible, size, box)
+            mean /= np.maximum(share, _LEAST_VISIBLE)
+            small_image[target, :, channel] = np.clip(np.round(mean), 0, 255)
     small_image[small_mask] = 0
     return small_image, small_mask
 
@@ -52,16 +52,17 @@ def paste_enlarged(
     image: UInt8[np.ndarray, "h w 3"],
     mask: Bool[np.ndarray, "h w"],
 ) -> None:
-    """Scales a small image up, bicubically, and writes it into the hole of a large one.
+    """Scales a small image up bicubically, and writes it into the hole of a large image in place.
 
     Args:
-        small: ``[H', W', 3]``.
-        image: ``[H, W, 3]``, is written to.
-        mask: ``[H, W]``, true in the hole.
+        small: small image ``[H', W', 3]``.
+        image: large image ``[H, W, 3]``, which is modified.
+        mask: mask ``[H, W]``, true in the hole.
     """
     height, width = mask.shape
     rows = len(small)
-    # Which axis Pillow scales first depends on sizes, and clips in between: here it is columns.
+    # Pillow chooses the axis that it scales first by the sizes, and clips after each axis. Scaling
+    # columns first, explicitly, gives the same result for every strip.
     wide = Image.fromarray(small).resize((width, rows), Image.Resampling.BICUBIC)
     for top in range(0, height, _ROWS):
         hole = mask[top : top + _ROWS]
@@ -77,7 +78,7 @@ def _area_mean(values: np.ndarray, size: tuple[int, int], box: _Box) -> np.ndarr
 
 
 def _strips(rows: int, height: int, width: int) -> Iterator[tuple[slice, slice, _Box]]:
-    """Rows of the small image, with those of the large one that they show, and where in these."""
+    """Slices of the small image's rows, slices of the large image's rows, and boxes in these."""
     scale = height / rows
     for top in range(0, rows, _ROWS):
         bottom = min(top + _ROWS, rows)

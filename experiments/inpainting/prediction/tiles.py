@@ -1,4 +1,4 @@
-"""Where a picture of any size is cut into tiles, and how much of each is used."""
+"""Divides an image of any size into overlapping tiles, and computes their weights."""
 
 import dataclasses
 import itertools
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-_BUCKETS = 4
+_BUCKETS = 4  # number of tile sizes along each axis for images that fit into one tile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Tiling:
     """Sizes of tiles, in pixels.
 
     Attributes:
-        side: of a tile; at least twice ``2 * margin + ramp``.
-        margin: next to a cut, what of a tile is context only. Nothing of a cut is to be seen where
-            the network sees no further than this.
-        ramp: width of the strip, at a cut, in which one tile gives way to the next.
+        side: side of a tile, at least twice ``2 * margin + ramp``.
+        margin: width of the strip at the edge of a tile that is only context. Seams are invisible
+            if the network's receptive field does not extend further than this.
+        ramp: width of the strip in which two neighbouring tiles are blended.
     """
 
     side: int = 512
@@ -26,7 +26,7 @@ class Tiling:
     ramp: int = 64
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for tiles of which nothing is left."""
+        """Raises ``ValueError`` if margins and ramps fill a tile."""
         for name, least in (("margin", 0), ("ramp", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -37,45 +37,46 @@ class Tiling:
             )
 
     def side_for(self, stride: int) -> int:
-        """The side as a multiple of ``stride``, and at least two, so that tiles can overlap."""
-        return _up(max(self.side, 2 * stride), stride)
+        """The side, rounded up to a multiple of ``stride``, at least twice it to allow overlaps."""
+        return _round_up(max(self.side, 2 * stride), stride)
 
     def bucket(self, length: int, stride: int) -> int:
-        """What a picture's side is padded to.
+        """The length to which a side of an image is padded.
 
         Args:
-            length: of the side.
-            stride: of which the result is a multiple.
+            length: length of the side in pixels.
+            stride: the result is a multiple of this.
 
         Returns:
-            For a side that fits into a tile, the next quarter of a tile: tiles have four heights
-            and four widths at most, and so 16 shapes. For a longer side the next multiple of
+            For a side that fits into a tile, the next quarter of a tile. Thus tiles have at most
+            four heights and four widths, or 16 shapes. For a longer side the next multiple of
             ``stride``; its tiles have the full side.
         """
         side = self.side_for(stride)
         if length > side:
-            return _up(length, stride)
-        quarters = (_up(-(-side * n // _BUCKETS), stride) for n in range(1, _BUCKETS + 1))
+            return _round_up(length, stride)
+        quarters = (_round_up(-(-side * n // _BUCKETS), stride) for n in range(1, _BUCKETS + 1))
         return next(quarter for quarter in quarters if quarter >= length)
 
     def spans(self, length: int, stride: int) -> Sequence["Span"]:
-        """Cuts one axis of a picture.
+        """Divides one axis of an image into spans.
 
         Args:
-            length: of the axis.
-            stride: of which all spans start at a multiple, so that all halve the same pixels.
+            length: length of the axis in pixels.
+            stride: all spans start at a multiple of this, so that all tiles downsample on the same
+                grid.
 
         Returns:
-            Spans of one length, evenly spread. At each pixel their weights sum to one.
+            Spans of equal length, evenly spaced. At each pixel their weights sum to one.
         """
         padded = self.bucket(length, stride)
         side = min(padded, self.side_for(stride))
-        most = (side - 2 * self.margin - self.ramp) // stride  # from one start to the next
+        step = (side - 2 * self.margin - self.ramp) // stride  # largest distance of two starts
         free = (padded - side) // stride
-        count = 1 + (-(-free // most) if free else 0)
+        count = 1 + (-(-free // step) if free else 0)
         starts = [stride * (free * n // max(1, count - 1)) for n in range(count)]
-        # Tile n takes over from tile n - 1 around the middle of what both cover. Differences of
-        # one such ramp and the next sum to one, even where ramps overlap.
+        # The ramp between two tiles is centred on the middle of their overlap. The differences
+        # between consecutive ramps sum to one, even where ramps overlap.
         pixels = np.arange(padded) + 0.5
         ramps = [np.ones(padded)]
         for before, after in itertools.pairwise(starts):
@@ -94,12 +95,12 @@ class Tiling:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """What a tile takes of one axis.
+    """The extent of a tile along one axis.
 
     Attributes:
-        start: its first pixel.
-        stop: the pixel after the last one that lies within the picture.
-        weight: of each of its pixels, padding included, beside those of other spans.
+        start: first pixel of the tile.
+        stop: pixel after the tile's last pixel within the image.
+        weight: weight of each pixel of the tile, including padding.
     """
 
     start: int
@@ -107,5 +108,5 @@ class Span:
     weight: Float[np.ndarray, " side"]
 
 
-def _up(length: int, multiple: int) -> int:
+def _round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple

@@ -1,1 +1,1 @@
-"""Tables and figures of one run or several."""
+"""Tables and figures of one or several runs."""

@@ -1,4 +1,4 @@
-"""Runs side by side on the same images: one table as Table 10, one figure as Fig. 8."""
+"""Compares runs on the same images in a table like Table 10 and in a figure like Fig. 8."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ EVALUATION = EvaluationConfig()
 
 
 def check_same_data(configs: Mapping[str, InpaintingConfig]) -> None:
-    """Checks that metrics of runs can stand in one table.
+    """Checks that runs have the same data, so that their metrics are comparable.
 
     Args:
-        configs: by the name of the run; at least one.
+        configs: config of each run, by the run's name; at least one.
 
     Raises:
-        ConfigError: two of them differ in their data; the message names the fields.
+        ConfigError: two runs differ in their data; the message names the fields.
     """
     first, *others = configs
     for name in others:
@@ -49,21 +49,21 @@ def compare(
     examples: int = 5,
     evaluation: EvaluationConfig = EVALUATION,
 ) -> None:
-    """Evaluates runs on the same images, and shows what each fills in.
+    """Evaluates runs on the same images, and draws their fills.
 
-    Leaves in ``output``: ``compare.json`` and ``table.md`` with the metrics, and ``fills.png``.
+    Writes ``compare.json`` and ``table.md`` with the metrics, and ``fills.png``.
 
     Args:
-        runs: folders of at least two runs of the same data; their networks may differ.
+        runs: folders of at least two runs on the same data; their networks may differ.
         output: folder of the results.
-        folders: where the data lie.
-        examples: images of the figure.
-        evaluation: of which checkpoints, and how.
+        folders: folders of the data.
+        examples: number of images in the figure.
+        evaluation: which checkpoints are evaluated, and how.
 
     Raises:
-        ConfigError: the runs were on different data, there are fewer than two, or the devices
-            cannot share a batch.
-        CheckpointError: one of them cannot be read.
+        ConfigError: the runs have different data, there are fewer than two, or the batch size is
+            not a multiple of the number of devices.
+        CheckpointError: a run cannot be read.
     """
     check(len(runs) >= 2, "runs", "at least two folders", [str(run) for run in runs])
     check(examples >= 1, "examples", "at least 1", examples)
@@ -98,14 +98,14 @@ def compare(
     write_json(output / "compare.json", whole)
     save_tables(output / "table.md", tables)
     figures.save_fills(output / "fills.png", shown, fills)
-    print_tables(tables, [f"Tables and pictures: {output}"])
+    print_tables(tables, [f"Tables and figure: {output}"])
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """The folders' names, or if two are the same the whole paths.
+    """The names of the folders, or their paths if two names are equal.
 
     Raises:
-        ConfigError: a run is there twice.
+        ConfigError: ``runs`` contains a run twice.
     """
     check(len({run.resolve() for run in runs}) == len(runs), "runs", "all different", list(runs))
     names = [run.resolve().name for run in runs]

@@ -1,4 +1,4 @@
-"""The few validation images that figures show, and what generators make of them."""
+"""Selects a few validation images for figures, and fills their holes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,23 +17,23 @@ Example = dict[str, Any]
 
 
 def spread_examples(data: InpaintingData, config: DataConfig, count: int) -> list[Example]:
-    """Validation images from all over the data set, with holes of all sizes in turn.
+    """Selects validation images spread over the dataset, cycling through the hole sizes.
 
     Args:
-        data: the data set.
-        config: of the runs that are shown.
-        count: at least 1.
+        data: the dataset.
+        config: config of the data.
+        count: number of images, at least 1.
 
     Returns:
-        At most ``count``, as :func:`experiments.inpainting.data.batches.validation_example` gives
-        them; for an image that cannot be read the next one with a hole of that size, if there is
-        one.
+        At most ``count`` examples from
+        :func:`experiments.inpainting.data.batches.validation_example`. An image that cannot be read
+        is replaced by the next one with a hole of the same size, if there is one.
     """
     images, sizes = len(data.validation), len(buckets(config.holes))
     count = min(count, images)
     found: dict[int, Example] = {}
     for turn, start in enumerate(np.linspace(0, max(0, images - sizes), count).round().astype(int)):
-        # The sizes take turns: this is the first image from there on that has this turn's.
+        # Begin with the first image, from ``start`` on, that has this turn's hole size.
         for number in range(start + (turn - start) % sizes, images, sizes):
             try:
                 example = validation_example(data, config, number)
@@ -47,12 +47,12 @@ def spread_examples(data: InpaintingData, config: DataConfig, count: int) -> lis
 def fill_examples(
     config: InpaintingConfig, variables: Any, examples: Sequence[Example]
 ) -> UInt8[np.ndarray, "examples height width 3"]:
-    """Fills the examples' holes.
+    """Fills the holes of examples.
 
     Args:
-        config: of the run.
-        variables: what :func:`experiments.inpainting.fill.variables_of` gives.
-        examples: at least one.
+        config: config of the run.
+        variables: variables from :func:`experiments.inpainting.fill.variables_of`.
+        examples: examples from :func:`spread_examples`, at least one.
     """
     image, mask = (np.stack([example[key] for example in examples]) for key in ("image", "mask"))
     jitted = jax.jit(fill, static_argnums=0)

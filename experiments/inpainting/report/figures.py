@@ -1,4 +1,4 @@
-"""Pictures of inpainting: fills side by side, training curves, and where kernels look."""
+"""Figures of inpainting: fills side by side, training curves, and weights of kernels."""
 
 import functools
 import textwrap
@@ -21,7 +21,7 @@ from experiments.inpainting.model.generators import Generator
 from experiments.inpainting.pixels import to_unit
 from experiments.inpainting.report.examples import Example
 
-# Panels of the training curves: what is drawn of the logs, and as what.
+# Panels of the training curves: names in the logs, and titles.
 _CURVES = {
     "reconstruction": "training: reconstruction loss",
     "adversarial": "training: adversarial loss",
@@ -39,19 +39,19 @@ Log = Sequence[Mapping[str, Any]]
 def save_fills(
     path: Path, examples: Sequence[Example], fills: Mapping[str, UInt8[np.ndarray, "n h w 3"]]
 ) -> None:
-    """One row an example: input with hole, what each run fills in, original (as Fig. 8).
+    """Draws each example in a row: input with hole, fill of each run, original (as in Fig. 8).
 
     Args:
-        path: of the PNG.
-        examples: bytes with masks; at least one.
-        fills: by the name of the run, the examples as it fills them.
+        path: path of the PNG file.
+        examples: uint8 images with masks, at least one.
+        fills: examples filled by each run, by the run's name.
     """
     titles = ["input", *fills, "original"]
     pixels = examples[0]["image"].shape[1]
-    cell = float(np.clip(pixels / 110, 1.7, 2.4))  # a pixel of a large image is one of the figure's
-    lines = [textwrap.wrap(title, int(12 * cell), break_on_hyphens=True) for title in titles]
+    panel = float(np.clip(pixels / 110, 1.7, 2.4))  # large images are drawn pixel by pixel
+    lines = [textwrap.wrap(title, int(12 * panel), break_on_hyphens=True) for title in titles]
     heading = 0.15 * max(len(title) for title in lines) + 0.1
-    size = len(titles) * (cell + 0.03), len(examples) * (cell + 0.03) + heading
+    size = len(titles) * (panel + 0.03), len(examples) * (panel + 0.03) + heading
     layout = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
     figure = Figure(figsize=size, layout=layout)
     grid = figure.subplots(len(examples), len(titles), squeeze=False)
@@ -63,7 +63,7 @@ def save_fills(
         for axes, image in zip(grid[row][1:-1], images[1:], strict=True):
             _note(axes, f"{_hole_psnr(image, example):.1f} dB")
     for axes, title in zip(grid[0], lines, strict=True):
-        # A dollar sign in the name of a folder begins no formula.
+        # The name of a folder may contain dollar signs, which are not mathematics.
         axes.set_title("\n".join(title), fontsize=8, pad=3, parse_math=False)
     save_figure(figure, path)
 
@@ -79,7 +79,7 @@ def _note(axes: Axes, text: str) -> None:
 
 
 def _with_hole(example: Example) -> UInt8[np.ndarray, "height width 3"]:
-    """White holes stand out in most photographs."""
+    """The image with a white hole, which stands out in most photographs."""
     return np.where(example["mask"] > 0, np.uint8(255), example["image"])
 
 
@@ -90,14 +90,14 @@ def _hole_psnr(filled: np.ndarray, example: Example) -> float:
 
 
 def save_training_curves(path: Path, logs: Mapping[str, Sequence[Log]]) -> None:
-    """One panel a metric, over steps: every run thin, and the mean over the seeds thick.
+    """Draws a panel for each metric over steps: runs as thin lines, means over seeds as thick ones.
 
-    Of metrics that are noted at each step, as those of training, the mean of neighbouring notes is
-    shown; what was evaluated only once, at the end, is not.
+    Metrics with many entries in the log, such as training losses, are averaged over neighbouring
+    entries. Metrics with a single entry are not drawn.
 
     Args:
-        path: of the PNG.
-        logs: by what the runs have in common, the metrics logs of its seeds; at least one.
+        path: path of the PNG file.
+        logs: metrics logs of the seeds of each row, by the row's name; at least one.
     """
     every = [log for of_seeds in logs.values() for log in of_seeds]
     names = [name for name in _CURVES if any(len(_points(log, name)[0]) > 1 for log in every)]
@@ -121,7 +121,7 @@ def save_training_curves(path: Path, logs: Mapping[str, Sequence[Log]]) -> None:
 
 
 def _points(log: Log, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a metric; neighbours are averaged until few are left."""
+    """Steps and values of a metric, averaged over neighbours if there are many."""
     found = [(line["step"], line[name]) for line in log if line.get(name) is not None]
     points = np.array(found, np.float64).reshape(-1, 2)
     together = -(-len(points) // _POINTS_SHOWN)
@@ -149,19 +149,20 @@ def contributions(
     size: tuple[int, int],
     target: tuple[int, int],
 ) -> Float[np.ndarray, "height width"]:
-    """How much each source pixel adds to one target pixel through a chain of reassemblies.
+    """The weight of each source pixel in one target pixel of a chain of reassemblies.
 
-    A chain is linear in its input, so this is the gradient of the target.
+    The chain is linear in the source, so the weights are the gradient of the target pixel.
 
     Args:
-        kernels: weights of each reassembly, from the source on.
-        factors: ``(up, down)`` of each. A map that is larger than the next weights need is cropped,
-            as decoders do on the way up from an odd size.
+        kernels: weights of each reassembly, in the order of the chain.
+        factors: ``(up, down)`` of each reassembly. A map larger than its weights require is
+            cropped, as in decoders with odd sizes.
         size: height and width of the source.
-        target: row and column in the result of the chain.
+        target: row and column of the target pixel in the result of the chain.
 
     Returns:
-        Weights that sum to what of the kernels lies inside the maps, at most 1 with softmax.
+        Weights ``[height, width]``. Their sum is the total weight of the taps inside the maps, at
+        most 1 with softmax.
     """
     return np.asarray(_target_gradient(tuple(kernels), tuple(factors), size, target))
 
@@ -186,23 +187,24 @@ def _target_gradient(
 
 
 def has_kernels(model: GeneratorConfig) -> bool:
-    """Whether :func:`save_kernels` can draw a generator."""
+    """Whether :func:`save_kernels` supports a generator with this config."""
     both = model.downsampler == model.upsampler == "carafe"
     return both and model.architecture == "global_local" and model.convolution == "plain"
 
 
 def save_kernels(path: Path, model: Generator, variables: Any, example: Example) -> None:
-    """The source pixels that CARAFE++ weighs most for some target pixels, as in Fig. 9.
+    """Draws the weights of source pixels in some target pixels of CARAFE++, as in Fig. 9.
 
-    Above the way down: the pixels of the input that reach one pixel of the coarsest
-    map (Fig. 9 b). Below the way up: the pixels of the coarsest map that reach one pixel of the
-    finest (Fig. 9 a). Only the reassemblies count, not the convolutions between them.
+    The upper row shows the downsamplers: the weights of input pixels in one pixel of the coarsest
+    map (Fig. 9 b). The lower row shows the upsamplers: the weights of the coarsest map's pixels in
+    one pixel of the finest map (Fig. 9 a). Only the reassemblies count, not the convolutions
+    between them.
 
     Args:
-        path: of the PNG.
-        model: one of which :func:`has_kernels` is true.
-        variables: what :func:`experiments.inpainting.fill.variables_of` gives.
-        example: bytes with their mask.
+        path: path of the PNG file.
+        model: a generator for which :func:`has_kernels` is true.
+        variables: variables from :func:`experiments.inpainting.fill.variables_of`.
+        example: uint8 image with its mask.
     """
     image, mask = to_unit(example["image"])[None], example["mask"][None].astype(np.float32)
     apply = jax.jit(functools.partial(model.apply, mutable="intermediates"))
@@ -219,31 +221,31 @@ def save_kernels(path: Path, model: Generator, variables: Any, example: Example)
     coarse = down[-1].shape[1]
     picture = _with_hole(example)
 
-    places = (coarse // 4, coarse // 2, 3 * coarse // 4)
-    targets = [(row, column) for row in places[::2] for column in places]
+    positions = (coarse // 4, coarse // 2, 3 * coarse // 4)
+    targets = [(row, column) for row in positions[::2] for column in positions]
     figure = Figure(figsize=(1.9 * len(targets), 4.3), layout="constrained")
     upper, lower = figure.subfigures(2, 1, squeeze=False).ravel()
     rows = [part.subplots(1, len(targets)) for part in (upper, lower)]
     for (row, column), above, below in zip(targets, *rows, strict=True):
-        reach = contributions(down, [(1, 2)] * len(down), (side, side), (row, column))
-        _draw_target(above, picture, reach, (row * stride, column * stride))
+        weights = contributions(down, [(1, 2)] * len(down), (side, side), (row, column))
+        _draw_target(above, picture, weights, (row * stride, column * stride))
         target = row * stride + stride // 2, column * stride + stride // 2
-        reach = contributions(up, [(2, 1)] * len(up), (coarse, coarse), target)
-        reach = np.kron(reach, np.ones((stride, stride)))[:side, :side]
-        _draw_target(below, picture, reach, target)
-    upper.suptitle("Down: what of the input (red) reaches a pixel of the coarsest map (green)")
-    lower.suptitle("Up: what of the coarsest map (red) reaches a pixel of the finest (green)")
+        weights = contributions(up, [(2, 1)] * len(up), (coarse, coarse), target)
+        weights = np.kron(weights, np.ones((stride, stride)))[:side, :side]
+        _draw_target(below, picture, weights, target)
+    upper.suptitle("Down: input pixels (red) that add to a pixel of the coarsest map (green)")
+    lower.suptitle("Up: pixels of the coarsest map (red) that add to a pixel of the finest (green)")
     save_figure(figure, path)
 
 
 def _draw_target(
-    axes: Axes, picture: np.ndarray, reach: np.ndarray, target: tuple[int, int]
+    axes: Axes, picture: np.ndarray, weights: np.ndarray, target: tuple[int, int]
 ) -> None:
     grey = picture.mean(axis=-1, keepdims=True) / 255
     _show(axes, np.repeat(0.3 + 0.7 * grey, 3, axis=-1))
-    # A few strong pixels must not hide the others.
-    strength = np.clip(reach / np.percentile(reach[reach > 0], 98), 0, 1)
-    overlay = np.zeros((*reach.shape, 4))
+    # Scaling by a percentile keeps a few large weights from hiding the others.
+    strength = np.clip(weights / np.percentile(weights[weights > 0], 98), 0, 1)
+    overlay = np.zeros((*weights.shape, 4))
     overlay[..., 0] = 1.0
     overlay[..., 3] = 0.85 * strength
     axes.imshow(overlay, interpolation="nearest")

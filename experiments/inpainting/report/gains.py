@@ -1,4 +1,4 @@
-"""What a preset with CARAFE++ gains over the one without, here and in the paper."""
+"""Gains of presets with CARAFE++ over their baselines, measured and in the paper."""
 
 from collections.abc import Mapping
 
@@ -9,16 +9,19 @@ from experiments.inpainting.evaluation import Metrics
 from experiments.inpainting.metrics import METRICS
 from experiments.inpainting.presets import TABLE_10, InpaintingPreset
 
-# How the differences of two configs begin that are of resamplers.
+# Differences of two configs in their resamplers begin with one of these.
 _RESAMPLERS = ("model.downsampler:", "model.upsampler:")
 
 
 def baseline_of(preset: InpaintingPreset, presets: Mapping[str, InpaintingPreset]) -> str | None:
-    """The name of the preset that has other resamplers than CARAFE++, and is the same in all else.
+    """The name of the preset without CARAFE++ that differs only in its resamplers.
 
     Args:
-        preset: the one to find it for; there is none for one without CARAFE++.
-        presets: by name.
+        preset: the preset whose baseline is returned.
+        presets: presets among which the baseline is searched, by name.
+
+    Returns:
+        The name, or None if there is no such preset or ``preset`` has no CARAFE++.
     """
     for name, other in presets.items():
         found = differences(other.config, preset.config)
@@ -33,11 +36,11 @@ def _has_carafe(preset: InpaintingPreset) -> bool:
 
 
 def gains(runs: Mapping[int, Metrics], baseline: Mapping[int, Metrics]) -> Spreads:
-    """Differences between runs of the same seeds, which see the same images in the same order.
+    """Differences between runs with the same seed, which have the same images in the same order.
 
     Args:
-        runs: metrics by the seed.
-        baseline: metrics of the runs to compare with, of the same seeds.
+        runs: metrics of each run, by seed.
+        baseline: metrics of the baseline's runs, with the same seeds.
     """
     first = next(iter(runs.values()))
     return {
@@ -48,9 +51,9 @@ def gains(runs: Mapping[int, Metrics], baseline: Mapping[int, Metrics]) -> Sprea
 
 
 def paper_gains(config: InpaintingConfig) -> Spreads:
-    """Differences of the scores in Table 10, between the rows of this network.
+    """Differences between the scores of a network with and without CARAFE++ in Table 10.
 
-    All rows of that table are of Global&Local's network; for another there are none.
+    All rows of Table 10 have the network of Global&Local; for other networks the result is empty.
     """
     if config.model.architecture != "global_local":
         return {}

@@ -1,4 +1,4 @@
-"""What inpainting adds to the table of an experiment: sizes of holes, gains and pictures."""
+"""Inpainting's additions to the table of an experiment: sizes of holes, gains and figures."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,22 +22,22 @@ from experiments.inpainting.report.tables import bucket_table
 from experiments.inpainting.task import RUNS
 
 _EXAMPLES_SHOWN = 5
-_GAINS = "A gain (Δ) is over pairs of runs with the same seed, and so is its deviation."
+_GAINS = "A gain (Δ) and its deviation are computed over pairs of runs with the same seed."
 
 InpaintingRow = Row[InpaintingConfig]
 
 
 def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Report:
-    """Tables of metrics by the size of the hole and of gains, and pictures.
+    """Tables of metrics by the size of the hole, tables of gains, and figures.
 
-    Leaves in ``output`` ``fills.png``; ``curves.png``; and ``kernels.png`` of the first row of
-    Global&Local with CARAFE++ both ways, if there is one. Fills and kernels are of each row's first
-    seed whose run is still there.
+    Writes ``fills.png`` and ``curves.png``, and ``kernels.png`` for the first row of Global&Local
+    in which CARAFE++ is both downsampler and upsampler, if there is one. Fills and kernels are from
+    each row's first seed whose run still exists.
 
     Args:
-        rows: of the table, all on the same data.
+        rows: rows of the table, all on the same data.
         output: folder of the table.
-        folders: where runs and data lie.
+        folders: folders of runs and data.
     """
     _draw_fills(rows, output, folders)
     logs = {
@@ -58,11 +58,11 @@ def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Rep
         for name in by_name
     }
     predict = f"{sys.executable} -m experiments.inpainting predict IMAGE --mask MASK"
-    hints = "To fill a hole of your own:", f"    {predict} --run {rows[-1].run}"
+    hints = "To fill a hole in your own image:", f"    {predict} --run {rows[-1].run}"
     first = next(iter(rows[0].runs.values()))
     images = sum(count for key, count in first.items() if key.startswith(f"{IMAGES}/"))
     data = rows[0].preset.config.data
-    note = f"Metrics are of {images:.0f} validation images of {data.images or data.source}."
+    note = f"Metrics are means over {images:.0f} validation images of {data.images or data.source}."
     return Report((buckets, _gains_table(rows, gained)), (note, _GAINS), results, hints)
 
 
@@ -72,12 +72,12 @@ def _gains_table(rows: Sequence[InpaintingRow], gained: Mapping[str, Spreads]) -
     for row in rows:
         ours = gained.get(row.preset.name, {})
         paper = paper_gains(row.preset.config) if ours else {}
-        cells = [
+        entries = [
             values[metric.name].text(metric.digits, "+") if metric.name in values else ""
             for metric in shown
             for values in (ours, paper)
         ]
-        lines.append((row.preset.row, *cells))
+        lines.append((row.preset.row, *entries))
     headings = [each for metric in shown for each in (f"Δ{metric.heading}", "paper's")]
     return Table("What CARAFE++ changes (Δ)", ("", *headings), tuple(lines))
 

@@ -1,4 +1,4 @@
-"""Tables of the metrics of inpainting."""
+"""Tables of inpainting metrics."""
 
 from collections.abc import Mapping
 
@@ -10,22 +10,22 @@ _HEADINGS = tuple(metric.heading for metric in METRICS)
 
 
 def metrics_table(title: str, rows: Mapping[str, Spreads]) -> Table:
-    """One row a run, over all images.
+    """A table of metrics over all images, with one row for each run.
 
     Args:
-        title: of the table.
-        rows: metrics by the name of the run.
+        title: title of the table.
+        rows: metrics of each run, by the run's name.
     """
     texts = ((name, *_texts(row)) for name, row in rows.items())
     return Table(title, ("", *_HEADINGS), tuple(texts))
 
 
 def bucket_table(title: str, rows: Mapping[str, Spreads]) -> Table:
-    """One row a run and bucket; runs of a bucket stand together.
+    """A table with one row for each bucket of hole sizes and each run, sorted by bucket.
 
     Args:
-        title: of the table.
-        rows: metrics by the name of the run; what they have of buckets is shown.
+        title: title of the table.
+        rows: metrics of each run, by the run's name; only metrics of buckets are shown.
     """
     keys = dict.fromkeys(key for row in rows.values() for key in row if key.startswith(IMAGES))
     texts = []

@@ -1,1 +1,1 @@
-"""A page on which two models fill a painted hole side by side."""
+"""A web page on which two models fill a painted hole side by side."""

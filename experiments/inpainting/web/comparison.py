@@ -1,4 +1,4 @@
-"""Several models fill the same painted hole of one picture."""
+"""Fills a painted hole in an image with several models."""
 
 import time
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from experiments.engine.errors import InputError
 from experiments.inpainting.prediction.holes import check_hole
 
 MAX_PIXELS = 16_000_000
-# Visitors paint on a preview, whatever the picture: a browser's canvas stays small.
+# Visitors paint on a preview, so that the browser's canvas is small for any picture.
 _PREVIEW_SIDE = 768
 
 
 class Model(Protocol):
-    """Fills holes, as :class:`experiments.inpainting.prediction.inpainter.Inpainter` does."""
+    """Fills holes; see :class:`experiments.inpainting.prediction.inpainter.Inpainter`."""
 
     @property
     def shapes_compiled(self) -> int:
-        """For how many shapes the model has been compiled so far."""
+        """Number of shapes for which the model has been compiled so far."""
 
     def __call__(
         self, image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
@@ -36,8 +36,9 @@ class Filled(NamedTuple):
 
     Attributes:
         image: the filled picture.
-        seconds: time of the fill, without compilation.
-        compile_seconds: time of compilation; 0 if the model had been compiled for the shape.
+        seconds: time of the fill in seconds, without compilation.
+        compile_seconds: time of compilation in seconds; 0 if the model was already compiled for the
+            shape.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -53,7 +54,7 @@ def fill_with_each(
     Args:
         models: the models, by name.
         picture: path of the picture; None if the visitor has given none.
-        painted: the painted layer, of the size of :func:`preview` and transparent outside the hole;
+        painted: the painted layer, transparent outside the hole, with the size of :func:`preview`;
             None if nothing is painted.
 
     Returns:
@@ -61,7 +62,7 @@ def fill_with_each(
 
     Raises:
         InputError: there is no picture, or it cannot be filled; or nothing or everything is
-            painted, or the layer has another size.
+            painted, or the layer has a different size.
     """
     image = np.asarray(_read(picture))
     hole = _hole(painted, image.shape[:2])
@@ -69,7 +70,7 @@ def fill_with_each(
 
 
 def preview(picture: Path | str | None) -> Image.Image:
-    """Returns the picture as it is painted on: RGB, at most 768 pixels wide and high.
+    """Returns the image on which visitors paint: RGB, at most 768 pixels wide and high.
 
     Args:
         picture: path of the picture; None if the visitor has given none.
@@ -99,7 +100,7 @@ def _timed(model: Model, image: np.ndarray, hole: np.ndarray) -> tuple[np.ndarra
 
 def _read(picture: Path | str | None) -> Image.Image:
     if picture is None:
-        raise InputError("there is no picture yet: drop one first")
+        raise InputError("there is no picture yet: drop a picture first")
     image = open_picture(Path(picture), "the picture", MAX_PIXELS)
     if not is_opaque(image):
         raise InputError("the picture must be opaque, got transparent pixels")
@@ -109,7 +110,7 @@ def _read(picture: Path | str | None) -> Image.Image:
 def _hole(painted: Image.Image | None, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """The painted pixels, at the height and width of the picture."""
     if painted is None:
-        raise InputError("the picture has no hole: paint over what is to be filled")
+        raise InputError("the picture has no hole: paint over the part to be filled")
     height, width = shape
     expected = _preview_size((width, height))
     if painted.size != expected:
@@ -117,7 +118,7 @@ def _hole(painted: Image.Image | None, shape: tuple[int, int]) -> Bool[np.ndarra
             f"the painted hole must have the size of the picture on the page, {expected[0]}x"
             f"{expected[1]}, got {painted.width}x{painted.height}: drop the picture again"
         )
-    # The soft edge of the brush belongs to the hole: everything that is painted over must go.
+    # The soft edge of the brush belongs to the hole: all painted pixels must be replaced.
     layer = Image.fromarray(np.asarray(painted.convert("RGBA"))[..., 3] > 0)
     hole = np.asarray(layer.resize((width, height), Image.Resampling.NEAREST))
     check_hole(hole, "the picture")

@@ -1,4 +1,4 @@
-"""A web page, in Gradio, on which two trained models fill the same hole."""
+"""A web page in Gradio on which two trained models fill the same hole."""
 
 import json
 import signal
@@ -16,13 +16,13 @@ from experiments.inpainting.web.comparison import Filled, Model, fill_with_each,
 
 MAX_BYTES = 20 * 2**20
 _MAX_PORT = 65535
-_QUEUE = 8  # fills that wait; further visitors are asked to come again
-_CACHE = (600, 3600)  # seconds between two looks for old files, and their age
+_QUEUE = 8  # number of waiting fills; further visitors are asked to try again
+_CACHE = (600, 3600)  # seconds between two searches for old files, and age of old files
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _TITLE = "Filling holes with CARAFE++"
 _INTRODUCTION = f"""# {_TITLE}
-Drop a picture, paint over what is to go, and press **Fill**: the same network fills the hole
-without and with CARAFE++. Nothing leaves the machine that shows this page.
+Drop a picture, paint over the part to be replaced, and press **Fill**: the same network fills the
+hole without and with CARAFE++. The picture does not leave the machine that serves this page.
 """
 
 
@@ -39,22 +39,23 @@ def serve(
     full_size: bool,
     checkpoint: CheckpointChoice,
 ) -> None:
-    """Serves a page to drop a picture, paint a hole and see two models fill it, until stopped.
+    """Serves a web page on which two models fill a hole that the visitor paints, until stopped.
 
     Args:
-        baseline: folder of a trained run.
+        baseline: folder of a trained run without CARAFE++.
         carafe: folder of a trained run with CARAFE++.
-        host: name or address to listen at.
-        port: port to listen at; 0 takes the first free one from 7860 on.
-        working_side: pictures whose shorter side is longer are filled at this size, in pixels;
-            None for that of the images that the run was trained on.
-        full_size: fills pictures at their own size instead.
-        checkpoint: the newest of each run, or the one with the highest PSNR so far.
+        host: host name or address of the server.
+        port: port of the server; 0 takes the first free port from 7860 on.
+        working_side: shorter side, in pixels, to which larger pictures are scaled down before they
+            are filled; None for the side of each run's training images.
+        full_size: whether pictures are filled at their own size instead.
+        checkpoint: the newest checkpoint of each run, or the best, which has the highest PSNR so
+            far.
 
     Raises:
         CheckpointError: a run cannot be read.
-        InputError: ``working_side`` is below 1, or given with ``full_size``.
-        ServeError: Gradio is not installed or cannot listen at this host and port, or a proxy
+        InputError: ``working_side`` is below 1, or both it and ``full_size`` are given.
+        ServeError: Gradio is not installed, or cannot listen on this host and port, or a proxy
             hides the page.
     """
     if find_spec("gradio") is None:
@@ -73,22 +74,22 @@ def serve_models(models: Mapping[str, Model], host: str, port: int) -> None:
 
     Args:
         models: the models, by the names that the page shows.
-        host: name or address to listen at.
-        port: port to listen at; 0 takes the first free one from 7860 on.
+        host: host name or address of the server.
+        port: port of the server; 0 takes the first free port from 7860 on.
 
     Raises:
-        ServeError: Gradio cannot listen at this host and port, or a proxy hides the page.
+        ServeError: Gradio cannot listen on this host and port, or a proxy hides the page.
     """
     host = host.strip("[]")
     if host not in _LOOPBACK:
         print(
-            f"warning: at {host} everyone who reaches this machine can use the page; it asks for "
-            "no password, and sends pictures unencrypted",
+            f"warning: with host {host}, everyone who can reach this machine can use the page, "
+            "without a password; pictures are sent unencrypted",
             file=sys.stderr,
         )
     blocks = _page(models)
-    # Both end the process as ctrl-C does, so that Gradio removes its temporary files. Programs that
-    # a script has started in the background ignore SIGINT by default.
+    # Both signals end the process like ctrl-C, so that Gradio removes its temporary files. By
+    # default, programs that a script starts in the background ignore SIGINT.
     stopping = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, signal.default_int_handler) for number in stopping}
     try:
@@ -106,12 +107,12 @@ def serve_models(models: Mapping[str, Model], host: str, port: int) -> None:
         threading.Event().wait()
     except KeyboardInterrupt:
         pass
-    except OSError as error:  # Gradio's message names settings of its own, and no host
+    except OSError as error:  # Gradio's message does not name the host
         raise ServeError(
-            f"cannot listen at host {host}, port {port}: the port is taken, or the host is unknown "
-            "or not this machine"
+            f"cannot listen on host {host}, port {port}: the port is in use, or the host is "
+            "unknown or not this machine"
         ) from error
-    except Exception as error:  # Gradio asks its server whether it answers, through any proxy
+    except Exception as error:  # Gradio sends a test request to its server, through any proxy
         raise ServeError(
             f"cannot reach the page at host {host}, port {port}: {error}; behind a proxy, set "
             "NO_PROXY=localhost,127.0.0.1"
@@ -138,7 +139,7 @@ def _page(models: Mapping[str, Model]) -> Any:
     def fill(file: str | None, painted: dict[str, Any] | None) -> list[Any]:
         layers = painted["layers"] if painted else []
         try:
-            # A fill that was cancelled runs to its end, and must not slow the next one down.
+            # A cancelled fill runs to its end, and must not slow down the next one.
             with one_at_a_time:
                 filled = fill_with_each(models, file, layers[0] if layers else None).values()
         except InputError as error:
@@ -179,7 +180,7 @@ def _page(models: Mapping[str, Model]) -> Any:
         results = [*images, *times]
         no_results = [None] * len(results)
         showing = picture.upload(show, picture, [picture, hole, message], api_visibility="private")
-        # One fill at a time: two would slow each other down, and their times would be wrong.
+        # One fill at a time: two would slow each other down and falsify their times.
         filling = button.click(
             fill,
             [picture, hole],
@@ -187,8 +188,8 @@ def _page(models: Mapping[str, Model]) -> Any:
             concurrency_limit=1,
             api_visibility="private",
         )
-        # Gradio takes another picture only when the first has been cleared. The browser clears by
-        # itself, and drops what the server still answers: it would be about the picture before.
+        # Gradio accepts a new picture only after the previous one has been cleared. The browser
+        # clears the page and ignores pending answers of the server, which concern the old picture.
         nothing = [*no_results, None, {"__type__": "update", "value": "", "visible": False}]
         picture.clear(
             None,

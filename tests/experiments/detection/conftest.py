@@ -15,13 +15,13 @@ def cutouts_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def scenes_dir(tmp_path_factory):
-    """A folder of tfds data sets, into which scenes are built when they are asked for."""
+    """A folder of tfds datasets, in which scenes are composed when they are needed."""
     return tmp_path_factory.mktemp("scenes")
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, scenes_dir, cutouts_cache):
-    """A run of six steps, with a checkpoint after every second; it is no good."""
+    """An untuned run of six steps, with a checkpoint after every second step."""
     folder = tmp_path_factory.mktemp("tiny") / "run"
     with few_optimizations():
         tiny.train(folder, scenes_dir, cutouts_cache)

@@ -1,4 +1,4 @@
-"""Records as `experiments.data.coco` gives them, without a data set."""
+"""Records in the format of `experiments.data.coco`, without a dataset."""
 
 import io
 
@@ -18,7 +18,7 @@ def run_lengths(mask):
 
 
 def make_record(image_id, pixels, boxes, labels=None, crowd=None, masks=None, **encoding):
-    """Of boxes x, y, width, height; masks are ``[H, W]``, or None for no segmentation."""
+    """A record with boxes x, y, width, height, and masks ``[H, W]`` or None."""
     count = len(boxes)
     height, width = pixels.shape[:2]
     masks = [None] * count if masks is None else masks

@@ -42,7 +42,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def folder(trained, tmp_path_factory):
-    """A classification run that has them, and no step."""
+    """A classification run with these variables and without training steps."""
     folder = tmp_path_factory.mktemp("classifier")
     carry = first_carry(classification.training_state(CLASSIFIER, trained), 0)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
@@ -54,9 +54,7 @@ def folder(trained, tmp_path_factory):
 
 
 @pytest.mark.parametrize("norm", ["batch", "sync_batch", "frozen"])
-def test_the_network_of_a_classifier_becomes_the_backbone_and_the_rest_stays(
-    variables, trained, folder, norm
-):
+def test_the_network_of_a_classifier_replaces_the_backbone_only(variables, trained, folder, norm):
     backbone = dataclasses.replace(TINY.model.backbone, norm=norm)
     found = with_backbone(variables, folder, backbone)
     assert jax.tree.structure(found) == jax.tree.structure(variables)
@@ -77,13 +75,15 @@ def test_the_network_of_a_classifier_becomes_the_backbone_and_the_rest_stays(
         ({"downsampler": "carafe"}, r"model\.backbone\.downsampler: 'strided' -> 'carafe'"),
     ],
 )
-def test_another_network_is_refused_by_the_name_of_its_field(variables, folder, change, message):
+def test_a_different_network_is_refused_with_the_name_of_its_field(
+    variables, folder, change, message
+):
     backbone = dataclasses.replace(FROZEN, **change)
     with pytest.raises(ConfigError, match="backbone_from.*" + message):
         with_backbone(variables, folder, backbone)
 
 
-def test_what_is_no_classification_run_is_told(variables, folder, tmp_path):
+def test_a_folder_without_a_finished_classification_run_is_refused(variables, folder, tmp_path):
     with pytest.raises(CheckpointError, match=str(tmp_path)):
         with_backbone(variables, tmp_path, FROZEN)
     configs.save(TINY, tmp_path / "config.json")
@@ -104,14 +104,14 @@ def test_what_is_no_classification_run_is_told(variables, folder, tmp_path):
 
 @pytest.fixture
 def started(monkeypatch, variables):
-    """Tasks in place of their training."""
+    """The tasks that would be trained."""
     tasks = []
     monkeypatch.setattr(task, "train", lambda folder, config, training, task, _: tasks.append(task))
     monkeypatch.setattr(task, "initial_variables", lambda config: variables)
     return tasks
 
 
-def test_a_run_starts_with_its_backbone_and_goes_on_without(
+def test_a_run_starts_from_its_backbone_and_resumes_without_it(
     started, variables, trained, folder, scenes_dir, cutouts_cache, tmp_path
 ):
     config = dataclasses.replace(
@@ -128,7 +128,7 @@ def test_a_run_starts_with_its_backbone_and_goes_on_without(
         (state["params"]["neck"], variables["params"]["neck"]),
     ):
         jax.tree.map(np.testing.assert_array_equal, found, right)
-    # What a started run begins with comes from its checkpoint: the classifier may be gone.
+    # A run with a checkpoint no longer needs the classifier.
     (tmp_path / CHECKPOINTS / "4").mkdir(parents=True)
     gone = dataclasses.replace(config, backbone_from=str(tmp_path / "gone"))
     train_run(gone, *arguments[1:])

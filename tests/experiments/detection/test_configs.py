@@ -18,7 +18,7 @@ DECAYS_ALL = dataclasses.replace(
 )
 
 
-def test_masks_are_learned_where_there_is_a_head_for_them():
+def test_masks_and_a_mask_head_need_each_other():
     with pytest.raises(ConfigError, match=r"mask_side.* None$"):
         DetectionConfig(model=DetectorConfig(masks=True))
     with pytest.raises(ConfigError, match=r"mask_side.* 28$"):
@@ -28,7 +28,7 @@ def test_masks_are_learned_where_there_is_a_head_for_them():
         dataclasses.replace(config, model=DetectorConfig())
 
 
-def test_frozen_norms_do_not_decay():
+def test_weight_decay_of_frozen_norms_is_refused():
     with pytest.raises(ConfigError, match=r"decay_all.* True"):
         DetectionConfig(training=DECAYS_ALL)
     for norm in ("batch", "sync_batch"):

@@ -1,4 +1,4 @@
-"""The command line, in this process."""
+"""Calls of the command line, in this process."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.experiments.detection.tiny import TINY
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Calls the program; returns its exit code and what it printed."""
+    """Calls the program; returns its exit code, its output and its errors."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["detection", *map(str, arguments)])
@@ -87,7 +87,9 @@ def test_a_prediction_draws_every_image_and_writes_its_objects(tiny_run, call, t
 
 
 @pytest.mark.slow
-def test_the_split_test_is_for_results_alone_and_scenes_have_none(tiny_run, data, call, tmp_path):
+def test_the_split_test_needs_a_results_folder_and_scenes_have_no_such_split(
+    tiny_run, data, call, tmp_path
+):
     code, _, error = call("evaluate", tiny_run, *data, "--split", "test")
     assert code == 2
     assert re.search("results.*None", error)
@@ -103,7 +105,7 @@ def test_the_split_test_is_for_results_alone_and_scenes_have_none(tiny_run, data
     assert re.search("batch_size.*4.*6", error)
 
 
-def test_what_is_no_run_is_named(call, tmp_path):
+def test_a_folder_without_a_run_is_named(call, tmp_path):
     for arguments in (["evaluate", tmp_path], ["predict", tmp_path / "a.png", "--run", tmp_path]):
         code, _, error = call(*arguments)
         assert code == 2
@@ -119,7 +121,7 @@ def test_a_damaged_config_is_named_in_one_line(call, tmp_path, text):
         assert re.fullmatch(r"error: [^\n]*config\.json[^\n]*\n", error)
 
 
-def test_bounds_of_an_evaluation_and_missing_images_are_named(call, tmp_path):
+def test_bad_options_of_an_evaluation_and_missing_images_are_named(call, tmp_path):
     code, _, error = call("evaluate", tmp_path, "--max-unreadable-records", -1)
     assert code == 2
     assert re.search("max_unreadable_records.*-1", error, re.DOTALL)
@@ -128,7 +130,7 @@ def test_bounds_of_an_evaluation_and_missing_images_are_named(call, tmp_path):
     assert "images must be one or more" in error
 
 
-def test_coco_that_is_not_there_is_named_before_a_run_begins(call, tmp_path):
+def test_missing_coco_is_named_before_a_run_begins(call, tmp_path):
     backbone = ["--backbone-from", tmp_path / "backbone"]
     (tmp_path / "backbone").mkdir()
     backbone_config = next(each.config for each in CLASSIFIERS if each.name == "table2-resnet50")

@@ -1,4 +1,4 @@
-"""Presets against the paper's tables, which are written down here once more."""
+"""Compares presets with the paper's tables, which are repeated here."""
 
 import dataclasses
 import functools
@@ -16,9 +16,9 @@ from experiments.engine import config as configs
 from experiments.engine.config import ConfigError
 from experiments.models.resnet_config import ResNetConfig
 
-COCO_IMAGES = 117_266  # of train2017, with an object to train on
+COCO_IMAGES = 117_266  # images of train2017 with an object to train on
 
-# Of each row, the AP of boxes and of masks.
+# AP of boxes and AP of masks for each row.
 PAPER = {
     "table1": [(39.7, None), (42.2, None), (40.8, 37.0), (43.2, 39.1)],
     "table3": [(ap, None) for ap in (36.5, 37.8, 37.9, 37.7, 38.0, 38.8)],
@@ -76,7 +76,7 @@ def test_within_a_table_no_two_rows_are_the_same():
         assert all(a != b for a, b in itertools.combinations(configs_of, 2))
 
 
-def test_all_tables_are_of_coco_at_the_papers_sizes():
+def test_all_tables_are_on_coco_at_the_papers_sizes():
     for preset in itertools.chain(*TABLES.values()):
         config = preset.config
         data, training, model = config.data, config.training, config.model
@@ -93,8 +93,8 @@ def test_all_tables_are_of_coco_at_the_papers_sizes():
         assert model.masks == (data.mask_side is not None) == ("mask_AP" in preset.paper)
 
 
-def test_settings_are_those_of_detectron2_and_mmdet_2():
-    """But for those that ``experiments/README.md`` names with their reasons."""
+def test_settings_equal_those_of_detectron2_and_mmdet_2():
+    """Exceptions and their reasons are in ``experiments/README.md``."""
     for config in {preset.config for preset in itertools.chain(*TABLES.values())}:
         model, anchors, rois = config.model, config.anchor_sampler, config.proposal_sampler
         assert model.anchors.ratios == (0.5, 1.0, 2.0)
@@ -107,13 +107,13 @@ def test_settings_are_those_of_detectron2_and_mmdet_2():
         assert (box.score_threshold, box.iou_threshold, box.detections) == (0.05, 0.5, 100)
         assert (mask.size, mask.layers, mask.features) == (14, 4, 256)
         assert not mask.class_agnostic
-        # As mmdet 1 has them.
+        # As in mmdet 1.
         assert model.training_proposals == ProposalConfig(2000, 2000, 0.7)
         assert not config.training.optimizer.decay_all
         assert config.data.max_objects == 100
 
 
-def test_rows_differ_in_what_their_tables_vary():
+def test_rows_differ_only_in_the_choices_of_their_table():
     backbones = [model.backbone.downsampler for model in models("table3")]
     assert backbones == ["strided", "max_pool", "avg_pool", "dpp", "lip", "carafe"]
     upsamplers = ["nearest", "bilinear", "nearest_conv", "bilinear_conv", "deconvolution"]
@@ -162,7 +162,7 @@ def test_rows_differ_in_what_their_tables_vary():
 @pytest.mark.parametrize(
     ("table", "length", "rates"),
     [
-        # 117,266 images make 7,329 batches of 16. Rates just before and after each milestone.
+        # 117,266 images are 7,329 batches of 16. The rates are just before and after milestones.
         (
             "table4",
             87_948,
@@ -171,19 +171,19 @@ def test_rows_differ_in_what_their_tables_vary():
         ("table1", 175_896, {500: 0.02, 117_263: 0.02, 117_265: 2e-3, 161_239: 2e-4}),
     ],
 )
-def test_the_schedules_are_those_of_mmdet(table, length, rates):
+def test_the_schedules_equal_mmdets(table, length, rates):
     config = TABLES[table][0].config
     epoch = COCO_IMAGES // 16
     schedule = config.training.schedule
     assert schedule.steps(schedule.length, epoch) == length
     _, rate = make_optimizer(config, epoch)
-    # 500 steps of warm-up.
+    # 500 warmup steps.
     for step, expected in ({0: 0, 250: 0.01} | rates).items():
         assert float(rate(step)) == pytest.approx(expected, rel=2e-3), step
 
 
 @pytest.mark.parametrize("batch_size", [4, 32])
-def test_the_rate_follows_the_batch_size_and_epochs_stay_epochs(batch_size):
+def test_the_learning_rate_scales_with_the_batch_size_and_milestones_stay_in_epochs(batch_size):
     config = TABLES["table4"][0].config
     training = dataclasses.replace(config.training, batch_size=batch_size)
     config, epoch = dataclasses.replace(config, training=training), COCO_IMAGES // batch_size
@@ -201,7 +201,7 @@ def test_the_rate_follows_the_batch_size_and_epochs_stay_epochs(batch_size):
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
-def test_a_preset_survives_a_file_and_says_its_command(preset, tmp_path):
+def test_a_preset_can_be_saved_and_its_help_shows_its_command(preset, tmp_path):
     configs.save(preset.config, tmp_path / "config.json")
     assert configs.load(DetectionConfig, tmp_path / "config.json") == preset.config
     text = preset.describe("detection", METRICS)
@@ -211,8 +211,8 @@ def test_a_preset_survives_a_file_and_says_its_command(preset, tmp_path):
 
 
 @pytest.mark.slow
-def test_upsamplers_cost_what_their_layers_have():
-    """All parameters, by hand, over those of the pyramid that is not learned."""
+def test_upsamplers_have_the_parameters_of_their_layers():
+    """The parameters of an upsampler by hand, and their excess over nearest upsampling."""
     shallow = ResNetConfig(18, norm="frozen")
     found = {
         preset.config.model.neck.upsampler: count(
@@ -239,7 +239,7 @@ def test_upsamplers_cost_what_their_layers_have():
     [(TABLES["table4"][0], 80), (TABLES["table7"][0], 80)],
     ids=["faster-rcnn", "mask-rcnn"],
 )
-def test_a_standard_detector_has_as_many_parameters_as_by_hand(preset, classes):
+def test_the_number_of_parameters_of_a_standard_detector_by_hand(preset, classes):
     params = parameter_shapes(preset.config)
     # ResNet-50 has 25,557,032, its classifier 2,049,000 of them.
     assert count(params["backbone"]) == 25_557_032 - 2_049_000
@@ -253,7 +253,7 @@ def test_a_standard_detector_has_as_many_parameters_as_by_hand(preset, classes):
 
 @pytest.mark.slow
 def test_every_preset_builds():
-    """Backbones are built by the tests of the classification task; here they are shallow."""
+    """Backbones are shallow here; the tests of the classification task build the full ones."""
     built = {}
     for preset in PRESETS:
         shallow = dataclasses.replace(preset.config.model.backbone, depth=18)

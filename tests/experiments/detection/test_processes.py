@@ -1,4 +1,4 @@
-"""The same training in one process with four devices, and in two with two each."""
+"""The same training in one process with four devices, and in two processes with two each."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ def start(folder, data_dir, cache, process, port):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate_as_one(tiny_run, scenes_dir, cutouts_cache, tmp_path):
+def test_two_processes_train_and_evaluate_like_one(tiny_run, scenes_dir, cutouts_cache, tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -41,14 +41,14 @@ def test_two_processes_train_and_evaluate_as_one(tiny_run, scenes_dir, cutouts_c
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
     assert "8 images with objects to train on, 6 to evaluate" in outputs[0]
-    assert "images with objects" not in outputs[1]  # the first process alone talks
+    assert "images with objects" not in outputs[1]  # only the first process prints
 
     assert configs.differences(TINY, configs.load(type(TINY), folder / "config.json")) == []
     found, expected = (read_metrics(run / "metrics.jsonl") for run in (folder, tiny_run))
     assert [line["step"] for line in found] == [line["step"] for line in expected]
-    # An example may lie on another device, with another key: other negatives are drawn for it. All
-    # positive examples are taken, so that what is learned of them in the first step is the same.
-    for metric, value in expected[0].items():  # also the norm of the gradient
+    # An image may be on a different device, with a different key and thus different negatives. All
+    # positive examples are sampled, so their losses in the first step are the same.
+    for metric, value in expected[0].items():  # including the norm of the gradient
         assert found[0][metric] == pytest.approx(value, rel=1e-3), metric
     for metric in ("boxes", "masks", "rpn_boxes", "positives"):
         assert found[0][metric] == pytest.approx(expected[0][metric], rel=1e-5), metric

@@ -24,13 +24,13 @@ from tests.experiments.detection.tiny import TINY
 COCO_TABLES = [table for table in EXPERIMENTS if table.startswith("table")]
 
 
-def test_costs_grow_with_what_is_costed():
+def test_costs_grow_with_the_number_of_boxes_and_the_size_of_the_image():
     found = cost_of(TINY)
     model = TINY.model
     more = dataclasses.replace(model, proposals=dataclasses.replace(model.proposals, kept=32))
     higher = cost_of(dataclasses.replace(TINY, model=more))
     assert higher.parameters == found.parameters
-    # Of 16 more boxes, at least the products of the box head.
+    # 16 more boxes cost at least the products of the box head.
     features, classes = model.box.features, 12
     products = 49 * 4 * features + features**2 + features * (classes + 1 + 4 * classes)
     assert higher.flops - found.flops > 16 * 2 * products
@@ -67,7 +67,7 @@ def test_the_backbone_of_every_row_is_a_preset_of_the_classification_task(tmp_pa
     }
 
 
-def test_equal_rows_of_several_tables_are_one_run():
+def test_equal_rows_of_several_tables_share_one_run():
     names = {
         table: [preset_of(row.config, PRESETS).name for row in EXPERIMENTS[table].presets]
         for table in COCO_TABLES
@@ -78,8 +78,8 @@ def test_equal_rows_of_several_tables_are_one_run():
     assert names["table1"] == [row.name for row in EXPERIMENTS["table1"].presets]
 
 
-def test_backbones_are_found_where_the_tables_of_classification_leave_them(tmp_path, monkeypatch):
-    """Table 2 and Table 3 of classification, then Table 3 of detection, without arguments."""
+def test_backbones_are_found_in_the_runs_of_the_classification_tables(tmp_path, monkeypatch):
+    """Runs classification's Tables 2 and 3, then detection's Table 3, without arguments."""
     monkeypatch.chdir(tmp_path)
     trained, backbones = [], set()
 
@@ -111,23 +111,23 @@ def test_backbones_are_found_where_the_tables_of_classification_leave_them(tmp_p
     assert "box AP 38.8 %, 12.1 fps" in table
 
 
-def test_a_run_keeps_its_config_wherever_runs_lie_and_a_started_one_needs_no_backbone(tmp_path):
+def test_a_config_does_not_depend_on_the_runs_folder_and_a_started_run_needs_no_backbone(tmp_path):
     config = EXPERIMENTS["table3"].presets[0].config
     started = tmp_path / "run"
     (started / CHECKPOINTS / "4").mkdir(parents=True)
     for runs in (tmp_path, tmp_path / "moved"):
         assert SPEC.prepare_config(config, started, Folders(runs=runs)) == config
-    named = dataclasses.replace(config, backbone_from="elsewhere")
+    named = dataclasses.replace(config, backbone_from="other")
     assert SPEC.prepare_config(named, started, Folders()) == named
     small = EXPERIMENTS["scenes-cpu"].presets[0].config
     assert SPEC.prepare_config(small, tmp_path, Folders()) == small
 
 
-def test_a_backbone_that_is_missing_is_named_with_what_makes_it(tmp_path):
+def test_a_missing_backbone_is_reported_with_the_command_that_trains_it(tmp_path):
     config = EXPERIMENTS["table3"].presets[3].config
     with pytest.raises(CheckpointError, match=r"backbone_from.*train table3-resnet50-dpp"):
         SPEC.prepare_config(config, tmp_path / "run", Folders(runs=tmp_path))
-    # A network that only another data set has trained is no backbone.
+    # A network that is only trained on another dataset is not a backbone.
     model = dataclasses.replace(config.model, backbone=ResNetConfig(18, norm="frozen"))
     with pytest.raises(ConfigError, match="backbone_from"):
         SPEC.prepare_config(

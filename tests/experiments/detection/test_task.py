@@ -41,7 +41,7 @@ from tests.experiments.compilation import few_optimizations
 from tests.experiments.detection.fake_records import make_record, noise
 from tests.experiments.detection.tiny import TINY, train
 
-# CARAFE++ in the pyramid and in the mask head; large objects, one or two in an image.
+# CARAFE++ in the pyramid and in the mask head; images have one or two large objects.
 SMALL = DetectionConfig(
     model=DetectorConfig(
         backbone=ResNetConfig(18, norm="sync_batch", width=8),
@@ -77,7 +77,7 @@ SMALL = DetectionConfig(
 def test_a_small_detector_overfits_eight_scenes(cutouts_cache, tmp_path, monkeypatch):
     data = open_data(SMALL.data, DataFolders(tmp_path, cutouts_cache))
     assert len(data.train) == 8
-    # The run's own evaluation is of the training split, and nothing else is compiled for it.
+    # The run evaluates on the training split, so that nothing else needs to be compiled.
     seen = dataclasses.replace(data, validation=data.train)
     monkeypatch.setattr(task, "open_data", lambda *_: seen)
     train(tmp_path / "run", tmp_path, cutouts_cache, SMALL, checkpoint_every=1000)
@@ -88,8 +88,10 @@ def test_a_small_detector_overfits_eight_scenes(cutouts_cache, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_numbers(tiny_run, scenes_dir, cutouts_cache, tmp_path):
-    """What a kill in the sixth step leaves: four steps in the checkpoint, five in the log."""
+def test_a_killed_and_resumed_run_gives_the_same_numbers(
+    tiny_run, scenes_dir, cutouts_cache, tmp_path
+):
+    """A kill in the sixth step leaves four steps in the checkpoint and five in the log."""
     folder = tmp_path / "killed"
     shutil.copytree(tiny_run, folder)
     assert steps_in(folder / "checkpoints") == [2, 4, 6]
@@ -105,14 +107,14 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tiny_run, scenes_dir, cutouts_
 
 
 @pytest.mark.slow
-def test_a_run_logs_the_parts_of_its_loss_and_ends_with_an_evaluation(tiny_run):
+def test_a_run_logs_the_terms_of_its_loss_and_ends_with_an_evaluation(tiny_run):
     lines = read_metrics(tiny_run / "metrics.jsonl")
     parts = ("rpn_objectness", "rpn_boxes", "classes", "boxes", "masks")
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     for line in steps:
         assert sum(line[part] for part in parts) == pytest.approx(line["loss"], rel=1e-5)
-        assert line["positives"] >= 1  # the objects themselves are among the proposals
+        assert line["positives"] >= 1  # the objects are among the proposals
         assert line["learning_rate"] == pytest.approx(0.01)
     assert lines[-1]["step"] == 6
     assert 0 <= lines[-1][f"eval/{RUNS.best}"] <= 1
@@ -128,7 +130,7 @@ def test_the_model_has_the_classes_and_the_norms_of_its_config():
     assert make_model(coco).axis_name is None
 
 
-def test_weight_decay_leaves_frozen_stages_alone():
+def test_frozen_stages_have_no_weight_decay():
     optimizer = OptimizerConfig(name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.5)
     training = dataclasses.replace(TINY.training, optimizer=optimizer)
     model = dataclasses.replace(TINY.model, frozen_stages=2)
@@ -155,7 +157,7 @@ def test_frozen_norms_need_a_backbone(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_the_devices_cannot_share_is_told_before_data_are_opened(tmp_path):
+def test_a_bad_batch_size_is_reported_before_data_are_opened(tmp_path):
     training = dataclasses.replace(TINY.training, batch_size=6)
     with pytest.raises(ConfigError, match=r"batch_size.* 4 .* 6"):
         train_run(
@@ -163,7 +165,7 @@ def test_a_batch_that_the_devices_cannot_share_is_told_before_data_are_opened(tm
         )
 
 
-def test_an_evaluation_of_what_is_not_there_is_refused(scenes_dir, cutouts_cache):
+def test_an_evaluation_of_a_missing_split_is_refused(scenes_dir, cutouts_cache):
     data = open_data(TINY.data, DataFolders(scenes_dir, cutouts_cache))
     with pytest.raises(ValueError, match=r"test.* none"):
         make_evaluator(TINY, data, EvaluationConfig(), "test")
@@ -194,7 +196,7 @@ def test_masks_are_not_evaluated_on_objects_without_them():
         '[{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}]',
     ],
 )
-def test_categories_that_cannot_be_read_are_told(tmp_path, content):
+def test_categories_that_cannot_be_read_are_reported(tmp_path, content):
     if content is not None:
         (tmp_path / "categories.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"categories\.json"):

@@ -1,4 +1,4 @@
-"""A detector and scenes so small that a CPU trains them in seconds; also as a program."""
+"""A detector and scenes that a CPU trains in seconds; also a program."""
 
 import dataclasses
 import sys
@@ -24,7 +24,7 @@ from experiments.engine.settings import Operation, TrainingConfig
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet_config import ResNetConfig
 
-# Landscapes and portraits have one shape: less to compile.
+# Both buckets have one shape, so less is compiled.
 TINY = DetectionConfig(
     model=DetectorConfig(
         backbone=ResNetConfig(18, norm="sync_batch", width=2),
@@ -61,7 +61,7 @@ def train(folder, data_dir, cache, config=TINY, checkpoint_every=2):
 
 
 def main():
-    """Trains it as one of two processes with two devices each."""
+    """Trains the detector as one of two processes with two devices each."""
     folder, data_dir, cache, process, port = sys.argv[1:]
     start(Distributed(False, f"127.0.0.1:{port}", 2, int(process), cpu_devices=2))
     train(Path(folder), Path(data_dir), Path(cache))

@@ -20,7 +20,7 @@ SIDE = 24
 CONFIG = InpaintingConfig(
     model=GeneratorConfig(width=2, levels=1, norm="none"),
     data=DataConfig(crop_side=SIDE, holes=HoleConfig(lowest=20, highest=50)),
-    training=TrainingConfig(batch_size=6),  # not of the evaluation: four devices cannot share it
+    training=TrainingConfig(batch_size=6),  # not for evaluation: not a multiple of four devices
 )
 
 
@@ -36,7 +36,7 @@ def variables():
 
 @pytest.fixture
 def data(tmp_path):
-    """Seven images: an uneven last batch, and buckets of 3, 2 and 2."""
+    """Seven images: the last batch is padded, and the buckets have 3, 2 and 2 images."""
     rng = np.random.default_rng(0)
     records = []
     for number in range(7):
@@ -47,7 +47,7 @@ def data(tmp_path):
 
 
 def metrics_one_by_one(data, variables, numbers):
-    """Metrics of each image by itself, without batches, devices and padding."""
+    """Metrics of single images, without batches, devices and padding."""
     model, found = make_generator(CONFIG), []
 
     @jax.jit
@@ -74,14 +74,14 @@ def expected_means(found):
     return expected
 
 
-def test_every_image_counts_once_in_the_whole_and_in_its_bucket(data, variables):
+def test_every_image_counts_once_overall_and_once_in_its_bucket(data, variables):
     found = metrics_one_by_one(data, variables, range(7))
     assert sorted({bucket for bucket, _ in found}) == ["20-30", "30-40", "40-50"]
     means = make_evaluator(CONFIG, data, evaluation(0))(variables)
     assert means == pytest.approx(expected_means(found), rel=1e-4)
 
 
-def test_an_unreadable_image_is_left_out_and_a_bucket_without_images_too(data, variables):
+def test_unreadable_images_and_buckets_without_images_are_left_out(data, variables):
     for number in (1, 4):  # all of the second bucket
         data.validation[number] = {"image": b"no image"}
     found = metrics_one_by_one(data, variables, (0, 2, 3, 5, 6))

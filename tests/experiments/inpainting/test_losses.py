@@ -15,7 +15,7 @@ from experiments.inpainting.losses import (
 compiled = jax.jit(reconstruction, static_argnums=4)
 
 
-# Few, for each is compiled.
+# Few sizes, to limit compilation.
 @given(size=st.sampled_from([(1, 1), (1, 7), (5, 1), (6, 7)]), seed=st.integers(0, 2**16))
 def test_reconstruction_against_loops(size, seed):
     height, width = size
@@ -38,10 +38,10 @@ def test_reconstruction_against_loops(size, seed):
         np.testing.assert_allclose(found[b], total / (height * width * 3), rtol=1e-5)
 
 
-def test_shares_of_cells():
+def test_hole_shares_of_blocks():
     mask = np.zeros((1, 5, 4, 1), np.float32)
     mask[0, :2, :2], mask[0, 4, 3] = 1, 1
-    expected = [[[4 / 4, 0], [0, 0], [0, 1 / 4]]]  # half of the last cells is outside the image
+    expected = [[[4 / 4, 0], [0, 0], [0, 1 / 4]]]  # half of the last blocks is outside the image
     np.testing.assert_array_equal(hole_shares(mask, 2), expected)
 
 
@@ -53,7 +53,7 @@ FAKE = np.array([[[9.0, -0.5], [1.0, 9.0]]], np.float32)
 @pytest.mark.parametrize(
     ("kind", "discriminator", "generator"),
     [
-        # Patches without a hole do not count, half a hole counts half.
+        # Patches without a hole have weight 0, and patches half in the hole have half the weight.
         ("hinge", (0.5 * (0.5 + 0.5) + 1.0 * (0 + 2)) / 1.5, (0.5 * 0.5 + 1.0 * -1) / 1.5),
         (
             "least_squares",
@@ -62,6 +62,6 @@ FAKE = np.array([[[9.0, -0.5], [1.0, 9.0]]], np.float32)
         ),
     ],
 )
-def test_adversarial_losses_judge_the_hole_alone(kind, discriminator, generator):
+def test_adversarial_losses_judge_only_the_hole(kind, discriminator, generator):
     np.testing.assert_allclose(discriminator_loss(REAL, FAKE, SHARES, kind), [discriminator])
     np.testing.assert_allclose(generator_loss(FAKE, SHARES, kind), [generator])

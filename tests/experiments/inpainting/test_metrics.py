@@ -20,7 +20,7 @@ def to_float(image):
 
 
 def skimage_similarity(image, other):
-    """Mean and map in float64; inputs are in [-1, 1]."""
+    """scikit-image's mean and map in float64; inputs are in [-1, 1]."""
     mean, each = structural_similarity(
         *(image.astype(np.float64) / 2 + 0.5 for image in (image, other)),
         gaussian_weights=True,
@@ -34,7 +34,7 @@ def skimage_similarity(image, other):
 
 
 def photographs():
-    """Crops of a photograph, with faint and strong texture, and images without any."""
+    """Crops of a photograph with faint and strong texture, and images without texture."""
     photograph = skimage.data.astronaut()
     crops = [photograph[y : y + SIDE, x : x + SIDE] for y, x in ((0, 0), (90, 210), (300, 60))]
     return np.stack([*crops, np.zeros_like(crops[0]), np.full_like(crops[0], 255)])
@@ -79,7 +79,7 @@ def test_against_scikit_image(seed, kind, share):
         assert metrics["ssim_hole"][n] == pytest.approx(each[hole].mean(), abs=5e-5)
 
 
-def test_the_map_is_that_of_scikit_image_up_to_the_border():
+def test_the_map_agrees_with_scikit_image_up_to_the_border():
     rng = np.random.default_rng(0)
     image = to_float(rng.integers(0, 256, (2, 11, 17, 3)))
     other = np.clip(image + rng.normal(0, 0.3, image.shape), -1, 1).astype(np.float32)
@@ -91,7 +91,7 @@ def test_the_map_is_that_of_scikit_image_up_to_the_border():
 
 
 def test_metrics_on_bytes_are_the_same():
-    # What others report is measured on bytes, with a range of 255.
+    # Other libraries measure on bytes, with a range of 255.
     rng = np.random.default_rng(1)
     true, fill = photographs()[0], rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     metrics = MEASURE(to_float(fill[None]), to_float(true[None]), np.ones((1, SIDE, SIDE, 1)))
@@ -110,7 +110,7 @@ def test_an_exact_fill_and_an_image_without_a_hole_have_the_best_metrics(share):
         np.testing.assert_allclose(values, best, rtol=1e-6, err_msg=name)
 
 
-def test_what_is_equal_under_the_window_has_a_similarity_of_exactly_one():
+def test_images_equal_under_the_window_have_a_similarity_of_exactly_one():
     rng = np.random.default_rng(0)
     original = to_float(rng.integers(0, 256, (1, SIDE, SIDE, 3)))
     filled = original.copy()
@@ -122,7 +122,7 @@ def test_what_is_equal_under_the_window_has_a_similarity_of_exactly_one():
     assert (found[reach] < 1).all()
 
 
-def test_black_against_white_gives_the_worst_of_errors():
+def test_black_against_white_has_the_largest_error():
     white = np.ones((1, SIDE, SIDE, 3), np.float32)
     metrics = MEASURE(-white, white, np.ones((1, SIDE, SIDE, 1), np.float32))
     expected = {"l1": 100, "psnr": 0, "ssim": 1e-4 / (1 + 1e-4)}

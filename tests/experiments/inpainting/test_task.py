@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("few_optimizations")
 
 ROOT = Path(__file__).parents[3]
 
-# Adam's first steps are signs of the gradient, whatever is left of one that is all but 0.
+# Not Adam, whose first steps are the signs of the gradient, even of rounding errors.
 DESCENT = dataclasses.replace(
     TINY,
     training=dataclasses.replace(
@@ -58,13 +58,13 @@ def data_dir(data_folder):
 
 @pytest.fixture(scope="module")
 def run(data_dir, tmp_path_factory):
-    """The folder of a run, and its last state."""
+    """The folder of a run, and the run's last state."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
     return folder, train(folder, data_dir)
 
 
 def make_step(config):
-    """The step on a whole batch, over all devices."""
+    """The training step on a whole batch, over all devices."""
     step = data_parallel(
         guarded(alternating_step(config, *make_optimizer(config.training)), 0), True
     )
@@ -79,14 +79,14 @@ def batch(data_folder):
 
 
 @pytest.mark.slow
-def test_the_step_is_one_of_the_discriminator_and_then_one_of_the_generator(batch):
-    loss = "least_squares"  # not the default: it is the config's
+def test_a_step_updates_the_discriminator_and_then_the_generator(batch):
+    loss = "least_squares"  # not the default, to test that the config is used
     adversarial = dataclasses.replace(TINY.adversarial, loss=loss)
     config = dataclasses.replace(DESCENT, adversarial=adversarial, ema_decay=0.75)
     state = initial_state(config)
     carry, metrics = make_step(config)(first_carry(state, 0), batch)
 
-    # The same by hand, without devices: statistics of the whole batch, plain descent.
+    # The same step by hand, without devices: gradient descent on the whole batch.
     state = initial_state(config)
     generator, discriminator = state["generator"], state["discriminator"]
     network = build_generator(config.model, jnp.float32, None)
@@ -145,7 +145,7 @@ def test_the_step_is_one_of_the_discriminator_and_then_one_of_the_generator(batc
             expected,
         )
     jax.tree.map(
-        # The decay is (1 + 0) / (10 + 0) in the first step, and no more than 0.75 later.
+        # The decay is (1 + 0) / (10 + 0) in the first step, and at most 0.75 later.
         lambda mean, old, new: np.testing.assert_allclose(mean, 0.1 * old + 0.9 * new, **close),
         found["average"],
         variables_of({"generator": generator}),
@@ -155,7 +155,7 @@ def test_the_step_is_one_of_the_discriminator_and_then_one_of_the_generator(batc
 
 
 @pytest.mark.slow
-def test_parts_of_a_batch_add_up(batch):
+def test_accumulation_over_parts_of_a_batch_equals_the_whole_batch(batch):
     whole = dataclasses.replace(PLAIN, training=DESCENT.training)
     halves = dataclasses.replace(DESCENT.training, accumulation=2)
     parts = dataclasses.replace(PLAIN, training=halves)
@@ -179,7 +179,7 @@ def test_without_a_weight_there_is_no_discriminator(batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", TABLE_10[::3], ids=lambda preset: preset.name)
 def test_the_first_and_the_last_row_learn_and_stay_finite(batch, preset):
-    """Narrow, and with all options of a discriminator."""
+    """The networks are narrow, and all options of a discriminator are used."""
     discriminator = PatchGANConfig(width=4, layers=2, spectral=True)
     config = dataclasses.replace(
         TINY,
@@ -196,7 +196,7 @@ def test_the_first_and_the_last_row_learn_and_stay_finite(batch, preset):
 
 
 @pytest.mark.slow
-def test_a_run_starts_with_the_networks_of_another(run, data_dir, tmp_path):
+def test_a_run_can_start_from_the_networks_of_another(run, data_dir, tmp_path):
     first, _ = run
     frozen = dataclasses.replace(TINY.model, freeze_encoder_norm=True)
     training = dataclasses.replace(TINY.training, schedule=ScheduleConfig(length=2))
@@ -220,7 +220,7 @@ def test_a_run_starts_with_the_networks_of_another(run, data_dir, tmp_path):
         train(tmp_path / "third", data_dir, other)
 
 
-def test_presets_are_named_once_and_fit_what_they_name():
+def test_presets_have_unique_names_that_agree_with_their_configs():
     names = [preset.name for preset in PRESETS]
     assert len(set(names)) == len(names)
     for preset in PRESETS:
@@ -247,7 +247,7 @@ def test_a_run_logs_both_losses_and_ends_with_an_evaluation(run):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_the_pair_of_networks_gives_the_same_numbers(run, data_dir, tmp_path):
+def test_a_killed_and_resumed_run_gives_the_same_numbers(run, data_dir, tmp_path):
     folder, state = run
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "tests.experiments.inpainting.tiny", killed, data_dir]

@@ -1,4 +1,4 @@
-"""A generator and a discriminator that a CPU trains in seconds; also as a program, to be killed."""
+"""A generator and a discriminator that a CPU trains in seconds; also a program, to be killed."""
 
 import sys
 from pathlib import Path
@@ -45,7 +45,7 @@ def train(folder, data_dir, config=TINY, checkpoint_every=10):
 
 
 def main():
-    """Trains it with a checkpoint after every step."""
+    """Trains both networks, with a checkpoint after every step."""
     folder, data_dir = map(Path, sys.argv[1:])
     start(Distributed(cpu_devices=4))
     train(folder, data_dir, checkpoint_every=1)

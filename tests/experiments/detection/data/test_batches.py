@@ -22,7 +22,7 @@ CONFIG = DataConfig(shorter=24, longer=40, max_objects=4, mask_side=6)
 LANDSCAPE, PORTRAIT = (32, 64), (64, 32)
 UNREADABLE, EMPTY, CROWD = 5, 7, 9
 COUNT = 24
-# In a JPEG that ends too early; far on, so that the header is whole.
+# Number of bytes cut off at the end of an image; few, so that the header stays intact.
 CUT = 40
 
 
@@ -47,7 +47,7 @@ def record_of(number):
 
 @functools.cache
 def data():
-    """Small images, both buckets; one unreadable, one without objects, one with a crowd alone."""
+    """Small images in both buckets: one unreadable, one without objects, one with only a crowd."""
     source = [record_of(number) for number in range(COUNT)]
     return source, index_records(source)
 
@@ -89,7 +89,7 @@ def test_a_training_batch():
     assert found == {(4, *LANDSCAPE, 3), (4, *PORTRAIT, 3)}
 
 
-def test_without_masks_there_are_none():
+def test_without_mask_side_a_batch_has_no_masks():
     config = DataConfig(shorter=24, longer=40, max_objects=4)
     assert "masks" not in training(config=config)[0]
 
@@ -104,7 +104,7 @@ def test_examples_are_their_records_resized_and_half_of_them_mirrored():
 
 
 def check_example(example, number):
-    """Compares an example with its record, by its own arithmetic; whether it is mirrored."""
+    """Compares an example with its record, independently; returns whether it is mirrored."""
     record = data()[0][number]
     height, width = example["size"]
     scale = min(24 / min(record["height"], record["width"]), 40 / 30)
@@ -134,7 +134,7 @@ def check_example(example, number):
     return flip
 
 
-def test_no_flips_where_none_are_wanted():
+def test_flips_can_be_switched_off():
     config = DataConfig(shorter=24, longer=40, max_objects=4, mask_side=6, flip=False)
     for number in range(5):
         batch = training(config=config)[number]
@@ -153,24 +153,25 @@ def test_flips_differ_between_epochs_and_seeds():
     assert len({str(sorted(boxes.items())) for boxes in first.values()}) == 5
 
 
-def test_usable_records_come_once_an_epoch_and_an_unreadable_one_is_replaced_by_its_bucket():
+def test_each_usable_record_comes_once_an_epoch_and_an_unreadable_one_is_replaced():
     dataset = training(1)
     for epoch in range(3):
         batches = [dataset[len(USABLE) * epoch + step] for step in range(len(USABLE))]
         records = sorted(int(batch["record"][0]) for batch in batches)
-        # 5 is landscape, and so is 8; 6 is portrait, and 7 has no objects.
+        # Record 5 is replaced by 8, the next landscape record with objects: 6 is portrait, and 7
+        # has no objects.
         assert records == sorted([n for n in USABLE if n != UNREADABLE] + [8])
         unreadable = [batch["unreadable"][0] for batch in batches if batch["unreadable"].max() >= 0]
         assert [row.tolist() for row in unreadable] == [[UNREADABLE, -1, -1, -1]]
 
 
-def test_the_same_seed_gives_the_same_batches_and_another_does_not():
+def test_equal_seeds_give_equal_batches_and_different_seeds_different_ones():
     assert_equal(training(seed=4)[7], training(seed=4)[7])
     assert training(seed=4)[0]["record"].tolist() != training(seed=5)[0]["record"].tolist()
 
 
 @given(batch=st.integers(0, 200), processes=st.sampled_from([1, 2, 4]))
-def test_processes_share_the_batches_of_one(batch, processes):
+def test_processes_share_the_batches_of_a_single_process(batch, processes):
     training_whole, evaluation_whole = training(), evaluation()
     number = batch % len(evaluation_whole)
     with pytest.MonkeyPatch.context() as patch:
@@ -187,7 +188,7 @@ def test_processes_share_the_batches_of_one(batch, processes):
 
 
 @pytest.mark.parametrize("batch_size", [0, 7])
-def test_a_batch_that_processes_cannot_share(monkeypatch, batch_size):
+def test_a_batch_size_that_is_no_multiple_of_the_processes_is_refused(monkeypatch, batch_size):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     message = f"batch_size.* {batch_size}"
     for batches in (training, evaluation):
@@ -212,7 +213,7 @@ def test_training_resumes_where_it_was():
 
 @pytest.mark.slow
 def test_worker_processes_give_the_same_batches():
-    if not absl.flags.FLAGS.is_parsed():  # as absl.app.run would have done
+    if not absl.flags.FLAGS.is_parsed():  # absl.app.run does this in programs
         absl.flags.FLAGS.mark_as_parsed()
     for dataset in (training(), evaluation()):
         options = grain.MultiprocessingOptions(num_workers=2)
@@ -222,7 +223,7 @@ def test_worker_processes_give_the_same_batches():
         iterator.close()
 
 
-def test_it_pickles_for_the_workers():
+def test_the_dataset_can_be_pickled_for_the_workers():
     for dataset in (training(), evaluation()):
         assert_equal(pickle.loads(pickle.dumps(dataset))[2], dataset[2])
 
@@ -269,7 +270,7 @@ def test_an_evaluation_batch():
 
 
 @pytest.mark.parametrize("remainder", [[0], [1, 2]])
-def test_one_bucket_alone(remainder):
+def test_a_dataset_with_a_single_bucket(remainder):
     source = [record_of(number) for number in range(12) if number % 3 in remainder]
     index = index_records(source)
     assert len(evaluation_batches(source, index, CONFIG, 2)) == len(source) // 2
@@ -284,7 +285,7 @@ def test_a_single_record_fills_batches():
     assert batch["unreadable"].shape == (4, 1)
 
 
-def test_300_objects():
+def test_max_objects_may_be_300_and_a_smaller_limit_is_refused():
     pixels = noise(18, 30)
     source = [record_of(1), make_record(42, pixels, [[n % 20, n % 11, 2, 2] for n in range(300)])]
     index = index_records(source)
@@ -300,14 +301,14 @@ def test_300_objects():
     assert len(evaluation_batches(source, index, config, 2)) == 1
 
 
-def test_nothing_to_train_on():
+def test_a_dataset_without_objects_to_train_on_is_refused():
     source = [record_of(EMPTY), record_of(CROWD)]
     with pytest.raises(DataError, match=r"object.* none .*2"):
         training_batches(source, index_records(source), CONFIG, 2, seed=0)
     assert len(evaluation_batches(source, index_records(source), CONFIG, 1)) == 2
 
 
-def test_the_index_of_another_split():
+def test_the_index_of_another_split_is_refused():
     source, index = data()
     with pytest.raises(ValueError, match=r"index.* 3 .* 24"):
         training_batches(source[:3], index, CONFIG, 2, seed=0)

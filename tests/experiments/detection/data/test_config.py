@@ -14,6 +14,6 @@ from experiments.engine.config import ConfigError
         ({"source": "coco_boxes", "mask_side": 28}, r"mask_side.*coco_boxes.* 28"),
     ],
 )
-def test_what_no_data_can_have(fields, message):
+def test_fields_out_of_range_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         DataConfig(**fields)

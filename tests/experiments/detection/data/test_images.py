@@ -27,10 +27,10 @@ def test_the_buckets_of_coco():
 @pytest.mark.parametrize(
     ("size", "resized"),
     [
-        ((480, 640), (800, 1067)),  # the shorter side decides
+        ((480, 640), (800, 1067)),  # limited by the shorter side
         ((640, 480), (1067, 800)),
         ((427, 640), (800, 1199)),
-        ((300, 640), (625, 1333)),  # the longer one does
+        ((300, 640), (625, 1333)),  # limited by the longer side
         ((500, 500), (800, 800)),
         ((1600, 2400), (800, 1200)),
         ((1, 5000), (1, 1333)),
@@ -67,10 +67,10 @@ def test_a_half_is_rounded_up(size):
 
 
 @pytest.mark.parametrize(("shorter", "longer"), [(800, 1333), (320, 427), (120, 160)])
-def test_sizes_are_those_of_mmcv_and_of_detectron2_where_these_agree(shorter, longer):
+def test_sizes_equal_mmcvs_and_differ_from_detectron2s_by_one_pixel_at_most(shorter, longer):
     config = DataConfig(shorter=shorter, longer=longer)
     sizes = np.random.default_rng(0).integers(40, 1400, (4000, 2)).tolist()
-    # Halves: two to one, and what the longer side limits to whole and a half pixels.
+    # Sides with a ratio of 2 to 1, for which the longer side may limit the shorter one to a half.
     sizes += [[side, 2 * side] for side in range(40, 700)]
     sizes += [[2 * side, side] for side in range(40, 700)]
     differ = 0
@@ -83,11 +83,11 @@ def test_sizes_are_those_of_mmcv_and_of_detectron2_where_these_agree(shorter, lo
     assert differ < len(sizes) / 50
 
 
-def test_where_mmcv_and_detectron2_differ_it_is_mmcvs_size():
+def test_the_size_is_mmcvs_if_mmcv_and_detectron2_differ():
     sides = range(100, 641)
     sizes = [(height, width, 800, 1333) for height in sides for width in sides]
     assert sum(by_mmcv(*size) != by_detectron2(*size) for size in sizes) == 84  # of 292,681
-    # 418.5, at which detectron2 arrives in two steps; the second ends just below it.
+    # The exact size is 418.5. detectron2 computes it in two steps, and arrives just below it.
     assert by_detectron2(108, 344, 800, 1333) == (418, 1333)
     assert resized_size(108, 344, COCO, portrait=False) == by_mmcv(108, 344, 800, 1333)
     assert by_mmcv(108, 344, 800, 1333) == (419, 1333)
@@ -113,12 +113,12 @@ def test_every_image_fits_into_either_bucket_and_fills_its_own(
         assert min(resized) == shorter or max(resized) == config.longer
 
 
-def test_an_image_of_the_other_orientation_is_made_small_enough():
+def test_an_image_of_the_opposite_orientation_is_scaled_down_to_fit():
     assert resized_size(1000, 500, COCO, portrait=False) == (800, 400)
     assert resized_size(500, 1000, COCO, portrait=True) == (400, 800)
 
 
-def test_an_image_is_read_to_the_bit_and_exif_is_ignored():
+def test_pixels_are_read_exactly_and_the_exif_orientation_is_ignored():
     pixels = noise(4, 6)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -131,7 +131,7 @@ def test_a_grey_jpeg_becomes_rgb():
     np.testing.assert_array_equal(np.asarray(image), np.full((8, 8, 3), 77))
 
 
-def test_what_cannot_be_read_is_named(caplog):
+def test_an_image_that_cannot_be_read_is_named(caplog):
     record = make_record(9, noise(30, 40), [])
     record["image"] = record["image"][:-500]
     with pytest.raises(RecordError, match=r"000000000009\.png"):
@@ -139,13 +139,13 @@ def test_what_cannot_be_read_is_named(caplog):
     assert "000000000009.png" in caplog.text
 
 
-def test_an_image_of_another_size_than_was_annotated_is_refused():
+def test_an_image_whose_size_differs_from_the_annotated_one_is_refused():
     record = {**make_record(9, noise(30, 40), []), "height": 40, "width": 30}
     with pytest.raises(RecordError, match=r"\(30, 40\).*\(40, 30\)"):
         decode_image(record)
 
 
-def test_an_image_lies_in_the_top_left_and_mirrored_it_is_the_same_mirrored():
+def test_an_image_lies_in_the_top_left_corner_before_and_after_mirroring():
     image = Image.fromarray(noise(7, 9))
     plain = fit_image(image, (14, 18), (32, 64))
     mirrored = fit_image(image, (14, 18), (32, 64), flip=True)
@@ -156,8 +156,8 @@ def test_an_image_lies_in_the_top_left_and_mirrored_it_is_the_same_mirrored():
         assert not found[:, 18:].any()
 
 
-def test_pixels_stay_where_they_are_in_continuous_coordinates():
-    # A ramp sampled at pixel centres is, after resizing, the same ramp at the new centres.
+def test_resizing_preserves_continuous_coordinates():
+    # A ramp sampled at pixel centres stays, after resizing, the same ramp at the new centres.
     ramp = (10 * (np.arange(12) + 0.5)).round().astype(np.uint8)
     image = Image.fromarray(np.broadcast_to(ramp[None, :, None], (6, 12, 3)).copy())
     for width in (24, 6):
@@ -166,7 +166,7 @@ def test_pixels_stay_where_they_are_in_continuous_coordinates():
         np.testing.assert_allclose(found[2:-2], expected[2:-2], atol=1)
 
 
-def test_shrinking_does_not_alias():
+def test_downsampling_does_not_alias():
     stripes = np.zeros((8, 64, 3), np.uint8)
     stripes[:, ::4] = 252
     found = fit_image(Image.fromarray(stripes), (2, 16), (32, 32))[:2, :16]

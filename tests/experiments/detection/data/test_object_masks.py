@@ -11,20 +11,20 @@ from tests.experiments.detection.fake_records import run_lengths
 
 
 def covered_shares(mask, box, side):
-    """The share of each cell that the mask covers, pixel by pixel."""
+    """The fraction of each bin that the mask covers, computed pixel by pixel."""
     x1, y1, x2, y2 = (float(edge) for edge in box)
-    cell_width, cell_height = (x2 - x1) / side, (y2 - y1) / side
+    bin_width, bin_height = (x2 - x1) / side, (y2 - y1) / side
     shares = np.zeros((side, side))
     for row in range(side):
         for column in range(side):
-            left, top = x1 + column * cell_width, y1 + row * cell_height
-            for y in range(math.floor(top), math.ceil(top + cell_height)):
-                for x in range(math.floor(left), math.ceil(left + cell_width)):
+            left, top = x1 + column * bin_width, y1 + row * bin_height
+            for y in range(math.floor(top), math.ceil(top + bin_height)):
+                for x in range(math.floor(left), math.ceil(left + bin_width)):
                     if y < mask.shape[0] and x < mask.shape[1] and mask[y, x]:
-                        high = min(top + cell_height, y + 1) - max(top, y)
-                        wide = min(left + cell_width, x + 1) - max(left, x)
+                        high = min(top + bin_height, y + 1) - max(top, y)
+                        wide = min(left + bin_width, x + 1) - max(left, x)
                         shares[row, column] += max(high, 0) * max(wide, 0)
-    return shares / (cell_width * cell_height)
+    return shares / (bin_width * bin_height)
 
 
 @given(
@@ -53,7 +53,7 @@ def test_by_hand():
     mask[1:3, 2:6] = 1
     found = box_mask(mask, np.array([2.0, 0.0, 6.0, 4.0]), 4)
     np.testing.assert_array_equal(found, [[0] * 4, [1] * 4, [1] * 4, [0] * 4])
-    # Cells of which the mask covers just half are in.
+    # Bins that are exactly half covered are 1.
     found = box_mask(mask, np.array([0.0, 0.0, 6.0, 4.0]), 2)
     np.testing.assert_array_equal(found, [[0, 1], [0, 1]])
 
@@ -63,7 +63,7 @@ def test_by_hand():
     side=st.sampled_from([1, 3, 7, 28]),
     seed=st.integers(0, 99),
 )
-def test_the_mirrored_box_has_the_mirrored_mask(numbers, side, seed):
+def test_mirroring_commutes_with_cropping(numbers, side, seed):
     rng = np.random.default_rng(seed)
     mask = rng.integers(0, 2, (24, 24), dtype=np.uint8)
     x1, y1 = numbers[0] / 7, numbers[1] / 7
@@ -85,7 +85,7 @@ def test_a_disc_keeps_its_area(side):
 @given(
     height=st.integers(1, 30), width=st.integers(1, 30), seed=st.integers(0, 9), bits=st.booleans()
 )
-def test_run_lengths_are_decoded_as_by_pycocotools(height, width, seed, bits):
+def test_run_lengths_decode_as_in_pycocotools(height, width, seed, bits):
     rng = np.random.default_rng(seed)
     mask = rng.integers(0, 2, (height, width)) if bits else np.zeros((height, width))
     mask[: height // 2, : width // 3] = 1
@@ -97,6 +97,6 @@ def test_run_lengths_are_decoded_as_by_pycocotools(height, width, seed, bits):
     assert found.dtype == np.uint8
 
 
-def test_run_lengths_of_another_image():
+def test_run_lengths_of_another_image_are_refused():
     with pytest.raises(ValueError, match="reshape"):
         decode_mask(run_lengths(np.ones((5, 7))), 5, 8)

@@ -20,13 +20,13 @@ def test_boxes_are_corners_within_the_image():
     assert found.keys() == {"boxes", "labels", "crowd"}
 
 
-def test_what_cannot_be_trained_on_is_left_out():
+def test_boxes_outside_the_image_or_below_a_pixel_are_left_out():
     boxes = [
-        [3, 3, 0, 5],  # of no area
+        [3, 3, 0, 5],  # no area
         [3, 3, 5, 0],
         [31, 3, 5, 5],  # outside
         [3, -9, 5, 5],
-        [29.5, 3, 5, 5],  # less than a pixel of it inside
+        [29.5, 3, 5, 5],  # less than a pixel inside
         [3, 3, 0.9, 5],
         [3, 3, 1, 1],
         [29, 19, 5, 5],
@@ -56,7 +56,7 @@ def test_crowds_are_kept_and_have_no_mask():
     assert training_objects(record, 7)["crowd"].tolist() == [True, False]
 
 
-def test_masks_are_those_of_their_boxes_also_when_others_are_left_out():
+def test_masks_belong_to_their_boxes_also_if_other_objects_are_left_out():
     masks = np.random.default_rng(0).integers(0, 2, (3, 20, 30), dtype=np.uint8)
     boxes = [[1, 2, 20, 15], [4, 4, 0, 0], [10.5, 3.25, 30, 30]]
     found = training_objects(make_record(1, PIXELS, boxes, masks=masks), 9)
@@ -99,7 +99,7 @@ def test_padding():
     assert found["masks"].any(axis=(1, 2)).tolist() == [True, False, False, False]
 
 
-def test_300_objects_fit_into_300_rows_and_no_fewer():
+def test_300_objects_need_300_rows():
     record = make_record(1, PIXELS, [[n % 25, n % 17, 2, 2] for n in range(300)])
     objects = training_objects(record, None)
     assert padded(objects, 300)["labels"].tolist() == list(range(300))
@@ -124,8 +124,8 @@ def test_scaling_there_and_back(seed, height, width):
     np.testing.assert_allclose(back["boxes"], objects["boxes"])
 
 
-def test_a_flip_turns_boxes_and_masks_together():
-    # The mirrored image's own annotations are what mirroring the annotations must give.
+def test_a_flip_mirrors_boxes_and_masks():
+    # Mirroring annotations must result in the annotations of the mirrored image.
     mask = np.random.default_rng(0).integers(0, 2, (20, 30), dtype=np.uint8)
     record = make_record(1, PIXELS, [[3, 4, 11, 8]], masks=[mask])
     mirrored = make_record(1, PIXELS[:, ::-1], [[30 - 14, 4, 11, 8]], masks=[mask[:, ::-1]])

@@ -18,7 +18,7 @@ def first(order, length):
 
 
 @given(counts, batch_sizes, seeds)
-def test_a_batch_is_of_one_bucket(counts, batch_size, seed):
+def test_all_examples_of_a_batch_are_from_one_bucket(counts, batch_size, seed):
     order = BucketedOrder(counts, batch_size, seed)
     for batch in range(12):
         drawn = [order[batch * batch_size + place] for place in range(batch_size)]
@@ -27,7 +27,7 @@ def test_a_batch_is_of_one_bucket(counts, batch_size, seed):
 
 
 @given(counts, batch_sizes, seeds)
-def test_after_any_number_of_batches_records_of_a_bucket_have_come_equally_often(
+def test_after_any_number_of_batches_all_records_of_a_bucket_were_used_equally_often(
     counts, batch_size, seed
 ):
     order = BucketedOrder(counts, batch_size, seed)
@@ -50,7 +50,7 @@ def test_in_any_epoch_no_record_is_more_than_a_batch_late(counts, batch_size, se
 
 
 @given(counts, seeds)
-def test_batches_of_one_make_epochs_that_are_permutations(counts, seed):
+def test_with_batch_size_1_epochs_are_permutations(counts, seed):
     order = BucketedOrder(counts, 1, seed)
     drawn = first(order, 2 * sum(counts))
     everything = [(bucket, n) for bucket, count in enumerate(counts) for n in range(count)]
@@ -66,35 +66,35 @@ def test_epochs_and_seeds_differ_and_buckets_are_mixed():
     assert len(set(mixes)) == 5
     assert all(sum(mix) == 8 for mix in mixes)
     assert mixes[0] != tuple(sorted(mixes[0]))
-    # Within a bucket too the order is another one each time.
+    # The order within a bucket also differs between epochs.
     within = [[number for bucket, number in epoch if bucket == 0] for epoch in epochs]
     assert all(sorted(numbers) == list(range(64)) for numbers in within)
     assert len({tuple(numbers) for numbers in within}) == 5
 
 
-def test_two_buckets_of_a_size_are_not_permuted_alike():
+def test_two_buckets_of_equal_size_have_different_permutations():
     drawn = first(BucketedOrder((50, 50), 1, seed=0), 100)
     landscape, portrait = ([n for bucket, n in drawn if bucket == which] for which in (0, 1))
     assert landscape != portrait
 
 
-def test_an_index_far_on_is_found_at_once():
+def test_random_access_to_a_large_index_is_fast():
     order = BucketedOrder((90_000, 27_266), 16, seed=0)
     assert order[10**12 + 5] == order[10**12 + 5]
     assert len(first(order, 32)) == 32
 
 
-def test_it_pickles_for_the_workers():
+def test_the_dataset_can_be_pickled_for_the_workers():
     order = BucketedOrder((9, 5), 4, seed=3)
     assert first(pickle.loads(pickle.dumps(order)), 60) == first(order, 60)
 
 
 @pytest.mark.parametrize("counts", [(), (0, 0), (-1, 4)])
-def test_counts_of_no_records(counts):
+def test_counts_without_records_are_refused(counts):
     with pytest.raises(ValueError, match=rf"counts.*{re.escape(str(list(counts)))}"):
         BucketedOrder(counts, 4, seed=0)
 
 
-def test_an_empty_batch():
+def test_a_batch_size_below_1_is_refused():
     with pytest.raises(ValueError, match=r"batch_size.* 0$"):
         BucketedOrder((3, 3), 0, seed=0)

@@ -6,12 +6,12 @@ import pytest
 from jax.experimental import multihost_utils
 
 from experiments.detection.data import record_index
-from experiments.detection.data.record_index import index_records, kept_index
+from experiments.detection.data.record_index import cached_index, index_records
 from tests.experiments.detection.fake_records import make_record, noise
 
 
 class Counting(list):
-    """A source that counts what is read of it."""
+    """A source that counts how many records are read."""
 
     reads = 0
 
@@ -59,7 +59,7 @@ def test_every_record_has_its_entry(source):
     assert index.usable.tolist() == [True, False, False, False, True, True]
 
 
-def test_objects_of_no_area_are_not_counted(source):
+def test_objects_without_area_are_not_counted(source):
     source[0]["objects"]["area"][:2] = 0
     source[5]["objects"]["area"][0] = 0
     index = index_records(source)
@@ -75,11 +75,11 @@ def test_no_image_is_decoded(source):
     assert_equal(index_records(source), intact)
 
 
-def test_an_index_is_kept_and_read_back(source, folder):
-    made = kept_index(source, folder, "train")
+def test_an_index_is_saved_and_read_back(source, folder):
+    made = cached_index(source, folder, "train")
     reads = source.reads
     assert reads == len(source)
-    assert_equal(kept_index(source, folder, "train"), made)
+    assert_equal(cached_index(source, folder, "train"), made)
     assert source.reads == reads
     assert sorted(path.name for path in folder.iterdir()) == [
         "dataset_info.json",
@@ -87,64 +87,64 @@ def test_an_index_is_kept_and_read_back(source, folder):
     ]
 
 
-@pytest.mark.parametrize("change", ["length", "data set", "split"])
-def test_an_index_of_something_else_is_made_anew(source, folder, change):
-    kept_index(source, folder, "train")
+@pytest.mark.parametrize("change", ["length", "dataset", "split"])
+def test_an_index_of_different_data_is_rebuilt(source, folder, change):
+    cached_index(source, folder, "train")
     split = "train"
     if change == "length":
         source.append(source[0])
-    elif change == "data set":
+    elif change == "dataset":
         (folder / "dataset_info.json").write_text('{"shardLengths": [3, 3]}')
     else:
         split = "validation"
         (folder / "record_index_train.npz").rename(folder / "record_index_validation.npz")
     source.reads = 0
-    assert len(kept_index(source, folder, split)) == len(source)
+    assert len(cached_index(source, folder, split)) == len(source)
     assert source.reads == len(source)
-    kept_index(source, folder, split)
+    cached_index(source, folder, split)
     assert source.reads == len(source)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -30])
-def test_a_damaged_index_is_made_anew(source, folder, keep):
-    made = kept_index(source, folder, "train")
+def test_a_damaged_index_is_rebuilt(source, folder, keep):
+    made = cached_index(source, folder, "train")
     path = folder / "record_index_train.npz"
     path.write_bytes(path.read_bytes()[:keep])
-    assert_equal(kept_index(source, folder, "train"), made)
+    assert_equal(cached_index(source, folder, "train"), made)
     source.reads = 0
-    kept_index(source, folder, "train")
+    cached_index(source, folder, "train")
     assert source.reads == 0
 
 
 def test_pickles_are_not_read(source, folder):
     np.savez(folder / "record_index_train.npz", key=np.array([None]), allow_pickle=True)
-    assert len(kept_index(source, folder, "train")) == 6
+    assert len(cached_index(source, folder, "train")) == 6
 
 
-def test_a_folder_that_cannot_be_written_to(source, folder, monkeypatch, caplog):
+def test_in_a_read_only_folder_the_index_is_not_saved(source, folder, monkeypatch, caplog):
     def refuse(path, write):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(record_index, "write_atomically", refuse)
     with caplog.at_level(logging.WARNING):
-        assert len(kept_index(source, folder, "train")) == 6
-    assert "cannot be kept" in caplog.text
+        assert len(cached_index(source, folder, "train")) == 6
+    assert "cannot be saved" in caplog.text
     assert "record_index_train.npz" in caplog.text
 
 
-def test_of_two_processes_the_second_reads_what_the_first_wrote(source, folder, monkeypatch):
+def test_the_second_process_reads_the_index_that_the_first_wrote(source, folder, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    # While the second waits, the first does its part.
+    # While the second process waits, the first one builds the index.
     others = []
 
     def meet(name):
         monkeypatch.setattr(jax, "process_index", lambda: 0)
         monkeypatch.setattr(multihost_utils, "sync_global_devices", lambda name: None)
-        others.append(kept_index(Counting(source), folder, "train"))
-        monkeypatch.setattr(record_index, "index_records", lambda source: pytest.fail("read anew"))
+        others.append(cached_index(Counting(source), folder, "train"))
+        monkeypatch.setattr(record_index, "index_records", lambda source: pytest.fail("read again"))
 
     monkeypatch.setattr(multihost_utils, "sync_global_devices", meet)
-    assert_equal(kept_index(source, folder, "train"), others[0])
+    assert_equal(cached_index(source, folder, "train"), others[0])
     assert len(others) == 1
     assert source.reads == 0

@@ -1,4 +1,4 @@
-"""Records of a small annotated data set, and results that fit it."""
+"""Records of a small annotated dataset, and detections in its images."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ HEIGHT, WIDTH = 60, 80
 
 
 def box_mask(bbox):
-    """A mask that is the box, whose numbers are whole."""
+    """A mask of the whole image that covers a box with integer coordinates."""
     left, top, width, height = (int(number) for number in bbox)
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[top : top + height, left : left + width] = 1

@@ -1,6 +1,6 @@
-"""A detector without a network: its batches bring what it is to find; also as a program.
+"""A detector without a network, whose batches contain its detections; also a program.
 
-In two processes it evaluates itself, and writes down what each of them got.
+As a program, in each of two processes, it evaluates itself and writes its results to a file.
 """
 
 import json
@@ -17,12 +17,12 @@ from experiments.engine import distributed
 from experiments.engine.distributed_config import Distributed
 from tests.experiments.detection.evaluation.annotated import CATEGORIES, HEIGHT, WIDTH, record
 
-FOUND = 5  # rows for detections
-BUCKETS = {(64, 96): 0.75, (96, 64): 0.5}  # shapes, with scales that are exact
+FOUND = 5  # number of rows for detections
+BUCKETS = {(64, 96): 0.75, (96, 64): 0.5}  # scale of each shape, exact in float32
 
 
 def scenes():
-    """Eleven records, which fill no batch, some of them without objects."""
+    """Eleven records, which is no multiple of a batch size; some have no objects."""
     rng = np.random.default_rng(0)
     records = []
     for number in range(11):
@@ -34,7 +34,10 @@ def scenes():
 
 
 def example(records, number, shape, unreadable):
-    """Of a record, or for none of weight 0; detections of another record stand in both."""
+    """The example of a record, with its objects as detections.
+
+    An unreadable record, or None for padding, has weight 0 and the detections of another record.
+    """
     present = number is not None and number not in unreadable
     objects = records[number if present else 3]["objects"]
     scale, count = BUCKETS[shape], len(objects["bbox"])
@@ -57,11 +60,11 @@ def example(records, number, shape, unreadable):
 
 
 def batches(records, batch_size=4, unreadable=(), process=0, processes=1):
-    """Batches of one bucket each, the last of each bucket filled up; the share of a process."""
+    """A process's share of batches, each from one bucket; the last of each bucket is padded."""
     rows = batch_size // processes
     own = []
-    for place, shape in enumerate(BUCKETS):
-        numbers = list(range(place, len(records), len(BUCKETS)))
+    for bucket, shape in enumerate(BUCKETS):
+        numbers = list(range(bucket, len(records), len(BUCKETS)))
         numbers += [None] * (-len(numbers) % batch_size)
         for start in range(process * rows, len(numbers), batch_size):
             examples = [
@@ -73,7 +76,7 @@ def batches(records, batch_size=4, unreadable=(), process=0, processes=1):
 
 
 def detect(shift, batch):
-    """Finds what there is, moved to the right by ``shift`` pixels of the original image."""
+    """Finds all objects, shifted to the right by ``shift`` pixels of the original image."""
     scale = batch["size"][:, 1] / batch["original_size"][:, 1]  # [b]
     moved = jnp.array([[1, 0, 1, 0]]) * (shift * scale)[:, None]  # [b, 4]
     count = batch["count"].shape[0]

@@ -20,7 +20,7 @@ from tests.experiments.detection.evaluation.annotated import (
     result,
 )
 
-ONE = pytest.approx(1)  # pycocotools keeps clear of 0 / 0 by adding the smallest of numbers
+ONE = pytest.approx(1)  # pycocotools adds a tiny number to denominators
 FIELDS = ("label", "bbox", "area", "is_crowd", "segmentation")
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
@@ -36,9 +36,9 @@ def metrics(records, results, kind="bbox"):
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_perfect_detections_have_ap_1_and_what_is_not_defined_is_left_out(kind, capsys):
+def test_perfect_detections_have_ap_1_and_undefined_metrics_are_left_out(kind, capsys):
     found = metrics(RECORDS, perfect_results(RECORDS), kind)
-    assert found == dict.fromkeys(set(METRICS) - {"AP_L", "AR_L"}, ONE)  # none is large
+    assert found == dict.fromkeys(set(METRICS) - {"AP_L", "AR_L"}, ONE)  # no object is large
     assert not capsys.readouterr().out
     huge = [record(11, [[5, 5, 20, 20]], areas=[96 * 96 + 1])]
     small = {"AP_S", "AP_M", "AR_S", "AR_M"}
@@ -47,7 +47,7 @@ def test_perfect_detections_have_ap_1_and_what_is_not_defined_is_left_out(kind, 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("shift", [1, 2, 3, 6, 9])
-def test_shifted_detections_pass_the_thresholds_below_their_iou(kind, shift):
+def test_shifted_detections_match_at_thresholds_below_their_iou(kind, shift):
     records = [record(number, [[10, 10 + number, 20, 16]]) for number in range(1, 6)]
     found = metrics(
         records, [result(number, [10 + shift, 10 + number, 20, 16]) for number in range(1, 6)], kind
@@ -66,7 +66,7 @@ def iou_of(a, b):
 
 
 def average_precision(objects, found, threshold):
-    """Of one category: ``objects`` by image; ``found`` is of (image, box, score)."""
+    """AP of one category. ``objects`` has boxes by image; ``found`` has (image, box, score)."""
     hits, taken = [], set()
     for image, box, _ in sorted(found, key=lambda item: -item[2]):
         best, best_iou = None, threshold
@@ -89,7 +89,7 @@ def average_precision(objects, found, threshold):
 
 
 @given(seed=st.integers(0, 2**16), images=st.integers(1, 4))
-def test_ap_is_that_of_a_plain_loop(seed, images):
+def test_ap_agrees_with_a_plain_loop(seed, images):
     rng = np.random.default_rng(seed)
 
     def box():
@@ -110,7 +110,7 @@ def test_ap_is_that_of_a_plain_loop(seed, images):
 
 
 def coco_json(records):
-    """The records as the JSON that pycocotools reads, their objects numbered from 1 on."""
+    """The records in pycocotools' JSON format, with object ids from 1 on."""
     annotations = [
         {
             "image_id": record["image_id"],
@@ -133,7 +133,7 @@ def coco_json(records):
 
 
 def own_stats(folder, records, results, kind):
-    """The twelve numbers that pycocotools gives by itself for JSON files."""
+    """The twelve metrics that pycocotools computes from JSON files."""
     (folder / "truth.json").write_text(json.dumps(coco_json(records)))
     drop = {"bbox": "segmentation", "segm": "bbox"}[kind]
     entries = [{key: result[key] for key in result.keys() - {drop}} for result in results]
@@ -148,7 +148,7 @@ def own_stats(folder, records, results, kind):
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("areas", [(100, 2000, 9999), (100,), (2000, 9999)])
-def test_all_numbers_are_those_of_pycocotools_itself(tmp_path, kind, areas):
+def test_all_metrics_equal_those_of_pycocotools(tmp_path, kind, areas):
     rng = np.random.default_rng(0)
     records, results = [], []
     for number in range(1, 7):
@@ -167,7 +167,7 @@ def test_all_numbers_are_those_of_pycocotools_itself(tmp_path, kind, areas):
     stats = own_stats(tmp_path, records, results, kind)
     expected = {name: stat for name, stat in zip(METRICS, stats, strict=True) if stat != -1}
     assert metrics(records, results, kind) == pytest.approx(expected)
-    if len(areas) == 3:  # all defined and different, so that mixed-up names would show
+    if len(areas) == 3:  # all are defined and different, so that swapped names are noticed
         assert len(set(expected.values())) == len(METRICS)
 
 
@@ -177,24 +177,24 @@ def test_recall_counts_the_best_detections_of_an_image_and_category(kind):
     right = perfect_results(records)
     found = metrics(records, right, kind)
     assert [found[name] for name in ("AR1", "AR10", "AR100")] == pytest.approx([1 / 12, 10 / 12, 1])
-    # A hundred better ones that are wrong leave no place for the right ones.
+    # With a hundred better, wrong detections, the right ones are not among the best 100.
     wrong = [result(1, [0, 40, 9, 9], score=0.99)] * 100
     assert metrics(records, [*right, *wrong], kind)["AR100"] == 0
     assert metrics(records, [*right, *wrong[:88]], kind)["AR100"] == ONE
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_crowds_are_neither_missed_nor_is_what_lies_in_them_wrong(kind):
+def test_crowds_are_not_missed_and_detections_in_them_are_not_wrong(kind):
     records = [record(1, [[0, 0, 20, 20], [30, 0, 40, 40]], crowds=[False, True])]
     (right, _) = perfect_results(records)
     within = result(1, [35, 5, 10, 10], score=0.95)
     assert metrics(records, [right], kind)["AP"] == ONE
     assert metrics(records, [within, right], kind)["AP"] == ONE
-    elsewhere = result(1, [0, 45, 10, 10], score=0.95)
-    assert metrics(records, [elsewhere, right], kind)["AP"] == pytest.approx(0.5)
+    outside = result(1, [0, 45, 10, 10], score=0.95)
+    assert metrics(records, [outside, right], kind)["AP"] == pytest.approx(0.5)
 
 
-def test_categories_are_told_apart_by_ids_with_gaps():
+def test_category_ids_may_have_gaps():
     swapped = [
         {**entry, "category_id": 90 if entry["category_id"] == 3 else 3}
         for entry in perfect_results(RECORDS)
@@ -202,7 +202,7 @@ def test_categories_are_told_apart_by_ids_with_gaps():
     assert metrics(RECORDS, swapped)["AP"] == 0
 
 
-def test_ids_may_be_0_and_as_large_as_64_bits_hold():
+def test_ids_may_be_0_and_64_bits_long():
     most = 2**63 - 1
     categories = (Category(-5, "cup"), Category(0, "cat"), Category(most, "brush"))
     records = [
@@ -210,8 +210,8 @@ def test_ids_may_be_0_and_as_large_as_64_bits_hold():
         for image_id in (0, most)
     ]
     results = [
-        {**entry, "category_id": categories[place % 3].id}
-        for place, entry in enumerate(perfect_results(records))
+        {**entry, "category_id": categories[number % 3].id}
+        for number, entry in enumerate(perfect_results(records))
     ]
     truth = read_ground_truth(records, categories)
     for kind in ("bbox", "segm"):
@@ -229,21 +229,21 @@ def test_detections_in_an_image_without_objects_are_wrong():
 
 def test_images_without_detections_are_missed():
     records = [record(number, [[0, 0, 20, 20]]) for number in range(1, 3)]
-    # 51 of 101 recalls are reached: 0 to 0.5.
+    # 51 of 101 recalls are reached, from 0 to 0.5.
     assert metrics(records, perfect_results(records)[:1])["AP"] == pytest.approx(51 / 101)
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_without_results_ap_is_0_and_without_objects_it_is_not_defined(kind):
+def test_ap_is_0_without_results_and_undefined_without_objects(kind):
     assert metrics(RECORDS, [], kind)["AP"] == 0
     assert metrics([record(1, [])], [result(1, [0, 0, 9, 9])], kind) == {}
     assert metrics([record(1, [])], [], kind) == {}
 
 
-def test_the_size_of_a_mask_is_its_own_and_not_that_of_its_box():
+def test_the_size_of_an_object_is_the_area_of_its_mask_and_not_of_its_box():
     big = [record(1, [[0, 0, 80, 60]], areas=[4800])]
     (right,) = perfect_results(big)
-    # A wrong mask of 100 pixels in a box of 4800 is small, so AP of medium sizes does not see it.
+    # A wrong mask of 100 pixels in a box of 4800 is small, so AP_M ignores it.
     wrong = {**result(1, [0, 0, 10, 10], score=0.99), "bbox": [0.0, 0.0, 80.0, 60.0]}
     assert metrics(big, [wrong, right], "segm")["AP_M"] == ONE
 
@@ -256,7 +256,7 @@ def test_results_are_not_changed():
     assert entries == before
 
 
-def test_bad_input_is_told():
+def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"image_id.*\[5\]"):
         metrics(RECORDS, [result(5, [0, 0, 9, 9])])
     with pytest.raises(ValueError, match=r"category_id.*\[1\]"):

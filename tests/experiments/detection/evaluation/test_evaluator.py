@@ -15,7 +15,7 @@ from experiments.detection.data.record_index import index_records
 from experiments.detection.evaluation.coco_metrics import coco_metrics
 from experiments.detection.evaluation.evaluator import DetectionEvaluator
 from experiments.detection.evaluation.ground_truth import read_ground_truth
-from experiments.detection.evaluation.results import of_kind
+from experiments.detection.evaluation.results import results_for
 from experiments.engine.config import ConfigError
 from experiments.engine.evaluation import NonFiniteEvaluationError, UnreadableEvaluationError
 from tests.experiments.detection.evaluation import fake_detector
@@ -43,7 +43,7 @@ def shifted_results(records, shift):
     ]
 
 
-def test_perfect_detections_have_ap_1_however_they_are_batched():
+def test_perfect_detections_have_ap_1_for_any_batch_size():
     records = scenes()
     evaluate = evaluator(records)
     metrics = evaluate(jnp.float32(0))
@@ -60,7 +60,7 @@ def test_perfect_detections_have_ap_1_however_they_are_batched():
         assert entry["segmentation"] == expected["segmentation"]
 
 
-def test_images_for_which_the_detector_gives_no_finite_values_are_named():
+def test_images_with_detections_that_are_not_finite_are_named():
     def detect(state, batch):
         found = fake_detector.detect(state, batch)
         empty = batch["count"] == 0
@@ -81,10 +81,10 @@ def test_detections_are_written_beside_the_metrics(tmp_path):
     found = evaluate.results(jnp.float32(1))
     for kind in ("bbox", "segm"):
         written = json.loads((tmp_path / "results" / f"{kind}.json").read_text())
-        assert written == of_kind(found, kind)
+        assert written == results_for(found, kind)
 
 
-def test_shifted_detections_have_the_ap_of_the_same_results_made_by_hand():
+def test_shifted_detections_have_the_same_ap_as_results_made_by_hand():
     records = scenes()
     metrics = evaluator(records)(jnp.float32(3))
     truth = read_ground_truth(records, CATEGORIES)
@@ -96,7 +96,7 @@ def test_shifted_detections_have_the_ap_of_the_same_results_made_by_hand():
             assert metrics[f"{name}/{metric}"] == pytest.approx(right[metric])
 
 
-def test_objects_of_pictures_that_cannot_be_read_are_missed(capsys):
+def test_objects_in_unreadable_images_count_as_missed(capsys):
     records = scenes()
     metrics = evaluator(records, max_unreadable_records=1, unreadable={6})(jnp.float32(0))
     assert metrics["unreadable"] == 1
@@ -109,7 +109,7 @@ def test_objects_of_pictures_that_cannot_be_read_are_missed(capsys):
         evaluator(records, max_unreadable_records=1, unreadable={6, 3})(jnp.float32(0))
 
 
-def test_without_any_picture_that_can_be_read_there_is_no_ap():
+def test_an_evaluation_without_readable_images_is_refused():
     everything = set(range(11))
     evaluate = evaluator(scenes(), max_unreadable_records=11, unreadable=everything)
     with pytest.raises(UnreadableEvaluationError, match=r"no record .*0, 1, .* 10\]"):
@@ -130,7 +130,7 @@ def test_a_detector_that_finds_nothing_has_ap_0():
 
 
 def find_the_middle(state, batch):
-    """Finds the middle of each image, half as wide and high."""
+    """Detects one box in the middle of each image, half as wide and high as the image."""
     del state
     height, width = (batch["size"][:, axis].astype(jnp.float32) for axis in (0, 1))
     boxes = jnp.stack([width / 4, height / 4, 3 * width / 4, 3 * height / 4], -1)[:, None]
@@ -145,7 +145,7 @@ def find_the_middle(state, batch):
 
 
 def test_batches_of_records_in_both_buckets_are_evaluated():
-    sizes = [(40, 60), (60, 40), (36, 52), (40, 40), (44, 16), (20, 92)]  # of halves and quarters
+    sizes = [(40, 60), (60, 40), (36, 52), (40, 40), (44, 16), (20, 92)]  # divisible by 4
     records = []
     for number, (height, width) in enumerate(sizes):
         mask = np.zeros((height, width), bool)
@@ -163,7 +163,7 @@ def test_batches_of_records_in_both_buckets_are_evaluated():
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_results_and_the_ap_of_one(tmp_path):
+def test_two_processes_have_the_same_results_and_ap_as_one(tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

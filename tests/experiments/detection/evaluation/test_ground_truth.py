@@ -12,7 +12,7 @@ class PartlyCorrupt(list):
         return super().__getitem__(index)
 
 
-def test_annotations_are_the_records_with_numbers_of_their_own(capsys):
+def test_annotations_are_those_of_the_records_with_new_ids(capsys):
     records = [
         record(40, [[1, 2, 10.25, 20.125], [0, 0, 5, 5]], labels=[2, 0], areas=[77.5, 25]),
         record(9, []),
@@ -25,7 +25,7 @@ def test_annotations_are_the_records_with_numbers_of_their_own(capsys):
     assert sorted(truth.coco.imgs) == [9, 12, 40]
     assert truth.coco.imgs[9] == {"id": 9, "file_name": "9.jpg", "height": HEIGHT, "width": WIDTH}
     assert truth.coco.cats[17] == {"id": 17, "name": "cat"}
-    assert sorted(truth.coco.anns) == [1, 2, 3]  # 0, as the records have it, is never matched
+    assert sorted(truth.coco.anns) == [1, 2, 3]  # not 0, which pycocotools never matches
     first, crowd = truth.coco.anns[1], truth.coco.anns[3]
     counts = records[0]["objects"]["segmentation"][0]
     assert first == {

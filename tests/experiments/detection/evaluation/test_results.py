@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as run_lengths
 
-from experiments.detection.evaluation.results import image_results, of_kind, write_results
+from experiments.detection.evaluation.results import image_results, results_for, write_results
 from experiments.engine.errors import InputError
 
-# pycocotools asks numpy for an array in a way that numpy 2 deprecates.
+# pycocotools makes arrays in a way that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -45,7 +45,7 @@ def test_boxes_are_clipped_to_the_image():
     assert inside["bbox"] == [0, 0, 30, 7]
 
 
-def test_what_has_no_area_in_the_image_is_left_out():
+def test_boxes_without_area_in_the_image_are_left_out():
     outside = [[40, 5, 50, 9], [-9, 5, 0, 9], [3, 20, 9, 25], [3, 4, 3, 9], [9, 4, 3, 9]]
     found = detections([*outside, [3, 4, 9, 9]], masks=full_masks(6))
     (entry,) = results(found)
@@ -54,21 +54,21 @@ def test_what_has_no_area_in_the_image_is_left_out():
     assert run_lengths.area(entry["segmentation"]) == 30
 
 
-def test_what_is_not_valid_is_left_out_and_labels_become_category_ids():
+def test_invalid_detections_are_left_out_and_labels_become_category_ids():
     found = detections([[0, 0, 2, 2]] * 4, valid=np.array([True, False, False, True]))
     assert [entry["category_id"] for entry in results(found)] == [1, 90]
     assert [entry["score"] for entry in results(found)] == pytest.approx([0.9, 0.3])
 
 
 @pytest.mark.parametrize(("name", "index"), [("scores", 0), ("scores", 1), ("boxes", 0)])
-def test_a_detector_that_gives_no_finite_values_has_no_results(name, index):
+def test_detections_that_are_not_finite_are_refused(name, index):
     found = detections([[0, 0, 2, 2]] * 2, valid=np.array([True, False]))
     found[name][index] = np.nan
     with pytest.raises(InputError, match=r"finite.* NaN"):
         results(found)
 
 
-def test_masks_lie_in_the_original_image():
+def test_masks_are_pasted_into_the_original_image():
     found = detections([[10, 5, 20, 15]], masks=full_masks(1))
     (entry,) = results(found, size=(20, 30), original_size=(40, 90))
     mask = np.zeros((40, 90))
@@ -76,7 +76,7 @@ def test_masks_lie_in_the_original_image():
     np.testing.assert_array_equal(run_lengths.decode(entry["segmentation"]), mask)
 
 
-def test_a_mask_is_stretched_over_its_box_before_that_is_clipped():
+def test_a_mask_is_pasted_into_its_box_before_the_box_is_clipped():
     half = np.zeros((1, 28, 28), np.float32)
     half[:, :, 14:] = 1
     (entry,) = results(detections([[-10, 0, 10, 10]], masks=half))
@@ -85,7 +85,7 @@ def test_a_mask_is_stretched_over_its_box_before_that_is_clipped():
     np.testing.assert_array_equal(run_lengths.decode(entry["segmentation"]), mask)
 
 
-def test_files_are_lists_with_the_keys_of_the_server(tmp_path):
+def test_files_are_lists_with_the_keys_for_the_server(tmp_path):
     entries = results(detections([[0, 0, 4, 4], [3, 3, 9, 9]], masks=full_masks(2)))
     files = write_results(tmp_path / "new", entries, masks=True)
     assert [file.name for file in files] == ["bbox.json", "segm.json"]
@@ -94,14 +94,14 @@ def test_files_are_lists_with_the_keys_of_the_server(tmp_path):
     assert [set(entry) for entry in masks] == [
         {"image_id", "category_id", "segmentation", "score"}
     ] * 2
-    assert boxes == of_kind(entries, "bbox")
+    assert boxes == results_for(entries, "bbox")
     (file,) = write_results(tmp_path / "none", [], masks=False)
     assert json.loads(file.read_text()) == []
 
 
-def test_bad_kinds_and_missing_masks_are_told(tmp_path):
+def test_unknown_kinds_and_missing_masks_are_refused(tmp_path):
     entries = results(detections([[0, 0, 4, 4], [3, 3, 9, 9]]))
     with pytest.raises(ValueError, match=r"kind.*'keypoints'"):
-        of_kind(entries, "keypoints")
+        results_for(entries, "keypoints")
     with pytest.raises(ValueError, match=r"results.*segmentation.* 2 of 2"):
         write_results(tmp_path, entries, masks=True)

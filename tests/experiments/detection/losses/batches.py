@@ -1,4 +1,4 @@
-"""Batches of images and objects, and configs that sample every example of them."""
+"""Batches of images and objects, and configs with which every example is sampled."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from tests.experiments.detection.model.shallow import CLASSES, CONFIG, PROPOSALS
 ROWS, SIDE, MASK = 300, 5, 4
 SHAPES = [(64 // stride, 64 // stride) for stride in CONFIG.anchors.strides]
 ANCHORS = np.concatenate(pyramid_anchors(SHAPES, CONFIG.anchors)).astype(np.float64)
-# With room for every example: what is sampled does not depend on the draw.
+# Large enough for every example, so that samples do not depend on the random draw.
 EVERY_ANCHOR = SamplerConfig(2 * len(ANCHORS), 0.5, 0.7, 0.3, best_for_each=True)
 EVERY_ROI = SamplerConfig(2 * (PROPOSALS + ROWS), 0.5, 0.5, 0.5, best_for_each=False)
 PARTS = ("rpn_objectness", "rpn_boxes", "classes", "boxes", "masks")
@@ -24,9 +24,9 @@ def make_config(model, anchors=EVERY_ANCHOR, rois=EVERY_ROI):
 
 
 def make_batch(*counts, crowds=0, seed=0):
-    """Two images with the given numbers of objects, the first of which are crowds.
+    """Two images with the given numbers of objects; the first ``crowds`` objects are crowds.
 
-    Boxes lie on a grid of quarters, where float32 is exact, and so are ties.
+    Coordinates are multiples of 1/4, for which float32 is exact, including ties.
     """
     rng = np.random.default_rng(seed)
     sizes = np.int32([[64, 64], [48, 60]])

@@ -20,7 +20,7 @@ def detector():
 
 @pytest.fixture(scope="package")
 def loss(detector):
-    """Parts of the loss and their sum's gradient for a batch, compiled once."""
+    """The terms of the loss, and the gradient of their sum, for a batch; compiled once."""
     model, params = detector
     function = make_loss_function(model, make_config(CONFIG))
 
@@ -40,7 +40,7 @@ def loss(detector):
 
 
 def stages_of(model, batch):
-    """What the network says of anchors, and of proposals and all objects, masks of each class."""
+    """The network's outputs for anchors, proposals and objects, with masks of all classes."""
     pyramid = model.features(normalize(batch["image"], batch["size"]))
     logits, deltas, anchors = model.score_anchors(pyramid)
     proposals, valid = model.propose(

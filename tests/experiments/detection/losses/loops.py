@@ -30,7 +30,7 @@ def ratio(a, b):
 
 
 def assign(examples, usable, objects, config):
-    """Which examples are positive and negative, and their objects, for at least one object."""
+    """Which examples are positive and negative, and their objects. Needs at least one object."""
     boxes, labels, crowd = objects
     both = shared(examples, boxes)
     overlap = ratio(both, area(examples)[:, None] + area(boxes)[None] - both)
@@ -62,12 +62,12 @@ def smooth_l1(x, beta):
 
 
 def cross_entropy(logits, target):
-    """Binary, of logits."""
+    """Binary cross entropy of logits."""
     return np.logaddexp(0, logits) - target * logits
 
 
 def crop(mask, box, roi):
-    """The mask of an object on the grid of a region, pixel by pixel."""
+    """The mask of an object resampled to a region's grid, bin by bin."""
     found = np.zeros((MASK, MASK))
     for i in range(MASK):
         for j in range(MASK):
@@ -94,7 +94,7 @@ def rpn_losses(found, image, objects, positive, negative, matched):
 
 
 def head_losses(found, image, objects, masks, chosen, masked):
-    """Of RoIs ``(candidate, object or None)``, and of masks of some of those with an object."""
+    """The heads' losses of RoIs ``(candidate, object or None)``, and of the masks ``masked``."""
     boxes, labels, _ = objects
     classes = of_boxes = of_masks = 0.0
     for index, owner in chosen:
@@ -129,7 +129,7 @@ def inside(batch, image):
 
 
 def expected_losses(found, batch):
-    """All parts of the loss of a batch in which every example is sampled, in float64."""
+    """All terms of a batch's loss if every example is sampled, in float64."""
     total = dict.fromkeys((*PARTS, "positives"), 0.0)
     for image in range(2):
         objects = objects_of(batch, image)

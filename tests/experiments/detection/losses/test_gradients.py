@@ -15,7 +15,7 @@ from tests.experiments.detection.model.shallow import CLASSES, CONFIG, random_va
 
 
 @pytest.mark.slow
-def test_gradients_reach_all_that_is_trained_and_nothing_else():
+def test_only_trained_parameters_have_gradients():
     model_config = DetectorConfig(
         backbone=ResNetConfig(18, norm="batch", width=2),
         frozen_stages=2,
@@ -48,7 +48,7 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else():
         assert np.asarray(leaf).any() != is_frozen(names, model_config), names
         frozen.append(is_frozen(names, model_config))
     assert any(frozen)
-    # Averages of trained norms alone have changed.
+    # Only the averages of trained norms have changed.
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), sums.model_state, before)
     for path, moved in jax.tree_util.tree_leaves_with_path(changed["batch_stats"]):
         names = [key.key for key in path]

@@ -8,7 +8,7 @@ from tests.experiments.detection.losses.batches import ROWS, make_batch
 
 
 @pytest.mark.slow
-def test_objects_without_area_count_for_nothing(loss):
+def test_objects_without_area_are_ignored(loss):
     batch = make_batch(6, 6)
     batch["boxes"][:, 0] = [10, 10, 10, 30]
     batch["boxes"][:, 1] = [20, 30, 40, 30]
@@ -20,8 +20,8 @@ def test_objects_without_area_count_for_nothing(loss):
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
 
 
-def test_the_loss_does_not_depend_on_how_a_batch_is_shared(loss):
-    """An image has the same share in it beside any other, in any place, with any key."""
+def test_the_loss_of_an_image_does_not_depend_on_the_other_images(loss):
+    """The other image, the order of the images and the key have no influence."""
     batch = make_batch(5, 8, crowds=1)
 
     def images(*chosen):
@@ -33,7 +33,7 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_shared(loss):
     jax.tree.map(lambda a, b, c: close((a + b) / 2, c), first, second, both)
 
 
-def test_neither_rows_nor_padding_matter(loss):
+def test_padding_of_objects_and_images_has_no_influence(loss):
     batch = make_batch(5, 8, crowds=1)
     before, _ = loss(batch)
     order = np.random.default_rng(0).permutation(ROWS)
@@ -42,7 +42,7 @@ def test_neither_rows_nor_padding_matter(loss):
     moved["image"] = batch["image"].copy()
     moved["image"][1, 48:] = 200
     moved["image"][1, :, 60:] = 7
-    # What is no object may be anything.
+    # Rows of padding may have any values.
     nothing = moved["labels"] < 0
     moved["boxes"][nothing] = [3, 4, 30, 40]
     moved["crowd"][nothing] = True

@@ -20,9 +20,9 @@ from tests.experiments.detection.model.shallow import CONFIG
 @pytest.mark.parametrize(
     "batch",
     [make_batch(4, 7), make_batch(0, 3), make_batch(6, 5, crowds=2), make_batch(300, 40)],
-    ids=["objects", "an image without", "crowds", "300 objects"],
+    ids=["objects", "an image without objects", "crowds", "300 objects"],
 )
-def test_losses_are_those_of_the_loops(loss, stages, batch):
+def test_losses_agree_with_the_loops(loss, stages, batch):
     sums, gradient = loss(batch)
     expected = expected_losses(stages(batch), batch)
     assert sums.metrics.keys() == expected.keys()
@@ -36,7 +36,7 @@ def test_losses_are_those_of_the_loops(loss, stages, batch):
         assert np.asarray(leaf).any()
 
 
-def test_without_objects_there_is_background_alone(loss, stages):
+def test_without_objects_all_examples_are_background(loss, stages):
     batch = make_batch(0, 0)
     sums, gradient = loss(batch)
     expected = expected_losses(stages(batch), batch)
@@ -50,8 +50,8 @@ def test_without_objects_there_is_background_alone(loss, stages):
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(heads))
 
 
-def test_in_a_crowd_there_is_nothing_to_learn(loss):
-    """Its region is the whole image: no example is background, and none an object."""
+def test_examples_in_a_crowd_have_no_loss(loss):
+    """The crowd covers the whole image: no example is background, and none is an object."""
     batch = make_batch(1, 1, crowds=1)
     batch["boxes"][:, 0] = [0, 0, 64, 64]
     sums, gradient = loss(batch)
@@ -59,7 +59,7 @@ def test_in_a_crowd_there_is_nothing_to_learn(loss):
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
 
 
-def test_objects_without_area_or_outside_the_image_give_finite_losses(loss):
+def test_objects_without_area_or_outside_the_image_have_finite_losses(loss):
     batch = make_batch(4, 4)
     batch["boxes"][:, 0] = [10, 10, 10, 30]
     batch["boxes"][:, 1] = [20, 20, 20, 20]
@@ -71,7 +71,7 @@ def test_objects_without_area_or_outside_the_image_give_finite_losses(loss):
 
 @pytest.mark.slow
 def test_losses_of_a_sample(detector, stages):
-    """With so few places that most examples are left out, masks for fewer still."""
+    """Samples are so small that most examples are left out, and masks are even fewer."""
     model, params = detector
     anchors = SamplerConfig(16, 0.25, 0.5, 0.3, best_for_each=True)
     rois = SamplerConfig(12, 0.25, 0.5, 0.5, best_for_each=False)

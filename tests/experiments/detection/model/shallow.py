@@ -1,4 +1,4 @@
-"""A detector whose pyramid is made of means of pixels, so that it compiles in little time."""
+"""A detector whose feature pyramid consists of means of pixels, which compiles quickly."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ from tests.experiments.variables import scaled_variables
 
 CLASSES = 3
 PROPOSALS = 24
-# Ratios with whole roots: coordinates of all anchors are exact in float32, and so are ties.
+# The ratios have integer square roots, so that anchors and ties are exact in float32.
 CONFIG = DetectorConfig(
     anchors=AnchorConfig(scale=2.0, ratios=(0.25, 1.0, 4.0)),
     training_proposals=ProposalConfig(16, PROPOSALS),
@@ -27,7 +27,7 @@ CONFIG = DetectorConfig(
 
 
 class Shallow(Detector):
-    """Has an RPN and heads as every detector, but neither backbone nor neck."""
+    """A detector with RPN and heads, but without backbone and neck."""
 
     def features(self, image, train=False):
         batch, height, width, channels = image.shape
@@ -40,12 +40,12 @@ class Shallow(Detector):
 
 
 def random_variables(model):
-    """Numbers for all parameters, and not zero where training would start at it."""
+    """Random values for all parameters, including those that training initialises with zeros."""
     return scaled_variables(model, np.zeros((1, 64, 64, 3), np.float32), method="layers")
 
 
 def random_images(seed=0):
-    """Two images of 64x64 pixels in squares of one colour, with some noise."""
+    """Two images of 64x64 pixels, with squares of constant colour and some noise."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 220, (2, 8, 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
     return (coarse + rng.integers(0, 36, coarse.shape)).astype(np.uint8)

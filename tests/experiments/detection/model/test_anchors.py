@@ -28,7 +28,7 @@ def test_anchors_by_hand():
     st.sampled_from([(0.5, 1.0, 2.0), (1.0,)]),
     st.sampled_from([4.0, 8.0]),
 )
-def test_every_anchor_is_where_and_what_it_should_be(shapes, ratios, scale):
+def test_all_anchors_have_the_right_position_and_size(shapes, ratios, scale):
     strides = tuple(4 * 2**level for level in range(len(shapes)))
     levels = pyramid_anchors(shapes, AnchorConfig(scale, ratios, strides))
     for anchors, (height, width), stride in zip(levels, shapes, strides, strict=True):
@@ -45,7 +45,7 @@ def test_every_anchor_is_where_and_what_it_should_be(shapes, ratios, scale):
         np.testing.assert_allclose(area(anchors), (scale * stride) ** 2, rtol=1e-5)
 
 
-def test_the_paper_has_so_many():
+def test_the_number_of_anchors_in_the_paper():
     shapes = [(200, 336), (100, 168), (50, 84), (25, 42), (13, 21)]
     anchors = pyramid_anchors(shapes, AnchorConfig())
     assert sum(map(len, anchors)) == 3 * sum(h * w for h, w in shapes)
@@ -62,6 +62,6 @@ def test_bad_config(fields, name):
         AnchorConfig(**fields)
 
 
-def test_a_level_without_a_stride():
+def test_a_level_without_a_stride_is_refused():
     with pytest.raises(ValueError, match=r"shapes.*\[\(2, 2\)\]"):
         pyramid_anchors([(2, 2)], AnchorConfig())

@@ -19,7 +19,7 @@ DEGENERATE = jnp.array([[3, 4, 3, 4], [5, 5, 5, 9], [8, 8, 2, 2], [0, 0, 0, 0]],
 
 
 def draw(seed, count):
-    """Boxes on a grid of quarters, where float32 is exact; a few are empty, a few equal."""
+    """Boxes with multiples of 1/4, exact in float32; a few are empty, and a few are equal."""
     rng = np.random.default_rng(seed)
     corners = rng.integers(0, 80, (count, 2)) / 4
     sides = rng.integers(-2, 60, (count, 2)) / 4
@@ -39,7 +39,7 @@ def loop_intersection(a, b):
 
 
 @given(st.integers(0, 2**32))
-def test_overlaps_are_those_of_a_loop(seed):
+def test_overlaps_agree_with_a_loop(seed):
     a, b = draw(seed, 7), draw(seed + 1, 5)
     b[2] = a[3]
     iou, coverage = np.zeros((7, 5)), np.zeros((7, 5))
@@ -61,9 +61,9 @@ def test_overlaps_of_two_boxes_by_hand():
     np.testing.assert_allclose(pairwise_coverage(b, a), [[1 / 3]])
 
 
-def test_the_code_of_a_box_by_hand():
+def test_the_deltas_of_a_box_by_hand():
     reference, box = np.float32([10, 10, 20, 30]), np.float32([12, 5, 32, 25])
-    # Centres (15, 20) and (22, 15), sides (10, 20) and (20, 20).
+    # The centres are (15, 20) and (22, 15), the sides (10, 20) and (20, 20).
     np.testing.assert_allclose(encode(box, reference, RPN), [0.7, -0.25, np.log(2), 0], atol=1e-6)
     np.testing.assert_allclose(
         encode(box, reference, BOX_HEAD), [7, -2.5, 5 * np.log(2), 0], atol=1e-5
@@ -80,13 +80,13 @@ def test_decoding_inverts_encoding(seed, weights):
     np.testing.assert_allclose(found, boxes, atol=2e-3)
 
 
-def test_a_step_enlarges_a_box_by_a_limited_factor():
+def test_decoding_enlarges_a_box_by_a_limited_factor():
     reference = np.float32([0, 0, 16, 16])
     found = decode(np.float32([0, 0, 50, -1]), reference, RPN)
     side = 16 * np.exp(-1)
     np.testing.assert_allclose(
         found, [8 - 500, 8 - side / 2, 8 + 500, 8 + side / 2], rtol=1e-5
-    )  # 16 * 1000 / 16 wide
+    )  # a width of 16 * 1000 / 16
 
 
 def test_deltas_of_each_class_share_a_reference():
@@ -127,7 +127,7 @@ def test_boxes_are_clipped_to_the_image(size):
     np.testing.assert_array_equal(clip(boxes, size), expected)
 
 
-def test_boxes_are_nonempty_from_a_hundredth_of_a_pixel():
+def test_boxes_are_nonempty_from_a_hundredth_of_a_pixel_on():
     boxes = np.float32(
         [
             [0, 0, 0.011, 5],

@@ -30,14 +30,14 @@ KEY = jax.random.key(0, impl="rbg")
 SIZE = np.int32([48, 60])
 COUNT = 12
 FEW = BoxHeadConfig(score_threshold=0.1, iou_threshold=0.4, detections=7)
-# More than there are candidates.
+# More detections than candidates.
 MANY = BoxHeadConfig(score_threshold=0.2, iou_threshold=0.4, detections=COUNT * CLASSES + 4)
 
 run = jit(select, static_argnums=5)
 
 
 def draw(seed, agnostic):
-    """Logits, deltas and boxes of proposals, and which of them there are."""
+    """Logits, deltas and boxes of proposals, and which of them are valid."""
     rng = np.random.default_rng(seed)
     corners, sides = rng.uniform(-5, 50, (COUNT, 2)), rng.uniform(12, 40, (COUNT, 2))
     boxes = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
@@ -64,7 +64,7 @@ def iou(a, b):
 
 
 def loop(logits, deltas, boxes, valid, config):
-    """Detections as ``(score, label, box)``, best first, by the plain algorithm in float64."""
+    """Detections ``(score, label, box)``, best first, by the plain algorithm in float64."""
     odds = np.exp(np.asarray(logits, np.float64))
     scores = odds / odds.sum(axis=1, keepdims=True)
     found = []
@@ -86,7 +86,7 @@ def loop(logits, deltas, boxes, valid, config):
 @pytest.mark.parametrize("agnostic", [False, True])
 @pytest.mark.parametrize("config", [FEW, MANY])
 @given(seed=st.integers(0, 2**32))
-def test_it_selects_what_the_loops_do(config, agnostic, seed):
+def test_selected_detections_agree_with_the_loops(config, agnostic, seed):
     logits, deltas, boxes, valid = draw(seed, agnostic)
     found = run(logits, deltas, boxes, valid, SIZE, config)
     expected = loop(logits, deltas, boxes, valid, config)
@@ -102,8 +102,8 @@ def test_it_selects_what_the_loops_do(config, agnostic, seed):
     assert not np.asarray(found["boxes"][count:]).any()
 
 
-def test_draws_of_the_loops_reach_every_limit():
-    """What the property above compares is not trivial."""
+def test_random_inputs_reach_every_limit():
+    """The property above is not trivial."""
     for config in (FEW, MANY):
         counts = [len(loop(*draw(seed, False), config)) for seed in range(20)]
         assert (max(counts) == FEW.detections) == (config is FEW)
@@ -130,8 +130,8 @@ def test_a_score_at_the_threshold_is_not_enough():
         assert run(logits, deltas, boxes, there, SIZE, config)["valid"].sum() == expected
 
 
-def test_boxes_without_area_in_the_image_take_no_place_of_others():
-    """Their deltas have moved 12 of 40 boxes out of the image, and left 4 too thin to be seen."""
+def test_boxes_without_area_in_the_image_do_not_displace_others():
+    """The deltas move 12 of 40 boxes out of the image, and make 4 boxes too thin."""
     number = np.arange(40)
     corners = np.stack([number % 8 * 7, number // 8 * 9], axis=1)
     boxes = np.concatenate([corners, corners + 6], axis=1).astype(np.float32)
@@ -139,7 +139,7 @@ def test_boxes_without_area_in_the_image_take_no_place_of_others():
     deltas[:3, 0, 0], deltas[3:6, 0, 1] = -200, -200
     deltas[6:9, 0, 0], deltas[9:12, 0, 1] = 200, 200
     deltas[12:14, 0, 2], deltas[14:16, 0, 3] = -35, -35  # 6 pixels become 0.005
-    # The highest scores are theirs.
+    # These boxes have the highest scores.
     logits = np.stack([5 - number / 10, np.zeros(40)], axis=1).astype(np.float32)
     config = BoxHeadConfig(score_threshold=0.01, detections=24)
     found = run(logits, deltas, boxes, np.ones(40, bool), SIZE, config)
@@ -148,7 +148,7 @@ def test_boxes_without_area_in_the_image_take_no_place_of_others():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_dropped(value):
+def test_boxes_and_scores_that_are_not_finite_are_dropped(value):
     logits, deltas = np.zeros((9, 4), np.float32), np.zeros((9, 3, 4), np.float32)
     corners = np.stack([np.arange(9) * 6, np.arange(9)], axis=1)
     boxes = np.concatenate([corners, corners + 6], axis=1).astype(np.float32)
@@ -183,7 +183,7 @@ def apply(model, method, *arguments):
 
 
 def constant_pyramid(values):
-    """Maps that are the same at every place, so that each region is what its level is."""
+    """Maps with a constant value each, so that regions show the level that they read."""
     values = np.float32(values)[:, None] * np.float32([1, -1, 2, 0.5])
     return [
         np.broadcast_to(value, (1, 1024 // stride, 1024 // stride, 4)).astype(np.float32)
@@ -191,8 +191,8 @@ def constant_pyramid(values):
     ]
 
 
-def test_regions_are_cut_out_of_the_level_for_their_size(shallow):
-    """P2 below 112 pixels, then P3, P4, and P5 from 448; P6 is for the RPN alone."""
+def test_regions_are_read_from_the_level_for_their_size(shallow):
+    """P2 below 112 pixels, then P3 and P4, and P5 from 448 pixels; P6 is for the RPN only."""
     model, variables = shallow
     sides = [20, 111, 112, 223, 224, 447, 448, 900]
     boxes = np.float32([[60, 50, 60 + side, 50 + side] for side in sides])[None]
@@ -218,7 +218,7 @@ def test_regions_are_cut_out_of_the_level_for_their_size(shallow):
         np.testing.assert_allclose(found[0, index], every[0, index, ..., label], rtol=1e-3)
 
 
-def test_masks_of_no_class_in_particular():
+def test_class_agnostic_masks():
     config = dataclasses.replace(CONFIG, mask=dataclasses.replace(CONFIG.mask, class_agnostic=True))
     model = Shallow(config, CLASSES)
     variables = random_variables(model)
@@ -230,7 +230,7 @@ def test_masks_of_no_class_in_particular():
     np.testing.assert_array_equal(found[0, 0], found[0, 1])
 
 
-def test_an_image_on_which_a_head_overflows_has_no_scores(shallow):
+def test_scores_are_nan_if_a_head_overflows(shallow):
     model, variables = shallow
     sizes = np.int32([[64, 64], [64, 64]])
     image = normalize(jnp.asarray(random_images()), jnp.asarray(sizes))
@@ -244,8 +244,8 @@ def test_an_image_on_which_a_head_overflows_has_no_scores(shallow):
 
 
 @pytest.mark.slow
-def test_the_call_is_its_stages(shallow):
-    """Proposals, box head, selection, and masks of what is selected."""
+def test_the_call_equals_the_stages_in_sequence(shallow):
+    """The stages are proposals, box head, selection, and masks of the selected boxes."""
     model, variables = shallow
     sizes = np.int32([[64, 64], [48, 60]])
     image = normalize(jnp.asarray(random_images()), jnp.asarray(sizes))
@@ -288,8 +288,8 @@ TINY = DetectorConfig(
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_the_layers_are_all_that_the_call_needs(masks):
-    """In bfloat16 as well parameters and results are float32, and labels integers."""
+def test_layers_creates_all_parameters_that_the_call_needs(masks):
+    """In bfloat16, too, parameters and results are float32, and labels are integers."""
     model = Detector(dataclasses.replace(TINY, masks=masks), CLASSES, dtype=jnp.bfloat16)
     image, size = jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]])
     found, variables = jax.eval_shape(lambda: model.init_with_output(KEY, image, size))
@@ -305,7 +305,7 @@ def test_the_layers_are_all_that_the_call_needs(masks):
 
 
 @pytest.mark.slow
-def test_features_are_the_pyramid_of_the_backbone():
+def test_features_are_the_feature_pyramid_of_the_backbone():
     model = Detector(TINY, CLASSES)
     variables = random_variables(model)
     image = jnp.asarray(random_images() / 255, jnp.float32)
@@ -323,18 +323,18 @@ def test_features_are_the_pyramid_of_the_backbone():
 
 
 def parameters(config, num_classes):
-    """By top-level module; nothing is computed."""
+    """Numbers of parameters by top-level module, without computing them."""
     model = Detector(config, num_classes)
     image = jnp.zeros((1, 64, 64, 3))
     shapes = jax.eval_shape(lambda: model.init(KEY, image, method="layers"))["params"]
     return {name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
 
 
-def test_parameters_are_those_of_torchvisions_networks():
-    """Its Faster and Mask R-CNN, ResNet-50-FPN, have 41,755,286 and 44,401,393 for 91 classes.
+def test_numbers_of_parameters_equal_torchvisions():
+    """torchvision's Faster and Mask R-CNN, ResNet-50-FPN, have 41,755,286 and 44,401,393.
 
-    That is with the background, for which they predict boxes and masks as well; and without the
-    53,120 numbers of the norms, which are no parameters there.
+    Their 91 classes include the background, for which they also predict boxes and masks. The 53,120
+    values of the norms are not parameters in torchvision.
     """
     found = parameters(DetectorConfig(masks=True), num_classes=90)
     mask_head = found.pop("mask_head")
@@ -348,7 +348,7 @@ def test_parameters_are_those_of_torchvisions_networks():
 
 
 @pytest.mark.parametrize("frozen_stages", [0, 1, 4])
-def test_what_is_frozen_is_of_the_backbone(frozen_stages):
+def test_frozen_parameters_are_in_the_backbone(frozen_stages):
     config = DetectorConfig(frozen_stages=frozen_stages)
     for path in (("neck", "lateral_2"), ("rpn", "conv"), ("box_head", "fc1"), ("mask_head", "x")):
         assert not is_frozen((*path, "kernel"), config)

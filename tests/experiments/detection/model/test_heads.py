@@ -24,12 +24,12 @@ def regions(size, channels=4):
 
 
 def outputs(head, x):
-    """Shapes and dtypes of parameters and of what comes out."""
+    """Shapes and dtypes of parameters and outputs."""
     return jax.eval_shape(lambda x: head.init_with_output(KEY, x)[::-1], x)
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
-def test_the_box_head_is_its_formula(class_agnostic):
+def test_the_box_head_equals_its_formula(class_agnostic):
     config = BoxHeadConfig(size=2, features=6, class_agnostic=class_agnostic)
     head, x = BoxHead(config, CLASSES), regions(2)
     variables = random_variables(head, x)
@@ -52,8 +52,8 @@ def test_the_box_head_is_its_formula(class_agnostic):
 
 
 @pytest.mark.parametrize("upsampler", ["nearest", "deconvolution"])
-def test_the_mask_head_is_its_loops(upsampler):
-    """Only the deconvolution has a ReLU after it, as in Mask R-CNN."""
+def test_the_mask_head_equals_loops(upsampler):
+    """As in Mask R-CNN, only the deconvolution is followed by a ReLU."""
     config = MaskHeadConfig(size=3, layers=2, features=5, upsampler=upsampler)
     head, x = MaskHead(config, CLASSES), regions(3)
     variables = random_variables(head, x)
@@ -97,7 +97,7 @@ def test_masks_with_every_upsampler(upsampler, class_agnostic, dtype):
     assert set(variables["params"]) == names
 
 
-def test_in_bfloat16_the_box_head_gives_float32_near_that_of_float32():
+def test_in_bfloat16_the_box_head_returns_float32_close_to_the_float32_result():
     x = regions(2)
     variables, found = outputs(BoxHead(BOX, CLASSES, dtype=jnp.bfloat16), x)
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, found))} == {jnp.dtype("float32")}
@@ -112,7 +112,7 @@ def test_in_bfloat16_the_box_head_gives_float32_near_that_of_float32():
         assert 0 < np.abs(a - b).max() < 0.03 * scale
 
 
-def test_without_convolutions():
+def test_a_mask_head_without_convolutions():
     config = MaskHeadConfig(size=3, layers=0, upsampler="bilinear")
     variables, logits = outputs(MaskHead(config, CLASSES), regions(3))
     assert set(variables["params"]) == {"masks"}
@@ -123,8 +123,8 @@ def parameters(head, side):
     return cost(head, jax.ShapeDtypeStruct((1, 1, side, side, 256), jnp.float32)).parameters
 
 
-def test_parameters_of_the_standard_box_head():
-    """13,895,680 in torchvision's TwoMLPHead; its predictor has deltas of the background too."""
+def test_number_of_parameters_of_the_standard_box_head():
+    """torchvision's TwoMLPHead has 13,895,680; its predictor also has deltas of the background."""
     hidden = (7 * 7 * 256 + 1) * 1024 + 1025 * 1024
     assert hidden == 13_895_680
     assert parameters(BoxHead(BoxHeadConfig(), 80), 7) == hidden + 1025 * (81 + 4 * 80)
@@ -132,7 +132,7 @@ def test_parameters_of_the_standard_box_head():
     assert parameters(agnostic, 7) == hidden + 1025 * (81 + 4)
 
 
-def test_parameters_of_the_standard_mask_head():
+def test_number_of_parameters_of_the_standard_mask_head():
     convolutions = 4 * (9 * 256 + 1) * 256
     mask = 257 * 80
     deconvolution = (4 * 256 + 1) * 256
@@ -144,7 +144,7 @@ def test_parameters_of_the_standard_mask_head():
     assert parameters(agnostic, 14) == convolutions + 257
 
 
-def test_where_parameters_start():
+def test_initial_values_of_parameters():
     def init(head, shape):
         return jit(head.init)(KEY, jnp.zeros((1, 1, *shape)))["params"]
 

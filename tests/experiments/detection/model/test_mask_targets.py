@@ -12,7 +12,7 @@ crop = jit(crop_masks, static_argnames="size")
 
 
 def bilinear(mask, row, column):
-    """The mask's value at a point, in cells; beyond the outermost centres theirs."""
+    """The mask's value at a point, in bins; clamped to the outermost centres."""
     value = 0.0
     row, column = (min(max(at - 0.5, 0), len(mask) - 1) for at in (row, column))
     for n, m in np.ndindex(*mask.shape):
@@ -35,7 +35,7 @@ def loop(masks, boxes, matched, rois, size):
 
 
 @given(st.integers(0, 2**32))
-def test_targets_are_those_of_the_loop(seed):
+def test_targets_agree_with_the_loop(seed):
     rng = np.random.default_rng(seed)
     masks = (rng.random((3, 6, 6)) < 0.5).astype(np.uint8)
     corners, sides = rng.uniform(0, 50, (2, 9, 2)), rng.uniform(1, 50, (2, 9, 2))
@@ -52,14 +52,14 @@ def test_targets_are_those_of_the_loop(seed):
     assert set(np.unique(found)) <= {0.0, 1.0}
 
 
-def test_a_region_that_is_the_box_has_the_mask():
+def test_a_region_equal_to_the_box_has_the_objects_mask():
     masks = (np.random.default_rng(0).random((2, 8, 8)) < 0.5).astype(np.uint8)
     boxes = np.float32([[4, 8, 20, 40], [0, 0, 8, 8]])
     found = crop(masks, boxes, np.array([1, 0]), boxes[::-1], size=8)
     np.testing.assert_array_equal(found, masks[::-1])
 
 
-def test_what_is_outside_the_box_is_empty():
+def test_targets_outside_the_box_are_0():
     masks, boxes = np.ones((1, 4, 4), np.uint8), np.float32([[10, 10, 20, 20]])
     rois = np.float32([[0, 0, 10, 10], [5, 10, 25, 20], [30, 30, 40, 40]])
     nowhere, middle, far = crop(masks, boxes, np.zeros(3, int), rois, size=4)
@@ -68,14 +68,14 @@ def test_what_is_outside_the_box_is_empty():
     np.testing.assert_array_equal(middle, [[0, 1, 1, 0]] * 4)
 
 
-def test_a_half_counts():
+def test_a_value_of_a_half_is_1():
     masks = np.full((1, 3, 3), 0.5, np.float32)
     boxes = np.float32([[0, 0, 9, 9]])
     assert crop(masks, boxes, np.zeros(1, int), boxes, size=4).all()
 
 
-def test_a_half_counts_wherever_the_box_lies():
-    """Of a region that is the box, and of a mask whose end halves cells of the region."""
+def test_a_value_of_a_half_is_1_at_any_position_of_the_box():
+    """The region equals the box, and the edge of the mask divides bins of the region in half."""
     rng = np.random.default_rng(0)
     corners, sides = rng.uniform(0, 1200, (50, 2)), rng.uniform(8, 100, (50, 2))
     boxes = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
@@ -89,7 +89,7 @@ def test_a_half_counts_wherever_the_box_lies():
     assert not found[25:, :10].any()
 
 
-def test_empty_boxes_and_regions_are_finite():
+def test_empty_boxes_and_regions_have_finite_targets():
     masks = np.ones((2, 4, 4), np.uint8)
     boxes = np.float32([[5, 5, 5, 5], [8, 8, 2, 2]])
     rois = np.float32([[0, 0, 10, 10], [5, 5, 5, 5], [0, 0, 10, 10]])
@@ -97,8 +97,8 @@ def test_empty_boxes_and_regions_are_finite():
 
 
 @pytest.mark.parametrize(("side", "bound"), [(28, 0.02), (56, 0.015), (112, 0.01)])
-def test_little_is_lost_by_small_masks(side, bound):
-    """Of an ellipse, whose mask is known at every point."""
+def test_small_masks_lose_little_accuracy(side, bound):
+    """The object is an ellipse, whose mask is known at every point."""
     rng = np.random.default_rng(side)
     boxes = np.float32([[10, 20, 210, 100], [3, 5, 55, 300]])
     at = (np.arange(side) + 0.5) / side * 2 - 1

@@ -8,7 +8,7 @@ from experiments.detection.model.nms import nms
 from tests.experiments.compilation import jit
 
 run = jit(nms)
-# Few, so that little is compiled: below, at and above a tile, and several tiles.
+# Few counts, to limit compilation: below, at and above the size of a tile, and several tiles.
 COUNTS = st.sampled_from([1, 6, 256, 257, 600])
 
 
@@ -40,9 +40,9 @@ def loop(boxes, scores, threshold, valid):
 
 
 def draw(seed, count):
-    """Boxes on a grid of quarters, where float32 is exact, and so are comparisons.
+    """Boxes with multiples of 1/4, for which float32 and comparisons are exact.
 
-    Many overlap, a few are equal or empty, and many scores are tied.
+    Many boxes overlap, a few are equal or empty, and many scores are tied.
     """
     rng = np.random.default_rng(seed)
     corners = rng.integers(0, 160, (count, 2)) / 4
@@ -55,7 +55,7 @@ def draw(seed, count):
 
 
 @given(st.integers(0, 2**32), COUNTS, st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0]))
-def test_it_keeps_what_the_loop_keeps(seed, count, threshold):
+def test_kept_boxes_agree_with_the_loop(seed, count, threshold):
     boxes, scores, valid = draw(seed, count)
     np.testing.assert_array_equal(
         run(boxes, scores, threshold, valid), loop(boxes, scores, threshold, valid)
@@ -66,7 +66,7 @@ def test_it_keeps_what_the_loop_keeps(seed, count, threshold):
     )
 
 
-def test_between_grid_points():
+def test_boxes_with_arbitrary_coordinates():
     rng = np.random.default_rng(0)
     corners, sides = rng.uniform(0, 1000, (1500, 2)), rng.uniform(10, 300, (1500, 2))
     boxes = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
@@ -78,15 +78,15 @@ def test_between_grid_points():
 
 
 @pytest.mark.parametrize("descending", [True, False])
-def test_in_a_long_chain_every_second_is_kept(descending):
-    """Each box suppresses its neighbour only, within tiles and from one to the next."""
+def test_in_a_long_chain_every_second_box_is_kept(descending):
+    """Each box suppresses only its neighbour, within a tile and across tiles."""
     count = 600
     left = np.arange(count) * 4
     boxes = np.stack([left, 0 * left, left + 10, 0 * left + 10], axis=1).astype(np.float32)
     scores = np.linspace(1, 0, count, dtype=np.float32)
     if not descending:
         boxes, scores = boxes[::-1], scores[::-1]
-    keep = np.asarray(run(boxes, scores, 0.4))  # 6 / 14 of neighbours, 2 / 18 of the next
+    keep = np.asarray(run(boxes, scores, 0.4))  # IoUs are 6 / 14 and 2 / 18
     ranked = keep if descending else keep[::-1]
     np.testing.assert_array_equal(ranked, np.arange(count) % 2 == 0)
 
@@ -108,11 +108,11 @@ def test_empty_boxes_suppress_nothing():
     assert run(boxes, np.arange(4, dtype=np.float32), 0.0).all()
 
 
-def test_boxes_that_are_not_there():
+def test_invalid_boxes_are_not_kept_and_suppress_nothing():
     boxes, scores, _ = draw(3, 300)
     assert not run(boxes, scores, 0.5, np.zeros(300, bool)).any()
     assert run(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0.5).shape == (0,)
-    # One of the highest score that is not there suppresses nothing.
+    # An invalid box with the highest score suppresses nothing.
     pair, valid = np.tile(boxes[:1], (2, 1)), np.array([False, True])
     assert run(pair, np.float32([2, 1]), 0.5, valid).tolist() == [False, True]
 
@@ -123,7 +123,7 @@ def test_nan_ranks_below_all_numbers():
     assert run(boxes, scores, 0.5).tolist() == [False, True, False, False]
 
 
-def test_under_vmap_it_keeps_the_same():
+def test_under_vmap_the_same_boxes_are_kept():
     drawn = [draw(seed, 300) for seed in range(6)]
     boxes, scores, valid = (np.stack(parts) for parts in zip(*drawn, strict=True))
     valid[2] = False

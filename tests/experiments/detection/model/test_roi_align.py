@@ -11,13 +11,13 @@ from experiments.detection.model.roi_align import assign_levels, roi_align
 from tests.experiments.compilation import jit
 
 STRIDES = (4, 8, 16)
-# Odd, narrow and of a single pixel.
+# Odd, narrow, and with a single pixel along an axis.
 SHAPES = ((9, 12), (5, 6), (1, 2))
 CHANNELS = 3
 
 
 def taps(position, size):
-    """Pixels and weights of a point on an axis of centres 0 to size - 1."""
+    """Pixels and weights of a point on an axis with pixel centres 0 to size - 1."""
     if position < -1 or position > size:
         return []
     position = min(max(position, 0), size - 1)
@@ -26,7 +26,7 @@ def taps(position, size):
 
 
 def loop(pyramid, boxes, levels, output_size, points, cotangent=None):
-    """Values, or, given their cotangent, the gradients of the maps, in float64."""
+    """Values, or, if the cotangent is given, the gradients of the maps, in float64."""
     batch, regions = levels.shape
     y = np.zeros((batch, regions, output_size, output_size, pyramid[0].shape[-1]))
     gradients = [np.zeros(x.shape) for x in pyramid]
@@ -50,7 +50,7 @@ def loop(pyramid, boxes, levels, output_size, points, cotangent=None):
 def draw(seed, regions, output_size=2, grid=4):
     """Maps, and boxes on a grid: inside, across borders, outside, empty, inverted and huge.
 
-    On a grid positions are exact in float32: they may be where a point stops to count.
+    On the grid, positions are exact in float32, also at the distance from which points are 0.
     """
     rng = np.random.default_rng(seed)
     pyramid = [rng.normal(size=(2, *shape, CHANNELS)).astype(np.float32) for shape in SHAPES]
@@ -90,17 +90,17 @@ def check(drawn, output_size, points, atol=2e-6):
 
 
 @given(st.integers(0, 2**32))
-def test_values_and_gradients_are_those_of_the_loop(seed):
+def test_values_and_gradients_agree_with_the_loop(seed):
     check(draw(seed, regions=9), 2, 2)
 
 
 @pytest.mark.parametrize(("output_size", "points"), [(7, 2), (3, 1), (1, 3)])
-def test_other_sizes_between_grid_points(output_size, points):
-    # 22 regions in two images: more than one step of the gradient, and no multiple of it.
+def test_other_output_sizes_with_arbitrary_coordinates(output_size, points):
+    # 22 regions in two images: the gradient takes more than one step, and the last is padded.
     check(draw(0, 11, output_size, grid=997), output_size, points, atol=2e-5)
 
 
-def test_a_cell_is_the_mean_of_four_points_by_default():
+def test_a_bin_is_the_mean_of_four_points_by_default():
     pyramid, boxes, levels, cotangent = draw(0, 9)
     found = run(pyramid, boxes, levels)
     expected = with_gradient(pyramid, boxes, levels, cotangent, 2, 2)[0]
@@ -108,18 +108,18 @@ def test_a_cell_is_the_mean_of_four_points_by_default():
     assert np.abs(found - with_gradient(pyramid, boxes, levels, cotangent, 2, 3)[0]).max() > 0.1
 
 
-def test_cells_by_hand():
-    """A map whose values are the pixels' centres gives the points' own places."""
+def test_bins_by_hand():
+    """On a map with the coordinates of pixels as values, bins are mean coordinates."""
     y, x = np.mgrid[:8, :10] + 0.5
     features = np.stack([x, y], axis=-1)[None].astype(np.float32)
-    boxes = np.float32([[[8, 12, 32, 20]]])  # x 2 to 8 and y 3 to 5 on the map
-    align_cells = jit(roi_align, static_argnums=(1, 4))
-    found = align_cells([features], (4,), boxes, np.zeros((1, 1), np.int32), 2)
+    boxes = np.float32([[[8, 12, 32, 20]]])  # on the map, x from 2 to 8 and y from 3 to 5
+    align_bins = jit(roi_align, static_argnums=(1, 4))
+    found = align_bins([features], (4,), boxes, np.zeros((1, 1), np.int32), 2)
     np.testing.assert_allclose(found[0, 0, :, :, 0], [[3.5, 6.5], [3.5, 6.5]], rtol=1e-6)
     np.testing.assert_allclose(found[0, 0, :, :, 1], [[3.5, 3.5], [4.5, 4.5]], rtol=1e-6)
 
 
-def test_only_its_own_level_and_image_reach_a_region():
+def test_a_region_reads_only_its_own_level_and_image():
     pyramid, boxes, levels, _ = draw(1, 9)
     levels[0, :3] = range(3)
     other = [np.full_like(x, np.nan) for x in pyramid]
@@ -133,7 +133,7 @@ def test_only_its_own_level_and_image_reach_a_region():
         assert np.isfinite(found[chosen]).all()
 
 
-def test_boxes_that_are_not_finite_give_zeros():
+def test_boxes_that_are_not_finite_result_in_zeros():
     pyramid, boxes, levels, _ = draw(2, 9)
     boxes[0, 3], boxes[1, 4, 2] = np.nan, np.inf
     found = np.asarray(run(pyramid, boxes, levels))
@@ -142,7 +142,7 @@ def test_boxes_that_are_not_finite_give_zeros():
     assert np.isfinite(found).all()
 
 
-def test_boxes_are_constants():
+def test_boxes_have_no_gradient():
     pyramid, boxes, levels, _ = draw(3, 4)
     gradient = jit(jax.grad(lambda b: align(pyramid, b, levels).sum()))(boxes)
     assert not gradient.any()
@@ -157,7 +157,7 @@ def test_no_regions():
 
 def test_bfloat16_is_summed_in_float32():
     pyramid, boxes, levels, cotangent = draw(5, 40)
-    boxes[:] = boxes[:1, :1]  # 80 regions add to the same pixels
+    boxes[:] = boxes[:1, :1]  # the gradients of 80 regions add to the same pixels
     levels[:] = 0
     pyramid = [x.astype(jnp.bfloat16) for x in pyramid]
     cotangent = cotangent.astype(jnp.bfloat16)
@@ -188,7 +188,7 @@ def test_levels_begin_at_powers_of_two():
 
 
 @pytest.mark.parametrize(("side", "level"), [(112, 1), (224, 2), (448, 3)])
-def test_levels_begin_there_wherever_a_box_lies(side, level):
+def test_the_level_does_not_depend_on_the_position_of_the_box(side, level):
     corners = np.random.default_rng(side).uniform(0, 1333 - side, (1000, 2))
     boxes = np.concatenate([corners, corners + side], axis=1).astype(np.float32)
     assert (np.asarray(assign_levels(boxes)) == level).all()

@@ -17,9 +17,9 @@ from tests.experiments.variables import random_variables
 
 KEY = jax.random.key(0, impl="rbg")
 LEVELS = (30, 9, 2)
-# At the second level fewer boxes than may be looked at, and all three give fewer than 26 ...
+# The second level has fewer than 12 boxes.
 SOME = ProposalConfig(per_level=12, kept=8, iou_threshold=0.5)
-# ... which may be kept.
+# All three levels together have fewer than 26 candidates.
 MANY = ProposalConfig(per_level=12, kept=26, iou_threshold=0.7)
 SIZE = np.int32([48, 60])
 
@@ -33,7 +33,7 @@ def run_batch(logits, deltas, anchors, sizes, config):
 
 
 def draw(seed):
-    """Logits, deltas and anchors of three levels; some boxes leave the image."""
+    """Logits, deltas and anchors of three levels; some boxes extend beyond the image."""
     rng = np.random.default_rng(seed)
     logits, deltas, anchors = [], [], []
     for count in LEVELS:
@@ -81,8 +81,8 @@ def loop(logits, deltas, anchors, size, config):
 
 @pytest.mark.parametrize("config", [SOME, MANY])
 @given(seed=st.integers(0, 2**32))
-def test_it_proposes_what_the_loops_do(config, seed):
-    """For each image of a batch, within its own size."""
+def test_proposals_agree_with_the_loops(config, seed):
+    """Each image of a batch has its own size."""
     logits, deltas, anchors = draw(seed)
     sizes = np.int32([[48, 60], [30, 20]])
     others = [x[::-1] for x in logits], [-x for x in deltas]
@@ -109,7 +109,7 @@ def test_levels_do_not_suppress_one_another():
     assert valid.tolist() == [True, False, False]
 
 
-def test_boxes_outside_the_image_are_no_proposals():
+def test_boxes_outside_the_image_are_not_proposed():
     logits, deltas, anchors = draw(0)
     away = [anchors_of_level + 200 for anchors_of_level in anchors]
     boxes, valid = run(logits, deltas, away, SIZE, SOME)
@@ -117,8 +117,8 @@ def test_boxes_outside_the_image_are_no_proposals():
     assert not np.asarray(boxes).any()
 
 
-def test_anchors_in_the_padding_do_not_take_the_place_of_others():
-    """Though they reach into the image, and have the highest scores."""
+def test_anchors_in_the_padding_do_not_displace_others():
+    """Even if they extend into the image and have the highest scores."""
     within = np.float32([[0, 0, 20, 20], [20, 20, 40, 44]])
     beyond = np.float32([[50, 0, 71, 40], [0, 40, 30, 57], [40, 30, 80, 66]])
     anchors = [np.concatenate([beyond, within])]
@@ -129,7 +129,7 @@ def test_anchors_in_the_padding_do_not_take_the_place_of_others():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_no_proposal(value):
+def test_boxes_and_scores_that_are_not_finite_are_not_proposed(value):
     logits, deltas, anchors = draw(0)
     logits[0][3] = logits[2][0] = value
     for side in range(4):
@@ -140,7 +140,7 @@ def test_what_is_not_finite_is_no_proposal(value):
     assert not np.asarray(boxes)[~np.asarray(valid)].any()
 
 
-def test_proposals_are_constants_of_the_gradient():
+def test_proposals_have_no_gradient():
     logits, deltas, anchors = draw(0)
 
     def total(*predicted):
@@ -157,7 +157,7 @@ def pyramid():
     return [rng.normal(size=(2, *size, 4)).astype(np.float32) for size in [(3, 4), (2, 2)]]
 
 
-def test_the_head_is_its_loops_on_every_level_in_the_order_of_the_anchors(pyramid):
+def test_the_head_equals_loops_on_every_level_in_the_order_of_the_anchors(pyramid):
     anchors = AnchorConfig(strides=(4, 8))
     head = RPNHead(len(anchors.ratios))
     variables = random_variables(head, pyramid)
@@ -193,7 +193,7 @@ def test_the_head_is_its_loops_on_every_level_in_the_order_of_the_anchors(pyrami
 
 
 def test_in_bfloat16_logits_and_deltas_are_float32(pyramid):
-    """Not rounded to bfloat16 either, which many anchors would share."""
+    """They are not rounded to bfloat16, in which many anchors would have equal scores."""
     head = RPNHead(3, dtype=jnp.bfloat16)
     variables = jax.eval_shape(head.init, KEY, pyramid)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -203,14 +203,14 @@ def test_in_bfloat16_logits_and_deltas_are_float32(pyramid):
         assert (leaf != leaf.astype(jnp.bfloat16).astype(jnp.float32)).any()
 
 
-def test_parameters_are_those_of_the_published_networks():
-    """593,935 in torchvision's: a 3x3 convolution of 256 channels, and 3 logits and 12 deltas."""
+def test_the_number_of_parameters_equals_torchvisions():
+    """torchvision has 593,935: a 3x3 convolution with 256 channels, 3 logits and 12 deltas."""
     level = jax.ShapeDtypeStruct((1, 8, 8, 256), jnp.float32)
     parameters = cost(RPNHead(3), [level, level]).parameters
     assert parameters == (9 * 256 + 1) * 256 + 257 * (3 + 12) == 593_935
 
 
-def test_where_parameters_start():
+def test_initial_values_of_parameters():
     params = jit(RPNHead(3).init)(KEY, [np.zeros((1, 2, 2, 256), np.float32)])["params"]
     for name, count in {"conv": 256, "objectness": 3, "boxes": 12}.items():
         assert params[name]["kernel"].shape[-1] == count

@@ -13,11 +13,11 @@ from experiments.engine.config import ConfigError
 from tests.experiments.compilation import jit
 
 EXAMPLES, ROWS = 24, 5
-# With room for every example to be drawn, whatever it is.
+# Large enough for every example to be drawn.
 ALL_ANCHORS = SamplerConfig(2 * EXAMPLES, 0.5, 0.7, 0.3, best_for_each=True)
 ALL_PROPOSALS = SamplerConfig(2 * EXAMPLES, 0.5, 0.5, 0.5, best_for_each=False)
 FEW = SamplerConfig(8, 0.5, 0.5, 0.25, best_for_each=True)
-# More places than examples, but not for more than 5 positive ones.
+# More entries than examples, but at most 5 positive ones.
 WIDE = SamplerConfig(30, 0.17, 0.25, 0.25, best_for_each=False)
 CONFIGS = [ALL_ANCHORS, ALL_PROPOSALS, FEW, WIDE]
 
@@ -26,9 +26,9 @@ POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 
 def draw(seed):
-    """Examples and objects on a grid of quarters, where float32 is exact, and so are ties.
+    """Examples and objects with multiples of 1/4, for which float32 is exact, including ties.
 
-    Some examples are objects, halves of them or copies of one another; some are empty.
+    Some examples are objects, halves of objects or copies of other examples; some are empty.
     """
     rng = np.random.default_rng(seed)
 
@@ -62,7 +62,7 @@ def iou(a, b):
 
 
 def roles(examples, valid, objects, config):
-    """What each example may be drawn as, and the overlap that it has with its object, by loops."""
+    """The role as which each example may be drawn, and its overlap with its object, by loops."""
     examples, boxes = examples.astype(float), objects.boxes.astype(float)
     there = [j for j in range(ROWS) if objects.labels[j] >= 0]
     single = [j for j in there if not objects.crowd[j]]
@@ -86,12 +86,12 @@ def roles(examples, valid, objects, config):
 
 @pytest.mark.parametrize("config", CONFIGS)
 @given(seed=st.integers(0, 2**32))
-def test_it_draws_what_the_loops_allow(config, seed):
+def test_samples_are_allowed_by_the_loops(config, seed):
     examples, valid, objects = draw(seed)
     expected, best = roles(examples, valid, objects, config)
     found = run(jax.random.key(seed), examples, valid, objects, config)
     index, positive, there = (np.asarray(x) for x in (found.index, found.positive, found.valid))
-    # Positive ones first, then negative ones, then nothing; each at most once.
+    # Positive examples first, then negative ones, then padding; each example at most once.
     positives, negatives = index[positive], index[there & ~positive]
     assert list(positive) == [True] * len(positives) + [False] * (config.count - len(positives))
     taken = len(positives) + len(negatives)
@@ -99,7 +99,7 @@ def test_it_draws_what_the_loops_allow(config, seed):
     assert len({*positives, *negatives}) == taken
     assert (expected[positives] == POSITIVE).all()
     assert (expected[negatives] == NEGATIVE).all()
-    # As many as there are and may be.
+    # The numbers are the largest possible.
     assert len(positives) == min((expected == POSITIVE).sum(), config.max_positives)
     room = config.count - len(positives)
     assert len(negatives) == min((expected == NEGATIVE).sum(), room)
@@ -111,8 +111,8 @@ def test_it_draws_what_the_loops_allow(config, seed):
     assert (index < EXAMPLES).all()
 
 
-def test_draws_of_the_loops_have_every_kind():
-    """What the property above compares is not trivial."""
+def test_random_inputs_have_examples_of_every_kind():
+    """The property above is not trivial."""
     kinds = [roles(*draw(seed), FEW)[0] for seed in range(20)]
     for kind in (POSITIVE, NEGATIVE, IGNORED):
         assert sum((found == kind).any() for found in kinds) > 10
@@ -132,7 +132,7 @@ def objects_of(boxes, crowd=None, labels=None):
 
 
 def drawn(examples, objects, config=ALL_ANCHORS):
-    """Indices of what is drawn as positive and as negative."""
+    """Indices of the examples drawn as positive and as negative."""
     examples = np.float32(examples)
     found = run(jax.random.key(0), examples, np.ones(len(examples), bool), objects, config)
     index, positive = np.asarray(found.index), np.asarray(found.positive)
@@ -141,19 +141,19 @@ def drawn(examples, objects, config=ALL_ANCHORS):
 
 def test_all_examples_that_overlap_an_object_most_are_positive():
     halves = [[0, 0, 5, 10], [5, 0, 10, 10], [0, 0, 4, 10]]
+    # The overlaps are 0.5, 0.5 and 0.4: below 0.7, but not below 0.3.
     assert drawn(halves, objects_of([SQUARE])) == ({0, 1}, set())
-    # By half, but not by 0.7; the third by 0.4 is neither.
     assert drawn(halves, objects_of([SQUARE]), ALL_PROPOSALS) == ({0, 1}, {2})
 
 
 def test_overlaps_that_differ_by_rounding_are_ties():
-    """The same anchor around either end of an object, one rounded to the next number."""
+    """Equal anchors around both ends of an object; one is rounded to the next number."""
     side = np.float32(22.627417)
     examples = np.float32([[0, 0, side, 10], [100 - side, 0, 100, 10], [3, 0, side, 20]])
     examples[1, 0] = np.nextafter(examples[1, 0], np.float32(200))
     objects = objects_of([[0, 0, 100, 10]])
     assert drawn(examples, objects, FEW)[0] == {0, 1}
-    # Of an overlap of a ten-millionth as well, and then nothing else is a tie.
+    # Also for an overlap of a ten-millionth, and then no other example is tied.
     objects = objects_of([[0, 0, 100, 3e-7]])
     positives, _ = drawn([*examples, [0, 10, 100, 20]], objects, FEW)
     assert positives == {0, 1}
@@ -164,12 +164,12 @@ def test_an_object_that_overlaps_nothing_has_no_best_example():
     assert drawn(far, objects_of([SQUARE])) == (set(), {0, 1, 2})
 
 
-def test_what_lies_in_a_crowd_is_no_background():
+def test_an_example_in_a_crowd_is_not_background():
     examples = [[2, 2, 4, 4], [7, 0, 17, 10], [3, 0, 13, 10], [2.75, 0, 12.75, 10]]
     objects = objects_of([SQUARE], crowd=[True])
-    # Covered wholly, by 0.3, by 0.7 and by more than that.
+    # The examples are covered wholly, by 0.3, by 0.7 and by more than 0.7.
     assert drawn(examples, objects) == (set(), {1, 2})
-    # A row of padding is no crowd.
+    # Padding is not a crowd.
     assert drawn(examples, objects_of([SQUARE], [True], [-1])) == (set(), {0, 1, 2, 3})
 
 
@@ -193,15 +193,15 @@ def test_without_examples_nothing_is_drawn():
     assert not found.positive.any()
 
 
-def test_where_all_are_positive_their_share_is_kept():
+def test_the_share_of_positives_is_limited_if_all_examples_are_positive():
     examples = np.tile(np.float32(SQUARE), (EXAMPLES, 1))
     positives, negatives = drawn(examples, objects_of([SQUARE] * ROWS), FEW)
     assert len(positives) == FEW.max_positives == 4
     assert not negatives
 
 
-def test_what_overlaps_an_object_most_is_found_where_numbers_are_rounded():
-    """The highest overlap is compared with those that it is the highest of."""
+def test_the_example_with_the_largest_overlap_is_positive_despite_rounding():
+    """The largest overlap is compared with overlaps that were computed in the same way."""
     rng = np.random.default_rng(0)
     config = SamplerConfig(1024, 1.0, 0.99, 0.3, best_for_each=True)
     for seed in range(5):
@@ -215,7 +215,7 @@ def test_what_overlaps_an_object_most_is_found_where_numbers_are_rounded():
             assert int(np.argmax(overlaps)) in positives
 
 
-def test_every_candidate_is_as_likely():
+def test_all_candidates_are_equally_likely():
     objects = objects_of([SQUARE] * ROWS)
     examples = np.float32([SQUARE, [20, 20, 30, 30]] * (EXAMPLES // 2))
     draws = 4000
@@ -226,14 +226,14 @@ def test_every_candidate_is_as_likely():
     assert found.valid.all()
     index = np.asarray(found.index)
     frequency = np.bincount(index.ravel(), minlength=EXAMPLES) / draws
-    # 4 of 12 of each kind; the bound is five standard deviations.
+    # 4 of 12 examples of each kind are drawn; the tolerance is five standard deviations.
     np.testing.assert_allclose(frequency, np.full(EXAMPLES, 1 / 3), atol=0.04)
-    # Nor does it depend on others: a pair of one kind is 6 of 66, one of either 1 of 9.
+    # Draws are independent: a pair of one kind has probability 6 / 66, a mixed pair 1 / 9.
     chosen = np.zeros((draws, EXAMPLES))
     np.put_along_axis(chosen, index, 1, axis=1)
     pairs = chosen.T @ chosen / draws
-    alike = np.add.outer(np.arange(EXAMPLES), np.arange(EXAMPLES)) % 2 == 0
-    expected = np.where(alike, 6 / 66, 1 / 9)
+    same_kind = np.add.outer(np.arange(EXAMPLES), np.arange(EXAMPLES)) % 2 == 0
+    expected = np.where(same_kind, 6 / 66, 1 / 9)
     others = ~np.eye(EXAMPLES, dtype=bool)
     np.testing.assert_allclose(pairs[others], expected[others], atol=0.03)
 
@@ -254,7 +254,7 @@ def test_the_counts_of_detectron2_and_mmdet():
     assert (PROPOSALS.count, PROPOSALS.max_positives) == (512, 128)
 
 
-def test_single_objects_are_no_padding_and_no_crowd():
+def test_single_objects_are_neither_padding_nor_crowds():
     objects = Objects(
         jnp.zeros((4, 4)), jnp.array([0, -1, 2, -1]), jnp.array([False, False, True, True])
     )

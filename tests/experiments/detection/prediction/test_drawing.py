@@ -33,19 +33,19 @@ def luminance(colour):
     return float(np.dot((np.array(colour) / 255) ** 2.2, [0.2126, 0.7152, 0.0722]))
 
 
-def test_nothing_found_leaves_the_image_as_it_is():
+def test_without_detections_the_image_is_unchanged():
     drawn = draw_detections(image(), [], NAMES)
     np.testing.assert_array_equal(drawn, image())
 
 
-def test_a_box_is_outlined_in_its_colour_and_its_inside_is_left():
+def test_a_box_is_outlined_in_its_colour_and_its_inside_is_unchanged():
     before = image()
     drawn = draw_detections(before, [result([40, 50, 60, 30])], NAMES)
     np.testing.assert_array_equal(before, image())
     colour = class_colour(1)
     for y, x in [(50, 70), (79, 70), (65, 40), (65, 99)]:
         assert tuple(drawn[y, x]) == colour
-    for y, x in [(80, 70), (65, 39), (65, 100)]:  # above there is the name
+    for y, x in [(80, 70), (65, 39), (65, 100)]:  # the name is above
         assert tuple(drawn[y, x]) in [(0, 0, 0), (255, 255, 255)]
     assert (drawn[53:77, 43:97] == 100).all()
     top, bottom, left, right = changed(drawn, before)
@@ -54,7 +54,7 @@ def test_a_box_is_outlined_in_its_colour_and_its_inside_is_left():
     assert top < 50 - 8  # the name
 
 
-def test_a_box_has_as_many_pixels_wherever_it_lies():
+def test_the_size_of_a_drawn_box_does_not_depend_on_its_position():
     for left in (40, 40.25, 40.5, 41.5):
         drawn = draw_detections(image(), [result([left, left, 20, 30])], NAMES)
         colour = (drawn == class_colour(1)).all(-1)
@@ -79,7 +79,7 @@ def test_masks_are_translucent_with_an_outline():
     assert (drawn[75, 48:50] == 100).all()
 
 
-def test_masks_have_no_outline_where_the_image_ends():
+def test_masks_have_no_outline_at_the_border_of_the_image():
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[60:, 150:] = 1
     colour = class_colour(1)
@@ -112,11 +112,11 @@ def test_names_do_not_hide_each_other():
         colour = class_colour(detection["category_id"])
         alone = draw_detections(image(), [detection], NAMES)
         shown, of_both = ((drawn == colour).all(-1).sum() for drawn in (alone, both))
-        assert of_both > shown - 2 * boxes  # of the boxes one lies under the other and the name
+        assert of_both > shown - 2 * boxes  # one box is drawn under the other box and a name
         assert shown > 3 * boxes
 
 
-def test_colours_are_stable_and_distinct_and_names_stand_out_from_them():
+def test_colours_are_stable_and_distinct_and_names_are_legible_on_them():
     assert class_colour(1) == class_colour(1)
     colours = [class_colour(category_id) for category_id in range(1, 91)]
     assert len(set(colours)) == 90
@@ -126,7 +126,7 @@ def test_colours_are_stable_and_distinct_and_names_stand_out_from_them():
     for category_id, colour in enumerate(colours, 1):
         light = luminance(colour) + 0.05
         better = 255 if 1.05 / light > light / 0.05 else 0
-        assert max(1.05 / light, light / 0.05) > 4.5  # WCAG's bound for text
+        assert max(1.05 / light, light / 0.05) > 4.5  # WCAG's minimum for text
         drawn = draw_detections(
             image(), [result([20, 60, 50, 40], category_id)], {category_id: "x"}
         )

@@ -21,7 +21,7 @@ CONFIG = DataConfig(shorter=50, longer=90)  # buckets of 64 x 96 and 96 x 64
 
 
 def make_infer(masks=False):
-    """Finds a brush in the middle, and less surely a cup in the upper left quarter."""
+    """Detects a brush in the middle, and with a lower score a cup in the upper left quarter."""
     shapes = []
 
     @jax.jit
@@ -58,7 +58,7 @@ def run(files, output, masks=False):
     return list(predict(files, output, infer, CONFIG, CATEGORIES))
 
 
-def test_what_is_found_is_written_and_drawn_in_pixels_of_the_picture(tmp_path):
+def test_detections_are_written_and_drawn_in_pixels_of_the_image(tmp_path):
     files = [save(tmp_path / "in/wide.jpg", 40, 60), save(tmp_path / "in/high.png", 301, 77)]
     drawings = run(files, tmp_path / "new/out", masks=True)
     outputs = [tmp_path / "new/out/wide.png", tmp_path / "new/out/high.png"]
@@ -76,7 +76,7 @@ def test_what_is_found_is_written_and_drawn_in_pixels_of_the_picture(tmp_path):
     assert high["detections"][0]["bbox"] == pytest.approx([77 / 4, 301 / 4, 77 / 2, 301 / 2])
     for output, shape in zip(outputs, [(40, 60, 3), (301, 77, 3)], strict=True):
         assert read(output).shape == shape
-    # The cup's score is too low: of its box, which crosses the picture's upper edge, there is none.
+    # The cup's score is too low: its box, which would cross the upper edge, is not drawn.
     before = read(files[1])
     drawn = read(outputs[1])
     np.testing.assert_array_equal(drawn[:40], before[:40])
@@ -91,7 +91,7 @@ def test_infer_is_compiled_once_for_each_orientation(tmp_path):
     assert sorted(shapes) == [(1, 64, 96, 3), (1, 96, 64, 3)]
 
 
-def test_a_picture_is_turned_as_its_exif_orientation_says(tmp_path):
+def test_the_exif_orientation_of_an_image_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     file = save(tmp_path / "turned.jpg", 40, 60, exif=exif)
@@ -100,7 +100,7 @@ def test_a_picture_is_turned_as_its_exif_orientation_says(tmp_path):
     assert drawing.results[0]["bbox"] == pytest.approx([10, 15, 20, 30])
 
 
-def test_one_that_cannot_be_read_does_not_stop_the_others_and_is_told(tmp_path, capsys):
+def test_an_image_that_cannot_be_read_is_reported_and_does_not_stop_the_others(tmp_path, capsys):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")
     files = [bad, save(tmp_path / "good.jpg"), tmp_path / "missing.jpg"]
@@ -121,7 +121,7 @@ def test_one_that_cannot_be_read_does_not_stop_the_others_and_is_told(tmp_path, 
     report(predict(files[1:2], tmp_path / "out", infer, CONFIG, CATEGORIES), show_each)
 
 
-def test_a_picture_on_which_the_network_overflows_is_named(tmp_path):
+def test_an_image_on_which_the_network_overflows_is_named(tmp_path):
     infer, _ = make_infer()
 
     def overflowing(image, size):
@@ -138,7 +138,7 @@ def test_a_picture_on_which_the_network_overflows_is_named(tmp_path):
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["dark.png"]
 
 
-def test_no_input_and_no_other_drawing_is_written_to(tmp_path):
+def test_inputs_and_other_drawings_are_not_overwritten(tmp_path):
     files = [save(tmp_path / "a.png"), save(tmp_path / "b.jpg"), save(tmp_path / "sub/b.png")]
     before = files[0].read_bytes()
     (_, own), (_, first), (_, second) = run(files, tmp_path)
@@ -150,7 +150,7 @@ def test_no_input_and_no_other_drawing_is_written_to(tmp_path):
     assert "must not be the output of an earlier image" in str(second)
 
 
-def test_a_drawing_that_cannot_be_written_is_told(tmp_path):
+def test_a_drawing_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "out/blocked.png").mkdir(parents=True)
     (_, blocked), (_, good) = run(
         [save(tmp_path / "blocked.jpg"), save(tmp_path / "good.jpg")], tmp_path / "out"
@@ -160,7 +160,7 @@ def test_a_drawing_that_cannot_be_written_is_told(tmp_path):
     assert good.output == tmp_path / "out/good.png"
 
 
-def test_earlier_detections_stay_where_nothing_can_be_read(tmp_path):
+def test_earlier_detections_are_kept_if_no_image_can_be_read(tmp_path):
     earlier = tmp_path / DETECTIONS
     earlier.write_text("earlier")
     assert run([], tmp_path) == []
@@ -169,7 +169,7 @@ def test_earlier_detections_stay_where_nothing_can_be_read(tmp_path):
     assert earlier.read_text() == "earlier"
 
 
-def test_any_name_is_detected_in_and_written_as_text(tmp_path, capsys):
+def test_any_file_name_is_accepted_and_written_as_text(tmp_path, capsys):
     names = [b"a\xff.png", b"b\n.png", "é.png".encode()]
     files = [save(tmp_path / "in" / os.fsdecode(name)) for name in names]
     infer, _ = make_infer()
@@ -184,7 +184,7 @@ def test_any_name_is_detected_in_and_written_as_text(tmp_path, capsys):
     assert found == [rf"{tmp_path}/in/a\udcff.png", str(files[1]), str(files[2])]
 
 
-def test_what_was_found_before_a_batch_is_broken_off_is_kept(tmp_path):
+def test_detections_are_kept_if_the_batch_is_interrupted(tmp_path):
     files = [save(tmp_path / name) for name in ("a.png", "b.png")]
     infer, _ = make_infer()
     outcomes = predict(files, tmp_path / "out", infer, CONFIG, CATEGORIES)

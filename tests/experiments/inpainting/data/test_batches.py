@@ -31,7 +31,7 @@ UNREADABLE = 5
 
 @pytest.fixture(scope="module")
 def data():
-    """Pieces of a photograph, of several sizes; one record of each split is cut off."""
+    """Pieces of a photograph, of several sizes; one record of each split is truncated."""
     rng = np.random.default_rng(0)
     with Image.open(pypi_photographs()[0].path) as image:
         astronaut = image.convert("RGB")
@@ -53,8 +53,8 @@ def pixels_of(record):
     return np.asarray(Image.open(io.BytesIO(record["image"])))
 
 
-def places_of(crop, image):
-    """Corners in ``image`` at which ``crop`` was cut."""
+def corners_of(crop, image):
+    """Top left corners in ``image`` of windows that equal ``crop``."""
     windows = np.lib.stride_tricks.sliding_window_view(image, crop.shape)[:, :, 0]
     return np.argwhere((windows == crop).all(axis=(2, 3, 4))).tolist()
 
@@ -87,27 +87,27 @@ def test_a_training_batch(data):
     assert set(np.unique(batch["mask"])) == {0, 1}
 
 
-def test_training_cuts_and_mirrors_at_random_and_does_not_scale(data):
+def test_training_crops_and_mirrors_at_random_and_does_not_scale(data):
     mirrored, corners = 0, set()
     batches = training_batches(data, CONFIG, 40, seed=0)
     for number in range(2):
         batch = batches[number]
         for crop, record in zip(batch["image"], batch["record"], strict=True):
             image = pixels_of(data.train[record])
-            straight = places_of(crop, image)
+            straight = corners_of(crop, image)
             mirrored += not straight
-            corners.update(map(tuple, straight or places_of(crop[:, ::-1], image)))
+            corners.update(map(tuple, straight or corners_of(crop[:, ::-1], image)))
     assert 25 < mirrored < 55
     assert len(corners) > 50
 
 
-def test_training_draws_each_bucket_as_often(data):
+def test_training_draws_all_buckets_equally_often(data):
     batch = training_batches(data, CONFIG, 400, seed=0)[0]
     found = np.bincount([index_of(mask, CONFIG.holes) for mask in batch["mask"]], minlength=5)
     assert found.min() > 50
 
 
-def test_each_epoch_has_every_record_in_another_order(data):
+def test_each_epoch_has_all_records_in_a_new_order(data):
     dataset = training_batches(data, CONFIG, TRAIN, seed=0)
     epochs = [dataset[number] for number in range(2)]
     expected = sorted([*range(UNREADABLE), *range(UNREADABLE + 1, TRAIN), UNREADABLE + 1])
@@ -118,7 +118,7 @@ def test_each_epoch_has_every_record_in_another_order(data):
         assert epoch["unreadable"][epoch["unreadable"] >= 0].tolist() == [UNREADABLE]
 
 
-def test_the_same_seed_gives_the_same_batches_and_another_seed_others(data):
+def test_equal_seeds_give_equal_batches_and_different_seeds_different_ones(data):
     first, second = (training_batches(data, CONFIG, 8, seed=4) for _ in range(2))
     assert_equal(first[7], second[7])
     other = training_batches(data, CONFIG, 8, seed=5)[7]
@@ -152,21 +152,23 @@ def test_evaluation_counts_every_readable_record_once(data):
         assert_equal(shown, {name: found[name][number] for name in shown})
 
 
-def test_evaluation_holes_differ_from_record_to_record_and_come_again():
+def test_evaluation_holes_differ_between_records_and_are_reproducible():
     assert (evaluation_hole(CONFIG, 0)[0] != evaluation_hole(CONFIG, 5)[0]).any()
     assert_equal(evaluation_hole(CONFIG, 5), evaluation_hole(DataConfig(crop_side=24), 5))
 
 
-def test_the_shapes_of_holes_are_those_of_the_config():
+def test_holes_have_the_shapes_of_the_config():
     rectangles = DataConfig(crop_side=24, holes=HoleConfig("rectangles", 10, 20))
     holes = [evaluation_hole(rectangles, number)[0][..., 0] for number in range(20)]
-    # One is enough for most of them.
+    # Most holes consist of one rectangle.
     single = [(hole == np.outer(hole.any(axis=1), hole.any(axis=0))).all() for hole in holes]
     assert sum(single) > 10
     assert evaluation_hole(rectangles, 3)[1] == 0
 
 
-def test_processes_share_the_batches_of_one_and_draw_holes_of_their_own(data, monkeypatch):
+def test_processes_share_the_batches_of_a_single_process_and_draw_different_holes(
+    data, monkeypatch
+):
     whole_training = training_batches(data, CONFIG, 8, seed=0)
     whole_evaluation = evaluation_batches(data, CONFIG, 8)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -181,7 +183,7 @@ def test_processes_share_the_batches_of_one_and_draw_holes_of_their_own(data, mo
                 np.testing.assert_array_equal(array, whole[1][name][process::2])
 
 
-def test_a_batch_that_processes_cannot_share(data, monkeypatch):
+def test_a_batch_size_that_is_no_multiple_of_the_processes_is_refused(data, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     message = "batch_size.* 2 .* 7"
     with pytest.raises(ConfigError, match=message):
@@ -192,7 +194,7 @@ def test_a_batch_that_processes_cannot_share(data, monkeypatch):
 
 @pytest.mark.slow
 def test_worker_processes_give_the_same_batches(data):
-    if not absl.flags.FLAGS.is_parsed():  # as absl.app.run would have done
+    if not absl.flags.FLAGS.is_parsed():  # absl.app.run does this in programs
         absl.flags.FLAGS.mark_as_parsed()
     for dataset in (training_batches(data, CONFIG, 8, seed=0), evaluation_batches(data, CONFIG, 4)):
         options = grain.MultiprocessingOptions(num_workers=2)
@@ -203,7 +205,7 @@ def test_worker_processes_give_the_same_batches(data):
 
 
 def gradient(width, height):
-    """Red grows from left to right and green from top to bottom, both up to 255."""
+    """An image whose red grows from left to right, and green from top to bottom, up to 255."""
     red, green = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([red, green, 0 * red], axis=-1).round().astype(np.uint8))
 
@@ -213,12 +215,12 @@ def gradient(width, height):
     [
         ((2000, 1000), 128, (128 / 1024, 128 / 512)),  # scaled down to 1024x512
         ((1000, 500), 64, (64 / 512, 64 / 256)),  # scaled down to 512x256
-        ((300, 150), 128, (128 / 300, 128 / 150)),  # as it is
+        ((300, 150), 128, (128 / 300, 128 / 150)),  # not scaled
         ((32, 16), 64, (64 / 128, 1)),  # enlarged to 128x64
         ((1, 1), 16, (1, 1)),
     ],
 )
-def test_a_crop_shows_as_much_of_an_image_as_its_size_says(size, crop_side, shown):
+def test_the_part_of_an_image_in_a_crop_depends_on_the_size_of_the_crop(size, crop_side, shown):
     encoded = io.BytesIO()
     gradient(*size).save(encoded, "png")
     records = [{"image": encoded.getvalue()}] * 4
@@ -236,7 +238,7 @@ def test_a_crop_shows_as_much_of_an_image_as_its_size_says(size, crop_side, show
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder of images of many modes, one of which is cut off."""
+    """A folder of images in many modes, one of them truncated."""
     folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
     for number in range(20):
@@ -247,7 +249,7 @@ def images(tmp_path):
     return folder
 
 
-def test_a_folder_of_images_takes_the_same_path(images, tmp_path, caplog):
+def test_a_folder_of_images_is_used_like_a_dataset(images, tmp_path, caplog):
     config = DataConfig(crop_side=32).with_images(images)
     data = open_data(config, DataFolders(tmp_path / "none", tmp_path / "none"))
     names = data.train.names + data.validation.names
@@ -264,9 +266,9 @@ def test_a_folder_of_images_takes_the_same_path(images, tmp_path, caplog):
         validation_example(InpaintingData(split, split), config, split.names.index("cut_off.jpg"))
 
 
-def test_an_image_lies_as_its_exif_says(tmp_path):
+def test_the_exif_orientation_of_an_image_is_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    exif[0x0112] = 6  # rotate clockwise by 90 degrees
     for name in ("a.png", "b.png"):
         gradient(64, 32).save(tmp_path / name, exif=exif)
     config = DataConfig(crop_side=32).with_images(tmp_path)
@@ -289,7 +291,7 @@ def test_the_smallest_folder_trains_and_evaluates(tmp_path):
     assert evaluation_batches(data, config, 2)[0]["weight"].tolist() == [1, 0]
 
 
-def test_photographs_are_built_in_the_size_that_crops_need(data_folder):
+def test_photographs_are_prepared_in_the_size_that_crops_need(data_folder):
     data_dir = data_folder.parents[2]
     data = open_data(DataConfig(crop_side=64), DataFolders(data_dir, data_dir))
     assert len(data.validation) > 50
@@ -299,7 +301,7 @@ def test_photographs_are_built_in_the_size_that_crops_need(data_folder):
     pickle.dumps(data)
 
 
-def test_places_and_the_larger_set_name_the_command_that_fetches_them(tmp_path):
+def test_missing_datasets_are_reported_with_the_command_that_fetches_them(tmp_path):
     with pytest.raises(DataError, match=r"python -m experiments\.data\.places"):
         open_data(DataConfig("places365_small"), DataFolders(tmp_path, tmp_path))
     with pytest.raises(DataError, match=r"python -m experiments\.data\.composed\.debian"):

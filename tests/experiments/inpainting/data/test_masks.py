@@ -12,7 +12,7 @@ DRAWN = pytest.mark.parametrize("draw", [free_form_mask, rectangle_mask])
 
 @DRAWN
 @given(st.integers(0, 2**32), st.integers(1, 70), st.integers(1, 70))
-def test_a_mask_is_never_empty_and_never_everything(draw, seed, height, width):
+def test_a_mask_is_never_all_false_and_never_all_true(draw, seed, height, width):
     mask = draw(np.random.default_rng(seed), height, width)
     assert mask.shape == (height, width)
     assert mask.dtype == bool
@@ -43,13 +43,13 @@ def test_a_brush_that_cannot_draw_a_hole_is_refused(ranges):
 
 
 @pytest.mark.parametrize("width", [0.05, 0.2])
-def test_a_stroke_is_as_wide_as_its_brush(width):
+def test_a_stroke_has_the_width_of_its_brush(width):
     brush = Brush(strokes=(1, 1), vertices=(1, 1), length=(0.5, 0.5), width=(width, width),
                   mean_angle=0.0, angle_range=0.0)  # fmt: skip
     masks = [free_form_mask(np.random.default_rng(seed), 200, 200, brush) for seed in range(20)]
     whole = [m for m in masks if not (m[0].any() or m[-1].any() or m[:, 0].any() or m[:, -1].any())]
     assert whole
-    for mask in whole:  # angle 0 draws straight down
+    for mask in whole:  # with angle 0 strokes are vertical
         assert mask.sum(axis=1).max() == pytest.approx(200 * width, abs=2)
         assert mask.any(axis=1).sum() == pytest.approx(100 + 200 * width, abs=4)
 
@@ -61,7 +61,7 @@ def is_rectangle(mask):
     )
 
 
-def test_a_rectangle_is_one_and_lies_anywhere():
+def test_a_rectangle_mask_is_one_rectangle_at_any_position():
     rng = np.random.default_rng(0)
     masks = [rectangle_mask(rng, 30, 60) for _ in range(400)]
     assert all(is_rectangle(mask) for mask in masks)
@@ -77,7 +77,7 @@ def bucket(low):
 
 @pytest.mark.parametrize("shapes", ["free_form", "rectangles", "both"])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (64, 64), (40, 90)])
-def test_a_hole_takes_the_share_that_is_asked_for(shapes, height, width):
+def test_a_hole_has_a_size_in_the_given_range(shapes, height, width):
     rng = np.random.default_rng(0)
     for low in range(0, 90, 10):
         shares = [hole_in_range(rng, height, width, shapes, bucket(low)).mean() for _ in range(20)]
@@ -87,7 +87,7 @@ def test_a_hole_takes_the_share_that_is_asked_for(shapes, height, width):
         assert len(set(shares)) > 1
 
 
-def test_holes_are_of_the_shapes_that_are_asked_for():
+def test_holes_have_the_given_shapes():
     rectangular = {
         shapes: [
             is_rectangle(hole_in_range(np.random.default_rng(seed), 64, 64, shapes, bucket(10)))
@@ -102,12 +102,12 @@ def test_holes_are_of_the_shapes_that_are_asked_for():
 
 @pytest.mark.parametrize("shapes", ["free_form", "rectangles"])
 @pytest.mark.parametrize(("side", "share"), [(1, (0.0, 0.1)), (1, (0.9, 1.0)), (3, (0.12, 0.2))])
-def test_a_share_that_no_hole_takes_is_named(shapes, side, share):
+def test_a_share_that_no_hole_can_have_is_named(shapes, side, share):
     with pytest.raises(ValueError, match=rf"share.*{side}x{side}.*{re.escape(str(share))}"):
         hole_in_range(np.random.default_rng(0), side, side, shapes, share)
 
 
 @pytest.mark.parametrize("share", [(0.2, 0.2), (-0.1, 0.1), (0.5, 1.1)])
-def test_a_share_that_is_no_range(share):
+def test_a_share_that_is_not_a_range_is_refused(share):
     with pytest.raises(ValueError, match=rf"share.*{re.escape(str(share))}"):
         hole_in_range(np.random.default_rng(0), 8, 8, "both", share)

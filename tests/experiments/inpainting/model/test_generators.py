@@ -46,8 +46,8 @@ FAST = ("global-local-carafe", "partial-carafe", "unet", "unet-plain")
     "name",
     [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NETWORKS],
 )
-def test_any_size_and_nothing_of_the_hole(name):
-    model, variables = build(NETWORKS[name])  # of another size
+def test_networks_take_any_size_and_ignore_the_pixels_in_the_hole(name):
+    model, variables = build(NETWORKS[name])  # initialised with another size
     apply = jax.jit(model.apply)
     image, mask = example(11, 13)
     found = apply(variables, image, mask)
@@ -63,15 +63,15 @@ def convolution(size, inputs, outputs):
 
 
 def normalized(outputs):
-    return 2 * outputs  # scale and bias of a BatchNorm, and no bias of the convolution
+    return 2 * outputs  # scale and bias of BatchNorm; the convolution has no bias
 
 
-def test_parameters_of_global_local_are_those_of_its_table():
+def test_the_number_of_parameters_of_global_local_agrees_with_its_table():
     """Table 1 of reference 15: kernel and output channels, layer by layer."""
     table = [(5, 64), (3, 128), (3, 128), *[(3, 256)] * 9, (4, 128), (3, 128), (4, 64), (3, 32)]
     inputs, expected = 4, 0
     for size, outputs in table:
-        bias = outputs if size == 4 else 0  # the deconvolution keeps its own
+        bias = outputs if size == 4 else 0  # the deconvolution has its own bias
         expected += convolution(size, inputs, outputs) + bias + normalized(outputs)
         inputs = outputs
     expected += convolution(3, 32, 3) + 3
@@ -80,8 +80,8 @@ def test_parameters_of_global_local_are_those_of_its_table():
     assert cost(model, image, mask).parameters == expected
 
 
-def test_parameters_of_the_unet_are_those_of_its_table():
-    """Section 4.1 and the appendix of reference 26, for 512x512: eight levels each way."""
+def test_the_number_of_parameters_of_the_unet_agrees_with_its_table():
+    """Section 4.1 and the appendix of reference 26, for 512x512: eight levels down and up."""
     encoder = [(7, 64), (5, 128), (5, 256), *[(3, 512)] * 5]
     inputs, expected = 3, 0
     for level, (size, outputs) in enumerate(encoder):
@@ -109,11 +109,11 @@ def strides_of_convolutions(jaxpr):
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if "carafe" in name])
-def test_carafe_takes_the_place_of_every_strided_convolution(name):
+def test_carafe_replaces_every_strided_convolution(name):
     model, variables = build(NETWORKS[name])
     jaxpr = jax.make_jaxpr(model.apply)(variables, *example()).jaxpr
     strided = [outputs for strides, outputs in strides_of_convolutions(jaxpr) if strides == (2, 2)]
-    # What is left are the encoders that predict the kernels of 5x5, one a level.
+    # The remaining ones are the content encoders of 5x5 reassembly kernels, one for each level.
     assert strided == [25] * NETWORKS[name].levels
     leaves = jax.tree.leaves_with_path(variables["params"])
     named = {jax.tree_util.keystr(path) for path, _ in leaves}
@@ -130,12 +130,12 @@ def test_the_frozen_encoder_keeps_its_averages(name):
         variables, *example()
     )
     for path, before in jax.tree.leaves_with_path(variables["batch_stats"]):
-        place = jax.tree_util.keystr(path)
+        parameter = jax.tree_util.keystr(path)
         after = updated["batch_stats"]
         for key in path:
             after = after[key.key]
-        decodes = any(part in place for part in ("up_", "decode_", "bottom_2", "bottom_3"))
-        assert (np.asarray(before) == np.asarray(after)).all() != decodes, place
+        decodes = any(part in parameter for part in ("up_", "decode_", "bottom_2", "bottom_3"))
+        assert (np.asarray(before) == np.asarray(after)).all() != decodes, parameter
 
 
 @pytest.mark.slow
@@ -163,6 +163,6 @@ def test_bfloat16_computes_in_half_and_returns_float32():
         ({"levels": 0}, "levels.* 0"),
     ],
 )
-def test_what_makes_no_network_is_refused(options, message):
+def test_configs_that_define_no_network_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         GeneratorConfig(**options)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("few_optimizations")
 
 
 def draw(seed, height, width, channels, soft=False):
-    """A map in [-1, 1] with a mask that is 0, or 0 and anything up to 1."""
+    """A map in [-1, 1] with a mask of zeros and ones, or a soft one of zeros and values up to 1."""
     rng = np.random.default_rng(seed)
     features = rng.uniform(-1, 1, (2, height, width, channels)).astype(np.float32)
     mask = (rng.random((2, height, width, 1)) < 0.4).astype(np.float32)
@@ -25,24 +25,24 @@ def draw(seed, height, width, channels, soft=False):
 
 @functools.cache
 def shapes(module, *channels):
-    """Of the parameters, which do not depend on the size of the maps."""
+    """Shapes of the parameters, which do not depend on the size of the maps."""
     maps = [draw(0, 5, 4, each) for each in channels]
     return jax.eval_shape(module.init, jax.random.key(0), *maps)
 
 
 def trained(module, *maps):
-    """Parameters as after training: kernels are far from box filters, biases are not zero."""
+    """Parameters like after training: kernels are far from box filters, biases are not zero."""
     found = shapes(module, *(each.features.shape[-1] for each in maps))
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(scale=0.5, size=x.shape), x.dtype), found)
 
 
-# Few, so that little is compiled.
+# Few sizes, to limit compilation.
 SIZES = st.sampled_from([(1, 1), (1, 6), (5, 4)])
 
 
 def window(array, row, column, size, step, b):
-    """The taps of a window inside the map, with their places in the kernel."""
+    """The values in a window inside the map, with their rows and columns in the kernel."""
     reach = size // 2
     for n in range(size):
         for m in range(size):
@@ -68,19 +68,19 @@ def test_partial_convolution_against_the_formula(strides, dilation, soft):
     rows, columns = -(-7 // strides), -(-6 // strides)
     expected, mask = np.zeros((2, rows, columns, 4)), np.zeros((2, rows, columns, 1))
     for b, i, j in np.ndindex(2, rows, columns):
-        place = (i * strides, j * strides, 3, dilation, b)
-        taps = [values for _, _, values in window(x * each, *place)]
-        where = [(n, m) for n, m, _ in window(x, *place)]
-        valid = sum(values.sum() for _, _, values in window(each, *place))
+        at = (i * strides, j * strides, 3, dilation, b)
+        taps = [values for _, _, values in window(x * each, *at)]
+        where = [(n, m) for n, m, _ in window(x, *at)]
+        valid = sum(values.sum() for _, _, values in window(each, *at))
         if valid > 0:
             total = sum(v @ kernel[n, m] for (n, m), v in zip(where, taps, strict=True))
             expected[b, i, j] = total * (9 * 5) / valid + bias
-            mask[b, i, j] = min(1, sum(v.sum() for _, _, v in window(pixels, *place)))
+            mask[b, i, j] = min(1, sum(v.sum() for _, _, v in window(pixels, *at)))
     np.testing.assert_allclose(found.features, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found.mask, mask, rtol=1e-6)
 
 
-def test_inside_a_valid_map_partial_convolution_is_convolution():
+def test_inside_a_valid_map_partial_convolution_equals_convolution():
     x = draw(0, 8, 9, 3)
     whole = Masked(x.features, jnp.ones_like(x.mask))
     layer = PartialConv(4, 3)
@@ -112,16 +112,17 @@ def test_masked_carafe_against_the_formula(up, down, soft):
     expected, mask = np.zeros((batch, rows, columns, 3)), np.zeros((batch, rows, columns, 1))
     for b, i, j in np.ndindex(batch, rows, columns):
         kernel = kernels[b, i, j].reshape(5, 5)
-        place = (i * down // up, j * down // up, 5, 1, b)
-        features = [v for _, _, v in window(np.asarray(x.features), *place)]
+        at = (i * down // up, j * down // up, 5, 1, b)
+        features = [v for _, _, v in window(np.asarray(x.features), *at)]
         taps = [
             (kernel[n, m], value[0], kernel[n, m] * value[0])
-            for n, m, value in window(np.asarray(x.mask), *place)
+            for n, m, value in window(np.asarray(x.mask), *at)
         ]
-        inside, seen = sum(w for w, _, _ in taps), sum(product for _, _, product in taps)
-        if seen > 1e-6 * inside:
+        inside, valid_sum = sum(w for w, _, _ in taps), sum(product for _, _, product in taps)
+        if valid_sum > 1e-6 * inside:
             total = sum(product * v for (_, _, product), v in zip(taps, features, strict=True))
-            expected[b, i, j], mask[b, i, j] = total * inside / seen, seen / inside
+            expected[b, i, j] = total * inside / valid_sum
+            mask[b, i, j] = valid_sum / inside
     np.testing.assert_allclose(found.features, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.mask, mask, rtol=1e-4, atol=1e-6)
 
@@ -135,7 +136,7 @@ LAYERS = {
 
 
 def applied(layer, params, x):
-    """What a layer gives, and the gradients of its sum of absolute values."""
+    """The output of a layer, and the gradients of the sum of its absolute values."""
 
     def total(params, x):
         found = layer.apply(params, x)
@@ -152,7 +153,7 @@ APPLY = {name: jax.jit(functools.partial(applied, layer)) for name, layer in LAY
 @pytest.mark.parametrize("name", LAYERS)
 @given(size=SIZES, soft=st.booleans(), seed=st.integers(0, 2**16))
 @settings(max_examples=15, deadline=None)
-def test_features_of_the_hole_do_not_leak(name, size, soft, seed):
+def test_features_in_the_hole_do_not_leak(name, size, soft, seed):
     layer, x = LAYERS[name], draw(seed, *size, 3, soft)
     params = trained(layer, x)
     other = Masked(jnp.where(x.mask > 0, x.features, 1e3), x.mask)
@@ -180,7 +181,7 @@ def masked_and_plain(up, down):
 )
 @given(size=SIZES, seed=st.integers(0, 2**16))
 @settings(max_examples=8, deadline=None)
-def test_on_a_valid_map_masked_carafe_is_carafe_borders_too(up, down, size, seed):
+def test_on_a_valid_map_masked_carafe_equals_carafe_also_at_borders(up, down, size, seed):
     x = draw(seed, *size, 3)
     whole = Masked(x.features, jnp.ones_like(x.mask))
     layer, apply = masked_and_plain(up, down)
@@ -190,12 +191,12 @@ def test_on_a_valid_map_masked_carafe_is_carafe_borders_too(up, down, size, seed
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_an_empty_window_gives_zero_and_stays_a_hole(name):
+def test_an_empty_window_results_in_zeros_and_stays_a_hole(name):
     layer, x = LAYERS[name], draw(0, 16, 16, 3)
     half = Masked(x.features, x.mask.at[:, :10].set(0).at[:, 10:].set(1))
     found = jax.jit(layer.apply)(trained(layer, half), half)
     scale = found.mask.shape[1] / 16
-    empty = int(7 * scale)  # a window reaches at most two rows, or one kernel's width, further
+    empty = int(7 * scale)  # a window extends at most two rows, or the width of a kernel, further
     np.testing.assert_array_equal(found.features[:, :empty], 0)
     np.testing.assert_array_equal(found.mask[:, :empty], 0)
     assert (found.mask[:, -2:] == 1).all()
@@ -204,7 +205,7 @@ def test_an_empty_window_gives_zero_and_stays_a_hole(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("valid", [1e-38, 1e-30, 1e-7, 1e-5])
-def test_next_to_nothing_valid_stays_finite(name, valid):
+def test_tiny_masks_have_finite_results_and_gradients(name, valid):
     layer, x = LAYERS[name], draw(0, 5, 4, 3)
     faint = Masked(x.features, x.mask * valid)
     results = APPLY[name](trained(layer, faint), faint)
@@ -212,8 +213,8 @@ def test_next_to_nothing_valid_stays_finite(name, valid):
 
 
 @pytest.mark.parametrize("outside", [10.0, 30.0, 45.0, 70.0, 100.0])
-def test_a_kernel_that_looks_outside_the_map_stays_finite(outside):
-    """At a border nearly all weight may lie on taps that are not there."""
+def test_a_kernel_with_its_weight_outside_the_map_has_finite_results(outside):
+    """At a border, nearly all of the weight may be on taps outside the map."""
     x = draw(0, 1, 1, 3)
     whole = Masked(x.features, jnp.ones_like(x.mask))
     params = trained(LAYERS["down"], whole)
@@ -227,13 +228,13 @@ def test_a_kernel_that_looks_outside_the_map_stays_finite(outside):
     np.testing.assert_allclose(found.features, plain, rtol=1e-5, atol=1e-12)
 
 
-def test_the_mask_is_the_share_of_the_kernel_on_what_is_valid():
-    """A kernel that looks away from the hole gives a pixel that counts more."""
+def test_the_mask_is_the_share_of_the_kernel_on_valid_pixels():
+    """The more weight a kernel has outside the hole, the larger is the new mask."""
     x = Masked(jnp.ones((1, 5, 5, 1)), jnp.ones((1, 5, 5, 1)).at[:, :, 3:].set(0))
     layer = MaskedCARAFE(down=5)
     params = trained(layer, x)
     apply = jax.jit(layer.apply)
-    bias = jnp.zeros((5, 5)).at[2:, 2:].set(2.0)  # the window of the pixel in the corner
+    bias = jnp.zeros((5, 5)).at[2:, 2:].set(2.0)  # the part of the corner's window inside the map
     predictor = params["params"]["carafe"]["kernel_predictor"]["content_encoder"]
     predictor["kernel"] = jnp.zeros_like(predictor["kernel"])
     shares = {}
@@ -243,7 +244,7 @@ def test_the_mask_is_the_share_of_the_kernel_on_what_is_valid():
         ("towards", bias.at[2:, 4].add(4.0)),
     ):
         predictor["bias"] = logits.reshape(-1)
-        narrow = Masked(x.features[:, :3, :3], x.mask[:, :3, 1:4])  # columns 0, 1 valid, 2 not
+        narrow = Masked(x.features[:, :3, :3], x.mask[:, :3, 1:4])  # column 2 is not valid
         shares[name] = apply(params, narrow).mask.item()
     assert shares["even"] == pytest.approx(2 / 3)
     assert shares["towards"] < 0.2 < 2 / 3 < 0.95 < shares["away"]

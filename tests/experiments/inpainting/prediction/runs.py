@@ -1,4 +1,4 @@
-"""Runs whose networks have learned nothing, and pictures for them."""
+"""Runs with untrained networks, and images for them."""
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ BOX = HoleChoice(box=(8, 5, 12, 7))
 
 
 def save_run(folder, steps):
-    """Checkpoints of parameters times a factor, with a metric or none."""
+    """Saves checkpoints of scaled parameters, each with a metric or without."""
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep_last=9, best=RUNS.best)
     for step, (factor, metric) in steps.items():
         state = initial_state(CONFIG)

@@ -9,9 +9,9 @@ from experiments.engine.errors import InputError
 from experiments.inpainting.data.masks import free_form_mask
 from experiments.inpainting.prediction.holes import (
     HoleChoice,
-    hole_of_box,
-    hole_of_brush,
-    hole_of_file,
+    hole_from_box,
+    hole_from_brush,
+    hole_from_file,
 )
 
 
@@ -21,55 +21,57 @@ def save(path, values):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK"])
-def test_white_is_the_hole_in_any_mode(tmp_path, mode):
+def test_white_is_the_hole_in_any_image_mode(tmp_path, mode):
     hole = np.zeros((4, 6), bool)
     hole[1:3, 2:] = True
     path = tmp_path / "mask.tiff"
     Image.fromarray(hole.astype(np.uint8) * 255).convert("RGB").convert(mode).save(path)
-    np.testing.assert_array_equal(hole_of_file(path, (4, 6)), hole)
+    np.testing.assert_array_equal(hole_from_file(path, (4, 6)), hole)
 
 
 def test_white_begins_at_half_of_the_range(tmp_path):
     path = save(tmp_path / "mask.png", np.array([[127, 128]], np.uint8))
-    np.testing.assert_array_equal(hole_of_file(path, (1, 2)), [[False, True]])
+    np.testing.assert_array_equal(hole_from_file(path, (1, 2)), [[False, True]])
 
 
 @pytest.mark.parametrize("colour", [0, 128, 255])
 @pytest.mark.parametrize("beneath", [0, 255])
 @pytest.mark.parametrize("opacity", [0, 100, 254])
-def test_a_mask_with_transparent_pixels_may_mean_two_things(tmp_path, colour, beneath, opacity):
+def test_a_mask_with_transparent_pixels_is_ambiguous_and_refused(
+    tmp_path, colour, beneath, opacity
+):
     values = np.full((4, 5, 4), 255, np.uint8)
     values[..., :3] = colour
     values[1:] = beneath, beneath, beneath, opacity
     path = save(tmp_path / "mask.png", values)
-    with pytest.raises(InputError, match=r"mask\.png.* white and opaque.* transparent\. Save"):
-        hole_of_file(path, (4, 5))
+    with pytest.raises(InputError, match=r"mask\.png.* white, opaque .* transparent ones\. Save"):
+        hole_from_file(path, (4, 5))
 
 
-def test_a_transparent_colour_of_a_palette_is_transparent(tmp_path):
+def test_a_transparent_palette_colour_is_refused_only_if_it_is_used(tmp_path):
     image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
     image.putpalette([0, 0, 0, 255, 255, 255, 9, 9, 9])
     image.save(tmp_path / "mask.png", transparency=2)
     with pytest.raises(InputError, match=r"mask\.png.* transparent"):
-        hole_of_file(tmp_path / "mask.png", (2, 2))
-    image.save(tmp_path / "mask.png", transparency=200)  # which no pixel has
+        hole_from_file(tmp_path / "mask.png", (2, 2))
+    image.save(tmp_path / "mask.png", transparency=200)  # no pixel has this colour
     np.testing.assert_array_equal(
-        hole_of_file(tmp_path / "mask.png", (2, 2)), [[False, True], [False, True]]
+        hole_from_file(tmp_path / "mask.png", (2, 2)), [[False, True], [False, True]]
     )
 
 
-def test_an_opaque_alpha_channel_of_a_mask_is_no_matter(tmp_path):
+def test_an_opaque_alpha_channel_of_a_mask_is_ignored(tmp_path):
     values = np.full((4, 5, 4), 255, np.uint8)
     values[1:, :, :3] = 0
-    hole = hole_of_file(save(tmp_path / "mask.png", values), (4, 5))
+    hole = hole_from_file(save(tmp_path / "mask.png", values), (4, 5))
     assert hole[0].all()
     assert not hole[1:].any()
 
 
-def test_a_mask_of_ones_says_how_bright_it_is(tmp_path):
+def test_the_error_for_a_mask_of_ones_names_its_brightest_value(tmp_path):
     path = save(tmp_path / "mask.png", np.eye(4, dtype=np.uint8))
     with pytest.raises(InputError, match=r"mask\.png.* no hole.*128.* 1$"):
-        hole_of_file(path, (4, 4))
+        hole_from_file(path, (4, 4))
 
 
 @pytest.mark.parametrize(
@@ -81,18 +83,18 @@ def test_a_mask_of_ones_says_how_bright_it_is(tmp_path):
         (np.zeros((21, 30), np.uint16), r"mask\.png.* I;16"),
     ],
 )
-def test_mask_files_that_cannot_be_used(tmp_path, values, message):
+def test_mask_files_that_cannot_be_used_are_refused(tmp_path, values, message):
     path = save(tmp_path / "mask.png", values)
     with pytest.raises(InputError, match=message):
-        hole_of_file(path, (21, 30))
+        hole_from_file(path, (21, 30))
 
 
 def test_a_box_is_left_top_width_height():
-    hole = hole_of_box((3, 1, 2, 4), (6, 8))
+    hole = hole_from_box((3, 1, 2, 4), (6, 8))
     rows, columns = np.nonzero(hole)
     assert (set(rows), set(columns)) == ({1, 2, 3, 4}, {3, 4})
     assert hole.sum() == 8
-    assert hole_of_box((0, 0, 8, 5), (6, 8)).sum() == 40  # up to the border
+    assert hole_from_box((0, 0, 8, 5), (6, 8)).sum() == 40  # up to the border
 
 
 @pytest.mark.parametrize(
@@ -106,48 +108,48 @@ def test_a_box_is_left_top_width_height():
         ((0, 0, 8, 6), "box.* all hole"),
     ],
 )
-def test_boxes_that_cannot_be_used(box, message):
+def test_boxes_that_cannot_be_used_are_refused(box, message):
     with pytest.raises(InputError, match=message):
-        hole_of_box(box, (6, 8))
+        hole_from_box(box, (6, 8))
 
 
-def test_a_brush_is_the_training_brush_of_a_seed():
+def test_a_brush_seed_draws_the_training_strokes_of_that_seed():
     expected = free_form_mask(np.random.default_rng(7), 40, 50)
-    np.testing.assert_array_equal(hole_of_brush(7, (40, 50)), expected)
+    np.testing.assert_array_equal(hole_from_brush(7, (40, 50)), expected)
 
 
-def test_names_give_holes_of_their_own_that_stay():
-    holes = [hole_of_brush(7, (40, 50), name) for name in ("a.png", "b.png", "a.png")]
+def test_different_names_have_different_reproducible_holes():
+    holes = [hole_from_brush(7, (40, 50), name) for name in ("a.png", "b.png", "a.png")]
     assert (holes[0] != holes[1]).any()
     np.testing.assert_array_equal(holes[0], holes[2])
-    assert (holes[0] != hole_of_brush(8, (40, 50), "a.png")).any()
+    assert (holes[0] != hole_from_brush(8, (40, 50), "a.png")).any()
 
 
-def test_the_hole_of_a_name_is_that_of_its_bytes():
+def test_the_hole_of_a_name_depends_on_its_bytes():
     names = [os.fsdecode(name) for name in (b"a\xff.png", b"a\xfe.png")]
-    holes = [hole_of_brush(7, (40, 50), name) for name in names]
+    holes = [hole_from_brush(7, (40, 50), name) for name in names]
     assert (holes[0] != holes[1]).any()
     rng = np.random.default_rng((7, zlib.crc32("été.png".encode())))
     expected = free_form_mask(rng, 40, 50)
-    np.testing.assert_array_equal(hole_of_brush(7, (40, 50), "été.png"), expected)
+    np.testing.assert_array_equal(hole_from_brush(7, (40, 50), "été.png"), expected)
 
 
-def test_brushes_that_cannot_be_used():
+def test_brushes_that_cannot_be_used_are_refused():
     with pytest.raises(InputError, match=r"seed.* -1"):
-        hole_of_brush(-1, (4, 4))
+        hole_from_brush(-1, (4, 4))
     with pytest.raises(InputError, match=r"brush.* all hole"):
-        hole_of_brush(0, (1, 1))
+        hole_from_brush(0, (1, 1))
 
 
-def test_one_source_of_holes_is_chosen(tmp_path):
+def test_exactly_one_source_of_holes_is_required(tmp_path):
     with pytest.raises(InputError, match=r"mask.*box.*brush_seed.* none"):
         HoleChoice()
     with pytest.raises(InputError, match=r"mask.* got box and brush_seed"):
         HoleChoice(box=(0, 0, 1, 1), brush_seed=0)
     picture, size = tmp_path / "a.jpg", (40, 50)
     holes = [HoleChoice(brush_seed=0).hole(picture, size, named) for named in (False, True)]
-    np.testing.assert_array_equal(holes[0], hole_of_brush(0, size))
-    np.testing.assert_array_equal(holes[1], hole_of_brush(0, size, "a.jpg"))
+    np.testing.assert_array_equal(holes[0], hole_from_brush(0, size))
+    np.testing.assert_array_equal(holes[1], hole_from_brush(0, size, "a.jpg"))
 
 
 def test_a_folder_of_masks_is_searched_by_stem(tmp_path):

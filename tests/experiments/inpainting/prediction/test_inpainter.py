@@ -44,14 +44,14 @@ def box(size, rows, columns):
 
 
 def with_fill(monkeypatch, function, tiling=None):
-    """An inpainter with a function of image and mask in place of the network."""
+    """An inpainter that applies a function of image and mask instead of a network."""
     monkeypatch.setattr(inpainter_module, "fill", lambda _model, _variables, *x: function(*x))
     return Inpainter(CONFIG, VARIABLES, tiling=tiling or Tiling())
 
 
 @pytest.mark.parametrize("size", [(1, 2), (2, 1), (7, 33), (130, 41), (64, 200)])
 @pytest.mark.parametrize("working_side", [None, 16])
-def test_any_size_is_filled_and_what_is_seen_stays(size, working_side):
+def test_any_size_is_filled_and_pixels_outside_the_hole_do_not_change(size, working_side):
     image = noise(*size)
     mask = box(size, np.s_[: max(1, size[0] // 2)], np.s_[: max(1, size[1] // 2)])
     before = image.copy()
@@ -64,7 +64,7 @@ def test_any_size_is_filled_and_what_is_seen_stays(size, working_side):
 
 
 @pytest.mark.parametrize("working_side", [None, 40])
-def test_what_is_in_the_hole_has_no_influence(working_side):
+def test_pixels_in_the_hole_are_ignored(working_side):
     image, mask = noise(90, 133), box((90, 133), np.s_[20:61], np.s_[33:133])
     other = np.where(mask[..., None], 255 - image, image)
     inpainter = Inpainter(CONFIG, VARIABLES, working_side, Tiling(64, 8, 8))
@@ -72,7 +72,7 @@ def test_what_is_in_the_hole_has_no_influence(working_side):
 
 
 @pytest.mark.parametrize("config", [CONFIG, pytest.param(CARAFE, marks=pytest.mark.slow)])
-def test_tiles_make_the_whole_where_margins_exceed_what_the_network_sees(config):
+def test_tiles_agree_with_the_whole_if_margins_exceed_the_receptive_field(config):
     variables = initial(config)
     reach = _reach(config, variables)
     margin = 32
@@ -81,15 +81,15 @@ def test_tiles_make_the_whole_where_margins_exceed_what_the_network_sees(config)
     image, mask = noise(*size), box(size, np.s_[10:155], np.s_[7:220:3])
     expected = Inpainter(config, variables, tiling=Tiling(224, 0, 1))(image, mask).astype(int)
     tiled = Inpainter(config, variables, tiling=Tiling(144, margin, 8))(image, mask)
-    # The two are padded below by different amounts.
+    # The two have different amounts of padding below the image.
     above = np.s_[: size[0] - reach]
     np.testing.assert_allclose(tiled[above], expected[above], atol=1)
     cut = Inpainter(config, variables, tiling=Tiling(64, 0, 1))(image, mask)
-    assert np.abs(cut[above] - expected[above]).max() > 3  # it is the margins that do it
+    assert np.abs(cut[above] - expected[above]).max() > 3  # seams without margins
 
 
 def _reach(config, variables):
-    """How many pixels away a pixel still has influence, by changing one."""
+    """The largest distance at which changing a pixel has an influence, in pixels."""
     model = make_generator(config)
     mask = jnp.asarray(np.random.default_rng(1).random((1, 96, 96, 1)) < 0.2, jnp.float32)
     mask = mask.at[0, 46:50, 46:50].set(0)
@@ -97,18 +97,18 @@ def _reach(config, variables):
     predict = jax.jit(model.apply)
     before = predict(variables, image, mask)
     reach = 0
-    for place in range(46, 50):  # all phases of the coarsest map
-        after = predict(variables, image.at[0, place, place].set(-image[0, place, place]), mask)
+    for at in range(46, 50):  # all positions within a pixel of the coarsest map
+        after = predict(variables, image.at[0, at, at].set(-image[0, at, at]), mask)
         changed = np.asarray(before != after)[0].any(-1)
-        reach = max(reach, *(int(np.abs(axis - place).max()) for axis in np.nonzero(changed)))
+        reach = max(reach, *(int(np.abs(axis - at).max()) for axis in np.nonzero(changed)))
     return reach
 
 
 @pytest.mark.parametrize("tiling", [Tiling(64, 8, 16), Tiling(64, 0, 32)])
-def test_no_step_at_a_seam_exceeds_the_ramp(monkeypatch, tiling):
-    def mean_of_all(image, mask):  # sees further than any margin
-        seen = jnp.maximum((1 - mask).sum(), 1)
-        return jnp.broadcast_to((image * (1 - mask)).sum() / seen / 3, image.shape)
+def test_differences_at_a_seam_do_not_exceed_the_slope_of_the_ramp(monkeypatch, tiling):
+    def mean_of_all(image, mask):  # its receptive field is larger than any margin
+        visible = jnp.maximum((1 - mask).sum(), 1)
+        return jnp.broadcast_to((image * (1 - mask)).sum() / visible / 3, image.shape)
 
     size = 200, 300
     image = np.empty((*size, 3), np.uint8)
@@ -119,7 +119,7 @@ def test_no_step_at_a_seam_exceeds_the_ramp(monkeypatch, tiling):
     filled[~mask] = np.nan
     assert np.nanmax(filled) - np.nanmin(filled) > 150
     starts = [span.start for span in tiling.spans(300, stride_of(CONFIG))]
-    # Seen pixels are 20 apart, by which means of tiles as far from each other may differ.
+    # Visible pixels are 20 apart, which adds to the distance that means of tiles can differ by.
     between_tiles = 255 * (np.diff(starts).max() + 20) / 300
     across, along = (
         np.nanmax(np.abs(np.diff(filled, axis=1))),
@@ -139,11 +139,11 @@ def test_tiles_without_a_hole_are_left_out(monkeypatch):
     np.testing.assert_array_equal(inpainter(image, mask), np.where(mask[..., None], 0, image))
 
 
-def test_compilations_are_few_and_none_is_repeated(monkeypatch):
+def test_compilations_are_few_and_not_repeated(monkeypatch):
     shapes = []
 
     def note_shape(image, mask):
-        shapes.append(image.shape)  # once a compilation
+        shapes.append(image.shape)  # once for each compilation
         return image * (1 - mask)
 
     inpainter = with_fill(monkeypatch, note_shape, Tiling(128, 16, 16))
@@ -155,7 +155,7 @@ def test_compilations_are_few_and_none_is_repeated(monkeypatch):
     }
 
 
-def test_memory_is_bounded_for_a_wide_picture(monkeypatch):
+def test_memory_is_bounded_for_a_wide_image(monkeypatch):
     size = 3000, 20_000
     image = np.zeros((*size, 3), np.uint8)
     mask = box(size, np.s_[::500], np.s_[100:200])
@@ -169,7 +169,7 @@ def test_memory_is_bounded_for_a_wide_picture(monkeypatch):
     finally:
         tracemalloc.stop()
     assert (result[mask] == 128).all()
-    bound = image.nbytes + 12 * 512 * 20_000  # the result, and what the docstring says
+    bound = image.nbytes + 12 * 512 * 20_000  # the result, and the bound in the docstring
     tile = 64 * 512 * 512
     assert bound - 12 * 512 * 20_000 < peak < bound + tile
 
@@ -192,28 +192,28 @@ def test_a_broken_network_is_reported(broken):
         ((0, 4, 3), np.zeros((0, 4), bool), "mask.* no hole"),
     ],
 )
-def test_arrays_that_are_no_image_with_a_hole(shape, mask, message):
+def test_arrays_that_are_not_an_image_with_a_hole_are_refused(shape, mask, message):
     with pytest.raises(InputError, match=message):
         Inpainter(CONFIG, VARIABLES)(np.zeros(shape, np.uint8), mask)
 
 
-def test_a_working_side_of_nothing_is_refused():
+def test_a_working_side_below_1_is_refused():
     with pytest.raises(InputError, match=r"working_side.* 0"):
         Inpainter(CONFIG, VARIABLES, working_side=0)
 
 
-def test_a_working_side_sets_the_scale_at_which_the_network_sees(monkeypatch):
+def test_a_working_side_sets_the_size_of_the_networks_input(monkeypatch):
     sizes = []
     monkeypatch.setattr(
         inpainter_module, "fill", lambda _m, _v, x, mask: sizes.append(x.shape) or x * (1 - mask)
     )
     inpainter = Inpainter(CONFIG, VARIABLES, working_side=200)
-    for size in ((600, 900), (150, 200)):  # scaled to 200x300, which is padded; smaller is not
+    for size in ((600, 900), (150, 200)):  # scaled to 200x300 and padded; not scaled
         inpainter(noise(*size), box(size, np.s_[50:100], np.s_[50:100]))
     assert sizes == [(1, 256, 384, 3), (1, 256, 256, 3)]
 
 
-def test_a_hole_with_one_seen_pixel_in_a_large_image():
+def test_a_hole_around_one_visible_pixel_in_a_large_image():
     image = np.full((600, 600, 3), 200, np.uint8)
     mask = np.ones((600, 600), bool)
     mask[300, 300] = False
@@ -221,7 +221,7 @@ def test_a_hole_with_one_seen_pixel_in_a_large_image():
     assert (filled[300, 300] == 200).all()
 
 
-def test_a_scratch_thinner_than_a_working_pixel_is_filled_from_its_sides():
+def test_a_scratch_thinner_than_a_pixel_of_the_small_image_is_filled():
     image = np.full((600, 600, 3), 200, np.uint8)
     mask = box((600, 600), np.s_[:], 300)
     image[mask] = 0
@@ -229,7 +229,7 @@ def test_a_scratch_thinner_than_a_working_pixel_is_filled_from_its_sides():
     np.testing.assert_allclose(filled[mask], 200, atol=1)
 
 
-def test_a_run_fills_at_the_size_that_it_was_trained_on(tmp_path, monkeypatch):
+def test_a_run_fills_at_the_size_on_which_it_was_trained(tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, data=DataConfig(crop_side=16))
     loaded = LoadedRun(config, {"average": VARIABLES}, 1)
     monkeypatch.setattr(type(inpainter_module.RUNS), "load", lambda *arguments: loaded)

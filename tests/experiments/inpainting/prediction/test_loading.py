@@ -1,4 +1,4 @@
-"""Which checkpoint of a run fills, and runs that cannot."""
+"""Choice of a run's checkpoint, and runs that cannot be loaded."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def test_the_newest_checkpoint_fills_and_a_damaged_one_is_reported(tmp_path, cap
     assert (best != newest).any()
     assert capsys.readouterr().err == ""
     damage(tmp_path / "checkpoints/3")
-    # The one before is the best, too.
+    # The checkpoint before it is also the best.
     np.testing.assert_array_equal(load_inpainter(tmp_path)(values, hole), best)
     reported = capsys.readouterr().err
     assert "checkpoints/3: " in reported
@@ -37,12 +37,12 @@ def damage(checkpoint):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_a_folder_without_a_run(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=rf"{tmp_path}.*config\.json"):
         load_inpainter(tmp_path)
 
 
-def test_a_truncated_checkpoint(run, tmp_path):
+def test_a_truncated_checkpoint_is_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     damage(tmp_path / "run/checkpoints/0")
     with pytest.raises(CheckpointError, match=r"checkpoints/0.* damaged"):
@@ -58,7 +58,7 @@ def test_a_truncated_checkpoint(run, tmp_path):
         ("model.width", 6, "checkpoints/0.* model"),
     ],
 )
-def test_a_run_of_another_task_or_model(run, tmp_path, field, value, message):
+def test_a_run_of_another_task_or_model_is_refused(run, tmp_path, field, value, message):
     shutil.copytree(run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     *section, name = field.split(".")

@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from experiments.engine.errors import InputError
 from experiments.inpainting.__main__ import predict as predict_command
-from experiments.inpainting.prediction.holes import HoleChoice, hole_of_brush
+from experiments.inpainting.prediction.holes import HoleChoice, hole_from_brush
 from experiments.inpainting.prediction.inpainter import load_inpainter
 from experiments.inpainting.prediction.predict import predict, read_picture
 from tests.experiments.inpainting.prediction.runs import BOX, pixels
@@ -31,7 +31,7 @@ def read(path):
 
 
 def outcomes(*arguments, **options):
-    """The file that was written of each picture, or the error, by the picture's name."""
+    """The file written for each image, or the error, by the image's name."""
     return {
         picture.name: outcome if isinstance(outcome, InputError) else outcome.output
         for picture, outcome in predict(*arguments, **options)
@@ -47,7 +47,7 @@ def test_only_the_hole_changes(run, tmp_path):
     assert changed.sum() == 7 * 12
 
 
-def test_a_mask_and_a_working_side_are_followed(run, tmp_path):
+def test_the_mask_and_the_working_side_are_used(run, tmp_path):
     values = pixels(80, 120)
     mask = np.zeros((80, 120), np.uint8)
     mask[20:50, 30:90] = 255
@@ -59,7 +59,7 @@ def test_a_mask_and_a_working_side_are_followed(run, tmp_path):
         np.testing.assert_array_equal(read(tmp_path / "out.png"), expected)
 
 
-def test_a_folder_is_filled_and_what_fails_is_reported(run, tmp_path):
+def test_a_folder_is_filled_and_failures_are_reported(run, tmp_path):
     folder, output = tmp_path / "in", tmp_path / "out"
     good = [save(folder / name, pixels(seed=n)) for n, name in enumerate(("b.png", "z.png"))]
     save(folder / "a.tiff", np.dstack([pixels(), np.full((21, 30), 100, np.uint8)]))
@@ -108,7 +108,7 @@ def test_a_folder_is_filled_and_what_fails_is_reported(run, tmp_path):
         (pixels(1, 1), np.full((1, 1), 255, np.uint8), "is all hole"),
     ],
 )
-def test_holes_that_cannot_be_used(run, tmp_path, image, mask, message):
+def test_holes_that_cannot_be_used_are_reported(run, tmp_path, image, mask, message):
     folder = save(tmp_path / "in/a.png", image).parent
     holes = HoleChoice(mask=save(tmp_path / "mask.png", mask))
     ((_, error),) = predict(run, folder, holes, tmp_path / "out")
@@ -118,18 +118,18 @@ def test_holes_that_cannot_be_used(run, tmp_path, image, mask, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_each_file_of_a_folder_has_brush_strokes_of_its_own(run, tmp_path):
+def test_each_file_of_a_folder_has_its_own_brush_strokes(run, tmp_path):
     values = pixels(60, 60)
     for name in ("a.png", "b.png"):
         save(tmp_path / "in" / name, values)
     outcomes(run, tmp_path / "in", HoleChoice(brush_seed=3), tmp_path / "out")
     inpainter = load_inpainter(run)
     for name in ("a.png", "b.png"):
-        expected = inpainter(values, hole_of_brush(3, (60, 60), name))
+        expected = inpainter(values, hole_from_brush(3, (60, 60), name))
         np.testing.assert_array_equal(read(tmp_path / "out" / name), expected)
     outcomes(run, tmp_path / "in/a.png", HoleChoice(brush_seed=3), tmp_path / "a.png")
     np.testing.assert_array_equal(
-        read(tmp_path / "a.png"), inpainter(values, hole_of_brush(3, (60, 60)))
+        read(tmp_path / "a.png"), inpainter(values, hole_from_brush(3, (60, 60)))
     )
 
 
@@ -158,11 +158,11 @@ def test_two_images_of_one_stem_do_not_share_an_output(run, tmp_path):
     assert found[first.name] == tmp_path / "out/a.png"
     assert "must not be the output of an earlier image" in str(found[second.name])
     np.testing.assert_array_equal(read(tmp_path / "out/a.png")[:5], pixels()[:5])
-    # A second call writes anew.
+    # A second call overwrites the output of the first.
     assert outcomes(run, second, BOX, tmp_path / "out/a.png")[second.name] == tmp_path / "out/a.png"
 
 
-def test_an_output_that_cannot_be_written_fails_alone(run, tmp_path):
+def test_an_output_that_cannot_be_written_does_not_stop_the_others(run, tmp_path):
     for name in ("a.png", "b.png"):
         save(tmp_path / "in" / name)
     (tmp_path / "out/a.png").mkdir(parents=True)
@@ -172,13 +172,13 @@ def test_an_output_that_cannot_be_written_fails_alone(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "folder.png"])
-def test_an_output_that_is_no_png_is_refused(run, tmp_path, name):
+def test_an_output_that_is_not_a_png_file_is_refused(run, tmp_path, name):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(InputError, match=rf"output.*{name}"):
         predict(run, save(tmp_path / "image.png"), BOX, tmp_path / name)
 
 
-def test_folders_that_cannot_be_used(run, tmp_path):
+def test_folders_that_cannot_be_used_are_refused(run, tmp_path):
     image = save(tmp_path / "in/a.png")
     with pytest.raises(InputError, match=f"output.*{image}"):
         predict(run, image.parent, BOX, image)
@@ -187,7 +187,7 @@ def test_folders_that_cannot_be_used(run, tmp_path):
         predict(run, tmp_path / "empty", BOX, tmp_path / "out")
 
 
-def test_an_rgb_profile_is_kept_and_another_dropped(run, tmp_path):
+def test_an_rgb_profile_is_kept_and_other_profiles_are_dropped(run, tmp_path):
     rgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     for name, profile in (("rgb", rgb), ("other", lab)):
@@ -195,20 +195,20 @@ def test_an_rgb_profile_is_kept_and_another_dropped(run, tmp_path):
     results = predict(run, tmp_path / "in", BOX, tmp_path / "out")
     notes = {picture.stem: filled.note for picture, filled in results}
     assert notes["rgb"] is None
-    assert "other.jpg is dropped: it is not of RGB" in notes["other"]
+    assert "other.jpg is dropped: it is not for RGB" in notes["other"]
     with Image.open(tmp_path / "out/rgb.png") as image:
         assert image.info["icc_profile"] == rgb
     with Image.open(tmp_path / "out/other.png") as image:
         assert "icc_profile" not in image.info
 
 
-def test_an_opaque_alpha_channel_is_no_matter(tmp_path):
+def test_an_opaque_alpha_channel_is_ignored(tmp_path):
     opaque = np.dstack([pixels(), np.full((21, 30), 255, np.uint8)])
     np.testing.assert_array_equal(read_picture(save(tmp_path / "a.png", opaque)).pixels, pixels())
 
 
 @pytest.mark.slow
-def test_a_picture_20000_pixels_wide(run, tmp_path):
+def test_an_image_20000_pixels_wide(run, tmp_path):
     values = np.full((700, 20_000, 3), 90, np.uint8)
     image = save(tmp_path / "wide.png", values, compress_level=1)
     holes = HoleChoice(box=(9_000, 300, 1_500, 200))
@@ -219,7 +219,9 @@ def test_a_picture_20000_pixels_wide(run, tmp_path):
     np.testing.assert_array_equal(filled, values)
 
 
-def test_the_command_names_what_it_wrote_and_ends_with_2_if_some_failed(run, tmp_path, capsys):
+def test_the_command_prints_the_files_it_wrote_and_exits_with_2_if_some_failed(
+    run, tmp_path, capsys
+):
     good = save(tmp_path / "in/a.png")
     (tmp_path / "in/b.png").write_text("no image")
     with pytest.raises(SystemExit) as ended:
@@ -251,7 +253,7 @@ def test_any_name_is_filled_and_shown_in_one_line(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", slow("latin-1"), slow("utf-8")])
-def test_a_command_whose_output_cannot_hold_a_name(run, tmp_path, encoding):
+def test_a_command_whose_output_cannot_encode_a_name(run, tmp_path, encoding):
     save(tmp_path / "日.png")
     command = ["predict", tmp_path / "日.png", "--run", run, "--brush-seed", "0"]
     done = subprocess.run(
@@ -273,8 +275,8 @@ def test_a_profile_that_cannot_be_read_is_dropped_with_a_note(run, tmp_path):
     assert "a.png is dropped: it cannot be read" in filled.note
 
 
-def test_a_terminal_shows_how_many_are_done(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+def test_a_terminal_shows_the_number_of_filled_images(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
     for name in ("a.png", "b.png"):
         save(tmp_path / "in" / name)
     predict_command(tmp_path / "in", run, box=BOX.box)
@@ -283,7 +285,7 @@ def test_a_terminal_shows_how_many_are_done(run, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_as_a_program(run, tmp_path):
-    """Through a process: what a shell sees."""
+    """Runs the command in a process, as a shell does."""
     program = (
         "from experiments.engine.command_line import run_command\n"
         "from experiments.inpainting.__main__ import predict\n"

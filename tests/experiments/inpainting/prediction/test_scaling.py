@@ -10,9 +10,9 @@ def noise(*shape):
 
 
 @pytest.mark.parametrize(("size", "side"), [((90, 126), 30), ((121, 90), 37), ((90, 121), 89)])
-def test_small_pixels_are_means_of_what_is_seen(size, side):
+def test_small_pixels_are_means_of_visible_pixels(size, side):
     image, mask = noise(*size, 3), np.zeros(size, bool)
-    mask[40:80, 20:61] = True  # ends within small pixels, and leaves some without any seen
+    mask[40:80, 20:61] = True  # ends within small pixels, and covers some of them
     small, small_mask = shrink(image, mask, side)
     assert min(small.shape[:2]) == side
     height, width = small_mask.shape
@@ -24,13 +24,13 @@ def test_small_pixels_are_means_of_what_is_seen(size, side):
         for column in range(width):
             rows = [n for n, at in enumerate(covered[0]) if int(at) == row]
             columns = [n for n, at in enumerate(covered[1]) if int(at) == column]
-            seen = ~mask[np.ix_(rows, columns)]
-            assert small_mask[row, column] == (not seen.any())
-            expected = image[np.ix_(rows, columns)][seen].mean(axis=0) if seen.any() else 0
+            visible = ~mask[np.ix_(rows, columns)]
+            assert small_mask[row, column] == (not visible.any())
+            expected = image[np.ix_(rows, columns)][visible].mean(axis=0) if visible.any() else 0
             np.testing.assert_allclose(small[row, column], expected, atol=0.51)
 
 
-def test_what_is_pasted_is_the_whole_scaled_up():
+def test_pasted_pixels_equal_the_whole_image_scaled_up():
     small, image, mask = noise(40, 56, 3), noise(300, 420, 3), np.zeros((300, 420), bool)
     mask[50:250, 100:101] = True
     mask[10:60, 300:420] = True

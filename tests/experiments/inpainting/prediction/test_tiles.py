@@ -24,7 +24,7 @@ def test_weights_sum_to_one_everywhere(cut):
 
 
 @given(cuts())
-def test_all_tiles_are_of_one_length_that_the_network_can_halve(cut):
+def test_all_tiles_have_one_length_that_the_network_can_halve(cut):
     tiling, length, stride = cut
     spans = tiling.spans(length, stride)
     side = len(spans[0].weight)
@@ -35,11 +35,11 @@ def test_all_tiles_are_of_one_length_that_the_network_can_halve(cut):
     assert spans[-1].stop == length
     if len(spans) > 1:
         assert side == tiling.side_for(stride)
-        assert spans[-1].start + side - length < stride  # no more padding than that
+        assert spans[-1].start + side - length < stride  # the padding is less than a stride
 
 
 @given(cuts())
-def test_next_to_a_cut_a_margin_is_not_used_and_ramps_are_no_steeper_than_said(cut):
+def test_margins_have_no_weight_and_ramps_are_not_too_steep(cut):
     tiling, length, stride = cut
     spans = tiling.spans(length, stride)
     assume(len(spans) > 1)
@@ -52,7 +52,7 @@ def test_next_to_a_cut_a_margin_is_not_used_and_ramps_are_no_steeper_than_said(c
 
 
 @pytest.mark.parametrize("stride", [1, 4, 128, 256])
-def test_shapes_are_few(stride):
+def test_tiles_have_few_shapes(stride):
     lengths = {len(Tiling().spans(n, stride)[0].weight) for n in range(1, 1500, 7)}
     assert lengths == {max(stride, 128), max(stride, 256), 512} | (
         {384} if stride <= 128 else set()
@@ -67,6 +67,6 @@ def test_shapes_are_few(stride):
         ((47, 8, 8), "side.* 48.* 47"),
     ],
 )
-def test_sizes_of_which_nothing_is_left(sizes, message):
+def test_margins_and_ramps_that_fill_a_tile_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         Tiling(*sizes)

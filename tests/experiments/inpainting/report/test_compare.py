@@ -21,7 +21,7 @@ from experiments.inpainting.task import initial_state
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder of ten pictures."""
+    """A folder of ten images."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "images"
     folder.mkdir()
@@ -42,8 +42,8 @@ def config(images):
 
 
 @pytest.fixture
-def stand_in(monkeypatch):
-    """Runs by the name of their folder, in place of such as were trained."""
+def fake_runs(monkeypatch):
+    """Runs by the name of their folder, which are not trained."""
     loaded = {}
 
     class Runs:
@@ -55,11 +55,11 @@ def stand_in(monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_run_is_measured_by_what_it_fills_with(tmp_path, config, stand_in, capsys):
+def test_every_run_is_evaluated_with_the_variables_that_fill(tmp_path, config, fake_runs, capsys):
     state = initial_state(config)
     average = jax.tree.map(lambda leaf: leaf + 0.5, variables_of(state))
     averaged = LoadedRun(config, {**state, "average": average}, 9)
-    stand_in |= {"a": LoadedRun(config, state, 7), "b": averaged}
+    fake_runs |= {"a": LoadedRun(config, state, 7), "b": averaged}
     compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out", Folders(tmp_path), examples=2)
     found = json.loads((tmp_path / "out/compare.json").read_text())
     a, b = (found["runs"][name] for name in "ab")
@@ -76,16 +76,16 @@ def test_every_run_is_measured_by_what_it_fills_with(tmp_path, config, stand_in,
         assert np.asarray(picture).std() > 10
 
 
-def test_runs_on_different_data_are_refused(tmp_path, config, stand_in):
+def test_runs_on_different_data_are_refused(tmp_path, config, fake_runs):
     data = dataclasses.replace(config.data, crop_side=32)
     other = dataclasses.replace(config, data=data)
-    stand_in |= {"a": LoadedRun(config, None, 1), "b": LoadedRun(other, None, 1)}
+    fake_runs |= {"a": LoadedRun(config, None, 1), "b": LoadedRun(other, None, 1)}
     with pytest.raises(ConfigError, match=r"a and b.*data\.crop_side: 16 -> 32"):
         compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out", Folders(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_arguments_are_named(tmp_path):
+def test_bad_arguments_are_refused_by_name(tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     with pytest.raises(ConfigError, match=r"runs.*two.*/a"):
         compare([a], tmp_path / "out", Folders(tmp_path))

@@ -24,7 +24,7 @@ def chosen(monkeypatch, images, count, unreadable=()):
 
 
 @hypothesis.given(strategies.integers(1, 300), strategies.integers(1, 12))
-def test_they_are_spread_and_their_holes_take_turns(images, count):
+def test_examples_are_spread_and_cycle_through_hole_sizes(images, count):
     with pytest.MonkeyPatch.context() as monkeypatch:
         numbers = chosen(monkeypatch, images, count)
     assert len(set(numbers)) == min(images, count)
@@ -34,7 +34,7 @@ def test_they_are_spread_and_their_holes_take_turns(images, count):
         assert numbers[-1] >= images - SIZES
 
 
-def test_for_an_unreadable_image_the_next_with_such_a_hole_is_taken(monkeypatch):
+def test_an_unreadable_image_is_replaced_by_the_next_with_the_same_hole_size(monkeypatch):
     assert chosen(monkeypatch, 21, 5)[:2] == [0, 6]
     assert chosen(monkeypatch, 21, 5, unreadable={6, 11})[:2] == [0, 16]
     assert chosen(monkeypatch, 3, 3, unreadable={1}) == [0, 2]

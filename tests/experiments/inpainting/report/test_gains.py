@@ -21,7 +21,7 @@ def presets(**configs):
     return {name: Preset(name, name, config) for name, config in configs.items()}
 
 
-def test_a_baseline_differs_in_the_resamplers_alone():
+def test_a_baseline_differs_only_in_the_resamplers():
     found = presets(
         partial_carafe=with_carafe(PARTIAL),
         plain_carafe=with_carafe(PLAIN),
@@ -37,13 +37,13 @@ def test_a_baseline_differs_in_the_resamplers_alone():
     }
 
 
-def test_a_preset_that_differs_in_more_is_no_baseline():
+def test_a_preset_with_other_differences_is_not_a_baseline():
     other = dataclasses.replace(PLAIN, training=TrainingConfig(batch_size=8))
     found = presets(carafe=with_carafe(PLAIN), other=other)
     assert baseline_of(found["carafe"], found) is None
 
 
-def test_gains_are_of_pairs_of_runs():
+def test_gains_are_computed_over_pairs_of_runs():
     runs = {
         1: {"psnr_hole": 21.0, "images/10-20": 7},
         3: {"psnr_hole": 24.0, "images/10-20": 7},
@@ -59,11 +59,11 @@ def test_gains_are_of_pairs_of_runs():
 
 
 @pytest.mark.parametrize(("config", "psnr", "l1"), [(PLAIN, 1.35, -0.87), (PARTIAL, 0.27, -0.36)])
-def test_gains_of_the_paper_are_those_it_names(config, psnr, l1):
+def test_gains_in_the_paper(config, psnr, l1):
     assert paper_gains(config)["psnr_image"].mean == pytest.approx(psnr)
     assert paper_gains(config)["l1_image"].mean == pytest.approx(l1)
 
 
-def test_the_paper_has_no_gains_of_the_unet():
+def test_the_paper_has_no_gains_for_the_unet():
     model = GeneratorConfig(architecture="unet", convolution="partial", upsampler="nearest")
     assert paper_gains(InpaintingConfig(model=model)) == {}

@@ -47,7 +47,7 @@ class KilledError(RuntimeError):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_folder):
-    """Folders of an experiment that was broken off before its third run, and called again."""
+    """Folders of an experiment that was killed before its third run, and started again."""
     folders = Folders(data_folder.parents[2], runs=tmp_path_factory.mktemp("runs"))
     operation = Operation(log_every=1, evaluate_every=2)
     trained = []
@@ -76,7 +76,7 @@ def starts_of(run):
 
 
 def evaluations(folders, preset):
-    """The last lines of the logs, one a seed."""
+    """The last line of the log of each seed."""
     runs = [folders.runs / f"inpainting/{preset}-seed{seed}" for seed in SEEDS]
     logs = [read_metrics(run / "metrics.jsonl") for run in runs]
     lines = [[line for line in log if "eval/psnr_hole" in line][-1] for log in logs]
@@ -84,7 +84,7 @@ def evaluations(folders, preset):
 
 
 @pytest.mark.slow
-def test_what_was_done_is_not_done_again(finished):
+def test_finished_runs_are_not_trained_again(finished):
     folders, before = finished
     output = folders.runs / "inpainting"
     assert list(before) == RUNS[:2]
@@ -119,7 +119,7 @@ def test_results_are_means_spreads_and_gains_over_the_seeds(finished):
     table = (output / "table.md").read_text()
     (line,) = [line for line in table.splitlines() if line.endswith("PSNR 23.45 dB |")]
     assert f"| {carafe[0]['images/10-20']:.0f} |" in table
-    # The paper's own gain, of its networks of this kind.
+    # The gain of the same kind of network in the paper.
     (line,) = [line for line in table.splitlines() if "| +1.35 |" in line]
     assert line.startswith("| Tiny w/ CARAFE++ |")
     assert "sample standard deviation" in table
@@ -128,7 +128,7 @@ def test_results_are_means_spreads_and_gains_over_the_seeds(finished):
 
 
 @pytest.mark.slow
-def test_the_pictures_are_there(finished):
+def test_the_figures_are_written(finished):
     for name in ("fills.png", "curves.png", "kernels.png"):
         with Image.open(finished[0].runs / "inpainting/tiny" / name) as picture:
             assert min(picture.size) > 300
@@ -136,7 +136,7 @@ def test_the_pictures_are_there(finished):
 
 
 @pytest.mark.slow
-def test_comparing_its_runs_gives_the_same_metrics(finished, tmp_path):
+def test_compare_gives_the_same_metrics(finished, tmp_path):
     folders, _ = finished
     runs = [folders.runs / "inpainting" / name for name in (RUNS[0], RUNS[2])]
     compare(runs, tmp_path, folders)

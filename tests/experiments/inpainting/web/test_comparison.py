@@ -24,7 +24,7 @@ COFFEE = pypi_photographs()[2].path  # 600x400
 
 
 class Model:
-    """Fills by a function, and counts how often."""
+    """A model that fills by a function, and counts its calls."""
 
     def __init__(self, fill, shapes_compiled=lambda: 0):
         self._fill = fill
@@ -45,7 +45,7 @@ def paint_grey(value):
 
 
 def painted(size, box=(0, 0, 0, 0), alpha=255):
-    """What the brush leaves: ``box`` painted, all else transparent."""
+    """The painted layer: opaque in ``box``, transparent outside it."""
     layer = Image.new("RGBA", size)
     layer.paste((255, 0, 170, alpha), box)
     return layer
@@ -57,9 +57,9 @@ def encoded(image, **options):
     return file.getvalue()
 
 
-def test_models_fill_what_is_painted_and_only_that():
+def test_models_fill_only_the_painted_pixels():
     models = {"baseline": paint_grey(100), "CARAFE++": paint_grey(200)}
-    # The softest edge of a brush is painted, too.
+    # Even the softest edge of the brush counts as painted.
     results = fill_with_each(models, COFFEE, painted((600, 400), (30, 40, 130, 90), alpha=1))
     assert list(results) == ["baseline", "CARAFE++"]
     with Image.open(COFFEE) as image:
@@ -73,12 +73,12 @@ def test_models_fill_what_is_painted_and_only_that():
     ("size", "shown"),
     [((600, 400), (600, 400)), ((1536, 768), (768, 384)), ((2000, 3), (768, 1)), ((1, 1), (1, 1))],
 )
-def test_pictures_are_painted_on_in_a_size_that_fits_the_page(tmp_path, size, shown):
+def test_pictures_are_shown_in_a_size_that_fits_the_page(tmp_path, size, shown):
     Image.new("RGB", size).save(tmp_path / "picture.png")
     assert preview(tmp_path / "picture.png").size == shown
 
 
-def test_a_hole_grows_with_the_picture(tmp_path):
+def test_a_hole_is_scaled_up_with_the_picture(tmp_path):
     Image.new("RGB", (1536, 1024)).save(tmp_path / "picture.png")
     models = {"only": paint_grey(9)}
     result = fill_with_each(models, tmp_path / "picture.png", painted((768, 512), (10, 20, 30, 50)))
@@ -88,7 +88,7 @@ def test_a_hole_grows_with_the_picture(tmp_path):
     assert len(rows) == 60 * 40
 
 
-def test_compilation_is_told_apart_from_the_fill(monkeypatch, tmp_path):
+def test_the_time_of_compilation_is_separate_from_the_fill(monkeypatch, tmp_path):
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     compiled = set()
@@ -109,7 +109,7 @@ def test_compilation_is_told_apart_from_the_fill(monkeypatch, tmp_path):
         assert (second.seconds, second.compile_seconds) == (1, 0)
 
 
-def test_a_picture_is_filled_again_only_where_the_network_was_compiled_for_it(tmp_path):
+def test_a_picture_is_filled_twice_only_if_the_network_was_compiled_for_it(tmp_path):
     config = InpaintingConfig(model=GeneratorConfig(width=2, levels=1, norm="none"))
     shapes = (jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32) for channels in (3, 1))
     draw = functools.partial(make_generator(config).lazy_init, jax.random.key(0, impl="rbg"))
@@ -126,7 +126,7 @@ def test_a_picture_is_filled_again_only_where_the_network_was_compiled_for_it(tm
 
 
 def bomb():
-    """A PNG of some bytes that says it has 2.5 billion pixels."""
+    """A tiny PNG file whose header declares 2.5 billion pixels."""
     header = bytearray(encoded(Image.new("1", (1, 1))))
     header[16:24] = (50_000).to_bytes(4, "big") * 2
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
@@ -148,11 +148,11 @@ BAD_PICTURES = {
 
 
 def see_through(mode, alpha):
-    """A picture of 9x9 pixels, one of which has this alpha."""
+    """A picture of 9x9 pixels in which one pixel has this alpha."""
     image = Image.new("RGBA", (9, 9), (1, 2, 3, 255))
     image.putpixel((4, 4), (1, 2, 3, alpha))
     if mode == "P":
-        # Colour 1 of the palette is the transparent one; it is used if a pixel is to be.
+        # Colour 1 of the palette is transparent; it is used only if the pixel is transparent.
         image = Image.new("P", (9, 9))
         image.putpalette([0, 0, 0, 9, 9, 9])
         image.putpixel((4, 4), int(alpha < 255))
@@ -177,10 +177,10 @@ def test_a_picture_with_broken_metadata_is_shown_turned(tmp_path):
     assert preview(tmp_path / "a.png").size == (32, 64)
 
 
-def test_an_opaque_picture_is_found_so_without_a_copy(tmp_path):
+def test_checking_that_a_picture_is_opaque_makes_no_copy(tmp_path):
     Image.new("RGBA", (1000, 1000), (1, 2, 3, 255)).save(tmp_path / "picture.png")
     preview(tmp_path / "picture.png")
-    tracemalloc.start()  # of Python and NumPy; Pillow's own images are not seen
+    tracemalloc.start()  # of Python and NumPy, but not of Pillow's own images
     try:
         preview(tmp_path / "picture.png")
         assert tracemalloc.get_traced_memory()[1] < 2_000_000

@@ -9,13 +9,13 @@ RUNS = Path("none"), Path("none")
 OPTIONS = None, False, "newest"
 
 
-def test_gradio_is_asked_for_where_it_is_missing(monkeypatch):
+def test_missing_gradio_is_reported_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ServeError, match=r"pip install .*\[web\]"):
         serve(*RUNS, "localhost", 0, *OPTIONS)
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
-def test_there_is_no_such_port(port):
+def test_a_port_out_of_range_is_refused(port):
     with pytest.raises(ServeError, match=f"port.*65535.* {port}$"):
         serve(*RUNS, "localhost", port, *OPTIONS)

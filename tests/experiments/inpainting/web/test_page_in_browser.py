@@ -1,4 +1,4 @@
-"""The served page in a headless Chromium: `apt install chromium`."""
+"""Tests the served page in a headless Chromium (`apt install chromium`)."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[4]
 COFFEE = pypi_photographs()[2].path  # 600x400
 GREYS = {"baseline": 100, "CARAFE++": 200}
 PAINT = (255, 0, 170)
-PATIENCE = 60_000  # milliseconds
+TIMEOUT = 60_000  # milliseconds
 
 SLOW = (1, 2, 3)  # colour of the first pixel of a picture whose fill waits for a file
 
@@ -74,10 +74,10 @@ class Served(NamedTuple):
     """A page that is being served.
 
     Attributes:
-        url: of the page.
-        process: that serves it.
-        temporary: the process's folder of temporary files.
-        errors: a file of what the process says on stderr.
+        url: URL of the page.
+        process: process of the server.
+        temporary: folder of the server's temporary files.
+        errors: file with the server's stderr.
     """
 
     url: str
@@ -87,7 +87,7 @@ class Served(NamedTuple):
 
     @property
     def release(self):
-        """The file that fills of slow pictures wait for."""
+        """The file for which fills of slow pictures wait."""
         return self.temporary.with_name("release")
 
     def temporary_bytes(self):
@@ -135,7 +135,7 @@ def browser():
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     assert executable, "these tests need Chromium: apt install chromium"
     with sync_playwright() as playwright:
-        # The sandbox refuses to run as root, which is who runs tests in a container.
+        # In containers tests run as root, for which the sandbox does not work.
         chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield chromium
         chromium.close()
@@ -143,10 +143,10 @@ def browser():
 
 @contextlib.contextmanager
 def opened(browser, url):
-    """A page that asks no other host than the server for anything."""
+    """Opens the page, and checks that it sends no request to other hosts."""
     hosts = set()
     page = browser.new_page(viewport={"width": 1200, "height": 1000})
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT)
     page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
     page.goto(url)
     yield page
@@ -162,37 +162,37 @@ def page(browser, server):
 
 
 def drop(page, content):
-    # There is another input, of the editor, and none here while a picture is shown.
-    place = page.get_by_role("button").filter(has_text="Drop File Here")
-    place.locator("input[type=file]").set_input_files(
+    # The editor has another input. This one is missing while a picture is shown.
+    target = page.get_by_role("button").filter(has_text="Drop File Here")
+    target.locator("input[type=file]").set_input_files(
         {"name": "picture.png", "mimeType": "image/png", "buffer": content}
     )
 
 
 def screen(page, box):
-    with Image.open(io.BytesIO(page.screenshot(clip=box))) as seen:
-        return np.asarray(seen.convert("RGB"))
+    with Image.open(io.BytesIO(page.screenshot(clip=box))) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def shown(page):
     """Waits until the editor shows a picture that no longer moves, and returns the editor's box.
 
-    The editor is on the page before it has a picture, and the picture grows until it fits.
+    The editor exists before it has a picture, and the picture grows until it fits.
     """
     canvas = page.locator("#hole canvas").first
     canvas.wait_for()
-    deadline = time.monotonic() + PATIENCE / 1000
+    deadline = time.monotonic() + TIMEOUT / 1000
     before = None
     while time.monotonic() < deadline:
         box = canvas.bounding_box()
-        seen = screen(page, box)
+        pixels = screen(page, box)
         # Most of an editor without a picture, or with a small one, is white.
-        filled = (seen < 240).any(axis=-1).mean() > 0.6
-        if filled and before is not None and np.array_equal(before, seen):
+        filled = (pixels < 240).any(axis=-1).mean() > 0.6
+        if filled and before is not None and np.array_equal(before, pixels):
             return box
-        before = seen
+        before = pixels
         page.wait_for_timeout(500)
-    pytest.fail("no picture was seen in the editor")
+    pytest.fail("the editor showed no picture")
 
 
 def paint(page):
@@ -207,7 +207,7 @@ def paint(page):
         page.wait_for_timeout(500)
         if (screen(page, box) == PAINT).all(axis=-1).sum() > 500:
             return
-    pytest.fail("no stroke was seen on the picture")
+    pytest.fail("the picture showed no stroke")
 
 
 def fill(page):
@@ -215,7 +215,7 @@ def fill(page):
 
 
 def result(page, name):
-    """Where the page shows what the model of this name has filled, and its time."""
+    """The column of the page with a model's filled picture and its time."""
     return page.locator(".column").filter(has=page.get_by_text(name, exact=True)).last
 
 
@@ -250,7 +250,7 @@ def test_a_painted_hole_is_filled_by_both_models(page):
     assert not page.locator("#message").is_visible()
 
 
-def test_another_picture_clears_the_first_results(page):
+def test_a_second_picture_clears_the_results_of_the_first(page):
     drop(page, COFFEE.read_bytes())
     paint(page)
     fill(page)
@@ -268,24 +268,24 @@ def test_another_picture_clears_the_first_results(page):
 
 
 def clear_while_filling(page):
-    """Has a slow picture filled, and clears it."""
+    """Starts the fill of a slow picture, and clears the picture."""
     with Image.open(COFFEE) as image:
         image.putpixel((0, 0), SLOW)
         image.save(content := io.BytesIO(), "png")
     drop(page, content.getvalue())
     paint(page)
     fill(page)
-    # The queue has taken it, and it runs.
+    # The fill has left the queue and is running.
     page.get_by_text("processing").first.wait_for()
     page.get_by_label("Clear", exact=True).click()
 
 
-def test_a_fill_that_runs_when_its_picture_is_cleared_is_not_shown(page, server):
+def test_a_fill_still_running_when_its_picture_is_cleared_is_not_shown(page, server):
     clear_while_filling(page)
     drop(page, COFFEE.read_bytes())
     paint(page)
     fill(page)
-    # The next fill waits until the first has ended.
+    # The next fill waits for the end of the first.
     page.wait_for_timeout(3000)
     for name in GREYS:
         assert not result(page, name).locator("img").count()
@@ -296,7 +296,7 @@ def test_a_fill_that_runs_when_its_picture_is_cleared_is_not_shown(page, server)
         assert first_pixels == {image.getpixel((0, 0))}
 
 
-def test_a_fill_that_ends_when_its_picture_is_cleared_is_not_shown(page, server):
+def test_a_fill_ending_when_its_picture_is_cleared_is_not_shown(page, server):
     clear_while_filling(page)
     drop(page, COFFEE.read_bytes())
     shown(page)
@@ -318,14 +318,14 @@ def test_clearing_the_picture_hides_the_message_about_it(page):
 
 def test_without_a_hole_or_a_picture_the_page_says_what_to_do(page):
     fill(page)
-    page.wait_for_function(message_has("drop one first"))
+    page.wait_for_function(message_has("drop a picture first"))
     drop(page, COFFEE.read_bytes())
     shown(page)
     fill(page)
     page.wait_for_function(message_has("no hole"))
 
 
-def test_bad_pictures_are_refused_and_the_next_is_taken(page):
+def test_bad_pictures_are_refused_and_the_next_picture_is_accepted(page):
     for text, message in {
         "no picture of a known format": "the picture cannot be read: no picture of a known format",
         "at most 16,000,000 pixels": "16,000,000 pixels",
@@ -340,7 +340,7 @@ def test_bad_pictures_are_refused_and_the_next_is_taken(page):
     shown(page)
 
 
-def test_long_files_are_refused_and_the_next_is_taken(page):
+def test_large_files_are_refused_and_the_next_file_is_accepted(page):
     drop(page, bytes(MAX_BYTES + 1))
     page.get_by_text("exceed the maximum allowed size of 20").first.wait_for()
     drop(page, COFFEE.read_bytes())
@@ -356,7 +356,7 @@ def test_no_picture_is_left_when_the_server_is_stopped(browser, tmp_path, number
         server.process.send_signal(number)
         assert server.process.wait(timeout=60) == 0
         assert server.temporary_bytes() == 0
-        assert (f"warning: at {host} " in server.errors.read_text()) is (host == "0.0.0.0")
+        assert (f"warning: with host {host}, " in server.errors.read_text()) is (host == "0.0.0.0")
 
 
 def refusal(host, port, folder, variables=()):
@@ -367,11 +367,11 @@ def refusal(host, port, folder, variables=()):
     return errors.splitlines()[-1]
 
 
-def test_an_address_that_cannot_be_listened_at_is_named(tmp_path):
+def test_an_address_on_which_the_server_cannot_listen_is_named(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"host 127.0.0.1, port {port}: " in refusal("127.0.0.1", port, tmp_path)
-    for host in ("192.0.2.1", "no-machine.invalid"):  # of another machine, and of none
+    for host in ("192.0.2.1", "no-machine.invalid"):  # another machine, and no machine
         assert f"host {host}, port {port}: " in refusal(host, port, tmp_path)
 
 
@@ -384,12 +384,12 @@ def test_a_proxy_that_hides_the_page_is_named(tmp_path):
 
 
 def get(url):
-    """Asks the server directly, whatever proxy there is."""
+    """Sends a request directly to the server, without a proxy."""
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url) as response:
         return response.read()
 
 
-def test_strangers_get_no_other_files_and_no_functions(server):
+def test_the_server_exposes_no_other_files_and_no_functions(server):
     with pytest.raises(urllib.error.HTTPError, match="403"):
         get(f"{server.url}gradio_api/file=/etc/hostname")
     functions = json.loads(get(f"{server.url}gradio_api/info"))
