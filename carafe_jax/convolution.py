@@ -70,6 +70,7 @@ def convolve(
         TypeError: the dtypes of ``lhs`` and ``rhs`` differ, or shapes do not fit.
         ValueError: shapes do not fit.
     """
+    lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
     order = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     size = rhs.shape[:-2]
     steps = (1,) * len(size) if rhs_dilation is None else rhs_dilation

@@ -98,7 +98,7 @@ def weighted_sum(
         values: ``[B]``.
         weight: ``[B]``, 0 for examples that only fill up the batch.
     """
-    return (jnp.where(weight > 0, values, 0) * weight).sum()
+    return (jnp.where(weight > 0, values.astype(weight.dtype), 0) * weight).sum()
 
 
 def check_not_empty(dataset: grain.MapDataset) -> None:

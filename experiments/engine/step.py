@@ -94,11 +94,11 @@ def guarded(
         finite = _all_finite(metrics)
         halted = skipped > max_skipped
         accepted = finite & ~halted
-        skipped = skipped + (~finite & ~halted)
+        skipped = skipped + (~finite & ~halted).astype(skipped.dtype)
         new_carry = Carry(
             state=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), new_state, state),
             key=carry.key,
-            number=number + accepted,  # a skipped step counts for no schedule
+            number=number + accepted.astype(number.dtype),  # a skipped step counts for no schedule
             skipped=skipped,
             unreadable=unreadable,
         )

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from experiments.resamplers.checks import checked_map
 from experiments.resamplers.convolutions import depth_to_space
 
 
@@ -45,6 +46,7 @@ class GuidedUpsample(nn.Module):
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch double_height double_width channels"]:
         """Maps ``[B, H, W, C]`` to ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``."""
+        x = checked_map("x", x)
         convolution = nn.Conv(
             8,
             (3, 3),
@@ -70,8 +72,14 @@ def sample(
 
     Returns:
         ``[B, H', W', C]`` in the dtype of ``x``.
+
+    Raises:
+        ValueError: ``x`` or ``places`` has another shape.
     """
+    x, places = checked_map("x", x), jnp.asarray(places)
     batch, height, width, channels = x.shape
+    if places.ndim != 4 or places.shape[0] != batch or places.shape[-1] != 2:
+        raise ValueError(f"places must be [B, H', W', 2] with B = {batch}, got {places.shape}")
     # In float32 before it is gathered, and so its gradient is summed in float32 too.
     pixels = x.astype(jnp.float32).reshape(batch, height * width, channels)
     rows = _neighbours(places[..., 0], height)
