@@ -79,6 +79,7 @@ def convolve(
         TypeError: ``lhs`` and ``rhs`` have different dtypes, or their shapes do not fit.
         ValueError: the shapes of ``lhs`` and ``rhs`` do not fit.
     """
+    lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
     order = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     size = rhs.shape[:-2]
     steps = (1,) * len(size) if rhs_dilation is None else rhs_dilation

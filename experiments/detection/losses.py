@@ -101,7 +101,7 @@ def _losses(
 
 def _inside(anchors: Float[Array, "anchors 4"], size: jax.Array) -> Bool[Array, " anchors"]:
     """Which anchors lie entirely within the image. As in mmdet 1, only these are sampled."""
-    height, width = size[0], size[1]
+    height, width = size[0].astype(anchors.dtype), size[1].astype(anchors.dtype)
     starts = (anchors[:, 0] >= 0) & (anchors[:, 1] >= 0)
     return starts & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)
 
@@ -113,7 +113,7 @@ def _rpn_losses(
     object_boxes: jax.Array,
     chosen: Sample,
 ) -> tuple[jax.Array, jax.Array]:
-    number = jnp.maximum(chosen.valid.sum(), 1)
+    number = jnp.maximum(chosen.valid.sum(), 1).astype(jnp.float32)
     objectness = optax.sigmoid_binary_cross_entropy(
         logits[chosen.index], chosen.positive.astype(jnp.float32)
     )
@@ -134,7 +134,7 @@ def _box_losses(
 ) -> tuple[jax.Array, jax.Array]:
     background = logits.shape[-1] - 1
     label = jnp.where(chosen.positive, objects.labels[chosen.matched], background)
-    number = jnp.maximum(chosen.valid.sum(), 1)
+    number = jnp.maximum(chosen.valid.sum(), 1).astype(jnp.float32)
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     target = encode(objects.boxes[chosen.matched], boxes, BOX_WEIGHTS)
     # Background samples read an arbitrary class, whose distance is masked below.
@@ -167,7 +167,7 @@ def _mask_losses(
         batch["masks"], objects.boxes, matched, boxes
     )
     entropy = optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=(2, 3))  # [B, S]
-    number = jnp.maximum(positive.sum(axis=1), 1)
+    number = jnp.maximum(positive.sum(axis=1), 1).astype(jnp.float32)
     return jnp.where(positive, entropy, 0.0).sum(axis=1) / number
 
 

@@ -99,7 +99,7 @@ def weighted_sum(
         values: values of the examples, ``[B]``.
         weight: weights of the examples, ``[B]``; 0 for padding.
     """
-    return (jnp.where(weight > 0, values, 0) * weight).sum()
+    return (jnp.where(weight > 0, values.astype(weight.dtype), 0) * weight).sum()
 
 
 def check_not_empty(dataset: grain.MapDataset) -> None:

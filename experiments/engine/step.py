@@ -93,11 +93,12 @@ def guarded(
         finite = _all_finite(metrics)
         halted = skipped > max_skipped
         accepted = finite & ~halted
-        skipped = skipped + (~finite & ~halted)
+        skipped = skipped + (~finite & ~halted).astype(skipped.dtype)
         new_carry = Carry(
             state=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), new_state, state),
             key=carry.key,
-            number=number + accepted,  # schedules do not count skipped steps
+            # Schedules do not count skipped steps.
+            number=number + accepted.astype(number.dtype),
             skipped=skipped,
             unreadable=unreadable,
         )

@@ -63,7 +63,9 @@ def hole_shares(
     """
     padded = [(0, -size % stride) for size in mask.shape[1:3]]
     mask = jnp.pad(mask, ((0, 0), *padded, (0, 0)))
-    return nn.avg_pool(mask, (stride, stride), (stride, stride))[..., 0]
+    batch, height, width, _ = mask.shape
+    cells = mask.reshape(batch, height // stride, stride, width // stride, stride)
+    return cells.mean((2, 4))
 
 
 def discriminator_loss(

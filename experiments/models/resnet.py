@@ -207,7 +207,7 @@ class ResNet(nn.Module):
         if self.num_classes is None:
             raise ValueError("num_classes must be an integer for logits, got None; see features()")
         c5 = self.features(x, train)[-1]
-        return self.fc(c5.mean(axis=(1, 2), dtype=jnp.float32))
+        return self.fc(c5.mean(axis=(-3, -2), dtype=jnp.float32))
 
     @nn.compact
     def features(

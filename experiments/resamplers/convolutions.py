@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from experiments.resamplers.checks import checked_integer
+
 Initializer = jax.nn.initializers.Initializer
 
 LECUN_NORMAL = nn.initializers.lecun_normal()
@@ -30,7 +32,7 @@ class Deconvolution(nn.Module):
         kernel_init: initialiser of the kernel; the bias starts at zero.
 
     Raises:
-        ValueError: ``kernel_size`` is less than 2.
+        ValueError: ``kernel_size`` is not an integer of at least 2.
     """
 
     features: int
@@ -43,9 +45,7 @@ class Deconvolution(nn.Module):
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch double_height double_width features"]:
         """Maps ``[B, H, W, C]`` to ``[B, 2 * H, 2 * W, features]``."""
-        size = self.kernel_size
-        if size < 2:
-            raise ValueError(f"kernel_size must be at least 2, got {size}")
+        size = checked_integer("kernel_size", self.kernel_size, 2)
         if size == _STRIDE:
             # Flax's name for the layer below, so that all sizes have the same parameter tree.
             return _BlockTranspose(
@@ -77,15 +77,15 @@ class _BlockTranspose(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch double_height double_width features"]:
-        batch, height, width, channels = x.shape
+        *batch, height, width, channels = x.shape
         shape = (_STRIDE, _STRIDE, channels, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         # Convolutions correlate: the last weight of the kernel applies to the first target.
-        blocks = jnp.einsum("bhwc,yxcf->bhywxf", x, kernel[::-1, ::-1])
-        y = blocks.reshape(batch, _STRIDE * height, _STRIDE * width, self.features)
-        return y + bias.reshape(1, 1, 1, self.features)
+        blocks = jnp.einsum("...hwc,yxcf->...hywxf", x, kernel[::-1, ::-1])
+        y = blocks.reshape(*batch, _STRIDE * height, _STRIDE * width, self.features)
+        return y + bias.reshape(*[1] * (y.ndim - 1), self.features)
 
 
 class PixelShuffle(nn.Module):
@@ -118,9 +118,17 @@ class PixelShuffle(nn.Module):
 def depth_to_space(
     x: Float[Array, "batch height width channels"], factor: int
 ) -> Float[Array, "batch out_height out_width out_channels"]:
-    """Moves channels ``(sy * factor + sx) * C + c`` to pixel ``(sy, sx)`` of each block."""
-    batch, height, width, channels = x.shape
+    """Moves channels ``(sy * factor + sx) * C + c`` to pixel ``(sy, sx)`` of each block.
+
+    Raises:
+        ValueError: ``factor`` is not an integer of at least 1, or its square does not divide the
+            number of channels.
+    """
+    x, factor = jnp.asarray(x), checked_integer("factor", factor, 1)
+    *batch, height, width, channels = x.shape
+    if channels % factor**2:
+        raise ValueError(f"the square of factor must divide {channels} channels, got {factor}")
     out = channels // factor**2
-    x = x.reshape(batch, height, width, factor, factor, out)
-    x = jnp.moveaxis(x, 3, 2)  # [B, H, sy, W, sx, C]
-    return x.reshape(batch, height * factor, width * factor, out)
+    x = x.reshape(*batch, height, width, factor, factor, out)
+    x = jnp.moveaxis(x, -3, -4)  # [B, H, sy, W, sx, C]
+    return x.reshape(*batch, height * factor, width * factor, out)

@@ -24,6 +24,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from experiments.resamplers.checks import checked_map
 from experiments.resamplers.pooling import window_mean, window_sum
 
 EPSILON = 1e-3
@@ -46,11 +47,13 @@ def detail_preserving_pool(
     Returns:
         A map ``[B, ceil(H / 2), ceil(W / 2), C]`` in the dtype of ``x``.
     """
+    x = checked_map("x", x)
     image = x.astype(jnp.float32)
+    alpha, lam = (jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in (alpha, lam))
     deviation = jnp.square(image - _spread(window_mean(image), x)) + EPSILON
     relative = deviation / _spread(window_mean(deviation), x)
-    reward = jnp.power(relative, jnp.exp(lam).reshape(1, 1, 1, -1))
-    weights = jnp.exp(alpha).reshape(1, 1, 1, -1) + reward
+    reward = jnp.power(relative, jnp.exp(lam))
+    weights = jnp.exp(alpha) + reward
     return (window_sum(weights * image) / window_sum(weights)).astype(x.dtype)
 
 

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from experiments.resamplers.checks import checked_map
 from experiments.resamplers.convolutions import depth_to_space
 
 
@@ -45,6 +46,7 @@ class GuidedUpsample(nn.Module):
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch double_height double_width channels"]:
         """Maps ``[B, H, W, C]`` to ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``."""
+        x = checked_map("x", x)
         convolution = nn.Conv(
             8,
             (3, 3),
@@ -71,8 +73,16 @@ def sample(
 
     Returns:
         A map ``[B, H', W', C]`` in the dtype of ``x``.
+
+    Raises:
+        ValueError: ``x`` or ``positions`` has a wrong shape.
     """
+    x, positions = checked_map("x", x), jnp.asarray(positions)
     batch, height, width, channels = x.shape
+    if positions.ndim != 4 or positions.shape[0] != batch or positions.shape[-1] != 2:
+        raise ValueError(
+            f"positions must be [B, H', W', 2] with B = {batch}, got {positions.shape}"
+        )
     # Converted to float32 before the gather, so that its gradient is summed in float32 too.
     pixels = x.astype(jnp.float32).reshape(batch, height * width, channels)
     rows = _neighbours(positions[..., 0], height)

@@ -3,6 +3,8 @@
 import jax
 from jaxtyping import Array, Float
 
+from experiments.resamplers.checks import checked_map
+
 
 def nearest(
     x: Float[Array, "batch height width channels"],
@@ -14,7 +16,11 @@ def nearest(
 
     Returns:
         A map ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``.
+
+    Raises:
+        ValueError: ``x`` does not have rank 4.
     """
+    x = checked_map("x", x)
     # Repeated, not gathered: then the gradient is a sum instead of a scatter.
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
@@ -33,6 +39,10 @@ def bilinear(
 
     Returns:
         A map ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``.
+
+    Raises:
+        ValueError: ``x`` does not have rank 4.
     """
+    x = checked_map("x", x)
     batch, height, width, channels = x.shape
     return jax.image.resize(x, (batch, 2 * height, 2 * width, channels), "bilinear")

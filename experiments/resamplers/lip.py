@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from carafe_jax.convolution import convolve
+from experiments.resamplers.checks import checked_map
 
 GATE = 12.0
 TRUNK_FEATURES = 128
@@ -43,6 +44,7 @@ def local_importance_pool(
     Raises:
         ValueError: ``logits`` has another shape than ``x``.
     """
+    x, logits = checked_map("x", x), jnp.asarray(logits)
     if logits.shape != x.shape:
         raise ValueError(f"logits must have the shape of x, {x.shape}, got {logits.shape}")
     weights = jnp.exp(logits.astype(jnp.float32))
@@ -67,8 +69,9 @@ class SimplifiedLIP(nn.Module):
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch half_height half_width channels"]:
         """Maps ``[B, H, W, C]`` to ``[B, ceil(H / 2), ceil(W / 2), C]``."""
+        x = checked_map("x", x)
         logits = _convolution(x.shape[-1], 3, nn.initializers.zeros, self.dtype, "conv")(x)
-        return local_importance_pool(x, _gate(_instance_norm("norm")(logits)))
+        return local_importance_pool(x, _gate(_instance_norm("norm", logits)))
 
 
 class ImportanceTrunk(nn.Module):
@@ -88,10 +91,11 @@ class ImportanceTrunk(nn.Module):
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width 128"]:
         """Maps ``[B, H, W, C]`` to ``[B, H, W, 128]`` in float32."""
+        x = checked_map("x", x)
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         for number, size in enumerate((1, 3), start=1):
             x = _convolution(TRUNK_FEATURES, size, init, self.dtype, f"conv{number}")(x)
-            x = nn.relu(_instance_norm(f"norm{number}")(x))
+            x = nn.relu(_instance_norm(f"norm{number}", x))
         return x
 
 
@@ -114,8 +118,9 @@ class ImportanceHead(nn.Module):
         trunk: Float[Array, "batch height width 128"],
     ) -> Float[Array, "batch half_height half_width channels"]:
         """Maps ``[B, H, W, C]`` to ``[B, ceil(H / 2), ceil(W / 2), C]``."""
+        x, trunk = checked_map("x", x), checked_map("trunk", trunk)
         logits = _convolution(x.shape[-1], 1, nn.initializers.zeros, self.dtype, "conv")(trunk)
-        return local_importance_pool(x, _gate(_instance_norm("norm")(logits)))
+        return local_importance_pool(x, _gate(_instance_norm("norm", logits)))
 
 
 def _convolution(
@@ -136,9 +141,10 @@ def _convolution(
     )
 
 
-def _instance_norm(name: str) -> nn.InstanceNorm:
+def _instance_norm(name: str, x: jax.Array) -> jax.Array:
     # The fast variance E[x^2] - E[x]^2 is inaccurate for maps that are nearly constant.
-    return nn.InstanceNorm(epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, name=name)
+    norm = nn.InstanceNorm(epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, name=name)
+    return norm(x.astype(jnp.float32))  # InstanceNorm promotes, which strict promotion refuses
 
 
 def _gate(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -6,6 +6,7 @@ name. If the number of channels changes, as in inpainting, use the convolutions 
 """
 
 import dataclasses
+import operator
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float
 
 from carafe_jax.linen import CARAFE
 from experiments.resamplers.carafe_config import CarafeConfig
+from experiments.resamplers.checks import checked_map
 from experiments.resamplers.convolutions import (
     LECUN_NORMAL,
     Deconvolution,
@@ -82,15 +84,12 @@ def upsample(
         A map ``[B, *size, C]``.
 
     Raises:
-        ValueError: ``method`` is unknown, ``size`` is not the double, or a size of the method is
-            out of range.
+        ValueError: ``x`` does not have rank 4, ``method`` is unknown, ``size`` is neither the
+            double of the input nor one less, or a size of the method is out of range.
     """
+    x = checked_map("x", x)
     height, width, channels = x.shape[1:]
-    size = (2 * height, 2 * width) if size is None else size
-    if tuple(-(-side // 2) for side in size) != (height, width):
-        raise ValueError(
-            f"size must be the double of {(height, width)} or one less, got {tuple(size)}"
-        )
+    rows, columns = _target_size(height, width, size)
     if dtype is not None:
         x = x.astype(dtype)
     match method:
@@ -115,4 +114,19 @@ def upsample(
             y = CARAFE(up=2, dtype=dtype, name=name, **dataclasses.asdict(carafe))(x)
         case _:
             raise unknown_method(method, Upsampler)
-    return y[:, : size[0], : size[1]].astype(x.dtype)
+    return y[:, :rows, :columns].astype(x.dtype)
+
+
+def _target_size(height: int, width: int, size: tuple[int, int] | None) -> tuple[int, int]:
+    """The size of the result, checked and in integers of Python."""
+    if size is None:
+        return 2 * height, 2 * width
+    try:
+        rows, columns = map(operator.index, size)
+    except (TypeError, ValueError):
+        raise ValueError(f"size must be two integers, height and width, got {size}") from None
+    if (-(-rows // 2), -(-columns // 2)) != (height, width):
+        raise ValueError(
+            f"size must be the double of {(height, width)} or one less, got {(rows, columns)}"
+        )
+    return rows, columns

@@ -64,7 +64,7 @@ def clip(
         boxes: boxes ``[..., 4]``.
         size: height and width of the image in pixels.
     """
-    height, width = size[0], size[1]
+    height, width = (jnp.asarray(side, boxes.dtype) for side in (size[0], size[1]))
     x, y = jnp.clip(boxes[..., 0::2], 0, width), jnp.clip(boxes[..., 1::2], 0, height)
     return jnp.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], axis=-1)
 

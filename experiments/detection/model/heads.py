@@ -36,6 +36,7 @@ class BoxHead(nn.Module):
             Logits ``[B, R, K + 1]``, the background last, and deltas ``[B, R, K, 4]``, or
             ``[B, R, 1, 4]`` for class-agnostic boxes.
         """
+        x = _checked_regions(x)
         x = x.reshape(*x.shape[:2], -1)
         for name in ("fc1", "fc2"):
             dense = nn.Dense(self.config.features, kernel_init=_XAVIER, dtype=self.dtype, name=name)
@@ -67,6 +68,7 @@ class MaskHead(nn.Module):
     ) -> Float[Array, "batch rois double double masks"]:
         """Maps regions ``[B, R, S, S, C]`` to float32 logits ``[B, R, 2 * S, 2 * S, K]``."""
         config = self.config
+        x = _checked_regions(x)
         batch, rois = x.shape[:2]
         x = x.reshape(batch * rois, *x.shape[2:])
         for index in range(config.layers):
@@ -101,3 +103,10 @@ class MaskHead(nn.Module):
             name="masks",
         )(x)
         return x.reshape(batch, rois, *x.shape[1:])
+
+
+def _checked_regions(x: jax.Array) -> jax.Array:
+    x = jnp.asarray(x)
+    if x.ndim != 5:
+        raise ValueError(f"x must be [B, R, S, S, C], got shape {x.shape}")
+    return x

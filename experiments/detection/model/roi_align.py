@@ -43,7 +43,7 @@ def assign_levels(
     starts = [(finest_side * 2**level) ** 2 for level in range(1, levels)]
     level = jnp.zeros(size.shape, jnp.int32)
     for start in starts:
-        level += size >= start * (1 - _ROUNDING)
+        level += (size >= start * (1 - _ROUNDING)).astype(jnp.int32)
     return level
 
 
@@ -149,10 +149,11 @@ def _axis_samples(
     at = (jnp.arange(bins * points, dtype=jnp.float32) + 0.5) / (bins * points)
     position = low[:, None] + at[None, :] * (high - low)[:, None]  # [R, P * points]
     last = (size - 1)[:, None]
-    inside = (position >= -1) & (position <= last + 1)
-    position = jnp.clip(position, 0, last)
+    end = last.astype(jnp.float32)
+    inside = (position >= -1) & (position <= end + 1)
+    position = jnp.clip(position, 0, end)
     pixel = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, jnp.maximum(last - 1, 0))
-    beyond = position - pixel
+    beyond = position - pixel.astype(jnp.float32)
     pixels = jnp.stack([pixel, jnp.minimum(pixel + 1, last)], axis=-1)
     weights = jnp.stack([1 - beyond, beyond], axis=-1)
     weights = jnp.where(inside[..., None], weights, 0) / points

@@ -12,6 +12,7 @@ from carafe_jax.convolution import convolve
 from experiments.detection.model.boxes import clip, decode, is_nonempty
 from experiments.detection.model.config import ProposalConfig
 from experiments.detection.model.nms import nms
+from experiments.resamplers.checks import checked_map
 
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
@@ -40,6 +41,7 @@ class RPNHead(nn.Module):
             ``[B, H * W * A, 4]`` for :func:`experiments.detection.model.boxes.decode`, both in the
             order of the anchors.
         """
+        pyramid = [checked_map("each level of pyramid", level) for level in pyramid]
         channels = pyramid[0].shape[-1]
 
         def convolution(features: int, size: int, dtype: Any, name: str) -> nn.Module:
@@ -114,7 +116,7 @@ def _best_of_level(
     """The ``count`` best refined anchors, or fewer, and their scores, -inf for empty boxes."""
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     # Anchors in the padding are never trained, and there may be many with the same score.
-    inside = (centres < size[None, ::-1]).all(axis=-1)
+    inside = (centres < size[None, ::-1].astype(centres.dtype)).all(axis=-1)
     scores, order = jax.lax.top_k(jnp.where(inside, logits, -jnp.inf), min(count, logits.size))
     boxes = clip(decode(deltas[order], jnp.asarray(anchors)[order], WEIGHTS), size)
     return boxes, jnp.where(is_nonempty(boxes), scores, -jnp.inf)

@@ -20,6 +20,7 @@ from experiments.inpainting.model.generator_blocks import (
 )
 from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.model.partial_convolution import Masked
+from experiments.resamplers.checks import checked_map
 
 _DILATIONS = (2, 4, 8, 16)
 _WIDEST = 8  # ratio of the channels of the U-Net's widest levels to the channels of its first level
@@ -49,6 +50,11 @@ class _Generator(nn.Module):
 
     def network_input(self, image: jax.Array, mask: jax.Array) -> FeatureMap:
         """The input of the first layer, without the pixels in the hole."""
+        image, mask = checked_map("image", image), jnp.asarray(mask)
+        if mask.shape != (*image.shape[:-1], 1):
+            raise ValueError(
+                f"mask must be [B, H, W, 1] for image of shape {image.shape}, got {mask.shape}"
+            )
         visible = (1 - mask) * image
         if self.config.convolution == "partial":
             return Masked(visible.astype(self.dtype), 1 - mask)

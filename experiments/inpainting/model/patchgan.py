@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from experiments.inpainting.model.patchgan_config import PatchGANConfig
+from experiments.resamplers.checks import checked_map
 
 _SLOPE = 0.2
 
@@ -35,7 +36,11 @@ class PatchGAN(nn.Module):
         Returns:
             Logits ``[B, ceil(H / 2**layers), ceil(W / 2**layers)]``, high for patches that look
             real.
+
+        Raises:
+            ValueError: ``x`` does not have rank 4.
         """
+        x = checked_map("x", x)  # InstanceNorm takes the mean over all axes but first and last
         config = self.config
 
         def convolution(
