@@ -3,14 +3,15 @@ r"""Conversion from and to mmcv: kernels, logits, and the parameters of a whole 
 mmcv's ``carafe`` and ``CARAFEPack`` compute what :func:`carafe_jax.carafe` and the CARAFE layers
 compute for ``down=1``. They store the same numbers in another order:
 
-==================  =======================================  =======================================
-\                   mmcv                                     carafe-jax
-==================  =======================================  =======================================
-feature map         ``[..., C, H, W]``                       ``[..., H, W, C]``
-kernels             ``[..., groups * k * k, up*H, up*W]``    ``[..., up*H, up*W, groups * k * k]``
-channel of a logit  ``((g*k*k + tap)*up + sy)*up + sx``      ``((sy*up + sx)*groups + g)*k*k + tap``
-convolution kernel  ``[features, channels, rows, columns]``  ``[rows, columns, channels, features]``
-==================  =======================================  =======================================
+===================  ====================================  =====================================
+\\                    mmcv                                  carafe-jax
+===================  ====================================  =====================================
+feature map          ``[N, C, H, W]``                      ``[..., H, W, C]``
+kernels              ``[N, groups * k * k, up*H, up*W]``   ``[..., up*H, up*W, groups * k * k]``
+channel of a logit   ``((g*k*k + tap)*up + sy)*up + sx``   ``((sy*up + sx)*groups + g)*k*k + tap``
+weight of a          ``[features, channels, rows,          ``[rows, columns, channels,
+convolution          columns]``                            features]``
+===================  ====================================  =====================================
 
 Every function here only moves values, so a conversion and its inverse give back the same bits.
 """

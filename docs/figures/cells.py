@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 from carafe_kernels.geometry import Geometry
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 GEOMETRY = Geometry(kernel_size=3, up=3, down=2)
@@ -16,13 +17,13 @@ COLOURS = ("#cfe3f5", "#fbe3c4")  # one for each cell
 INK = "#222222"
 
 
-def draw_pixels(axes, count, y, width, in_cell, label):
+def draw_pixels(axes: Axes, count: int, y: float, width: float, in_cell: int, label: str) -> None:
     """Draws a row of pixels in the colours of their cells, with their indices."""
     for index in range(count):
         colour = COLOURS[index // in_cell]
-        box = (index * width, y), width, 0.6
-        axes.add_patch(Rectangle(*box, facecolor=colour, edgecolor=INK, linewidth=1))
-        axes.text((index + 0.5) * width, y + 0.3, index, ha="center", va="center", color=INK)
+        corner = (index * width, y)
+        axes.add_patch(Rectangle(corner, width, 0.6, facecolor=colour, edgecolor=INK))
+        axes.text((index + 0.5) * width, y + 0.3, str(index), ha="center", va="center", color=INK)
     axes.text(-0.12, y + 0.3, label, ha="right", va="center", color=INK)
 
 
