@@ -3,14 +3,6 @@ r"""Conversion from and to mmcv: kernels, logits, and the parameters of a whole 
 mmcv's ``carafe`` and ``CARAFEPack`` compute what :func:`carafe_jax.carafe` and the CARAFE layers
 compute for ``down=1``. They store the same numbers in another order:
 
-\                    mmcv                                   carafe-jax
-===================  =====================================  =====================================
-feature map          ``[..., C, H, W]``                     ``[..., H, W, C]``
-kernels              ``[..., groups * k * k, up*H, up*W]``  ``[..., up*H, up*W, groups * k * k]``
-channel of a logit   ``((g*k*k + tap)*up + sy)*up + sx``    ``((sy*up + sx)*groups + g)*k*k + tap``
-convolution          ``[features, channels, rows, cols]``   ``[rows, cols, channels, features]``
-===================  =====================================  =====================================
-=======
 ==================  =======================================  =======================================
 \                   mmcv                                     carafe-jax
 ==================  =======================================  =======================================

@@ -30,8 +30,8 @@ def draw_pixels(axes: Axes, count: int, y: float, width: float, in_cell: int, la
     """
     for index in range(count):
         colour = COLOURS[index // in_cell]
-        box = (index * width, y), width, 0.6
-        axes.add_patch(Rectangle(*box, facecolor=colour, edgecolor=INK, linewidth=1))
+        corner = (index * width, y)
+        axes.add_patch(Rectangle(corner, width, 0.6, facecolor=colour, edgecolor=INK))
         axes.text((index + 0.5) * width, y + 0.3, str(index), ha="center", va="center", color=INK)
     axes.text(-0.12, y + 0.3, label, ha="right", va="center", color=INK)
 
