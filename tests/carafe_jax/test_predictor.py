@@ -12,7 +12,7 @@ from tests.kernels.errors import naming
 
 
 def kernel_shapes(options, channels=CHANNELS):
-    """The shapes of the kernels of both convolutions, in both APIs alike."""
+    """The shapes of the kernels of both convolutions; both APIs have the same."""
     linen, layer = abstract_variables(channels, options)
     found = [
         {name: conv["kernel"].shape for name, conv in each["params"]["kernel_predictor"].items()}
