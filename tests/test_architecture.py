@@ -1,11 +1,13 @@
 """Imports go one way, experiments -> carafe_jax -> carafe_kernels, and stay light."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -60,6 +62,26 @@ def test_the_library_imports_only_what_it_declares(package):
     assert undeclared <= declared_dependencies()
 
 
+OUTSIDE = [ROOT / "kernels", ROOT / "experiments", ROOT / "tests", ROOT / "docs"]
+
+
+@pytest.mark.parametrize("folder", OUTSIDE, ids=lambda path: path.name)
+def test_private_modules_are_imported_by_the_library_alone(folder):
+    private = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in modules(folder)
+        for name in imported(path)
+        if re.match(r"carafe_jax\.(\w+\.)*_[a-z]", name)
+    ]
+    assert not private
+
+
+def test_public_modules_are_those_that_the_library_lists():
+    public = {path.stem for path in CARAFE_JAX.glob("*.py") if not path.stem.startswith("_")}
+    assert public == {"convert", "convolution", "linen", "nnx"}
+    assert public <= {*carafe_jax.__all__}
+
+
 def run(program):
     """What a program prints, in a process of its own."""
     completed = subprocess.run(
@@ -95,6 +117,19 @@ def test_the_library_loads_the_flax_that_is_asked_for(statement):
     names = "carafe_jax.linen", "carafe_jax.nnx", "flax.linen", "flax.nnx"
     program = f"import sys\n{statement}\nprint(*[name for name in {names} if name in sys.modules])"
     assert run(program) == LOADED[statement]
+
+
+def test_the_names_of_options_are_imported_without_jax():
+    program = "import sys\nfrom carafe_jax import Implementation, Normalizer, __version__\n"
+    assert run(f"{program}print('jax' in sys.modules)") == ["False"]
+    assert get_args(carafe_jax.Implementation) == ("xla", "mosaic_gpu")
+    assert get_args(carafe_jax.Normalizer) == ("softmax", "sigmoid", "sigmoid_normalized")
+
+
+def test_the_version_is_that_of_the_distribution_and_of_the_citation():
+    assert carafe_jax.__version__ == importlib.metadata.version("carafe-jax")
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {carafe_jax.__version__}\n" in citation
 
 
 def test_the_library_lists_what_it_has_and_has_nothing_else():

@@ -1,3 +1,6 @@
+import re
+import tomllib
+
 import jax
 import pytest
 
@@ -48,3 +51,14 @@ def test_the_documentation_has_the_command_of_each_table(task, catalogue):
     page = (ROOT / "docs" / "reproducing.md").read_text()
     for name in catalogue.experiments:
         assert f"python -m experiments.{task} {name}`" in page
+
+
+def test_the_badges_of_the_readme_say_what_the_package_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {"python": project["requires-python"].removeprefix(">=")}
+    for entry in project["dependencies"]:
+        name, _, version = entry.partition(">=")
+        needed[name] = version
+    badges = dict(re.findall(r"img.shields.io/badge/(\w+)-([\d.]+)%2B", README.read_text()))
+    assert badges == {name: needed[name] for name in ("python", "jax", "flax")}
+    assert f"licence-{project['license'].replace('-', '--')}-" in README.read_text()
