@@ -112,7 +112,7 @@ SMALL = tuple(
         f"{config.data.source}-resnet18-{method.replace('_', '-')}",
         f"{config.data.source.capitalize()}, ResNet-18, {name}",
         dataclasses.replace(config, model=dataclasses.replace(config.model, downsampler=method)),
-        paper_note="none: another data set",
+        paper_note="none: another dataset",
     )
     for config in (_DIGITS, _CUTOUTS)
     for method, name in _DOWNSAMPLERS.items()
