@@ -4,23 +4,17 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Implementation",
-    "Normalizer",
-    "__version__",
-    "carafe",
-    "convert",
-    "convolution",
-    "linen",
-    "nnx",
-    "reassemble",
-    "reassembly_kernels",
-]
+# The names that ``from carafe_jax import *`` imports. Modules are not among them: they would hide
+# Flax's ``linen`` and ``nnx``.
+__all__ = ["Implementation", "Normalizer", "carafe", "reassemble", "reassembly_kernels"]
 
 if TYPE_CHECKING:
     from carafe_kernels.names import Implementation, Normalizer
 
-    from carafe_jax import convert, convolution, linen, nnx
+    from carafe_jax import convert as convert
+    from carafe_jax import convolution as convolution
+    from carafe_jax import linen as linen
+    from carafe_jax import nnx as nnx
     from carafe_jax._ops import carafe, reassemble, reassembly_kernels
 else:
     import importlib
@@ -40,8 +34,11 @@ else:
         if name in _MODULES:
             return importlib.import_module(f"{__name__}.{name}")
         if name in _MODULE_OF_NAME:
-            return getattr(importlib.import_module(_MODULE_OF_NAME[name]), name)
+            value = getattr(importlib.import_module(_MODULE_OF_NAME[name]), name)
+            globals()[name] = value
+            return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__():
-        return sorted({*globals(), *__all__})
+        special = [name for name in globals() if name.startswith("__")]
+        return sorted({*special, *_MODULES, *__all__})

@@ -23,13 +23,14 @@ def check_normalizer(normalizer: str) -> None:
         raise ValueError(f"normalizer must be one of {sorted(NORMALIZERS)}, got {normalizer!r}")
 
 
-def checked_array(name: str, array: Any) -> jax.Array:
-    """Returns an array of floats ``[..., H, W, N]``, or raises ``ValueError``.
+def checked_array(name: str, array: Any, layout: str = "[..., H, W, C]") -> jax.Array:
+    """Returns an array of floats of rank 3 or more, or raises ``ValueError``.
 
     Args:
         name: the name of the argument, for the error.
         array: a JAX array, a NumPy array, or an object with ``__jax_array__``, such as
             ``nnx.Param``.
+        layout: the axes of the array, for the error.
     """
     if not isinstance(array, jax.Array) and hasattr(array, "__jax_array__"):
         array = array.__jax_array__()
@@ -41,15 +42,34 @@ def checked_array(name: str, array: Any) -> jax.Array:
     if array.dtype.name not in DTYPES or not array.dtype.isnative:
         raise ValueError(f"{name} must have one of the dtypes {DTYPES}, got {array.dtype}")
     if array.ndim < 3:
-        raise ValueError(f"{name} must have rank 3 or more, channels last, got shape {array.shape}")
+        raise ValueError(f"{name} must be {layout}, of rank 3 or more, got shape {array.shape}")
     return jnp.asarray(array)
+
+
+def checked_input(x: Any, dtype: jax.typing.DTypeLike | None) -> jax.Array:
+    """Returns the input of a layer in the dtype of its computation, or raises ``ValueError``.
+
+    Args:
+        x: the input, ``[..., H, W, C]``.
+        dtype: the option of the layer; ``None`` keeps the dtype of ``x``.
+    """
+    x = checked_array("x", x)
+    if dtype is None:
+        return x
+    name = jnp.dtype(dtype).name
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be None or one of the dtypes {DTYPES}, got {name}")
+    return x.astype(name)
 
 
 def checked_map(x: Any, geometry: Geometry) -> jax.Array:
     """Returns ``x`` as an array, or raises ``ValueError`` if it does not fit ``geometry``."""
     x = checked_array("x", x)
     height, width, channels = x.shape[-3:]
-    if any(size < 1 for size in (height, width, channels)):
+    if not isinstance(channels, int):
+        raise ValueError(f"x must have a known number of channels, got shape {x.shape}")
+    # A symbolic size of an export may be any number, and JAX cannot always compare it.
+    if any(isinstance(size, int) and size < 1 for size in (height, width, channels)):
         raise ValueError(
             f"x must be [..., H, W, C] with H, W and C of at least 1, got shape {x.shape}"
         )

@@ -15,7 +15,7 @@ from carafe_kernels.plan import Plan
 from carafe_kernels.sharding import with_common_sharding
 from jaxtyping import Array, Float
 
-from carafe_jax._batch_axes import merge_batch_axes, split_batch_axis
+from carafe_jax._batch_axes import map_batch_axes
 from carafe_jax._checks import check_shape, checked_array, checked_logits, checked_map
 from carafe_jax._differentiation import contract
 from carafe_jax._logit_differentiation import reassemble_logits
@@ -46,7 +46,7 @@ def reassemble(
     The function has reverse-mode derivatives of any order, and no forward-mode derivatives
     (``jax.jvp``, ``jax.hessian``).
 
-    Arrays may be sharded over the first batch axis, and maps over their channels. Then no array is
+    Arrays may be sharded over their batch axes, and maps over their channels. Then no array is
     gathered, and the gradient of weights that all channels share is summed over the devices. With
     several groups, each device must hold whole groups. Any other sharding gives the same result
     after communication: one operand is resharded to match the batch and channel axes of the other,
@@ -99,9 +99,11 @@ def reassemble(
         x,
         geometry,
     )
-    maps, kernels = merge_batch_axes(x), merge_batch_axes(weights)
-    plan = choose(implementation, geometry, maps, kernels)
-    return split_batch_axis(_reassembled(plan, maps, kernels), (x, weights))
+
+    def run(x: jax.Array, weights: jax.Array) -> jax.Array:
+        return _reassembled(choose(implementation, geometry, x, weights), x, weights)
+
+    return map_batch_axes(run, x, weights)
 
 
 def carafe(
@@ -161,15 +163,16 @@ def carafe(
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
-    maps, merged = merge_batch_axes(x), merge_batch_axes(logits)
-    plan = choose(implementation, geometry, maps, merged, normalizer)
-    sharded_maps, sharded_logits = with_common_sharding(maps, merged, groups, "logits")
-    if plan.normalizer is not None:
-        y = reassemble_logits(plan, {"x": sharded_maps, "logits": sharded_logits})
-    else:
-        weights = normalize(sharded_logits, geometry, plan.size, normalizer)
-        y = _reassembled(plan, maps, weights)
-    return split_batch_axis(y, (x, logits))
+
+    def run(x: jax.Array, logits: jax.Array) -> jax.Array:
+        plan = choose(implementation, geometry, x, logits, normalizer)
+        sharded_x, logits = with_common_sharding(x, logits, groups, "logits")
+        if plan.normalizer is not None:
+            return reassemble_logits(plan, {"x": sharded_x, "logits": logits})
+        weights = normalize(logits, geometry, plan.size, normalizer)
+        return _reassembled(plan, x, weights)
+
+    return map_batch_axes(run, x, logits)
 
 
 def _reassembled(plan: Plan, x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -211,7 +214,14 @@ def reassembly_kernels(
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
-    maps, merged = merge_batch_axes(x), merge_batch_axes(logits)
-    _, merged = with_common_sharding(maps, merged, groups, "logits")
-    weights = normalize(merged, geometry, (x.shape[-3], x.shape[-2]), normalizer)
-    return split_batch_axis(weights, (x, logits))
+
+    def run(x: jax.Array, logits: jax.Array) -> jax.Array:
+        _, logits = with_common_sharding(x, logits, groups, "logits")
+        return normalize(logits, geometry, x.shape[1:3], normalizer)
+
+    return map_batch_axes(run, x, logits)
+
+
+# Their public home, which tracebacks, pickles and the documentation show.
+for _function in (reassemble, carafe, reassembly_kernels):
+    _function.__module__ = "carafe_jax"

@@ -1,7 +1,8 @@
 r"""Conversion from and to mmcv: kernels, logits, and the parameters of a whole layer.
 
-mmcv's ``carafe`` and ``CARAFEPack`` compute what :func:`carafe_jax.carafe` and the CARAFE layers
-compute for ``down=1``. They store the same numbers in another order:
+mmcv's ``CARAFEPack`` computes what the CARAFE layers compute for ``down=1`` and
+``normalizer="softmax"``. mmcv's ``carafe`` computes what :func:`carafe_jax.reassemble` computes for
+``down=1``. mmcv stores the same numbers in another order:
 
 ==================  =======================================  =======================================
 \                   mmcv                                     carafe-jax
@@ -25,7 +26,7 @@ import numpy as np
 from carafe_kernels.geometry import Geometry
 from jaxtyping import Array, Float
 
-from carafe_jax._checks import DTYPES
+from carafe_jax._checks import DTYPES, checked_array
 
 _CONVOLUTIONS = ("channel_compressor", "content_encoder")
 _NAMES = [f"{name}.{kind}" for name in _CONVOLUTIONS for kind in ("weight", "bias")]
@@ -151,8 +152,9 @@ def params_from_mmcv(
         groups: number of channel groups; ``up_group`` of ``CARAFEPack``.
 
     Returns:
-        The parameters as JAX arrays in their dtypes, ``{"kernel_predictor":
-        {"channel_compressor": {"kernel", "bias"}, "content_encoder": {"kernel", "bias"}}}``.
+        The parameters as JAX arrays in their dtypes, as a tree
+        ``{"kernel_predictor": {"channel_compressor": {"kernel", "bias"},
+        "content_encoder": {"kernel", "bias"}}}``.
 
     Raises:
         ValueError: a name is missing or unknown, or an array has a wrong shape or dtype.
@@ -190,7 +192,8 @@ def params_to_mmcv(
 
     Args:
         params: ``variables["params"]`` of a Linen layer or ``nnx.to_pure_dict(nnx.state(layer,
-            nnx.Param))`` of an NNX layer, with a compressor, and without BatchNorm.
+            nnx.Param))`` of an NNX layer. The layer must have a compressor, no BatchNorm and
+            ``normalizer="softmax"``.
         kernel_size: side ``k`` of the kernels, odd; ``up_kernel`` of ``CARAFEPack``.
         up: upsampling factor; ``scale_factor`` of ``CARAFEPack``.
         groups: number of channel groups; ``up_group`` of ``CARAFEPack``.
@@ -244,7 +247,8 @@ def _channels_to_mmcv[A: (jax.Array, np.ndarray)](array: A, geometry: Geometry) 
 def _floats(name: str, array: Any) -> jax.Array | np.ndarray:
     """Returns JAX arrays as they are and others as NumPy arrays, if they hold floats."""
     if not isinstance(array, jax.Array):
-        array = np.asarray(array)
+        has_jax_array = hasattr(array, "__jax_array__")
+        array = array.__jax_array__() if has_jax_array else np.asarray(array)
     if array.dtype.name not in DTYPES or not array.dtype.isnative:
         raise ValueError(f"{name} must have one of the dtypes {DTYPES}, got {array.dtype}")
     return array
@@ -253,22 +257,25 @@ def _floats(name: str, array: Any) -> jax.Array | np.ndarray:
 def _checked(
     name: str, array: Any, layout: str, axis: int = 0, geometry: Geometry | None = None
 ) -> jax.Array:
-    if not isinstance(array, jax.Array | np.ndarray):
-        raise ValueError(f"{name} must be a JAX or NumPy array, got {type(array).__name__}")
-    array = _floats(name, array)
-    if array.ndim < 3:
-        raise ValueError(f"{name} must be {layout}, got shape {array.shape}")
+    array = checked_array(name, array, layout)
     if geometry is not None and array.shape[axis] != geometry.logit_channels:
         raise ValueError(
             f"{name} must be {layout} with {geometry.logit_channels} channels for {geometry}, "
             f"got shape {array.shape}"
         )
-    return jnp.asarray(array)
+    return array
 
 
-def _check_names(name: str, found: Mapping[str, Any], expected: set[str]) -> None:
+def _check_names(name: str, found: Any, expected: set[str]) -> None:
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"{name} must be a mapping with the names {sorted(expected)}, "
+            f"got {type(found).__name__}"
+        )
     if set(found) != expected:
-        raise ValueError(f"{name} must have the names {sorted(expected)}, got {sorted(found)}")
+        raise ValueError(
+            f"{name} must have the names {sorted(expected)}, got {sorted(map(str, found))}"
+        )
 
 
 def _check_convolutions(
@@ -286,6 +293,10 @@ def _check_convolutions(
         if len(shape) != 4:
             raise ValueError(f"{name} must have rank 4, {', '.join(layout)}, got shape {shape}")
     compressor, encoder = (dict(zip(layout, shape, strict=True)) for shape in shapes[::2])
+    if encoder["H"] % 2 == 0:
+        raise ValueError(
+            f"{names[2]} must have an odd height and width, {', '.join(layout)}, got {shapes[2]}"
+        )
     compressor |= {"H": 1, "W": 1}
     encoder |= {"O": geometry.logit_channels, "I": compressor["O"], "W": encoder["H"]}
     expected = []

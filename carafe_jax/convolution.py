@@ -137,7 +137,11 @@ def _product(
 ) -> jax.Array:
     """A 1x1 convolution."""
     if any(stride > 1 for stride in strides):
-        lhs = lhs[:, *(slice(None, None, stride) for stride in strides)]
+        size = lhs.shape[1:-1]
+        # With this end a symbolic size of the result is written as that of a convolution.
+        ends = [(n - 1) // stride * stride + 1 for n, stride in zip(size, strides, strict=True)]
+        end = (lhs.shape[0], *ends, lhs.shape[-1])
+        lhs = lax.slice(lhs, [0] * lhs.ndim, end, (1, *strides, 1))
     # The gradient of the second operand of a product has the layout [features, channels]. Without
     # the barrier XLA transposes inside of the product, which takes up to 20 times as long.
     kernel = lax.optimization_barrier(rhs.reshape(rhs.shape[-2:]).T)  # [features, channels]

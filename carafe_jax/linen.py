@@ -11,7 +11,7 @@ from carafe_kernels.names import Implementation, Normalizer
 from jaxtyping import Array, Float
 
 from carafe_jax import _predictor as predictor
-from carafe_jax._checks import checked_array
+from carafe_jax._checks import checked_array, checked_input
 from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax.convolution import convolve
 
@@ -124,6 +124,9 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     >>> layer.apply(variables, x).shape
     (1, 16, 16, 32)
 
+    A mesh may shard the first batch axis of the input. Flax's convolutions merge all batch axes, so
+    use ``nn.vmap`` if a mesh shards another one, and gather sharded channels before the layer.
+
     If the collection ``intermediates`` is mutable, a call sows the kernels that it used as
     ``reassembly_kernels``. The method :meth:`reassembly_kernels` returns them.
 
@@ -145,7 +148,8 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
             here or in the call.
         dtype: dtype of the computation, to which the input is cast. By default the predictor
             computes in the common dtype of the input and the parameters, and the output has the
-            dtype of the input.
+            dtype of the input. Under ``jax_numpy_dtype_promotion="strict"``, Flax needs a ``dtype``
+            here if the input has another dtype than the parameters.
         param_dtype: dtype of the parameters.
         compressor_init: initializer of the kernel of the compressor.
         encoder_init: initializer of the kernel of the content encoder. By default its values are
@@ -215,9 +219,7 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         self, x: Float[Array, "*batch height width channels"], use_running_average: bool | None
     ) -> tuple[jax.Array, jax.Array]:
         """Returns ``x`` in the dtype of the computation, and the logits predicted from it."""
-        x = checked_array("x", x)
-        if self.dtype is not None:
-            x = x.astype(self.dtype)
+        x = checked_input(x, self.dtype)
         # None is not passed on: summaries of a model would list it among the inputs.
         arguments = () if use_running_average is None else (use_running_average,)
         return x, self.kernel_predictor(x, *arguments)

@@ -4,13 +4,13 @@ from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
-from carafe_kernels.geometry import Geometry
+from carafe_kernels.geometry import Geometry, positive_integer
 from carafe_kernels.names import Implementation, Normalizer
 from flax import nnx
 from jaxtyping import Array, Float
 
 from carafe_jax import _predictor as predictor
-from carafe_jax._checks import check_groups, check_normalizer, checked_array
+from carafe_jax._checks import check_groups, check_normalizer, checked_array, checked_input
 from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax.convolution import convolve
 
@@ -64,7 +64,7 @@ class KernelPredictor(nnx.Module):
             encoder_size,
             encoder_dilation,
         )
-        self.in_features = features = in_features
+        self.in_features = features = positive_integer("in_features", in_features)
         self.channel_compressor: nnx.Conv | None = nnx.data(None)
         if isinstance(spec.compressed_channels, int):
             features = spec.compressed_channels
@@ -141,6 +141,9 @@ class CARAFE(nnx.Module):
     >>> layer(jnp.ones((1, 8, 8, 32))).shape
     (1, 16, 16, 32)
 
+    A mesh may shard the first batch axis of the input. Flax's convolutions merge all batch axes, so
+    use ``nnx.vmap`` if a mesh shards another one, and gather sharded channels before the layer.
+
     Args:
         in_features: number of channels of the input, and of the output.
         up: numerator of the scale, at least 1.
@@ -162,7 +165,8 @@ class CARAFE(nnx.Module):
             ``None``.
         dtype: dtype of the computation, to which the input is cast. By default the predictor
             computes in the common dtype of the input and the parameters, and the output has the
-            dtype of the input.
+            dtype of the input. Under ``jax_numpy_dtype_promotion="strict"``, Flax needs a ``dtype``
+            here if the input has another dtype than the parameters.
         param_dtype: dtype of the parameters.
         compressor_init: initializer of the kernel of the compressor.
         encoder_init: initializer of the kernel of the content encoder. By default its values are
@@ -171,7 +175,7 @@ class CARAFE(nnx.Module):
         bias_init: initializer of both biases.
 
     Raises:
-        ValueError: an option is out of range, or ``groups`` does not divide ``in_features``. An
+        ValueError: an argument is out of range, or ``groups`` does not divide ``in_features``. An
             unknown ``implementation`` raises it when the layer is first called.
     """
 
@@ -188,10 +192,14 @@ class CARAFE(nnx.Module):
         rngs: nnx.Rngs,
         **options: Unpack[PredictorOptions],
     ) -> None:
-        self.up = up
-        self.down = down
-        self.kernel_size = kernel_size
-        self.groups = groups
+        geometry = Geometry(kernel_size, up, down, groups)
+        in_features = positive_integer("in_features", in_features)
+        check_groups(geometry.groups, in_features)
+        check_normalizer(normalizer)
+        self.up = geometry.up
+        self.down = geometry.down
+        self.kernel_size = geometry.kernel_size
+        self.groups = geometry.groups
         self.normalizer = normalizer
         self.implementation = implementation
         self.dtype = options.get("dtype")
@@ -204,8 +212,6 @@ class CARAFE(nnx.Module):
             rngs=rngs,
             **options,
         )
-        check_groups(groups, in_features)
-        check_normalizer(normalizer)
 
     def __call__(
         self,
@@ -251,9 +257,7 @@ class CARAFE(nnx.Module):
         self, x: Float[Array, "*batch height width channels"], use_running_average: bool | None
     ) -> tuple[jax.Array, jax.Array]:
         """Returns ``x`` in the dtype of the computation, and the logits predicted from it."""
-        x = checked_array("x", x)
-        if self.dtype is not None:
-            x = x.astype(self.dtype)
+        x = checked_input(x, self.dtype)
         # None is not passed on: summaries of a model would list it among the inputs.
         arguments = () if use_running_average is None else (use_running_average,)
         return x, self.kernel_predictor(x, *arguments)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.util import logging
 
 import carafe_jax
 
@@ -83,6 +84,7 @@ SIGNATURE_TEXTS = {
     # Fields of every Linen module.
     r", parent: .*?_Sentinel object>, name: str \| None = None": "",
 }
+matched: set[str] = set()
 
 
 def replace_links(app: Sphinx, included: Path, parent_docname: str, content: list[str]) -> None:
@@ -95,7 +97,7 @@ def replace_links(app: Sphinx, included: Path, parent_docname: str, content: lis
         linked = (folder / link["path"]).resolve().relative_to(ROOT).as_posix()
         page = PAGE_OF_FILE.get(linked)
         if page:
-            return f"[{link['text']}](/{page})"
+            return f"[{link['text']}](/{page}{link['anchor'] or ''})"
         return f"`{linked}`" if link["text"] == linked else f"{link['text']} (`{linked}`)"
 
     content[0] = LINK.sub(on_page, content[0])
@@ -130,11 +132,20 @@ def process_signature(
         signature = stringify_signature(signature_of_nnx(documented), unqualified_typehints=True)
     if signature:
         for pattern, text in SIGNATURE_TEXTS.items():
-            signature = re.sub(pattern, text, signature)
+            signature, found = re.subn(pattern, text, signature)
+            if found:
+                matched.add(pattern)
     return signature, returns
+
+
+def check_signature_texts(app: Sphinx, exception: Exception | None) -> None:
+    """Warns of patterns that match no signature, because another version of JAX writes it."""
+    for pattern in sorted(SIGNATURE_TEXTS.keys() - matched):
+        logging.getLogger(__name__).warning("no signature matches %r of SIGNATURE_TEXTS", pattern)
 
 
 def setup(app: Sphinx) -> None:
     """Connects the functions of this file to Sphinx."""
     app.connect("include-read", replace_links)
     app.connect("autodoc-process-signature", process_signature)
+    app.connect("build-finished", check_signature_texts)

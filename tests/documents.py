@@ -10,7 +10,10 @@ DOCUMENTS = (README, *sorted((ROOT / "docs").rglob("*.md")))
 
 def examples(document: Path) -> list[str]:
     """The Python blocks of a document, in order."""
-    return re.findall(r"^```python\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+    text = document.read_text()
+    found = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(found) == text.count("```python"), f"a block of {document} begins in a column"
+    return found
 
 
 def expected_output(example: str) -> list[str]:

@@ -1,15 +1,21 @@
+import json
 import re
 import tomllib
+from typing import get_args
 
 import jax
 import pytest
 
+import carafe_jax
 from experiments.classification.presets import CATALOGUE as CLASSIFICATION
 from experiments.detection.presets import CATALOGUE as DETECTION
 from experiments.inpainting.presets import CATALOGUE as INPAINTING
 from tests.documents import DOCUMENTS, README, ROOT, examples, expected_output
+from tests.slow import slow
 
 PAGES = [page for page in DOCUMENTS if page != README and examples(page)]
+# Recipes build and compile whole networks.
+PAGES = [slow(page) if page.parent.name == "recipes" else page for page in PAGES]
 
 
 def output(example, names, capsys):
@@ -62,3 +68,10 @@ def test_the_badges_of_the_readme_say_what_the_package_needs():
     badges = dict(re.findall(r"img.shields.io/badge/(\w+)-([\d.]+)%2B", README.read_text()))
     assert badges == {name: needed[name] for name in ("python", "jax", "flax")}
     assert f"licence-{project['license'].replace('-', '--')}-" in README.read_text()
+
+
+@pytest.mark.parametrize("name", ["Implementation", "Normalizer"])
+def test_the_reference_lists_the_names_of_options(name):
+    text = (ROOT / "docs" / "api" / "carafe_jax.md").read_text()
+    (literal,) = re.findall(rf"carafe_jax\.{name}\n   :type: Literal\[(.*)\]", text)
+    assert tuple(json.loads(f"[{literal}]")) == get_args(getattr(carafe_jax, name))

@@ -1,6 +1,6 @@
 """Checks of arguments. Errors name the argument, what was expected and what was given."""
 
-import operator
+import numbers
 from typing import Any
 
 import jax
@@ -24,7 +24,10 @@ def checked_map(name: str, x: Any) -> jax.Array:
 
 
 def checked_integer(name: str, value: Any, least: int) -> int:
-    """Returns a Python, NumPy or JAX integer as a Python integer.
+    """Returns a Python or NumPy integer as a Python integer.
+
+    Arrays are refused, as :mod:`carafe_jax` refuses them: sizes set shapes, which cannot depend on
+    the values of an array inside ``jit``.
 
     Args:
         name: name of the argument, for the message.
@@ -34,10 +37,7 @@ def checked_integer(name: str, value: Any, least: int) -> int:
     Raises:
         ValueError: ``value`` is not an integer, or is below ``least``.
     """
-    try:
-        integer = operator.index(value)
-    except TypeError:
-        integer = least - 1
-    if integer < least or isinstance(value, bool):
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return integer
+    return int(value)

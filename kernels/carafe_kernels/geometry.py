@@ -51,10 +51,10 @@ def positive_integer(name: str, value: int) -> int:
     set shapes, which cannot depend on the values of an array inside ``jit``.
     """
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer and hasattr(value, "dtype"):
+        raise ValueError(f"{name} must be a Python or NumPy integer, not an array, got {value!r}")
     if not is_integer or value < 1:
-        raise ValueError(
-            f"{name} must be a Python or NumPy integer of at least 1, not an array, got {value!r}"
-        )
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     return int(value)
 
 

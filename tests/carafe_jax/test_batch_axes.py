@@ -13,6 +13,7 @@ import carafe_jax
 from tests.carafe_jax.twins import CHANNELS, SMALL, random_map, twins
 from tests.kernels import oracle
 from tests.kernels.cases import Case
+from tests.kernels.sharding import each_axis_type, run_and_collectives
 from tests.slow import slow
 
 BATCHES = [(), (2, 3), (2, 0), slow((2, 1, 2))]
@@ -117,22 +118,46 @@ def test_transformations_keep_batch_axes(form, transform):
     np.testing.assert_allclose(transform(call)(x, second), call(x, second), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "axes", [("rows",), (None, "rows"), slow(("rows", "columns")), slow((("rows", "columns"),))]
-)
-def test_explicit_axes_of_a_mesh_shard_any_batch_axis(axes):
-    case, x, weights = operands({"up": 2}, (4, 4), "reassemble")
-    call = functools.partial(carafe_jax.reassemble, **case.options)
-    mesh = jax.make_mesh((2, 2), ("rows", "columns"), axis_types=(AxisType.Explicit,) * 2)
-    sharding = NamedSharding(mesh, PartitionSpec(*axes))
-    sharded = jax.device_put(x, sharding), jax.device_put(weights, sharding)
-    y = jax.jit(call)(*sharded)
-    assert y.sharding.is_equivalent_to(sharding, y.ndim)
-    np.testing.assert_allclose(y, call(x, weights), rtol=1e-5, atol=1e-5)
-    loss = jax.grad(lambda x, weights: jnp.sum(call(x, weights) ** 2))
-    gradient = jax.jit(loss)(*sharded)
-    assert gradient.sharding.is_equivalent_to(sharding, x.ndim)
-    np.testing.assert_allclose(gradient, loss(x, weights), rtol=1e-4, atol=1e-4)
+AXES = [
+    PartitionSpec("rows"),
+    PartitionSpec(None, "rows"),
+    slow(PartitionSpec("rows", "columns")),
+    slow(PartitionSpec(("rows", "columns"))),
+]
+
+
+def mesh_of(axis_type):
+    return jax.make_mesh((2, 2), ("rows", "columns"), axis_types=(axis_type,) * 2)
+
+
+@each_axis_type
+@pytest.mark.parametrize("form", ["reassemble", slow("carafe")])
+@pytest.mark.parametrize("spec", AXES, ids=str)
+def test_a_mesh_may_shard_any_batch_axis_without_communication(spec, form, axis_type):
+    case, *arrays = operands({"up": 2}, (4, 4), form)
+    call = functools.partial(getattr(carafe_jax, form), **case.options)
+    sharding = NamedSharding(mesh_of(axis_type), spec)
+
+    def gradient(x, second):
+        return jax.value_and_grad(lambda x: jnp.sum(call(x, second) ** 2))(x)[1]
+
+    for function in (call, gradient):
+        sharded = jax.device_put(arrays, sharding)
+        y, communication = run_and_collectives(jax.jit(function), *sharded)
+        # The loss of the gradient is a sum over all devices.
+        assert communication <= ({"all-reduce"} if function is gradient else set())
+        assert y.sharding.is_equivalent_to(sharding, y.ndim)
+        np.testing.assert_allclose(y, function(*arrays), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["reassemble", "carafe"])
+def test_an_array_on_no_mesh_has_a_gradient_beside_a_sharded_map(form):
+    case, x, second = operands({"up": 2}, (2, 4), form)
+    call = functools.partial(getattr(carafe_jax, form), **case.options)
+    sharding = NamedSharding(mesh_of(AxisType.Explicit), PartitionSpec(None, "rows"))
+    gradient = jax.grad(lambda second, x: jnp.sum(call(x, second) ** 2))
+    found = gradient(jnp.asarray(second), jax.device_put(x, sharding))
+    np.testing.assert_allclose(found, gradient(second, x), rtol=1e-4, atol=1e-4)
 
 
 @each_batch

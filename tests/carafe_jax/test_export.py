@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 
 import carafe_jax
+from carafe_jax.convolution import convolve
 from tests.carafe_jax.twins import CHANNELS, SMALL, random_map, twins
 from tests.kernels.cases import Case
 from tests.slow import slow
@@ -75,4 +77,34 @@ def test_a_symbolic_size_that_may_not_fit_is_refused_and_named():
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     reassemble = jax.jit(functools.partial(carafe_jax.reassemble, kernel_size=3))
     with pytest.raises(ValueError, match=r"weights .*height.*got shape .*other"):
+        jax.export.export(reassemble)(*arrays)
+
+
+@pytest.mark.parametrize("padding", ["VALID", slow("SAME")])
+def test_a_layer_exports_behind_pooling_and_strided_convolutions(padding):
+    """Sizes of these layers are expressions that JAX cannot compare with numbers."""
+
+    class Backbone(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.max_pool(x, (2, 2), (2, 2), padding)
+            for size in (1, 3):
+                strided = nn.Conv(CHANNELS, (size, size), 2, padding, conv_general_dilated=convolve)
+                x = strided(x)
+            return carafe_jax.linen.CARAFE(up=2, **SMALL)(x)
+
+    model = Backbone()
+    variables = model.init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
+    apply = jax.jit(lambda x: model.apply(variables, x))
+    sizes = jax.export.symbolic_shape("height, width", constraints=["height >= 24", "width >= 24"])
+    exported = jax.export.export(apply)(jax.ShapeDtypeStruct((1, *sizes, 3), jnp.float32))
+    x = random_map(1, 29, 40, 3)
+    np.testing.assert_allclose(exported.call(x), apply(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_symbolic_number_of_channels_is_refused_and_named():
+    (channels,) = jax.export.symbolic_shape("channels")
+    arrays = [jax.ShapeDtypeStruct((1, 4, 4, n), jnp.float32) for n in (channels, 9)]
+    reassemble = jax.jit(functools.partial(carafe_jax.reassemble, kernel_size=3))
+    with pytest.raises(ValueError, match=r"x .*number of channels.*channels"):
         jax.export.export(reassemble)(*arrays)

@@ -51,3 +51,17 @@ def test_layers_name_a_map_of_wrong_rank():
         carafe_jax.linen.CARAFE(up=2).init(jax.random.key(0), X[0, 0])
     with pytest.raises(ValueError, match=r"x .*rank 3.*\(6, 6\)"):
         twins(up=2, **SMALL).nnx(X[0, 0])
+
+
+@pytest.mark.parametrize("dtype", ["int32", "complex64", "float8_e4m3fn"])
+def test_layers_name_a_dtype_in_which_they_do_not_compute(dtype):
+    with pytest.raises(ValueError, match=naming("dtype", dtype)):
+        carafe_jax.linen.CARAFE(up=2, dtype=dtype).init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match=naming("dtype", dtype)):
+        twins(up=2, **SMALL, dtype=dtype).nnx(X)
+
+
+@pytest.mark.parametrize("value", [0, 6.0, "6", True], ids=repr)
+def test_nnx_names_a_bad_number_of_channels(value):
+    with pytest.raises(ValueError, match=naming("in_features", repr(value))):
+        carafe_jax.nnx.CARAFE(value, up=2, rngs=nnx.Rngs(0))

@@ -100,9 +100,9 @@ def test_functions_take_what_converts_to_an_array(function, of):
 
 @pytest.mark.parametrize("of", ARRAY_LIKES.values(), ids=ARRAY_LIKES)
 def test_functions_of_several_arrays_take_what_converts_to_an_array(of):
-    x, places, channels = random_map(1, 3, 2, 4), random_map(1, 2, 3, 2), random_map(4)
+    x, positions, channels = random_map(1, 3, 2, 4), random_map(1, 2, 3, 2), random_map(4)
     for function, arrays in [
-        (sample, (x, places)),
+        (sample, (x, positions)),
         (local_importance_pool, (x, x)),
         (detail_preserving_pool, (x, channels, channels)),
     ]:
@@ -156,8 +156,8 @@ def test_functions_of_several_arrays_name_a_map_of_another_rank():
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 3, 2), (2, 4, 3, 3), (2, 3, 2)], ids=str)
-def test_places_of_another_shape_are_named(shape):
-    with pytest.raises(ValueError, match=r"places must be.*B = 2"):
+def test_positions_of_another_shape_are_named(shape):
+    with pytest.raises(ValueError, match=r"positions must be.*B = 2"):
         sample(jnp.ones((2, 4, 4, 3)), jnp.ones(shape))
 
 
@@ -174,8 +174,8 @@ def test_convolutions_take_any_number_of_batch_axes(axes, kernel_size):
         np.testing.assert_allclose(y.reshape(-1, 4, 6, 5), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("integer", [np.int64, jnp.int32])
-def test_integers_may_be_of_numpy_and_of_jax(integer):
+@pytest.mark.parametrize("integer", [np.int64, np.uint8])
+def test_integers_may_be_of_numpy(integer):
     x = jax.ShapeDtypeStruct((1, 3, 2, 4), jnp.float32)
     two, three = integer(2), integer(3)
     layers = [
@@ -201,7 +201,7 @@ def test_a_size_that_is_no_pair_of_integers_is_named(size):
         upsample(jnp.ones((1, 3, 2, 1)), "nearest", name="resample", size=size)
 
 
-@pytest.mark.parametrize("kernel_size", [2.0, 1, True])
+@pytest.mark.parametrize("kernel_size", [2.0, 1, True, np.array(2)])
 def test_a_kernel_size_that_is_no_integer_of_at_least_2_is_named(kernel_size):
     with pytest.raises(ValueError, match=rf"kernel_size.*{kernel_size}"):
         Deconvolution(4, kernel_size).apply({}, jnp.ones((1, 2, 2, 1)))
