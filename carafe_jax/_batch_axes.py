@@ -1,7 +1,7 @@
-"""Any number of leading batch axes as one, and back.
+"""Merges any number of leading batch axes into one, and splits it again.
 
-The operator computes on ``[B, H, W, N]``. To reshape the leading axes to one copies nothing, and
-the compiler sees one kernel whatever their number.
+The operator computes on ``[B, H, W, N]``. Merging the leading axes copies nothing, and the compiler
+sees the same kernel for any number of them.
 """
 
 import math
@@ -38,9 +38,10 @@ def split_batch_axis(
 
     Args:
         array: the result, ``[B, H', W', N]``.
-        operands: the arrays it was computed from, before their axes were merged. The result takes
-            their leading axes. On a mesh with explicit axes it also takes the sharding of these
-            axes, from the first operand whose leading axes are sharded as the batch of the result.
+        operands: the arrays from which the result was computed, before their axes were merged. The
+            result takes their leading axes. On a mesh with explicit axes it also takes the sharding
+            of these axes, from the first operand whose leading axes are sharded over the same mesh
+            axes as the batch of the result.
     """
     batch = operands[0].shape[:-_TRAILING]
     if len(batch) == 1:
@@ -48,9 +49,9 @@ def split_batch_axis(
     spec = jax.typeof(array).sharding.spec
     leading: tuple[Any, ...] = (None,) * len(batch)
     for operand in operands:
-        of_operand = jax.typeof(operand).sharding.spec[:-_TRAILING]
-        if _mesh_axes(of_operand) == _mesh_axes(spec[:1]):
-            leading = of_operand
+        operand_spec = jax.typeof(operand).sharding.spec[:-_TRAILING]
+        if _mesh_axes(operand_spec) == _mesh_axes(spec[:1]):
+            leading = operand_spec
             break
     return _reshaped(array, (*batch, *array.shape[1:]), PartitionSpec(*leading, *spec[1:]))
 
@@ -62,7 +63,7 @@ def _mesh_axes(spec: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _reshaped(array: jax.Array, shape: Sequence[int], spec: PartitionSpec) -> jax.Array:
-    # Without a sharding by explicit axes there is nothing to say, and outside a mesh no way to.
+    # Without explicit axes there is no sharding to set, and outside a mesh none can be set.
     if not any(spec):
         return lax.reshape(array, shape)
     sharding = NamedSharding(jax.typeof(array).sharding.mesh, spec)

@@ -124,8 +124,8 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     >>> layer.apply(variables, x).shape
     (1, 16, 16, 32)
 
-    If the collection ``intermediates`` is mutable, a call sows the kernels that it used as
-    ``reassembly_kernels``. The method :meth:`reassembly_kernels` returns them.
+    If the collection ``intermediates`` is mutable, a call sows its reassembly kernels there under
+    the name ``reassembly_kernels``. The method :meth:`reassembly_kernels` returns them.
 
     Args:
         up: numerator of the scale, at least 1.
