@@ -81,7 +81,7 @@ def _chosen_automatically(plans: Sequence[Plan], x: jax.Array) -> Plan:
     for plan, name in itertools.product(plans, IMPLEMENTATIONS):
         if is_proven(name, plan, x.shape[3], devices):
             candidate = _with_implementation(name, plan, automatic=True)
-            reason = _refusal(candidate, x, devices[0])
+            reason = _unsupported_reason(candidate, x, devices[0])
             if reason is None:
                 return candidate
             log_once(f"implementation=None does not run {name!r}: {reason}")
@@ -99,18 +99,19 @@ def _chosen_by_name(name: str, plans: Sequence[Plan], x: jax.Array) -> Plan:
     devices = gpus or [None]
     candidates = [_with_implementation(name, plan, automatic=False) for plan in plans]
     for plan, device in itertools.product(candidates, devices):
-        if _refusal(plan, x, device) is None:
+        if _unsupported_reason(plan, x, device) is None:
             if plan is not candidates[0] and name != PORTABLE:  # PORTABLE never normalises logits
-                reason = _refusal(candidates[0], x, device)
+                reason = _unsupported_reason(candidates[0], x, device)
                 log_once(f"logits are normalised by XLA, not by {name!r}: {reason}")
             return plan
     raise NotImplementedError(
         f"implementation {name!r} cannot serve this call: "
-        f"{_refusal(candidates[-1], x, devices[0])}; implementation={PORTABLE!r} or None can"
+        f"{_unsupported_reason(candidates[-1], x, devices[0])}; "
+        f"implementation={PORTABLE!r} or None can"
     )
 
 
-def _refusal(plan: Plan, x: jax.Array, device: jax.Device | None) -> str | None:
+def _unsupported_reason(plan: Plan, x: jax.Array, device: jax.Device | None) -> str | None:
     """Why the implementation of a plan cannot serve the plan on a device; ``None`` if it can."""
     supports = implementation(plan.implementation).supports
     reason = supports(plan, x.shape, device)

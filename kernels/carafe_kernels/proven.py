@@ -14,8 +14,8 @@ from carafe_kernels.plan import Plan
 class Proven:
     """Calls that the kernels compute correctly, and faster than ``"xla"``, on a GPU.
 
-    The kernels must be faster with and without gradients, because a call does not know whether its result
-    will be differentiated.
+    The kernels must be faster with and without gradients, because a call does not know whether its
+    result will be differentiated.
 
     Args:
         implementation: name of the implementation.

@@ -61,7 +61,8 @@ def on_shards(
                 arrays = tuple(
                     resharded(array, mesh, spec) for array, spec in zip(arrays, specs, strict=True)
                 )
-            # Without axis_names, it maps all axes that no enclosing shard_map or explicit vmap maps.
+            # Without axis_names, it is manual over all axes that no enclosing shard_map or explicit
+            # vmap maps.
             out = jax.shard_map(
                 _summed(function, common, results),
                 mesh=mesh,

@@ -2,8 +2,8 @@
 
 :mod:`carafe_kernels.geometry` defines cells and phases. Shape comments use these letters: ``q`` and
 ``r`` for rows and columns of cells; ``u`` and ``v`` for the row and the column phase of an output;
-``s`` and ``t`` for the phases of a source; ``g`` for groups; ``c`` for the channels of a group; ``k``
-for taps.
+``s`` and ``t`` for the phases of a source; ``g`` for groups; ``c`` for the channels of a group;
+``k`` for taps.
 """
 
 import dataclasses
