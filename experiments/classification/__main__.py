@@ -8,7 +8,14 @@ import tyro
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.presets import CATALOGUE
 from experiments.engine.command_line import run_command
-from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
+from experiments.engine.commands import (
+    DATA,
+    FOLDERS,
+    SINGLE_PROCESS,
+    WITHOUT_PREFIX,
+    Commands,
+    task_commands,
+)
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.presets import subcommands
@@ -33,9 +40,9 @@ def load_spec() -> "TaskSpec[ClassificationConfig]":
 
 def evaluate(
     run: Annotated[Path, tyro.conf.Positional],
-    folders: Annotated[DataFolders, BARE] = DATA,
-    evaluation: Annotated[EvaluationConfig, BARE] = EVALUATION,
-    distributed: Distributed = ALONE,
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
+    distributed: Distributed = SINGLE_PROCESS,
 ) -> None:
     """Prints top-1 and top-5 accuracy of a run on its validation images.
 
@@ -43,7 +50,7 @@ def evaluate(
         run: folder of the run.
         folders: folders of data.
         evaluation: checkpoint that is evaluated, and batch size.
-        distributed: how to connect to the other processes, if there are any.
+        distributed: connection to the other processes, if there are any.
     """
     from experiments.classification.evaluate import evaluate as evaluate_run
     from experiments.engine.distributed import start

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.engine.step import Batch, LossSums, State, TaskStep, descend
+from experiments.engine.step import Batch, LossSums, State, TaskStep, gradient_step
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import compose, make_generator
 from experiments.inpainting.losses import (
@@ -112,14 +112,14 @@ def alternating_step(
             sums: Callable[..., LossSums] = functools.partial(
                 discriminator_sums, state["generator"]
             )
-            state["discriminator"], found = descend(
+            state["discriminator"], found = gradient_step(
                 sums, optimizer, state["discriminator"], batch, key, accumulation
             )
             for name in ("loss", "gradient_norm"):
                 metrics[f"discriminator_{name}"] = found.pop(name)
             metrics |= found
         sums = functools.partial(generator_sums, state.get("discriminator"))
-        state["generator"], found = descend(
+        state["generator"], found = gradient_step(
             sums, optimizer, state["generator"], batch, key, accumulation
         )
         if config.ema_decay:
