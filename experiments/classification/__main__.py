@@ -49,7 +49,7 @@ def evaluate(
     Args:
         run: folder of the run.
         folders: folders of data.
-        evaluation: checkpoint that is evaluated, and batch size.
+        evaluation: settings of the evaluation.
         distributed: connection to the other processes, if there are any.
     """
     from experiments.classification.evaluate import evaluate as evaluate_run
@@ -87,10 +87,10 @@ def convert(
 
     Args:
         config: config of the run; an ImageNet preset.
-        weights: file of a state_dict from safetensors or torch.save, with any suffix; the latter
-            needs PyTorch to be installed.
-        output: folder of the run. The default is the preset's, where detection looks for backbones;
-            an output is required if a field other than the seed is changed.
+        weights: file of a state_dict from safetensors or torch.save, with any suffix; a file of
+            torch.save needs PyTorch to be installed.
+        output: folder of the run. The default is the folder of the preset's run, where detection
+            looks for backbones; an output is required if a field other than the seed is changed.
         keep: parts of the network that the file lacks; they keep their initial values.
         runs: folder of all runs.
     """

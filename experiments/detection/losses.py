@@ -100,7 +100,7 @@ def _losses(
 
 
 def _inside(anchors: Float[Array, "anchors 4"], size: jax.Array) -> Bool[Array, " anchors"]:
-    """Which anchors lie entirely within the image. As in mmdet 1, only these anchors are sampled."""
+    """Which anchors lie entirely within the image. As in mmdet 1, no others are sampled."""
     height, width = size[0].astype(anchors.dtype), size[1].astype(anchors.dtype)
     starts = (anchors[:, 0] >= 0) & (anchors[:, 1] >= 0)
     return starts & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)

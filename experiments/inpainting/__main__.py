@@ -47,8 +47,8 @@ def evaluate(
         images: folder of images that replaces the run's dataset; the validation images among them
             are evaluated.
         folders: folders of the data.
-        evaluation: which checkpoint is evaluated, and how.
-        distributed: the other processes, if any.
+        evaluation: settings of the evaluation.
+        distributed: connection to the other processes, if there are any.
     """
     from experiments.engine.distributed import start
     from experiments.inpainting.evaluate import evaluate as evaluate_run
@@ -108,7 +108,7 @@ def compare(
         output: folder for the table and the figure.
         examples: number of images in the figure.
         folders: folders of the data.
-        evaluation: which checkpoints are evaluated, and how.
+        evaluation: settings of the evaluation.
     """
     from experiments.inpainting.report.compare import compare as compare_runs
 

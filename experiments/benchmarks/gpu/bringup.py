@@ -67,9 +67,9 @@ class Run:
     """Runs all phases, one after the other.
 
     Args:
-        record: stores the results.
-        steps: makes the steps of each phase.
-        budget: seconds for all phases.
+        record: record that stores the results.
+        steps: plan that makes the steps of each phase.
+        budget: time for all phases, in seconds.
     """
 
     def __init__(self, record: Record, steps: Plan, budget: float) -> None:

@@ -32,8 +32,9 @@ class Step:
         command: command with arguments, which writes messages to standard output, see ``outcomes``.
         seconds: time limit.
         about: properties of the step that are stored in the record, for the tables.
-        report: adds the report of a profiler to the verdict, after the step has ended.
-        missing: why the step cannot run; empty if it can.
+        report: function that adds the report of a profiler to the verdict, after the step has
+            ended.
+        missing: reason why the step cannot run; empty if it can.
     """
 
     phase: str
@@ -162,7 +163,7 @@ def run_steps(
     """Runs steps and yields each when it ends.
 
     Args:
-        steps: the steps, in the order in which they start.
+        steps: steps to run, in the order in which they start.
         end: end time on the monotonic clock; later, running steps are killed and no step starts.
         parallel: number of steps that run at a time.
         environment: environment variables of the children.

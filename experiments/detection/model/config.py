@@ -91,7 +91,8 @@ class DetectorConfig:
     """Sizes and choices of a :class:`experiments.detection.model.detector.Detector`.
 
     Attributes:
-        backbone: config of the backbone; its norms are frozen in the paper's detectors, as in detectron2.
+        backbone: config of the backbone; its norms are frozen in the paper's detectors, as in
+            detectron2.
         frozen_stages: number of backbone stages that are not trained, in 0..4. 0 trains the whole
             backbone. 1 freezes the stem and Res-2, as in detectron2 and mmdet 2. 4 freezes the
             whole backbone.
