@@ -19,7 +19,7 @@ KEPT_LOG = 150_000  # bytes kept from the beginning and from the end
 POLL_SECONDS = 0.1
 REAPING_SECONDS = 5.0
 # A step starts only if this share of its limit is left.
-LEAST_SHARE = 1 / 3
+MIN_SHARE = 1 / 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +176,7 @@ def run_steps(
                 while waiting and len(running) < parallel:
                     step = waiting.pop(0)
                     left = max(end - time.monotonic(), 0)
-                    if step.missing or left < LEAST_SHARE * step.seconds:
+                    if step.missing or left < MIN_SHARE * step.seconds:
                         why = step.missing or f"{left:.0f} s left"
                         yield Finished(step, Verdict(Outcome.NOT_RUN, why))
                         continue

@@ -120,7 +120,7 @@ def _compile(program: jax.stages.Traced) -> Callable[..., Any] | Exception:
 def _without_errors[Program](
     reporter: Reporter, found: Mapping[Job, Program | Exception]
 ) -> dict[Job, Program]:
-    """The programs without errors; raises exceptions of defaults, reports exceptions of variants."""
+    """The programs without errors. Raises errors of defaults, and reports errors of variants."""
     programs = {}
     for job, program in found.items():
         if not isinstance(program, Exception):

@@ -90,8 +90,7 @@ def _hole_psnr(filled: np.ndarray, example: Example) -> float:
 
 
 def save_training_curves(path: Path, logs: Mapping[str, Sequence[Log]]) -> None:
-    """Draws a panel for each metric over steps: runs as thin lines, means over seeds as thick
-    lines.
+    """Draws a panel for each metric over steps: thin lines for runs, thick lines for their means.
 
     Metrics with many entries in the log, such as training losses, are averaged over neighbouring
     entries. Metrics with a single entry are not drawn.
