@@ -127,9 +127,9 @@ def carafe(
     >>> carafe(x, jnp.zeros((1, 6, 6, 100)), up=2).shape
     (1, 12, 12, 8)
 
-    Arrays may be sharded as in :func:`reassemble`, with one difference: the kernels of a
-    group are not contiguous in the channels of the logits. So the GPU kernels that read logits
-    gather the channels of ``x`` if there are several groups.
+    Arrays may be sharded as in :func:`reassemble`, with one difference: the kernels of a group are
+    not contiguous in the channels of the logits. So the GPU kernels that read logits gather the
+    channels of ``x`` if there are several groups.
 
     Args:
         x: feature map ``[..., H, W, C]`` in float16, bfloat16, float32 or float64, with any number

@@ -144,7 +144,7 @@ def _zero_filled(
     ``columns.first * unit + offset``.
 
     Args:
-        array: array ``[b, H, W, n]``.
+        array: map, weights or cotangent, ``[b, H, W, n]``.
         rows: rows of cells.
         columns: columns of cells.
         unit: number of rows, and of columns, of the array in a cell.
