@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 else:
     import importlib
 
-    # A program needs one of Flax's APIs at most, and either takes nearly as long to import as JAX.
-    # A program that only prints its options needs not even JAX.
+    # A program needs at most one of Flax's two APIs. Each takes nearly as long to import as JAX. A
+    # program that only prints its options does not even need JAX.
     _MODULES = ("convert", "convolution", "linen", "nnx")
     _MODULE_OF_NAME = {
         "Implementation": "carafe_kernels.names",

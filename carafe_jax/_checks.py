@@ -103,15 +103,15 @@ def check_shape(
     x: jax.Array,
     geometry: Geometry,
 ) -> None:
-    """Raises ``ValueError`` unless an array fits a map.
+    """Raises ``ValueError`` unless an array has the expected shape.
 
     Args:
         name: the name of the argument, for the error.
         array: the array, with the leading axes of ``x``.
         layout: the layout of ``array``, for the error.
         expected: the last three sizes of ``array``.
-        x: the map.
-        geometry: the shape of the reassembly.
+        x: the feature map ``[..., H, W, C]``.
+        geometry: geometry of the reassembly.
     """
     if array.shape != (*x.shape[:-3], *expected):
         raise ValueError(

@@ -23,9 +23,9 @@ def contract(plan: Plan, result: Slot, operands: Operands) -> jax.Array:
     derivatives.
 
     Args:
-        plan: what stays fixed through all derivatives.
-        result: the argument of the form whose array is computed.
-        operands: the two other arguments of the form.
+        plan: static data that the contraction and all its derivatives share.
+        result: name of the argument of the form that is computed.
+        operands: arrays of the two other arguments, by name.
     """
     (out,) = _compute(plan, (result,), operands)
     return out
@@ -66,14 +66,14 @@ def _gradients_together_fwd(plan: Plan, operands: Operands) -> tuple[Operands, O
 def _gradients_together_bwd(
     plan: Plan, operands: Operands, cotangents: Operands
 ) -> tuple[Operands]:
-    def apart(operands: Operands) -> Operands:
+    def separate_gradients(operands: Operands) -> Operands:
         x, weights, y = operands["x"], operands["weights"], operands["y"]
         return {
             "x": contract(plan, "x", {"weights": weights, "y": y}),
             "weights": contract(plan, "weights", {"x": x, "y": y}),
         }
 
-    (gradients,) = jax.vjp(apart, operands)[1](cotangents)
+    (gradients,) = jax.vjp(separate_gradients, operands)[1](cotangents)
     return (gradients,)
 
 

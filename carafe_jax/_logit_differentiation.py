@@ -30,12 +30,12 @@ reassemble_logits.defvjp(_reassemble_logits_fwd, _reassemble_logits_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _logit_gradients(plan: Plan, operands: Operands) -> Operands:
-    """The gradients of :func:`reassemble_logits`, from its operands and the gradient by ``y``."""
+    """The gradients of :func:`reassemble_logits`, given the cotangent of ``y``."""
     if implementation(plan.implementation).gradients_together(plan):
         dx, dlogits = _compute(plan, ("x", "logits"), operands)
     else:
-        of_x: Operands = {"logits": operands["logits"], "y": operands["y"]}
-        (dx,) = _compute(plan, ("x",), of_x)
+        x_operands: Operands = {"logits": operands["logits"], "y": operands["y"]}
+        (dx,) = _compute(plan, ("x",), x_operands)
         (dlogits,) = _compute(plan, ("logits",), operands)
     return {"x": dx, "logits": dlogits}
 
@@ -45,18 +45,18 @@ def _logit_gradients_fwd(plan: Plan, operands: Operands) -> tuple[Operands, Oper
 
 
 def _logit_gradients_bwd(plan: Plan, operands: Operands, cotangents: Operands) -> tuple[Operands]:
-    # Second derivatives are rare: they take two steps, each of which has derivatives of any order.
+    # Second derivatives are rare, so they take two steps, which have derivatives of any order.
     gradients = functools.partial(_in_two_steps, plan, ("x", "logits"))
     _, pullback = jax.vjp(gradients, operands)
-    (of_operands,) = pullback((cotangents["x"], cotangents["logits"]))
-    return (of_operands,)
+    (operand_gradients,) = pullback((cotangents["x"], cotangents["logits"]))
+    return (operand_gradients,)
 
 
 _logit_gradients.defvjp(_logit_gradients_fwd, _logit_gradients_bwd)
 
 
 def _in_two_steps(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
-    """Contracts with the weights in memory between normalising and reassembly."""
+    """Normalises the logits into weights in memory, and contracts with these weights."""
     normalizer, of_weights = plan.normalizer, plan.of_weights
     assert normalizer is not None, "plans of logits have a normaliser"
     weights, pullback = jax.vjp(

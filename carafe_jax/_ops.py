@@ -2,8 +2,8 @@
 
 :func:`reassemble` applies given kernels (Eqn. 3 of the CARAFE++ paper). :func:`carafe` first
 normalises predicted logits into kernels (section 3.2); :func:`reassembly_kernels` returns these
-kernels. Each function checks its arguments, chooses an implementation, and calls the function that
-has the derivatives.
+kernels. Each function checks its arguments. The first two then choose an implementation, and call
+the function that defines the derivatives.
 """
 
 import jax
@@ -49,10 +49,10 @@ def reassemble(
     Arrays may be sharded over their batch axes, and maps over their channels. Then no array is
     gathered, and the gradient of weights that all channels share is summed over the devices. With
     several groups, each device must hold whole groups. Any other sharding gives the same result
-    after communication: one operand is resharded to match the batch and channel axes of the other,
-    and all other axes are gathered. There are two exceptions for ``"xla"``: the gradient of the
-    weights gathers a map that is sharded over channels, and on a mesh with automatic axes XLA's
-    partitioner decides.
+    after communication: one operand is resharded to match the batch and channel axes of the other
+    operand, and all other axes are gathered. There are two exceptions for ``"xla"``: the gradient
+    of the weights gathers a map that is sharded over channels, and on a mesh with automatic axes
+    XLA's partitioner decides.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.arange(4.0).reshape(2, 2, 1)
@@ -68,8 +68,8 @@ def reassemble(
             of batch axes. A batch axis may have size 0.
         weights: reassembly kernels ``[..., ceil(H * up / down), ceil(W * up / down),
             groups * k * k]`` with the batch axes of ``x``. The last axis holds the groups one after
-            the other, each with its taps in row-major order. The dtype is one of those of ``x``,
-            but may differ from it.
+            the other, each with its taps in row-major order. The dtype is float16, bfloat16,
+            float32 or float64, and may differ from the dtype of ``x``.
         kernel_size: side ``k`` of a kernel, odd; 5 in the paper.
         up: numerator of the scale, at least 1.
         down: denominator of the scale, at least 1.
@@ -129,17 +129,18 @@ def carafe(
     >>> carafe(x, jnp.zeros((1, 6, 6, 100)), up=2).shape
     (1, 12, 12, 8)
 
-    Arrays may be sharded as those of :func:`reassemble`, with one difference: the kernels of a
-    group are not contiguous in the channels of the logits. So the GPU kernels that read logits
-    gather the channels of ``x`` if there are several groups.
+    Arrays may be sharded as in :func:`reassemble`, with one difference: the kernels of a group are
+    not contiguous in the channels of the logits. So the GPU kernels that read logits gather the
+    channels of ``x`` if there are several groups.
 
     Args:
         x: feature map ``[..., H, W, C]`` in float16, bfloat16, float32 or float64, with any number
             of batch axes. A batch axis may have size 0.
-        logits: ``[..., ceil(H / down), ceil(W / down), up * up * groups * k * k]`` with the batch
-            axes of ``x``. Channel ``((sy * up + sx) * groups + g) * k * k + tap`` belongs to the
-            output pixel in row ``sy`` and column ``sx`` of the cell. The dtype is one of those of
-            ``x``, but may differ from it.
+        logits: predicted logits ``[..., ceil(H / down), ceil(W / down),
+            up * up * groups * k * k]`` with the batch axes of ``x``. Channel
+            ``((sy * up + sx) * groups + g) * k * k + tap`` belongs to the output pixel in row
+            ``sy`` and column ``sx`` of the cell. The dtype is float16, bfloat16, float32 or
+            float64, and may differ from the dtype of ``x``.
         kernel_size: side ``k`` of a kernel, odd; 5 in the paper.
         up: numerator of the scale, at least 1.
         down: denominator of the scale, at least 1.
@@ -195,10 +196,11 @@ def reassembly_kernels(
     Args:
         x: feature map ``[..., H, W, C]`` in float16, bfloat16, float32 or float64. Only its shape
             and its sharding matter.
-        logits: ``[..., ceil(H / down), ceil(W / down), up * up * groups * k * k]`` with the batch
-            axes of ``x``. Channel ``((sy * up + sx) * groups + g) * k * k + tap`` belongs to the
-            output pixel in row ``sy`` and column ``sx`` of the cell. The dtype is one of those of
-            ``x``, but may differ from it.
+        logits: predicted logits ``[..., ceil(H / down), ceil(W / down),
+            up * up * groups * k * k]`` with the batch axes of ``x``. Channel
+            ``((sy * up + sx) * groups + g) * k * k + tap`` belongs to the output pixel in row
+            ``sy`` and column ``sx`` of the cell. The dtype is float16, bfloat16, float32 or
+            float64, and may differ from the dtype of ``x``.
         kernel_size: side ``k`` of a kernel, odd; 5 in the paper.
         up: numerator of the scale, at least 1.
         down: denominator of the scale, at least 1.

@@ -28,7 +28,7 @@ class PredictorSpec:
     """Sizes of a kernel predictor.
 
     Args:
-        geometry: shape of the reassembly whose kernels are predicted.
+        geometry: geometry of the reassembly whose kernels are predicted.
         compressed_channels: output channels ``C_m`` of the 1x1 compressor; ``None`` leaves the
             compressor out (Table 11); ``"auto"`` is 64 for upsampling and 16 for pure
             downsampling (section 5.1).

@@ -14,7 +14,7 @@ convolution kernel  ``[features, channels, rows, columns]``  ``[rows, columns, c
 ==================  =======================================  =======================================
 
 Every function here only moves values, so a conversion and its inverse give back the same bits.
-JAX stores a float64 array as float32 unless ``jax_enable_x64`` is set, also here.
+Unless ``jax_enable_x64`` is set, functions that return JAX arrays convert float64 to float32.
 """
 
 from collections.abc import Mapping
@@ -145,8 +145,8 @@ def params_from_mmcv(
     Args:
         state_dict: ``CARAFEPack.state_dict()`` or its arrays under the same four names,
             ``channel_compressor.weight``, ``channel_compressor.bias``, ``content_encoder.weight``
-            and ``content_encoder.bias``; anything that ``numpy.asarray`` takes, such as tensors on
-            a CPU, but no tensors in bfloat16, which NumPy cannot read.
+            and ``content_encoder.bias``. The arrays may be anything that ``numpy.asarray`` takes,
+            such as tensors on a CPU, except tensors in bfloat16, which NumPy cannot read.
         kernel_size: side ``k`` of the kernels, odd; ``up_kernel`` of ``CARAFEPack``.
         up: upsampling factor; ``scale_factor`` of ``CARAFEPack``.
         groups: number of channel groups; ``up_group`` of ``CARAFEPack``.
@@ -200,8 +200,8 @@ def params_to_mmcv(
 
     Returns:
         The parameters as new NumPy arrays in their dtypes, under the names of
-        ``CARAFEPack.state_dict()``. Its ``load_state_dict`` takes them once each is a tensor, by
-        ``torch.from_numpy``, which has no bfloat16.
+        ``CARAFEPack.state_dict()``. Convert each to a tensor by ``torch.from_numpy``, which does
+        not support bfloat16, and pass them to ``load_state_dict``.
 
     Raises:
         ValueError: a name is missing or unknown, or an array has a wrong shape or dtype.
@@ -245,7 +245,7 @@ def _channels_to_mmcv[A: (jax.Array, np.ndarray)](array: A, geometry: Geometry) 
 
 
 def _floats(name: str, array: Any) -> jax.Array | np.ndarray:
-    """Returns JAX arrays as they are and others as NumPy arrays, if they hold floats."""
+    """Returns a JAX array unchanged and other arrays as NumPy arrays, or raises ``ValueError``."""
     if not isinstance(array, jax.Array):
         has_jax_array = hasattr(array, "__jax_array__")
         array = array.__jax_array__() if has_jax_array else np.asarray(array)
@@ -281,12 +281,13 @@ def _check_names(name: str, found: Any, expected: set[str]) -> None:
 def _check_convolutions(
     arrays: Mapping[str, jax.Array | np.ndarray], layout: str, geometry: Geometry
 ) -> None:
-    """Raises unless two kernels and their biases can be a compressor and an encoder.
+    """Raises ``ValueError`` unless the arrays have the shapes of a compressor and an encoder.
 
     Args:
-        arrays: compressor, its bias, encoder and its bias, under their names for messages.
+        arrays: kernel and bias of the compressor, then kernel and bias of the encoder, by their
+            names in messages.
         layout: order of the axes of a kernel, ``O`` features, ``I`` channels, ``H`` and ``W``.
-        geometry: reassembly for which the encoder predicts logits.
+        geometry: geometry of the reassembly for which the encoder predicts logits.
     """
     names, shapes = list(arrays), [array.shape for array in arrays.values()]
     for name, shape in zip(names[::2], shapes[::2], strict=True):

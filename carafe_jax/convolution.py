@@ -13,11 +13,11 @@ from jaxtyping import Array, Num
 
 type _Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
-# The gradient of a kernel larger than 1x1 is computed by matrix products if the product of input
-# channels and features is at least this, for dtypes of 32 or more bits and for smaller ones. Below
-# it, XLA is as fast or faster (``python -m experiments.benchmarks.convolutions``).
-_LEAST_PRODUCTS = 6144
-_LEAST_PRODUCTS_OF_16_BITS = 384
+# The gradient of a kernel larger than 1x1 is computed by matrix products if the number of input
+# channels times the number of features is at least this; the second number is for dtypes of up to
+# 16 bits. Below it, XLA is as fast or faster (``python -m experiments.benchmarks.convolutions``).
+_MIN_WEIGHTS_PER_TAP = 6144
+_MIN_WEIGHTS_PER_TAP_16_BIT = 384
 
 
 def convolve(
@@ -113,13 +113,13 @@ def convolve(
     elif (
         preferred_element_type is None
         and out_sharding is None
-        and not isinstance(precision, tuple | list)  # of map and kernel, not of map and result
+        and not isinstance(precision, tuple | list)  # a pair is for (lhs, rhs), not (lhs, dy)
         and _products_are_faster(lhs, rhs)
     ):
         kernel_gradient = functools.partial(
             _kernel_gradient, size, window_strides, steps, padding, precision
         )
-        on_cpu = _with_gradient(convolution, kernel_gradient)
+        on_cpu = _with_kernel_gradient(convolution, kernel_gradient)
     else:
         return convolution(lhs, rhs)
     return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=convolution)
@@ -135,7 +135,7 @@ def _is_channels_last(order: lax.ConvDimensionNumbers) -> bool:
 def _product(
     products: Callable[..., jax.Array], strides: Sequence[int], lhs: jax.Array, rhs: jax.Array
 ) -> jax.Array:
-    """A 1x1 convolution."""
+    """Computes a 1x1 convolution as one matrix product."""
     if any(stride > 1 for stride in strides):
         size = lhs.shape[1:-1]
         # With this end a symbolic size of the result is written as that of a convolution.
@@ -149,15 +149,15 @@ def _product(
 
 
 def _products_are_faster(lhs: jax.Array, rhs: jax.Array) -> bool:
-    """Whether to compute the gradient of a kernel that is larger than 1x1 by products."""
+    """Whether matrix products compute the gradient of a kernel larger than 1x1 faster than XLA."""
     if any(axis for array in (lhs, rhs) for axis in jax.typeof(array).sharding.spec):
         return False  # with explicit axes each product needs an out_sharding
-    least = _LEAST_PRODUCTS if rhs.dtype.itemsize > 2 else _LEAST_PRODUCTS_OF_16_BITS
+    least = _MIN_WEIGHTS_PER_TAP if rhs.dtype.itemsize > 2 else _MIN_WEIGHTS_PER_TAP_16_BIT
     return rhs.shape[-2] * rhs.shape[-1] >= least
 
 
-def _with_gradient(convolution: _Convolution, kernel_gradient: _Convolution) -> _Convolution:
-    """A convolution with another gradient by the kernel."""
+def _with_kernel_gradient(convolution: _Convolution, kernel_gradient: _Convolution) -> _Convolution:
+    """Returns a convolution whose gradient of the kernel is ``kernel_gradient(lhs, dy)``."""
 
     @jax.custom_vjp
     def convolve(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -225,6 +225,6 @@ def _kernel_gradient(
             ),
         ]
         taps.append(lax.dot_general(dy, seen, ((pixels, pixels), ((), ())), precision=precision))
-    taps[-1] = lax.optimization_barrier(taps[-1])  # or XLA transposes inside of the product
+    taps[-1] = lax.optimization_barrier(taps[-1])  # else XLA transposes inside of the product
     kernel = jnp.stack(taps).swapaxes(1, 2)  # [taps, C, features]
     return kernel.reshape(*size, *kernel.shape[1:])

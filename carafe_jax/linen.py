@@ -127,8 +127,8 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     A mesh may shard the first batch axis of the input. Flax's convolutions merge all batch axes, so
     use ``nn.vmap`` if a mesh shards another one, and gather sharded channels before the layer.
 
-    If the collection ``intermediates`` is mutable, a call sows the kernels that it used as
-    ``reassembly_kernels``. The method :meth:`reassembly_kernels` returns them.
+    If the collection ``intermediates`` is mutable, a call sows its reassembly kernels there under
+    the name ``reassembly_kernels``. The method :meth:`reassembly_kernels` returns them.
 
     Args:
         up: numerator of the scale, at least 1.

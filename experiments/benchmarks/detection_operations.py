@@ -83,7 +83,7 @@ def random_boxes(rng: np.random.Generator, count: int) -> Float32[np.ndarray, "c
 def loop_nms(
     boxes: Float32[np.ndarray, "n 4"], scores: Float32[np.ndarray, " n"], threshold: float
 ) -> Bool[np.ndarray, " n"]:
-    """Greedy NMS in numpy: compares one box at a time with all that follow."""
+    """Greedy NMS in numpy: compares one box at a time with all following boxes."""
     order = np.argsort(-scores, kind="stable")
     ranked = boxes[order]
     areas = (ranked[:, 2:] - ranked[:, :2]).prod(axis=1)
@@ -202,11 +202,11 @@ def print_roi_align(sizes: Sizes, rounds: int) -> None:
             }
             for name, by_name in programs.items():
                 times = in_turns(by_name, rounds)
-                cells = []
+                entries = []
                 for timing in times.values():
-                    cells += [f"{timing.milliseconds:.1f}", megabytes(timing.temporary_bytes, 0)]
+                    entries += [f"{timing.milliseconds:.1f}", megabytes(timing.temporary_bytes, 0)]
                 ratio = times["all taps"].milliseconds / times["ours"].milliseconds
-                yield [dtype if name == FORWARD else "", name, *cells, f"{ratio:.1f}"]
+                yield [dtype if name == FORWARD else "", name, *entries, f"{ratio:.1f}"]
 
     print(f"\nRoIAlign, {sizes.rois} regions of 7x7, {sizes.channels} channels, input 800x1344\n")
     headings = ["", "pass", "ours, ms", "ours, temporary MB", "all taps, ms",
@@ -293,7 +293,7 @@ def print_mask_targets(sizes: Sizes, rounds: int) -> None:
     objects = random_objects(np.random.default_rng(0), sizes.objects, sizes.mask_rois)
     matched, rois = jnp.asarray(objects.matched), jnp.asarray(objects.rois)
 
-    def cells(
+    def entries(
         name: str, make: Callable[[], np.ndarray], crop: Callable[..., jax.Array]
     ) -> list[str]:
         masks = make()
@@ -322,9 +322,9 @@ def print_mask_targets(sizes: Sizes, rounds: int) -> None:
         for side in (28, 56, 112):
             make = partial(small_masks, objects, side, sizes.slots)
             share = 100 * disagreement(side, sizes.compared)
-            yield [*cells(f"{side}x{side} masks of the boxes", make, crop), f"{share:.2f}"]
+            yield [*entries(f"{side}x{side} masks of the boxes", make, crop), f"{share:.2f}"]
         whole = partial(bitmaps, objects, sizes.slots)
-        yield [*cells("800x1344 bitmaps of the input", whole, crop_bitmaps), "0"]
+        yield [*entries("800x1344 bitmaps of the input", whole, crop_bitmaps), "0"]
 
     print(
         f"\nMask targets of an image, {sizes.objects} objects in {sizes.slots} slots, "

@@ -180,11 +180,11 @@ def run(rounds: int = 5, images: int = 512, workers: int = 2) -> None:
             "relative to decode and crop",
         ],
         1,
-        (_cells(name, rates, workers if name == IN_WORKERS else 1) for name in rates),
+        (_entries(name, rates, workers if name == IN_WORKERS else 1) for name in rates),
     )
 
 
-def _cells(name: str, rates: Mapping[str, float], processes: int) -> list[str]:
+def _entries(name: str, rates: Mapping[str, float], processes: int) -> list[str]:
     rate = rates[name] / processes
     return [
         name,

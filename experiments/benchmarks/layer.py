@@ -146,14 +146,14 @@ def layer_rows(
         own[f"{CARAFE_LAYER}, memory kept"] = kept[WHOLE], kept[WHOLE_WITH_GRADIENT]
         layers = {**own, **layers}
     for name, passes in layers.items():
-        cells = [case.label if name == CARAFE_LAYER else "", name]
+        entries = [case.label if name == CARAFE_LAYER else "", name]
         for timing, carafe in zip(passes, layers[CARAFE_LAYER], strict=True):
-            cells += [
+            entries += [
                 f"{timing.milliseconds:.2f}",
                 f"{timing.milliseconds / carafe.milliseconds:.2f}",
                 f"{timing.page_faults:.0f}",
             ]
-        yield cells
+        yield entries
 
 
 def run(cases: str = "", rounds: int = 5) -> None:

@@ -8,8 +8,8 @@ def print_table(
 ) -> None:
     """Prints the header of a table, then each row as soon as it is available."""
     print(head(columns, text_columns), flush=True)
-    for cells in rows:
-        print(row(cells), flush=True)
+    for entries in rows:
+        print(row(entries), flush=True)
 
 
 def head(columns: Sequence[str], text_columns: int) -> str:
@@ -18,9 +18,9 @@ def head(columns: Sequence[str], text_columns: int) -> str:
     return f"{row(columns)}\n|{'|'.join(rule)}|"
 
 
-def row(cells: Iterable[object]) -> str:
+def row(entries: Iterable[object]) -> str:
     """One line of a table."""
-    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+    return f"| {' | '.join(str(entry).replace('|', '/') for entry in entries)} |"
 
 
 def digits(value: float) -> str:

@@ -4,7 +4,7 @@ Prints a table in Markdown: ResNet in inference and training, and Faster R-CNN i
 and torchvision's if that is installed. All weights are random. If torchvision is installed, our
 ResNets have its weights, except for the layers of CARAFE++. The detectors have different weights:
 the work of torchvision's detector depends on how many regions its weights propose, which is the
-same in every run; our detector does the same work whatever it finds. Runs on any JAX backend.
+same in every run; our detector does the same work for every image. Runs on any JAX backend.
 
 On a CPU with glibc, all networks are measured twice: with the defaults of the allocator, and with
 huge pages. See :mod:`experiments.benchmarks.processes`.
@@ -219,12 +219,12 @@ def rows(
 ) -> Iterator[list[str]]:
     """The rows of a pass; ``with_huge_pages`` has the times with huge pages."""
     for network, timing in found.items():
-        cells = [name if network == OURS else "", network, *_numbers(found, network)]
+        entries = [name if network == OURS else "", network, *_numbers(found, network)]
         if with_huge_pages is not None:
-            cells += _numbers(with_huge_pages, network)
-        cells.append(decimals(timing.compile_seconds, 1))
-        cells.append(megabytes(timing.temporary_bytes, 0))
-        yield cells
+            entries += _numbers(with_huge_pages, network)
+        entries.append(decimals(timing.compile_seconds, 1))
+        entries.append(megabytes(timing.temporary_bytes, 0))
+        yield entries
 
 
 def _numbers(times: Mapping[str, Timing], network: str) -> tuple[str, str, str]:

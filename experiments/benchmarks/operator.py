@@ -67,8 +67,8 @@ class Setup:
     """The machine, and the formulations in PyTorch that can be timed on it.
 
     Attributes:
-        machine: the machine; its description has the version of PyTorch.
-        forms: the formulations in PyTorch that can be timed.
+        machine: description of the machine, with the version of PyTorch.
+        forms: formulations in PyTorch that can be timed.
     """
 
     machine: Machine
@@ -183,12 +183,12 @@ def formulation_rows(
             nbytes = timing.temporary_bytes
             return decimals(None if nbytes is None else nbytes / case.moved.forward, count)
 
-        cells = [case.label if name == FORWARD else "", name, f"{ours.milliseconds:.2f}"]
+        entries = [case.label if name == FORWARD else "", name, f"{ours.milliseconds:.2f}"]
         if kept is not None:
-            cells += [f"{kept.passes[name].milliseconds:.2f}", f"{ours.page_faults:.0f}",
+            entries += [f"{kept.passes[name].milliseconds:.2f}", f"{ours.page_faults:.0f}",
                       f"{kept.passes[name].page_faults:.0f}"]  # fmt: skip
-        cells += [temporary(ours, 2), with_ratio(patches), temporary(patches, 1)]
-        yield [*cells, *map(with_ratio, others)]
+        entries += [temporary(ours, 2), with_ratio(patches), temporary(patches, 1)]
+        yield [*entries, *map(with_ratio, others)]
 
 
 LIMIT_HEADINGS = ["", "contraction", "ms", "GFLOP/s", "share of the float32 product, %", "GB/s",

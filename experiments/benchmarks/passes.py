@@ -13,8 +13,8 @@ def losses(relu: Callable[[Any], Any]) -> dict[str, Loss]:
     """Losses of an output and a second array of its shape, by the name of their pass.
 
     The gradient of such a loss with respect to the output is an elementwise operation. A compiler
-    may fuse it, and the forward pass that it needs, into every operation that reads it, and so
-    compute both several times.
+    may fuse it, and the forward pass that it needs, into every operation that reads the
+    gradient, and so compute both several times.
 
     Args:
         relu: the ReLU function of the framework that provides the arrays.

@@ -66,8 +66,8 @@ def call[**P, Result](
     Threads of OpenMP sleep there when they wait (``SLEEPING``).
 
     Args:
-        function: a function at the top level of a module, so that the process can import it.
-        allocator: key of ``ALLOCATORS``; replaces the allocator settings of this process.
+        function: function at the top level of a module, so that the process can import it.
+        allocator: key of ``ALLOCATORS``, which replaces the allocator settings of this process.
         args: positional arguments of the function. They and the result are pickled.
         kwargs: keyword arguments of the function.
     """

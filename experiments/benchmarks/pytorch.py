@@ -20,7 +20,7 @@ def load(platform: str) -> Any | None:
         platform: name of the JAX platform.
 
     Returns:
-        the module; ``None`` if PyTorch is not installed or does not support the platform.
+        The module; ``None`` if PyTorch is not installed or does not support the platform.
     """
     if platform not in DEVICES or importlib.util.find_spec("torch") is None:
         return None

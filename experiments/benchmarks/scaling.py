@@ -62,7 +62,7 @@ def print_table(cases: Sequence[Case], rounds: int) -> None:
 
     print(processes.header(here, allocators[-1]))
     markdown.print_table(
-        headings(len(allocators) > 1), 1, (cells(case, found(case)) for case in cases)
+        headings(len(allocators) > 1), 1, (entries(case, found(case)) for case in cases)
     )
 
 
@@ -73,8 +73,8 @@ def headings(keeps_memory: bool) -> list[str]:
     return ["up 2, k=5, float32", "output, MB", *numbers, *kept]
 
 
-def cells(case: Case, found: Sequence[Mapping[str, Timing]]) -> Iterator[str]:
-    """The cells of a row, from the times with the default allocator and with memory kept."""
+def entries(case: Case, found: Sequence[Mapping[str, Timing]]) -> Iterator[str]:
+    """The entries of a row, from the times with the default allocator and with memory kept."""
     elements = math.prod(case.y_shape)
     yield "x".join(map(str, case.x_shape))
     yield f"{case.operands['dy'].nbytes / 1e6:.1f}"

@@ -80,8 +80,8 @@ class Steps(Compiled):
     """A compiled function from a state to the next state; every call advances the state.
 
     Args:
-        function: the step, a function of a state and a batch. The next state reuses the memory of
-            the previous one.
+        function: training step, a function of a state and a batch. The next state reuses the memory
+            of the previous one.
         state: the first state, whose memory the first call donates.
         batch: the batch of every step.
 
@@ -99,7 +99,7 @@ class Steps(Compiled):
 
 
 def check_rounds(rounds: int) -> None:
-    """Raises ``ConfigError`` for less than one turn, which has no median."""
+    """Raises ``ConfigError`` for fewer than one turn, which has no median."""
     check(rounds >= 1, "rounds", "at least 1", rounds)
 
 

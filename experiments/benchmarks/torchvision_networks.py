@@ -108,7 +108,7 @@ def save_resnet(depth: int, classes: int, path: Path) -> bool:
     """Writes the ``state_dict`` of the ResNet, which all layouts share.
 
     Returns:
-        whether torchvision is installed; without it nothing is written.
+        Whether torchvision is installed; without it nothing is written.
     """
     torch, torchvision = pytorch.load("cpu"), pytorch.load_torchvision()
     if torch is None or torchvision is None:

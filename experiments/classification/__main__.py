@@ -8,7 +8,14 @@ import tyro
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.presets import CATALOGUE
 from experiments.engine.command_line import run_command
-from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
+from experiments.engine.commands import (
+    DATA,
+    FOLDERS,
+    SINGLE_PROCESS,
+    WITHOUT_PREFIX,
+    Commands,
+    task_commands,
+)
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.presets import subcommands
@@ -33,17 +40,17 @@ def load_spec() -> "TaskSpec[ClassificationConfig]":
 
 def evaluate(
     run: Annotated[Path, tyro.conf.Positional],
-    folders: Annotated[DataFolders, BARE] = DATA,
-    evaluation: Annotated[EvaluationConfig, BARE] = EVALUATION,
-    distributed: Distributed = ALONE,
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
+    distributed: Distributed = SINGLE_PROCESS,
 ) -> None:
     """Prints top-1 and top-5 accuracy of a run on its validation images.
 
     Args:
         run: folder of the run.
         folders: folders of data.
-        evaluation: checkpoint that is evaluated, and batch size.
-        distributed: how to connect to the other processes, if there are any.
+        evaluation: settings of the evaluation.
+        distributed: connection to the other processes, if there are any.
     """
     from experiments.classification.evaluate import evaluate as evaluate_run
     from experiments.engine.distributed import start
@@ -80,10 +87,10 @@ def convert(
 
     Args:
         config: config of the run; an ImageNet preset.
-        weights: file of a state_dict from safetensors or torch.save, with any suffix; the latter
-            needs PyTorch to be installed.
-        output: folder of the run. The default is the preset's, where detection looks for backbones;
-            an output is required if a field other than the seed is changed.
+        weights: file of a state_dict from safetensors or torch.save, with any suffix; a file of
+            torch.save needs PyTorch to be installed.
+        output: folder of the run. The default is the folder of the preset's run, where detection
+            looks for backbones; an output is required if a field other than the seed is changed.
         keep: parts of the network that the file lacks; they keep their initial values.
         runs: folder of all runs.
     """

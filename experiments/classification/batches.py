@@ -81,9 +81,9 @@ def open_folder(folder: Path) -> ClassificationData:
 def training_batches(
     data: ClassificationData, config: DataConfig, batch_size: int, seed: int
 ) -> grain.MapDataset:
-    """Returns this process's share of the training batches, in another order in each epoch.
+    """Returns this process's share of the training batches, an endless dataset.
 
-    There is no last batch.
+    Each epoch has another order.
 
     Args:
         data: dataset from :func:`open_data`.

@@ -34,9 +34,9 @@ class ClassificationConfig(RunConfig):
     """Config of a run.
 
     Attributes:
-        model: network.
-        data: dataset, and preparation of its images.
-        training: how the network is trained.
+        model: config of the network.
+        data: config of the dataset, and of the preparation of its images.
+        training: config of the training.
         task: name of the task, stored in the folder of the run.
     """
 

@@ -23,7 +23,8 @@ class DataConfig:
         smallest_area: smallest area of the inception crop, as a share of the image.
         flip: whether to mirror half of the training images.
         interpolation: filter for scaling images, in training and evaluation.
-        photographs: backgrounds of ``"cutouts"``. ``"debian"``: 71 photographs. ``"pypi"``: seven.
+        photographs: backgrounds of ``"cutouts"``. ``"debian"``: 71 photographs. ``"pypi"``: seven
+            photographs.
     """
 
     source: Literal["imagenet2012", "digits", "cutouts"] = "imagenet2012"

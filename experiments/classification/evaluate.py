@@ -18,7 +18,7 @@ def evaluate(run: Path, folders: DataFolders, evaluation: EvaluationConfig) -> N
     Args:
         run: folder of the run.
         folders: folders of data.
-        evaluation: checkpoint that is evaluated, and batch size.
+        evaluation: choice of the checkpoint, and settings of the evaluation.
 
     Raises:
         CheckpointError: ``run`` holds no run of this task, or it cannot be read.

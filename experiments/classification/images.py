@@ -14,8 +14,8 @@ from experiments.engine.errors import InputError
 
 _LARGEST_ASPECT = 4 / 3
 _TRIES = 10
-# Longest images that an evaluation scales as a whole, as a multiple of the shorter side.
-_LONGEST = 64
+# Largest ratio of the longer to the shorter side of images that an evaluation scales as a whole.
+_MAX_SCALED_ASPECT = 64
 # Padding as a divisor of the side: 8 gives the 4 pixels of 32 that are usual for CIFAR.
 _PADDING_SHARE = 8
 
@@ -121,7 +121,7 @@ def _central_square(image: Image.Image, config: DataConfig) -> Image.Image:
 
 def _middle(image: Image.Image) -> Image.Image:
     """Crops the ends of an image that would otherwise be scaled to any length."""
-    longest = _LONGEST * min(image.size)
+    longest = _MAX_SCALED_ASPECT * min(image.size)
     if max(image.size) <= longest:
         return image
     left, top = (max(0, (side - longest) // 2) for side in image.size)

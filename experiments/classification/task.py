@@ -150,7 +150,7 @@ def train_run(
         config: config of the run.
         folder: folder of the run.
         folders: folders of data.
-        operation: how the run is logged, saved and evaluated.
+        operation: settings of logging, checkpoints and evaluation of the run.
     """
     training = config.training
     check_batch_size(training.batch_size, training.accumulation)

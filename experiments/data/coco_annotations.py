@@ -13,7 +13,7 @@ from experiments.engine.text import shown
 
 
 class Category(NamedTuple):
-    """A category of objects. The ids are those of COCO's files, which skip some numbers."""
+    """A category of objects. The ids are as in COCO's files, which skip some numbers."""
 
     id: int
     name: str
@@ -178,7 +178,7 @@ def _objects(
         image_id = _integer(entry, "image_id", where)
         if image_id not in image_of:
             raise DataError(
-                f"{where}: image_id must be that of one of the {len(images)} images, got "
+                f"{where}: image_id must be the id of one of the {len(images)} images, got "
                 f"{image_id}: are the annotations of these images?"
             )
         category_id = _integer(entry, "category_id", where)

@@ -13,7 +13,7 @@ FARTHEST = 100_000
 _LONGEST_OUTLINE = 40 * FARTHEST
 
 # Limit of a run length, in bits: more than any image needs.
-_LONGEST = 60
+_MAX_RUN_LENGTH_BITS = 60
 
 
 def compressed_counts(segmentation: Any, height: int, width: int) -> str:
@@ -33,9 +33,9 @@ def compressed_counts(segmentation: Any, height: int, width: int) -> str:
         list, which means that there is no segmentation.
 
     Raises:
-        ValueError: a polygon has an odd number of coordinates, fewer than six, one that is no
-            number or is further than :data:`FARTHEST` from the corner of the image, or an outline
-            that is far too long; run lengths belong to an image of another size; or the
+        ValueError: a polygon has an odd number of coordinates, fewer than six, a coordinate that is
+            not a number or is further than :data:`FARTHEST` from the corner of the image, or an
+            outline that is far too long; run lengths belong to an image of another size; or the
             segmentation has another format.
     """
     if isinstance(segmentation, list):
@@ -69,7 +69,7 @@ def decompressed(counts: str) -> list[int]:
     """Decodes the compressed form of run lengths, which ``pycocotools`` would not validate.
 
     Each number is written in groups of five bits, the lowest first, as characters from ``"0"`` on;
-    the sixth bit tells that another group follows, and the fifth bit of the last group is the sign.
+    the sixth bit says that another group follows, and the fifth bit of the last group is the sign.
     From the fourth number on, each is the difference from the last but one.
 
     Args:
@@ -88,7 +88,7 @@ def decompressed(counts: str) -> list[int]:
         value |= (bits & 0x1F) << shift
         shift += 5
         if bits & 0x20:
-            if shift > _LONGEST:
+            if shift > _MAX_RUN_LENGTH_BITS:
                 raise ValueError(f"counts of the segmentation must end, got {shown(counts)}")
             continue
         if bits & 0x10:

@@ -33,7 +33,7 @@ class CocoConfig(tfds.core.BuilderConfig):
             `annotations/instances_<validation>.json`, its images in `<validation>/` and subfolders.
         test: name of the list of images without annotations, `annotations/image_info_<test>.json`;
             used if the file exists.
-        test_images: folder of these images.
+        test_images: folder of the images that ``test`` lists.
         counts: numbers of images and annotations that each split must have; None for any numbers.
     """
 

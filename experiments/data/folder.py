@@ -45,7 +45,8 @@ def open_images(folder: Path) -> tuple[ImageFiles, ImageFiles]:
     within the folder, so it is the same on all machines.
 
     Args:
-        folder: folder of files; those with one of :data:`SUFFIXES`, in either case, are used.
+        folder: folder of files; files with one of :data:`SUFFIXES`, in upper or lower case, are
+            used.
 
     Returns:
         The images for training and for validation, each ordered by name.

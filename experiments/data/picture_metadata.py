@@ -9,9 +9,9 @@ from PIL import PngImagePlugin
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # The ancillary chunks of PNG on which the pixels depend.
-_OF_PIXELS = {b"tRNS", b"fcTL", b"fdAT"}
-# Limits of Pillow, in bytes.
-_SHORTEST = {b"acTL": 8, b"pHYs": 9, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}
+_PIXEL_CHUNKS = {b"tRNS", b"fcTL", b"fdAT"}
+# Lengths below which Pillow fails, in bytes.
+_MIN_LENGTHS = {b"acTL": 8, b"pHYs": 9, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}
 _NO_PROFILE = b"x\0\0"
 
 _JPEG = b"\xff\xd8\xff"
@@ -66,7 +66,7 @@ def _png_edits(file: BinaryIO) -> Iterator[_Edit]:
         if kind == b"IEND":
             return
         is_critical = not kind[0] & 0x20
-        if not is_critical and kind not in _OF_PIXELS:
+        if not is_critical and kind not in _PIXEL_CHUNKS:
             chunk = _at(file, start + 4, end - start - 4)  # kind, content and checksum
             if not _is_sound(kind, chunk):
                 yield _Edit(start, end, _chunk(kind, _NO_PROFILE) if kind == b"iCCP" else b"")
@@ -85,7 +85,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 def _is_sound(kind: bytes, chunk: bytes) -> bool:
     """Whether Pillow can read a chunk of metadata (kind, content and checksum)."""
-    if len(chunk) < 8 + _SHORTEST.get(kind, 0):
+    if len(chunk) < 8 + _MIN_LENGTHS.get(kind, 0):
         return False
     if zlib.crc32(chunk[:-4]) != int.from_bytes(chunk[-4:]):
         return False

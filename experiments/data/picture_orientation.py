@@ -1,4 +1,4 @@
-"""Rotates pictures as their EXIF or XMP metadata say, even if the rest of these is damaged."""
+"""Rotates pictures as their EXIF or XMP metadata say, even if other metadata are damaged."""
 
 import re
 import struct
@@ -25,9 +25,9 @@ _INVERSE_TURNS = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
 def turned(image: Image.Image) -> Image.Image:
     """Rotates or mirrors a decoded picture as its metadata say.
 
-    The orientation is that of the EXIF or, if there is none or it cannot be read, of the XMP. The
-    orientation of an AVIF is a property of the file, which Pillow presents as EXIF. Values other
-    than integers in 1..8 are ignored, and so are all other metadata.
+    The orientation comes from the EXIF or, if the EXIF has none or cannot be read, from the XMP.
+    The orientation of an AVIF is a property of the file, which Pillow presents as EXIF. Values
+    other than integers in 1..8 are ignored, and so are all other metadata.
 
     Returns:
         ``image`` itself or a new image; the metadata in ``info`` are unchanged.

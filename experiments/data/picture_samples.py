@@ -23,7 +23,7 @@ def check_samples(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> None
 
     Args:
         image: image as opened by ``Image.open``, not decoded yet.
-        file: file from which it is read.
+        file: open file from which ``image`` is read.
         name: name at the start of error messages.
 
     Raises:
@@ -101,7 +101,7 @@ def _bits_of_jpeg_2000(data: bytes) -> int:
 
 
 def _bits_of_avif(data: bytes) -> int:
-    # The first box is that of the picture; boxes of its opacity and of a gain map follow.
+    # The first box describes the picture; boxes of its opacity and of a gain map follow.
     found = _AV1_CONFIGURATION.search(data)
     if found is None or not found[1][0] & _HIGH_BITDEPTH:
         return 8

@@ -26,9 +26,9 @@ MAX_PIXELS = 20_000 * 20_000
 # Formats that cameras and browsers write. For some other formats Pillow starts other programs.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
 
-_REASON = re.compile("opening failed|not installed")  # in warnings of Pillow
+_REASON_WARNING = re.compile("opening failed|not installed")  # in warnings of Pillow
 
-_PROCESS_WIDE = threading.Lock()
+_PILLOW_SETTINGS_LOCK = threading.Lock()
 
 
 def open_picture(
@@ -36,7 +36,7 @@ def open_picture(
 ) -> Image.Image:
     """Decodes a picture completely.
 
-    If the file also has a depth or gain map, as those of telephones do, the picture is used. EXIF
+    If the file also has a depth or gain map, as files of telephones do, the picture is used. EXIF
     and XMP of PNG, JPEG and WebP, and metadata chunks of PNG, are ignored if they cannot be read.
 
     Args:
@@ -137,7 +137,7 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> ImageFile.ImageFile:
         message = f"{name} cannot be read: no picture of a known format"
         if other := describe(file.read(HEAD_LENGTH)):
             message += f", but {other}"
-        elif reasons := [each for each in warned if _REASON.search(each)]:
+        elif reasons := [each for each in warned if _REASON_WARNING.search(each)]:
             message += f" ({'; '.join(reasons)})"
         raise InputError(message) from error
 
@@ -184,7 +184,7 @@ def _tidy_info(image: Image.Image) -> None:
 def _pillow_refuses_above(max_pixels: int) -> Iterator[list[str]]:
     """Sets Pillow's limit of pixels for the whole process, and yields Pillow's other warnings."""
     warned: list[str] = []
-    with _PROCESS_WIDE, warnings.catch_warnings(record=True) as caught:
+    with _PILLOW_SETTINGS_LOCK, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         before = Image.MAX_IMAGE_PIXELS, Image.WARN_POSSIBLE_FORMATS

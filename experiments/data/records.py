@@ -1,4 +1,4 @@
-"""Decodes the records of a random-access source, and replaces those that cannot be read.
+"""Decodes the records of a random-access source, and replaces unreadable records.
 
 A few records of a large dataset may be damaged. Dropping them would make batches uneven, and
 dependent on the number of workers or processes. Therefore each index gives exactly one example: in

@@ -8,7 +8,14 @@ import tyro
 from experiments.detection.data.config import Split
 from experiments.detection.presets import CATALOGUE
 from experiments.engine.command_line import run_command
-from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
+from experiments.engine.commands import (
+    DATA,
+    FOLDERS,
+    SINGLE_PROCESS,
+    WITHOUT_PREFIX,
+    Commands,
+    task_commands,
+)
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
@@ -31,9 +38,9 @@ def evaluate(
     run: Annotated[Path, tyro.conf.Positional],
     split: Split = "validation",
     results: Path | None = None,
-    folders: Annotated[DataFolders, BARE] = DATA,
-    evaluation: Annotated[EvaluationConfig, BARE] = EVALUATION,
-    distributed: Distributed = ALONE,
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
+    distributed: Distributed = SINGLE_PROCESS,
 ) -> None:
     """Prints COCO's metrics of a run, and writes its detections.
 
@@ -43,8 +50,8 @@ def evaluate(
             evaluate detections in it.
         results: folder for bbox.json and segm.json, in the format of COCO's server.
         folders: folders of the data.
-        evaluation: which checkpoint is evaluated, and how.
-        distributed: the other processes, if any.
+        evaluation: settings of the evaluation.
+        distributed: connection to the other processes, if there are any.
     """
     from experiments.detection.evaluate import evaluate as evaluate_run
     from experiments.engine.distributed import start

@@ -44,8 +44,7 @@ def backbone_folder(config: DetectionConfig, runs: Path) -> Path | None:
     """The folder of the classification run that initialises a detector's backbone.
 
     For a backbone with frozen norms, the default is the run of the classification task's ImageNet
-    preset with the same network. The seed of that run is the preset's, whatever the seed of the
-    detector.
+    preset with the same network. That run has the seed of the preset, not of the detector.
 
     Args:
         config: config of the detector.
@@ -108,7 +107,7 @@ def _advice(backbone: ResNetConfig) -> str:
 
 
 def _preset(backbone: ResNetConfig) -> ClassificationPreset | None:
-    """The first ImageNet classification preset with this network, whatever its norms."""
+    """The first ImageNet classification preset with this network and any norms."""
     return next(
         (
             preset

@@ -39,11 +39,11 @@ class DetectionConfig(RunConfig):
     """Config of one run.
 
     Attributes:
-        model: the network.
-        data: the dataset and its preprocessing.
-        training: how the network is trained.
-        anchor_sampler: how the RPN's training examples are sampled from the anchors.
-        proposal_sampler: how the heads' training examples are sampled from the proposals.
+        model: config of the network.
+        data: config of the dataset and its preprocessing.
+        training: config of the training.
+        anchor_sampler: sampling of the RPN's training examples from the anchors.
+        proposal_sampler: sampling of the heads' training examples from the proposals.
         backbone_from: folder of a classification run whose weights initialise the backbone. The
             default for a backbone with frozen norms is the run of the classification task's preset
             with the same network. Other backbones start with random weights by default.

@@ -31,7 +31,7 @@ def evaluate(
         results: folder for bbox.json and segm.json, in the format of COCO's server; None writes no
             files.
         folders: folders of the data.
-        evaluation: which checkpoint is evaluated, and how.
+        evaluation: choice of the checkpoint, and settings of the evaluation.
 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it cannot be read.

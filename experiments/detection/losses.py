@@ -100,7 +100,7 @@ def _losses(
 
 
 def _inside(anchors: Float[Array, "anchors 4"], size: jax.Array) -> Bool[Array, " anchors"]:
-    """Which anchors lie entirely within the image. As in mmdet 1, only these are sampled."""
+    """Which anchors lie entirely within the image. As in mmdet 1, no others are sampled."""
     height, width = size[0].astype(anchors.dtype), size[1].astype(anchors.dtype)
     starts = (anchors[:, 0] >= 0) & (anchors[:, 1] >= 0)
     return starts & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)
@@ -139,8 +139,8 @@ def _box_losses(
     target = encode(objects.boxes[chosen.matched], boxes, BOX_WEIGHTS)
     # Background samples read an arbitrary class, whose distance is masked below.
     row = jnp.minimum(label, deltas.shape[1] - 1)
-    of_class = jnp.take_along_axis(deltas, row[:, None, None], axis=1)[:, 0]  # [S, 4]
-    distance = _smooth_l1(of_class - target, _BOX_BETA)
+    class_deltas = jnp.take_along_axis(deltas, row[:, None, None], axis=1)[:, 0]  # [S, 4]
+    distance = _smooth_l1(class_deltas - target, _BOX_BETA)
     return (
         jnp.where(chosen.valid, entropy, 0.0).sum() / number,
         jnp.where(chosen.positive, distance, 0.0).sum() / number,

@@ -144,7 +144,7 @@ def train_run(
         config: config of the run.
         folder: folder of the run.
         folders: folders of the data and of all runs.
-        operation: how the run is logged, saved and evaluated.
+        operation: settings of logging, checkpoints and evaluation of the run.
 
     Raises:
         CheckpointError: the classification run that initialises the backbone cannot be read.

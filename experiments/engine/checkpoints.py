@@ -1,4 +1,4 @@
-"""Checkpoints of a run, written by Orbax: each complete or absent; old and poor ones are deleted.
+"""Checkpoints of a run, written by Orbax. Each is complete or absent; the newest and best are kept.
 
 A checkpoint holds ``state`` (what the loop carries: model, optimiser, step, random key), ``data``
 (the position of the iterator of each process), ``progress`` (elapsed time) and, once its state has
@@ -63,7 +63,7 @@ class Restored(NamedTuple):
 
 
 class _NewestAndBest:
-    """An Orbax preservation policy: keeps the newest checkpoints and those with the best scores.
+    """An Orbax preservation policy: keeps the newest checkpoints and the ones with the best scores.
 
     It is given the scores separately: Orbax accepts metrics only when a checkpoint is saved, and a
     checkpoint is saved before its state is evaluated.
@@ -96,8 +96,8 @@ class Checkpoints:
     Args:
         folder: folder of the checkpoints, absolute or relative; it is created.
         keep_last: number of the newest checkpoints that are kept, at least 1.
-        keep_best: number of checkpoints with the highest metric that are also kept.
-        best: name of this metric; None keeps checkpoints by age only.
+        keep_best: number of checkpoints with the highest values of ``best`` that are also kept.
+        best: name of a metric; None keeps checkpoints by age only.
     """
 
     def __init__(
@@ -155,14 +155,14 @@ class Checkpoints:
         if is_primary():
             write_checksums(self._folder / str(step))
 
-    def mark(self, step: int, metrics: Mapping[str, float]) -> None:
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds metrics to the checkpoint of their state. Every process of the run must call this.
 
         Then deletes the checkpoints that are neither among the newest nor among the best.
 
         Args:
             step: step of the checkpoint.
-            metrics: metrics of an evaluation of its state, the same on every process.
+            metrics: metrics of an evaluation of the checkpoint's state, the same on every process.
 
         Raises:
             CheckpointError: the metrics could not be written; the checkpoint is unchanged.
@@ -197,11 +197,11 @@ def restore(folder: Path, state: Any, data: grain.DatasetIterator) -> Restored |
 
     Args:
         folder: folder of the checkpoints; it may be missing.
-        state: a pytree that provides structure, shapes and dtypes.
+        state: a pytree that provides structure, shapes and dtypes of the state.
         data: iterator of this process, over the data with which the checkpoint was written.
 
     Returns:
-        None if there is no checkpoint.
+        The restored checkpoint; None if there is no checkpoint.
 
     Raises:
         CheckpointError: no checkpoint can be read, or one belongs to another model.

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 Commands = dict[str, Callable[..., None]]
 LoadSpec = Callable[[], "TaskSpec[Any]"]
 
-ALONE = Distributed()
+SINGLE_PROCESS = Distributed()
 DATA, FOLDERS = DataFolders(), Folders()
 
 # Makes the fields of an argument options without a prefix: `--runs`, not `--folders.runs`.
-BARE: Any = tyro.conf.OmitArgPrefixes
+WITHOUT_PREFIX: Any = tyro.conf.OmitArgPrefixes
 
 
 def task_commands(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Commands:
@@ -55,11 +55,11 @@ def train_command(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Callable[..
     def train(
         config: Any,
         output: Path | None = None,
-        folders: Annotated[Folders, BARE] = FOLDERS,
+        folders: Annotated[Folders, WITHOUT_PREFIX] = FOLDERS,
         operation: Operation = catalogue.operation,
-        distributed: Distributed = ALONE,
+        distributed: Distributed = SINGLE_PROCESS,
     ) -> None:
-        """Trains a preset, of which any field can be changed.
+        """Trains a preset; any of its fields can be changed.
 
         Args:
             config: config of the run.
@@ -67,8 +67,8 @@ def train_command(catalogue: Catalogue[Any], load_spec: LoadSpec) -> Callable[..
                 RUNS/TASK/PRESET-seedN; an output is required if a field other than the seed is
                 changed.
             folders: folders of runs and data.
-            operation: how the run is logged, saved and evaluated.
-            distributed: how to connect to the other processes of the run, if there are any.
+            operation: settings of logging, checkpoints and evaluation of the run.
+            distributed: connection to the other processes of the run, if there are any.
         """
         from experiments.engine.distributed import start
         from experiments.engine.tables.experiment import run_config
@@ -98,16 +98,16 @@ def table_command(catalogue: Catalogue[Any], load_spec: LoadSpec, name: str) -> 
         shorter_side: int | None = None,
         dtype: Dtype | None = None,
         seeds: tuple[int, ...] = experiment.seeds,
-        folders: Annotated[Folders, BARE] = FOLDERS,
+        folders: Annotated[Folders, WITHOUT_PREFIX] = FOLDERS,
         operation: Operation = experiment.operation or catalogue.operation,
-        distributed: Distributed = ALONE,
+        distributed: Distributed = SINGLE_PROCESS,
     ) -> None:
         """Trains and evaluates every row, or prints the cost of each.
 
         Args:
             dry_run: print the parameters, and the FLOPs for one image, of the model of every row;
                 train nothing.
-            time_steps: print also the time of a training step and of an inference, on random
+            time_steps: also print the time of a training step and of an inference, on random
                 images; compiling both takes minutes for each row.
             batch_size: number of images in a timed step.
             shorter_side: shorter side of the images for which costs are printed, in pixels; the
@@ -115,8 +115,8 @@ def table_command(catalogue: Catalogue[Any], load_spec: LoadSpec, name: str) -> 
             dtype: dtype of the computation of a timed step; the default is the preset's.
             seeds: seeds of the runs; the table keeps other seeds that an earlier call finished.
             folders: folders of runs and data.
-            operation: how the runs are logged, saved and evaluated.
-            distributed: how to connect to the other processes of the runs, if there are any.
+            operation: settings of logging, checkpoints and evaluation of the runs.
+            distributed: connection to the other processes of the runs, if there are any.
         """
         costs = dry_run or time_steps
         _check_used(time_steps, "batch_size", "time_steps", batch_size, 1)

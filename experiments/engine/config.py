@@ -54,11 +54,13 @@ def load[Config](cls: type[Config], path: Path) -> Config:
 def _from_dict(cls: Any, values: Any, prefix: str) -> Any:
     hints = typing.get_type_hints(cls)
     if not isinstance(values, dict) or values.keys() != hints.keys():
-        raise ConfigError(f"{prefix.rstrip('.') or 'the config'} {_unfit(hints.keys(), values)}")
+        raise ConfigError(
+            f"{prefix.rstrip('.') or 'the config'} {_field_mismatch(hints.keys(), values)}"
+        )
     return cls(**{name: _typed(hints[name], values[name], prefix + name) for name in hints})
 
 
-def _unfit(fields: AbstractSet[str], values: Any) -> str:
+def _field_mismatch(fields: AbstractSet[str], values: Any) -> str:
     """Explains why ``values`` do not match the names of ``fields``."""
     if not isinstance(values, dict):
         return f"must have the fields {sorted(fields)}, got {shown(values)}"

@@ -98,7 +98,7 @@ def abort(code: int) -> None:
 
 
 class Interruption:
-    """Records SIGTERM while it is entered, and tells all processes of it."""
+    """Records SIGTERM inside a ``with`` block, so that all processes stop after the same step."""
 
     def __init__(self) -> None:
         self._noted = False

@@ -34,10 +34,10 @@ class Evaluator:
     """Computes means over a dataset; compiled once.
 
     Args:
-        sums: function from a state and the share of a batch of one device to sums over its
-            examples, with ``count`` among them. Padding examples must not be counted.
-        dataset: finite batches of this process, as in :class:`experiments.engine.input.Input`, and
-            equally many on every process.
+        sums: function from a state and one device's share of a batch to sums over the examples of
+            the share, with ``count`` among them. Padding examples must not be counted.
+        dataset: finite batches of this process, as in :class:`experiments.engine.input.Input`; the
+            number of batches is the same on every process.
         workers: number of processes that prepare batches; 0 prepares them in threads.
         max_unreadable_records: the largest allowed number of unreadable records, which are left out
             of the means.

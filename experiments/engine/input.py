@@ -33,15 +33,15 @@ class WorkerError(UserError, RuntimeError):
 
 
 class Input:
-    """An endless iterator of batches on the devices.
+    """An iterator of batches on the devices.
 
     Args:
-        dataset: batches of this process, without end: dicts of arrays with one leading batch axis.
-            The fields ``record`` and ``unreadable`` of :mod:`experiments.engine.batch_fields` stay
-            on the host. On the devices ``unreadable`` is the number of unreadable records of each
-            example, int32 ``[b]``.
+        dataset: batches of this process, finite or endless: dicts of arrays with one leading batch
+            axis. The fields ``record`` and ``unreadable`` of :mod:`experiments.engine.batch_fields`
+            stay on the host. On the devices ``unreadable`` is the number of unreadable records of
+            each example, int32 ``[b]``.
         workers: number of processes that prepare batches; 0 prepares them in threads. The batches
-            do not depend on it.
+            do not depend on this number.
     """
 
     def __init__(self, dataset: grain.MapDataset, workers: int) -> None:

@@ -85,7 +85,7 @@ def train(
         config: config of the run, a frozen dataclass. It must equal the config in the folder.
         training: the part of ``config`` that the loop itself needs.
         task: task that is trained.
-        operation: when to save, evaluate, log and stop.
+        operation: settings that say when to save, evaluate, log and stop.
 
     Returns:
         The final state.
@@ -123,7 +123,7 @@ class _Loop:
         folder: folder of the run.
         training: batch size, seed and number of workers.
         task: task that is trained.
-        operation: when to save, evaluate, log and stop.
+        operation: settings that say when to save, evaluate, log and stop.
         stack: exit stack that closes the input, the logs and everything else opened here.
     """
 
@@ -153,7 +153,9 @@ class _Loop:
             guarded(task.step, operation.max_skipped_steps), donate_state=True
         )
         # Number, metrics and host fields of the batch of each step that is running on the devices.
-        self._under_way: deque[tuple[int, dict[str, jax.Array], dict[str, np.ndarray]]] = deque()
+        self._running_steps: deque[tuple[int, dict[str, jax.Array], dict[str, np.ndarray]]] = (
+            deque()
+        )
         store = Checkpoints(
             folder / CHECKPOINTS, operation.keep_last, operation.keep_best, task.best
         )
@@ -182,18 +184,18 @@ class _Loop:
             self._evaluate(self._start)
         for number in range(self._start + 1, last + 1):
             if self._trace.starts(number):
-                self._settle()
+                self._finish_steps()
                 self._trace.start()
             batch, host = next(self._data)
             self._carry, metrics = self._step(self._carry, batch)
-            self._under_way.append((number, metrics, host))
-            self._settle(leave=_STEPS_AHEAD)
+            self._running_steps.append((number, metrics, host))
+            self._finish_steps(leave=_STEPS_AHEAD)
             if self._trace.ends(number):
-                self._settle()
+                self._finish_steps()
                 self._trace.close()
             stops, evaluates = self._interruption.requested(number), self._evaluates(number)
             if stops or evaluates or _every(number, operation.checkpoint_every):
-                self._settle()
+                self._finish_steps()
                 self._save(number)
             if stops:
                 self._interrupt(number)
@@ -213,10 +215,10 @@ class _Loop:
     def _evaluates(self, number: int) -> bool:
         return number == self._task.steps or _every(number, self._operation.evaluate_every)
 
-    def _settle(self, leave: int = 0) -> None:
-        """Reads the metrics of all running steps except for the last ``leave``."""
-        while len(self._under_way) > leave:
-            number, arrays, host = self._under_way.popleft()
+    def _finish_steps(self, leave: int = 0) -> None:
+        """Waits for all running steps except the last ``leave``, and checks their metrics."""
+        while len(self._running_steps) > leave:
+            number, arrays, host = self._running_steps.popleft()
             metrics = {name: value.item() for name, value in jax.device_get(arrays).items()}
             self._check_records(number, metrics, host)
             self._check_finite(number, metrics, host)
@@ -289,9 +291,9 @@ class _Loop:
             return
         # Logged before it is saved: a restart without metrics in the checkpoint drops these lines.
         self._logs.evaluation(number, metrics)
-        self._store.mark(number, metrics)
-        whole = {name: value for name, value in metrics.items() if "/" not in name}
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in whole.items())
+        self._store.add_metrics(number, metrics)
+        printed = {name: value for name, value in metrics.items() if "/" not in name}
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in printed.items())
         self._progress.say(f"evaluation after step {number}: {shown}")
         self._clock.restart(number)
 

@@ -60,22 +60,22 @@ def make_optimizer(
     Args:
         config: config of the optimiser.
         rate: learning rate at each step.
-        frozen: function that tells, from the path of a parameter, whether the loss is independent
+        frozen: function that returns, for the path of a parameter, whether the loss is independent
             of the parameter by design. Weight decay would change such a parameter.
     """
 
-    def decays(params: Any) -> Any:
-        def of_leaf(path: Any, leaf: Any) -> bool:
+    def decay_mask(params: Any) -> Any:
+        def decays(path: Any, leaf: Any) -> bool:
             names = tuple(str(key.key) for key in path)
             # Kernels have more than one axis; biases and the scales of normalisation have one.
             kind = config.decay_all or leaf.ndim > 1
             return kind and not (frozen is not None and frozen(names))
 
-        return jax.tree.map_with_path(of_leaf, params)
+        return jax.tree.map_with_path(decays, params)
 
     if config.name == "adam":
         return optax.adamw(
-            rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decays
+            rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decay_mask
         )
     sgd = optax.sgd(rate, momentum=config.momentum, nesterov=config.nesterov)
-    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask=decays), sgd)
+    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask=decay_mask), sgd)

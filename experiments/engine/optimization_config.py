@@ -71,8 +71,8 @@ class OptimizerConfig:
         b1: decay rate of the first moment in Adam.
         b2: decay rate of the second moment in Adam.
         weight_decay: factor of the weight decay; 0 for none.
-        decay_all: apply weight decay also to biases and to the scales of normalisation layers, and
-            not to kernels only.
+        decay_all: apply weight decay to all parameters, including biases and the scales of
+            normalisation layers, instead of kernels only.
     """
 
     name: Literal["sgd", "adam"] = "sgd"

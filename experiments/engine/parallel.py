@@ -24,9 +24,9 @@ def data_parallel(
     Args:
         step: function of a state and the share of a batch of one device. Its results must be the
             same on all devices, so it reduces them over the mapped axis :data:`AXIS`.
-        donate_state: reuse the memory of the old state for the new one.
-        per_example: the results have a batch axis, with one entry for each example of the share of
-            a device; they may differ between devices.
+        donate_state: whether to reuse the memory of the old state for the new one.
+        per_example: whether the results have a batch axis, with one entry for each example of the
+            share of a device; they may differ between devices.
 
     Returns:
         A function of the unreplicated state and of a batch from :func:`split`, which returns
@@ -109,7 +109,7 @@ def check_batch_size(batch_size: int, accumulation: int = 1) -> None:
         accumulation: number of equal parts into which each device divides its share.
 
     Raises:
-        ConfigError: they cannot; the message names the nearest valid batch sizes.
+        ConfigError: the devices cannot share it; the message names the nearest valid batch sizes.
     """
     devices = jax.device_count()
     what = f"the {devices} devices" + (f" x accumulation {accumulation}" * (accumulation > 1))

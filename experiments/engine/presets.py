@@ -65,7 +65,7 @@ class Preset[Config]:
         name: name on the command line, such as ``table2-resnet50-carafe``.
         row: description of the row of a table, such as "ResNet-50 w/ CARAFE++".
         config: config that is trained.
-        paper: scores that the paper gives for it.
+        paper: scores that the paper gives for this preset.
         paper_note: remark on these scores, or the reason why there are none.
         measured: scores of a run of this preset.
         measured_note: seeds, date and devices of this run.

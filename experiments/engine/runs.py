@@ -39,7 +39,7 @@ class RunType[Config: RunConfig]:
     """The properties that all runs of a task share.
 
     Attributes:
-        config_type: class of their configs.
+        config_type: class of the configs of the runs.
         initial_state: function that makes the initial state of the task from a config.
         best: name of the metric that selects the best checkpoint; larger is better.
     """
@@ -71,7 +71,8 @@ class RunType[Config: RunConfig]:
 
         Args:
             folder: folder of the run.
-            checkpoint: the newest, or the one with the highest :attr:`best` if any was evaluated.
+            checkpoint: choice of the checkpoint: the newest, or the evaluated one with the highest
+                :attr:`best`, if there is one.
 
         Raises:
             CheckpointError: ``folder`` holds no run of this task; the run cannot be read; or its

@@ -96,7 +96,8 @@ class Operation:
         max_skipped_steps: the largest allowed number of steps in the run that are skipped because
             they are not finite; one more stops the run.
         max_unreadable_records: the largest allowed number of times in the run that an unreadable
-            record is replaced by another; one more stops it. A bad record counts once an epoch.
+            record is replaced by another; one more stops the run. A bad record counts once in each
+            epoch.
         profile_at: number of the first step traced with ``jax.profiler``; 0 for no trace.
         profile_steps: number of steps that are traced.
     """
@@ -128,7 +129,7 @@ class Operation:
 
 
 def evaluation_in_training(training: TrainingConfig, operation: Operation) -> EvaluationConfig:
-    """Returns how a run is evaluated during training: with the batch size of the training.
+    """Returns the evaluation config of a run during training, with the batch size of the training.
 
     Args:
         training: training config of the run.

@@ -71,8 +71,8 @@ def guarded(
             device and step; ``number`` counts the steps that were not skipped, from 0. It returns
             the next state and metrics, with ``loss`` among them. If all metrics are finite, the
             state must be finite too. The loss is not enough, because it is computed before the
-            update; loss and gradient norm are. Checking every array would take several times as
-            long to compile.
+            update; loss and gradient norm are enough. Checking every array would take several times
+            as long to compile.
         max_skipped: the largest allowed number of skipped steps in a run. After one more the state
             no longer changes.
 
@@ -133,7 +133,7 @@ class LossSums:
 LossFunction = Callable[[Any, Any, Batch, jax.Array], LossSums]
 
 
-def descend(
+def gradient_step(
     loss_function: LossFunction,
     optimizer: optax.GradientTransformation,
     state: State,
@@ -214,7 +214,7 @@ def supervised_step(
         optimizer: optimiser that is applied to the gradient.
         rate: learning rate of ``optimizer``, reported as ``learning_rate``.
         accumulation: number of equal parts into which each device divides its share of a batch;
-            see :func:`descend`.
+            see :func:`gradient_step`.
 
     Returns:
         ``step(state, batch, key, number)``, where ``number`` counts from 0; it returns the next
@@ -224,7 +224,7 @@ def supervised_step(
     def step(
         state: State, batch: Batch, key: jax.Array, number: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
-        state, found = descend(loss_function, optimizer, state, batch, key, accumulation)
+        state, found = gradient_step(loss_function, optimizer, state, batch, key, accumulation)
         return state, {**found, "learning_rate": rate(number)}
 
     return step

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from experiments.engine.command_line import run_command
-from experiments.engine.commands import ALONE, BARE, DATA, FOLDERS, Commands, task_commands
+from experiments.engine.commands import (
+    DATA,
+    FOLDERS,
+    SINGLE_PROCESS,
+    WITHOUT_PREFIX,
+    Commands,
+    task_commands,
+)
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
@@ -29,9 +36,9 @@ def load_spec() -> "TaskSpec[InpaintingConfig]":
 def evaluate(
     run: Annotated[Path, tyro.conf.Positional],
     images: Path | None = None,
-    folders: Annotated[DataFolders, BARE] = DATA,
-    evaluation: Annotated[EvaluationConfig, BARE] = EVALUATION,
-    distributed: Distributed = ALONE,
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
+    distributed: Distributed = SINGLE_PROCESS,
 ) -> None:
     """Prints the metrics of a run on validation images, overall and by the size of the hole.
 
@@ -40,8 +47,8 @@ def evaluate(
         images: folder of images that replaces the run's dataset; the validation images among them
             are evaluated.
         folders: folders of the data.
-        evaluation: which checkpoint is evaluated, and how.
-        distributed: the other processes, if any.
+        evaluation: settings of the evaluation.
+        distributed: connection to the other processes, if there are any.
     """
     from experiments.engine.distributed import start
     from experiments.inpainting.evaluate import evaluate as evaluate_run
@@ -91,8 +98,8 @@ def compare(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
     output: Path = FOLDERS.runs / CATALOGUE.task / "compare",
     examples: int = 5,
-    folders: Annotated[DataFolders, BARE] = DATA,
-    evaluation: Annotated[EvaluationConfig, BARE] = EVALUATION,
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
 ) -> None:
     """Compares runs in a table like Table 10, and in a figure like Fig. 8.
 
@@ -101,7 +108,7 @@ def compare(
         output: folder for the table and the figure.
         examples: number of images in the figure.
         folders: folders of the data.
-        evaluation: which checkpoints are evaluated, and how.
+        evaluation: settings of the evaluation.
     """
     from experiments.inpainting.report.compare import compare as compare_runs
 

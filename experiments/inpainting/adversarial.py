@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.engine.step import Batch, LossSums, State, TaskStep, descend
+from experiments.engine.step import Batch, LossSums, State, TaskStep, gradient_step
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import compose, make_generator
 from experiments.inpainting.losses import (
@@ -44,7 +44,7 @@ def alternating_step(
     Returns:
         ``step(state, batch, key, number)`` on the state of
         :func:`experiments.inpainting.task.initial_state`. Metrics are the generator's ``loss`` and
-        its two terms ``reconstruction`` and ``adversarial``, the latter without its weight;
+        its two terms ``reconstruction`` and ``adversarial``, without the weight of the second;
         ``gradient_norm``; ``discriminator_loss``, ``discriminator_gradient_norm``, and the mean
         logits ``real`` and ``fake``.
     """
@@ -64,11 +64,11 @@ def alternating_step(
         return discriminator.apply(variables, jnp.concatenate([image, mask], axis=-1), **options)
 
     def discriminator_sums(
-        of_generator: State, params: Any, model_state: Any, batch: Batch, key: jax.Array
+        generator_state: State, params: Any, model_state: Any, batch: Batch, key: jax.Array
     ) -> LossSums:
         del key
         image, mask, _, filled, _ = generate(
-            of_generator["params"], of_generator["model_state"], batch
+            generator_state["params"], generator_state["model_state"], batch
         )
         both = jnp.concatenate([image, filled])
         logits, model_state = judge(
@@ -84,7 +84,7 @@ def alternating_step(
         return LossSums(loss.sum(), jnp.float32(len(image)), metrics, model_state)
 
     def generator_sums(
-        of_discriminator: State | None,
+        discriminator_state: State | None,
         params: Any,
         model_state: Any,
         batch: Batch,
@@ -94,8 +94,11 @@ def alternating_step(
         image, mask, prediction, filled, model_state = generate(params, model_state, batch)
         loss = reconstruction(prediction, filled, image, mask, config.reconstruction)
         metrics = {"reconstruction": loss.sum()}
-        if of_discriminator is not None:
-            variables = {"params": of_discriminator["params"], **of_discriminator["model_state"]}
+        if discriminator_state is not None:
+            variables = {
+                "params": discriminator_state["params"],
+                **discriminator_state["model_state"],
+            }
             # ``update`` also advances spectral normalisation, whose kernels have just changed.
             fake, _ = judge(variables, filled, mask, update=True, mutable=["batch_stats"])
             adversarial = generator_loss(fake, hole_shares(mask, stride), kind)
@@ -112,14 +115,14 @@ def alternating_step(
             sums: Callable[..., LossSums] = functools.partial(
                 discriminator_sums, state["generator"]
             )
-            state["discriminator"], found = descend(
+            state["discriminator"], found = gradient_step(
                 sums, optimizer, state["discriminator"], batch, key, accumulation
             )
             for name in ("loss", "gradient_norm"):
                 metrics[f"discriminator_{name}"] = found.pop(name)
             metrics |= found
         sums = functools.partial(generator_sums, state.get("discriminator"))
-        state["generator"], found = descend(
+        state["generator"], found = gradient_step(
             sums, optimizer, state["generator"], batch, key, accumulation
         )
         if config.ema_decay:

@@ -140,16 +140,16 @@ class InpaintingConfig(RunConfig):
     """Config of one run.
 
     Attributes:
-        model: the generator.
-        data: the dataset and its holes.
+        model: config of the generator.
+        data: config of the dataset and its holes.
         reconstruction: weights of the generator's reconstruction losses.
-        adversarial: the discriminator and the adversarial loss.
+        adversarial: config of the discriminator and the adversarial loss.
         start_from: folder of a run whose weights initialise the networks, instead of random
             weights. Its networks must be the same, except for ``model.freeze_encoder_norm``.
         ema_decay: decay of an exponential moving average of the generator's parameters and
             BatchNorm averages, which is used in evaluation and prediction; 0 for no average. In
             step ``n`` the decay is at most ``(1 + n) / (10 + n)``.
-        training: how generator and discriminator are trained.
+        training: config of the training of generator and discriminator.
         task: name of the task, stored in the run's folder.
     """
 

@@ -25,7 +25,7 @@ def evaluate(
         images: folder of images that replaces the run's dataset; the validation images among them
             are evaluated.
         folders: folders of the data.
-        evaluation: which checkpoint is evaluated, and how.
+        evaluation: choice of the checkpoint, and settings of the evaluation.
 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it cannot be read.

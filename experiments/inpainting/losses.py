@@ -24,7 +24,7 @@ def reconstruction(
     Args:
         prediction: the generator's prediction of the whole image, in [-1, 1].
         filled: image composed of the original and the prediction, in [-1, 1].
-        image: the original, in [-1, 1].
+        image: original image, in [-1, 1].
         mask: mask, 1 in the hole and 0 outside it.
         weights: weights of the terms. A term with weight 0 is not computed.
 
@@ -64,8 +64,8 @@ def hole_shares(
     padded = [(0, -size % stride) for size in mask.shape[1:3]]
     mask = jnp.pad(mask, ((0, 0), *padded, (0, 0)))
     batch, height, width, _ = mask.shape
-    cells = mask.reshape(batch, height // stride, stride, width // stride, stride)
-    return cells.mean((2, 4))
+    blocks = mask.reshape(batch, height // stride, stride, width // stride, stride)
+    return blocks.mean((2, 4))
 
 
 def discriminator_loss(

@@ -37,7 +37,7 @@ class FPN(nn.Module):
     :func:`experiments.resamplers.upsamplers.upsample`.
 
     Args:
-        config: sizes and choices.
+        config: sizes and choices of the pyramid.
         dtype: dtype of the computation, float32 or bfloat16; the default is the common dtype of
             input and parameters.
     """
@@ -56,10 +56,12 @@ class FPN(nn.Module):
                 previous one, rounded up, as from :meth:`ResNet.features`. The last is always C5.
 
         Returns:
-            One map ``[B, H, W, channels]`` for each input, and one of half the size of the last.
+            One map ``[B, H, W, channels]`` for each input and, with ``extra_level``, one more map
+            of half the size of the last one, rounded up.
 
         Raises:
-            ValueError: there are fewer than two maps, or one is not half the size of the previous.
+            ValueError: there are fewer than two maps, or a map is not half the size of the one
+                before.
         """
         _check_sizes(maps)
         config = self.config

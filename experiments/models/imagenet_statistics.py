@@ -15,9 +15,10 @@ def normalize(
     """Scales bytes to mean 0 and standard deviation 1 over ImageNet, for each channel.
 
     Args:
-        image: RGB bytes.
+        image: RGB images, uint8 ``[*batch, H, W, 3]``.
         size: height and width of the image within ``image``, from the top left, ``[*batch, 2]``;
-            pixels outside become 0, like the padding of a convolution. The default is all of it.
+            pixels outside become 0, like the padding of a convolution. The default is the whole
+            image.
     """
     shape = (1,) * (image.ndim - 1) + (3,)
     mean, std = (255 * jnp.asarray(values, jnp.float32).reshape(shape) for values in (MEAN, STD))

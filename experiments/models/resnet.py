@@ -33,12 +33,12 @@ class _Block(nn.Module):
         config: config of the network.
         features: channels of the 3x3 convolutions.
         downsamples: whether the block halves the map.
-        dilations: dilation of the convolution that has the stride in the first block of a stage,
-            and of the later convolutions; they differ in the first block of a stage that dilates
-            instead of downsampling.
+        dilations: two dilations, of the 3x3 convolution that has the stride in the first block of a
+            stage, and of the 3x3 convolution after it. They differ in the first block of a stage
+            that dilates instead of downsampling.
         train: whether BatchNorm uses the statistics of the batch.
         dtype: dtype of the computation.
-        axis_name: mapped axis of ``"sync_batch"``.
+        axis_name: name of the mapped axis over which ``"sync_batch"`` averages statistics.
     """
 
     config: ResNetConfig
@@ -143,8 +143,8 @@ class ResNet(nn.Module):
     Submodules have torchvision's names, with ``layer1_0/downsample_conv`` for
     ``layer1.0.downsample.0`` and ``downsample_bn`` for ``.1``. Convolutions have no bias and are
     initialised by He et al. for their fan-out; the scale of the last normalisation of each block
-    starts at zero, and the classifier at N(0, 0.01) (Goyal et al., 2017). Unlike torchvision's, the
-    running variance is the biased one, as in Flax.
+    starts at zero, and the classifier at N(0, 0.01) (Goyal et al., 2017). The running variance is
+    biased, as in Flax; in torchvision it is unbiased.
 
     Downsampling has seven sites (section 4.1): ``pool`` in the stem (Res-1), instead of max
     pooling; and in the first block of Res-3, Res-4 and Res-5 ``resample`` before the 3x3
@@ -167,14 +167,14 @@ class ResNet(nn.Module):
       network of the stem, ``9 * C**2 + 2 * C``, is used at every site.
 
     Args:
-        config: sizes and choices.
+        config: sizes and choices of the network.
         num_classes: number of outputs of the classifier ``fc``; ``None`` for a backbone without
             classifier.
         dtype: dtype of the computation, float32 or bfloat16; the default is the common dtype of
             input and parameters. Parameters, statistics and logits are float32.
-        axis_name: mapped axis over which ``"sync_batch"`` averages statistics.
+        axis_name: name of the mapped axis over which ``"sync_batch"`` averages statistics.
         frozen_stages: number of frozen stages, 0 to 4. 0: everything is trained. 1: stem and Res-2
-            are frozen. 2, 3 and 4: so are Res-3, Res-4 and Res-5. A frozen stage has no gradient,
+            are frozen. 2: Res-3 too. 3: Res-4 too. 4: Res-5 too. A frozen stage has no gradient,
             and its normalisation keeps the running averages.
 
     Raises:

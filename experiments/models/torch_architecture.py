@@ -43,7 +43,7 @@ def architecture(shapes: Mapping[str, Sequence[int]]) -> str:
     for part, network in _OTHERS.items():
         if any(part in name for name in shapes):
             return f"no ResNet, but {network}, by {part!r} in its names"
-    return f"no ResNet, by its names {list(shapes)[:3]}" if shapes else "nothing, for it is empty"
+    return f"no ResNet, by its names {list(shapes)[:3]}" if shapes else "nothing: it is empty"
 
 
 def _prefix(name: str) -> str:

@@ -57,11 +57,11 @@ def load_torch_resnet(
         # another number of classes
         load_torch_resnet(path, variables, keep=("fc",))
 
-    Names and shapes do not determine what a network computes. The following networks have those of
-    a plain ResNet, so they are accepted, but then classify badly: timm's ``resnetaa50`` and
-    ``resnetblur50``; networks in the style of Caffe, with the stride in the first convolution of a
-    bottleneck, or with BGR inputs; and networks that were trained with dilations, or on images that
-    were normalised in another way.
+    Names and shapes do not determine what a network computes. The following networks have the names
+    and shapes of a plain ResNet, so they are accepted, but then classify badly: timm's
+    ``resnetaa50`` and ``resnetblur50``; networks in the style of Caffe, with the stride in the
+    first convolution of a bottleneck, or with BGR inputs; and networks that were trained with
+    dilations, or on images that were normalised in another way.
 
     Args:
         path: path of a file from ``safetensors`` or ``torch.save``; see
@@ -70,7 +70,8 @@ def load_torch_resnet(
             structure, shapes and dtypes: half and double precision in the file are converted to the
             model's float32. Shapes from ``jax.eval_shape`` suffice.
         keep: submodules that keep their values in ``variables``, by PyTorch's names or parts of
-            them: ``"conv2"`` means those of all blocks. The file's values for them are ignored.
+            them: ``"conv2"`` means the ``conv2`` of every block. The file's values for these
+            submodules are ignored.
 
     Returns:
         Complete variables with the structure of ``variables``.
@@ -92,7 +93,7 @@ def load_torch_resnet(
     with open_weights(path) as entries:
         entries = _without_prefix(entries, {name.partition(".")[0] for name in names})
         if problems := _differences(expected, entries, keep):
-            raise WeightsError(_unfit(path, expected, entries, problems))
+            raise WeightsError(_mismatch_message(path, expected, entries, problems))
         loaded, faults = [], []
         for name, (_, leaf) in zip(names, leaves, strict=True):
             if _is_in(name, keep):
@@ -130,7 +131,7 @@ def _differences(
     return dict(sorted(problems.items()))
 
 
-def _unfit(
+def _mismatch_message(
     path: Path,
     expected: Mapping[str, Sequence[int]],
     found: Mapping[str, Entry],

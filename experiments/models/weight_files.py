@@ -30,8 +30,8 @@ _ALTERNATIVE = (
     "`safetensors.torch.save_file(state_dict, 'weights.safetensors')`, run where it is installed, "
     "writes a file that can be read without it"
 )
-_HEAD = 512  # number of bytes by which the kind of a file is recognised
-_REASON = 200  # largest length of PyTorch's errors that is shown
+_HEAD_LENGTH = 512  # number of bytes by which the kind of a file is recognised
+_MAX_REASON_LENGTH = 200  # largest length of PyTorch's errors that is shown
 
 
 class WeightsError(UserError, ValueError):
@@ -90,7 +90,7 @@ def _reader(path: Path) -> Callable[[Path], contextlib.AbstractContextManager[di
         found = "a folder" if path.is_dir() else "nothing" if not path.exists() else "no file"
         raise WeightsError(f"weights must be a file, got {found} at {path}")
     with path.open("rb") as file:
-        head = file.read(_HEAD)
+        head = file.read(_HEAD_LENGTH)
     text = head.lstrip().lower()
     if not head:
         raise WeightsError(f"{path} is damaged: it is empty")
@@ -152,9 +152,7 @@ def _open_zip(path: Path) -> Iterator[dict[str, Entry]]:
         raise WeightsError(f"{path} is damaged, or no file of torch.save: {error}") from error
     files = {member.filename.rpartition("/")[2] for member in members}
     if "constants.pkl" in files:
-        raise WeightsError(
-            f"{path} is a program of TorchScript: save the state_dict of what torch.jit.load gives"
-        )
+        raise WeightsError(f"{path} is a program of TorchScript: save the state_dict of its module")
     if "data.pkl" not in files:
         shown = [member.filename for member in members[:3]]
         raise WeightsError(f"{path} is a ZIP archive that torch.save did not write: {shown}")
@@ -202,7 +200,7 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
             ) from error
         reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())
         raise WeightsError(
-            f"{path} is damaged, or no file of torch.save: {reason[:_REASON]}"
+            f"{path} is damaged, or no file of torch.save: {reason[:_MAX_REASON_LENGTH]}"
         ) from error
     tensors = _state_dict(path, content)
     for name, tensor in tensors.items():

@@ -11,9 +11,9 @@ in pixels of the map, which is extended by its border values. Without offsets :m
 bilinear upsampling.
 
 Reference 30 upsamples the logits of a segmentation network, with offsets from a *guidance module*
-of several layers. The paper does not say what this is in an FPN or a mask head. Here it is one 3x3
-convolution of the map before upsampling, with two offsets for each of the four targets of a pixel;
-its kernel starts at zero.
+of several layers. The paper does not say what this module is in an FPN or a mask head. Here it is
+one 3x3 convolution of the map before upsampling, with two offsets for each of the four targets of a
+pixel; its kernel starts at zero.
 """
 
 import itertools

@@ -7,7 +7,7 @@ convolution predicts from it:
     y_{l} = \sigma(w * u)_{l} \, u_{l}, \qquad u = \mathrm{nearest}(x).
 
 The paper says that the attention map is predicted, has the size of the map, and scales it pixel by
-pixel (section 3.4). It does not say how it is predicted, and how the map is doubled. In reference 3
+pixel (section 3.4). It does not say how it is predicted, or how the map is doubled. In reference 3
 the attention of an image captioner is a softmax over all pixels, predicted from features and from
 the state of a recurrent network, which a detector does not have. Nearest interpolation before the
 attention, the 3x3 convolution and the sigmoid are choices of this project. The kernel starts at

@@ -50,7 +50,7 @@ def upsample(
     ``nearest``            0                                     0
     ``bilinear``           0                                     products with two matrices
     ``nearest_conv``       ``9 * C**2 + C``                      ``18 * C**2 + C``
-    ``bilinear_conv``      ``9 * C**2 + C``                      that, and bilinear
+    ``bilinear_conv``      ``9 * C**2 + C``                      ``18 * C**2 + C``, and bilinear
     ``deconvolution``      ``k**2 * C**2 + C``                   ``k**2 * C**2 / 2 + C``
     ``pixel_shuffle``      ``4 * (9 * C**2 + C)``                ``18 * C**2 + C``
     ``guided``             ``72 * C + 8``                        ``43 * C + 24``
@@ -64,11 +64,11 @@ def upsample(
 
     Args:
         x: map ``[B, H, W, C]``.
-        method: ``"nearest"``. ``"bilinear"``. ``"nearest_conv"`` and ``"bilinear_conv"``: the same
-            with a 3x3 convolution after them. ``"deconvolution"``: transposed convolution of
-            stride 2. ``"pixel_shuffle"``: a convolution to four times the channels, which become
-            2x2 pixels. ``"guided"``: bilinear, at learned positions. ``"spatial_attention"``:
-            nearest, scaled at each pixel. ``"carafe"``: CARAFE++.
+        method: ``"nearest"`` and ``"bilinear"``: interpolation. ``"nearest_conv"`` and
+            ``"bilinear_conv"``: interpolation and a 3x3 convolution. ``"deconvolution"``:
+            transposed convolution of stride 2. ``"pixel_shuffle"``: a convolution to four times the
+            channels, which become 2x2 pixels. ``"guided"``: bilinear, at learned positions.
+            ``"spatial_attention"``: nearest, scaled at each pixel. ``"carafe"``: CARAFE++.
         name: name of the submodule, if the method has parameters.
         size: height and width of the result, ``2 * H`` or ``2 * H - 1`` and ``2 * W`` or
             ``2 * W - 1``; an odd size is cropped at the end, to match a map that was halved and
@@ -118,7 +118,7 @@ def upsample(
 
 
 def _target_size(height: int, width: int, size: tuple[int, int] | None) -> tuple[int, int]:
-    """The size of the result, checked and in integers of Python."""
+    """The size of the result, checked, as Python integers."""
     if size is None:
         return 2 * height, 2 * width
     try:

@@ -1,4 +1,4 @@
-"""The dtype in which sums run."""
+"""The dtype of sums."""
 
 import numpy as np
 

@@ -53,11 +53,12 @@ def choose(
     """Chooses the implementation of a call.
 
     Args:
-        name: name of an implementation, or ``None`` for one that is proven best.
+        name: name of an implementation, or ``None`` for one that is proven for the call, or else
+            :data:`PORTABLE`.
         geometry: geometry of the reassembly.
         x: feature map ``[B, H, W, C]``.
-        weights: weights or logits.
-        normalizer: normaliser of the logits, or ``None`` for weights.
+        weights: weights ``[B, H', W', N]`` or logits of rank 4.
+        normalizer: name of the normaliser of the logits, or ``None`` for weights.
 
     Returns:
         The plan of the call. If ``weights`` are logits and the implementation does not normalise
@@ -71,23 +72,23 @@ def choose(
     size = x.shape[1], x.shape[2]
     plan = Plan(geometry, size, x.dtype, weights.dtype, normalizer, PORTABLE)
     plans = [plan] if normalizer is None else [plan, plan.of_weights]
-    return _proven(plans, x) if name is None else _named(name, plans, x)
+    return _chosen_automatically(plans, x) if name is None else _chosen_by_name(name, plans, x)
 
 
-def _proven(plans: Sequence[Plan], x: jax.Array) -> Plan:
+def _chosen_automatically(plans: Sequence[Plan], x: jax.Array) -> Plan:
     # A program may run on any GPU of this process, so the call must be proven on all of them.
     devices = devices_of_process()
     for plan, name in itertools.product(plans, IMPLEMENTATIONS):
         if is_proven(name, plan, x.shape[3], devices):
-            candidate = _computed_by(name, plan, automatic=True)
-            reason = _reason(candidate, x, devices[0])
+            candidate = _with_implementation(name, plan, automatic=True)
+            reason = _unsupported_reason(candidate, x, devices[0])
             if reason is None:
                 return candidate
             log_once(f"implementation=None does not run {name!r}: {reason}")
-    return _computed_by(PORTABLE, plans[-1], automatic=False)
+    return _with_implementation(PORTABLE, plans[-1], automatic=False)
 
 
-def _named(name: str, plans: Sequence[Plan], x: jax.Array) -> Plan:
+def _chosen_by_name(name: str, plans: Sequence[Plan], x: jax.Array) -> Plan:
     if name not in tuple(IMPLEMENTATIONS):
         raise ValueError(
             f"implementation must be None or one of {tuple(IMPLEMENTATIONS)}, got {name!r}"
@@ -96,20 +97,21 @@ def _named(name: str, plans: Sequence[Plan], x: jax.Array) -> Plan:
     # for a GPU of another process; if it is lowered for another platform, it raises an error.
     gpus = [device for device in devices_of_process() if device.platform == "gpu"]
     devices = gpus or [None]
-    candidates = [_computed_by(name, plan, automatic=False) for plan in plans]
+    candidates = [_with_implementation(name, plan, automatic=False) for plan in plans]
     for plan, device in itertools.product(candidates, devices):
-        if _reason(plan, x, device) is None:
+        if _unsupported_reason(plan, x, device) is None:
             if plan is not candidates[0] and name != PORTABLE:  # PORTABLE never normalises logits
-                reason = _reason(candidates[0], x, device)
+                reason = _unsupported_reason(candidates[0], x, device)
                 log_once(f"logits are normalised by XLA, not by {name!r}: {reason}")
             return plan
     raise NotImplementedError(
         f"implementation {name!r} cannot serve this call: "
-        f"{_reason(candidates[-1], x, devices[0])}; implementation={PORTABLE!r} or None can"
+        f"{_unsupported_reason(candidates[-1], x, devices[0])}; "
+        f"implementation={PORTABLE!r} or None can"
     )
 
 
-def _reason(plan: Plan, x: jax.Array, device: jax.Device | None) -> str | None:
+def _unsupported_reason(plan: Plan, x: jax.Array, device: jax.Device | None) -> str | None:
     """Why the implementation of a plan cannot serve the plan on a device; ``None`` if it can."""
     supports = implementation(plan.implementation).supports
     reason = supports(plan, x.shape, device)
@@ -119,7 +121,7 @@ def _reason(plan: Plan, x: jax.Array, device: jax.Device | None) -> str | None:
     return reason
 
 
-def _computed_by(name: str, plan: Plan, *, automatic: bool) -> Plan:
+def _with_implementation(name: str, plan: Plan, *, automatic: bool) -> Plan:
     """Returns the plan with an implementation and its current settings."""
     settings = implementation(name).settings()
     return dataclasses.replace(plan, implementation=name, automatic=automatic, settings=settings)

@@ -10,7 +10,7 @@ from carafe_kernels.plan import Operands, Plan, Results
 
 
 class Contract(Protocol):
-    """Computes arrays of the trilinear form ``sum(weights * y * gather(x))`` from the others."""
+    """Computes contractions of the trilinear form ``sum(weights * y * gather(x))``."""
 
     def __call__(self, plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
         """Computes one contraction, or both gradients.
@@ -20,8 +20,9 @@ class Contract(Protocol):
             results: names of the arrays to compute: ``("y",)``, ``("x",)``, ``("weights",)``, or
                 both gradients, ``("x", "weights")``. With ``plan.normalizer``, ``"logits"``
                 replaces ``"weights"``.
-            operands: ``x`` and ``weights`` for ``y``; ``weights`` and ``y`` for ``x``; ``x`` and
-                ``y`` for ``weights``; all three arrays for both gradients, and for ``logits``.
+            operands: arrays to compute from, by name: ``x`` and ``weights`` for ``y``; ``weights``
+                and ``y`` for ``x``; ``x`` and ``y`` for ``weights``; all three arrays for both
+                gradients, and for ``logits``.
 
         Returns:
             The arrays that ``results`` names, in its order and in the dtypes of ``plan``.

@@ -2,7 +2,7 @@
 
 Each normaliser has two forms. One normalises along an axis of an array, for XLA, which also
 differentiates it. The other normalises a sequence with one array for each tap, for GPU kernels that
-hold the taps of a pixel in registers; its gradient is written out.
+hold the taps of a pixel in registers; this module also defines its gradient.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""The calls for which ``implementation=None`` chooses GPU kernels: those proven on a GPU."""
+"""The calls for which ``implementation=None`` chooses GPU kernels: calls proven on a GPU."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from carafe_kernels.plan import Plan
 class Proven:
     """Calls that the kernels compute correctly, and faster than ``"xla"``, on a GPU.
 
-    They must be faster with and without gradients, because a call does not know whether its result
-    will be differentiated.
+    The kernels must be faster with and without gradients, because a call does not know whether its
+    result will be differentiated.
 
     Args:
         implementation: name of the implementation.

@@ -1,4 +1,4 @@
-"""Sharding of the arrays of one reassembly over several devices: the sharding that all of them get.
+"""The common sharding of all arrays of one reassembly over several devices.
 
 Images can be reassembled independently. So can channels if all of them have the same weights, or if
 the weights are sharded with the groups of channels. Batch and channels are therefore sharded. Rows
@@ -26,7 +26,8 @@ class CommonSharding:
     Args:
         batch: mesh axes that shard the batch.
         channels: mesh axes that shard the channels of feature maps.
-        by_group: whether the weights are sharded with the channels, one kernel for each group.
+        by_group: whether the weights are sharded with the channels, because each group has kernels
+            of its own.
     """
 
     batch: MeshAxes
@@ -65,7 +66,7 @@ def common_sharding(
     """The common sharding for arrays that are sharded by ``specs``.
 
     The first array whose batch is sharded decides how the batch is sharded, and the first feature
-    map whose channels are sharded decides how the channels are.
+    map whose channels are sharded decides how the channels are sharded.
 
     Args:
         roles: the role of each array.
@@ -141,7 +142,7 @@ def with_common_sharding(
 
     Args:
         x: feature map ``[B, H, W, C]``.
-        weights: weights or logits of rank 4, with the same batch.
+        weights: weights or logits of rank 4, with the batch of ``x``.
         groups: number of channel groups.
         role: whether ``weights`` are weights or logits.
 

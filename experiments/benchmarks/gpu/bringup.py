@@ -43,7 +43,7 @@ from experiments.benchmarks.gpu.children import Finished, Step, run_steps
 from experiments.benchmarks.gpu.outcomes import FAILED, UNFINISHED, Outcome
 from experiments.benchmarks.gpu.plan import Plan
 from experiments.benchmarks.gpu.record import Record
-from experiments.benchmarks.gpu.switches import MOST_KERNELS, SWITCHES, conclusion
+from experiments.benchmarks.gpu.switches import MAX_KERNELS, SWITCHES, conclusion
 
 ROOT = Path(__file__).parents[3]
 MODULE = "experiments.benchmarks.gpu.bringup"
@@ -67,9 +67,9 @@ class Run:
     """Runs all phases, one after the other.
 
     Args:
-        record: stores the results.
-        steps: makes the steps of each phase.
-        budget: seconds for all phases.
+        record: record that stores the results.
+        steps: plan that makes the steps of each phase.
+        budget: time for all phases, in seconds.
     """
 
     def __init__(self, record: Record, steps: Plan, budget: float) -> None:
@@ -114,7 +114,7 @@ class Run:
             each.step for each in finished
             if each.verdict.outcome in FAILED and "kernel" in each.step.about
         ]  # fmt: skip
-        chosen = failed[:MOST_KERNELS]
+        chosen = failed[:MAX_KERNELS]
         if chosen:
             steps = [again for step in chosen for again in self._steps.switched(step, SWITCHES)]
             switched = self._phase(plan.SWITCHES, steps)

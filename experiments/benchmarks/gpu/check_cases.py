@@ -28,13 +28,13 @@ _SHAPES = (
 _VMAPPED = (Case(2, 29, 31, 24, kernel_size=3, up=2), Case(2, 31, 29, 100, kernel_size=3, down=2))
 
 
-def _from_both(*cases: Case) -> tuple[Case, ...]:
+def _with_weights_and_logits(*cases: Case) -> tuple[Case, ...]:
     return tuple(case.replace(normalizer=each) for case in cases for each in (None, "softmax"))
 
 
 CHECKS = {
-    "real": _from_both(*_SHAPES),
+    "real": _with_weights_and_logits(*_SHAPES),
     # For Pallas' interpreter, which takes a tenth of a second for each input pixel.
-    "toy": _from_both(Case(1, 3, 2, 8, kernel_size=3, up=2)),
+    "toy": _with_weights_and_logits(Case(1, 3, 2, 8, kernel_size=3, up=2)),
 }
-VMAPPED = _from_both(*_VMAPPED)
+VMAPPED = _with_weights_and_logits(*_VMAPPED)

@@ -98,7 +98,7 @@ def run_check(
     program: Callable[..., Any],
     vmapped: Callable[..., Any] | None = None,
 ) -> Outcome:
-    """Compares the results of a program, and of one under ``vmap``, with expected results."""
+    """Compares the results of a program, and of its ``vmap``, with expected results."""
     arrays = [jnp.asarray(operand) for operand in operands]
     first, second = (jax.device_get(program(*arrays)) for _ in range(2))
     y_error, dx_error, dw_error = map(relative_error, first, expected)
@@ -117,7 +117,7 @@ def checks(reporter: Reporter, cases: Sequence[tuple[int, Mapping[str, Any]]]) -
     """Checks cases against the float64 reference.
 
     Args:
-        reporter: sends messages to the parent process.
+        reporter: reporter that sends messages to the parent process.
         cases: seed of the operands, and case in JSON, for each check.
     """
     mine = [(seed, Case.from_json(case)) for seed, case in cases]

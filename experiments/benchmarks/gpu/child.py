@@ -53,7 +53,7 @@ class Reporter:
         """Names what runs on the device from now on. If it does not end, a kernel hangs.
 
         Args:
-            what: description.
+            what: description of the work.
             case: the case that the kernels compute, in JSON; later steps leave it out if it hangs.
         """
         doing = f"running {what}"

@@ -19,7 +19,7 @@ KEPT_LOG = 150_000  # bytes kept from the beginning and from the end
 POLL_SECONDS = 0.1
 REAPING_SECONDS = 5.0
 # A step starts only if this share of its limit is left.
-LEAST_SHARE = 1 / 3
+MIN_SHARE = 1 / 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Step:
         command: command with arguments, which writes messages to standard output, see ``outcomes``.
         seconds: time limit.
         about: properties of the step that are stored in the record, for the tables.
-        report: adds the report of a profiler to the verdict, after the step has ended.
-        missing: why the step cannot run; empty if it can.
+        report: function that adds the report of a profiler to the verdict, after the step has
+            ended.
+        missing: reason why the step cannot run; empty if it can.
     """
 
     phase: str
@@ -162,7 +163,7 @@ def run_steps(
     """Runs steps and yields each when it ends.
 
     Args:
-        steps: the steps, in the order in which they start.
+        steps: steps to run, in the order in which they start.
         end: end time on the monotonic clock; later, running steps are killed and no step starts.
         parallel: number of steps that run at a time.
         environment: environment variables of the children.
@@ -175,7 +176,7 @@ def run_steps(
                 while waiting and len(running) < parallel:
                     step = waiting.pop(0)
                     left = max(end - time.monotonic(), 0)
-                    if step.missing or left < LEAST_SHARE * step.seconds:
+                    if step.missing or left < MIN_SHARE * step.seconds:
                         why = step.missing or f"{left:.0f} s left"
                         yield Finished(step, Verdict(Outcome.NOT_RUN, why))
                         continue

@@ -120,7 +120,7 @@ def _compile(program: jax.stages.Traced) -> Callable[..., Any] | Exception:
 def _without_errors[Program](
     reporter: Reporter, found: Mapping[Job, Program | Exception]
 ) -> dict[Job, Program]:
-    """The programs without errors; raises the exception of a default, reports those of variants."""
+    """The programs without errors. Raises errors of defaults, and reports errors of variants."""
     programs = {}
     for job, program in found.items():
         if not isinstance(program, Exception):
@@ -143,7 +143,7 @@ def operators(
     """Times passes of operators on the same map.
 
     Args:
-        reporter: sends messages to the parent process.
+        reporter: reporter that sends messages to the parent process.
         runs: cases in JSON, each with the passes to time.
         implementation: name of the implementation.
         variants: names of the variants in :data:`VARIANTS` to compare with the default.

@@ -51,7 +51,7 @@ def layers(reporter: Reporter, case: Mapping[str, Any], leave_out_kernels: bool)
     """Times the forward pass of every layer, alone and with the backward pass.
 
     Args:
-        reporter: sends messages to the parent process.
+        reporter: reporter that sends messages to the parent process.
         case: the case in JSON.
         leave_out_kernels: whether to skip our layer, because one of its kernels hung or crashed.
     """

@@ -59,15 +59,15 @@ def describe(
     error occurs only in one part, all wrong elements are in this part.
 
     Args:
-        wrong: ``[B, H, W, n]``, which elements are wrong.
-        not_finite: ``[B, H, W, n]``, which elements are not finite.
+        wrong: mask of the wrong elements, ``[B, H, W, n]``.
+        not_finite: mask of the elements that are not finite, ``[B, H, W, n]``.
         cells: number of pixels of a cell along each axis.
         radius: radius of the reassembly kernel, in cells.
         step_channels: for a map, the number of channels that a block processes in one step;
             ``None`` for arrays of weights.
 
     Returns:
-        a description in one line, and the shares.
+        A description in one line, and the shares.
     """
     named = parts(wrong.shape, cells, radius)
     if step_channels is not None:

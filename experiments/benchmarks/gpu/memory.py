@@ -42,7 +42,7 @@ def poison(shapes: Sequence[tuple[tuple[int, ...], Any]], value: float) -> list[
         value: value of all elements.
 
     Returns:
-        the memory ranges that were filled.
+        The memory ranges that were filled.
     """
     arrays = [jnp.full(shape, value, dtype) for shape, dtype in shapes for _ in range(_COPIES)]
     jax.block_until_ready(arrays)

@@ -53,10 +53,10 @@ class Ending:
 
     Attributes:
         status: exit status as in ``Popen.returncode``; ``None`` if the process did not end.
-        killed: why the parent killed it: ``HANG`` (its own limit), ``NO_TIME`` or ``BAD_OUTPUT``;
-            ``None`` if it did not.
-        output: bytes from its standard output.
-        log: the end of its standard error.
+        killed: reason why the parent killed the process: ``HANG`` (its own limit), ``NO_TIME`` or
+            ``BAD_OUTPUT``; ``None`` if the parent did not.
+        output: bytes of the standard output.
+        log: end of the standard error.
     """
 
     status: int | None
@@ -70,10 +70,10 @@ class Verdict:
     """The outcome of a step.
 
     Attributes:
-        outcome: how it ended.
-        detail: the reason, in one line.
-        measured: the measurements that it sent.
-        case: the case in JSON that ran when it ended, if known.
+        outcome: outcome of the step.
+        detail: reason for the outcome, in one line.
+        measured: measurements that the child process sent.
+        case: case in JSON that ran when the process ended, if known.
     """
 
     outcome: Outcome
@@ -111,7 +111,7 @@ def parse(output: bytes) -> tuple[list[dict[str, Any]], str | None]:
     """Parses the messages of a child: one JSON object with one key per line.
 
     Returns:
-        the messages before the first invalid line, and this line, or ``None`` if all are valid.
+        The messages before the first invalid line, and this line, or ``None`` if all are valid.
         An incomplete last line is invalid.
     """
     messages: list[dict[str, Any]] = []

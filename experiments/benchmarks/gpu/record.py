@@ -96,7 +96,7 @@ class Record:
         """Prints a summary; returns the number of failed steps.
 
         Args:
-            ended: how the run ended.
+            ended: description of how the run ended.
         """
         self._values["ended"] = ended
         self.write()

@@ -46,9 +46,9 @@ def smoke(
     """Compares kernels with float64 for every seed and pattern.
 
     Args:
-        reporter: sends messages to the parent process.
+        reporter: reporter that sends messages to the parent process.
         cases: cases in JSON.
-        kernel: see :func:`calls_of`.
+        kernel: name of a kernel, or another value that :func:`calls_of` accepts.
         seeds: seeds of the operands.
         settings: fields of ``mosaic_gpu.Settings`` to change. Cases that do not support them are
             skipped, unless no case does.

@@ -23,12 +23,12 @@ def switched(
     """Compares a kernel with float64, with one setting changed; see :func:`smoke.smoke`.
 
     Args:
-        reporter: sends messages to the parent process.
+        reporter: reporter that sends messages to the parent process.
         case: the case that failed, in JSON.
         kernel: name of the kernel that failed.
         seeds: seeds of the operands.
         settings: fields of ``mosaic_gpu.Settings`` to change.
-        one_step: whether to reduce the channels to those that a block processes in one step.
+        one_step: whether to reduce the channels to the number that a block processes in one step.
 
     Raises:
         NotImplementedError: the change does not change the program.

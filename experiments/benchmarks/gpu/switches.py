@@ -13,7 +13,7 @@ SWITCHES: dict[str, Mapping[str, Any]] = {
     "one step": {"one_step": True},
 }
 # The number of failed kernels that run again. Others most likely fail for the same reason.
-MOST_KERNELS = 3
+MAX_KERNELS = 3
 
 _POINTS_AT = {
     "automatic barriers": "a barrier between the threads of a block is missing",

@@ -114,13 +114,13 @@ def operators(steps: Steps, bandwidth: float | None) -> Iterator[str]:
             moved = sum(case.moved) if name == "both" else getattr(case.moved, name)
             floor = 1e6 * moved / bandwidth if bandwidth else None
             ours, xla = by(case, name, "mosaic_gpu"), by(case, name, "xla")
-            cells = [case, case.dtype, case.operator, name, microseconds(floor),
+            entries = [case, case.dtype, case.operator, name, microseconds(floor),
                      marked(ours, doubts.of(case, name)), ratio(floor, ours), microseconds(xla),
                      ratio(xla, ours)]  # fmt: skip
             for form in plan.FORMS:
                 other = found.get(Timed(case, name, form))
-                cells += [microseconds(other), ratio(other, ours)]
-            yield row(cells)
+                entries += [microseconds(other), ratio(other, ours)]
+            yield row(entries)
 
 
 def variants(steps: Steps) -> Iterator[str]:

@@ -84,7 +84,7 @@ def torch_operator(reporter: Reporter, case: Mapping[str, Any], form: str) -> st
     """Times the forward pass alone and with the backward pass.
 
     Args:
-        reporter: sends messages to the parent process.
+        reporter: reporter that sends messages to the parent process.
         case: the case in JSON; the weights get the dtype of the map.
         form: value of a :class:`Form`.
     """

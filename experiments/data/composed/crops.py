@@ -120,7 +120,7 @@ class PhotographCrops(tfds.core.GeneratorBasedBuilder):
 def split_by_photograph(
     photographs: Sequence[Photograph],
 ) -> tuple[list[Photograph], list[Photograph]]:
-    """Splits into training and validation, the latter one fifth and at least two, by a hash."""
+    """Splits photographs by a hash; one fifth, and at least two, are for validation."""
     ordered = sorted(photographs, key=lambda p: hashlib.sha256(p.name.encode()).hexdigest())
     count = max(2, round(len(ordered) * _VALIDATION_SHARE))
     return ordered[count:], ordered[:count]

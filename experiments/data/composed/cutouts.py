@@ -116,7 +116,9 @@ class Cutouts(tfds.core.GeneratorBasedBuilder):
         self, split: int, cutouts: Sequence[Cutout], photographs: Sequence[Photograph], count: int
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         side = self.builder_config.side
-        of_class = [[cutout for cutout in cutouts if cutout.label == label] for label in CLASSES]
+        cutouts_by_class = [
+            [cutout for cutout in cutouts if cutout.label == label] for label in CLASSES
+        ]
         pictures = {cutout.name: read_cutout(cutout.path, side) for cutout in cutouts}
         backgrounds = [
             (photograph.name, crop)
@@ -125,7 +127,7 @@ class Cutouts(tfds.core.GeneratorBasedBuilder):
         ]
         for number in range(count):
             rng = np.random.default_rng((split, number))
-            choices = of_class[number % len(of_class)]
+            choices = cutouts_by_class[number % len(cutouts_by_class)]
             cutout = choices[rng.integers(len(choices))]
             photograph, background = backgrounds[rng.integers(len(backgrounds))]
             encoded = io.BytesIO()
@@ -219,7 +221,7 @@ def prepare(data_dir: Path, cache: Path, config: CutoutsConfig | None = None) ->
     Args:
         data_dir: folder of the tfds datasets.
         cache: folder that `python -m experiments.data.composed.debian --cutouts` filled.
-        config: how cutouts are pasted.
+        config: config of the dataset; the default is :class:`CutoutsConfig`.
 
     Raises:
         DataError: a cutout or a photograph is missing; the message names the command that

@@ -11,9 +11,9 @@ def _in(folder: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{folder}/{name}" for name in names)
 
 
-# Chosen by eye: classes with nine cutouts or more that are photographs. Left out: drawings, what
-# does not belong to the class of its folder, and mirrored copies, which would leak from training
-# into validation. Only the road signs are drawings, as road signs are.
+# Chosen by eye: classes with nine cutouts or more that are photographs. Left out: drawings, things
+# that do not belong to the class of their folder, and mirrored copies, which would leak from
+# training into validation. Only the road signs are drawings, as road signs are.
 CLASSES: Mapping[str, tuple[str, ...]] = {
     "birds": _in(
         "animals/birds", "adelaide-rosella", "albino_peahen", "blackbird", "chicken_profile",

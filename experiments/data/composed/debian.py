@@ -69,7 +69,7 @@ def is_complete(cache: Path, package: Package) -> bool:
 
 
 def build_debian(cache: Path, packages: Sequence[Package] = PACKAGES) -> dict[str, str]:
-    """Fetches the files of `packages` into `cache`, except those that are already there.
+    """Fetches the files of `packages` into `cache`, except files that are already there.
 
     Args:
         cache: folder of the files; it is created. Only one build can run in it at a time.

@@ -61,7 +61,7 @@ def debian_photographs(cache: Path) -> tuple[Photograph, ...]:
         cache: folder that `python -m experiments.data.composed.debian` filled.
 
     Returns:
-        71 photographs, starting with those of `pypi_photographs`. No two show the same scene.
+        71 photographs, starting with the seven of `pypi_photographs`. No two show the same scene.
 
     Raises:
         DataError: a photograph is missing or damaged in `cache`, or one of `pypi_photographs` is

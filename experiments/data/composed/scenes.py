@@ -50,7 +50,7 @@ def prepare_scenes(
     Args:
         data_dir: folder of the tfds datasets.
         cache: folder that `python -m experiments.data.composed.debian --cutouts` filled.
-        config: how scenes are composed.
+        config: config of the scenes.
 
     Returns:
         The folder for :func:`experiments.data.coco.open_coco`.
@@ -84,10 +84,11 @@ def scene(
 
     Args:
         key: number of the split and of the scene, which seed all random choices.
-        photographs: RGB pixels; each side is at least the longer side of a scene.
+        photographs: RGB photographs, uint8 ``[H, W, 3]``; each side is at least the longer side of
+            a scene.
         cutouts: cutouts of each class, at least one; see
             :func:`experiments.data.composed.cutouts.read_cutout`.
-        config: how scenes are composed.
+        config: config of the scenes.
     """
     rng = np.random.default_rng(key)
     width, height = config.longer_side, config.shorter_side
@@ -190,7 +191,7 @@ def main(config: ScenesConfig, data_dir: Path = Path("data"), cache: Path = DEFA
     """Builds the scenes.
 
     Args:
-        config: How scenes are composed.
+        config: Config of the scenes.
         data_dir: Folder of the prepared datasets.
         cache: Folder that `python -m experiments.data.composed.debian --cutouts` filled.
     """

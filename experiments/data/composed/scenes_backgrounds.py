@@ -10,7 +10,7 @@ from experiments.data.composed.crops import scaled_size, split_by_photograph
 from experiments.data.composed.photographs import Photograph
 
 # The shorter side of the photographs from which crops are taken, relative to the side of a scene.
-_ROOM = 1.5
+_RELATIVE_SHORTER_SIDE = 1.5
 
 # Chosen by eye: photographs that show objects of a class, or something similar.
 _SHOWING_CLASSES = frozenset(
@@ -64,5 +64,5 @@ def scaled_pixels(photograph: Photograph, longer_side: int) -> UInt8[np.ndarray,
     """
     with Image.open(photograph.path) as opened:
         image = opened.convert("RGB")
-    size = scaled_size(image.size, longer_side, round(_ROOM * longer_side))
+    size = scaled_size(image.size, longer_side, round(_RELATIVE_SHORTER_SIDE * longer_side))
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS))

@@ -12,7 +12,7 @@ class ScenesConfig:
 
     Attributes:
         photographs: source of the backgrounds; photographs that show an object of a class are left
-            out. ``"pypi"``: the seven that come with the dependencies. ``"debian"``: the set of 71.
+            out. ``"pypi"``: seven from the dependencies. ``"debian"``: the set of 71.
         longer_side: longer side of the images, in pixels; the shorter side is three quarters of it.
             Seven images in ten are landscapes, the others portraits.
         training_images: number of training images.

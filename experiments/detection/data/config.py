@@ -24,7 +24,7 @@ class DataConfig:
         max_objects: largest number of objects in a training image.
         mask_side: side in pixels of the object masks in training. Each mask is cropped to the
             object's box and resampled to this size. None if masks are not learned.
-        scenes: how the images of ``"scenes"`` are composed.
+        scenes: config of the dataset ``"scenes"``.
     """
 
     source: Literal["coco", "coco_boxes", "scenes"] = "coco"

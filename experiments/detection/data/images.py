@@ -66,7 +66,7 @@ def decode_image(record: Mapping[str, Any]) -> Image.Image:
     The annotations are in coordinates of the stored pixels.
 
     Raises:
-        RecordError: the image does not decode, or its size differs from the annotated one.
+        RecordError: the image does not decode, or its size differs from the annotated size.
     """
     name = f"image {record['file_name']}"
     try:

@@ -1,4 +1,4 @@
-"""Masks of objects, relative to their boxes: they have one size, whatever the image's size."""
+"""Masks of objects, relative to their boxes: their size does not depend on the image."""
 
 import math
 

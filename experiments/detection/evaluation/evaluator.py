@@ -105,12 +105,12 @@ class DetectionEvaluator:
         results, unreadable = self._detect(state)
         if output is not None and is_primary():
             write_results(output, results, self._masks)
-        metrics = self._named("box", "bbox", results)
+        metrics = self._metrics_of("box", "bbox", results)
         if self._masks:
-            metrics |= self._named("mask", "segm", results)
+            metrics |= self._metrics_of("mask", "segm", results)
         return {**metrics, UNREADABLE: float(unreadable)} if unreadable else metrics
 
-    def _named(
+    def _metrics_of(
         self, compared: Literal["box", "mask"], kind: Kind, results: list[Result]
     ) -> dict[str, float]:
         metrics = coco_metrics(self._ground_truth.coco, results, kind)
@@ -137,19 +137,19 @@ class DetectionEvaluator:
         left_out = check_unreadable(
             unreadable, records > len(unreadable), self._max_unreadable_records
         )
-        if broken := sorted(_of_all_processes(broken)):
+        if broken := sorted(_gathered(broken)):
             raise NonFiniteEvaluationError(
                 f"the detector must give finite values, got NaN or infinity for {len(broken)} "
                 f"images, with the ids {shown(broken)}: the parameters are broken, or the detector "
                 "overflows"
             )
         # One process has all results of an image, and the sort is stable: they keep their order.
-        return sorted(_of_all_processes(own), key=lambda result: result["image_id"]), left_out
+        return sorted(_gathered(own), key=lambda result: result["image_id"]), left_out
 
     def _results_of(
         self, found: Any, host: dict[str, np.ndarray], broken: list[int]
     ) -> list[Result]:
-        """The results of a batch; adds the ids of images with values not finite to ``broken``."""
+        """The results of a batch; adds the ids of images with non-finite values to ``broken``."""
         detections, kept = join(found)
         results: list[Result] = []
         for number in np.flatnonzero(kept["weight"]):
@@ -167,7 +167,7 @@ class DetectionEvaluator:
         return results
 
 
-def _of_all_processes[Value](own: list[Value]) -> list[Value]:
+def _gathered[Value](own: list[Value]) -> list[Value]:
     """Concatenates the values of all processes, on every process."""
     # JSON text restores numbers exactly, to the last bit.
     parts = [json.loads(part) for part in gather_bytes(json.dumps(own).encode())]

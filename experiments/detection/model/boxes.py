@@ -40,7 +40,7 @@ def is_nonempty(boxes: Float[Array, "*batch 4"]) -> Bool[Array, "*batch"]:
 
 
 def pairwise_iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
-    """Intersection over union of each box of ``a`` with each of ``b``; 0 where the union is 0."""
+    """Intersection over union of each box of ``a`` with each box of ``b``; 0 if the union is 0."""
     shared = _pairwise_intersection(a, b)
     return _ratio(shared, area(a)[:, None] + area(b)[None, :] - shared)
 

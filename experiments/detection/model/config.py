@@ -16,7 +16,7 @@ class ProposalConfig:
     """How proposals are selected from the RPN's boxes.
 
     Attributes:
-        per_level: number of boxes of each level, those with the highest scores, on which NMS runs.
+        per_level: number of boxes with the highest scores, on each level, on which NMS runs.
         kept: number of proposals in an image, over all levels.
         iou_threshold: IoU threshold of NMS, which runs on each level separately.
     """
@@ -91,18 +91,19 @@ class DetectorConfig:
     """Sizes and choices of a :class:`experiments.detection.model.detector.Detector`.
 
     Attributes:
-        backbone: the backbone; its norms are frozen in the paper's detectors, as in detectron2.
+        backbone: config of the backbone; its norms are frozen in the paper's detectors, as in
+            detectron2.
         frozen_stages: number of backbone stages that are not trained, in 0..4. 0 trains the whole
             backbone. 1 freezes the stem and Res-2, as in detectron2 and mmdet 2. 4 freezes the
             whole backbone.
-        neck: the feature pyramid.
-        anchors: the RPN's anchors, with one stride for each level of the pyramid.
-        training_proposals: how proposals are selected in training.
-        proposals: how proposals are selected in inference.
-        box: the box head.
+        neck: config of the feature pyramid.
+        anchors: config of the RPN's anchors, with one stride for each level of the pyramid.
+        training_proposals: selection of proposals in training.
+        proposals: selection of proposals in inference.
+        box: config of the box head.
         masks: whether there is a mask head; the detector is then Mask R-CNN instead of Faster
             R-CNN.
-        mask: the mask head.
+        mask: config of the mask head.
     """
 
     backbone: ResNetConfig = dataclasses.field(default_factory=lambda: ResNetConfig(norm="frozen"))

@@ -36,11 +36,11 @@ class Detector(nn.Module):
     examples between the stages.
 
     Args:
-        config: sizes and choices.
+        config: sizes and choices of the detector.
         num_classes: number of classes without the background.
         dtype: dtype of the computation, float32 or bfloat16; parameters, logits, boxes and scores
             are float32.
-        axis_name: mapped axis over which ``"sync_batch"`` computes statistics.
+        axis_name: name of the mapped axis over which ``"sync_batch"`` computes statistics.
     """
 
     config: DetectorConfig
@@ -115,10 +115,12 @@ class Detector(nn.Module):
     ) -> tuple[Float[Array, "batch proposals 4"], Bool[Array, "batch proposals"]]:
         """The proposals of each image; see :func:`.rpn.propose`."""
 
-        def of_image(logits: Any, deltas: Any, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def propose_for_image(
+            logits: Any, deltas: Any, size: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
             return propose(logits, deltas, anchors, size, config)
 
-        return jax.vmap(of_image)(logits, deltas, size)
+        return jax.vmap(propose_for_image)(logits, deltas, size)
 
     def __call__(
         self, image: Float[Array, "batch height width 3"], size: Int[Array, "batch 2"]

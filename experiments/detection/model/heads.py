@@ -17,7 +17,7 @@ class BoxHead(nn.Module):
     """Two fully connected layers, a classifier and a regressor.
 
     Args:
-        config: sizes.
+        config: sizes of the head.
         num_classes: number of classes without the background.
         dtype: dtype of the hidden layers.
     """
@@ -53,7 +53,7 @@ class MaskHead(nn.Module):
     """3x3 convolutions, an upsampler, and a 1x1 convolution.
 
     Args:
-        config: sizes and the upsampler.
+        config: sizes and upsampler of the head.
         num_classes: number of classes, and of masks of a region unless masks are class-agnostic.
         dtype: dtype of the hidden convolutions and the upsampler.
     """

@@ -93,14 +93,14 @@ def roi_align(
         starts.append(start)
         start += x.shape[1] * x.shape[2]
 
-    def of_level(values: Sequence[float], dtype: jax.typing.DTypeLike) -> jax.Array:
+    def for_each_region(values: Sequence[float], dtype: jax.typing.DTypeLike) -> jax.Array:
         return jnp.asarray(values, dtype)[levels].reshape(-1)  # [B * R]
 
-    heights = of_level([x.shape[1] for x in pyramid], jnp.int32)
-    widths = of_level([x.shape[2] for x in pyramid], jnp.int32)
+    heights = for_each_region([x.shape[1] for x in pyramid], jnp.int32)
+    widths = for_each_region([x.shape[2] for x in pyramid], jnp.int32)
     image = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), regions)
-    first = image * length + of_level(starts, jnp.int32)
-    scales = of_level([1 / stride for stride in strides], jnp.float32)
+    first = image * length + for_each_region(starts, jnp.int32)
+    scales = for_each_region([1 / stride for stride in strides], jnp.float32)
     corners = lax.stop_gradient(boxes).astype(jnp.float32).reshape(-1, 4) * scales[:, None] - 0.5
     x1, y1, x2, y2 = (corners[:, side] for side in range(4))
     rows, row_weights = _axis_samples(y1, y2, heights, output_size, sampling_ratio)

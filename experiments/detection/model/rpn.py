@@ -77,8 +77,8 @@ def propose(
 ) -> tuple[Float[Array, "proposals 4"], Bool[Array, " proposals"]]:
     """Selects the proposals of one image.
 
-    NMS runs on the best boxes of each level. The proposals are the best of the boxes that it keeps,
-    over all levels.
+    NMS runs on the best boxes of each level. The proposals are the best boxes that NMS keeps, over
+    all levels.
 
     Args:
         logits: objectness logits of each level, ``[N_l]``.

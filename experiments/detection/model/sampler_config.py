@@ -15,7 +15,7 @@ class SamplerConfig:
         positive_iou: an example with at least this IoU with an object is positive.
         negative_iou: an example with less than this IoU with every object is negative.
         best_for_each: whether the examples with the largest IoU with an object are positive,
-            whatever their IoU.
+            even if that IoU is low.
     """
 
     count: int

@@ -75,7 +75,7 @@ def sample(
         boxes: anchors or proposals, ``[E, 4]``.
         valid: which examples can be drawn, ``[E]``.
         objects: objects in the image.
-        config: how many examples are drawn, and which are positive and negative.
+        config: numbers of examples, and the IoU of positive and negative examples.
 
     Returns:
         A sample of ``config.count`` entries. All are valid unless there are too few examples.

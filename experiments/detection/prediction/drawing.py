@@ -39,7 +39,7 @@ def draw_detections(
 
     Args:
         image: RGB image, which is not changed.
-        results: detections in the image; better ones are drawn over the others.
+        results: detections in the image; higher scores are drawn over lower scores.
         names: name of each category id.
 
     Returns:

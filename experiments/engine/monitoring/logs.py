@@ -29,9 +29,10 @@ class RunLogs:
     """The logs in a run's folder; only the primary process writes metrics and timing.
 
     ``metrics.jsonl`` holds the values that do not change when a run is repeated or resumed, and
-    ``timing.jsonl`` the others. ``tensorboard/`` holds both, for TensorBoard. ``incidents.jsonl``
-    lists skipped steps, unreadable records and damaged checkpoints, and keeps the lines of earlier
-    starts; every process but the primary has its own file, with its number in the name.
+    ``timing.jsonl`` the other values. ``tensorboard/`` holds both, for TensorBoard.
+    ``incidents.jsonl`` lists skipped steps, unreadable records and damaged checkpoints, and keeps
+    the lines of earlier starts; every process but the primary has its own file, with its number in
+    the name.
 
     Lines after ``resume_at`` were written by a process that ended before its next checkpoint. They
     are dropped, because this process writes them again.

@@ -21,7 +21,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def save_curves(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
-    """Draws each metric over the steps in its own panel, without metrics that detail others.
+    """Draws each metric over the steps in its own panel, except for details of other metrics.
 
     Args:
         path: path of the PNG.

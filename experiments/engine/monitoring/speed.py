@@ -49,6 +49,6 @@ class Clock:
         return Speed(steps_per_second, self._batch_size * steps_per_second, waited / seconds)
 
     def since_start(self) -> dict[str, float]:
-        """Returns seconds since this process started the run, and those spent waiting for data."""
+        """Returns the seconds since this clock was made, and the seconds of waiting for data."""
         seconds = time.monotonic() - self._start
         return {"seconds": seconds, "seconds_waiting": self._data.seconds_waited}

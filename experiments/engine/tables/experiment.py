@@ -36,7 +36,7 @@ def run_config[Config: RunConfig](
         config: config of the run, before ``spec`` has prepared it.
         output: folder of the run; None for the folder of the preset with this config.
         folders: folders of runs and data.
-        operation: how the run is logged, saved and evaluated.
+        operation: settings of logging, checkpoints and evaluation of the run.
 
     Raises:
         ConfigError: ``output`` is None, and no preset has this config, apart from the seed.
@@ -143,6 +143,6 @@ def _rows[Config: RunConfig](
             seed: run_folder(preset.config.with_training(seed=seed), spec.catalogue.presets, runs)
             for seed in shared
         }
-        of_seeds = {seed: metrics[seed] for seed in shared}
-        rows.append(Row(preset, spec.cost(preset.config), folders, of_seeds))
+        runs_by_seed = {seed: metrics[seed] for seed in shared}
+        rows.append(Row(preset, spec.cost(preset.config), folders, runs_by_seed))
     return rows

@@ -89,7 +89,7 @@ def write_results(
         title: title of the table.
         metrics: metrics of the task.
         rows: rows with the runs of the seeds that all rows have.
-        every: all runs of each row, by seed, for the JSON file.
+        every: metrics of all runs of each row, by seed, for the JSON file.
         report: report of the task.
     """
     seeds = list(rows[0].runs)

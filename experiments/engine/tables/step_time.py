@@ -41,7 +41,8 @@ def inference_seconds(state: Any, infer: Callable[[Any, Any], Any], batch: Any) 
     """
 
     def total(state: Any, batch: Any) -> Any:
-        # The sum depends on all values, so that none is left uncomputed, and equals on all devices.
+        # The sum depends on all values, so that none is left uncomputed, and is equal on all
+        # devices.
         return jax.lax.psum(jax.tree.map(lambda leaf: leaf.sum(), infer(state, batch)), AXIS)
 
     inferred, state = data_parallel(total), replicate(state)

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 Shapes = Literal["free_form", "rectangles", "both"]
 
 _RECTANGLE_SIDE = (0.1, 0.8)
-_MOST_SHAPES = 1000
+_MAX_SHAPES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def free_form_mask(
 
     Returns:
         The mask ``[H, W]``, true in the hole. The hole is never empty, and never covers the whole
-        mask, unless that is 1x1.
+        mask, unless the mask is 1x1.
     """
     brush = brush or Brush()
     while True:
@@ -107,7 +107,7 @@ def rectangle_mask(
 
     Returns:
         The mask ``[H, W]``, true in the hole. The hole is never empty, and never covers the whole
-        mask, unless that is 1x1.
+        mask, unless the mask is 1x1.
     """
     h, w = (max(1, round(rng.uniform(*_RECTANGLE_SIDE) * side)) for side in (height, width))
     top, left = rng.integers(height - h, endpoint=True), rng.integers(width - w, endpoint=True)
@@ -150,7 +150,7 @@ def hole_in_range(
     if shapes == "both":
         shapes = "free_form" if rng.random() < 0.5 else "rectangles"
     mask = np.zeros((height, width), bool)
-    for _ in range(_MOST_SHAPES):
+    for _ in range(_MAX_SHAPES):
         if shapes == "free_form":
             larger = mask | free_form_mask(rng, height, width, _ONE_STROKE)
         else:
@@ -162,7 +162,7 @@ def hole_in_range(
                 return mask
     raise ValueError(
         f"share must be possible for a hole in {height}x{width} pixels, got {share}, which "
-        f"{_MOST_SHAPES:,} {'strokes' if shapes == 'free_form' else 'rectangles'} did not reach"
+        f"{_MAX_SHAPES:,} {'strokes' if shapes == 'free_form' else 'rectangles'} did not reach"
     )
 
 

@@ -23,7 +23,7 @@ class BlockOptions:
     """Options that all blocks of a generator share.
 
     Attributes:
-        axis_name: mapped axis over which BatchNorm computes its statistics, if any.
+        axis_name: name of the mapped axis over which BatchNorm computes its statistics, if any.
         dtype: dtype of the computation.
     """
 

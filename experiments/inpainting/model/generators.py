@@ -30,8 +30,8 @@ class _Generator(nn.Module):
     """Base class of the networks, which predict images from images with holes.
 
     Args:
-        config: sizes and choices.
-        axis_name: mapped axis over which ``"sync_batch"`` computes statistics.
+        config: sizes and choices of the network.
+        axis_name: name of the mapped axis over which ``"sync_batch"`` computes statistics.
         dtype: dtype of the computation.
     """
 
@@ -185,7 +185,7 @@ def build_generator(
     Args:
         config: sizes and choices of the network.
         dtype: dtype of the computation.
-        axis_name: mapped axis over which ``"sync_batch"`` computes statistics.
+        axis_name: name of the mapped axis over which ``"sync_batch"`` computes statistics.
     """
     network = {"global_local": GlobalLocal, "unet": UNet}[config.architecture]
     return network(config, axis_name, dtype)

@@ -17,8 +17,8 @@ from carafe_jax.linen import CARAFE
 
 # A window with a smaller valid area, or smaller valid weights, counts as empty. Derivatives divide
 # by the square of the weights.
-_LEAST_VALID = 1e-6
-_LEAST_WEIGHT = 1e-12
+_MIN_VALID_AREA = 1e-6
+_MIN_VALID_WEIGHT = 1e-12
 
 
 class Masked(NamedTuple):
@@ -96,7 +96,7 @@ class PartialConv(nn.Module):
         channels = [x.features.shape[-1] for x in maps]
         weighted = sum(n * s for n, s in zip(channels, sums, strict=True))
         pixels = sum(sums)
-        known = pixels > _LEAST_VALID
+        known = pixels > _MIN_VALID_AREA
         ratio = sum(channels) * self.kernel_size**2 / jnp.where(known, weighted, 1.0)
         y = y * ratio.astype(y.dtype)
         if self.use_bias:
@@ -155,7 +155,7 @@ class MaskedCARAFE(nn.Module):
         seen, inside = masks[..., :1], masks[..., 1:]  # sum(w m), sum(w)
         # Compare with ``inside``: at a border almost all of a kernel's weight may lie outside the
         # map, and a small sum does not mean that the window is empty.
-        known = (seen > _LEAST_VALID * inside) & (seen > _LEAST_WEIGHT)
+        known = (seen > _MIN_VALID_AREA * inside) & (seen > _MIN_VALID_WEIGHT)
         seen, inside = jnp.where(known, seen, 1.0), jnp.where(known, inside, 1.0)
         features = apply(valid)
         features = jnp.where(known, features * (inside / seen).astype(features.dtype), 0)

@@ -15,7 +15,7 @@ class PatchGAN(nn.Module):
     """4x4 convolutions that downsample to a map with one logit for each patch.
 
     Args:
-        config: sizes and choices.
+        config: sizes and choices of the network.
         dtype: dtype of the computation; logits are float32.
     """
 
@@ -77,6 +77,7 @@ class PatchGAN(nn.Module):
                 x = nn.InstanceNorm(dtype=self.dtype, name=f"norm_{layer}")(x)
             x = nn.leaky_relu(x, _SLOPE)
         # A 4x4 kernel with stride 2 is centred on the pixels that it downsamples. With stride 1 it
-        # is off by half a pixel. The second one has the opposite padding, which cancels the offset.
+        # is off by half a pixel. The second convolution with stride 1
+        # has the opposite padding, which cancels the offset.
         logits = convolution(x, 1, 1, "head", padding=(2, 1))  # [B, rows, columns, 1]
         return logits[..., 0].astype(jnp.float32)

@@ -75,7 +75,7 @@ def check_hole(mask: Bool[np.ndarray, "h w"], name: str) -> None:
 def hole_from_file(path: Path, size: Size) -> Bool[np.ndarray, "h w"]:
     """Reads a mask. The hole is white: at least half of the range.
 
-    A mask with transparent pixels is refused, whatever its colours. It may be a hole painted in
+    A mask with transparent pixels is refused. It may be a hole painted in
     white on a transparent background, or an image whose hole has been erased, as in image editors
     and some services. These two have opposite meanings, and both occur.
 

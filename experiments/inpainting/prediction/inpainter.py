@@ -38,9 +38,9 @@ class Inpainter:
         config: config of the run.
         variables: variables of the generator; see
             :func:`experiments.inpainting.fill.variables_of`.
-        working_side: images with a longer shorter side, in pixels, are scaled down to this side
-            before they are filled, and the fill is scaled up, because a network is only good at the
-            scale on which it was trained. None fills all images at their own size.
+        working_side: shorter side, in pixels, to which larger images are scaled down before they
+            are filled; the fill is scaled up again. A network is only good at the scale on which it
+            was trained. None fills all images at their own size.
         tiling: sizes of tiles.
 
     Raises:

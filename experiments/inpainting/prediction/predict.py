@@ -1,4 +1,4 @@
-"""Fills holes in a user's own image files, or in folders of them, with a trained run."""
+"""Fills holes in a user's own images, single files or whole folders, with a trained run."""
 
 import sys
 from collections.abc import Iterator

@@ -7,7 +7,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 _ROWS = 16  # number of rows that are processed at a time
-_LEAST_VISIBLE = 1e-6
+_MIN_VISIBLE_SHARE = 1e-6
 
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -38,10 +38,10 @@ def shrink(
         size = columns, target.stop - target.start
 
         share = _area_mean(visible, size, box)
-        small_mask[target] = share < _LEAST_VISIBLE
+        small_mask[target] = share < _MIN_VISIBLE_SHARE
         for channel in range(3):
             mean = _area_mean(image[source, :, channel] * visible, size, box)
-            mean /= np.maximum(share, _LEAST_VISIBLE)
+            mean /= np.maximum(share, _MIN_VISIBLE_SHARE)
             small_image[target, :, channel] = np.clip(np.round(mean), 0, 255)
     small_image[small_mask] = 0
     return small_image, small_mask
@@ -78,7 +78,7 @@ def _area_mean(values: np.ndarray, size: tuple[int, int], box: _Box) -> np.ndarr
 
 
 def _strips(rows: int, height: int, width: int) -> Iterator[tuple[slice, slice, _Box]]:
-    """Slices of the small image's rows, slices of the large image's rows, and boxes in these."""
+    """Slices of the small image's rows, slices of the large image's rows, and boxes within them."""
     scale = height / rows
     for top in range(0, rows, _ROWS):
         bottom = min(top + _ROWS, rows)

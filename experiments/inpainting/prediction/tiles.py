@@ -37,7 +37,7 @@ class Tiling:
             )
 
     def side_for(self, stride: int) -> int:
-        """The side, rounded up to a multiple of ``stride``, at least twice it to allow overlaps."""
+        """The side, rounded up to a multiple of ``stride``, and at least ``2 * stride``."""
         return _round_up(max(self.side, 2 * stride), stride)
 
     def bucket(self, length: int, stride: int) -> int:

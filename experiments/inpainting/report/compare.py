@@ -58,7 +58,7 @@ def compare(
         output: folder of the results.
         folders: folders of the data.
         examples: number of images in the figure.
-        evaluation: which checkpoints are evaluated, and how.
+        evaluation: choice of the checkpoints, and settings of the evaluation.
 
     Raises:
         ConfigError: the runs have different data, there are fewer than two, or the batch size is
@@ -94,8 +94,8 @@ def compare(
         name: {"folder": encodable(folder), "step": loaded[name].step, "metrics": evaluated[name]}
         for name, folder in zip(names, runs, strict=True)
     }
-    whole = {"data": dataclasses.asdict(shared), "runs": results}
-    write_json(output / "compare.json", whole)
+    comparison = {"data": dataclasses.asdict(shared), "runs": results}
+    write_json(output / "compare.json", comparison)
     save_tables(output / "table.md", tables)
     figures.save_fills(output / "fills.png", shown, fills)
     print_tables(tables, [f"Tables and figure: {output}"])

@@ -90,7 +90,7 @@ def _hole_psnr(filled: np.ndarray, example: Example) -> float:
 
 
 def save_training_curves(path: Path, logs: Mapping[str, Sequence[Log]]) -> None:
-    """Draws a panel for each metric over steps: runs as thin lines, means over seeds as thick ones.
+    """Draws a panel for each metric over steps: thin lines for runs, thick lines for their means.
 
     Metrics with many entries in the log, such as training losses, are averaged over neighbouring
     entries. Metrics with a single entry are not drawn.
@@ -99,15 +99,15 @@ def save_training_curves(path: Path, logs: Mapping[str, Sequence[Log]]) -> None:
         path: path of the PNG file.
         logs: metrics logs of the seeds of each row, by the row's name; at least one.
     """
-    every = [log for of_seeds in logs.values() for log in of_seeds]
+    every = [log for seed_logs in logs.values() for log in seed_logs]
     names = [name for name in _CURVES if any(len(_points(log, name)[0]) > 1 for log in every)]
     columns = 2 if len(names) == 4 else max(1, min(_COLUMNS, len(names)))
     rows = max(1, -(-len(names) // columns))
     figure = Figure(figsize=(3.7 * columns, 2.7 * rows + 0.35), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, name in zip(grid, names, strict=False):
-        for number, of_seeds in enumerate(logs.values()):
-            _draw_seeds(axes, [_points(log, name) for log in of_seeds], f"C{number}")
+        for number, seed_logs in enumerate(logs.values()):
+            _draw_seeds(axes, [_points(log, name) for log in seed_logs], f"C{number}")
         axes.set_title(_CURVES[name], fontsize=10)
         axes.set_xlabel("step", fontsize=9)
         axes.tick_params(labelsize=8)

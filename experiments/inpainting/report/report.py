@@ -87,13 +87,13 @@ def _draw_fills(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -
     shown = spread_examples(open_data(shared, folders), shared, _EXAMPLES_SHOWN)
     variables = [variables_of(RUNS.load(row.run).state) for row in rows]
     fills = {
-        row.preset.row: fill_examples(row.preset.config, of_row, shown)
-        for row, of_row in zip(rows, variables, strict=True)
+        row.preset.row: fill_examples(row.preset.config, row_variables, shown)
+        for row, row_variables in zip(rows, variables, strict=True)
     }
     figures.save_fills(output / "fills.png", shown, fills)
-    for row, of_row in zip(rows, variables, strict=True):
+    for row, row_variables in zip(rows, variables, strict=True):
         if figures.has_kernels(row.preset.config.model):
             model = make_generator(row.preset.config)
             example = shown[len(shown) // 2]
-            figures.save_kernels(output / "kernels.png", model, of_row, example)
+            figures.save_kernels(output / "kernels.png", model, row_variables, example)
             break

@@ -47,8 +47,8 @@ def bands_reason(problem: Problem) -> str | None:
         return f"a patch of kernel_size {geometry.kernel_size} is wider than {SIDE} pixels"
     if groups & (groups - 1):
         return f"the number of groups must be a power of two, not {groups}"
-    own = problem.cells_dtype == problem.dtype
-    if problem.dtype == jnp.float16 and problem.normalizer is None and not own:
+    same_dtype = problem.cells_dtype == problem.dtype
+    if problem.dtype == jnp.float16 and problem.normalizer is None and not same_dtype:
         return f"float16 cannot hold every weight of {problem.cells_dtype}"
     try:
         band_tile(problem)

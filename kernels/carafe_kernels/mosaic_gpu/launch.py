@@ -27,8 +27,8 @@ class Work:
         memory: groups of buffers in shared memory. The groups overlap in memory: a block no longer
             needs a group when it writes to the next group.
         barriers: barriers for copies into the buffers.
-        run: function that a block runs, of the index of the block, references to the operands and
-            to the result, the buffers of all groups in order, and the barriers.
+        run: function that a block runs. Its arguments are the index of the block, references to the
+            operands and to the result, the buffers of all groups in order, and the barriers.
         finish: function from the array that the blocks write to the result of the contraction.
     """
 

@@ -54,7 +54,7 @@ def cell_layout(rows: int, columns: int) -> Layout:
 
 
 def kernel_block(boxes: int, rows: int, kernels: int) -> tuple[int, int, int]:
-    """The largest block of ``[boxes, rows, kernels]`` that divides it, with one thread a kernel."""
+    """The largest block that divides ``[boxes, rows, kernels]``, at most one kernel per thread."""
     block_rows = min(rows & -rows, THREADS // kernels)
     return min(boxes & -boxes, THREADS // (block_rows * kernels)), block_rows, kernels
 

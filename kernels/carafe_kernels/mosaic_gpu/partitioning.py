@@ -1,4 +1,4 @@
-"""Opaque calls, made on every device with its shards of the arrays."""
+"""Lets every device call an opaque function on its own shards of the arrays."""
 
 import itertools
 from collections.abc import Callable
@@ -61,7 +61,8 @@ def on_shards(
                 arrays = tuple(
                     resharded(array, mesh, spec) for array, spec in zip(arrays, specs, strict=True)
                 )
-            # No axis_names: manual over all axes that no enclosing shard_map or explicit vmap maps.
+            # Without axis_names, it is manual over all axes that no enclosing shard_map or explicit
+            # vmap maps.
             out = jax.shard_map(
                 _summed(function, common, results),
                 mesh=mesh,
@@ -69,7 +70,7 @@ def on_shards(
                 out_specs=tuple(map(common.spec, results)),
                 check_vma=False,
             )(*arrays)
-        # Neither call keeps track of the axes over which an enclosing shard_map varies.
+        # Neither call records over which axes of an enclosing shard_map its results vary.
         varying = varying_axes(*arrays)
         return tuple(varying_over(array, varying) for array in out)
 

@@ -52,7 +52,7 @@ class Problem:
 
     @property
     def word_dtype(self) -> np.dtype:
-        """The dtype of the words of 32 bits as which the kernels copy maps."""
+        """The dtype of the 32-bit words in which the kernels copy maps."""
         return self.dtype if self.channels_of_a_word == 1 else np.dtype(np.uint32)
 
     @property

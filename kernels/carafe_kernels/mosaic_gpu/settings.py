@@ -28,7 +28,8 @@ class Settings:
         gradients: ``"apart"`` computes the two gradients in two launches, ``"together"`` in one
             launch, which always computes both; ``None`` chooses by the problem.
         automatic_barriers: whether the compiler adds barriers, to find out if one is missing.
-        max_slots: largest number of buffers for the input map; with 1, no step is copied ahead.
+        max_slots: largest number of buffers for the input map; with 1, the data of the next step is
+            not copied in advance.
         padded_maps: whether maps are padded in memory, so that no copy starts before an array.
     """
 

@@ -117,7 +117,7 @@ def _group_channels(problem: Problem, channels: int) -> int:
 
 
 def _channels_fit(problem: Problem, channels: int) -> bool:
-    """Whether steps of half as many channels would not cover all channels of a group at once."""
+    """Whether half of ``channels`` cannot hold a group in one step; true up to 16 channels."""
     return channels <= max(16, 2 * (problem.group_channels - 1))
 
 

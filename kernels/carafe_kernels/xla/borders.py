@@ -1,6 +1,6 @@
 """Downsampling without a padded copy of the map.
 
-When a map is downsampled, it is larger than the result. A padded copy of it would take about a
+When a map is downsampled, it is larger than the result. A padded copy of the map would take about a
 third of the time of the forward pass, and only the cells at the border need the padding. So the
 inner cells read the map itself, and the cells at the border read padded copies of its border.
 """
@@ -29,14 +29,14 @@ def downsample_in_parts(
     """Computes :func:`carafe_kernels.xla.contractions.forward` for an integer stride, in parts.
 
     Args:
-        x: ``[B, H, W, C]``.
-        weights: ``[B, H', W', groups * k * k]``.
-        geometry: shape of the reassembly, with ``up = 1`` in lowest terms.
+        x: feature map ``[B, H, W, C]``.
+        weights: reassembly kernels ``[B, H', W', groups * k * k]``.
+        geometry: geometry of the reassembly, with ``up = 1`` in lowest terms.
         dtype: dtype of the sums.
         result_dtype: dtype of the result.
 
     Returns:
-        ``[B, H', W', C]`` in ``result_dtype``.
+        The rescaled map ``[B, H', W', C]`` in ``result_dtype``.
     """
     geometry = geometry.lowest_terms
     (top, rows, bottom), (left, columns, right) = (
@@ -75,7 +75,7 @@ def _downsample_inside(
     """Computes the outputs of cells whose taps all lie inside the map.
 
     Returns:
-        ``[b, q, r, C]`` in ``dtype``.
+        The outputs ``[b, q, r, C]`` in ``dtype``.
     """
     size, stride, groups = geometry.kernel_size, geometry.down, geometry.groups
     weights = weights[:, rows.first :, columns.first :][:, : rows.count, : columns.count]

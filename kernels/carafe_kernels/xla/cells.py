@@ -2,8 +2,8 @@
 
 :mod:`carafe_kernels.geometry` defines cells and phases. Shape comments use these letters: ``q`` and
 ``r`` for rows and columns of cells; ``u`` and ``v`` for the row and the column phase of an output;
-``s`` and ``t`` for those of a source; ``g`` for groups; ``c`` for the channels of a group; ``k``
-for taps.
+``s`` and ``t`` for the phases of a source; ``g`` for groups; ``c`` for the channels of a group;
+``k`` for taps.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Span:
 
     Args:
         count: number of rows or columns.
-        first: index of the first one.
+        first: index of the first row or column.
     """
 
     count: Dimension
@@ -60,8 +60,8 @@ def split_outputs(
     """Splits an array of output size into cells: ``[b, H', W', n] -> [b, q, u, r, v, g, n/g]``.
 
     Args:
-        array: ``[b, H', W', n]``.
-        geometry: shape of the reassembly.
+        array: array of output size, ``[b, H', W', n]``.
+        geometry: geometry of the reassembly.
         rows: rows of cells to take. If the output ends inside the last cell, the rest of the cell
             is filled with zeros.
         columns: columns of cells to take. If the output ends inside the last cell, the rest of the
@@ -95,8 +95,8 @@ def split_sources(
     further on.
 
     Args:
-        x: ``[b, H, W, n]``.
-        geometry: shape of the reassembly.
+        x: feature map ``[b, H, W, n]``.
+        geometry: geometry of the reassembly.
         rows: rows of cells whose outputs read the map.
         columns: columns of cells whose outputs read the map.
         dtype: dtype of the result.
@@ -121,7 +121,7 @@ def tap_view(
 
     Args:
         sources: the map from :func:`split_sources`.
-        geometry: shape of the reassembly.
+        geometry: geometry of the reassembly.
         cells: number of rows and of columns of cells.
         taps: row and column of the tap, each plus the centre offset of the phase.
     """
@@ -144,7 +144,7 @@ def _zero_filled(
     ``columns.first * unit + offset``.
 
     Args:
-        array: ``[b, H, W, n]``.
+        array: map, weights or cotangent, ``[b, H, W, n]``.
         rows: rows of cells.
         columns: columns of cells.
         unit: number of rows, and of columns, of the array in a cell.
@@ -172,7 +172,7 @@ def _zero_filled(
         if any(row_pad):
             array = lax.dynamic_slice_in_dim(array, start - inside + row_pad[0], size[0], 1)
     array = array.astype(dtype)
-    # A symbolic size is a number only where a program runs.
+    # A symbolic size is known only when the program runs, so it counts as padding.
     padded = any(not isinstance(pad, int) or pad > 0 for pad in (*row_pad, *column_pad))
     return computed_once(array) if padded else array
 

@@ -76,15 +76,15 @@ def forward(
     """Reassembles ``x`` with ``weights`` (Eqn. 3).
 
     Args:
-        x: ``[B, H, W, C]``.
-        weights: ``[B, H', W', groups * k * k]``.
-        geometry: shape of the reassembly.
+        x: feature map ``[B, H, W, C]``.
+        weights: reassembly kernels ``[B, H', W', groups * k * k]``.
+        geometry: geometry of the reassembly.
         dtype: dtype of the sums and of the result.
         window: rows and columns of cells to compute; by default the whole output. The result ends
             where the output ends.
 
     Returns:
-        ``[B, H', W', C]``, or the window of it, in ``dtype``.
+        The rescaled map ``[B, H', W', C]``, or its ``window``, in ``dtype``.
     """
     geometry = geometry.lowest_terms
     rows, columns = window or (Span(geometry.cells(x.shape[1])), Span(geometry.cells(x.shape[2])))
@@ -141,16 +141,16 @@ def input_gradient(
     """Computes the gradient of the map: for each source, the sum over the outputs that read it.
 
     Args:
-        weights: ``[B, H', W', groups * k * k]``.
-        y: ``[B, H', W', C]``.
-        geometry: shape of the reassembly.
+        weights: reassembly kernels ``[B, H', W', groups * k * k]``.
+        y: cotangent of the output, ``[B, H', W', C]``.
+        geometry: geometry of the reassembly.
         size: height and width of the map, ``(H, W)``.
         dtype: dtype of the sums and of the result.
         rows: rows of cells to compute, with all ``down`` sources of the last cell; by default the
             whole map.
 
     Returns:
-        ``[B, H, W, C]``, or ``rows.count * down`` rows of it, in ``dtype``.
+        The gradient ``[B, H, W, C]``, or ``rows.count * down`` rows of it, in ``dtype``.
     """
     geometry = geometry.lowest_terms
     down = geometry.down
@@ -195,9 +195,9 @@ def weight_gradient(
     """Computes the gradient of the weights: for each output, ``y`` times the sources of its taps.
 
     Args:
-        x: ``[B, H, W, C]``.
-        y: ``[B, H', W', C]``.
-        geometry: shape of the reassembly.
+        x: feature map ``[B, H, W, C]``.
+        y: cotangent of the output, ``[B, H', W', C]``.
+        geometry: geometry of the reassembly.
         dtype: dtype of the sums and of the result.
         rows: rows of cells to compute, with all ``up`` outputs of the last cell; by default the
             whole output.
@@ -205,7 +205,8 @@ def weight_gradient(
             default all of them.
 
     Returns:
-        ``[B, H', W', groups * k * k]``, or ``rows.count * up`` rows of it, in ``dtype``.
+        The gradient ``[B, H', W', groups * k * k]``, or ``rows.count * up`` rows of it, in
+        ``dtype``.
     """
     geometry = geometry.lowest_terms
     if rows is None:

@@ -48,18 +48,18 @@ def _contracted(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -
         # Both gradients read the cotangent. XLA would compute it again inside each of them, and
         # would keep the output of the forward pass in memory until both are computed.
         second = computed_once(second)
-    whole = functools.partial(_whole, plan, result)
+    general = functools.partial(_general_form, plan, result)
     if result == "weights" and settings_of(plan).channels_at_once:
         in_passes = functools.partial(_weight_gradient_in_passes, plan)
-        whole = functools.partial(lax.platform_dependent, cpu=in_passes, default=whole)
-    on_images = _on_images(plan, result, first, second)
-    if on_images is None:
-        return whole(first, second)
-    on_cpu = functools.partial(lax.platform_dependent, cpu=on_images, default=whole)
-    return _folding_vmap(on_cpu, whole)(first, second)
+        general = functools.partial(lax.platform_dependent, cpu=in_passes, default=general)
+    form_for_images = _form_for_images(plan, result, first, second)
+    if form_for_images is None:
+        return general(first, second)
+    on_cpu = functools.partial(lax.platform_dependent, cpu=form_for_images, default=general)
+    return _folding_vmap(on_cpu, general)(first, second)
 
 
-def _whole(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> jax.Array:
+def _general_form(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> jax.Array:
     dtype = plan.accumulator
     match result:
         case "y":
@@ -77,7 +77,9 @@ def _weight_gradient_in_passes(plan: Plan, x: jax.Array, y: jax.Array) -> jax.Ar
     return out.astype(plan.dtype("weights"))
 
 
-def _on_images(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> Contraction | None:
+def _form_for_images(
+    plan: Plan, result: Slot, first: jax.Array, second: jax.Array
+) -> Contraction | None:
     """The form for whole images on a CPU, or ``None`` where the general form is as fast."""
     settings = settings_of(plan)
     if not (_has_whole_images(first) and _has_whole_images(second)):
@@ -107,7 +109,7 @@ def _only_border_is_copied(plan: Plan, settings: Settings, x: jax.Array) -> bool
     if not _weight_gradient_is_a_loop(plan, settings, x):
         return False  # the gradient needs a padded copy of the map, which the forward pass can use
     if x.dtype != plan.accumulator and passes_of_forward(geometry) > 1:
-        return False  # each pass would convert what it reads once more
+        return False  # each pass would convert the map again
     copied = x.size * plan.accumulator.itemsize > settings.max_padded_bytes
     return copied and share_inside(geometry, plan.size) >= settings.min_share_inside
 
@@ -134,15 +136,16 @@ def _has_whole_images(array: jax.Array) -> bool:
     return known and array.shape[0] > 0 and not any(jax.typeof(array).sharding.spec)
 
 
-def _folding_vmap(on_images: Contraction, whole: Contraction) -> Contraction:
+def _folding_vmap(for_images: Contraction, general: Contraction) -> Contraction:
     """Makes ``vmap`` of a contraction merge the mapped axis into the batch axis.
 
     Args:
-        on_images: contraction of two operands and a result whose leading axis is the batch.
-        whole: the same contraction, in a form for any operands. It is used if only one operand is
+        for_images: contraction of two operands whose leading axis is the batch, like the leading
+            axis of the result.
+        general: the same contraction, in a form for any operands. It is used if only one operand is
             mapped, or if a mesh shards an operand.
     """
-    call = custom_vmap(on_images)
+    call = custom_vmap(for_images)
 
     @call.def_vmap
     def vmapped(
@@ -152,6 +155,6 @@ def _folding_vmap(on_images: Contraction, whole: Contraction) -> Contraction:
             out = call(merge_axes(first, 0), merge_axes(second, 0))
             return split_axis(out, 0, axis_size, first.shape[1]), True
         axes = [0 if batched else None for batched in in_batched]
-        return jax.vmap(whole, axes, axis_size=axis_size)(first, second), True
+        return jax.vmap(general, axes, axis_size=axis_size)(first, second), True
 
     return call

@@ -32,16 +32,16 @@ def input_gradient_in_blocks(
     """Computes :func:`carafe_kernels.xla.contractions.input_gradient` block by block.
 
     Args:
-        weights: ``[B, H', W', groups * k * k]``.
-        y: ``[B, H', W', C]``.
-        geometry: shape of the reassembly.
+        weights: reassembly kernels ``[B, H', W', groups * k * k]``.
+        y: cotangent of the output, ``[B, H', W', C]``.
+        geometry: geometry of the reassembly.
         size: height and width of the map, ``(H, W)``.
         dtype: dtype of the sums.
         result_dtype: dtype of the result.
         block_bytes: approximate size in bytes of the part of ``y`` in a block, in ``dtype``.
 
     Returns:
-        ``[B, H, W, C]`` in ``result_dtype``.
+        The gradient ``[B, H, W, C]`` in ``result_dtype``.
     """
     geometry = geometry.lowest_terms
 
@@ -50,7 +50,7 @@ def input_gradient_in_blocks(
 
     cells = geometry.cells(size[0])
     row_bytes = geometry.up * math.prod(y.shape[2:]) * dtype.itemsize
-    # A block also copies the rows around it that it reads, so a small block copies too much.
+    # A block also copies the rows that it reads around it, so small blocks copy too much.
     at_least = geometry.kernel_size
     rows = _rows_of_block(y.shape[0], cells, row_bytes, block_bytes, at_least=at_least)
     return _in_blocks(block, (weights, y), cells, rows)[:, : size[0]]
@@ -67,16 +67,16 @@ def weight_gradient_in_blocks(
     """Computes :func:`carafe_kernels.xla.contractions.weight_gradient` block by block.
 
     Args:
-        x: ``[B, H, W, C]``.
-        y: ``[B, H', W', C]``.
-        geometry: shape of the reassembly.
+        x: feature map ``[B, H, W, C]``.
+        y: cotangent of the output, ``[B, H', W', C]``.
+        geometry: geometry of the reassembly.
         dtype: dtype of the sums.
         result_dtype: dtype of the result.
         block_bytes: approximate size in bytes of the parts of ``x`` and ``y`` in a block, in
             ``dtype``.
 
     Returns:
-        ``[B, H', W', groups * k * k]`` in ``result_dtype``.
+        The gradient ``[B, H', W', groups * k * k]`` in ``result_dtype``.
     """
     geometry = geometry.lowest_terms
 
@@ -112,16 +112,16 @@ def _in_blocks(
     """Maps ``block`` over the images and over blocks of ``rows`` of their ``cells``.
 
     Returns:
-        ``[B, cells, ...]``, with further rows if ``rows`` does not divide ``cells``.
+        An array ``[B, cells, ...]``, with further rows if ``rows`` does not divide ``cells``.
     """
     batch = arrays[0].shape[0]
     blocks = math.ceil(cells / rows)
 
-    def one(index: jax.Array) -> jax.Array:
+    def compute_block(index: jax.Array) -> jax.Array:
         image, row = index // blocks, index % blocks * rows
         first, second = (lax.dynamic_slice_in_dim(array, image, 1) for array in arrays)
         at = Block(rows, row, (blocks - 1) * rows) if blocks > 1 else Span(rows)
         return block(first, second, at)[0]
 
-    out = lax.map(one, jnp.arange(batch * blocks, dtype=np.int32))
+    out = lax.map(compute_block, jnp.arange(batch * blocks, dtype=np.int32))
     return merge_axes(out.reshape(batch, blocks, *out.shape[1:]), 1)

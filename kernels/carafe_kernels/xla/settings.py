@@ -1,6 +1,6 @@
 """Settings of the contractions on a CPU.
 
-They depend on the number of its cores, and tests vary them; users need not set them. They are read
+The defaults depend on the number of cores. Users need not set them; tests vary them. They are read
 when a call is traced, and are part of the traced program.
 """
 
@@ -50,14 +50,14 @@ class Settings:
     channels_at_once: int | None = None
 
 
-ANYWHERE = Settings()
+FOR_ANY_DEVICE = Settings()
 
 
 def _settings_of_process() -> Settings:
     platform = devices_of_process()[0].platform
     # Several devices may share an array, and slicing a shared axis gathers the array first.
     if platform != "cpu" or jax.device_count(platform) > 1:
-        return ANYWHERE
+        return FOR_ANY_DEVICE
     return Settings(
         loops=_cores() <= MAX_CORES_OF_LOOPS, max_padded_bytes=2**20, channels_at_once=256
     )
@@ -71,14 +71,14 @@ def _cores() -> int:
 
 
 _SETTINGS = ScopedSettings(_settings_of_process)
-current_settings = _SETTINGS.current  # of calls that are traced now
-using = _SETTINGS.using  # changes fields for calls that are traced inside
+current_settings = _SETTINGS.current  # the settings of calls that are traced now
+using = _SETTINGS.using  # a context manager that changes fields for calls traced inside it
 
 
 def settings_of(plan: Plan) -> Settings:
     """The settings of a plan, or the settings for any device if the plan has none."""
     if plan.settings is None:
-        return ANYWHERE
+        return FOR_ANY_DEVICE
     if not isinstance(plan.settings, Settings):
         raise TypeError(f"settings of a plan must be Settings of xla, got {plan.settings!r}")
     return plan.settings

@@ -1,7 +1,7 @@
 import math
 
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.scaling import CASES, cells, print_table
+from experiments.benchmarks.scaling import CASES, entries, print_table
 from experiments.benchmarks.timing import Timing
 from tests.experiments.benchmarks.markdown_tables import tables
 
@@ -37,4 +37,4 @@ def test_a_case_with_several_rows_is_measured_once(in_this_process, capsys):
 def test_times_are_per_element_of_the_output():
     case = Case(1, 5, 5, 10, up=2)  # 1000 outputs
     times = {"forward": Timing(2e-3, 3), "input gradient": Timing(1, 4)}
-    assert [*cells(case, [times])] == ["1x5x5x10", "0.0", "2.00", "1000.00", "7"]
+    assert [*entries(case, [times])] == ["1x5x5x10", "0.0", "2.00", "1000.00", "7"]

@@ -134,7 +134,7 @@ def save(folder, scores, keep_last=1, keep_best=1):
     for step, score in scores.items():
         store.save(step, state, None, {})
         if score is not None:
-            store.mark(step, {"score": score} if score != MISSING else {})
+            store.add_metrics(step, {"score": score} if score != MISSING else {})
     store.close()
     return state
 
@@ -184,7 +184,7 @@ def test_marking_a_checkpoint_does_not_hide_earlier_damage(tmp_path):
     store = Checkpoints(tmp_path)
     store.save(1, {"x": np.arange(3.0)}, None, {})
     truncate(tmp_path / "1", "manifest.ocdbt")
-    store.mark(1, {"score": 1.0})
+    store.add_metrics(1, {"score": 1.0})
     store.close()
     with pytest.raises(CheckpointError, match=r"1 is damaged: .*manifest\.ocdbt has bytes"):
         restore_state(tmp_path, {"x": np.zeros(3)})
@@ -204,7 +204,7 @@ def test_a_checkpoint_whose_checksums_cannot_be_read_is_not_marked(tmp_path):
     store.save(1, {"x": np.arange(3.0)}, None, {})
     (tmp_path / "1/checksums.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"metrics.*1 .*checksums\.json"):
-        store.mark(1, {"score": 1.0})
+        store.add_metrics(1, {"score": 1.0})
     store.close()
     assert not (tmp_path / "1/metrics").exists()
 
@@ -233,7 +233,7 @@ def test_a_failure_to_write_metrics_leaves_the_checkpoint_unchanged(tmp_path):
     (tmp_path / "1/metrics").write_text("in the way")
     store = Checkpoints(tmp_path)
     with pytest.raises(CheckpointError, match=r"metrics of the checkpoint .*/1 .*File exists"):
-        store.mark(1, {"score": 1.0})
+        store.add_metrics(1, {"score": 1.0})
     store.close()
     (tmp_path / "1/metrics").unlink()
     assert restore_state(tmp_path, state).metrics is None

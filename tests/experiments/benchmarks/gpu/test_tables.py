@@ -124,9 +124,9 @@ def test_a_failed_check_of_a_case_marks_its_times(outcome):
     check = {"case": CASE.to_json(), "errors": [1.0, 1.0, 1.0], "repeats": True,
              "vmap_error": None, "passed": False}  # fmt: skip
     found = marked(record_with(**step("right", "checks, part 1 of 6", [check], outcome)))
-    cells = [line.strip("| ").split(" | ")[2:] for line in found]
-    assert [line[:2] for line in cells[:3]] == WEIGHTS
-    assert len(cells) == 6  # including the table of variants
+    entries = [line.strip("| ").split(" | ")[2:] for line in found]
+    assert [line[:2] for line in entries[:3]] == WEIGHTS
+    assert len(entries) == 6  # including the table of variants
     assert [*tables.document(record_with(**step("right", "checks", [check])))]
 
 
@@ -195,11 +195,11 @@ def test_tables_of_a_run_that_ended_early_have_only_measured_times(data):
             numbers(each["measured"])}  # fmt: skip
     left |= {tables.microseconds(2040.0)} if {"2000", "40.0"} <= left else set()
     for line in tables.operators(results["steps"], results["machine"].get("bandwidth")):
-        cells = line.strip("| ").split(" | ")
-        if cells[0].startswith("2x"):
-            times = cells[5].removesuffix(tables.DOUBTFUL), cells[7], cells[9], cells[11]
+        entries = line.strip("| ").split(" | ")
+        if entries[0].startswith("2x"):
+            times = entries[5].removesuffix(tables.DOUBTFUL), entries[7], entries[9], entries[11]
             assert set(times) <= {tables.NONE} | left
-            assert cells[4] == tables.NONE or "bandwidth" in results["machine"]
+            assert entries[4] == tables.NONE or "bandwidth" in results["machine"]
     assert [*tables.document(results)]
 
 

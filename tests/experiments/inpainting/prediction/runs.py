@@ -28,7 +28,7 @@ def save_run(folder, steps):
         )
         checkpoints.save(step, jax.device_get(first_carry(state, 0)), None, {})
         if metric is not None:
-            checkpoints.mark(step, {RUNS.best: metric})
+            checkpoints.add_metrics(step, {RUNS.best: metric})
     checkpoints.close()
     configs.save(CONFIG, folder / "config.json")
 
