@@ -219,7 +219,7 @@ def reassembly_kernels(
 
     def run(x: jax.Array, logits: jax.Array) -> jax.Array:
         _, logits = with_common_sharding(x, logits, groups, "logits")
-        return normalize(logits, geometry, x.shape[1:3], normalizer)
+        return normalize(logits, geometry, (x.shape[1], x.shape[2]), normalizer)
 
     return map_batch_axes(run, x, logits)
 

@@ -62,12 +62,15 @@ nitpick_ignore_regex = [
 ]
 
 # Pages include files of the repository. A link in such a file is relative to the folder of the
-# file; on a page it leads to the page that shows the linked file.
+# file; on a page it leads to the page that shows the linked file or section.
 PAGE_OF_FILE = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "kernels/README.md": "how_it_works.md",
+    "kernels/README.md#how-to-add-an-implementation": (
+        "contributing.md#how-to-add-an-implementation"
+    ),
     "experiments/README.md": "reproducing.md",
 }
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<path>[^)#:\s]+)?(?P<anchor>#[^)\s]*)?\)")
@@ -75,7 +78,6 @@ LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<path>[^)#:\s]+)?(?P<anchor>#
 # Default values and aliases of types, as signatures show them.
 SIGNATURE_TEXTS = {
     r"<class 'jax\.numpy\.(\w+)'>": r"jax.numpy.\1",
-    r"\bjnp\.": "jax.numpy.",
     r"<function variance_scaling[^=,]*>|predictor\.COMPRESSOR_INIT": "xavier_uniform()",
     r"<function normal[^=,]*>|predictor\.ENCODER_INIT": "normal(stddev=0.001)",
     r"<function zeros[^=,]*>|predictor\.BIAS_INIT": "zeros",
@@ -95,9 +97,9 @@ def replace_links(app: Sphinx, included: Path, parent_docname: str, content: lis
         if link["path"] is None:
             return link["text"]
         linked = (folder / link["path"]).resolve().relative_to(ROOT).as_posix()
-        page = PAGE_OF_FILE.get(linked)
+        page = PAGE_OF_FILE.get(f"{linked}{link['anchor'] or ''}") or PAGE_OF_FILE.get(linked)
         if page:
-            return f"[{link['text']}](/{page}{link['anchor'] or ''})"
+            return f"[{link['text']}](/{page})"
         return f"`{linked}`" if link["text"] == linked else f"{link['text']} (`{linked}`)"
 
     content[0] = LINK.sub(on_page, content[0])
