@@ -66,6 +66,7 @@ class Upsampled(NamedTuple):
     photograph: np.ndarray  # [4H, 4W, 3]
     low: np.ndarray  # [H, W, 3]
     bilinear: np.ndarray  # [4H, 4W, 3]
+    bicubic: np.ndarray  # [4H, 4W, 3]
     output: np.ndarray  # [4H, 4W, 3]
     kernels: np.ndarray  # [4H, 4W, 5, 5]
 
@@ -119,11 +120,12 @@ def upsample(variables: Any) -> Upsampled:
     output, kernels = jax.jit(Upsampler().apply)(variables, low)
     again = reassemble(low, kernels, up=UP, kernel_size=TAPS)
     np.testing.assert_allclose(again, output, atol=1e-5, err_msg="not the output's kernels")
-    bilinear = jax.image.resize(low, photograph.shape, "bilinear")
-    kernels = kernels.reshape(*kernels.shape[:3], TAPS, TAPS)
-    return Upsampled(
-        *(np.asarray(array[0]) for array in (photograph, low, bilinear, output, kernels))
+    bilinear, bicubic = (
+        jax.image.resize(low, photograph.shape, method) for method in ("bilinear", "bicubic")
     )
+    kernels = kernels.reshape(*kernels.shape[:3], TAPS, TAPS)
+    arrays = photograph, low, bilinear, bicubic, output, kernels
+    return Upsampled(*(np.asarray(array[0]) for array in arrays))
 
 
 def psnr(image: np.ndarray, photograph: np.ndarray) -> float:
@@ -223,9 +225,13 @@ def main(output: Path, seed: int = 0, steps: int = 800) -> None:
         steps: number of training steps.
     """
     result = upsample(train(steps, seed))
-    for name in "output", "bilinear":
-        decibels = psnr(getattr(result, name), result.photograph)
-        print(f"{'CARAFE++' if name == 'output' else name}: {decibels:.2f} dB")
+    images = {
+        "CARAFE++": result.output,
+        "bilinear": result.bilinear,
+        "bicubic": result.bicubic,
+    }
+    for name, image in images.items():
+        print(f"{name}: {psnr(image, result.photograph):.2f} dB")
     draw(result, output)
 
 

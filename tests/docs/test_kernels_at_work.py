@@ -37,7 +37,8 @@ def test_the_drawn_weights_make_the_pixels_of_the_photographs(
         assert image.width == figure.WIDTH
     printed = capsys.readouterr().out
     assert "CARAFE++: " in printed
-    assert "bilinear: " in printed
+    assert "bilinear: 25.36 dB" in printed
+    assert "bicubic: 25.81 dB" in printed
 
     (result,), (bilinear, *marked) = results, drawn
     assert len(marked) == len(figure.MARKED)
