@@ -14,8 +14,8 @@ from tests.documents import DOCUMENTS, README, ROOT, examples, expected_output
 from tests.slow import slow
 
 PAGES = [page for page in DOCUMENTS if page != README and examples(page)]
-# Recipes build and compile whole networks.
-PAGES = [slow(page) if page.parent.name == "recipes" else page for page in PAGES]
+# Guides and recipes compile several networks.
+PAGES = [slow(page) if page.parent.name in ("guides", "recipes") else page for page in PAGES]
 
 
 def output(example, names, capsys):

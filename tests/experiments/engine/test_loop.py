@@ -305,7 +305,7 @@ def test_an_evaluation_that_was_logged_but_not_saved_is_logged_once(
         raise CheckpointError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "mark", full)
+        patch.setattr(Checkpoints, "add_metrics", full)
         with pytest.raises(CheckpointError, match="no space left"):
             run(tmp_path, 6, evaluate=score, **EVALUATED)
     assert "eval/score" in lines(tmp_path)[-1]
