@@ -7,7 +7,7 @@
 ## make docs         the documentation, as HTML in build/docs; a warning is an error
 ## make check-dist   wheel and sdist, each alone in an empty environment
 ## make lint         style and types
-## make format       mend style
+## make format       fix style
 ## make clean        remove what make built; runs/ and data/ stay
 ##
 ## The virtual environment .venv is built once, and brought up to date when pyproject.toml changes.

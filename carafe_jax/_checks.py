@@ -32,13 +32,7 @@ def checked_array(name: str, array: Any, layout: str = "[..., H, W, C]") -> jax.
             ``nnx.Param``.
         layout: the axes of the array, for the error.
     """
-    if not isinstance(array, jax.Array) and hasattr(array, "__jax_array__"):
-        array = array.__jax_array__()
-    if not isinstance(array, jax.Array | np.ndarray):
-        raise ValueError(
-            f"{name} must be a JAX or NumPy array, or have __jax_array__, "
-            f"got {type(array).__name__}"
-        )
+    array = _as_array(name, array)
     if array.dtype.name not in DTYPES or not array.dtype.isnative:
         raise ValueError(f"{name} must have one of the dtypes {DTYPES}, got {array.dtype}")
     if array.ndim < 3:
@@ -46,24 +40,32 @@ def checked_array(name: str, array: Any, layout: str = "[..., H, W, C]") -> jax.
     return jnp.asarray(array)
 
 
-def checked_input(x: Any, dtype: jax.typing.DTypeLike | None) -> jax.Array:
+def _as_array(name: str, array: Any) -> jax.Array | np.ndarray:
+    if not isinstance(array, jax.Array) and hasattr(array, "__jax_array__"):
+        array = array.__jax_array__()
+    if not isinstance(array, jax.Array | np.ndarray):
+        raise ValueError(
+            f"{name} must be a JAX or NumPy array, or have __jax_array__, "
+            f"got {type(array).__name__}"
+        )
+    return array
+
+
+def checked_input(x: Any, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
     """Returns the input of a layer in the dtype of its computation, or raises ``ValueError``.
 
     Args:
         x: the input, ``[..., H, W, C]``.
-        dtype: the option of the layer; ``None`` keeps the dtype of ``x``.
+        dtype: the option of the layer. ``None`` keeps the dtype of ``x``. Otherwise ``x`` may also
+            hold integers, such as the values of an image.
     """
-    x = checked_array("x", x)
-    if dtype is None:
-        return x
-    name = jnp.dtype(dtype).name
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be None or one of the dtypes {DTYPES}, got {name}")
-    return x.astype(name)
-
-
-def checked_map(x: Any, geometry: Geometry) -> jax.Array:
-    """Returns ``x`` as an array, or raises ``ValueError`` if it does not fit ``geometry``."""
+    if dtype is not None:
+        name = jnp.dtype(dtype).name
+        if name not in DTYPES:
+            raise ValueError(f"dtype must be None or one of the dtypes {DTYPES}, got {name}")
+        x = _as_array("x", x)
+        if x.dtype.name in DTYPES or jnp.issubdtype(x.dtype, jnp.integer):
+            x = x.astype(name)
     x = checked_array("x", x)
     height, width, channels = x.shape[-3:]
     if not isinstance(channels, int):
@@ -73,7 +75,13 @@ def checked_map(x: Any, geometry: Geometry) -> jax.Array:
         raise ValueError(
             f"x must be [..., H, W, C] with H, W and C of at least 1, got shape {x.shape}"
         )
-    check_groups(geometry.groups, channels)
+    return x
+
+
+def checked_map(x: Any, geometry: Geometry) -> jax.Array:
+    """Returns ``x`` as an array, or raises ``ValueError`` if it does not fit ``geometry``."""
+    x = checked_input(x)
+    check_groups(geometry.groups, x.shape[-1])
     return x
 
 

@@ -11,7 +11,7 @@ from carafe_kernels.names import Implementation, Normalizer
 from jaxtyping import Array, Float
 
 from carafe_jax import _predictor as predictor
-from carafe_jax._checks import checked_array, checked_input
+from carafe_jax._checks import checked_input
 from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax.convolution import convolve
 
@@ -100,7 +100,7 @@ class KernelPredictor(_PredictorOptions, kw_only=True):  # type: ignore[call-arg
         Returns:
             The logits ``[..., ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2]``.
         """
-        x = checked_array("x", x)
+        x = checked_input(x)
         features = self.channel_compressor(x) if self.compresses else x
         if self.batch_norm:
             use_running_average = nn.merge_param(

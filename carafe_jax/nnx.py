@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from carafe_jax import _predictor as predictor
-from carafe_jax._checks import check_groups, check_normalizer, checked_array, checked_input
+from carafe_jax._checks import check_groups, check_normalizer, checked_input
 from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax.convolution import convolve
 
@@ -120,7 +120,7 @@ class KernelPredictor(nnx.Module):
         Returns:
             The logits ``[..., ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2]``.
         """
-        x = checked_array("x", x)
+        x = checked_input(x)
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x must have {self.in_features} channels, got shape {x.shape}")
         features = x if self.channel_compressor is None else self.channel_compressor(x)
@@ -192,6 +192,9 @@ class CARAFE(nnx.Module):
         rngs: nnx.Rngs,
         **options: Unpack[PredictorOptions],
     ) -> None:
+        unknown = options.keys() - PredictorOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"CARAFE got unknown arguments {sorted(unknown)}")
         geometry = Geometry(kernel_size, up, down, groups)
         in_features = positive_integer("in_features", in_features)
         check_groups(geometry.groups, in_features)

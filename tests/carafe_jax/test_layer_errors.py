@@ -1,4 +1,6 @@
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -65,3 +67,28 @@ def test_layers_name_a_dtype_in_which_they_do_not_compute(dtype):
 def test_nnx_names_a_bad_number_of_channels(value):
     with pytest.raises(ValueError, match=naming("in_features", repr(value))):
         carafe_jax.nnx.CARAFE(value, up=2, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("shape", [(0, 8, CHANNELS), (8, 0, CHANNELS), (2, 8, 8, 0)])
+def test_layers_name_an_empty_map(shape):
+    x = jnp.zeros(shape)
+    with pytest.raises(ValueError, match=naming("x", shape)):
+        carafe_jax.linen.CARAFE(up=2).init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match=naming("x", shape)):
+        twins(up=2, **SMALL).nnx(x)
+
+
+def test_nnx_names_an_unknown_argument():
+    with pytest.raises(TypeError, match=r"CARAFE .*scale"):
+        carafe_jax.nnx.CARAFE(CHANNELS, scale=2, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_layer_with_a_dtype_takes_the_integers_of_an_image(dtype):
+    linen, variables, layer = twins(up=2, dtype=dtype, **SMALL)
+    image = (X * 50).astype(np.uint8)
+    y = linen.apply(variables, image)
+    assert y.dtype == layer(image).dtype == dtype
+    np.testing.assert_array_equal(y, linen.apply(variables, image.astype(np.float32)))
+    with pytest.raises(ValueError, match=naming("x", "uint8")):
+        linen.clone(dtype=None).apply(variables, image)
