@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import carafe_jax
-from tests.carafe_jax.twins import CHANNELS, SMALL, random_map, twins
+from tests.carafe_jax.twins import CHANNELS, SMALL, assert_trees_close, random_map, twins
 from tests.kernels import oracle
 from tests.kernels.cases import Case
 from tests.kernels.sharding import each_axis_type, run_and_collectives
@@ -90,27 +90,16 @@ def test_more_axes_copy_nothing(form):
     assert temporary_bytes(*shapes(2, 3)) <= temporary_bytes(*shapes(6))
 
 
-def under_vmap(call):
-    return jax.vmap(call)
-
-
-def under_pmap(call):
-    return jax.pmap(call)
-
-
-def under_remat(call):
-    return jax.checkpoint(call)
-
-
-def under_shard_map(call):
+def shard_map(call):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     spec = PartitionSpec("data")
-    return jax.shard_map(call, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    return jax.shard_map(call, mesh=mesh, in_specs=spec, out_specs=spec)
 
 
-@pytest.mark.parametrize(
-    "transform", [jax.jit, under_vmap, under_pmap, under_remat, under_shard_map]
-)
+TRANSFORMS = [jax.jit, jax.vmap, jax.pmap, jax.checkpoint, shard_map]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("form", ["reassemble", "carafe"])
 def test_transformations_keep_batch_axes(form, transform):
     case, x, second = operands({"up": 2}, (2, 3), form)
@@ -177,6 +166,23 @@ def test_layers_take_any_batch_axes(options, batch):
     assert y.shape[: len(batch)] == kernels.shape[: len(batch)] == batch
     np.testing.assert_allclose(layer(x), y, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(layer.reassembly_kernels(x), kernels, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, *map(slow, TRANSFORMS[1:])])
+def test_transformations_of_layers_keep_batch_axes(transform):
+    linen, variables, layer = twins(up=2, **SMALL)
+    x = random_map(2, 3, 5, 4, CHANNELS)
+    expected = linen.apply(variables, x)
+    for call in (lambda x: linen.apply(variables, x), layer):
+        np.testing.assert_allclose(transform(call)(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_layers_are_those_of_one_batch_axis():
+    linen, variables, _ = twins(up=2, **SMALL)
+    x = random_map(2, 3, 5, 4, CHANNELS)
+    gradient = jax.jit(jax.grad(lambda v, x: jnp.mean(linen.apply(v, x) ** 2)))
+    found, expected = (gradient(variables, array) for array in (x, x.reshape(6, *x.shape[2:])))
+    assert_trees_close(found, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_layers_initialise_from_a_single_image():
