@@ -85,33 +85,34 @@ def checked_map(x: Any, geometry: Geometry) -> jax.Array:
     return x
 
 
+def checked_weights(x: Any, weights: Any, geometry: Geometry) -> tuple[jax.Array, jax.Array]:
+    """Returns ``x`` and ``weights`` as arrays, or raises ``ValueError`` if an argument is wrong."""
+    x = checked_map(x, geometry)
+    layout = "[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]"
+    expected = (*map(geometry.output_size, x.shape[-3:-1]), geometry.weight_channels)
+    return x, _checked_operand("weights", weights, layout, expected, x, geometry)
+
+
 def checked_logits(
     x: Any, logits: Any, geometry: Geometry, normalizer: str
 ) -> tuple[jax.Array, jax.Array]:
     """Returns ``x`` and ``logits`` as arrays, or raises ``ValueError`` if an argument is wrong."""
     check_normalizer(normalizer)
     x = checked_map(x, geometry)
-    logits = checked_array("logits", logits)
-    check_shape(
-        "logits",
-        logits,
-        "[..., ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2]",
-        (*map(geometry.cells, x.shape[-3:-1]), geometry.logit_channels),
-        x,
-        geometry,
-    )
-    return x, logits
+    layout = "[..., ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2]"
+    expected = (*map(geometry.cells, x.shape[-3:-1]), geometry.logit_channels)
+    return x, _checked_operand("logits", logits, layout, expected, x, geometry)
 
 
-def check_shape(
+def _checked_operand(
     name: str,
-    array: jax.Array,
+    array: Any,
     layout: str,
     expected: tuple[int, int, int],
     x: jax.Array,
     geometry: Geometry,
-) -> None:
-    """Raises ``ValueError`` unless an array has the expected shape.
+) -> jax.Array:
+    """Returns an array, or raises ``ValueError`` unless it has the expected shape.
 
     Args:
         name: the name of the argument, for the error.
@@ -121,8 +122,10 @@ def check_shape(
         x: the feature map ``[..., H, W, C]``.
         geometry: geometry of the reassembly.
     """
+    array = checked_array(name, array)
     if array.shape != (*x.shape[:-3], *expected):
         raise ValueError(
             f"{name} must be {layout} = {(*x.shape[:-3], *expected)} for x of shape {x.shape} and "
             f"{geometry}, got shape {array.shape}"
         )
+    return array

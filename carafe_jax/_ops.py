@@ -16,7 +16,7 @@ from carafe_kernels.sharding import with_common_sharding
 from jaxtyping import Array, Float
 
 from carafe_jax._batch_axes import map_batch_axes
-from carafe_jax._checks import check_shape, checked_array, checked_logits, checked_map
+from carafe_jax._checks import checked_logits, checked_weights
 from carafe_jax._differentiation import contract
 from carafe_jax._logit_differentiation import reassemble_logits
 
@@ -89,16 +89,7 @@ def reassemble(
         NotImplementedError: the named implementation cannot compute this call.
     """
     geometry = Geometry(kernel_size, up, down, groups)
-    x = checked_map(x, geometry)
-    weights = checked_array("weights", weights)
-    check_shape(
-        "weights",
-        weights,
-        "[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]",
-        (*map(geometry.output_size, x.shape[-3:-1]), geometry.weight_channels),
-        x,
-        geometry,
-    )
+    x, weights = checked_weights(x, weights, geometry)
 
     def run(x: jax.Array, weights: jax.Array) -> jax.Array:
         return _reassembled(choose(implementation, geometry, x, weights), x, weights)
