@@ -163,9 +163,9 @@ class CARAFE(nnx.Module):
             backbones (section 5.1). ``layer.eval()`` switches BatchNorm to its running averages.
         axis_name: name of the mapped axis over which BatchNorm averages its statistics, or
             ``None``.
-        dtype: dtype of the computation, to which the input is cast. By default the predictor
-            computes in the common dtype of the input and the parameters, and the output has the
-            dtype of the input. Under ``jax_numpy_dtype_promotion="strict"``, Flax needs a ``dtype``
+        dtype: dtype of the computation, to which the input is cast, also an input of integers. By
+            default the input must be floats, the predictor computes in the common dtype of the
+            input and the parameters, and the output has the dtype of the input. Under ``jax_numpy_dtype_promotion="strict"``, Flax needs a ``dtype``
             here if the input has another dtype than the parameters.
         param_dtype: dtype of the parameters.
         compressor_init: initializer of the kernel of the compressor.
@@ -177,6 +177,7 @@ class CARAFE(nnx.Module):
     Raises:
         ValueError: an argument is out of range, or ``groups`` does not divide ``in_features``. An
             unknown ``implementation`` raises it when the layer is first called.
+        TypeError: an argument has an unknown name.
     """
 
     def __init__(
