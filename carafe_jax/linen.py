@@ -148,8 +148,9 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
             here or in the call.
         dtype: dtype of the computation, to which the input is cast, also an input of integers. By
             default the input must be floats, the predictor computes in the common dtype of the
-            input and the parameters, and the output has the dtype of the input. Under ``jax_numpy_dtype_promotion="strict"``, Flax needs a ``dtype``
-            here if the input has another dtype than the parameters.
+            input and the parameters, and the output has the dtype of the input. Under
+            ``jax_numpy_dtype_promotion="strict"``, Flax needs a ``dtype`` here if the input has
+            another dtype than the parameters.
         param_dtype: dtype of the parameters.
         compressor_init: initializer of the kernel of the compressor.
         encoder_init: initializer of the kernel of the content encoder. By default its values are
