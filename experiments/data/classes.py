@@ -1,9 +1,12 @@
-"""The number of classes of each dataset."""
+"""The number of classes of each dataset, and the value of pixels without a class."""
 
 from pathlib import Path
 
 from experiments.data.composed.cutouts_manifest import CLASSES
 from experiments.data.errors import DataError
+
+# Value of pixels without a class in label maps, which are of 8 bits.
+UNLABELLED = 255
 
 # By the name of the dataset in configs.
 _CLASSES = {
@@ -13,6 +16,8 @@ _CLASSES = {
     "coco_boxes": 80,
     "cutouts": len(CLASSES),
     "scenes": len(CLASSES),
+    "ade20k": 150,
+    "label_scenes": len(CLASSES) + 1,  # and "other"
 }
 
 

@@ -66,3 +66,8 @@ class DetectionConfig(RunConfig):
         if self.model.backbone.norm == "frozen":
             decays = self.training.optimizer.decay_all
             check(not decays, "decay_all", "False for frozen norms, which it would change", decays)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether a classification run initialises the backbone."""
+        return self.backbone_from is not None or self.model.backbone.norm == "frozen"

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.classification.backbone import backbone_folder, check_backbone
 from experiments.data.classes import num_classes
-from experiments.detection.backbone import backbone_folder, check_backbone
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.data.images import bucket_shape
 from experiments.detection.presets import CATALOGUE
@@ -84,9 +84,10 @@ def prepare_config(config: DetectionConfig, folder: Path, folders: Folders) -> D
         ConfigError: the run of the backbone has a different network; or the norms are frozen, and
             no preset trains this backbone.
     """
-    pretrained = backbone_folder(config, folders.runs)
-    if pretrained is not None and not has_checkpoints(folder):
-        check_backbone(pretrained, config.model.backbone)
+    backbone = config.model.backbone
+    if config.pretrained and not has_checkpoints(folder):
+        source = backbone_folder(backbone, config.backbone_from, folders.runs)
+        check_backbone(source, backbone)
     return config
 
 

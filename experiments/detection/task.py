@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.classification.backbone import backbone_folder, with_backbone
 from experiments.data.classes import num_classes
 from experiments.data.coco_annotations import Category, parse_categories
 from experiments.data.errors import DataError
-from experiments.detection.backbone import backbone_folder, with_backbone
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.data.batches import evaluation_batches, training_batches
 from experiments.detection.data.config import Split
@@ -153,7 +153,8 @@ def train_run(
     """
     training = config.training
     check_batch_size(training.batch_size, training.accumulation)
-    pretrained = backbone_folder(config, folders.runs)
+    backbone = config.model.backbone
+    pretrained = config.pretrained and not has_checkpoints(folder)
     data = primary_first(lambda: open_data(config.data, folders))
     index = data.index("train")
     images = int(index.usable.sum())
@@ -162,11 +163,12 @@ def train_run(
     steps_per_epoch = max(1, images // training.batch_size)
     evaluate = make_evaluator(config, data, evaluation_in_training(training, operation))
     state = initial_state(config)
-    if pretrained is not None and not has_checkpoints(folder):
+    if pretrained:
+        source = backbone_folder(backbone, config.backbone_from, folders.runs)
         if is_primary():
-            print(f"the backbone is initialised from {printable(pretrained)}")
+            print(f"the backbone is initialised from {printable(source)}")
         variables = {"params": state["params"], **state["model_state"]}
-        started = with_backbone(variables, pretrained, config.model.backbone)
+        started = with_backbone(variables, source, backbone)
         state = training_state(config, started)
     task = Task(
         state=state,

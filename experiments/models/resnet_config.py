@@ -9,6 +9,7 @@ from experiments.resamplers.methods import Downsampler
 Depth = Literal[18, 34, 50, 101, 152]
 Norm = Literal["batch", "sync_batch", "frozen"]
 OutputStride = Literal[32, 16, 8]
+Stem = Literal["conv7", "deep", "v1c"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,10 @@ class ResNetConfig:
         output_stride: stride of C5, in pixels; for 16 and 8, Res-5, or Res-4 and Res-5, have
             dilations instead of strides.
         width: channels of the stem; 64 in all standard networks.
+        stem: convolutions of the stem. ``"conv7"``: one of 7x7. ``"deep"``: three of 3x3 with
+            ``width``, ``width`` and ``2 * width`` channels, as in the official implementations of
+            UperNet, PSPNet and PSANet. ``"v1c"``: three of 3x3 with ``width / 2``, ``width / 2``
+            and ``width`` channels, as in mmseg's ResNetV1c.
     """
 
     depth: Depth = 50
@@ -33,6 +38,7 @@ class ResNetConfig:
     norm: Norm = "batch"
     output_stride: OutputStride = 32
     width: int = 64
+    stem: Stem = "conv7"
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for a field out of range."""
@@ -41,6 +47,7 @@ class ResNetConfig:
             "downsampler": Downsampler,
             "norm": Norm,
             "output_stride": OutputStride,
+            "stem": Stem,
         }
         for name, choice in choices.items():
             value = getattr(self, name)
@@ -48,3 +55,5 @@ class ResNetConfig:
         for name in ("compressed_channels", "width"):
             value = getattr(self, name)
             check(value >= 1, name, "at least 1", value)
+        if self.stem == "v1c":
+            check(self.width % 2 == 0, "width", "even for the stem 'v1c'", self.width)

@@ -13,12 +13,13 @@ import grain
 import jax
 import numpy as np
 
+from experiments.data.bucketed_order import BucketedOrder
 from experiments.data.errors import DataError
+from experiments.data.record_images import decode_image, fit_image
 from experiments.data.records import PaddedRecords, ReadableRecords, Source
 from experiments.detection.data.config import DataConfig
-from experiments.detection.data.images import bucket_shape, decode_image, fit_image, resized_size
+from experiments.detection.data.images import bucket_shape, resized_size
 from experiments.detection.data.objects import flipped, padded, scaled, training_objects
-from experiments.detection.data.order import BucketedOrder
 from experiments.detection.data.record_index import RecordIndex
 from experiments.engine.batch_fields import RECORD, UNREADABLE
 from experiments.engine.parallel import share_of_process

@@ -1,25 +1,10 @@
-"""Decodes images and resizes them to the two input shapes of the detector, with Pillow."""
+"""The two input shapes of the detector, and the sizes to which images are scaled."""
 
-import io
-import logging
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
-
-from experiments.data.pictures import open_picture, to_rgb
-from experiments.data.records import RecordError
 from experiments.detection.data.config import DataConfig
-from experiments.engine.errors import InputError
-from experiments.engine.text import printable
 
 # The stride of the coarsest level that FPN upsamples. FPN_CARAFE also upsamples the level above it,
 # of stride 64, and crops the result.
 _MULTIPLE = 32
-
-_log = logging.getLogger(__name__)
 
 
 def is_portrait(height: int, width: int) -> bool:
@@ -58,48 +43,3 @@ def resized_size(height: int, width: int, config: DataConfig, portrait: bool) ->
         bucket_width / width,
     )
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def decode_image(record: Mapping[str, Any]) -> Image.Image:
-    """Decodes a record's image to RGB and ignores its EXIF orientation.
-
-    The annotations are in coordinates of the stored pixels.
-
-    Raises:
-        RecordError: the image does not decode, or its size differs from the annotated size.
-    """
-    name = f"image {record['file_name']}"
-    try:
-        image = to_rgb(open_picture(io.BytesIO(record["image"]), name, upright=False))
-        annotated = (record["width"], record["height"])
-        if image.size != annotated:
-            raise InputError(f"{name} must be {annotated} wide and high, got {image.size}")
-    except InputError as error:
-        # The engine reports records by number, from which the file cannot be recognised.
-        _log.warning("%s", printable(error))
-        raise RecordError(str(error)) from error
-    return image
-
-
-def fit_image(
-    image: Image.Image, size: tuple[int, int], shape: tuple[int, int], flip: bool = False
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Resizes an image and puts it in the top left corner of a bucket, padded with zeros.
-
-    Args:
-        image: RGB image.
-        size: height and width of the resized image in pixels; see :func:`resized_size`.
-        shape: height and width of the bucket in pixels; see :func:`bucket_shape`.
-        flip: whether the image is mirrored.
-
-    Returns:
-        The padded image, ``[*shape, 3]``.
-    """
-    height, width = size
-    # Pillow widens its filter by the downsampling factor, which prevents aliasing.
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    if flip:
-        image = ImageOps.mirror(image)  # nine times faster than in numpy
-    bucket = np.zeros((*shape, 3), np.uint8)
-    bucket[:height, :width] = np.asarray(image)
-    return bucket

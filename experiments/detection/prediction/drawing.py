@@ -1,6 +1,5 @@
 """Draws detections on their image (Fig. 6 of the paper)."""
 
-import colorsys
 import math
 from collections.abc import Mapping, Sequence
 
@@ -8,25 +7,13 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.data.class_colours import Colour, class_colour, contrasting
 from experiments.detection.data.object_masks import decode_mask
 from experiments.detection.evaluation.results import Result
 
-Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # left, top, right and bottom, the last two exclusive
 
-BLACK, WHITE = (0, 0, 0), (255, 255, 255)
-
 _OPACITY = 0.45  # of masks
-_GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, modulo 1, are spread evenly for any count
-_LIGHTNESSES = (0.55, 0.72, 0.42)
-
-
-def class_colour(category_id: int) -> Colour:
-    """The colour of a category, the same in all images; consecutive ids differ clearly."""
-    hue = category_id * _GOLDEN_RATIO % 1
-    lightness = _LIGHTNESSES[category_id % len(_LIGHTNESSES)]
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def draw_detections(
@@ -103,7 +90,7 @@ def _draw_box(pen: ImageDraw.ImageDraw, bbox: Sequence[float], colour: Colour, l
     corners = [edges[0], edges[1], edges[2] - 1, edges[3] - 1]
     corners[2:] = max(corners[0], corners[2]), max(corners[1], corners[3])
     around = [corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1]
-    pen.rectangle(around, outline=_contrasting(colour), width=line + 2)
+    pen.rectangle(around, outline=contrasting(colour), width=line + 2)
     pen.rectangle(corners, outline=colour, width=line)
 
 
@@ -132,17 +119,10 @@ def _draw_label(
             y = max(label[3] for label in overlapped)
     y = max(0, min(y, image_size[1] - height))
     pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
-    pen.text((x + margin - left, y + margin - top), text, fill=_contrasting(colour), font=font)
+    pen.text((x + margin - left, y + margin - top), text, fill=contrasting(colour), font=font)
     return x, y, x + width, y + height
 
 
 def _overlap(a: Rectangle, b: Rectangle) -> bool:
     across = min(a[2], b[2]) > max(a[0], b[0])
     return across and min(a[3], b[3]) > max(a[1], b[1])
-
-
-def _contrasting(colour: Colour) -> Colour:
-    """Black or white, whichever has more contrast to a colour."""
-    linear = [(channel / 255) ** 2.2 for channel in colour]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return BLACK if (luminance + 0.05) ** 2 > 0.05 * 1.05 else WHITE

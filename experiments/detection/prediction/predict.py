@@ -14,8 +14,9 @@ from experiments.data.classes import num_classes
 from experiments.data.coco_annotations import Category
 from experiments.data.picture_outputs import PictureOutputs
 from experiments.data.pictures import open_picture, to_rgb
+from experiments.data.record_images import fit_image
 from experiments.detection.data.config import DataConfig
-from experiments.detection.data.images import bucket_shape, fit_image, is_portrait, resized_size
+from experiments.detection.data.images import bucket_shape, is_portrait, resized_size
 from experiments.detection.evaluation.results import Result, image_results
 from experiments.detection.prediction.drawing import draw_detections
 from experiments.detection.task import RUNS, detect, make_model, read_categories

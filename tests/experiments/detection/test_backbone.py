@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from experiments.classification import task as classification
+from experiments.classification.backbone import with_backbone
 from experiments.classification.configs import ClassificationConfig
 from experiments.detection import task
-from experiments.detection.backbone import with_backbone
 from experiments.detection.task import initial_variables, train_run
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints

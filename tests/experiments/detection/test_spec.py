@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from experiments.classification import spec as classification
+from experiments.classification.backbone import backbone_folder
 from experiments.classification.presets import PRESETS as CLASSIFIERS
-from experiments.detection.backbone import backbone_folder
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.presets import EXPERIMENTS, PRESETS
 from experiments.detection.spec import SPEC, cost_of, resized, step_seconds
@@ -56,7 +56,7 @@ def test_the_backbone_of_every_row_is_a_preset_of_the_classification_task(tmp_pa
     used = set()
     for preset in itertools.chain(*(EXPERIMENTS[table].presets for table in COCO_TABLES)):
         backbone = preset.config.model.backbone
-        folder = backbone_folder(preset.config, tmp_path)
+        folder = backbone_folder(backbone, preset.config.backbone_from, tmp_path)
         name, _, seed = folder.name.rpartition("-seed")
         assert (folder.parent, seed) == (tmp_path / "classification", "0")
         assert dataclasses.replace(known[name], norm=backbone.norm) == backbone
@@ -86,7 +86,9 @@ def test_backbones_are_found_in_the_runs_of_the_classification_tables(tmp_path, 
     def train(metric):
         def train(config, folder, folders, operation):
             if isinstance(config, DetectionConfig):
-                backbone = backbone_folder(config, folders.runs)
+                backbone = backbone_folder(
+                    config.model.backbone, config.backbone_from, folders.runs
+                )
                 assert json.loads((backbone / "config.json").read_text())
                 backbones.add(backbone)
             trained.append(config)

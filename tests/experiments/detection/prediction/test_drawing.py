@@ -3,8 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
+from experiments.data.class_colours import class_colour
 from experiments.detection.evaluation.masks import encode_mask
-from experiments.detection.prediction.drawing import class_colour, draw_detections
+from experiments.detection.prediction.drawing import draw_detections
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -1,4 +1,4 @@
-"""Detector backbones that start from a classification network."""
+"""Backbones of other tasks that start from a classification network."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Any
 
 from experiments.classification import task as classification
 from experiments.classification.presets import CATALOGUE, PRESETS, ClassificationPreset
-from experiments.detection.configs import DetectionConfig
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_in
 from experiments.engine.claim import is_converted, is_finished, is_run
 from experiments.engine.config import check, differences
@@ -15,13 +14,15 @@ from experiments.models.resnet_config import ResNetConfig
 
 
 def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[str, Any]:
-    """Replaces a detector's backbone by the network of a classification run.
+    """Replaces a network's backbone by the network of a classification run.
 
     Args:
-        variables: the detector's variables: ``params`` and ``batch_stats``.
+        variables: variables of the network, ``params`` and ``batch_stats``, with the backbone under
+            the name ``backbone``.
         folder: folder of the classification run, for example one made by
             `python -m experiments.classification convert`.
-        backbone: config of the detector's backbone; its norms may differ from the run's.
+        backbone: config of the backbone; its norms may differ from the run's, and with strided
+            convolutions its output stride.
 
     Returns:
         New variables. The run's classifier is left out.
@@ -40,28 +41,23 @@ def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[
     }
 
 
-def backbone_folder(config: DetectionConfig, runs: Path) -> Path | None:
-    """The folder of the classification run that initialises a detector's backbone.
+def backbone_folder(backbone: ResNetConfig, backbone_from: str | None, runs: Path) -> Path:
+    """The folder of the classification run that initialises a backbone.
 
-    For a backbone with frozen norms, the default is the run of the classification task's ImageNet
-    preset with the same network. That run has the seed of the preset, not of the detector.
+    The default is the run of the classification task's ImageNet preset with the same network. That
+    run has the seed of the preset, not of the network that it initialises.
 
     Args:
-        config: config of the detector.
+        backbone: config of the backbone.
+        backbone_from: folder of the run; None for the default.
         runs: folder of all runs.
 
-    Returns:
-        The folder, or None for a backbone with random initial weights.
-
     Raises:
-        ConfigError: the norms are frozen, ``backbone_from`` is None, and no preset of the
-            classification task has this network.
+        ConfigError: ``backbone_from`` is None, and no preset of the classification task has this
+            network.
     """
-    backbone = config.model.backbone
-    if config.backbone_from is not None:
-        return Path(config.backbone_from)
-    if backbone.norm != "frozen":
-        return None
+    if backbone_from is not None:
+        return Path(backbone_from)
     preset = _preset(backbone)
     expected = f"given for a backbone that no preset of the {CATALOGUE.task} task has"
     check(preset is not None, "backbone_from", expected, None)
@@ -74,7 +70,8 @@ def check_backbone(folder: Path, backbone: ResNetConfig) -> None:
 
     Args:
         folder: folder of the classification run.
-        backbone: config of the detector's backbone; its norms may differ from the run's.
+        backbone: config of the backbone; its norms may differ from the run's, and with strided
+            convolutions its output stride.
 
     Raises:
         CheckpointError: there is no run in ``folder``, or its training has not finished; the
@@ -84,9 +81,7 @@ def check_backbone(folder: Path, backbone: ResNetConfig) -> None:
     if not is_run(folder):
         raise CheckpointError(f"backbone_from: {folder} holds no run{_advice(backbone)}")
     model = classification.RUNS.load_config(folder).model
-    changed = differences(
-        dataclasses.replace(model, norm=backbone.norm), backbone, "model.backbone."
-    )
+    changed = differences(_adapted(model, backbone), backbone, "model.backbone.")
     check(not changed, "backbone_from", "a run of the same network", "; ".join(changed))
     untouched = is_converted(folder) and steps_in(folder / CHECKPOINTS) == [0]
     if not (is_finished(folder) or untouched):
@@ -107,13 +102,22 @@ def _advice(backbone: ResNetConfig) -> str:
 
 
 def _preset(backbone: ResNetConfig) -> ClassificationPreset | None:
-    """The first ImageNet classification preset with this network and any norms."""
+    """The first ImageNet classification preset whose weights fit a backbone."""
     return next(
         (
             preset
             for preset in PRESETS
             if preset.config.data.source == "imagenet2012"
-            and dataclasses.replace(preset.config.model, norm=backbone.norm) == backbone
+            and _adapted(preset.config.model, backbone) == backbone
         ),
         None,
     )
+
+
+def _adapted(model: ResNetConfig, backbone: ResNetConfig) -> ResNetConfig:
+    """A config with the choices of ``backbone`` that change no shape of a weight."""
+    model = dataclasses.replace(model, norm=backbone.norm)
+    # A stage that dilates instead of downsampling has no downsampler, and so lacks its weights.
+    if model.downsampler == "strided":
+        model = dataclasses.replace(model, output_stride=backbone.output_stride)
+    return model

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.detection.data.order import BucketedOrder
+from experiments.data.bucketed_order import BucketedOrder
 
 counts = st.tuples(st.integers(0, 40), st.integers(0, 40)).filter(any)
 batch_sizes = st.sampled_from([1, 2, 4, 8, 16])

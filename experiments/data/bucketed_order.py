@@ -1,4 +1,4 @@
-"""The order in which a detector is trained on records of several buckets.
+"""The order in which a network is trained on records of several buckets.
 
 All images of a batch have one shape, so all are from one bucket. Each bucket is an endless sequence
 of epochs, and each epoch is a permutation of the bucket's records. The sequence is cut into

@@ -1,0 +1,1 @@
+"""The data of the segmentation task: its datasets, images and batches."""

@@ -1,0 +1,1 @@
+"""Metrics of semantic segmentation, and the evaluation on a dataset."""

@@ -1,0 +1,1 @@
+"""Networks for semantic segmentation: UperNet, PSPNet and PSANet."""

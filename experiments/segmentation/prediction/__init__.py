@@ -1,0 +1,1 @@
+"""Segments pictures of a user, and draws and compares the results."""
