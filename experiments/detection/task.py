@@ -154,7 +154,9 @@ def train_run(
     training = config.training
     check_batch_size(training.batch_size, training.accumulation)
     backbone = config.model.backbone
-    pretrained = config.pretrained and not has_checkpoints(folder)
+    source = None
+    if config.pretrained:
+        source = backbone_folder(backbone, config.backbone_from, folders.runs)
     data = primary_first(lambda: open_data(config.data, folders))
     index = data.index("train")
     images = int(index.usable.sum())
@@ -163,13 +165,11 @@ def train_run(
     steps_per_epoch = max(1, images // training.batch_size)
     evaluate = make_evaluator(config, data, evaluation_in_training(training, operation))
     state = initial_state(config)
-    if pretrained:
-        source = backbone_folder(backbone, config.backbone_from, folders.runs)
+    if source is not None and not has_checkpoints(folder):
         if is_primary():
             print(f"the backbone is initialised from {printable(source)}")
         variables = {"params": state["params"], **state["model_state"]}
-        started = with_backbone(variables, source, backbone)
-        state = training_state(config, started)
+        state = training_state(config, with_backbone(variables, source, backbone))
     task = Task(
         state=state,
         step=train_step(config, steps_per_epoch),

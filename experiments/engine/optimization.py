@@ -16,7 +16,7 @@ def learning_rate(
     """Returns the schedule of the learning rate, a function of the step, which counts from 0.
 
     Raises:
-        ConfigError: the learning rate would decrease during the warm-up.
+        ConfigError: the learning rate would decrease during the warm-up, or increase after it.
     """
     scale = batch_size / (optimizer.reference_batch_size or batch_size)
     peak = optimizer.learning_rate * scale
@@ -37,7 +37,11 @@ def learning_rate(
         case "cosine":
             main = optax.cosine_decay_schedule(peak, rest)
         case "poly":
-            main = optax.polynomial_schedule(peak, 0.0, schedule.power, rest)
+            lowest = schedule.lowest
+            check(
+                lowest <= peak, "lowest", f"at most the peak of the learning rate, {peak:g}", lowest
+            )
+            main = optax.polynomial_schedule(peak, lowest, schedule.power, rest)
     if not warmup:
         return main
     check(

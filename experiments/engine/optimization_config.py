@@ -18,10 +18,13 @@ class ScheduleConfig:
         warmup_from: learning rate at the start of the warm-up; it is not scaled by the batch size.
         decay: decay of the learning rate after the warm-up. ``"constant"``: none. ``"step"``:
             multiplication by ``factor`` at each of ``milestones``. ``"cosine"``: half a period of a
-            cosine, down to 0. ``"poly"``: multiplication by ``(1 - progress) ** power``.
+            cosine, down to 0. ``"poly"``: multiplication of the part above ``lowest`` by
+            ``(1 - progress) ** power``.
         milestones: milestones of the decay ``"step"``, in ``unit``, from the start of the training.
         factor: factor of the decay ``"step"``.
         power: exponent of the decay ``"poly"``.
+        lowest: learning rate at the end of the decay ``"poly"``; it is not scaled by the batch
+            size.
     """
 
     length: float = 1000
@@ -32,6 +35,7 @@ class ScheduleConfig:
     milestones: tuple[float, ...] = ()
     factor: float = 0.1
     power: float = 0.9
+    lowest: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for values that do not define a schedule."""
@@ -48,7 +52,9 @@ class ScheduleConfig:
         )
         check((self.decay == "step") == bool(self.milestones), "milestones",
               "given with decay 'step', and with no other", self.milestones)  # fmt: skip
-        check_at_least(self, warmup_from=0, factor=0, power=0)
+        check_at_least(self, warmup_from=0, factor=0, power=0, lowest=0)
+        unused = self.lowest == 0 or self.decay == "poly"
+        check(unused, "lowest", "0 for every decay other than 'poly'", self.lowest)
 
     def steps(self, length: float, steps_per_epoch: int) -> int:
         """Converts a length of this schedule to steps, rounded; 1 epoch is ``steps_per_epoch``."""

@@ -119,7 +119,7 @@ class LossSums:
     Attributes:
         loss: sum of the loss, ``[]``.
         count: number of examples, or of pixels, ``[]``; the sums over all devices are divided by
-            its sum. It must not depend on the parameters.
+            its sum, unless that is 0. It must not depend on the parameters.
         metrics: sum of each metric, ``[]``, by name.
         model_state: collections that the model has changed, such as batch statistics.
     """
@@ -146,9 +146,9 @@ def gradient_step(
     Call it under the mapped axis ``AXIS``.
 
     Loss and gradient are those of the whole batch over all devices, ``sum(loss) / sum(count)``,
-    no matter how the batch is divided. Parameters, and the sums over devices and parts, are float32
-    for every dtype of the model. Batch statistics are averaged over the axis, unless the model
-    already reduced them over it.
+    no matter how the batch is divided; a batch whose count is 0 has a loss of 0. Parameters, and
+    the sums over devices and parts, are float32 for every dtype of the model. Batch statistics are
+    averaged over the axis, unless the model already reduced them over it.
 
     Args:
         loss_function: function of parameters, model state, batch and random key.
@@ -191,7 +191,9 @@ def gradient_step(
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         (model_state, totals), _ = jax.lax.scan(add_part, (model_state, zeros), (parts, keys))
     gradients, loss, count, metrics = jax.lax.psum(totals, AXIS)
-    gradients, loss, metrics = jax.tree.map(lambda x: x / count, (gradients, loss, metrics))
+    # A batch may have nothing to learn from, such as images without a labelled pixel.
+    divisor = jnp.where(count == 0, jnp.ones_like(count), count)
+    gradients, loss, metrics = jax.tree.map(lambda x: x / divisor, (gradients, loss, metrics))
     updates, optimizer_state = optimizer.update(gradients, state[OPTIMIZER], params)
     new_state = {
         "params": optax.apply_updates(params, updates),

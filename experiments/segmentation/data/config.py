@@ -105,14 +105,14 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for impossible sizes."""
         sides = self.shorter_sides
-        ascending = list(sides) == sorted({*sides}) and sides and sides[0] >= 1
-        check(bool(ascending), "shorter_sides", "one or more, ascending, at least 1", sides)
+        fits = list(sides) == sorted({*sides}) and bool(sides) and sides[0] >= 1
+        check(fits, "shorter_sides", "one or more, ascending, at least 1", sides)
         check_at_least(self, longer=max(*sides, self.test_shorter), test_shorter=1)
         check_at_least(self, crop_side=1, crop_shorter=1)
         aspects = self.aspects
-        ascending = list(aspects) == sorted({*aspects}) and aspects
+        ascending = list(aspects) == sorted({*aspects}) and bool(aspects)
         fits = ascending and aspects[0] >= 1 and math.isfinite(aspects[-1])
-        check(bool(fits), "aspects", "one or more, ascending, finite, at least 1", aspects)
+        check(fits, "aspects", "one or more, ascending, finite, at least 1", aspects)
         scales = self.crop_scales
         fits = len(scales) == 2 and 0 < scales[0] <= scales[1] < math.inf
         check(fits, "crop_scales", "a positive lower and upper limit", scales)

@@ -32,7 +32,18 @@ def test_cosine_poly_and_constant():
     np.testing.assert_allclose(cosine, [0, 1, 2, 1, 0], atol=1e-6)
     poly = rates(optimizer, ScheduleConfig(100, decay="poly", power=0.9), [0, 50, 75])
     np.testing.assert_allclose(poly, [2, 2 * 0.5**0.9, 2 * 0.25**0.9], rtol=1e-6)
+    above = rates(optimizer, ScheduleConfig(100, decay="poly", lowest=0.5), [0, 50, 100])
+    np.testing.assert_allclose(above, [2, 0.5 + 1.5 * 0.5**0.9, 0.5], rtol=1e-6)
     assert rates(optimizer, ScheduleConfig(100, decay="constant"), [0, 99]) == [2, 2]
+
+
+def test_a_lowest_learning_rate_above_the_peak_or_without_effect_is_refused():
+    schedule = ScheduleConfig(100, decay="poly", lowest=0.1)
+    optimizer = OptimizerConfig(learning_rate=0.1, reference_batch_size=256)
+    with pytest.raises(ConfigError, match=r"lowest .* 0\.0125, got 0\.1"):
+        learning_rate(optimizer, schedule, batch_size=32, steps_per_epoch=1)
+    with pytest.raises(ConfigError, match=r"lowest .*poly.* 0\.1"):
+        ScheduleConfig(100, decay="cosine", lowest=0.1)
 
 
 def test_milestones_that_share_a_step_both_count():

@@ -121,3 +121,14 @@ def test_a_network_is_drawn_through_the_named_method():
     assert jax.tree.map(jnp.shape, variables["params"]) == {
         "dense": {"bias": (2,), "kernel": (3, 2)}
     }
+
+
+def test_a_batch_without_anything_to_learn_from_has_a_loss_and_a_gradient_of_0(batch):
+    optimizer = optax.sgd(RATE)
+    step = data_parallel(guarded(supervised_step(loss_function, optimizer, RATE), 0))
+    state = initial_state(PARAMS, {"seen": jnp.zeros(())}, optimizer)
+    nothing = {**batch, "weight": np.zeros_like(batch["weight"])}
+    carry, metrics = step(first_carry(state, 0), split(nothing))
+    assert metrics["loss"] == metrics["gradient_norm"] == metrics["close"] == 0
+    assert metrics["skipped"] == 0
+    np.testing.assert_array_equal(carry.state["params"]["w"], PARAMS["w"])
