@@ -157,8 +157,8 @@ SHARED = {
     "resamplers": {"engine"},
     "models": {"engine", "resamplers"},
 }
-# Detectors start from backbones that were trained to classify.
-BETWEEN_TASKS = {("detection", "classification")}
+# Backbones of detection and segmentation were trained to classify.
+BETWEEN_TASKS = {("detection", "classification"), ("segmentation", "classification")}
 
 
 def parts():
@@ -167,7 +167,9 @@ def parts():
 
 
 def test_the_parts_of_the_experiments_are_where_these_tests_look():
-    assert {*SHARED, "benchmarks", "classification", "detection", "inpainting"} <= {*parts()}
+    assert {*SHARED, "benchmarks", "classification", "detection", "inpainting", "segmentation"} <= {
+        *parts()
+    }
 
 
 @pytest.mark.parametrize("part", sorted({*parts()} - {"benchmarks"}))

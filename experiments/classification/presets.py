@@ -1,4 +1,4 @@
-"""The rows of Tables 2, 3 and 12, and presets for two small datasets."""
+"""The rows of Tables 2, 3 and 12, the backbones of Table 8, and presets for two small datasets."""
 
 import dataclasses
 
@@ -107,6 +107,39 @@ TABLE_12 = tuple(
     )
     for channels, scores in _TABLE_12.items()
 )
+# The backbones of UperNet, PSPNet and PSANet; the paper does not give their accuracy.
+_SEGMENTATION_NOTE = "gives the mIoU of a network with this backbone, not its accuracy"
+TABLE_8 = tuple(
+    _imagenet(
+        f"table8-resnet{model.depth}{'-carafe' * (model.downsampler == 'carafe')}",
+        f"Table 8, backbone ResNet-{model.depth}{' w/ CARAFE++' * (model.downsampler == 'carafe')}",
+        model,
+        {},
+        _SEGMENTATION_NOTE,
+    )
+    for model in (
+        ResNetConfig(50, stem="deep"),
+        ResNetConfig(50, "carafe", stem="deep"),
+        ResNetConfig(101, stem="deep"),
+        ResNetConfig(101, "carafe", stem="deep"),
+    )
+)
+MMSEG = (
+    _imagenet(
+        "mmseg-resnet50-v1c",
+        "mmseg, backbone ResNet-50-V1c",
+        ResNetConfig(50, stem="v1c"),
+        {},
+        "none: no backbone of the paper",
+    ),
+    _imagenet(
+        "mmseg-resnet50-v1c-carafe",
+        "mmseg, backbone ResNet-50-V1c w/ CARAFE++",
+        ResNetConfig(50, "carafe", stem="v1c"),
+        {},
+        "none: no backbone of the paper",
+    ),
+)
 SMALL = tuple(
     Preset(
         f"{config.data.source}-resnet18-{method.replace('_', '-')}",
@@ -120,9 +153,10 @@ SMALL = tuple(
 EXPERIMENTS = {
     "table2": Experiment("Table 2, ImageNet", TABLE_2),
     "table3": Experiment("The backbones of Table 3, ImageNet", TABLE_3),
+    "table8": Experiment("The backbones of Table 8, ImageNet", TABLE_8),
     "table12": Experiment("Table 12, ImageNet", TABLE_12),
 }
-PRESETS = (*TABLE_2, *TABLE_3, *TABLE_12, *SMALL)
+PRESETS = (*TABLE_2, *TABLE_3, *TABLE_8, *TABLE_12, *MMSEG, *SMALL)
 CATALOGUE = Catalogue(
     METRICS,
     PRESETS,

@@ -1,0 +1,122 @@
+"""Command line: `python -m experiments.segmentation --help`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from experiments.engine.command_line import run_command
+from experiments.engine.commands import (
+    DATA,
+    FOLDERS,
+    SINGLE_PROCESS,
+    WITHOUT_PREFIX,
+    Commands,
+    task_commands,
+)
+from experiments.engine.distributed_config import Distributed
+from experiments.engine.folders import DataFolders
+from experiments.engine.settings import CheckpointChoice, EvaluationConfig
+from experiments.segmentation.data.config import Split
+from experiments.segmentation.presets import CATALOGUE
+
+if TYPE_CHECKING:
+    from experiments.engine.tables.spec import TaskSpec
+    from experiments.segmentation.configs import SegmentationConfig
+
+EVALUATION = EvaluationConfig()
+SINGLE_SCALE = (1.0,)
+
+
+def load_spec() -> "TaskSpec[SegmentationConfig]":
+    """Imports and returns the task's spec."""
+    from experiments.segmentation.spec import SPEC
+
+    return SPEC
+
+
+def evaluate(
+    run: Annotated[Path, tyro.conf.Positional],
+    split: Split = "validation",
+    scales: tuple[float, ...] = SINGLE_SCALE,
+    flip: bool = False,
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
+    distributed: Distributed = SINGLE_PROCESS,
+) -> None:
+    """Prints mean IoU and pixel accuracy of a run, and the IoU of each class.
+
+    Args:
+        run: folder of the run.
+        split: split of the images.
+        scales: factors of the size of the images; the probabilities of all sizes are averaged. The
+            paper uses one size.
+        flip: average the probabilities of the mirrored images as well.
+        folders: folders of the data.
+        evaluation: settings of the evaluation.
+        distributed: connection to the other processes, if there are any.
+    """
+    from experiments.engine.distributed import start
+    from experiments.segmentation.evaluate import evaluate as evaluate_run
+
+    start(distributed)
+    evaluate_run(run, split, scales, flip, folders, evaluation)
+
+
+def predict(
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    run: Path,
+    output: Path = FOLDERS.runs / CATALOGUE.task / "predictions",
+    checkpoint: CheckpointChoice = "newest",
+    scales: tuple[float, ...] = SINGLE_SCALE,
+    flip: bool = False,
+) -> None:
+    """Draws the classes of the pixels of images, and writes them as label images.
+
+    Args:
+        images: image files that Pillow can read, of any size.
+        run: folder of a trained run.
+        output: folder for the drawing NAME.png and the label image NAME-labels.png of each image.
+        checkpoint: the newest checkpoint, or the best, which has the highest mIoU so far.
+        scales: factors of the size of the images; the probabilities of all sizes are averaged.
+        flip: average the probabilities of the mirrored images as well.
+    """
+    from experiments.segmentation.prediction.predict import print_predictions
+
+    print_predictions(run, images, output, checkpoint, scales, flip)
+
+
+def compare(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    output: Path = FOLDERS.runs / CATALOGUE.task / "compare",
+    examples: int = 5,
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
+) -> None:
+    """Compares runs in a table, and in a figure like Fig. 7.
+
+    Args:
+        runs: folders of two or more runs on the same dataset.
+        output: folder for the table and the figure.
+        examples: number of images in the figure.
+        folders: folders of the data.
+        evaluation: settings of the evaluation.
+    """
+    from experiments.segmentation.prediction.compare import compare as compare_runs
+
+    compare_runs(runs, output, folders, examples, evaluation)
+
+
+def main() -> None:
+    """Runs a subcommand."""
+    commands: Commands = {
+        **task_commands(CATALOGUE, load_spec),
+        "evaluate": evaluate,
+        "predict": predict,
+        "compare": compare,
+    }
+    run_command(CATALOGUE.task, commands)
+
+
+if __name__ == "__main__":
+    main()
