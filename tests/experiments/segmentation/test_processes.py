@@ -51,7 +51,6 @@ def test_two_processes_train_and_evaluate_like_one(tiny_run, scenes_dir, cutouts
     assert configs.differences(TINY, configs.load(type(TINY), folder / "config.json")) == []
     found, expected = lines(folder), lines(tiny_run)
     assert [line["step"] for line in found] == [line["step"] for line in expected]
-    # Dropout draws from a key that differs by device; the devices have the same numbers.
     for line, right in zip(found, expected, strict=True):
         assert line.keys() == right.keys()
         for metric, value in right.items():

@@ -22,7 +22,6 @@ TINY = SegmentationConfig(
         channels=4,
         fpn="carafe",
         auxiliary=True,
-        dropout=0.1,
     ),
     data=DataConfig(
         "scenes",
