@@ -146,6 +146,11 @@ class ResNet(nn.Module):
     starts at zero, and the classifier at N(0, 0.01) (Goyal et al., 2017). The running variance is
     biased, as in Flax; in torchvision it is unbiased.
 
+    A stem of three 3x3 convolutions has ``conv1``, ``bn1`` to ``conv3``, ``bn3``, the names of the
+    official implementation of UperNet. Its first convolution has the stride, and a ReLU follows
+    each normalisation. Without a classifier ResNet-50 has 23,508,032 parameters with the stem
+    ``"conv7"``, 23,631,808 with ``"deep"`` and 23,527,264 with ``"v1c"``.
+
     Downsampling has seven sites (section 4.1): ``pool`` in the stem (Res-1), instead of max
     pooling; and in the first block of Res-3, Res-4 and Res-5 ``resample`` before the 3x3
     convolution and ``downsample_resample`` before the 1x1 convolution of the shortcut; both
@@ -158,7 +163,8 @@ class ResNet(nn.Module):
     - ``"max_pool"``, ``"avg_pool"``: none. ``"dpp"``: ``2 * C``, so 5,504.
     - ``"carafe"``: a predictor with BatchNorm and ReLU (section 5.1): a compressor
       ``16 * C + 16``, BatchNorm ``2 * 16`` and an encoder ``9 * 16 * 25 + 25``, so
-      ``16 * 2752 + 7 * 3673 = 69,743``.
+      ``16 * 2752 + 7 * 3673 = 69,743``. With the stem ``"deep"`` the site in the stem has 128
+      channels, and the sum is ``16 * 2816 + 7 * 3673 = 70,767``.
     - ``"lip"``, as in LIP-ResNet: in the stem a 3x3 convolution and its normalisation,
       ``9 * 64**2 + 2 * 64``; in a first bottleneck, which has ``2 * F`` channels at its input and
       ``F`` in its 3x3 convolution, a trunk ``128 * 2 * F + 9 * 128**2 + 4 * 128``, two heads
@@ -259,20 +265,33 @@ class ResNet(nn.Module):
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         config = self.config
-        x = nn.Conv(
-            config.width,
-            (7, 7),
-            strides=2,
-            padding=3,
-            use_bias=False,
-            kernel_init=_HE_NORMAL,
-            dtype=self.dtype,
-            name="conv1",
-        )(x)
-        norm = _batch_norm(self, train)(dtype=self.dtype, name="bn1")
+        norm = _batch_norm(self, train)
+        for index, (features, size) in enumerate(_stem_convolutions(config), 1):
+            convolution = nn.Conv(
+                features,
+                (size, size),
+                strides=2 if index == 1 else 1,
+                padding=size // 2,
+                use_bias=False,
+                kernel_init=_HE_NORMAL,
+                dtype=self.dtype,
+                conv_general_dilated=convolve,
+                name=f"conv{index}",
+            )
+            x = nn.relu(norm(dtype=self.dtype, name=f"bn{index}")(convolution(x)))
         method = "max_pool" if config.downsampler == "strided" else config.downsampler
         carafe = _carafe(self, train)
-        return pool(nn.relu(norm(x)), method, name="pool", carafe=carafe, dtype=self.dtype)
+        return pool(x, method, name="pool", carafe=carafe, dtype=self.dtype)
+
+
+def _stem_convolutions(config: ResNetConfig) -> list[tuple[int, int]]:
+    """Returns features and kernel size of each convolution of the stem."""
+    width = config.width
+    if config.stem == "conv7":
+        return [(width, 7)]
+    if config.stem == "deep":
+        return [(width, 3), (width, 3), (2 * width, 3)]
+    return [(width // 2, 3), (width // 2, 3), (width, 3)]
 
 
 def is_frozen(path: Sequence[str], frozen_stages: int) -> bool:

@@ -62,9 +62,11 @@ def _residual(shapes: Mapping[str, Sequence[int]]) -> str:
         out, into, *_ = spatial
         parts.append(f"width {out}")
         parts += [f"{out // into} groups"] if 0 < into < out else []
-    if stem := _convolution(shapes, "conv1.weight"):
-        _, channels, *size = stem
-        parts.append(f"stem {'x'.join(map(str, size))} of {channels} channels")
+    stem = [_convolution(shapes, f"conv{index}.weight") for index in (1, 2, 3)]
+    if found := [shape for shape in stem if shape]:
+        sizes = ", ".join("x".join(map(str, size)) for _, _, *size in found)
+        channels = ", ".join(str(into) for _, into, *_ in found)
+        parts.append(f"stem {sizes} of {channels} channels")
     else:
         parts.append("another stem")
     parts += ["squeeze-and-excitation"] if any(".se." in name for name in shapes) else []

@@ -1,4 +1,4 @@
-"""Max pooling and average pooling."""
+"""Max pooling, average pooling, and average pooling to any size."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.resamplers.checks import checked_map
+from experiments.resamplers.checks import checked_map, checked_pixels, checked_size
 
 
 def max_pool(
@@ -58,3 +58,40 @@ def window_mean(
     rows, columns = (np.minimum(2, size - np.arange(0, size, 2)) for size in x.shape[1:3])
     count = np.outer(rows, columns)[None, :, :, None]  # [1, H / 2, W / 2, 1]
     return window_sum(x) / count.astype(x.dtype)
+
+
+def adaptive_avg_pool(
+    x: Float[Array, "batch height width channels"], size: tuple[int, int]
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Mean of each bin of a grid that covers the map, as PyTorch's ``AdaptiveAvgPool2d``.
+
+    Along an axis of ``H`` pixels, bin ``i`` of ``h`` covers the pixels from ``floor(i * H / h)`` to
+    ``ceil((i + 1) * H / h)``, exclusive. Neighbouring bins overlap unless ``h`` divides ``H``. The
+    means are computed in float32 as products with two matrices, at most
+    ``2 * h * W * C * (H + w)`` operations.
+
+    Args:
+        x: map ``[B, H, W, C]`` of at least one pixel.
+        size: number of bins along the height ``h`` and the width ``w``.
+
+    Returns:
+        A map ``[B, h, w, C]`` in the dtype of ``x``.
+
+    Raises:
+        ValueError: ``x`` does not have rank 4 or is empty, or ``size`` is not two integers of at
+            least 1.
+    """
+    x = checked_pixels("x", x)
+    rows, columns = checked_size("size", size)
+    highest = jax.lax.Precision.HIGHEST
+    y = x.astype(jnp.float32)
+    y = jnp.einsum("bhwc,yh->bywc", y, _bins(x.shape[1], rows), precision=highest)
+    y = jnp.einsum("bywc,xw->byxc", y, _bins(x.shape[2], columns), precision=highest)
+    return y.astype(x.dtype)
+
+
+def _bins(pixels: int, count: int) -> np.ndarray:
+    """Returns the weight of each pixel in each bin, float32 ``[count, pixels]``."""
+    index, pixel = np.arange(count)[:, None], np.arange(pixels)[None, :]
+    inside = (pixel >= index * pixels // count) & (pixel < -(-(index + 1) * pixels // count))
+    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)

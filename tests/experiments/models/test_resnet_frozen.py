@@ -106,6 +106,17 @@ def test_frozen_stages_have_no_gradient_and_constant_statistics(stages):
     assert learned == set(found) - frozen
 
 
+def test_a_deep_stem_is_frozen_as_a_whole():
+    model = ResNet(ResNetConfig(18, stem="deep", width=2), num_classes=None)
+    params = jax.eval_shape(
+        functools.partial(model.init, method="features"),
+        jax.random.key(0),
+        jnp.zeros((1, 32, 32, 3)),
+    )["params"]
+    stem = {f"{name}{index}" for name in ("conv", "bn") for index in (1, 2, 3)}
+    assert {name for name in params if is_frozen((name,), 1)} == stem | {"layer1_0", "layer1_1"}
+
+
 def test_frozen_stages_that_do_not_exist_are_refused():
     model = ResNet(ResNetConfig(18, width=4), num_classes=None, frozen_stages=5)
     with pytest.raises(ValueError, match=r"frozen_stages.* 5\b"):

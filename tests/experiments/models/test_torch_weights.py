@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 from experiments.models.torch_weights import WeightsError, load_torch_resnet
 from tests.experiments.models.torch_states import (
     CLASSES,
+    DEEP,
     WIDTH,
     assert_equal,
     random_state,
@@ -62,17 +63,61 @@ def test_entries_have_their_flax_names_and_axes(save):
 
 
 @pytest.mark.parametrize(
-    ("depth", "layout"), [(18, {}), (50, {"bottlenecks": True, "blocks": (3, 4, 6, 3)})]
+    ("config", "layout"),
+    [
+        ({}, {}),
+        ({"depth": 50}, {"bottlenecks": True, "blocks": (3, 4, 6, 3)}),
+        ({"stem": "deep"}, {"stem": DEEP}),
+    ],
 )
-def test_every_number_of_the_file_is_used_once(depth, layout, save):
+def test_every_number_of_the_file_is_used_once(config, layout, save):
     state = random_state(**layout)
-    variables = unset(small(depth=depth))
+    variables = unset(small(**config))
     loaded = load_torch_resnet(save(state), variables)
     assert jax.tree.structure(loaded) == jax.tree.structure(variables)
     jax.tree.map(lambda new, old: np.testing.assert_equal(new.shape, old.shape), loaded, variables)
     numbers = [leaf.ravel() for leaf in jax.tree.leaves(loaded)]
     in_file = [value.ravel() for value in state.values() if value.dtype == np.float32]
     assert_equal(np.sort(np.concatenate(numbers)), np.sort(np.concatenate(in_file)))
+
+
+def test_a_deep_stem_has_the_names_of_the_official_upernet(save):
+    state = random_state(stem=DEEP)
+    loaded = load_torch_resnet(save(state), unset(small(stem="deep")))
+    for index in (1, 2, 3):
+        kernel = loaded["params"][f"conv{index}"]["kernel"]
+        assert_equal(kernel.transpose(3, 2, 0, 1), state[f"conv{index}.weight"])
+        mean = loaded["batch_stats"][f"bn{index}"]["mean"]
+        assert_equal(mean, state[f"bn{index}.running_mean"])
+
+
+@pytest.mark.parametrize(
+    ("stem", "config", "message"),
+    [
+        (
+            DEEP,
+            {},
+            r"file is of ResNet-18 .*stem 3x3, 3x3, 3x3 of 3, 4, 4 channels.*"
+            r"model is ResNet-18 .*stem 7x7 of 3 channels.*"
+            r"bn2\.bias: expected nothing, found \[4\]",
+        ),
+        (
+            DEEP,
+            {"stem": "v1c"},
+            r"stem 3x3, 3x3, 3x3 of 3, 4, 4 channels.*stem 3x3, 3x3, 3x3 of 3, 2, 2 channels.*"
+            r"bn1\.bias: expected \[2\], found \[4\]",
+        ),
+        (
+            ((WIDTH, 7),),
+            {"stem": "deep"},
+            r"stem 7x7 of 3 channels.*stem 3x3, 3x3, 3x3 of 3, 4, 4 channels.*"
+            r"bn2\.bias: expected \[4\], found nothing",
+        ),
+    ],
+)
+def test_weights_with_another_stem_are_refused(stem, config, message, save):
+    with pytest.raises(WeightsError, match=message):
+        load_torch_resnet(save(random_state(stem=stem)), unset(small(**config)))
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "backbone."])

@@ -29,11 +29,17 @@ def unset(model):
     return jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, leaf.dtype), shapes(model))
 
 
-def random_state(bottlenecks=False, blocks=(2, 2, 2, 2)):
+# Features and kernel sizes of the convolutions in a stem.
+CONV7 = ((WIDTH, 7),)
+DEEP = ((WIDTH, 3), (WIDTH, 3), (2 * WIDTH, 3))
+
+
+def random_state(bottlenecks=False, blocks=(2, 2, 2, 2), stem=CONV7):
     """Returns a random state_dict with torchvision's names and shapes, of width ``WIDTH``."""
-    shapes = {"conv1.weight": (WIDTH, 3, 7, 7), "fc.bias": (CLASSES,)}
-    norms = {"bn1": WIDTH}
-    channels = WIDTH
+    shapes, norms, channels = {"fc.bias": (CLASSES,)}, {}, 3
+    for index, (features, size) in enumerate(stem, start=1):
+        shapes[f"conv{index}.weight"] = (features, channels, size, size)
+        norms[f"bn{index}"] = channels = features
     for stage, count in enumerate(blocks, start=1):
         features = WIDTH * 2 ** (stage - 1)
         out = 4 * features if bottlenecks else features
