@@ -48,7 +48,7 @@ def reduce_labels(
     for axis, target in zip((1, 2), size, strict=True):
         source = labels.shape[axis]
         centres = (2 * np.arange(target) + 1) * source // (2 * target)
-        labels = jnp.take(labels, centres, axis=axis)
+        labels = labels.take(centres, axis=axis)
     return labels
 
 

@@ -145,14 +145,15 @@ def test_a_batch_without_a_labelled_pixel_has_a_loss_of_0_and_changes_nothing(co
     jax.tree.map(np.testing.assert_array_equal, carry.state["params"], variables["params"])
 
 
-def test_pixels_without_a_class_have_no_gradient():
+def test_the_loss_does_not_depend_on_the_padding():
     model, batch = Linear(), batch_of()
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 24, 3)), method="layers")
     loss = make_loss_function(model, dataclasses.replace(LossConfig(), resolution="labels"))
 
     def total(image):
         changed = {**batch, "image": image}
-        return loss(variables["params"], variables["batch_stats"], changed, None).loss
+        key = jax.random.key(0)
+        return loss(variables["params"], variables["batch_stats"], changed, key).loss
 
     other = batch["image"].copy()
     for pixels, (height, width) in zip(other, batch["size"], strict=True):
@@ -167,8 +168,20 @@ def test_pixels_without_a_class_have_no_gradient():
     data=st.data(),
 )
 def test_labels_are_reduced_to_the_nearest_centre(size, data):
-    rows, columns = (data.draw(st.integers(1, side)) for side in size)
+    target = [data.draw(st.integers(1, side)) for side in size]
     labels = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    found = reduce_labels(jnp.asarray(labels[None]), (rows, columns))[0]
-    nearest = Image.fromarray(labels).resize((columns, rows), Image.Resampling.NEAREST)
-    np.testing.assert_array_equal(found, np.asarray(nearest))
+    nearest = []
+    for side, count in zip(size, target, strict=True):
+        # In units of 1 / (2 * count) pixels, which are exact; the later of two equal distances.
+        centres = (2 * np.arange(side) + 1) * count
+        distance = np.abs(centres[None] - (2 * np.arange(count)[:, None] + 1) * side)
+        nearest.append(side - 1 - distance[:, ::-1].argmin(axis=1))
+    found = reduce_labels(labels[None], tuple(target))[0]
+    np.testing.assert_array_equal(found, labels[np.ix_(*nearest)])
+
+
+def test_labels_at_a_quarter_of_the_size_are_those_of_pillow():
+    labels = np.random.default_rng(0).integers(0, 256, (32, 64), np.uint8)
+    nearest = Image.fromarray(labels).resize((16, 8), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(reduce_labels(labels[None], (8, 16))[0], np.asarray(nearest))
+    np.testing.assert_array_equal(labels[2::4, 2::4], np.asarray(nearest))
