@@ -48,7 +48,8 @@ test-oldest: $(OLDEST)/.complete
 
 test-torch: $(TORCH)/.complete
 	$(TORCH)/bin/python -m pytest -m torch \
-	  tests/experiments/models tests/experiments/classification tests/experiments/benchmarks
+	  tests/experiments/models tests/experiments/classification tests/experiments/segmentation \
+	  tests/experiments/resamplers tests/experiments/benchmarks
 
 test-web: $(VENV)/.complete
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update --quiet && \
