@@ -2,7 +2,7 @@
 ## make test         all tests but the slow ones, in less than eight minutes on two cores
 ## make test-all     the slow tests, which `make test` leaves out
 ## make test-oldest  operator and layers on the oldest supported JAX and Flax, but the slow tests
-## make test-torch   ours against PyTorch: ResNets, crops, operators; takes 6.5 GB for .venv-torch
+## make test-torch   ours against PyTorch: networks, crops, operators; takes 6.5 GB for .venv-torch
 ## make test-web     the web page in a headless browser: Chromium, which root installs by apt
 ## make docs         the documentation, as HTML in build/docs; a warning is an error
 ## make check-dist   wheel and sdist, each alone in an empty environment
@@ -48,7 +48,8 @@ test-oldest: $(OLDEST)/.complete
 
 test-torch: $(TORCH)/.complete
 	$(TORCH)/bin/python -m pytest -m torch \
-	  tests/experiments/models tests/experiments/classification tests/experiments/benchmarks
+	  tests/experiments/models tests/experiments/classification tests/experiments/segmentation \
+	  tests/experiments/benchmarks
 
 test-web: $(VENV)/.complete
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update --quiet && \

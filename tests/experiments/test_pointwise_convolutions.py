@@ -13,6 +13,8 @@ from experiments.inpainting.model.generators import build_generator
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
+from experiments.segmentation.model.config import SegmenterConfig
+from experiments.segmentation.model.segmenter import Segmenter
 from tests.slow import slow
 
 
@@ -47,6 +49,17 @@ def test_detectors(upsampler):
     )
     # The backbone, the pyramid's outputs, the RPN and the mask head.
     assert len(kernels) >= 17 + 4 + 1 + 4
+    assert ("1", "1") not in kernels
+
+
+@pytest.mark.parametrize("architecture", ["upernet", "pspnet", "psanet"])
+def test_segmenters(architecture):
+    stride = 32 if architecture == "upernet" else 8
+    backbone = ResNetConfig(50, output_stride=stride, stem="deep")
+    model = Segmenter(SegmenterConfig(architecture, backbone, norm="batch"), 10)
+    kernels = kernels_of_convolutions(model, maps(1, 64, 64, 3))
+    # The stem, one in each block of the backbone, and the last 3x3 convolution of the head.
+    assert len(kernels) >= 3 + 16 + 1
     assert ("1", "1") not in kernels
 
 

@@ -32,6 +32,8 @@ from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
 from experiments.resamplers.methods import Upsampler
+from experiments.segmentation.model.config import SegmenterConfig
+from experiments.segmentation.model.segmenter import Segmenter
 from tests.experiments.classification.tiny import TINY as CLASSIFIER
 from tests.experiments.detection.tiny import TINY as DETECTOR
 from tests.experiments.inpainting.tiny import TINY as INPAINTING
@@ -58,13 +60,14 @@ def strict_promotion():
         yield
 
 
-def check_gradients(network, *inputs, **options):
+def check_gradients(network, *inputs, rngs=None, **options):
     """Traces the gradients of a network by all its parameters."""
-    shapes = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), *inputs, **options))
+    keys = {"params": jax.random.key(0)} | (rngs or {})
+    shapes = jax.eval_shape(lambda: network.lazy_init(keys, *inputs, **options))
 
     def loss(params, rest, inputs):
         found, _ = network.apply(
-            {"params": params, **rest}, *inputs, mutable=["batch_stats"], **options
+            {"params": params, **rest}, *inputs, mutable=["batch_stats"], rngs=rngs, **options
         )
         return sum(y.astype(jnp.float32).sum() for y in jax.tree.leaves(found))
 
@@ -116,6 +119,28 @@ def test_pyramids(upsampler, dtype):
 def test_generators(config, dtype):
     network = build_generator(config, jnp.dtype(dtype), None)
     check_gradients(network, array(1, 8, 8, 3), array(1, 8, 8, 1), train=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("architecture", "fields"),
+    [
+        ("upernet", {}),
+        slow("upernet", {"ppm": "carafe", "fpn": "carafe", "fuse": "carafe"}),
+        slow("upernet", {"ppm": "guided", "fpn": "pixel_shuffle", "fuse": "spatial_attention"}),
+        slow("pspnet", {"pooling_order": "convolution_first"}),
+        ("psanet", {"mask_side": 5}),
+    ],
+)
+def test_segmenters(architecture, fields, dtype):
+    stride = 32 if architecture == "upernet" else 8
+    backbone = ResNetConfig(18, output_stride=stride, width=2, stem="deep")
+    config = SegmenterConfig(
+        architecture, backbone, 4, dropout=0.1, auxiliary=True, norm="batch", **fields
+    )
+    network = Segmenter(config, 3, jnp.dtype(dtype))
+    rngs = {"dropout": jax.random.key(0)}
+    check_gradients(network, array(1, 33, 48, 3), train=True, method="layers", rngs=rngs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -219,6 +244,11 @@ def test_metrics():
     [
         (PatchGAN(PatchGANConfig(2, 1)), [array(8, 8, 4)], r"x must be \[B, H, W, C\]"),
         (PatchGAN(PatchGANConfig(2, 1)), [array(1, 2, 8, 8, 4)], r"x must be \[B, H, W, C\]"),
+        (
+            Segmenter(SegmenterConfig(norm="batch"), 3, axis_name="devices"),
+            [array(8, 8, 3)],
+            r"x must be \[B, H, W, C\]",
+        ),
         (RPNHead(3), [[array(8, 8, 4)]], r"pyramid must be \[B, H, W, C\]"),
         (RPNHead(3), [[array(1, 2, 8, 8, 4)]], r"pyramid must be \[B, H, W, C\]"),
         (BoxHead(DETECTOR.model.box, 3), [array(2, 7, 7, 4)], r"x must be \[B, R, S, S, C\]"),

@@ -1,6 +1,7 @@
 """Slow and obvious float64 versions of the resamplers, for maps [B, H, W, C]."""
 
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -91,6 +92,33 @@ def bilinear_positions(x):
 def bilinear(x):
     """Doubles a map."""
     return sample(x, bilinear_positions(x))
+
+
+def resize(x, size, align_corners=False):
+    """Interpolates bilinearly to any size."""
+
+    def positions(pixels, targets):
+        if align_corners:
+            step = (pixels - 1) / (targets - 1) if targets > 1 else 0
+            return [step * target for target in range(targets)]
+        return [(target + 0.5) * pixels / targets - 0.5 for target in range(targets)]
+
+    axes = [positions(*pair) for pair in zip(np.shape(x)[1:3], size, strict=True)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    return sample(x, np.broadcast_to(grid, (len(x), *grid.shape)))
+
+
+def adaptive_avg_pool(x, size):
+    """Means over bins that overlap unless their number divides the size of the map."""
+    x = np.asarray(x, np.float64)
+    y = np.zeros((x.shape[0], *size, x.shape[3]))
+    for i, j in itertools.product(*map(range, size)):
+        (top, bottom), (left, right) = (
+            (math.floor(n * side / count), math.ceil((n + 1) * side / count))
+            for n, side, count in zip((i, j), x.shape[1:3], size, strict=True)
+        )
+        y[:, i, j] = x[:, top:bottom, left:right].mean(axis=(1, 2))
+    return y
 
 
 def deconvolve(x, kernel):

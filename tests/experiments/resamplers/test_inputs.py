@@ -14,10 +14,16 @@ from experiments.resamplers.convolutions import Deconvolution, PixelShuffle, dep
 from experiments.resamplers.downsamplers import pool
 from experiments.resamplers.dpp import detail_preserving_pool
 from experiments.resamplers.guided import GuidedUpsample, sample
-from experiments.resamplers.interpolation import bilinear, nearest
+from experiments.resamplers.interpolation import bilinear, nearest, resize
 from experiments.resamplers.lip import SimplifiedLIP, local_importance_pool
 from experiments.resamplers.methods import Downsampler, Upsampler
-from experiments.resamplers.pooling import avg_pool, max_pool, window_mean, window_sum
+from experiments.resamplers.pooling import (
+    adaptive_avg_pool,
+    avg_pool,
+    max_pool,
+    window_mean,
+    window_sum,
+)
 from experiments.resamplers.spatial_attention import SpatialAttentionUpsample
 from experiments.resamplers.upsamplers import upsample
 from tests.array_likes import ARRAY_LIKES
@@ -27,6 +33,11 @@ from tests.slow import slow
 DTYPES = [slow(jnp.float32), jnp.bfloat16, slow(jnp.float16)]
 POOLS = [f"down {method}" for method in get_args(Downsampler) if method != "strided"]
 UPSAMPLERS = [f"up {method}" for method in get_args(Upsampler)]
+TO_A_SIZE = {
+    "resize": resize,
+    "resize with aligned corners": functools.partial(resize, align_corners=True),
+    "adaptive_avg_pool": adaptive_avg_pool,
+}
 FUNCTIONS = {
     "nearest": nearest,
     "bilinear": bilinear,
@@ -35,6 +46,7 @@ FUNCTIONS = {
     "window_sum": window_sum,
     "window_mean": window_mean,
     "depth_to_space": functools.partial(depth_to_space, factor=2),
+    **{name: functools.partial(function, size=(5, 3)) for name, function in TO_A_SIZE.items()},
 }
 MODULES = {
     "guided": GuidedUpsample(),
@@ -129,6 +141,24 @@ def test_upsample_takes_what_converts_to_an_array(of):
 def test_functions_name_a_map_of_another_rank(function, shape):
     with pytest.raises(ValueError, match=rf"x must be \[B, H, W, C\].*{re.escape(str(shape))}"):
         function(jnp.ones(shape))
+
+
+@pytest.mark.parametrize("function", TO_A_SIZE.values(), ids=TO_A_SIZE)
+@pytest.mark.parametrize(
+    ("shape", "size", "message"),
+    [
+        ((4, 4, 4), (2, 2), r"x must be \[B, H, W, C\].*\(4, 4, 4\)"),
+        ((1, 0, 4, 2), (2, 2), r"x must have.*at least 1.*\(1, 0, 4, 2\)"),
+        ((1, 4, 0, 2), (2, 2), r"x must have.*at least 1.*\(1, 4, 0, 2\)"),
+        ((1, 4, 4, 2), (0, 2), r"size.*at least 1.* 0$"),
+        ((1, 4, 4, 2), (2, 2.0), r"size.*at least 1.*2\.0$"),
+        ((1, 4, 4, 2), (2, 2, 2), r"size must be two integers.*\(2, 2, 2\)"),
+        ((1, 4, 4, 2), 2, r"size must be two integers.* 2$"),
+    ],
+)
+def test_functions_to_a_size_name_what_does_not_fit(function, shape, size, message):
+    with pytest.raises(ValueError, match=message):
+        function(jnp.ones(shape), size)
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 4), (2, 2, 4, 4, 4)], ids=str)

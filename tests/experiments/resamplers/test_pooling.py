@@ -1,8 +1,17 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from experiments.resamplers.pooling import avg_pool, max_pool, window_mean, window_sum
+from experiments.resamplers.pooling import (
+    adaptive_avg_pool,
+    avg_pool,
+    max_pool,
+    window_mean,
+    window_sum,
+)
 from tests.experiments.compilation import jit
 from tests.experiments.resamplers import loops
 
@@ -37,5 +46,39 @@ def test_avg_pool_sums_in_float32():
     # In bfloat16 256 + 1 is 256, so sums in bfloat16 would be at most 514 instead of 516.
     x = jnp.asarray([[256, 1], [258, 1]], jnp.bfloat16).reshape(1, 2, 2, 1)
     y = avg_pool(x)
+    assert y.dtype == jnp.bfloat16
+    assert float(y[0, 0, 0, 0]) == 129
+
+
+@settings(max_examples=20)
+@given(shape=st.tuples(*[st.integers(1, 14)] * 2), size=st.tuples(*[st.integers(1, 7)] * 2))
+def test_adaptive_pooling_equals_the_loop(shape, size):
+    x = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
+    found = jit(lambda x: adaptive_avg_pool(x, size))(x)
+    np.testing.assert_allclose(found, loops.adaptive_avg_pool(x, size), atol=1e-6)
+
+
+def test_bins_of_adaptive_pooling_overlap():
+    x = jnp.arange(10.0).reshape(1, 10, 1, 1)
+    # Pixels 0..1, 1..3, 3..4, 5..6, 6..8 and 8..9.
+    np.testing.assert_allclose(
+        adaptive_avg_pool(x, (6, 1)).ravel(), [0.5, 2, 3.5, 5.5, 7, 8.5], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("size", [(3, 2), (6, 6)])
+def test_gradients_of_adaptive_pooling_are_products(size):
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 2)).astype(np.float32)
+    loops.check_gradients(
+        lambda x: adaptive_avg_pool(x, size), lambda x: loops.adaptive_avg_pool(x, size), x
+    )
+    gradient = jax.jit(jax.grad(lambda x: adaptive_avg_pool(x, size).sum()))
+    assert "scatter" not in gradient.lower(x).as_text()
+
+
+def test_adaptive_pooling_sums_in_float32():
+    x = jnp.asarray([[256, 1], [258, 1]], jnp.bfloat16).reshape(1, 2, 2, 1)
+    with jax.numpy_dtype_promotion("strict"):
+        y = adaptive_avg_pool(x, (1, 1))
     assert y.dtype == jnp.bfloat16
     assert float(y[0, 0, 0, 0]) == 129
