@@ -155,7 +155,9 @@ def prepare(folder: Path, data_dir: Path, config: CocoConfig) -> Path:
     """
     return prepare_once(
         data_dir / NAME / config.name / str(CocoInstances.VERSION),
-        lambda: CocoInstances(folder=folder, config=config, data_dir=data_dir),
+        lambda: CocoInstances(
+            folder=folder, config=config, data_dir=data_dir
+        ).download_and_prepare(),
     )
 
 

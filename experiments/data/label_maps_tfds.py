@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,87 +29,19 @@ NAME = "label_maps"
 VERSION = tfds.core.Version("1.0.0")
 
 _FILES_AT_ONCE = 64
-_KEY_BITS = 128  # of the keys by which tfds orders records
+_RECORDS_PER_FILE = 1024  # a multiple of the number above
 
 
-class LabelMapsBuilder(tfds.core.GeneratorBasedBuilder):
-    """Encoded images as they are, and labels as grey PNG with the numbers of classes.
-
-    Records are in the order of the files. The metadata hold ``class_names``; ``sizes``, for each
-    split the height and width of each image; and ``counts``, for each split the number of images
-    and the number of images without a labelled pixel.
-    """
-
-    name = NAME
-    VERSION = VERSION
-
-    def __init__(self, *, list_files: Callable[[], LabelFiles], **options: Any) -> None:
-        """Args: list_files: function that lists the files; called to prepare the dataset."""
-        self._list_files = list_files
-        super().__init__(file_format="array_record", **options)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(),
-                    "label": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
-                    "height": np.int64,
-                    "width": np.int64,
-                    "file_name": tfds.features.Text(),
-                    "scene": tfds.features.Text(),
-                }
-            ),
-            disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(),
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        del dl_manager
-        files = self._list_files()
-        sizes, counts = {}, {}
-        # Everything is checked before the first record is written. Labels must be decoded for it,
-        # because the values of the pixels are checked; images are not decoded.
-        for split, pairs in files.splits.items():
-            if not pairs:
-                raise DataError(f"the split {split!r} must have one or more images, got none")
-
-            def check(pair: LabelledImage) -> tuple[tuple[int, int], bool]:
-                image, label = _read(pair, files.format)
-                return image.shape, bool((label == UNLABELLED).all())
-
-            checked = list(_in_threads(check, pairs))
-            sizes[split] = [list(shape) for shape, _ in checked]
-            counts[split] = [len(checked), sum(unlabelled for _, unlabelled in checked)]
-        self.info.metadata["class_names"] = list(files.class_names)
-        self.info.metadata["sizes"] = sizes
-        self.info.metadata["counts"] = counts
-        return {
-            split: self._generate_examples(pairs, files.format)
-            for split, pairs in files.splits.items()
-        }
-
-    def _generate_examples(
-        self, pairs: Sequence[LabelledImage], form: LabelFormat
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        # tfds distributes keys over buckets by their highest bits, and sorts each bucket in memory.
-        step = 2**_KEY_BITS // len(pairs)
-
-        def example(pair: LabelledImage) -> dict[str, Any]:
-            image, label = _read(pair, form)
-            height, width = image.shape
-            return {
-                "image": io.BytesIO(image.content),
-                "label": io.BytesIO(encode_label(label)),
-                "height": height,
-                "width": width,
-                "file_name": encodable(pair.name),
-                "scene": encodable(pair.scene),
-            }
-
-        for index, fields in enumerate(_in_threads(example, pairs)):
-            yield index * step, fields
+FEATURES = tfds.features.FeaturesDict(
+    {
+        "image": tfds.features.Image(),
+        "label": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+        "height": np.int64,
+        "width": np.int64,
+        "file_name": tfds.features.Text(),
+        "scene": tfds.features.Text(),
+    }
+)
 
 
 def label_maps_path(data_dir: Path, name: str) -> Path:
@@ -137,11 +70,71 @@ def prepare(name: str, data_dir: Path, list_files: Callable[[], LabelFiles]) -> 
             message names the file.
         FolderError: ``data_dir`` cannot be written to.
     """
-    config = tfds.core.BuilderConfig(name=name)
-    return prepare_once(
-        label_maps_path(data_dir, name),
-        lambda: LabelMapsBuilder(list_files=list_files, config=config, data_dir=data_dir),
+    prepared = label_maps_path(data_dir, name)
+    return prepare_once(prepared, lambda: _write(prepared, list_files()))
+
+
+def _write(prepared: Path, files: LabelFiles) -> None:
+    sizes, counts = {}, {}
+    # Everything is checked before the first record is written. Labels must be decoded for it,
+    # because the values of the pixels are checked; images are not decoded.
+    for split, pairs in files.splits.items():
+        checked = _checked(split, pairs, files.format)
+        sizes[split] = [list(shape) for shape, _ in checked]
+        counts[split] = [len(checked), sum(unlabelled for _, unlabelled in checked)]
+    metadata = {"class_names": list(files.class_names), "sizes": sizes, "counts": counts}
+    incomplete = prepared.with_name(f"incomplete.{prepared.name}")
+    try:
+        _write_records(incomplete, files, tfds.core.MetadataDict(metadata))
+        incomplete.rename(prepared)
+    except BaseException:
+        shutil.rmtree(incomplete, ignore_errors=True)
+        raise
+
+
+def _write_records(folder: Path, files: LabelFiles, metadata: tfds.core.MetadataDict) -> None:
+    # A builder of tfds would sort the records, for which it needs TensorFlow above 1 GB.
+    identity = tfds.core.DatasetIdentity(
+        name=NAME, version=VERSION, data_dir=folder, module_name=__name__
     )
+    info = tfds.core.DatasetInfo(
+        builder=identity, features=FEATURES, disable_shuffling=True, metadata=metadata
+    )
+    folder.mkdir()
+    writer = tfds.core.SequentialWriter(info, _RECORDS_PER_FILE, file_format="array_record")
+    writer.initialize_splits(list(files.splits))
+    for split, pairs in files.splits.items():
+        for some in itertools.batched(pairs, _FILES_AT_ONCE):
+            examples = list(_in_threads(lambda pair: _example(pair, files.format), some))
+            writer.add_examples({split: examples})
+    writer.close_all()
+
+
+def _checked(
+    split: str, pairs: Sequence[LabelledImage], form: LabelFormat
+) -> list[tuple[tuple[int, int], bool]]:
+    """Returns, for each image, height and width, and whether no pixel is labelled."""
+    if not pairs:
+        raise DataError(f"the split {split!r} must have one or more images, got none")
+
+    def check(pair: LabelledImage) -> tuple[tuple[int, int], bool]:
+        image, label = _read(pair, form)
+        return image.shape, bool((label == UNLABELLED).all())
+
+    return list(_in_threads(check, pairs))
+
+
+def _example(pair: LabelledImage, form: LabelFormat) -> dict[str, Any]:
+    image, label = _read(pair, form)
+    height, width = image.shape
+    return {
+        "image": io.BytesIO(image.content),
+        "label": io.BytesIO(encode_label(label)),
+        "height": height,
+        "width": width,
+        "file_name": encodable(pair.name),
+        "scene": encodable(pair.scene),
+    }
 
 
 def _read(
@@ -159,8 +152,7 @@ def _read(
 
 
 def _in_threads[A, B](function: Callable[[A], B], arguments: Iterable[A]) -> Iterator[B]:
-    """Yields the results in order; only some are in memory at a time."""
+    """Yields the results in order."""
     # Threads suffice: Pillow and NumPy release the lock of the interpreter while they compute.
     with ThreadPoolExecutor() as pool:
-        for some in itertools.batched(arguments, _FILES_AT_ONCE):
-            yield from pool.map(function, some)
+        yield from pool.map(function, arguments)

@@ -93,16 +93,17 @@ def open_builder(folder: Path) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def prepare_once(prepared: Path, builder: Callable[[], tfds.core.DatasetBuilder]) -> Path:
+def prepare_once(prepared: Path, write: Callable[[], object]) -> Path:
     """Prepares a dataset, unless it exists.
 
     A preparation that was killed leaves nothing that looks complete; the next one deletes the rest
     and starts again. If two processes prepare the dataset, one waits for the other.
 
     Args:
-        prepared: folder that tfds gives the complete dataset, such as
-            ``data_dir/coco_instances/2017/1.0.0``.
-        builder: function that returns the builder, called if the dataset does not exist.
+        prepared: folder of the complete dataset, such as ``data_dir/coco_instances/2017/1.0.0``.
+        write: function that writes the dataset, called if it does not exist. It must write to
+            folders beside ``prepared`` whose names start with ``incomplete.``, and rename the
+            complete folder.
 
     Returns:
         ``prepared``.
@@ -115,7 +116,8 @@ def prepare_once(prepared: Path, builder: Callable[[], tfds.core.DatasetBuilder]
     with locked(prepared.parent):
         for left in prepared.parent.glob("incomplete.*"):
             shutil.rmtree(left)
-        builder().download_and_prepare()
+        if not prepared.is_dir():  # another process may have written it
+            write()
     return prepared
 
 
