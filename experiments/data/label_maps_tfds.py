@@ -79,7 +79,7 @@ def _write(prepared: Path, files: LabelFiles) -> None:
     # Everything is checked before the first record is written. Labels must be decoded for it,
     # because the values of the pixels are checked; images are not decoded.
     for split, pairs in files.splits.items():
-        checked = _checked(split, pairs, files.format)
+        checked = _checked(pairs, files.format)
         sizes[split] = [list(shape) for shape, _ in checked]
         counts[split] = [len(checked), sum(unlabelled for _, unlabelled in checked)]
     metadata = {"class_names": list(files.class_names), "sizes": sizes, "counts": counts}
@@ -111,11 +111,9 @@ def _write_records(folder: Path, files: LabelFiles, metadata: tfds.core.Metadata
 
 
 def _checked(
-    split: str, pairs: Sequence[LabelledImage], form: LabelFormat
+    pairs: Sequence[LabelledImage], form: LabelFormat
 ) -> list[tuple[tuple[int, int], bool]]:
     """Returns, for each image, height and width, and whether no pixel is labelled."""
-    if not pairs:
-        raise DataError(f"the split {split!r} must have one or more images, got none")
 
     def check(pair: LabelledImage) -> tuple[tuple[int, int], bool]:
         image, label = _read(pair, form)
