@@ -15,14 +15,9 @@ GREY, COLOURS, PALETTE, GREY_ALPHA = 0, 2, 3, 4
 
 def packed(values, depth):
     """The rows of a PNG of 2 x 2 pixels, each after its filter type 0."""
-    rows = b""
-    for left, right in values:
-        rows += b"\0" + (
-            bytes([left, right])
-            if depth == 8
-            else bytes([(left << depth | right) << (8 - 2 * depth)])
-        )
-    return rows
+    if depth == 8:
+        return b"".join(bytes([0, *row]) for row in values)
+    return b"".join(bytes([0, (left << depth | right) << 8 - 2 * depth]) for left, right in values)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
@@ -79,7 +74,7 @@ class MemoryPath:
 @pytest.mark.parametrize(
     ("colour_type", "depth", "row", "message"),
     [
-        (GREY, 16, b"\0\0\1\0\1", r"a\.png.* 8 bits.* 16"),
+        (GREY, 16, b"\0\0\1\0\1", r"a\.png.* 8 bits.* I;16$"),
         (COLOURS, 8, bytes(7), r"a\.png.* grey or .*palette.* RGB: see b"),
         (GREY_ALPHA, 8, bytes(5), r"a\.png.* grey or .*palette.* LA: see b"),
     ],
