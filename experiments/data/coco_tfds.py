@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import os
-import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -13,10 +12,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from experiments.data.coco_annotations import AnnotatedImage, Annotations, read_annotations
+from experiments.data.encoded_pictures import read_encoded
 from experiments.data.errors import DataError
-from experiments.data.pictures import picture_size
-from experiments.engine.errors import InputError
-from experiments.engine.files import locked
+from experiments.data.prepared import prepare_once
 from experiments.engine.text import shown
 
 NAME = "coco_instances"
@@ -155,16 +153,12 @@ def prepare(folder: Path, data_dir: Path, config: CocoConfig) -> Path:
             malformed; the message names the file and the entry.
         FolderError: ``data_dir`` cannot be written to.
     """
-    home = data_dir / NAME / config.name
-    prepared = home / str(CocoInstances.VERSION)  # tfds renames the complete folder to this
-    if prepared.is_dir():  # it may be read-only
-        return prepared
-    with locked(home):
-        for left in home.glob("incomplete.*"):
-            shutil.rmtree(left)
-        builder = CocoInstances(folder=folder, config=config, data_dir=data_dir)
-        builder.download_and_prepare()
-        return Path(builder.data_dir)
+    return prepare_once(
+        data_dir / NAME / config.name / str(CocoInstances.VERSION),
+        lambda: CocoInstances(
+            folder=folder, config=config, data_dir=data_dir
+        ).download_and_prepare(),
+    )
 
 
 def _annotated_splits(folder: Path, config: CocoConfig) -> dict[str, tuple[Annotations, Path]]:
@@ -242,26 +236,13 @@ def _check_counts(folder: Path, counts: Mapping[str, tuple[int, int]], config: C
 
 
 def _encoded(path: Path, image: AnnotatedImage, annotations: Annotations) -> bytes:
-    try:
-        encoded = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    name = f"image {path}"
-    try:
-        width, height = picture_size(io.BytesIO(encoded), name, upright=False)
-        shown_size = picture_size(io.BytesIO(encoded), name)
-    except InputError as error:
-        raise DataError(str(error)) from error
-    annotated = (image.width, image.height)
-    if (width, height) != annotated:
-        hint = ""
-        if shown_size == annotated:
-            hint = (
-                ". Its EXIF orientation rotates it, but annotations must refer to the image "
-                "as it is stored: rotate the pixels, and remove the orientation"
-            )
+    encoded = read_encoded(path)
+    annotated = (image.height, image.width)
+    if encoded.shape != annotated:
+        height, width = encoded.shape
         raise DataError(
             f"{path} must be {image.height} x {image.width} (height x width), as "
-            f"{annotations.path} says of image {image.id}, got {height} x {width}{hint}"
+            f"{annotations.path} says of image {image.id}, got {height} x {width}"
+            f"{encoded.orientation_hint(annotated)}"
         )
-    return encoded
+    return encoded.content

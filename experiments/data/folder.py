@@ -57,28 +57,54 @@ def open_images(folder: Path) -> tuple[ImageFiles, ImageFiles]:
     """
     if not folder.is_dir():
         raise DataError(f"images must be a folder, got {folder}")
-    names = sorted(_names(folder))
+    names = sorted(file_names(folder, "images"))
     if len(names) < 2:
         raise DataError(
             f"images must hold at least two images, for training and validation, got {len(names)} "
             f"in {folder} and its subfolders; a name ends in one of {' '.join(SUFFIXES)}"
         )
-    ranked = sorted(names, key=_rank)
-    share = sum(_rank(name) < _VALIDATION_SHARE for name in names)
-    count = min(max(share, 1), len(names) - 1)
-    return ImageFiles(folder, sorted(ranked[count:])), ImageFiles(folder, sorted(ranked[:count]))
+    train, validation = split_by_name(names)
+    return ImageFiles(folder, train), ImageFiles(folder, validation)
 
 
-def _names(folder: Path) -> Iterator[str]:
-    for inside, folders, files in folder.walk(on_error=_refuse):
+def file_names(folder: Path, what: str, suffixes: Sequence[str] = SUFFIXES) -> Iterator[str]:
+    """Yields the files of a folder and its subfolders, except hidden files and linked subfolders.
+
+    Args:
+        folder: folder of files.
+        what: name of the folder at the start of error messages.
+        suffixes: ends of the names of files that are used, in lower case.
+
+    Yields:
+        The path of each file, relative to ``folder``, with "/" between folders.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{what} must be readable, with all subfolders: {error}") from error
+
+    for inside, folders, files in folder.walk(on_error=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 yield (inside / name).relative_to(folder).as_posix()
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(f"images must be readable, with all subfolders: {error}") from error
+def split_by_name(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits files into training and validation by digests of their names.
+
+    Args:
+        names: paths of at least two files.
+
+    Returns:
+        The files for training, and those for validation, one in ten and at least one; both sorted.
+    """
+    ranked = sorted(names, key=_rank)
+    share = sum(_rank(name) < _VALIDATION_SHARE for name in names)
+    count = min(max(share, 1), len(names) - 1)
+    return sorted(ranked[count:]), sorted(ranked[:count])
 
 
 def images_digest(folder: Path) -> str:

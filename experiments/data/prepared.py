@@ -1,12 +1,14 @@
 """Finds datasets that tfds prepared, and checks before a run that they are complete."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
 from experiments.data.errors import DataError
+from experiments.engine.files import locked
 
 _SPLITS = ("train", "validation")
 
@@ -89,6 +91,34 @@ def open_builder(folder: Path) -> tfds.core.DatasetBuilder:
         message = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"tfds cannot open {folder}: {message}") from error
     return builder
+
+
+def prepare_once(prepared: Path, write: Callable[[], object]) -> Path:
+    """Prepares a dataset, unless it exists.
+
+    A preparation that was killed leaves nothing that looks complete; the next one deletes the rest
+    and starts again. If two processes prepare the dataset, one waits for the other.
+
+    Args:
+        prepared: folder of the complete dataset, such as ``data_dir/coco_instances/2017/1.0.0``.
+        write: function that writes the dataset, called if it does not exist. It must write to
+            folders beside ``prepared`` whose names start with ``incomplete.``, and rename the
+            complete folder.
+
+    Returns:
+        ``prepared``.
+
+    Raises:
+        FolderError: the folder cannot be written to.
+    """
+    if prepared.is_dir():  # it may be read-only
+        return prepared
+    with locked(prepared.parent):
+        for left in prepared.parent.glob("incomplete.*"):
+            shutil.rmtree(left)
+        if not prepared.is_dir():  # another process may have written it
+            write()
+    return prepared
 
 
 def check_can_prepare() -> None:

@@ -5,12 +5,27 @@ import pytest
 from experiments.data.composed.crops import prepare
 from experiments.engine.command_line import run_program
 from tests.experiments.compilation import few_optimizations
+from tests.experiments.data.composed.fake_cutouts import write_fake_cutouts
 
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
     """The dataset of crops of the seven photographs, built once."""
     return prepare("pypi", tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def cutouts_cache(tmp_path_factory):
+    """A folder that holds what stands in for the cutouts."""
+    cache = tmp_path_factory.mktemp("cutouts")
+    write_fake_cutouts(cache)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def scenes_dir(tmp_path_factory):
+    """A folder of tfds datasets, in which tests of all tasks compose scenes."""
+    return tmp_path_factory.mktemp("scenes")
 
 
 @pytest.fixture(scope="module", name="few_optimizations")

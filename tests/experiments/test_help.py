@@ -23,7 +23,10 @@ HELP = {
 }  # fmt: skip
 # Libraries that compute or read training data, and are not needed to prepare data.
 NOT_FOR_DATA = {"flax", "grain", "jax", "optax", "orbax"}
-DATA = ["coco", "composed.debian", "composed.scenes", "imagenet", "places"]
+DATA = [
+    "ade20k", "coco", "composed.debian", "composed.label_scenes", "composed.scenes", "imagenet",
+    "places",
+]  # fmt: skip
 PROGRAM = """
 import contextlib, io, runpy, sys
 

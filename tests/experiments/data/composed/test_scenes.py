@@ -19,10 +19,10 @@ from experiments.data.composed.scenes import (
     CATEGORIES,
     annotations_of,
     prepare_scenes,
-    scene,
 )
 from experiments.data.composed.scenes_composition import Scene
 from experiments.data.composed.scenes_config import ScenesConfig
+from experiments.data.composed.scenes_writing import scene
 from experiments.data.errors import DataError
 from experiments.engine.config import ConfigError
 from tests.experiments.data.composed.fake_cutouts import write_fake_cutouts

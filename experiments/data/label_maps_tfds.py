@@ -1,0 +1,156 @@
+"""A tfds dataset of images with label maps, which give each pixel a class."""
+
+import io
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+
+from experiments.data.classes import UNLABELLED
+from experiments.data.encoded_pictures import EncodedPicture, read_encoded
+from experiments.data.errors import DataError
+from experiments.data.label_files import (
+    LabelFiles,
+    LabelFormat,
+    LabelledImage,
+    encode_label,
+    read_label,
+)
+from experiments.data.prepared import prepare_once
+from experiments.engine.text import encodable
+
+NAME = "label_maps"
+VERSION = tfds.core.Version("1.0.0")
+
+_FILES_AT_ONCE = 64
+_RECORDS_PER_FILE = 1024  # a multiple of the number above
+
+
+FEATURES = tfds.features.FeaturesDict(
+    {
+        "image": tfds.features.Image(),
+        "label": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+        "height": np.int64,
+        "width": np.int64,
+        "file_name": tfds.features.Text(),
+        "scene": tfds.features.Text(),
+    }
+)
+
+
+def label_maps_path(data_dir: Path, name: str) -> Path:
+    """Returns the folder that the complete dataset has.
+
+    Args:
+        data_dir: folder of the tfds datasets.
+        name: name of the dataset's config.
+    """
+    return data_dir / NAME / name / str(VERSION)
+
+
+def prepare(name: str, data_dir: Path, list_files: Callable[[], LabelFiles]) -> Path:
+    """Prepares the dataset, unless it exists, and returns the folder from which to read it.
+
+    A preparation that was killed leaves nothing that looks complete; the next one deletes the rest
+    and starts again. If two processes prepare the dataset, one waits for the other.
+
+    Args:
+        name: name of the dataset's config.
+        data_dir: folder of the tfds datasets.
+        list_files: function that lists the files of the dataset; called if it does not exist.
+
+    Raises:
+        DataError: a file is missing or invalid, or an image and its label have different sizes; the
+            message names the file.
+        FolderError: ``data_dir`` cannot be written to.
+    """
+    prepared = label_maps_path(data_dir, name)
+    return prepare_once(prepared, lambda: _write(prepared, list_files()))
+
+
+def _write(prepared: Path, files: LabelFiles) -> None:
+    sizes, counts = {}, {}
+    # Everything is checked before the first record is written. Labels must be decoded for it,
+    # because the values of the pixels are checked; images are not decoded.
+    for split, pairs in files.splits.items():
+        checked = _checked(pairs, files.format)
+        sizes[split] = [list(shape) for shape, _ in checked]
+        counts[split] = [len(checked), sum(unlabelled for _, unlabelled in checked)]
+    metadata = {"class_names": list(files.class_names), "sizes": sizes, "counts": counts}
+    incomplete = prepared.with_name(f"incomplete.{prepared.name}")
+    try:
+        _write_records(incomplete, files, tfds.core.MetadataDict(metadata))
+        incomplete.rename(prepared)
+    except BaseException:
+        shutil.rmtree(incomplete, ignore_errors=True)
+        raise
+
+
+def _write_records(folder: Path, files: LabelFiles, metadata: tfds.core.MetadataDict) -> None:
+    # A builder of tfds would sort the records, for which it needs TensorFlow above 1 GB.
+    identity = tfds.core.DatasetIdentity(
+        name=NAME, version=VERSION, data_dir=folder, module_name=__name__
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity, features=FEATURES, disable_shuffling=True, metadata=metadata
+    )
+    folder.mkdir()
+    writer = tfds.core.SequentialWriter(info, _RECORDS_PER_FILE, file_format="array_record")
+    writer.initialize_splits(list(files.splits))
+    for split, pairs in files.splits.items():
+        for some in itertools.batched(pairs, _FILES_AT_ONCE):
+            examples = list(_in_threads(lambda pair: _example(pair, files.format), some))
+            writer.add_examples({split: examples})
+    writer.close_all()
+
+
+def _checked(
+    pairs: Sequence[LabelledImage], form: LabelFormat
+) -> list[tuple[tuple[int, int], bool]]:
+    """Returns, for each image, height and width, and whether no pixel is labelled."""
+
+    def check(pair: LabelledImage) -> tuple[tuple[int, int], bool]:
+        image, label = _read(pair, form)
+        return image.shape, bool((label == UNLABELLED).all())
+
+    return list(_in_threads(check, pairs))
+
+
+def _example(pair: LabelledImage, form: LabelFormat) -> dict[str, Any]:
+    image, label = _read(pair, form)
+    height, width = image.shape
+    return {
+        "image": io.BytesIO(image.content),
+        "label": io.BytesIO(encode_label(label)),
+        "height": height,
+        "width": width,
+        "file_name": encodable(pair.name),
+        "scene": encodable(pair.scene),
+    }
+
+
+def _read(
+    pair: LabelledImage, form: LabelFormat
+) -> tuple[EncodedPicture, UInt8[np.ndarray, "height width"]]:
+    image = read_encoded(pair.image)
+    label = read_label(pair.label, form)
+    if image.shape != label.shape:
+        (height, width), (label_height, label_width) = image.shape, label.shape
+        raise DataError(
+            f"label {pair.label} must be {height} x {width} (height x width), as {pair.image}, got "
+            f"{label_height} x {label_width}{image.orientation_hint((label_height, label_width))}"
+        )
+    return image, label
+
+
+def _in_threads[A, B](function: Callable[[A], B], arguments: Iterable[A]) -> Iterator[B]:
+    """Yields the results in order."""
+    # Threads suffice: Pillow and NumPy release the lock of the interpreter while they compute.
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(function, arguments)
