@@ -47,7 +47,8 @@ def random_crop(
         The crop of the image, bilinear, and of the label map, nearest. Their sides are
         ``config.crop_side``, or the side of the scaled image if that is shorter.
     """
-    factor = rng.uniform(*config.crop_scales)
+    lowest, highest = config.crop_scales
+    factor = rng.uniform(lowest, highest)
     size = crop_source_size(image.height, image.width, factor, config)
     rows, columns = (nearest(length, new) for length, new in zip(label.shape, size, strict=True))
     for _ in range(_ATTEMPTS + 1):
@@ -73,7 +74,7 @@ def _part(
 
 def _is_varied(label: np.ndarray, share: float) -> bool:
     counts = np.bincount(label.ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
-    return 0 < counts.max() <= share * counts.sum()
+    return bool(0 < counts.max() <= share * counts.sum())
 
 
 @dataclasses.dataclass(frozen=True)
