@@ -28,6 +28,7 @@ class LabelMaps:
         validation: validation records.
         sizes: for each split, int32 ``[n, 2]``, height and width of each record in pixels.
         class_names: names of the classes, by number.
+        unlabelled_images: number of images without a labelled pixel, for each split.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class LabelMaps:
     validation: Source
     sizes: Mapping[str, Int[np.ndarray, "records 2"]]
     class_names: tuple[str, ...]
+    unlabelled_images: Mapping[str, int]
 
     def source(self, split: str) -> Source:
         """The records of a split, ``"train"`` or ``"validation"``."""

@@ -55,4 +55,5 @@ def make_label_maps(train, validation=(), classes=5):
         validation=records["validation"],
         sizes={split: found.reshape(-1, 2) for split, found in sizes.items()},
         class_names=names,
+        unlabelled_images=dict.fromkeys(records, 0),
     )

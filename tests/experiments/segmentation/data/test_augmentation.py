@@ -231,6 +231,8 @@ def test_the_hue_wraps_around():
     forwards, backwards = (distorted(red, Distortion(hue=hue))[0, 0] for hue in (36, -36))
     np.testing.assert_allclose(forwards, [255, 153, 0], atol=6)
     np.testing.assert_allclose(backwards, [255, 0, 153], atol=6)
+    one_step = distorted(red, Distortion(hue=-360 / 255))[0, 0]
+    np.testing.assert_allclose(one_step, [255, 0, 6], atol=1)
     purple_red = np.array([[[255, 0, 40]]], np.uint8)
     np.testing.assert_allclose(
         distorted(purple_red, Distortion(hue=36))[0, 0], [255, 113, 0], atol=9
