@@ -300,7 +300,7 @@ def test_training_resumes_where_it_was(view):
 def test_worker_processes_give_the_same_batches():
     if not absl.flags.FLAGS.is_parsed():  # absl.app.run does this in programs
         absl.flags.FLAGS.mark_as_parsed()
-    for dataset in (training(), training(config=CROP), evaluation()):
+    for dataset in (training(config=dataclasses.replace(CROP, distort=True)), evaluation()):
         options = grain.MultiprocessingOptions(num_workers=2)
         iterator = iter(dataset.to_iter_dataset().mp_prefetch(options))
         for number in range(5):
