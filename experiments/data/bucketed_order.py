@@ -74,7 +74,7 @@ class BucketedOrder:
         return buckets[_permutation(self._seed, _MIX, epoch, len(buckets))]
 
 
-# Room for the current and the next epoch of two buckets and of their mixture.
-@functools.lru_cache(maxsize=6)
+# Room for the current and the next epoch of seven buckets and of their mixture.
+@functools.lru_cache(maxsize=16)
 def _permutation(seed: int, purpose: int, epoch: int, count: int) -> Int[np.ndarray, "count"]:
     return np.random.default_rng((seed, purpose, epoch)).permutation(count)

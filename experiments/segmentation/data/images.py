@@ -1,0 +1,90 @@
+"""Resizes images and label maps in the same way."""
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from experiments.data.classes import UNLABELLED
+from experiments.segmentation.data.shapes import Shape
+
+
+def fitted(image: Image.Image, size: Shape) -> UInt8[np.ndarray, "height width 3"]:
+    """Resizes an image bilinearly, for evaluation and prediction.
+
+    Args:
+        image: RGB image.
+        size: height and width of the result in pixels.
+
+    Returns:
+        The image, ``[*size, 3]``.
+    """
+    height, width = size
+    # Pillow widens its filter by the downsampling factor, which prevents aliasing.
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def fit_label(
+    label: UInt8[np.ndarray, "h w"], size: Shape, shape: Shape, flip: bool = False
+) -> UInt8[np.ndarray, "height width"]:
+    """Resizes a label map by nearest and puts it in the top left corner of an array.
+
+    The pixels are those of an image from :func:`experiments.data.record_images.fit_image`.
+
+    Args:
+        label: class of each pixel, 255 for no class.
+        size: height and width of the resized label map in pixels.
+        shape: height and width of the result in pixels, at least those of ``size``.
+        flip: whether the label map is mirrored.
+
+    Returns:
+        The label map, ``[*shape]``, padded with 255.
+    """
+    rows, columns = (nearest(length, new) for length, new in zip(label.shape, size, strict=True))
+    return padded_label(label[rows][:, columns[::-1] if flip else columns], shape)
+
+
+def nearest(length: int, resized: int) -> Int[np.ndarray, "resized"]:
+    """Returns the index of the nearest pixel of an axis for each pixel of the resized axis.
+
+    Pixels have their coordinates at their centres, as in Pillow. A centre on the border of two
+    pixels has the second one; Pillow, which adds up rounded steps, sometimes takes the first.
+
+    Args:
+        length: length of the axis in pixels.
+        resized: length of the resized axis in pixels.
+    """
+    return (2 * np.arange(resized) + 1) * length // (2 * resized)
+
+
+def padded_image(
+    image: UInt8[np.ndarray, "h w 3"], shape: Shape
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Puts an image in the top left corner of a black array.
+
+    Args:
+        image: the image.
+        shape: height and width of the result in pixels, at least those of the image.
+
+    Returns:
+        The padded image, ``[*shape, 3]``.
+    """
+    padded = np.zeros((*shape, 3), np.uint8)
+    padded[: image.shape[0], : image.shape[1]] = image
+    return padded
+
+
+def padded_label(
+    label: UInt8[np.ndarray, "h w"], shape: Shape
+) -> UInt8[np.ndarray, "height width"]:
+    """Puts a label map in the top left corner of an array without classes.
+
+    Args:
+        label: class of each pixel, 255 for no class.
+        shape: height and width of the result in pixels, at least those of the label map.
+
+    Returns:
+        The label map, ``[*shape]``, padded with 255.
+    """
+    padded = np.full(shape, UNLABELLED, np.uint8)
+    padded[: label.shape[0], : label.shape[1]] = label
+    return padded
