@@ -18,11 +18,11 @@ from experiments.engine import distributed
 from experiments.engine.distributed_config import Distributed
 from experiments.segmentation.evaluation.evaluator import SegmentationEvaluator
 
-NAMES = ("sky", "sea", "sand", "ship", "whale")  # there is no whale
+NAMES = ("sky", "sea", "sand", "ship", "whale")  # no label is a whale
 SIDE = 64  # shorter side of the network's images
 # Weights of the three colours in the logits of the classes.
 WEIGHTS = np.random.default_rng(1).normal(size=(3, len(NAMES))).astype(np.float32)
-SIZES = [(40, 61), (64, 64), (33, 90), (70, 30), (128, 100), (50, 50), (300, 270), (20, 30),
+SIZES = [(40, 61), (64, 64), (33, 90), (70, 30), (128, 100), (50, 50), (260, 90), (20, 30),
          (64, 65), (41, 60), (90, 33)]  # fmt: skip
 
 
