@@ -122,7 +122,7 @@ def test_all_scales_and_mirrored_views_are_averaged():
     for first, second in (seen[:2], seen[2:]):
         np.testing.assert_array_equal(first, second[:, :, ::-1])
         assert first[0, 0, 0, 0] < 99 < first[0, 0, -1, 0]
-    # Mirrored back, the last view is sure of class 2 on the left; as it is, class 1 would win there.
+    # Mirrored back, the last view is sure of class 2 on the left, where class 1 would win.
     assert (classes[:, :20] == 2).all()
     assert (classes[:, -20:] == 2).all()
 
