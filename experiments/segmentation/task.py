@@ -1,6 +1,5 @@
 """Inference of the segmentation task (a stand-in with the interface of the task)."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from experiments.engine.runs import RunType
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.step import State
 from experiments.segmentation.configs import SegmentationConfig
+from experiments.segmentation.data.config import Split
 from experiments.segmentation.evaluation.evaluator import SegmentationEvaluator
 
 
@@ -41,7 +41,8 @@ def make_evaluator(
     config: SegmentationConfig,
     data: LabelMaps,
     evaluation: EvaluationConfig,
-    scales: Sequence[float] = (1.0,),
+    split: Split = "validation",
+    scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
 ) -> SegmentationEvaluator:
     """The evaluator of a config's network on the validation images."""

@@ -42,8 +42,8 @@ FIGURE = "classes.png"
 
 _COLUMNS = {
     MEAN_IOU: "mIoU, %",
-    PIXEL_ACCURACY: "pixel accuracy, %",
-    MEAN_IOU_OF_PRESENT: "mIoU of present classes, %",
+    PIXEL_ACCURACY: "P.A., %",
+    MEAN_IOU_OF_PRESENT: "mIoU of the classes that occur, %",
 }
 # Fields of the data that only change the views of images in training.
 _TRAINING_ONLY = frozenset(
@@ -83,7 +83,7 @@ def compare(
     examples: int = 5,
     evaluation: EvaluationConfig = EVALUATION,
     images: Sequence[Path] = (),
-    scales: Sequence[float] = (1.0,),
+    scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
 ) -> None:
     """Evaluates runs on the same images, and draws their classes.
@@ -124,7 +124,7 @@ def compare(
     data = open_data(config, folders)
     metrics: dict[str, dict[str, float]] = {}
     for name, run in loaded.items():
-        evaluate = make_evaluator(run.config, data, evaluation, scales, flip)
+        evaluate = make_evaluator(run.config, data, evaluation, scales=scales, flip=flip)
         metrics[name] = evaluate({part: run.state[part] for part in ("params", "model_state")})
     results = {
         name: {"folder": encodable(folder), "step": loaded[name].step, "metrics": metrics[name]}
