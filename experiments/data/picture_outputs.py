@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -62,12 +63,35 @@ class PictureOutputs:
         Raises:
             InputError: ``output`` is an input, was written before, or cannot be written.
         """
+        self._save(picture, output, Image.fromarray(pixels), icc_profile=profile)
+
+    def write_indexed(
+        self,
+        picture: Path,
+        output: Path,
+        indices: UInt8[np.ndarray, "H W"],
+        palette: UInt8[np.ndarray, "256 3"],
+    ) -> None:
+        """Writes a PNG file with a palette, atomically.
+
+        Args:
+            picture: input from which the output is made, for error messages.
+            output: path of the file to write; its folder is created.
+            indices: index of each pixel's colour in the palette, uint8 ``[H, W]``. The file stores
+                the indices unchanged, with 8 bits each.
+            palette: RGB colours, uint8 ``[256, 3]``.
+
+        Raises:
+            InputError: ``output`` is an input, was written before, or cannot be written.
+        """
+        image = Image.fromarray(indices)
+        image.putpalette(palette.tobytes())
+        self._save(picture, output, image)
+
+    def _save(self, picture: Path, output: Path, image: Image.Image, **options: Any) -> None:
         self.check(picture, output)
-        image = Image.fromarray(pixels)
         try:
-            write_atomically(
-                output, lambda file: image.save(file, format="png", icc_profile=profile)
-            )
+            write_atomically(output, lambda file: image.save(file, format="png", **options))
         except OSError as error:
             raise InputError(
                 f"image {picture}: output {output} cannot be written: {error}"

@@ -17,7 +17,7 @@ from experiments.engine.finite import bad_values
 from experiments.engine.presets import Preset
 from experiments.engine.settings import CheckpointChoice, RunConfig
 from experiments.engine.step import OPTIMIZER, first_carry
-from experiments.engine.text import listed
+from experiments.engine.text import listed, printable
 
 
 class LoadedRun[Config](NamedTuple):
@@ -138,3 +138,19 @@ def run_folder[Config: RunConfig](
             "output is named after the preset"
         )
     return runs / config.task / f"{preset.name}-seed{config.training.seed}"
+
+
+def names_of(runs: Sequence[Path]) -> list[str]:
+    """Names that tell runs apart: the names of the folders, or their paths if two are equal.
+
+    Args:
+        runs: folders of the runs.
+
+    Raises:
+        ConfigError: ``runs`` contains a run twice.
+    """
+    different = len({run.resolve() for run in runs}) == len(runs)
+    configs.check(different, "runs", "all different", [str(run) for run in runs])
+    names = [run.resolve().name for run in runs]
+    shown = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    return [printable(name) for name in shown]

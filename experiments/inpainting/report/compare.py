@@ -8,9 +8,10 @@ from experiments.engine.config import ConfigError, check, differences
 from experiments.engine.folders import DataFolders
 from experiments.engine.json_files import write_json
 from experiments.engine.parallel import check_batch_size
+from experiments.engine.runs import names_of
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.tables.table import Spread, print_tables, save_tables
-from experiments.engine.text import encodable, printable
+from experiments.engine.text import encodable
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import Metrics, make_evaluator
@@ -67,7 +68,7 @@ def compare(
     """
     check(len(runs) >= 2, "runs", "at least two folders", [str(run) for run in runs])
     check(examples >= 1, "examples", "at least 1", examples)
-    names = _names(runs)
+    names = names_of(runs)
     check_batch_size(evaluation.batch_size)
     loaded = {
         name: RUNS.load(run, evaluation.checkpoint) for name, run in zip(names, runs, strict=True)
@@ -99,15 +100,3 @@ def compare(
     save_tables(output / "table.md", tables)
     figures.save_fills(output / "fills.png", shown, fills)
     print_tables(tables, [f"Tables and figure: {output}"])
-
-
-def _names(runs: Sequence[Path]) -> list[str]:
-    """The names of the folders, or their paths if two names are equal.
-
-    Raises:
-        ConfigError: ``runs`` contains a run twice.
-    """
-    check(len({run.resolve() for run in runs}) == len(runs), "runs", "all different", list(runs))
-    names = [run.resolve().name for run in runs]
-    shown = names if len(set(names)) == len(names) else [str(run) for run in runs]
-    return [printable(name) for name in shown]

@@ -26,6 +26,22 @@ def test_pixels_and_profile_are_written_as_png(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "new/b.png"), PIXELS)
 
 
+def test_indices_are_written_with_their_palette_and_come_back_unchanged(tmp_path):
+    palette = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
+    for number, indices in enumerate([PIXELS[..., 0], PIXELS[..., 0] % 2]):
+        output = tmp_path / f"{number}.png"
+        PictureOutputs([]).write_indexed(tmp_path / "a.jpg", output, indices, palette)
+        with Image.open(output) as image:
+            assert (image.format, image.mode) == ("PNG", "P")
+            np.testing.assert_array_equal(np.asarray(image.convert("RGB")), palette[indices])
+        np.testing.assert_array_equal(read(output), indices)
+    outputs = PictureOutputs([tmp_path / "0.png"])
+    outputs.write_indexed(tmp_path / "b.jpg", tmp_path / "1.png", indices, palette)
+    for name in ("0.png", "1.png"):
+        with pytest.raises(InputError, match=rf"b\.jpg.*output .*{name}"):
+            outputs.write_indexed(tmp_path / "b.jpg", tmp_path / name, indices, palette)
+
+
 @pytest.mark.parametrize("link", ["none", "symlink_to", "hardlink_to"])
 def test_an_input_is_not_overwritten_under_any_of_its_names(tmp_path, link):
     picture = tmp_path / "a.png"

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
-from experiments.engine.runs import RunType
+from experiments.engine.runs import RunType, names_of
 from experiments.engine.settings import RunConfig
 from experiments.engine.step import first_carry
 
@@ -60,3 +60,10 @@ def test_a_network_with_unusable_values_is_refused_and_its_array_named(
     save(tmp_path, {"generator": network(**{name: values})})
     with pytest.raises(CheckpointError, match=rf"checkpoints/7 .* 1 of .*: generator/{message}"):
         RUNS.load(tmp_path)
+
+
+def test_runs_are_told_apart_by_the_names_or_else_the_paths_of_their_folders(tmp_path):
+    assert names_of([tmp_path / "a", tmp_path / "b\n"]) == ["a", r"b\n"]
+    assert names_of([tmp_path / "x/a", tmp_path / "y/a"]) == [f"{tmp_path}/x/a", f"{tmp_path}/y/a"]
+    with pytest.raises(configs.ConfigError, match=r"runs.*different.*/a"):
+        names_of([tmp_path / "a", tmp_path / "b/../a"])
