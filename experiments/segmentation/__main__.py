@@ -90,6 +90,9 @@ def compare(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
     output: Path = FOLDERS.runs / CATALOGUE.task / "compare",
     examples: int = 5,
+    images: tuple[Path, ...] = (),
+    scales: tuple[float, ...] = SINGLE_SCALE,
+    flip: bool = False,
     folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
     evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
 ) -> None:
@@ -98,13 +101,16 @@ def compare(
     Args:
         runs: folders of two or more runs on the same dataset.
         output: folder for the table and the figure.
-        examples: number of images in the figure.
+        examples: number of validation images in the figure.
+        images: image files that the figure shows too, without ground truth.
+        scales: factors of the size of the images; the probabilities of all sizes are averaged.
+        flip: average the probabilities of the mirrored images as well.
         folders: folders of the data.
         evaluation: settings of the evaluation.
     """
     from experiments.segmentation.prediction.compare import compare as compare_runs
 
-    compare_runs(runs, output, folders, examples, evaluation)
+    compare_runs(runs, output, folders, examples, evaluation, images, scales, flip)
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ def evaluate(
         ConfigError: the devices cannot share a batch equally, or a scale is not positive.
         DataError: the dataset is missing or damaged.
     """
+    check_scales(scales)
     check_batch_size(evaluation.batch_size)
     loaded = RUNS.load(run, evaluation.checkpoint)
     config = loaded.config

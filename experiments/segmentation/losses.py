@@ -69,16 +69,18 @@ def _loss(
         rngs={"dropout": key},
     )
     labels = batch["label"]
+    height, width = labels.shape[1:]
     if config.resolution == "labels":
-        logits = resize(logits, labels.shape[1:3])
+        logits = resize(logits, (height, width))
     else:
-        labels = reduce_labels(labels, logits.shape[1:3])
+        height, width = logits.shape[1:3]
+        labels = reduce_labels(labels, (height, width))
     labelled = labels != UNLABELLED
     loss = _cross_entropy(logits, labels)
     right = (logits.argmax(-1).astype(labels.dtype) == labels) & labelled
     metrics = {"accuracy": right.sum(dtype=jnp.float32)}
     if auxiliary is not None:
-        metrics["auxiliary"] = _cross_entropy(resize(auxiliary, labels.shape[1:3]), labels)
+        metrics["auxiliary"] = _cross_entropy(resize(auxiliary, (height, width)), labels)
         loss = loss + jnp.float32(config.auxiliary_weight) * metrics["auxiliary"]
     counted = labelled if config.average == "labelled" else jnp.ones_like(labelled)
     count = counted.sum(dtype=jnp.float32)

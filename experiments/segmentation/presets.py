@@ -6,7 +6,7 @@ from experiments.data.composed.scenes_config import ScenesConfig
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
 from experiments.engine.presets import Catalogue, Experiment, Metric, Preset, Scores
 from experiments.engine.settings import Operation, TrainingConfig
-from experiments.models.resnet_config import Depth, ResNetConfig, Stem
+from experiments.models.resnet_config import Depth, ResNetConfig
 from experiments.resamplers.methods import Downsampler, Upsampler
 from experiments.segmentation.configs import ADE20K_TRAINING, LossConfig, SegmentationConfig
 from experiments.segmentation.data.config import DataConfig
@@ -43,19 +43,23 @@ _DILATED_TRAINING = dataclasses.replace(
 )
 
 
-def _places(*places: str) -> tuple[dict[str, Upsampler], Downsampler]:
-    """Upsamplers of a UperNet, by field, and its downsampler, with CARAFE++ in some places."""
-    upsamplers: dict[str, Upsampler] = {
-        place: "carafe" for place in ("ppm", "fpn", "fuse") if place in places
-    }
-    return upsamplers, "carafe" if "backbone" in places else "strided"
+def _with_carafe(model: SegmenterConfig, *places: str) -> SegmenterConfig:
+    """A UperNet with CARAFE++ in some places: ``"ppm"``, ``"fpn"``, ``"fuse"``, ``"backbone"``."""
+    methods: dict[str, Upsampler] = dict.fromkeys(places, "carafe")
+    downsampler: Downsampler = "carafe" if "backbone" in places else "strided"
+    return dataclasses.replace(
+        model,
+        backbone=dataclasses.replace(model.backbone, downsampler=downsampler),
+        ppm=methods.get("ppm", "bilinear"),
+        fpn=methods.get("fpn", "bilinear"),
+        fuse=methods.get("fuse", "bilinear"),
+    )
 
 
 def _upernet(depth: Depth, *places: str) -> SegmentationConfig:
     """UperNet of the official implementation, with CARAFE++ in some places."""
-    upsamplers, downsampler = _places(*places)
-    backbone = ResNetConfig(depth, downsampler, norm="sync_batch", stem="deep")
-    return SegmentationConfig(model=SegmenterConfig(backbone=backbone, **upsamplers))
+    backbone = ResNetConfig(depth, norm="sync_batch", stem="deep")
+    return SegmentationConfig(model=_with_carafe(SegmenterConfig(backbone=backbone), *places))
 
 
 def _dilated(depth: Depth, architecture: Architecture) -> SegmentationConfig:
@@ -65,22 +69,20 @@ def _dilated(depth: Depth, architecture: Architecture) -> SegmentationConfig:
         model=SegmenterConfig(architecture, backbone, dropout=0.1, auxiliary=True),
         data=dataclasses.replace(_CROPS, distort=False),
         training=_DILATED_TRAINING,
-        loss=dataclasses.replace(_MMSEG_LOSS, average="labelled"),
+        loss=LossConfig(resolution="labels"),
     )
 
 
 def _mmseg(*places: str) -> SegmentationConfig:
     """UperNet with ResNet-50 and the recipe of mmseg, with CARAFE++ in some places."""
-    upsamplers, downsampler = _places(*places)
-    stem: Stem = "v1c"
+    model = SegmenterConfig(
+        backbone=ResNetConfig(50, norm="sync_batch", stem="v1c"),
+        pooling_order="convolution_first",
+        dropout=0.1,
+        auxiliary=True,
+    )
     return SegmentationConfig(
-        model=SegmenterConfig(
-            backbone=ResNetConfig(50, downsampler, norm="sync_batch", stem=stem),
-            pooling_order="convolution_first",
-            dropout=0.1,
-            auxiliary=True,
-            **upsamplers,
-        ),
+        model=_with_carafe(model, *places),
         data=_CROPS,
         training=_MMSEG_TRAINING,
         loss=_MMSEG_LOSS,
@@ -232,14 +234,11 @@ def _small_presets(
 ) -> tuple[SegmentationPreset, ...]:
     presets = []
     for suffix, places in _SMALL_ROWS.items():
-        upsamplers, downsampler = _places(*places)
-        backbone = dataclasses.replace(config.model.backbone, downsampler=downsampler)
-        model = dataclasses.replace(config.model, backbone=backbone, **upsamplers)
+        changed = dataclasses.replace(config, model=_with_carafe(config.model, *places))
         name = f"scenes-{scale}-{suffix}"
         measured = _MEASURED.get(name, ({}, "", "not measured"))
-        changed = dataclasses.replace(config, model=model)
-        row_name = f"{row}, {_row(places)}"
-        presets.append(Preset(name, row_name, changed, {}, "none: another dataset", *measured))
+        note = "none: another dataset"
+        presets.append(Preset(name, f"{row}, {_row(places)}", changed, {}, note, *measured))
     return tuple(presets)
 
 

@@ -4,7 +4,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from experiments.segmentation.data.datasets import open_data
 
 from experiments.classification import task as classification
 from experiments.classification.configs import ClassificationConfig
@@ -20,6 +19,7 @@ from experiments.engine.step import first_carry
 from experiments.models.resnet_config import ResNetConfig
 from experiments.segmentation import task
 from experiments.segmentation.configs import SegmentationConfig
+from experiments.segmentation.data.datasets import open_data
 from experiments.segmentation.task import (
     RUNS,
     initial_variables,
