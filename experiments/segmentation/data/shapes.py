@@ -132,11 +132,12 @@ def evaluation_size(height: int, width: int, config: DataConfig, scale: float = 
 
     The shorter side is scaled to ``config.test_shorter``, unless the longer side would exceed
     ``config.longer``. Both sides are rounded half up, and then up to a multiple of 32, so that the
-    aspect ratio changes slightly.
+    aspect ratio changes slightly. The official implementation rounds down first, which makes one
+    side of about 1 image in 64 shorter by 32 pixels.
 
-    Images of all sizes have 75 sizes with the default config at scale 1. Either the shorter side is
-    480 and the longer one a multiple of 32 in 480..1216, or the longer side is 1216 and the shorter
-    one a multiple of 32 in 32..448: 38 sizes with a landscape image, and 37 with a portrait image.
+    With the default config there are 75 results at scale 1. Either the shorter side is 480 and the
+    longer one a multiple of 32 in 480..1216, or the longer side is 1216 and the shorter one a
+    multiple of 32 in 32..448: 38 results for landscape images, and 37 more for portrait images.
 
     Args:
         height: height of the image in pixels.
