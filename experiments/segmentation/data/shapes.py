@@ -146,8 +146,7 @@ def evaluation_size(height: int, width: int, config: DataConfig, scale: float = 
         scale: factor of both lengths of the config, for evaluation at several scales.
     """
     factor = _scale(height, width, config.test_shorter * scale, config.longer * scale)
-    resized_height, resized_width = _scaled(height, width, factor)
-    return _to_multiple(resized_height), _to_multiple(resized_width)
+    return _to_multiple(max(1, int(height * factor))), _to_multiple(max(1, int(width * factor)))
 
 
 def evaluation_shapes(

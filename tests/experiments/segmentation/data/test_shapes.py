@@ -170,9 +170,11 @@ def test_no_bucket_of_a_smaller_aspect_ratio_contains_the_image(height, width, c
 
 
 def slow_evaluation_size(height, width, shorter, longer):
+    factor = min(shorter / min(height, width), longer / max(height, width))
     lengths = []
-    for length in by_mmcv(height, width, shorter, longer):
-        lengths.append(next(multiple for multiple in range(32, 9999, 32) if multiple >= length))
+    for length in (height, width):
+        whole = math.floor(length * factor)  # down, as in the official implementation
+        lengths.append(next(multiple for multiple in range(32, 9999, 32) if multiple >= whole))
     return tuple(lengths)
 
 
@@ -185,6 +187,7 @@ def slow_evaluation_size(height, width, shorter, longer):
         ((300, 300), (480, 480)),
         ((450, 640), (480, 640)),
         ((450, 641), (480, 672)),
+        ((428, 640), (480, 672)),  # 672.9 pixels
         ((100, 400), (320, 1216)),
         ((1, 5000), (32, 1216)),
     ],
