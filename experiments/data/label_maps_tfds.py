@@ -1,4 +1,10 @@
-"""A tfds dataset of images with label maps, which give each pixel a class."""
+"""Prepares a tfds dataset of images with label maps, which give each pixel a class.
+
+Images are stored as they are, labels as grey PNG files with the numbers of the classes, and 255 for
+pixels without a class. Records are in the order of the files. The metadata hold ``class_names``;
+``sizes``, for each split the height and width of each image; and ``counts``, for each split the
+number of images and the number of images without a labelled pixel.
+"""
 
 import io
 import itertools
@@ -29,10 +35,9 @@ NAME = "label_maps"
 VERSION = tfds.core.Version("1.0.0")
 
 _FILES_AT_ONCE = 64
-_RECORDS_PER_FILE = 1024  # a multiple of the number above
+_RECORDS_PER_FILE = 1024
 
-
-FEATURES = tfds.features.FeaturesDict(
+_FEATURES = tfds.features.FeaturesDict(
     {
         "image": tfds.features.Image(),
         "label": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
@@ -98,7 +103,7 @@ def _write_records(folder: Path, files: LabelFiles, metadata: tfds.core.Metadata
         name=NAME, version=VERSION, data_dir=folder, module_name=__name__
     )
     info = tfds.core.DatasetInfo(
-        builder=identity, features=FEATURES, disable_shuffling=True, metadata=metadata
+        builder=identity, features=_FEATURES, disable_shuffling=True, metadata=metadata
     )
     folder.mkdir()
     writer = tfds.core.SequentialWriter(info, _RECORDS_PER_FILE, file_format="array_record")

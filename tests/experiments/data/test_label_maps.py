@@ -1,5 +1,9 @@
+import dataclasses
 import pickle
 import shutil
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +60,60 @@ def test_records_keep_their_order_over_several_files(prepared, data):
             decode_label(record), np.full((record["height"], record["width"]), expected)
         )
     assert data.unlabelled_images == {"train": 367, "validation": 2}
+
+
+class ChangingFile:
+    """A path of a file that is damaged after it was read once."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def read_bytes(self):
+        path, self.path = self.path, Path("/nowhere")
+        return path.read_bytes()
+
+    def __str__(self):
+        return "changing.png"
+
+
+def test_a_file_that_changes_after_the_check_leaves_no_dataset(tmp_path):
+    files = write_two(tmp_path)
+    pairs = files.splits["train"]
+    changing = dataclasses.replace(pairs[0], label=ChangingFile(pairs[0].label))
+    changed = dataclasses.replace(files, splits={"train": [changing], "validation": pairs})
+    with pytest.raises(DataError, match=r"changing\.png cannot be read: No such file"):
+        prepare("two", tmp_path / "data", lambda: changed)
+    home = tmp_path / "data" / "label_maps" / "two"
+    assert [path.name for path in home.iterdir()] == [".lock"]
+    assert len(open_label_maps(prepare("two", tmp_path / "data", lambda: files)).train) == 2
+
+
+def test_a_process_that_waited_does_not_prepare_the_dataset_again(tmp_path):
+    files = write_two(tmp_path)
+    calls, others = [], []
+
+    def list_files():
+        calls.append(1)
+        other = threading.Thread(target=prepare, args=("two", tmp_path / "data", list_files))
+        other.start()
+        others.append(other)
+        time.sleep(0.3)  # the other thread finds no dataset, and waits for the lock
+        return files
+
+    prepare("two", tmp_path / "data", list_files)
+    others[0].join()
+    assert len(calls) == 1
+
+
+def write_two(folder):
+    """Writes two images, which are both splits."""
+    pairs = []
+    for number in range(2):
+        image, label = folder / f"{number}.jpg", folder / f"{number}.png"
+        Image.new("RGB", (3, 2)).save(image)
+        label.write_bytes(encode_label(np.zeros((2, 3), np.uint8)))
+        pairs.append(LabelledImage(image, label, image.name))
+    return LabelFiles(("cup",), {"train": pairs, "validation": pairs}, LabelFormat(1))
 
 
 def test_records_have_plain_types(data):
