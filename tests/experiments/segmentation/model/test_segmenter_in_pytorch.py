@@ -13,6 +13,7 @@ from experiments.resamplers.interpolation import resize
 from experiments.resamplers.pooling import adaptive_avg_pool
 from experiments.segmentation.model.config import SegmenterConfig
 from experiments.segmentation.model.segmenter import Segmenter
+from tests.experiments.compilation import jit
 from tests.experiments.variables import scaled_variables
 
 CLASSES = 5
@@ -89,25 +90,25 @@ def both_networks(case):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("size", [(64, 96), (75, 91), (65, 57)])
+@pytest.mark.parametrize("size", [(64, 96), (75, 57)])
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_logits_equal_pytorchs(case, size, torch):
     ours, variables, network = both_networks(case)
     x = images(2, *size)
     with torch.no_grad():
         expected = network.eval()(channels_first(x))
-    found = jax.jit(functools.partial(ours.apply, method="layers"))(variables, x)
+    found = jit(functools.partial(ours.apply, method="layers"))(variables, x)
     for logits, by_torch in zip(found, expected, strict=True):
         assert_close(logits, by_torch)
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("case", [1, 2, 3, 5])
+@pytest.mark.parametrize("case", [1, 3, 5])
 def test_logits_in_training_equal_pytorchs(case, torch):
     ours, variables, network = both_networks(case)
     x = images(4, 65, 96)
     apply = functools.partial(ours.apply, train=True, method="layers", mutable=["batch_stats"])
-    found, updates = jax.jit(apply)(variables, x)
+    found, updates = jit(apply)(variables, x)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.no_grad():
         expected = network.train()(channels_first(x))
