@@ -10,6 +10,7 @@ import carafe_jax
 from experiments.classification.presets import CATALOGUE as CLASSIFICATION
 from experiments.detection.presets import CATALOGUE as DETECTION
 from experiments.inpainting.presets import CATALOGUE as INPAINTING
+from experiments.segmentation.presets import CATALOGUE as SEGMENTATION
 from tests.documents import DOCUMENTS, README, ROOT, examples, expected_output
 from tests.slow import slow
 
@@ -51,6 +52,7 @@ def test_the_readme_has_an_example_for_each_use():
         ("classification", CLASSIFICATION),
         ("detection", DETECTION),
         ("inpainting", INPAINTING),
+        ("segmentation", SEGMENTATION),
     ],
 )
 def test_the_documentation_has_the_command_of_each_table(task, catalogue):

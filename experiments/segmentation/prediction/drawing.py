@@ -38,7 +38,7 @@ def shares(class_maps: Sequence[UInt8[np.ndarray, "_h _w"]]) -> list[Share]:
     for class_map in class_maps:
         counts = np.bincount(class_map.ravel(), minlength=256)
         counts[UNLABELLED] = 0
-        totals += counts / max(counts.sum(), 1)
+        totals += counts / max(int(counts.sum()), 1)
     total = max(float(totals.sum()), 1.0)
     found = np.argsort(-totals, kind="stable")
     return [Share(int(number), totals[number] / total) for number in found if totals[number]]

@@ -206,6 +206,7 @@ def test_inputs_and_other_results_are_not_overwritten(tmp_path):
     for number, message in messages.items():
         with pytest.raises(InputError, match=message):
             raise outcomes[number]
+    assert not (tmp_path / "a-labels.png").exists()
     assert not (tmp_path / "c.png").exists()
 
 
