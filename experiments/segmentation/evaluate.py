@@ -9,6 +9,7 @@ from experiments.engine.settings import EvaluationConfig
 from experiments.engine.tables.table import Table, print_metrics, print_tables
 from experiments.segmentation.data.config import Split
 from experiments.segmentation.data.datasets import open_data
+from experiments.segmentation.data.shapes import check_scales
 from experiments.segmentation.evaluation.metric_names import iou_name
 from experiments.segmentation.presets import METRICS
 from experiments.segmentation.task import RUNS, make_evaluator

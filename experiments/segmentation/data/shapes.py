@@ -8,11 +8,13 @@ drawn for each batch.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int
 
+from experiments.engine.config import check
 from experiments.segmentation.data.config import DataConfig
 
 type Shape = tuple[int, int]  # height and width in pixels
@@ -179,6 +181,12 @@ def evaluation_sizes(
         scales: scales at which the image is evaluated.
     """
     return tuple(evaluation_size(height, width, config, scale) for scale in scales)
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Raises ``ConfigError`` unless there are scales, all of them positive and finite."""
+    fits = bool(scales) and all(0 < scale < math.inf for scale in scales)
+    check(fits, "scales", "one or more, positive and finite", list(scales))
 
 
 def _fits(height: int, width: int, config: DataConfig, bucket: Bucket, shorter_side: int) -> bool:

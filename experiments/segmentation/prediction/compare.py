@@ -23,6 +23,7 @@ from experiments.engine.tables.table import Table, print_tables, save_tables
 from experiments.engine.text import encodable
 from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.data.datasets import open_data
+from experiments.segmentation.data.shapes import check_scales
 from experiments.segmentation.evaluation.metric_names import (
     MEAN_IOU,
     MEAN_IOU_OF_PRESENT,
@@ -31,7 +32,6 @@ from experiments.segmentation.evaluation.metric_names import (
 )
 from experiments.segmentation.prediction.figure import Example, draw_examples
 from experiments.segmentation.prediction.predict import (
-    check_scales,
     make_infer,
     segment_picture,
 )

@@ -1,7 +1,6 @@
 """Segments a user's own images, draws the classes, and writes them as label maps."""
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from experiments.engine.text import printable
 from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.data.config import DataConfig
 from experiments.segmentation.data.images import fitted
-from experiments.segmentation.data.shapes import evaluation_size
+from experiments.segmentation.data.shapes import check_scales, evaluation_size
 from experiments.segmentation.evaluation.class_maps import class_map, is_finite
 from experiments.segmentation.prediction.drawing import (
     Share,
@@ -178,12 +177,6 @@ def print_predictions(
     infer = make_infer(loaded)
     predictions = predict(images, output, infer, loaded.config.data, names, scales, flip)
     report(predictions, functools.partial(show, names))
-
-
-def check_scales(scales: Sequence[float]) -> None:
-    """Raises ``ConfigError`` unless there are scales, all of them positive and finite."""
-    fits = bool(scales) and all(0 < scale < math.inf for scale in scales)
-    check(fits, "scales", "one or more, positive and finite", list(scales))
 
 
 def show(names: Sequence[str], image: Path, segmented: Segmented) -> None:
