@@ -141,7 +141,7 @@ def run_folder[Config: RunConfig](
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
-    """Names that tell runs apart: the names of the folders, or their paths if two are equal.
+    """Different names of runs: the names of the folders, or their paths if two names are equal.
 
     Args:
         runs: folders of the runs.

@@ -62,7 +62,7 @@ def test_a_network_with_unusable_values_is_refused_and_its_array_named(
         RUNS.load(tmp_path)
 
 
-def test_runs_are_told_apart_by_the_names_or_else_the_paths_of_their_folders(tmp_path):
+def test_runs_have_the_names_of_their_folders_or_else_their_paths(tmp_path):
     assert names_of([tmp_path / "a", tmp_path / "b\n"]) == ["a", r"b\n"]
     assert names_of([tmp_path / "x/a", tmp_path / "y/a"]) == [f"{tmp_path}/x/a", f"{tmp_path}/y/a"]
     with pytest.raises(configs.ConfigError, match=r"runs.*different.*/a"):

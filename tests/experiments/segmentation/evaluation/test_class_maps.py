@@ -131,3 +131,11 @@ def test_logits_of_16_bits_are_interpolated_with_32_bits(dtype):
     logits = jnp.asarray(random_logits(1, 9, 14, 5)).astype(dtype)
     found = class_map([logits], 0, 50, 60).joined()
     assert_most_probable(found, probabilities([np.asarray(logits[0], np.float64)], 50, 60))
+
+
+def test_no_dtype_is_promoted_implicitly():
+    logits = jnp.asarray(random_logits(1, 7, 8, 4))
+    with jax.numpy_dtype_promotion("strict"):
+        for views in ([logits], [logits, logits.astype(jnp.bfloat16)]):
+            assert class_map(views, 0, 9, 10).joined().shape == (9, 10)
+            assert np.asarray(is_finite(views)).all()
