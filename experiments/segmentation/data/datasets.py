@@ -58,10 +58,21 @@ def open_data(config: DataConfig, folders: DataFolders) -> LabelMaps:
     Raises:
         DataError: ADE20K, the material of the scenes or a user's own files are missing or damaged;
             the message says how to prepare ADE20K and the material. Or the dataset has an
-            unexpected number of classes, or a user's own files have changed.
+            unexpected number of classes or a split without a labelled pixel, or a user's own files
+            have changed.
     """
-    if config.own.images is not None:
-        return _open_own(config, folders)
+    own = config.own.images is not None
+    data = _open_own(config, folders) if own else _open_source(config, folders)
+    for split, unlabelled in data.unlabelled_images.items():
+        if unlabelled == len(data.source(split)):
+            raise DataError(
+                f"{data.folder} must have a labelled pixel in {split}, got none in all of its "
+                f"{unlabelled} images"
+            )
+    return data
+
+
+def _open_source(config: DataConfig, folders: DataFolders) -> LabelMaps:
     source: str = config.source
     match config.source:
         case "ade20k":

@@ -99,3 +99,17 @@ def test_another_number_of_own_classes_is_refused(own, tmp_path):
 def test_own_files_without_a_digest_are_an_error_of_the_program(own, tmp_path):
     with pytest.raises(ValueError, match=r"own\.digest"):
         open_data(own, DataFolders(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_a_labelled_pixel_is_refused(own, tmp_path, split):
+    for number, name in enumerate(("train", "train", "val", "val", "val")):
+        for folder, suffix in (("images", "jpg"), ("labels", "png")):
+            (tmp_path / folder / name).mkdir(exist_ok=True)
+            file = tmp_path / folder / f"{number}.{suffix}"
+            file.rename(tmp_path / folder / name / file.name)
+    for file in (tmp_path / "labels" / split).iterdir():
+        Image.fromarray(np.full((7, 9), 255, np.uint8)).save(file)
+    images = {"train": 2, "val": 3}[split]
+    with pytest.raises(DataError, match=f"labelled pixel in {split}.* {images} images"):
+        open_data(with_own_files(own), DataFolders(tmp_path / "data"))
