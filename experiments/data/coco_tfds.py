@@ -117,7 +117,7 @@ def prepare(folder: Path, data_dir: Path, config: CocoConfig) -> Path:
 def _write(prepared: Path, folder: Path, config: CocoConfig) -> None:
     splits = _annotated_splits(folder, config)
     categories = splits["train"][0].categories
-    # Everything is validated before the first record is written, because writing takes hours.
+    # Everything is validated before the first record is written, because writing takes minutes.
     for annotations, images in splits.values():
         if annotations.categories != categories:
             different = sorted({*annotations.categories} ^ {*categories})
@@ -152,9 +152,10 @@ def _write(prepared: Path, folder: Path, config: CocoConfig) -> None:
 
 
 def _shuffled(split: str, images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
-    """Returns the images in the order in which a builder of tfds would store them.
+    """Returns the images in the order in which a builder of tfds stores them.
 
-    Annotation files may list similar images one after another.
+    Datasets of this version that a builder prepared have this order, too. It is random,
+    because annotation files may list similar images one after another.
     """
 
     def key(image: AnnotatedImage) -> bytes:

@@ -26,7 +26,7 @@ def write_dataset(
     """Writes a dataset; its records keep the given order. A terminal shows the progress.
 
     Call it from the function given to :func:`experiments.data.prepared.prepare_once`, which holds a
-    lock and deletes what a killed process left.
+    lock and deletes the files of a killed preparation.
 
     Args:
         prepared: folder of the complete dataset, ``data_dir/<name>/<config>/<version>``; the
