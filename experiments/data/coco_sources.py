@@ -13,7 +13,7 @@ from experiments.engine.errors import InputError
 
 @dataclass(frozen=True)
 class InstanceRecords:
-    """Records of :class:`experiments.data.coco_tfds.CocoInstances`.
+    """Records of the dataset that :mod:`experiments.data.coco_tfds` prepares.
 
     Each record is a dict with ``image``, encoded bytes; ``image_id``, int; ``height`` and
     ``width``, int, in pixels; ``file_name``, str; and ``objects``, a dict with ``id`` int64

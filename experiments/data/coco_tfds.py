@@ -1,10 +1,16 @@
-"""A tfds dataset made from a folder in COCO's layout, with masks, which tfds' own `coco` lacks."""
+"""Prepares a tfds dataset from a folder in COCO's layout, with masks, which tfds' own `coco` lacks.
 
-import dataclasses
+Images are stored as they are, with their annotations. The metadata hold ``categories``, ordered by
+id, as ``[[id, name], ...]``; and ``counts``, for each split the numbers of images and annotations.
+"""
+
+import hashlib
 import io
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,19 +18,44 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from experiments.data.coco_annotations import AnnotatedImage, Annotations, read_annotations
+from experiments.data.dataset_writing import write_dataset
 from experiments.data.encoded_pictures import read_encoded
 from experiments.data.errors import DataError
 from experiments.data.prepared import prepare_once
 from experiments.engine.text import shown
 
 NAME = "coco_instances"
+VERSION = tfds.core.Version("1.0.0")
+
+# By default tfds stores floating-point numbers in 32 bits.
+_EXACT = {"dtype": np.float64, "encoding": tfds.features.Encoding.BYTES}
+_FEATURES = tfds.features.FeaturesDict(
+    {
+        "image": tfds.features.Image(),
+        "image_id": np.int64,
+        "file_name": tfds.features.Text(),
+        "height": np.int64,
+        "width": np.int64,
+        "objects": tfds.features.Sequence(
+            {
+                "id": np.int64,
+                "bbox": tfds.features.Tensor(shape=(4,), **_EXACT),
+                "area": tfds.features.Tensor(shape=(), **_EXACT),
+                "label": np.int64,
+                "is_crowd": np.bool_,
+                "segmentation": tfds.features.Text(),
+            }
+        ),
+    }
+)
 
 
-@dataclasses.dataclass(kw_only=True)
-class CocoConfig(tfds.core.BuilderConfig):
+@dataclass(frozen=True, kw_only=True)
+class CocoConfig:
     """The names of the parts of a folder in COCO's layout.
 
     Attributes:
+        name: name of the dataset's config.
         train: name of the training split; its annotations are in
             `annotations/instances_<train>.json`, its images in `<train>/` and subfolders.
         validation: name of the validation split; its annotations are in
@@ -35,6 +66,7 @@ class CocoConfig(tfds.core.BuilderConfig):
         counts: numbers of images and annotations that each split must have; None for any numbers.
     """
 
+    name: str
     train: str
     validation: str
     test: str | None = None
@@ -52,89 +84,14 @@ COCO_2017 = CocoConfig(
 )
 
 
-class CocoInstances(tfds.core.GeneratorBasedBuilder):
-    """The encoded images of a folder in COCO's layout, and their annotations.
+def coco_path(data_dir: Path, name: str) -> Path:
+    """Returns the folder that the complete dataset has.
 
-    The metadata hold the categories, ordered by id, as ``[[id, name], ...]``, and the numbers of
-    images and annotations of each split.
+    Args:
+        data_dir: folder of the tfds datasets.
+        name: name of the dataset's config.
     """
-
-    name = NAME
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, *, folder: Path, **options: Any) -> None:
-        """Args: folder: folder in COCO's layout; needed to prepare the dataset, not to read it."""
-        self._folder = folder
-        super().__init__(file_format="array_record", **options)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        # By default tfds stores floating-point numbers in 32 bits.
-        exact = {"dtype": np.float64, "encoding": tfds.features.Encoding.BYTES}
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(),
-                    "image_id": np.int64,
-                    "file_name": tfds.features.Text(),
-                    "height": np.int64,
-                    "width": np.int64,
-                    "objects": tfds.features.Sequence(
-                        {
-                            "id": np.int64,
-                            "bbox": tfds.features.Tensor(shape=(4,), **exact),
-                            "area": tfds.features.Tensor(shape=(), **exact),
-                            "label": np.int64,
-                            "is_crowd": np.bool_,
-                            "segmentation": tfds.features.Text(),
-                        }
-                    ),
-                }
-            ),
-            homepage="https://cocodataset.org",
-            metadata=tfds.core.MetadataDict(),
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        del dl_manager
-        splits = _annotated_splits(self._folder, self.builder_config)
-        categories = splits["train"][0].categories
-        # Everything is validated before the first record is written, because writing takes hours.
-        for annotations, images in splits.values():
-            if annotations.categories != categories:
-                different = sorted({*annotations.categories} ^ {*categories})
-                raise DataError(
-                    f"{annotations.path} must have the categories of {splits['train'][0].path}, "
-                    f"but they differ in {shown([tuple(category) for category in different])}"
-                )
-            _check_present(annotations, images)
-        counts = {
-            split: (len(annotations.images), annotations.object_count)
-            for split, (annotations, _) in splits.items()
-        }
-        _check_counts(self._folder, counts, self.builder_config)
-        self.info.metadata["categories"] = [list(category) for category in categories]
-        self.info.metadata["counts"] = {split: list(count) for split, count in counts.items()}
-        return {split: self._generate_examples(*parts) for split, parts in splits.items()}
-
-    def _generate_examples(
-        self, annotations: Annotations, images: Path
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        for image in annotations.images:
-            yield (
-                image.id,
-                {
-                    "image": io.BytesIO(_encoded(images / image.file_name, image, annotations)),
-                    "image_id": image.id,
-                    "file_name": image.file_name,
-                    "height": image.height,
-                    "width": image.width,
-                    "objects": [
-                        {**found._asdict(), "bbox": np.array(found.bbox, np.float64)}
-                        for found in annotations.objects.get(image.id, ())
-                    ],
-                },
-            )
+    return data_dir / NAME / name / str(VERSION)
 
 
 def prepare(folder: Path, data_dir: Path, config: CocoConfig) -> Path:
@@ -153,12 +110,72 @@ def prepare(folder: Path, data_dir: Path, config: CocoConfig) -> Path:
             malformed; the message names the file and the entry.
         FolderError: ``data_dir`` cannot be written to.
     """
-    return prepare_once(
-        data_dir / NAME / config.name / str(CocoInstances.VERSION),
-        lambda: CocoInstances(
-            folder=folder, config=config, data_dir=data_dir
-        ).download_and_prepare(),
+    prepared = coco_path(data_dir, config.name)
+    return prepare_once(prepared, lambda: _write(prepared, folder, config))
+
+
+def _write(prepared: Path, folder: Path, config: CocoConfig) -> None:
+    splits = _annotated_splits(folder, config)
+    categories = splits["train"][0].categories
+    # Everything is validated before the first record is written, because writing takes minutes.
+    for annotations, images in splits.values():
+        if annotations.categories != categories:
+            different = sorted({*annotations.categories} ^ {*categories})
+            raise DataError(
+                f"{annotations.path} must have the categories of {splits['train'][0].path}, "
+                f"but they differ in {shown([tuple(category) for category in different])}"
+            )
+        _check_present(annotations, images)
+    counts = {
+        split: (len(annotations.images), annotations.object_count)
+        for split, (annotations, _) in splits.items()
+    }
+    _check_counts(folder, counts, config)
+    metadata = {
+        "categories": [list(category) for category in categories],
+        "counts": {split: list(count) for split, count in counts.items()},
+    }
+    write_dataset(
+        prepared,
+        __name__,
+        {
+            split: [
+                partial(_example, image, annotations, images)
+                for image in _shuffled(split, annotations.images)
+            ]
+            for split, (annotations, images) in splits.items()
+        },
+        features=_FEATURES,
+        homepage="https://cocodataset.org",
+        metadata=tfds.core.MetadataDict(metadata),
     )
+
+
+def _shuffled(split: str, images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
+    """Returns the images in the order in which a builder of tfds stores them.
+
+    Datasets of this version that a builder prepared have this order, too. It is random,
+    because annotation files may list similar images one after another.
+    """
+
+    def key(image: AnnotatedImage) -> bytes:
+        return hashlib.md5(f"{split}{image.id}".encode(), usedforsecurity=False).digest()
+
+    return sorted(images, key=key)
+
+
+def _example(image: AnnotatedImage, annotations: Annotations, images: Path) -> dict[str, Any]:
+    return {
+        "image": io.BytesIO(_encoded(images / image.file_name, image, annotations)),
+        "image_id": image.id,
+        "file_name": image.file_name,
+        "height": image.height,
+        "width": image.width,
+        "objects": [
+            {**found._asdict(), "bbox": np.array(found.bbox, np.float64)}
+            for found in annotations.objects.get(image.id, ())
+        ],
+    }
 
 
 def _annotated_splits(folder: Path, config: CocoConfig) -> dict[str, tuple[Annotations, Path]]:

@@ -7,10 +7,8 @@ number of images and the number of images without a labelled pixel.
 """
 
 import io
-import itertools
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from experiments.data.classes import UNLABELLED
+from experiments.data.dataset_writing import in_threads, write_dataset
 from experiments.data.encoded_pictures import EncodedPicture, read_encoded
 from experiments.data.errors import DataError
 from experiments.data.label_files import (
@@ -33,9 +32,6 @@ from experiments.engine.text import encodable
 
 NAME = "label_maps"
 VERSION = tfds.core.Version("1.0.0")
-
-_FILES_AT_ONCE = 64
-_RECORDS_PER_FILE = 1024
 
 _FEATURES = tfds.features.FeaturesDict(
     {
@@ -88,31 +84,17 @@ def _write(prepared: Path, files: LabelFiles) -> None:
         sizes[split] = [list(shape) for shape, _ in checked]
         counts[split] = [len(checked), sum(unlabelled for _, unlabelled in checked)]
     metadata = {"class_names": list(files.class_names), "sizes": sizes, "counts": counts}
-    incomplete = prepared.with_name(f"incomplete.{prepared.name}")
-    try:
-        _write_records(incomplete, files, tfds.core.MetadataDict(metadata))
-        incomplete.rename(prepared)
-    except BaseException:
-        shutil.rmtree(incomplete, ignore_errors=True)
-        raise
-
-
-def _write_records(folder: Path, files: LabelFiles, metadata: tfds.core.MetadataDict) -> None:
-    # A builder of tfds would sort the records, for which it needs TensorFlow above 1 GB.
-    identity = tfds.core.DatasetIdentity(
-        name=NAME, version=VERSION, data_dir=folder, module_name=__name__
+    write_dataset(
+        prepared,
+        __name__,
+        {
+            split: [partial(_example, pair, files.format) for pair in pairs]
+            for split, pairs in files.splits.items()
+        },
+        features=_FEATURES,
+        disable_shuffling=True,
+        metadata=tfds.core.MetadataDict(metadata),
     )
-    info = tfds.core.DatasetInfo(
-        builder=identity, features=_FEATURES, disable_shuffling=True, metadata=metadata
-    )
-    folder.mkdir()
-    writer = tfds.core.SequentialWriter(info, _RECORDS_PER_FILE, file_format="array_record")
-    writer.initialize_splits(list(files.splits))
-    for split, pairs in files.splits.items():
-        for some in itertools.batched(pairs, _FILES_AT_ONCE):
-            examples = list(_in_threads(lambda pair: _example(pair, files.format), some))
-            writer.add_examples({split: examples})
-    writer.close_all()
 
 
 def _checked(
@@ -124,7 +106,7 @@ def _checked(
         image, label = _read(pair, form)
         return image.shape, bool((label == UNLABELLED).all())
 
-    return list(_in_threads(check, pairs))
+    return list(in_threads(check, pairs))
 
 
 def _example(pair: LabelledImage, form: LabelFormat) -> dict[str, Any]:
@@ -152,10 +134,3 @@ def _read(
             f"{label_height} x {label_width}{image.orientation_hint((label_height, label_width))}"
         )
     return image, label
-
-
-def _in_threads[A, B](function: Callable[[A], B], arguments: Iterable[A]) -> Iterator[B]:
-    """Yields the results in order."""
-    # Threads suffice: Pillow and NumPy release the lock of the interpreter while they compute.
-    with ThreadPoolExecutor() as pool:
-        yield from pool.map(function, arguments)

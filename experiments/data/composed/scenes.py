@@ -51,8 +51,7 @@ def prepare_scenes(
     config = config or ScenesConfig()
     coco_config = CocoConfig(name=config.name, train="train", validation="val")
     folder = data_dir / "scenes" / config.name
-    prepared = data_dir / coco_tfds.NAME / config.name / str(coco_tfds.CocoInstances.VERSION)
-    if not prepared.is_dir():
+    if not coco_tfds.coco_path(data_dir, config.name).is_dir():
         write_folder_once(folder, lambda unfinished: _write_folder(unfinished, cache, config))
     return coco_tfds.prepare(folder, data_dir, coco_config)
 

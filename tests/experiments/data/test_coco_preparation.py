@@ -4,14 +4,16 @@ import json
 import os
 import re
 import shutil
+import sys
 import unicodedata
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from tensorflow_datasets.core import hashing, shuffle
 
-from experiments.data import coco
-from experiments.data.coco import open_coco
+from experiments.data import coco, dataset_writing
+from experiments.data.coco import coco_folder, open_coco
 from experiments.data.coco_tfds import COCO_2017, prepare
 from experiments.data.errors import DataError
 from tests.experiments.data.coco_folder import (
@@ -167,27 +169,69 @@ def test_a_missing_image_is_named_with_the_file_that_may_be_meant(
         prepare(own_folder, tmp_path / "data", CONFIG)
 
 
-def test_a_folder_with_many_images_is_listed_once(tmp_path, monkeypatch):
-    parts = contents()
-    folder = write_folder(tmp_path / "coco", parts)
-    names = [f"rooms/{number % 2}/{number}.jpg" for number in range(40)]
+def list_many_images(folder, split, names):
+    """Makes small images with the ids 0, 1 and so on the whole of a split."""
     for name in names:
-        path = folder / "train" / name
+        path = folder / split / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (3, 2)).save(path)
     listed = [
         {"id": number, "file_name": name, "height": 2, "width": 3}
         for number, name in enumerate(names)
     ]
-    change_json(folder, "train", lambda value: value.update(images=listed, annotations=[]))
+    change_json(folder, split, lambda value: value.update(images=listed, annotations=[]))
+
+
+def test_a_folder_with_many_images_is_listed_once(own_folder, tmp_path, monkeypatch):
+    names = [f"rooms/{number % 2}/{number}.jpg" for number in range(40)]
+    list_many_images(own_folder, "train", names)
     scanned = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: scanned.append(str(path)) or scandir(path))
-    assert len(open_coco(prepare(folder, tmp_path / "data", CONFIG)).train) == 40
+    assert len(open_coco(prepare(own_folder, tmp_path / "data", CONFIG)).train) == 40
     assert sorted(path for path in scanned if "rooms" in path) == [
-        str(folder / "train/rooms/0"),
-        str(folder / "train/rooms/1"),
+        str(own_folder / "train/rooms/0"),
+        str(own_folder / "train/rooms/1"),
     ]
+
+
+def records(source):
+    return [source[index] for index in range(len(source))]
+
+
+class NoTensorFlow:
+    """A finder of modules which makes imports of TensorFlow fail."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def test_a_large_dataset_needs_no_tensorflow(folder, data_dir, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [NoTensorFlow(), *sys.meta_path])
+    # tfds' limit for records that are sorted in memory.
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1)
+    monkeypatch.setattr(dataset_writing, "RECORDS_PER_FILE", 2)
+    large = prepare(folder, tmp_path, CONFIG)
+    assert len(list(large.glob("*-train.*"))) == 2
+    found, expected = open_coco(large), open_coco(coco_folder(data_dir, "small"))
+    for split in ("train", "validation", "test"):
+        for record, same in zip(
+            records(getattr(found, split)), records(getattr(expected, split)), strict=True
+        ):
+            np.testing.assert_equal(record, same)
+
+
+def test_the_order_of_the_records_is_tfds_own(own_folder, tmp_path):
+    # Resumed runs continue in the order of datasets that a builder of tfds prepared.
+    ids = range(40)
+    for split in ("train", "val"):
+        list_many_images(own_folder, split, [f"{number}.jpg" for number in ids])
+    data = open_coco(prepare(own_folder, tmp_path / "data", CONFIG))
+    for split, source in (("train", data.train), ("validation", data.validation)):
+        expected = sorted(ids, key=hashing.Hasher(split).hash_key)
+        assert [record["image_id"] for record in records(source)] == expected
 
 
 def test_the_official_years_must_have_all_their_images(tmp_path):
