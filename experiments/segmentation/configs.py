@@ -11,8 +11,10 @@ from experiments.engine.settings import RunConfig, TrainingConfig
 from experiments.segmentation.data.config import DataConfig
 from experiments.segmentation.model.config import SegmenterConfig
 
-# Section 5.1: SGD with 16 images a step, a "poly" learning rate and 20 epochs. The exponent 0.9 and
-# the weight decay of kernels only are the official implementation's.
+# Section 5.1: SGD with 16 images a step, a "poly" learning rate and 20 epochs of the official
+# implementation, which has 5,000 steps in each. The exponent 0.9 and the weight decay of kernels
+# only are its choices too.
+_EPOCH = 5_000
 ADE20K_TRAINING = TrainingConfig(
     batch_size=16,
     workers=8,
@@ -23,7 +25,7 @@ ADE20K_TRAINING = TrainingConfig(
         momentum=0.9,
         weight_decay=1e-4,
     ),
-    schedule=ScheduleConfig(length=20, unit="epoch", decay="poly", power=0.9),
+    schedule=ScheduleConfig(length=20 * _EPOCH, decay="poly", power=0.9),
 )
 
 

@@ -73,6 +73,7 @@ def test_every_row_of_the_paper_has_a_preset_with_the_papers_scores():
         assert all(a != b for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_the_steps_of_table_9_add_the_parameters_of_each_part():
     for row, parts in zip(rows("table9"), TABLE_9, strict=True):
         model = row.config.model
