@@ -37,8 +37,8 @@ class Segmenter(nn.Module):
     PSANet, ResNet-50 with the stem ``"deep"``    50,875,478      53,273,836
     ============================================  ==========  ==============
 
-    ResNet-101 has 18,992,128 parameters more. CARAFE++ at all places of UperNet adds 1,003,624 to
-    the head, and 70,767 to the backbone with the stem ``"deep"``.
+    ResNet-101 has 18,992,128 parameters more. CARAFE++ as every upsampler of UperNet adds 1,003,624
+    to the head, and as the downsampler 70,767 to a backbone with the stem ``"deep"``.
 
     Args:
         config: sizes and choices of the network.
