@@ -66,7 +66,13 @@ def _dilated(depth: Depth, architecture: Architecture) -> SegmentationConfig:
     """PSPNet or PSANet, with a dilated ResNet."""
     backbone = ResNetConfig(depth, norm="sync_batch", output_stride=8, stem="deep")
     return SegmentationConfig(
-        model=SegmenterConfig(architecture, backbone, dropout=0.1, auxiliary=True),
+        model=SegmenterConfig(
+            architecture,
+            backbone,
+            pooling_order="convolution_first",
+            dropout=0.1,
+            auxiliary=True,
+        ),
         data=dataclasses.replace(_CROPS, distort=False),
         training=_DILATED_TRAINING,
         loss=LossConfig(resolution="labels"),
