@@ -98,7 +98,7 @@ def _write(prepared: Path, files: LabelFiles) -> None:
 
 
 def _write_records(folder: Path, files: LabelFiles, metadata: tfds.core.MetadataDict) -> None:
-    # A builder of tfds would sort the records, for which it needs TensorFlow above 1 GB of data.
+    # A builder of tfds would sort the records, for which it needs TensorFlow above 1 GB.
     identity = tfds.core.DatasetIdentity(
         name=NAME, version=VERSION, data_dir=folder, module_name=__name__
     )

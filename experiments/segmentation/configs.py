@@ -11,8 +11,8 @@ from experiments.engine.settings import RunConfig, TrainingConfig
 from experiments.segmentation.data.config import DataConfig
 from experiments.segmentation.model.config import SegmenterConfig
 
-# Section 5.1: SGD with 16 images per step, a "poly" learning rate and 20 epochs. The exponent 0.9
-# and the weight decay of kernels only are as in the official implementation.
+# Section 5.1: SGD with 16 images a step, a "poly" learning rate and 20 epochs. The exponent 0.9 and
+# the weight decay of kernels only are the official implementation's.
 ADE20K_TRAINING = TrainingConfig(
     batch_size=16,
     workers=8,

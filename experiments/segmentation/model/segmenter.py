@@ -37,7 +37,7 @@ class Segmenter(nn.Module):
     PSANet, ResNet-50 with the stem ``"deep"``    50,875,478      53,273,836
     ============================================  ==========  ==============
 
-    ResNet-101 has 18,992,128 parameters more. CARAFE++ in all parts of UperNet adds 1,003,624 to
+    ResNet-101 has 18,992,128 parameters more. CARAFE++ at all places of UperNet adds 1,003,624 to
     the head, and 70,767 to the backbone with the stem ``"deep"``.
 
     Args:
