@@ -160,9 +160,9 @@ def train_run(
     data = primary_first(lambda: open_data(config.data, folders))
     if is_primary():
         print(
-            f"{len(data.train)} training images in at most {len(training_shapes(config.data))} "
-            f"shapes, {len(data.validation)} validation images in "
-            f"{len(evaluation_shapes(data.sizes['validation'], config.data))} shapes"
+            f"training images: {len(data.train)}, shapes: at most "
+            f"{len(training_shapes(config.data))}; validation images: {len(data.validation)}, "
+            f"shapes: {len(evaluation_shapes(data.sizes['validation'], config.data))}"
         )
     steps_per_epoch = max(1, len(data.train) // training.batch_size)
     evaluate = make_evaluator(config, data, evaluation_in_training(training, operation))
