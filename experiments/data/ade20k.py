@@ -1,7 +1,7 @@
 """ADE20K with 150 classes (references 51, 52): `python -m experiments.data.ade20k --help`.
 
-The folder of the scene parsing challenge of 2016 is converted once to a tfds dataset; neither this
-nor reading it needs TensorFlow.
+The folder of the scene parsing challenge of 2016 is converted once to a tfds dataset. Neither the
+conversion nor reading the dataset needs TensorFlow.
 """
 
 from pathlib import Path
@@ -34,11 +34,11 @@ def ade20k_folder(data_dir: Path) -> Path:
 
     Raises:
         DataError: the dataset is missing, incomplete, of another version or format, or lacks a
-            split or a file. The message tells how to prepare it.
+            split or a file. The message says how to prepare the dataset.
     """
     how = (
         "To prepare it, unpack ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu, and "
-        f"run once `python -m experiments.data.ade20k ADEChallengeData2016 --data-dir {data_dir}`"
+        f"run `python -m experiments.data.ade20k ADEChallengeData2016 --data-dir {data_dir}` once"
     )
     return prepared_folder(data_dir, f"{label_maps_tfds.NAME}/{NAME}", VERSIONS, how)
 
@@ -49,7 +49,7 @@ def prepare_ade20k(folder: Path, data_dir: Path, layout: AdeLayout = OFFICIAL) -
     Args:
         folder: folder ADEChallengeData2016.
         data_dir: folder of the tfds datasets.
-        layout: names and numbers in ``folder``.
+        layout: name of the class list, and numbers of classes and images in ``folder``.
 
     Raises:
         DataError: a file is missing, superfluous or invalid, or another release of ADE20K was
@@ -63,8 +63,8 @@ def main(folder: Annotated[Path, tyro.conf.Positional], data_dir: Path = Path("d
     """Prepares ADE20K, which needs about 1 GB in addition to the folder.
 
     Args:
-        folder: Folder ADEChallengeData2016 with images/, annotations/, objectInfo150.txt and
-            sceneCategories.txt.
+        folder: Folder ADEChallengeData2016, unpacked, with images/, annotations/ and
+            objectInfo150.txt. If it has sceneCategories.txt, the scenes are stored as well.
         data_dir: Folder of the prepared datasets.
     """
     print(printable(f"ADE20K in {prepare_ade20k(folder, data_dir)}"))

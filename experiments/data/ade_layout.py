@@ -11,9 +11,9 @@ from experiments.data.label_pairs import add_once, check_paired
 from experiments.data.text_files import read_lines
 from experiments.engine.text import shown
 
-SPLITS = {"train": "training", "validation": "validation"}  # by the name of the split
+SPLITS = {"train": "training", "validation": "validation"}  # the subfolder of each split
 
-_NEEDED = "ADEChallengeData2016 is needed, in which labels are grey and have numbers of classes"
+_NEEDED = "ADEChallengeData2016 is needed, whose labels are grey and store class numbers"
 _IMAGES = (".jpg", ".jpeg")
 _LABELS = (".png",)
 _FULL_RELEASE = "ADE20K_20*"  # ADE20K_2016_07_26 and ADE20K_2021_17_01
@@ -22,17 +22,18 @@ _FULL_LABEL = "_seg.png"
 
 @dataclass(frozen=True)
 class AdeLayout:
-    """The names and numbers in a folder in the layout of ADE20K.
+    """The class list and the numbers of a dataset in the layout of ADE20K.
 
-    Images are `images/<split>/<stem>.jpg`, labels `annotations/<split>/<stem>.png`, grey, with
-    class numbers from 1 on, and 0 for pixels without a class; ``<split>`` is training or
-    validation. `sceneCategories.txt` may give a stem and its scene in each line.
+    Images are `images/<split>/<stem>.jpg`, and labels are `annotations/<split>/<stem>.png`, where
+    ``<split>`` is training or validation. Labels are grey, with class numbers from 1 on, and 0 for
+    pixels without a class. The file `sceneCategories.txt` is optional; each line has a stem and its
+    scene.
 
     Attributes:
         class_list: name of the file with the classes: columns separated by tabs, named in the first
             line; the columns Idx and Name are used.
         classes: number of classes.
-        counts: number of images of each split; None for any numbers.
+        counts: number of images that each split must have; None allows any numbers.
     """
 
     class_list: str
@@ -45,11 +46,11 @@ def list_ade_files(folder: Path, layout: AdeLayout) -> LabelFiles:
 
     Args:
         folder: folder with ``images`` and ``annotations``.
-        layout: names and numbers in the folder.
+        layout: name of the class list, and numbers of classes and images in ``folder``.
 
     Raises:
         DataError: the folder has another layout or other numbers of images, a file is missing, or
-            an image has no label or a label no image. The message names it.
+            an image has no label or a label no image. The message names the file.
     """
     _check_release(folder)
     names = _class_names(folder / layout.class_list, layout.classes)
@@ -83,14 +84,14 @@ def _class_names(path: Path, count: int) -> tuple[str, ...]:
     lines = read_lines(path)
     header = [field.strip() for field in lines[0].split("\t")] if lines else []
     if not {"Idx", "Name"} <= set(header):
-        raise DataError(f"{path} must begin with a line of columns, Idx and Name, got {header}")
+        raise DataError(f"{path} must begin with the names of columns, Idx and Name, got {header}")
     number, name = header.index("Idx"), header.index("Name")
     names = []
     for row, line in enumerate(lines[1:], 1):
         fields = [field.strip() for field in line.split("\t")]
         if len(fields) != len(header) or fields[number] != str(row) or not fields[name]:
             raise DataError(
-                f"{path} must give in line {row + 1} the Idx {row} and a Name in {len(header)} "
+                f"{path}, line {row + 1} must have the Idx {row} and a Name in {len(header)} "
                 f"columns, got {shown(line)}"
             )
         names.append(fields[name])
@@ -100,7 +101,7 @@ def _class_names(path: Path, count: int) -> tuple[str, ...]:
 
 
 def _scenes(path: Path) -> dict[str, str]:
-    """Returns the scene of each stem; none if there is no such file."""
+    """Returns the scene of each stem; an empty dict if the file does not exist."""
     if not path.exists():
         return {}
     scenes = {}
@@ -108,7 +109,7 @@ def _scenes(path: Path) -> dict[str, str]:
         fields = line.split()
         if len(fields) != 2:
             raise DataError(
-                f"{path} must give in line {number} an image and its scene, got {shown(line)}"
+                f"{path}, line {number} must have an image and its scene, got {shown(line)}"
             )
         scenes[fields[0]] = fields[1]
     return scenes

@@ -45,8 +45,8 @@ class LabelFormat:
         classes: number of classes, C.
         unlabelled: value of pixels without a class. 255: the values of the classes are 0..C-1.
             0: the values of the classes are 1..C.
-        palettes: whether the numbers may also be indices of a palette.
-        hint: end of the message for labels with colours.
+        palettes: whether files may have a palette; the indices are then the class numbers.
+        hint: end of the error message for labels with colours.
     """
 
     classes: int
@@ -87,7 +87,7 @@ def read_label(path: Path, form: LabelFormat) -> UInt8[np.ndarray, "height width
 
     Raises:
         DataError: the file cannot be read, is not a PNG file, has colours or more than 8 bits, or
-            has a value that is no class.
+            has a pixel that is neither of a class nor unlabelled.
     """
     try:
         content = path.read_bytes()
@@ -119,7 +119,7 @@ def encode_label(label: UInt8[np.ndarray, "height width"]) -> bytes:
 
 def _stored_values(image: Image.Image, content: bytes) -> UInt8[np.ndarray, "height width"]:
     values = np.asarray(image).astype(np.uint8)
-    # The header may follow a chunk of Apple.
+    # Files of Apple may have a chunk before the header.
     depth, kind = struct.unpack_from("BB", content, content.index(b"IHDR") + 12)
     # Pillow scales greys of 2 and 4 bits to 0..255.
     return values // (255 // (2**depth - 1)) if kind == _GREY and depth in (2, 4) else values

@@ -26,13 +26,14 @@ class LabelFolders:
 
     Attributes:
         images: folder of the images. If it has subfolders ``train`` and ``val``, they are the two
-            splits; otherwise one image in ten is for validation. Other subfolders are searched too.
+            splits, and other subfolders beside them are ignored; otherwise one image in ten is for
+            validation. Images may be in subfolders.
         labels: folder of the labels. A label has the path of its image, except for the suffixes.
         class_list: text file with the name of a class in each line.
-        image_suffix: end of the names of images, before the dot, that labels do not have; other
-            images are ignored.
-        label_suffix: end of the names of labels, before the dot, that images do not have; other
-            labels are ignored.
+        image_suffix: text at the end of the names of images, before the dot, that is not in the
+            names of labels; images without it are ignored.
+        label_suffix: text at the end of the names of labels, before the dot, that is not in the
+            names of images; labels without it are ignored.
         unlabelled: value of pixels without a class. 255: the first class has the number 0. 0: the
             first class has the number 1.
     """
@@ -82,7 +83,7 @@ def list_label_folders(folders: LabelFolders) -> LabelFiles:
 
     Raises:
         DataError: a folder or the class list cannot be read, a split has no images, an image has
-            no label or a label no image, or two files differ only in the end of their name.
+            no label or a label no image, or the names of two files differ only in their ends.
     """
     names = read_class_list(folders.class_list)
     splits = {

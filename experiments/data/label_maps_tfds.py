@@ -1,9 +1,9 @@
 """Prepares a tfds dataset of images with label maps, which give each pixel a class.
 
-Images are stored as they are, labels as grey PNG files with the numbers of the classes, and 255 for
-pixels without a class. Records are in the order of the files. The metadata hold ``class_names``;
-``sizes``, for each split the height and width of each image; and ``counts``, for each split the
-number of images and the number of images without a labelled pixel.
+Images are stored as they are. Labels are stored as grey PNG files with the numbers of the classes,
+and 255 for pixels without a class. Records are in the order of the files. The metadata hold
+``class_names``; ``sizes``, for each split the height and width of each image; and ``counts``, for
+each split the number of images and the number of images without a labelled pixel.
 """
 
 import io
@@ -46,7 +46,7 @@ _FEATURES = tfds.features.FeaturesDict(
 
 
 def label_maps_path(data_dir: Path, name: str) -> Path:
-    """Returns the folder that the complete dataset has.
+    """Returns the folder of the complete dataset.
 
     Args:
         data_dir: folder of the tfds datasets.
@@ -58,13 +58,13 @@ def label_maps_path(data_dir: Path, name: str) -> Path:
 def prepare(name: str, data_dir: Path, list_files: Callable[[], LabelFiles]) -> Path:
     """Prepares the dataset, unless it exists, and returns the folder from which to read it.
 
-    A preparation that was killed leaves nothing that looks complete; the next one deletes the rest
-    and starts again. If two processes prepare the dataset, one waits for the other.
+    A preparation that was killed leaves nothing that looks complete; the next preparation deletes
+    its files and starts again. If two processes prepare the dataset, one waits for the other.
 
     Args:
         name: name of the dataset's config.
         data_dir: folder of the tfds datasets.
-        list_files: function that lists the files of the dataset; called if it does not exist.
+        list_files: function that lists the files of the dataset; called unless the dataset exists.
 
     Raises:
         DataError: a file is missing or invalid, or an image and its label have different sizes; the
@@ -77,8 +77,8 @@ def prepare(name: str, data_dir: Path, list_files: Callable[[], LabelFiles]) -> 
 
 def _write(prepared: Path, files: LabelFiles) -> None:
     sizes, counts = {}, {}
-    # Everything is checked before the first record is written. Labels must be decoded for it,
-    # because the values of the pixels are checked; images are not decoded.
+    # Everything is checked before the first record is written. Labels are decoded, because
+    # the values of their pixels are checked; images are not.
     for split, pairs in files.splits.items():
         checked = _checked(pairs, files.format)
         sizes[split] = [list(shape) for shape, _ in checked]

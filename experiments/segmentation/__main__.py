@@ -48,9 +48,9 @@ def evaluate(
 
     Args:
         run: folder of the run.
-        split: split of the images.
-        scales: factors of the size of the images; the probabilities of all sizes are averaged. The
-            paper uses one size.
+        split: split whose images are evaluated.
+        scales: factors of the size at which images are segmented; the probabilities of all sizes
+            are averaged. The paper uses one size.
         flip: average the probabilities of the mirrored images as well.
         folders: folders of the data.
         evaluation: settings of the evaluation.
@@ -71,14 +71,15 @@ def predict(
     scales: tuple[float, ...] = SINGLE_SCALE,
     flip: bool = False,
 ) -> None:
-    """Draws the classes of the pixels of images, and writes them as label images.
+    """Predicts the class of each pixel, and writes a drawing and a label map of each image.
 
     Args:
         images: image files that Pillow can read, of any size.
         run: folder of a trained run.
-        output: folder for the drawing NAME.png and the label image NAME-labels.png of each image.
+        output: folder for the drawing NAME.png and the label map NAME-labels.png of each image.
         checkpoint: the newest checkpoint, or the best, which has the highest mIoU so far.
-        scales: factors of the size of the images; the probabilities of all sizes are averaged.
+        scales: factors of the size at which images are segmented; the probabilities of all sizes
+            are averaged.
         flip: average the probabilities of the mirrored images as well.
     """
     from experiments.segmentation.prediction.predict import print_predictions
@@ -102,8 +103,9 @@ def compare(
         runs: folders of two or more runs on the same dataset.
         output: folder for the table and the figure.
         examples: number of validation images in the figure.
-        images: image files that the figure shows too, without ground truth.
-        scales: factors of the size of the images; the probabilities of all sizes are averaged.
+        images: further images for the figure, without ground truth; files that Pillow can read.
+        scales: factors of the size at which images are segmented; the probabilities of all sizes
+            are averaged.
         flip: average the probabilities of the mirrored images as well.
         folders: folders of the data.
         evaluation: settings of the evaluation.

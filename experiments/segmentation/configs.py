@@ -35,10 +35,10 @@ class LossConfig:
 
     Attributes:
         resolution: resolution of the loss. ``"logits"``: labels are reduced to the size of the
-            logits by nearest, as in the official implementation of UperNet. ``"labels"``: logits
-            are resized to the size of the labels, bilinearly, as in mmseg.
-        average: pixels by whose number the sum is divided. ``"labelled"``: pixels with a class.
-            ``"all"``: all pixels, as in mmseg.
+            logits by nearest neighbour, as in the official implementation of UperNet.
+            ``"labels"``: logits are resized to the size of the labels, bilinearly, as in mmseg.
+        average: pixels over which the loss is averaged. ``"labelled"``: pixels with a class.
+            ``"all"``: all pixels, as in mmseg; the loss of a pixel without a class is 0.
         auxiliary_weight: weight of the auxiliary head's loss.
     """
 
@@ -61,8 +61,8 @@ class SegmentationConfig(RunConfig):
         training: config of the training.
         loss: config of the loss.
         pretrained: whether a classification run initialises the backbone.
-        backbone_from: folder of that run. The default is the run of the classification task's
-            preset with the same network.
+        backbone_from: folder of the classification run that initialises the backbone. The default
+            is the run of the classification task's ImageNet preset with the same network.
         task: name of the task, stored in the run's folder.
     """
 

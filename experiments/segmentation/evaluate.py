@@ -27,8 +27,9 @@ def evaluate(
 
     Args:
         run: folder of the run.
-        split: split of the images.
-        scales: factors of the size of the images; the probabilities of all sizes are averaged.
+        split: split whose images are evaluated.
+        scales: factors of the size at which images are segmented; the probabilities of all sizes
+            are averaged.
         flip: whether the probabilities of the mirrored images are averaged as well.
         folders: folders of the data.
         evaluation: choice of the checkpoint, and settings of the evaluation.

@@ -37,13 +37,13 @@ def make_loss_function(model: Segmenter, config: LossConfig) -> LossFunction:
 def reduce_labels(
     labels: UInt8[Array, "batch height width"], size: tuple[int, int]
 ) -> UInt8[Array, "batch rows columns"]:
-    """Reduces label maps to a smaller size: each pixel has the class of its nearest centre.
+    """Reduces label maps to a smaller size by nearest neighbour.
 
-    For a quarter of the size, this is the pixel of row ``4 * i + 2`` and column ``4 * j + 2``.
+    For a quarter of the size, the nearest pixel is in row ``4 * i + 2`` and column ``4 * j + 2``.
 
     Args:
         labels: classes, uint8 ``[B, H, W]``.
-        size: height and width of the result, at most those of ``labels``.
+        size: height and width of the result, at most the height and width of ``labels``.
     """
     for axis, target in zip((1, 2), size, strict=True):
         source = labels.shape[axis]

@@ -44,7 +44,7 @@ _DILATED_TRAINING = dataclasses.replace(
 
 
 def _with_carafe(model: SegmenterConfig, *places: str) -> SegmenterConfig:
-    """A UperNet with CARAFE++ in some places: ``"ppm"``, ``"fpn"``, ``"fuse"``, ``"backbone"``."""
+    """A UperNet with CARAFE++ in some parts: ``"ppm"``, ``"fpn"``, ``"fuse"``, ``"backbone"``."""
     methods: dict[str, Upsampler] = dict.fromkeys(places, "carafe")
     downsampler: Downsampler = "carafe" if "backbone" in places else "strided"
     return dataclasses.replace(
@@ -57,7 +57,7 @@ def _with_carafe(model: SegmenterConfig, *places: str) -> SegmenterConfig:
 
 
 def _upernet(depth: Depth, *places: str) -> SegmentationConfig:
-    """UperNet of the official implementation, with CARAFE++ in some places."""
+    """UperNet of the official implementation, with CARAFE++ in some parts."""
     backbone = ResNetConfig(depth, norm="sync_batch", stem="deep")
     return SegmentationConfig(model=_with_carafe(SegmenterConfig(backbone=backbone), *places))
 
@@ -80,7 +80,7 @@ def _dilated(depth: Depth, architecture: Architecture) -> SegmentationConfig:
 
 
 def _mmseg(*places: str) -> SegmentationConfig:
-    """UperNet with ResNet-50 and the recipe of mmseg, with CARAFE++ in some places."""
+    """UperNet with ResNet-50 and the recipe of mmseg, with CARAFE++ in some parts."""
     model = SegmenterConfig(
         backbone=ResNetConfig(50, norm="sync_batch", stem="v1c"),
         pooling_order="convolution_first",
@@ -231,7 +231,7 @@ _SMALL_ROWS: dict[str, tuple[str, ...]] = {
     "backbone": ("backbone",),
     "carafe": _ALL,
 }
-# Scores, a note on them, and the training time on two cores, which other work shared.
+# Scores, a note on them, and the training time on two cores while other programs ran.
 _MEASURED: dict[str, tuple[Scores, str, str]] = {}
 
 

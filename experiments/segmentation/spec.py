@@ -28,7 +28,7 @@ from experiments.segmentation.task import (
 
 
 def cost_of(config: SegmentationConfig) -> Cost:
-    """Parameters and operations of a network on one image of the size of a crop.
+    """Parameters and operations of a network for one square image of ``data.crop_side``.
 
     An auxiliary head, which only training needs, is counted.
     """
@@ -38,7 +38,7 @@ def cost_of(config: SegmentationConfig) -> Cost:
 
 
 def resized(config: SegmentationConfig, side: int) -> SegmentationConfig:
-    """A config for crops of ``side`` x ``side`` pixels, otherwise the same."""
+    """The config with another ``data.crop_side``, for costs at another size."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, crop_side=side))
 
 
@@ -64,16 +64,15 @@ def step_seconds(config: SegmentationConfig, batch_size: int) -> tuple[float, fl
 def prepare_config(
     config: SegmentationConfig, folder: Path, folders: Folders
 ) -> SegmentationConfig:
-    """Adds what a user's own files say to a config, and checks that the backbone's run exists.
+    """Reads a user's own files, and checks that the run of the backbone exists.
 
     Args:
         config: config of the run.
-        folder: folder of the run. A run with checkpoints no longer needs its backbone's run.
+        folder: folder of the run. A run with checkpoints no longer needs the run of its backbone.
         folders: folders of all runs.
 
     Returns:
-        ``config`` with the digest of a user's own files and their number of classes, if it names
-        any.
+        ``config``; if it names a user's own files, with their digest and number of classes.
 
     Raises:
         CheckpointError: the run of the backbone is missing or not finished.

@@ -114,8 +114,9 @@ def make_evaluator(
         config: config of the run.
         data: dataset of the config.
         evaluation: batch size, workers, and the largest number of unreadable images.
-        split: split of the images.
-        scales: factors of the size of the images; the probabilities of all sizes are averaged.
+        split: split whose images are evaluated.
+        scales: factors of the size at which images are segmented; the probabilities of all sizes
+            are averaged.
         flip: whether the probabilities of the mirrored images are averaged as well.
 
     Raises:
@@ -159,9 +160,9 @@ def train_run(
     data = primary_first(lambda: open_data(config.data, folders))
     if is_primary():
         print(
-            f"{len(data.train)} images to train on, of at most {len(training_shapes(config.data))} "
-            f"shapes; {len(data.validation)} to evaluate, of "
-            f"{len(evaluation_shapes(data.sizes['validation'], config.data))}"
+            f"training images: {len(data.train)}, shapes: at most "
+            f"{len(training_shapes(config.data))}; validation images: {len(data.validation)}, "
+            f"shapes: {len(evaluation_shapes(data.sizes['validation'], config.data))}"
         )
     steps_per_epoch = max(1, len(data.train) // training.batch_size)
     evaluate = make_evaluator(config, data, evaluation_in_training(training, operation))

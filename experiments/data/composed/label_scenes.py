@@ -1,7 +1,7 @@
 """A dataset for semantic segmentation: the scenes of :mod:`.scenes` with label maps.
 
 It is written as a folder in ADE20K's layout and prepared like ADE20K, so that all code for ADE20K
-can be tried offline: `python -m experiments.data.composed.label_scenes --help`. It is not a
+can be tried without ADE20K: `python -m experiments.data.composed.label_scenes --help`. It is not a
 benchmark, because the objects are pasted.
 """
 
@@ -24,7 +24,7 @@ from experiments.engine.text import printable
 CLASS_NAMES = ("other", *CLASSES)
 LAYOUT = AdeLayout(f"objectInfo{len(CLASS_NAMES)}.txt", len(CLASS_NAMES))
 
-_OTHER = 1  # 0 would be pixels without a class, which scenes do not have
+_OTHER = 1  # 0 means no class; each pixel of a scene has one
 
 
 def prepare_label_scenes(
@@ -38,7 +38,7 @@ def prepare_label_scenes(
     Args:
         data_dir: folder of the tfds datasets.
         cache: folder that `python -m experiments.data.composed.debian --cutouts` filled.
-        config: config of the scenes.
+        config: config of the scenes; None for the default config.
 
     Returns:
         The folder for :func:`experiments.data.label_maps.open_label_maps`.

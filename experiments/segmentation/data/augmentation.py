@@ -82,11 +82,11 @@ class Distortion:
     """A change of the colours of an image. The defaults change nothing.
 
     Attributes:
-        brightness: summand of all channels, of 255. It is applied first.
+        brightness: number added to all channels, whose values are 0..255. It is applied first.
         contrast: factor of all channels.
         contrast_last: whether the contrast is applied after saturation and hue, not before.
         saturation: factor of the saturation.
-        hue: summand of the hue in degrees.
+        hue: angle added to the hue, in degrees.
     """
 
     brightness: float = 0.0
@@ -126,7 +126,7 @@ def distorted(
 
     Args:
         image: RGB image.
-        distortion: the change.
+        distortion: change of the colours.
     """
     changed = Image.fromarray(image)
     if distortion.brightness:

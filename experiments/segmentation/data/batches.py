@@ -1,7 +1,7 @@
 """Batches of images with label maps, by grain.
 
-All images of a training batch have one shape and lie in its top left corner. Images are sent to the
-device as bytes and normalised there, which is a quarter of the traffic.
+All images of a training batch are padded to one shape, at the bottom and on the right. Images are
+sent to the device as bytes and normalised there, which takes a quarter of the traffic of float32.
 """
 
 import functools

@@ -19,14 +19,15 @@ class OwnFolders:
 
     Attributes:
         images: folder of the images. If it has subfolders ``train`` and ``val``, they are the two
-            splits; otherwise one image in ten is for validation. Other subfolders are searched too.
+            splits, and other subfolders beside them are ignored; otherwise one image in ten is for
+            validation. Images may be in subfolders.
         labels: folder of the labels: grey or palette PNG files with a class number for each pixel.
             A label has the path of its image, except for the suffixes.
         class_list: text file with the name of a class in each line, in the order of their numbers.
-        image_suffix: end of the names of images, before the dot, that labels do not have, such as
-            ``_leftImg8bit``.
-        label_suffix: end of the names of labels, before the dot, that images do not have, such as
-            ``_gtFine_labelTrainIds``.
+        image_suffix: text at the end of the names of images, before the dot, that is not in the
+            names of labels, such as ``_leftImg8bit``; images without it are ignored.
+        label_suffix: text at the end of the names of labels, before the dot, that is not in the
+            names of images, such as ``_gtFine_labelTrainIds``; labels without it are ignored.
         unlabelled: value of pixels without a class. 255: the first class has the number 0. 0: the
             first class has the number 1, as in ADE20K.
         digest: digest of the names and sizes of all files, computed when a run starts. A run
@@ -54,20 +55,21 @@ class OwnFolders:
 class DataConfig:
     """The dataset, and the sizes of its images.
 
-    Images that are trained on together have one shape. ``aspects`` and ``shorter_sides`` bound the
+    All images of a training batch have one shape. ``aspects`` and ``shorter_sides`` bound the
     number of shapes, and so the number of compilations; see :mod:`.shapes`.
 
     Attributes:
         source: name of the dataset. ``"ade20k"``: ADE20K with 150 classes (references 51, 52),
             prepared by `python -m experiments.data.ade20k`. ``"scenes"``: photographed objects of
-            12 classes on photographs, which are the class "other".
+            12 classes on photographs, which are the class "other"; built when first needed, from
+            the files that `python -m experiments.data.composed.debian --cutouts` fetches.
         own: a user's own images and labels, which replace ``source``.
         scenes: config of the dataset ``"scenes"``.
         augmentation: view of an image in training. ``"resize"``: the whole image, with its shorter
             side scaled to one of ``shorter_sides`` (section 5.1). ``"crop"``: a crop of an image
             that is scaled at random, as in mmseg.
-        shorter_sides: lengths in pixels of which the shorter side in training is drawn, one for
-            each batch; for the view ``"resize"``.
+        shorter_sides: lengths of the shorter side in training, in pixels, ascending; one is drawn
+            for each batch. For the view ``"resize"``.
         longer: limit of the length of the longer side, in pixels, for the view ``"resize"`` and in
             evaluation.
         aspects: aspect ratios, longer to shorter side, of the shapes in training, ascending. An
@@ -79,7 +81,7 @@ class DataConfig:
         crop_scales: lower and upper limit of the random factor of both sides, for the view
             ``"crop"``.
         crop_share: the largest share of a crop's labelled pixels that one class may have; after ten
-            attempts a crop is used anyway. For the view ``"crop"``.
+            rejected crops the next one is used anyway. For the view ``"crop"``.
         distort: whether brightness, contrast, saturation and hue of training images are changed at
             random, as in mmseg.
         flip: whether half of the training images are mirrored.

@@ -9,7 +9,7 @@ from experiments.segmentation.data.shapes import Shape
 
 
 def fitted(image: Image.Image, size: Shape) -> UInt8[np.ndarray, "height width 3"]:
-    """Resizes an image bilinearly, for evaluation and prediction.
+    """Resizes an image bilinearly, without aliasing.
 
     Args:
         image: RGB image.
@@ -26,14 +26,14 @@ def fitted(image: Image.Image, size: Shape) -> UInt8[np.ndarray, "height width 3
 def fit_label(
     label: UInt8[np.ndarray, "h w"], size: Shape, shape: Shape, flip: bool = False
 ) -> UInt8[np.ndarray, "height width"]:
-    """Resizes a label map by nearest and puts it in the top left corner of an array.
+    """Resizes a label map by nearest neighbour, and puts it in the top left corner of an array.
 
-    The pixels are those of an image from :func:`experiments.data.record_images.fit_image`.
+    It matches the image from :func:`experiments.data.record_images.fit_image`, pixel by pixel.
 
     Args:
         label: class of each pixel, 255 for no class.
         size: height and width of the resized label map in pixels.
-        shape: height and width of the result in pixels, at least those of ``size``.
+        shape: height and width of the result in pixels, at least ``size``.
         flip: whether the label map is mirrored.
 
     Returns:
@@ -47,7 +47,7 @@ def nearest(length: int, resized: int) -> Int[np.ndarray, "resized"]:
     """Returns the index of the nearest pixel of an axis for each pixel of the resized axis.
 
     Pixels have their coordinates at their centres, as in Pillow. A centre on the border of two
-    pixels has the second one; Pillow, which adds up rounded steps, sometimes takes the first.
+    pixels selects the second one; Pillow, which adds up rounded steps, sometimes takes the first.
 
     Args:
         length: length of the axis in pixels.
@@ -63,7 +63,7 @@ def padded_image(
 
     Args:
         image: the image.
-        shape: height and width of the result in pixels, at least those of the image.
+        shape: height and width of the result in pixels, at least the size of the image.
 
     Returns:
         The padded image, ``[*shape, 3]``.
@@ -80,7 +80,7 @@ def padded_label(
 
     Args:
         label: class of each pixel, 255 for no class.
-        shape: height and width of the result in pixels, at least those of the label map.
+        shape: height and width of the result in pixels, at least the size of the label map.
 
     Returns:
         The label map, ``[*shape]``, padded with 255.

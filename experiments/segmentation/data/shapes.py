@@ -116,7 +116,7 @@ def training_shapes(config: DataConfig) -> tuple[Shape, ...]:
     """Returns the height and width of every array of images in training, in ascending order.
 
     The default config has 28 shapes: 14 landscape shapes, because the limit of the longer side
-    makes two of 3 x 5 equal, and as many portrait shapes. The view ``"crop"`` has one shape.
+    makes two of 3 x 5 equal, and 14 portrait shapes. The view ``"crop"`` has one shape.
     """
     if config.augmentation == "crop":
         return ((config.crop_side, config.crop_side),)

@@ -55,8 +55,8 @@ def class_map(
         width: width of the image in pixels.
 
     Returns:
-        Tiles of the map of classes with the highest mean probability; the lowest class of several.
-        They are undefined if the logits are not finite; see :func:`is_finite`.
+        Tiles of the map of classes with the highest mean probability; of equal classes the lowest.
+        The tiles are undefined if the logits are not finite; see :func:`is_finite`.
 
     Raises:
         ValueError: ``views`` is empty, the logits have more than 255 classes, or a side of the
@@ -123,10 +123,10 @@ def _resized(
 def _neighbours(
     count: int, side: Int[Array, ""], first: Int[Array, ""]
 ) -> tuple[Int[Array, " tile"], Int[Array, " tile"], Float[Array, " tile"]]:
-    """For each position from ``first`` on: the logits before and after it, and the second's weight.
+    """For each position from ``first`` on: indices of the logits on both sides, and a weight.
 
     Pixels have their centres at halves (align_corners=False); beyond the outer centres the outer
-    logits are repeated.
+    logits are repeated. The weight is the weight of the second index.
     """
     position = jnp.minimum(first + jnp.arange(TILE, dtype=jnp.int32), side - 1)
     # (position + 1/2) * count / side - 1/2, as an exact fraction

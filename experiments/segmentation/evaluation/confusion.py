@@ -63,8 +63,8 @@ def segmentation_metrics(
 
         - ``mIoU``, the mean over all classes of intersection / union. A class that is neither
           labelled nor predicted counts as 0, as in the official implementation of UperNet.
-        - ``mIoU_present``, the mean without these classes, as in mmseg; undefined if there are no
-          other classes.
+        - ``mIoU_present``, the mean without these classes, as in mmseg; undefined if no class is
+          labelled or predicted.
         - ``pixel_accuracy``, the share of labelled pixels whose predicted class is right;
           undefined if there are no labelled pixels.
         - ``IoU/<class>`` of each class whose union is not empty.

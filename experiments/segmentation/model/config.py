@@ -24,7 +24,7 @@ class SegmenterConfig:
             PSPNet (reference 47). ``"psanet"``: PSANet with both directions (reference 48).
         backbone: config of the backbone. UperNet uses its four maps, with strides of 4 to 32;
             PSPNet and PSANet use the last map, usually with an output stride of 8.
-        channels: channels of the convolutions in the head.
+        channels: number of channels of the convolutions in the head.
         ppm: upsampler of the pyramid pooling module of UperNet and PSPNet.
         fpn: upsampler in the top-down pathway of UperNet.
         fuse: upsampler in the multi-level feature fusion of UperNet.
@@ -32,7 +32,7 @@ class SegmenterConfig:
         pooling_order: order of two steps in the pyramid pooling module. ``"resize_first"``: the
             pooled maps are resized before their 1x1 convolution, as in the official implementation
             of UperNet. ``"convolution_first"``: after it, as in mmseg.
-        mask_side: side of PSANet's masks of relative positions; see :mod:`.psamask`.
+        mask_side: number of offsets along each axis in PSANet's masks of relative positions.
         dropout: probability with which a channel is dropped before the classifier in training.
         auxiliary: whether the network has an auxiliary head on C4, for training.
         norm: normalisation in the heads. ``"batch"``: BatchNorm. ``"sync_batch"``: BatchNorm with
@@ -76,5 +76,5 @@ class SegmenterConfig:
             unused = ("fpn", "fuse") if self.architecture == "pspnet" else ("ppm", "fpn", "fuse")
             for name in unused:
                 value = getattr(self, name)
-                expected = f"'bilinear' for {self.architecture}, which has no such part"
+                expected = f"'bilinear' for {self.architecture}, which has no {name}"
                 check(value == "bilinear", name, expected, value)

@@ -1,4 +1,4 @@
-"""Layers of which the heads consist."""
+"""Layers that the heads share."""
 
 import flax.linen as nn
 import jax
@@ -21,7 +21,7 @@ class ConvNormReLU(nn.Module):
 
     Args:
         config: config of the network, whose ``norm`` selects the statistics of BatchNorm.
-        features: channels of the result.
+        features: number of channels of the result.
         size: side ``k`` of the kernel, odd.
         dtype: dtype of the computation; the default is the common dtype of input and parameters.
         axis_name: name of the mapped axis over which ``"sync_batch"`` averages statistics.

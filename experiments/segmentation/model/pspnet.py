@@ -33,7 +33,7 @@ class PSPNetHead(nn.Module):
         """Maps C5 to logits of its size.
 
         Args:
-            maps: maps ``[B, H, W, C]``, of which only the last one, C5, is used.
+            maps: maps ``[B, H, W, C]``; only the last one, C5, is used.
             train: whether BatchNorm uses the statistics of the batch, and channels are dropped.
 
         Returns:

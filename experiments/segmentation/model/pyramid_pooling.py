@@ -22,7 +22,7 @@ class PyramidPooling(nn.Module):
 
     The map is pooled to 1x1, 2x2, 3x3 and 6x6 bins. Each pooled map passes a 1x1 convolution
     ``bin_{n}`` to ``channels`` and is resized to the size of the map; ``pooling_order`` of the
-    config tells which of the two steps is first. A 3x3 convolution ``output`` joins the map and the
+    config says which of the two steps is first. A 3x3 convolution ``output`` joins the map and the
     four results.
 
     With the upsampler ``"bilinear"`` the pooled maps are interpolated to the size of the map. The

@@ -22,7 +22,7 @@ _HEADS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Segmenter(nn.Module):
-    """Predicts the class of each pixel, at a lower resolution than that of the image.
+    """Predicts the class of each pixel, at a lower resolution than the image.
 
     Submodules are ``backbone``, ``head`` and, if the config has one, ``auxiliary``. Parameters with
     512 channels and 150 classes, without and with the auxiliary head of 2,398,358:

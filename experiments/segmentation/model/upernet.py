@@ -1,4 +1,4 @@
-"""The head of UperNet (reference 43) with configurable upsamplers (Fig. 7)."""
+"""The head of UperNet (reference 43) with configurable upsamplers (section 4.2)."""
 
 import functools
 

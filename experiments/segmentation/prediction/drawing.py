@@ -28,7 +28,7 @@ class Share(NamedTuple):
 
 
 def shares(class_maps: Sequence[UInt8[np.ndarray, "_h _w"]]) -> list[Share]:
-    """The classes of class maps, the largest first, and the lower number first of equal ones.
+    """The classes of class maps, the largest first; of equal classes, the lower number first.
 
     Args:
         class_maps: maps ``[H, W]`` of any sizes, each with the same weight; unlabelled pixels are

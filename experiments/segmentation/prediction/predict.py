@@ -67,7 +67,7 @@ def segment_picture(
             function is compiled for each shape.
         config: config of the data on which the network was trained; it defines the size to which
             the image is scaled.
-        scales: factors of this size; the views are averaged.
+        scales: factors of the size to which images are scaled; the views are averaged.
         flip: whether the mirrored images are further views.
 
     Returns:
@@ -114,7 +114,7 @@ def predict(
         config: config of the data on which the network was trained; it defines the size to which
             images are scaled.
         class_names: names of the C classes.
-        scales: factors of this size; the views are averaged.
+        scales: factors of the size to which images are scaled; the views are averaged.
         flip: whether the mirrored images are further views.
 
     Yields:

@@ -45,8 +45,8 @@ def test_two_processes_train_and_evaluate_like_one(tiny_run, scenes_dir, cutouts
     outputs = [process.communicate(timeout=500)[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
-    assert "8 images to train on, of at most 2 shapes; 6 to evaluate, of" in outputs[0]
-    assert "images to train on" not in outputs[1]  # only the first process prints
+    assert "training images: 8, shapes: at most 1; validation images: 6, shapes: 1" in outputs[0]
+    assert "training images" not in outputs[1]  # only the first process prints
 
     assert configs.differences(TINY, configs.load(type(TINY), folder / "config.json")) == []
     found, expected = lines(folder), lines(tiny_run)
