@@ -62,7 +62,7 @@ def list_ade_files(folder: Path, layout: AdeLayout) -> LabelFiles:
                 f"{folder / 'images' / SPLITS[split]} must have {layout.counts[split]} images, got "
                 f"{len(pairs)}"
             )
-    hint = f". The full ADE20K has colours, but {_NEEDED}"
+    hint = f". The labels of the full ADE20K have colours, but {_NEEDED}"
     return LabelFiles(names, splits, LabelFormat(layout.classes, 0, palettes=False, hint=hint))
 
 
@@ -94,6 +94,8 @@ def _class_names(path: Path, count: int) -> tuple[str, ...]:
                 f"{path}, line {row + 1} must have the Idx {row} and a Name in {len(header)} "
                 f"columns, got {shown(line)}"
             )
+        if fields[name] in names:
+            raise DataError(f"{path} must have each class once, got {shown(fields[name])} twice")
         names.append(fields[name])
     if len(names) != count:
         raise DataError(f"{path} must have {count} classes, got {len(names)}")

@@ -95,7 +95,7 @@ def list_label_folders(folders: LabelFolders) -> LabelFiles:
 
 
 def label_folders_digest(folders: LabelFolders) -> str:
-    """Returns a digest of the names and sizes of all files, to notice changes.
+    """Returns a digest of the labels, and of the names and sizes of the images, to notice changes.
 
     Args:
         folders: folders of images and labels.
@@ -105,13 +105,20 @@ def label_folders_digest(folders: LabelFolders) -> str:
     """
     files = list_label_folders(folders)
     listed = [
-        (split, pair.name, pair.image.stat().st_size, pair.label.stat().st_size)
+        (split, pair.name, pair.image.stat().st_size, _digest_of(pair.label))
         for split, pairs in files.splits.items()
         for pair in pairs
     ]
     settings = (folders.image_suffix, folders.label_suffix, folders.unlabelled)
     everything = repr((files.class_names, settings, listed))
     return hashlib.sha256(everything.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def prepare_label_folders(data_dir: Path, folders: LabelFolders, digest: str) -> Path:
@@ -134,7 +141,7 @@ def prepare_label_folders(data_dir: Path, folders: LabelFolders, digest: str) ->
         if label_folders_digest(folders) != digest:
             raise DataError(
                 f"{folders.images} and {folders.labels} must contain the same files as when the "
-                "run was started, got different names or sizes of files"
+                "run was started, got different files"
             )
         return list_label_folders(folders)
 

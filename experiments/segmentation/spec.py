@@ -28,24 +28,24 @@ from experiments.segmentation.task import (
 
 
 def cost_of(config: SegmentationConfig) -> Cost:
-    """Parameters and operations of a network for one square image of ``data.crop_side``.
+    """Parameters and operations of a network for one square image of ``data.cost_side``.
 
     An auxiliary head, which only training needs, is counted.
     """
-    side = config.data.crop_side
+    side = config.data.cost_side
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     return cost(make_model(config), image, method="layers")
 
 
 def resized(config: SegmentationConfig, side: int) -> SegmentationConfig:
-    """The config with another ``data.crop_side``, for costs at another size."""
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, crop_side=side))
+    """The config with ``side`` as ``data.cost_side``, otherwise the same."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, cost_side=side))
 
 
 def step_seconds(config: SegmentationConfig, batch_size: int) -> tuple[float, float]:
-    """Median seconds of a training step and of an inference on ``batch_size`` random crops."""
+    """Median seconds of a training step and of an inference on ``batch_size`` random images."""
     rng = np.random.default_rng(0)
-    shape = (batch_size, config.data.crop_side, config.data.crop_side)
+    shape = (batch_size, config.data.cost_side, config.data.cost_side)
     batch = split(
         {
             "image": rng.integers(0, 256, (*shape, 3), np.uint8),

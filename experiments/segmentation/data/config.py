@@ -30,8 +30,8 @@ class OwnFolders:
             names of images, such as ``_gtFine_labelTrainIds``; labels without it are ignored.
         unlabelled: value of pixels without a class. 255: the first class has the number 0. 0: the
             first class has the number 1, as in ADE20K.
-        digest: digest of the names and sizes of all files, computed when a run starts. A run
-            cannot be resumed with different files.
+        digest: digest of the labels, and of the names and sizes of the images, computed when a run
+            starts. A run cannot be resumed with different files.
         classes: number of classes in ``class_list``, read when a run starts.
     """
 
@@ -46,7 +46,10 @@ class OwnFolders:
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` unless all or none of the three paths are given."""
-        given = [name for name in ("images", "labels", "class_list") if getattr(self, name)]
+        paths = ("images", "labels", "class_list")
+        for name in paths:
+            check(getattr(self, name) != "", name, "a path", "")
+        given = [name for name in paths if getattr(self, name) is not None]
         expected = "given together with each other"
         check(len(given) in (0, 3), "images, labels and class_list", expected, given)
 
@@ -87,6 +90,7 @@ class DataConfig:
         flip: whether half of the training images are mirrored.
         test_shorter: length in pixels to which the shorter side is scaled in evaluation and
             prediction, unless the longer side would exceed its limit.
+        cost_side: side in pixels of the square image for which tables give the cost of the network.
     """
 
     source: Literal["ade20k", "scenes"] = "ade20k"
@@ -103,6 +107,7 @@ class DataConfig:
     distort: bool = False
     flip: bool = True
     test_shorter: int = 450
+    cost_side: int = 512
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for impossible sizes."""
@@ -110,7 +115,7 @@ class DataConfig:
         fits = list(sides) == sorted({*sides}) and bool(sides) and sides[0] >= 1
         check(fits, "shorter_sides", "one or more, ascending, at least 1", sides)
         check_at_least(self, longer=max(*sides, self.test_shorter), test_shorter=1)
-        check_at_least(self, crop_side=1, crop_shorter=1)
+        check_at_least(self, crop_side=1, crop_shorter=1, cost_side=1)
         aspects = self.aspects
         ascending = list(aspects) == sorted({*aspects}) and bool(aspects)
         fits = ascending and aspects[0] >= 1 and math.isfinite(aspects[-1])

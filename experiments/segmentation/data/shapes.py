@@ -133,9 +133,8 @@ def evaluation_size(height: int, width: int, config: DataConfig, scale: float = 
     """Returns the height and width to which an image is resized in evaluation and prediction.
 
     The shorter side is scaled to ``config.test_shorter``, unless the longer side would exceed
-    ``config.longer``. Both sides are rounded half up, and then up to a multiple of 32, so that the
-    aspect ratio changes slightly. The official implementation rounds down first, which makes one
-    side of about 1 image in 64 shorter by 32 pixels.
+    ``config.longer``. Both sides are rounded down to pixels, and then up to a multiple of 32, as in
+    the official implementation of UperNet, so that the aspect ratio changes slightly.
 
     With the default config there are 75 results at scale 1. Either the shorter side is 480 and the
     longer one a multiple of 32 in 480..1216, or the longer side is 1216 and the shorter one a

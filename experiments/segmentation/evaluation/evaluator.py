@@ -41,7 +41,7 @@ class _Segmented(NamedTuple):
 class SegmentationEvaluator:
     """The metrics of a network over a dataset, at the original size of each image.
 
-    The network is compiled once for each shape of batches.
+    The network is compiled once for each shape of images.
 
     Args:
         infer: function from a state and one device's share of images, uint8 ``[b, H, W, 3]``, to
@@ -70,18 +70,22 @@ class SegmentationEvaluator:
         max_unreadable_records: int = 0,
         flip: bool = False,
     ) -> None:
-        def step(state: Any, batch: Any) -> tuple[tuple[jax.Array, ...], jax.Array]:
-            views = []
-            for image in batch["images"]:
-                views.append(infer(state, image))
-                if flip:
-                    views.append(infer(state, image[:, :, ::-1])[:, :, ::-1])
-            return tuple(views), is_finite(views)
+        def mirror(state: Any, maps: Any) -> Any:
+            del state
+            return maps[:, :, ::-1]
+
+        def finite(state: Any, views: Any) -> jax.Array:
+            del state
+            return is_finite(views)
 
         check_not_empty(dataset)
         distinct = len(set(class_names)) == len(class_names)
         check(distinct, "class_names", "all different", list(class_names))
-        self._step = data_parallel(step, per_example=True)
+        # Every view has its own call: the same size occurs beside many other sizes. All functions
+        # have the state as an argument, because ``pmap`` confuses the axes after an empty one.
+        self._infer = data_parallel(infer, per_example=True)
+        self._mirror = data_parallel(mirror, per_example=True) if flip else None
+        self._finite = data_parallel(finite, per_example=True)
         self._dataset, self._workers = dataset, workers
         self._source, self._class_names = source, tuple(class_names)
         self._max_unreadable_records = max_unreadable_records
@@ -99,7 +103,7 @@ class SegmentationEvaluator:
         Raises:
             UnreadableEvaluationError: too many images or labels cannot be read, or no image can.
             NonFiniteEvaluationError: the logits have values that are NaN or infinite.
-            ConfigError: no example has a weight.
+            ConfigError: no example has a weight, or no pixel has a label.
         """
         return self._evaluate(state)[0]
 
@@ -118,7 +122,7 @@ class SegmentationEvaluator:
         Raises:
             UnreadableEvaluationError: too many images or labels cannot be read, or no image can.
             NonFiniteEvaluationError: the logits have values that are NaN or infinite.
-            ConfigError: no example has a weight.
+            ConfigError: no example has a weight, or no pixel has a label.
         """
         matrix, unreadable = self._evaluate(state)
         metrics = segmentation_metrics(matrix, self._class_names)
@@ -134,7 +138,8 @@ class SegmentationEvaluator:
         pending: tuple[list[_Segmented], Any] | None = None
         with closing(Input(self._dataset, self._workers)) as data:
             for batch, host in data:
-                views, finite = self._step(state, batch)
+                views = self._views(state, batch["images"])
+                finite = self._finite(state, views)
                 unreadable += unreadable_records(host)
                 weight = join(batch["weight"])
                 segmented = self._start(views, weight, host[RECORD], unreadable)
@@ -153,7 +158,21 @@ class SegmentationEvaluator:
                 f"images, {shown(names)}: the parameters are broken, or the network overflows"
             )
         matrices = [np.frombuffer(part, np.int64) for part in gather_bytes(matrix.tobytes())]
-        return np.sum(matrices, axis=0).reshape(matrix.shape), left_out
+        matrix = np.sum(matrices, axis=0).reshape(matrix.shape)
+        check(
+            bool(matrix.any()), "dataset", "of images with a labelled pixel to evaluate on", "none"
+        )
+        return matrix, left_out
+
+    def _views(self, state: Any, images: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """The logits of each scale, and of its mirrored images, mirrored back."""
+        views = []
+        for image in images:
+            views.append(self._infer(state, image))
+            if self._mirror is not None:
+                mirrored = self._infer(state, self._mirror(state, image))
+                views.append(self._mirror(state, mirrored))
+        return tuple(views)
 
     def _start(
         self,

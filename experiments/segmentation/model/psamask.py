@@ -30,8 +30,8 @@ def psamask(
     weight 0; entries of a mask outside of the map are not used.
 
     The matrix is made of paddings and reshapes, because the gradient of a gather is a scatter.
-    It has ``(H * W)**2`` elements, and the intermediate arrays have up to ``H * W**2 * side``, or
-    ``2 * H**2 * W**2``.
+    It has ``(H * W)**2`` elements for each image, and the intermediate arrays have up to
+    ``2 * H * W**2 * side`` or ``2 * H**2 * W**2`` elements.
 
     Args:
         x: masks ``[B, H, W, side * side]`` of at least one pixel.

@@ -14,14 +14,16 @@ from experiments.data.pictures import open_picture, to_rgb
 from experiments.data.record_images import decode_image
 from experiments.data.records import RecordError, Source, read_record
 from experiments.engine.config import ConfigError, check, differences
+from experiments.engine.errors import InputError
 from experiments.engine.folders import DataFolders
 from experiments.engine.json_files import write_json
 from experiments.engine.parallel import check_batch_size
-from experiments.engine.runs import names_of
+from experiments.engine.runs import LoadedRun, names_of
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.tables.table import Table, print_tables, save_tables
 from experiments.engine.text import encodable
 from experiments.segmentation.configs import SegmentationConfig
+from experiments.segmentation.data.config import DataConfig
 from experiments.segmentation.data.datasets import open_data
 from experiments.segmentation.data.shapes import check_scales
 from experiments.segmentation.evaluation.metric_names import (
@@ -37,6 +39,9 @@ from experiments.segmentation.prediction.predict import (
 )
 from experiments.segmentation.task import RUNS, make_evaluator
 
+# An image, its label map if it is known, and a prefix for errors.
+_Shown = tuple[Image.Image, UInt8[np.ndarray, "_h _w"] | None, str]
+
 EVALUATION = EvaluationConfig()
 FIGURE = "classes.png"
 
@@ -45,11 +50,8 @@ _COLUMNS = {
     PIXEL_ACCURACY: "P.A., %",
     MEAN_IOU_OF_PRESENT: "mIoU of the classes that occur, %",
 }
-# Fields of the data that only change the views of images in training.
-_TRAINING_ONLY = frozenset(
-    ("augmentation", "shorter_sides", "aspects", "crop_side", "crop_shorter", "crop_scales",
-     "crop_share", "distort", "flip")
-)  # fmt: skip
+# Fields of the data that select the images; the other fields change only how networks see them.
+_SELECTING = ("source", "own", "scenes")
 
 
 def check_same_images(configs: Mapping[str, SegmentationConfig]) -> None:
@@ -59,21 +61,26 @@ def check_same_images(configs: Mapping[str, SegmentationConfig]) -> None:
         configs: config of each run, by the run's name; at least one.
 
     Raises:
-        ConfigError: two runs differ in their data, apart from the views of images in training; the
-            message names the fields.
+        ConfigError: two runs have different datasets; the message names the fields. A user's own
+            files may have moved.
     """
     first, *others = configs
     for name in others:
-        changed = [
-            f"data.{each}"
-            for each in differences(configs[first].data, configs[name].data)
-            if each.partition(":")[0] not in _TRAINING_ONLY
-        ]
+        changed = differences(_selection(configs[first]), _selection(configs[name]), "data.")
         if changed:
             raise ConfigError(
                 f"expected runs on the same images, got {first} and {name} with "
                 f"{'; '.join(changed)}"
             )
+
+
+def _selection(config: SegmentationConfig) -> DataConfig:
+    """The fields of the data that select the images; all others have their defaults."""
+    data = config.data
+    own = dataclasses.replace(data.own, images=None, labels=None, class_list=None)
+    return dataclasses.replace(
+        DataConfig(), **{**{name: getattr(data, name) for name in _SELECTING}, "own": own}
+    )
 
 
 def compare(
@@ -105,7 +112,8 @@ def compare(
             draw, a scale is not positive, or the batch size is not a multiple of the number of
             devices.
         CheckpointError: a run cannot be read.
-        InputError: one of ``images`` cannot be read, or is a file of the results.
+        InputError: one of ``images`` cannot be read or is a file of the results, or a network gives
+            NaN or infinity for a picture.
     """
     check(len(runs) >= 2, "runs", "at least two folders", [str(run) for run in runs])
     check(examples >= 0, "examples", "at least 0", examples)
@@ -126,35 +134,48 @@ def compare(
     for name, run in loaded.items():
         evaluate = make_evaluator(run.config, data, evaluation, scales=scales, flip=flip)
         metrics[name] = evaluate({part: run.state[part] for part in ("params", "model_state")})
+    own = zip(pictures, images, strict=True)
+    shown: list[_Shown] = [
+        *((picture, label, "") for picture, label in spread_examples(data.validation, examples)),
+        *((picture, None, f"image {path}: ") for picture, path in own),
+    ]
+    drawn = _drawn(loaded, shown, scales, flip)
+    rows = {f"{name}, step {run.step}": metrics[name] for name, run in loaded.items()}
+    count = f"{len(data.validation)} validation images of {config.own.images or config.source}"
+    tables = metrics_table(count, rows), class_table(rows, data.class_names)
     results = {
         name: {"folder": encodable(folder), "step": loaded[name].step, "metrics": metrics[name]}
         for name, folder in zip(names, runs, strict=True)
     }
     views = {"scales": list(scales), "flip": flip}
+    # Written only now, so that the files of one comparison belong together.
+    outputs.write(figure, figure, draw_examples(drawn, data.class_names))
+    save_tables(output / "table.md", tables)
     write_json(
         output / "compare.json", {"data": dataclasses.asdict(config), **views, "runs": results}
     )
-    rows = {f"{name}, step {run.step}": metrics[name] for name, run in loaded.items()}
-    count = f"{len(data.validation)} validation images of {config.own.images or config.source}"
-    tables = metrics_table(count, rows), class_table(rows, data.class_names)
-    save_tables(output / "table.md", tables)
-    networks = {name: make_infer(run) for name, run in loaded.items()}
-    drawn = [
-        Example(
-            np.asarray(picture),
-            {
-                name: segment_picture(picture, infer, config, scales, flip)
-                for name, infer in networks.items()
-            },
-            label,
-        )
-        for picture, label in [
-            *spread_examples(data.validation, examples),
-            *((picture, None) for picture in pictures),
-        ]
-    ]
-    outputs.write(figure, figure, draw_examples(drawn, data.class_names))
     print_tables(tables, [f"Tables and figure: {output}"])
+
+
+def _drawn(
+    loaded: Mapping[str, LoadedRun[SegmentationConfig]],
+    shown: Sequence[_Shown],
+    scales: Sequence[float],
+    flip: bool,
+) -> list[Example]:
+    """The rows of the figure."""
+    maps: list[dict[str, np.ndarray]] = [{} for _ in shown]
+    for name, run in loaded.items():
+        infer = make_infer(run)
+        for (picture, _, prefix), found in zip(shown, maps, strict=True):
+            try:
+                found[name] = segment_picture(picture, infer, run.config.data, scales, flip)
+            except InputError as error:
+                raise InputError(f"{prefix}run {name}: {error}") from error
+    return [
+        Example(np.asarray(picture), found, label)
+        for (picture, label, _), found in zip(shown, maps, strict=True)
+    ]
 
 
 def metrics_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
