@@ -53,7 +53,7 @@ class SegmenterConfig:
     norm: Norm = "sync_batch"
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for fields out of range, or without effect."""
+        """Raises ``ConfigError`` for fields out of range, or upsamplers that the head lacks."""
         choices = {
             "architecture": Architecture,
             "ppm": Upsampler,

@@ -153,6 +153,12 @@ def test_the_digest_changes_with_files_and_settings(plain, tmp_path):
     digests.add(label_folders_digest(dataclasses.replace(plain, unlabelled=0)))
     write_label(plain.labels / "01.png", np.zeros((20, 30)))
     digests.add(label_folders_digest(plain))
+    # Another class in a file of the same size.
+    label = plain.labels / "02.png"
+    content = bytearray(label.read_bytes())
+    content[-20] ^= 1
+    label.write_bytes(content)
+    digests.add(label_folders_digest(plain))
     write_image(plain.images / "01.jpg", (40, 30))
     digests.add(label_folders_digest(plain))
     (plain.images / "02.jpg").rename(plain.images / "2.jpg")
@@ -160,7 +166,7 @@ def test_the_digest_changes_with_files_and_settings(plain, tmp_path):
     digests.add(label_folders_digest(plain))
     plain.class_list.write_text("road\nStrasse\nsky")
     digests.add(label_folders_digest(plain))
-    assert len(digests) == 6
+    assert len(digests) == 7
 
 
 def test_changed_files_are_another_dataset(plain, tmp_path):

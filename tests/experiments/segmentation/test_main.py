@@ -1,5 +1,7 @@
 """Calls of the command line, in this process."""
 
+import dataclasses
+import json
 import re
 import sys
 
@@ -11,7 +13,9 @@ from experiments.classification.presets import PRESETS as CLASSIFIERS
 from experiments.engine import config as configs
 from experiments.engine.monitoring.logs import read_metrics
 from experiments.segmentation import __main__ as command_line
-from tests.experiments.segmentation.tiny import TINY
+from experiments.segmentation.task import read_class_names
+from tests.experiments.compilation import few_optimizations
+from tests.experiments.segmentation.tiny import TINY, train
 
 
 @pytest.fixture
@@ -44,10 +48,13 @@ def test_an_evaluation_prints_the_metrics_of_the_run_and_every_class(tiny_run, d
     logged = read_metrics(tiny_run / "metrics.jsonl")[-1]
     assert f"  mIoU {100 * logged['eval/mIoU']:.2f} %" in printed
     assert f"  P.A. {100 * logged['eval/pixel_accuracy']:.2f} %" in printed
-    classes = printed.partition("IoU of each class")[2]
-    assert re.search(rf"other\s.*{100 * logged['eval/IoU/other']:.2f}", classes)
-    assert len(re.findall(r"^│? *\w", classes, re.MULTILINE)) >= 13
-    # Several sizes and mirrored images give another result, in which all pixels are counted.
+    classes = dict(re.findall(r"│ (\w+) +│ +([\d.]+|absent) │", printed))
+    names = read_class_names(tiny_run, 13)
+    assert list(classes) == list(names)
+    for name in names:
+        iou = logged.get(f"eval/IoU/{name}")
+        assert classes[name] == ("absent" if iou is None else f"{100 * iou:.2f}")
+    # Several sizes and mirrored images of another split.
     code, several, _ = call(
         *("evaluate", tiny_run, *data, "--batch-size", 4),
         *("--scales", 0.5, 1, 1.5, "--flip", "--split", "train"),
@@ -76,15 +83,32 @@ def test_a_prediction_draws_every_image_and_writes_its_labels(tiny_run, call, tm
 
 
 @pytest.mark.slow
-def test_runs_are_compared_in_a_table_and_a_figure(tiny_run, data, call, tmp_path):
-    other = tmp_path / "other"
-    other.symlink_to(tiny_run)
-    code, _, error = call("compare", tiny_run, other, *data, "--batch-size", 4)
-    assert code == 2
-    assert "runs" in error
-    code, _, error = call("compare", tiny_run, *data)
-    assert code == 2
-    assert "runs" in error
+def test_runs_are_compared_in_a_table_and_a_figure(
+    tiny_run, scenes_dir, cutouts_cache, data, call, tmp_path
+):
+    other, output = tmp_path / "other", tmp_path / "compare"
+    smaller = dataclasses.replace(TINY.data, test_shorter=48, augmentation="crop")
+    with few_optimizations():
+        train(other, scenes_dir, cutouts_cache, dataclasses.replace(TINY, data=smaller))
+    options = ("--batch-size", 4, "--examples", 2, "--output", output)
+    code, printed, error = call("compare", tiny_run, other, *data, *options)
+    assert (code, error) == (0, "")
+    found = json.loads((output / "compare.json").read_text())["runs"]
+    for run in (tiny_run, other):
+        logged = read_metrics(run / "metrics.jsonl")[-1]
+        for name in ("mIoU", "pixel_accuracy", "IoU/other"):
+            assert found[run.name]["metrics"][name] == pytest.approx(logged[f"eval/{name}"])
+        assert f"{run.name}, step 6" in printed
+    assert "6 validation images of scenes" in (output / "table.md").read_text()
+    with Image.open(output / "classes.png") as figure:
+        assert figure.width > 4 * 300  # image, two runs and ground truth
+
+    linked = tmp_path / "linked"
+    linked.symlink_to(tiny_run)
+    for runs in ([tiny_run, linked], [tiny_run]):
+        code, _, error = call("compare", *runs, *data)
+        assert code == 2
+        assert "runs" in error
 
 
 def test_a_folder_without_a_run_is_named(call, tmp_path):

@@ -142,6 +142,25 @@ def test_mmsegs_recipe():
     np.testing.assert_allclose([float(rate(0)), float(rate(80_000))], [0.01, 1e-4], rtol=1e-6)
 
 
+def test_pspnet_and_psanet_are_trained_on_crops_of_their_own_sides():
+    for row in rows("table8"):
+        config = row.config
+        if config.model.architecture == "upernet":
+            continue
+        side, reach = {"pspnet": (473, None), "psanet": (465, 59)}[config.model.architecture]
+        assert (config.data.augmentation, config.data.crop_side) == ("crop", side)
+        if reach is not None:  # the mask reaches every pair of pixels of a crop
+            half = (-(-side // 8) - 1) // 2 + 1
+            assert config.model.mask_side == reach == 2 * half - 1
+        model, training = config.model, config.training
+        assert model.backbone.output_stride == 8
+        assert model.pooling_order == "convolution_first"
+        assert (model.dropout, model.auxiliary) == (0.1, True)
+        assert (config.loss.resolution, config.loss.average) == ("labels", "labelled")
+        assert (training.batch_size, training.optimizer.learning_rate) == (16, 0.01)
+        assert (training.schedule.length, training.schedule.unit) == (100, "epoch")
+
+
 @pytest.mark.parametrize("table", ["table8", "table9", "mmseg"])
 def test_the_backbone_of_every_row_is_a_preset_of_the_classification_task(tmp_path, table):
     known = {preset.name: preset.config.model for preset in CLASSIFIERS}

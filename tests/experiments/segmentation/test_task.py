@@ -43,11 +43,12 @@ SMALL = SegmentationConfig(
     data=dataclasses.replace(
         TINY.data,
         scenes=dataclasses.replace(
-            TINY.data.scenes, longer_side=96, validation_images=2, smallest=48, largest=64
+            TINY.data.scenes, longer_side=128, validation_images=2, smallest=48, largest=80
         ),
-        shorter_sides=(72,),
-        longer=96,
-        test_shorter=96,  # limited by the longer side
+        # Multiples of 32: images are neither scaled nor padded.
+        shorter_sides=(96,),
+        longer=128,
+        test_shorter=96,
         flip=False,
     ),
     training=TrainingConfig(
