@@ -74,7 +74,8 @@ def _check_release(folder: Path) -> None:
     for found in (folder.resolve(), *sorted(folder.glob(_FULL_RELEASE))):
         training = found / "images" / "training"
         # The full ADE20K has a folder of scenes for each letter.
-        if found.match(_FULL_RELEASE) or (training / "a").is_dir():
+        released = found.match(_FULL_RELEASE) and not (found / "annotations").is_dir()
+        if released or (training / "a").is_dir():
             raise DataError(f"{found} is the full ADE20K, but {_NEEDED}")
         if label := next(training.glob(f"*{_FULL_LABEL}"), None):
             raise DataError(f"{label} is a label of the full ADE20K, but {_NEEDED}")

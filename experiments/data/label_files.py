@@ -105,7 +105,7 @@ def read_label(path: Path, form: LabelFormat) -> UInt8[np.ndarray, "height width
         expected = "grey or have a palette" if form.palettes else "grey"
         raise DataError(
             f"{name} must be {expected}, with a class number for each pixel, got mode "
-            f"{image.mode}{form.hint if image.mode.startswith('RGB') else ''}"
+            f"{image.mode}{form.hint}"
         )
     return _class_numbers(name, _stored_values(image, content), form)
 
