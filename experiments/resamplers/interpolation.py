@@ -80,7 +80,7 @@ def resize(
     shape = (x.shape[0], rows, columns, x.shape[3])
     if not align_corners:
         return jax.image.resize(x, shape, "bilinear", antialias=False)
-    # A single target is at the first pixel, whatever the scale is.
+    # A single target is at the first pixel for every scale.
     x = x[:, : x.shape[1] if rows > 1 else 1, : x.shape[2] if columns > 1 else 1]
     changing = [axis for axis in (1, 2) if x.shape[axis] != shape[axis] and x.shape[axis] > 1]
     if changing:

@@ -16,7 +16,7 @@ def data_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cutouts_cache(tmp_path_factory):
-    """A folder that holds what stands in for the cutouts."""
+    """A folder of drawn cutouts, with the names of the photographed ones."""
     cache = tmp_path_factory.mktemp("cutouts")
     write_fake_cutouts(cache)
     return cache

@@ -47,7 +47,7 @@ def training_batches(
 
     Each epoch has its own order. A record whose image or label map cannot be read is replaced by
     the next record of its bucket; see :mod:`.shapes`. For the view ``"crop"`` all records are in
-    one bucket.
+    one bucket. A bucket with fewer records than a batch repeats them within its batches.
 
     Args:
         data: dataset from :func:`experiments.data.label_maps.open_label_maps`.

@@ -55,8 +55,8 @@ def psamask(
     x = x.reshape(batch, height, width, side, side)
     x = _absolute(x.swapaxes(2, 3))  # [B, H, p, W, columns]
     x = _absolute(x.transpose(0, 3, 4, 1, 2))  # [B, W, columns, H, rows]
-    own, other = (0, 3, 1), (4, 2)
-    matrix = x.transpose(*own, *other).reshape(batch, height * width, height * width)
+    pixels, others = (0, 3, 1), (4, 2)
+    matrix = x.transpose(*pixels, *others).reshape(batch, height * width, height * width)
     return matrix if direction == "collect" else matrix.swapaxes(1, 2)
 
 

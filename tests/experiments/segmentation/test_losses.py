@@ -22,7 +22,7 @@ SHAPE = (4, 16, 24)
 
 
 class Linear(nn.Module):
-    """Stands in for a network: linear in the mean of each 4x4 block, and of each 8x8 block."""
+    """A network that is linear in the mean of each 4x4 block, and of each 8x8 block."""
 
     auxiliary: bool = False
 
@@ -133,7 +133,7 @@ def test_the_loss_is_the_mean_over_the_pixels_of_all_devices(config, auxiliary):
 
 
 @pytest.mark.parametrize("config", [LossConfig(), LossConfig("labels", "labelled")])
-def test_a_batch_without_a_labelled_pixel_has_a_loss_of_0_and_changes_nothing(config):
+def test_a_batch_without_a_labelled_pixel_has_a_loss_and_a_gradient_of_0(config):
     model, batch = Linear(True), batch_of(unlabelled=1.0)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 24, 3)), method="layers")
     rate = optax.constant_schedule(0.1)

@@ -51,6 +51,7 @@ def test_two_processes_train_and_evaluate_like_one(tiny_run, scenes_dir, cutouts
     assert configs.differences(TINY, configs.load(type(TINY), folder / "config.json")) == []
     found, expected = lines(folder), lines(tiny_run)
     assert [line["step"] for line in found] == [line["step"] for line in expected]
+    # Sums are added in another order, and six steps amplify the difference.
     for line, right in zip(found, expected, strict=True):
         assert line.keys() == right.keys()
         for metric, value in right.items():

@@ -357,7 +357,7 @@ def test_an_image_of_another_size_than_its_record_says_is_unreadable():
 
 def evaluation_shape(size, shorter, longer):
     scale = min(shorter / min(size), longer / max(size))
-    return tuple(-(-int(length * scale + 0.5) // 32) * 32 for length in size)
+    return tuple(-(-int(length * scale) // 32) * 32 for length in size)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
