@@ -56,11 +56,36 @@ def fit_image(
     Returns:
         The padded image, ``[*shape, 3]``.
     """
+    return pad_image(resize_image(image, size, flip), shape)
+
+
+def resize_image(
+    image: Image.Image, size: tuple[int, int], flip: bool = False
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Resizes an image bilinearly.
+
+    Args:
+        image: RGB image.
+        size: height and width of the result in pixels.
+        flip: whether the image is mirrored.
+    """
     height, width = size
     # Pillow widens its filter by the downsampling factor, which prevents aliasing.
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     if flip:
         image = ImageOps.mirror(image)  # nine times faster than in numpy
-    bucket = np.zeros((*shape, 3), np.uint8)
-    bucket[:height, :width] = np.asarray(image)
-    return bucket
+    return np.asarray(image)
+
+
+def pad_image(
+    image: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Puts an image in the top left corner of a black array.
+
+    Args:
+        image: the image.
+        shape: height and width of the result in pixels, at least those of the image.
+    """
+    padded = np.zeros((*shape, 3), np.uint8)
+    padded[: image.shape[0], : image.shape[1]] = image
+    return padded

@@ -7,8 +7,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from experiments.data.classes import UNLABELLED
+from experiments.data.record_images import resize_image
 from experiments.segmentation.data.config import DataConfig
-from experiments.segmentation.data.images import fitted, nearest
+from experiments.segmentation.data.images import nearest
 from experiments.segmentation.data.shapes import crop_source_size
 
 # Number of random crops that may be rejected.
@@ -57,7 +58,7 @@ def random_crop(
         if _is_varied(crop, config.crop_share):
             break
     # The whole image is scaled: Pillow rounds the position of a part that is scaled alone.
-    pixels = fitted(image, size)[top : top + config.crop_side, left : left + config.crop_side]
+    pixels = resize_image(image, size)[top : top + config.crop_side, left : left + config.crop_side]
     return pixels, crop
 
 

@@ -15,13 +15,13 @@ from PIL import Image
 
 from experiments.data.bucketed_order import BucketedOrder
 from experiments.data.label_maps import LabelMaps, decode_label
-from experiments.data.record_images import decode_image, fit_image
+from experiments.data.record_images import decode_image, fit_image, pad_image, resize_image
 from experiments.data.records import PaddedRecords, ReadableRecords
 from experiments.engine.batch_fields import RECORD, UNREADABLE
 from experiments.engine.parallel import share_of_process
 from experiments.segmentation.data.augmentation import distorted, draw_distortion, random_crop
 from experiments.segmentation.data.config import DataConfig, Split
-from experiments.segmentation.data.images import fit_label, fitted, padded_image, padded_label
+from experiments.segmentation.data.images import fit_label, pad_label
 from experiments.segmentation.data.shapes import (
     Bucket,
     Shape,
@@ -221,11 +221,11 @@ class _TrainingView(grain.transforms.RandomMap):
             crop, crop_label = crop[:, ::-1], crop_label[:, ::-1]
         height, width = crop_label.shape
         shape = (self._config.crop_side, self._config.crop_side)
-        return padded_image(crop, shape), padded_label(crop_label, shape), (height, width)
+        return pad_image(crop, shape), pad_label(crop_label, shape), (height, width)
 
 
 def _evaluation_example(
     record: Mapping[str, Any], shapes: tuple[Shape, ...]
 ) -> dict[str, tuple[np.ndarray, ...]]:
     image = decode_image(record)
-    return {"images": tuple(fitted(image, shape) for shape in shapes)}
+    return {"images": tuple(resize_image(image, shape) for shape in shapes)}

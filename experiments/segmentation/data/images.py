@@ -1,26 +1,10 @@
-"""Resizes images and label maps in the same way."""
+"""Resizes label maps in the same way as images; see :mod:`experiments.data.record_images`."""
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image
 
 from experiments.data.classes import UNLABELLED
 from experiments.segmentation.data.shapes import Shape
-
-
-def fitted(image: Image.Image, size: Shape) -> UInt8[np.ndarray, "height width 3"]:
-    """Resizes an image bilinearly, without aliasing.
-
-    Args:
-        image: RGB image.
-        size: height and width of the result in pixels.
-
-    Returns:
-        The image, ``[*size, 3]``.
-    """
-    height, width = size
-    # Pillow widens its filter by the downsampling factor, which prevents aliasing.
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def fit_label(
@@ -40,7 +24,7 @@ def fit_label(
         The label map, ``[*shape]``, padded with 255.
     """
     rows, columns = (nearest(length, new) for length, new in zip(label.shape, size, strict=True))
-    return padded_label(label[rows][:, columns[::-1] if flip else columns], shape)
+    return pad_label(label[rows][:, columns[::-1] if flip else columns], shape)
 
 
 def nearest(length: int, resized: int) -> Int[np.ndarray, "resized"]:
@@ -56,26 +40,7 @@ def nearest(length: int, resized: int) -> Int[np.ndarray, "resized"]:
     return (2 * np.arange(resized) + 1) * length // (2 * resized)
 
 
-def padded_image(
-    image: UInt8[np.ndarray, "h w 3"], shape: Shape
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Puts an image in the top left corner of a black array.
-
-    Args:
-        image: the image.
-        shape: height and width of the result in pixels, at least the size of the image.
-
-    Returns:
-        The padded image, ``[*shape, 3]``.
-    """
-    padded = np.zeros((*shape, 3), np.uint8)
-    padded[: image.shape[0], : image.shape[1]] = image
-    return padded
-
-
-def padded_label(
-    label: UInt8[np.ndarray, "h w"], shape: Shape
-) -> UInt8[np.ndarray, "height width"]:
+def pad_label(label: UInt8[np.ndarray, "h w"], shape: Shape) -> UInt8[np.ndarray, "height width"]:
     """Puts a label map in the top left corner of an array without classes.
 
     Args:

@@ -26,17 +26,13 @@ from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.data.config import DataConfig
 from experiments.segmentation.data.datasets import open_data
 from experiments.segmentation.data.shapes import check_scales
-from experiments.segmentation.evaluation.metric_names import (
-    MEAN_IOU,
-    MEAN_IOU_OF_PRESENT,
-    PIXEL_ACCURACY,
-    iou_name,
-)
+from experiments.segmentation.evaluation.metric_names import iou_name
 from experiments.segmentation.prediction.figure import Example, draw_examples
 from experiments.segmentation.prediction.predict import (
     make_infer,
     segment_picture,
 )
+from experiments.segmentation.presets import METRICS
 from experiments.segmentation.task import RUNS, make_evaluator
 
 # An image, its label map if it is known, and a prefix for errors.
@@ -45,11 +41,6 @@ _Shown = tuple[Image.Image, UInt8[np.ndarray, "_h _w"] | None, str]
 EVALUATION = EvaluationConfig()
 FIGURE = "classes.png"
 
-_COLUMNS = {
-    MEAN_IOU: "mIoU, %",
-    PIXEL_ACCURACY: "P.A., %",
-    MEAN_IOU_OF_PRESENT: "mIoU of the classes that occur, %",
-}
 # Fields of the data that select the images; the other fields change only how networks see them.
 _SELECTING = ("source", "own", "scenes")
 
@@ -185,8 +176,10 @@ def metrics_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
         title: title of the table.
         rows: metrics of each run, by the run's name; undefined metrics are missing.
     """
-    texts = ((name, *(_percent(row, metric) for metric in _COLUMNS)) for name, row in rows.items())
-    return Table(title, ("", *_COLUMNS.values()), tuple(texts))
+    texts = (
+        (name, *(_percent(row, metric.name) for metric in METRICS)) for name, row in rows.items()
+    )
+    return Table(title, ("", *(metric.heading for metric in METRICS)), tuple(texts))
 
 
 def class_table(rows: Mapping[str, Mapping[str, float]], class_names: Sequence[str]) -> Table:

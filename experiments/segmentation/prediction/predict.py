@@ -12,6 +12,7 @@ from PIL import Image
 
 from experiments.data.picture_outputs import PictureOutputs
 from experiments.data.pictures import open_picture, to_rgb
+from experiments.data.record_images import resize_image
 from experiments.engine.config import check
 from experiments.engine.errors import InputError
 from experiments.engine.predictions import predict_each, report
@@ -20,7 +21,6 @@ from experiments.engine.settings import CheckpointChoice
 from experiments.engine.text import printable
 from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.data.config import DataConfig
-from experiments.segmentation.data.images import fitted
 from experiments.segmentation.data.shapes import check_scales, evaluation_size
 from experiments.segmentation.evaluation.class_maps import class_map, is_finite
 from experiments.segmentation.prediction.drawing import (
@@ -79,7 +79,7 @@ def segment_picture(
     views = []
     for scale in scales:
         size = evaluation_size(image.height, image.width, config, scale)
-        pixels = fitted(image, size)[None]
+        pixels = resize_image(image, size)[None]
         views.append(infer(pixels))
         if flip:
             views.append(infer(pixels[:, :, ::-1])[:, :, ::-1])

@@ -6,13 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments.data.record_images import fit_image
+from experiments.data.record_images import fit_image, pad_image, resize_image
 from experiments.segmentation.data.images import (
     fit_label,
-    fitted,
     nearest,
-    padded_image,
-    padded_label,
+    pad_label,
 )
 from tests.experiments.segmentation.fake_label_maps import noise, random_label
 
@@ -90,7 +88,7 @@ def test_labels_are_never_interpolated():
 
 def test_fitted_resizes_bilinearly_to_exactly_the_size():
     pixels = noise(20, 30)
-    found = fitted(Image.fromarray(pixels), (32, 64))
+    found = resize_image(Image.fromarray(pixels), (32, 64))
     assert (found.shape, found.dtype) == ((32, 64, 3), np.uint8)
     expected = np.zeros((32, 64, 3))
     for y in range(32):
@@ -108,7 +106,7 @@ def test_fitted_resizes_bilinearly_to_exactly_the_size():
 
 def test_padding_is_black_and_without_class():
     image, label = noise(5, 7), random_label(5, 7, classes=3)
-    padded, padded_classes = padded_image(image, (8, 9)), padded_label(label, (8, 9))
+    padded, padded_classes = pad_image(image, (8, 9)), pad_label(label, (8, 9))
     np.testing.assert_array_equal(padded[:5, :7], image)
     np.testing.assert_array_equal(padded_classes[:5, :7], label)
     outside = np.ones((8, 9), bool)
