@@ -32,11 +32,13 @@ from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
 from experiments.resamplers.methods import Upsampler
+from experiments.segmentation import task as segmentation
 from experiments.segmentation.model.config import SegmenterConfig
 from experiments.segmentation.model.segmenter import Segmenter
 from tests.experiments.classification.tiny import TINY as CLASSIFIER
 from tests.experiments.detection.tiny import TINY as DETECTOR
 from tests.experiments.inpainting.tiny import TINY as INPAINTING
+from tests.experiments.segmentation.tiny import TINY as SEGMENTER
 from tests.slow import slow
 
 PROMOTING_LAYERS = (nn.BatchNorm, nn.InstanceNorm, nn.SpectralNorm)
@@ -194,6 +196,22 @@ def test_the_step_of_detection(dtype):
         labels=array(1, 2, dtype=jnp.int32),
         crowd=array(1, 2, dtype=jnp.bool_),
         masks=array(1, 2, 14, 14, dtype=jnp.uint8),
+    )
+
+
+@pytest.mark.parametrize("dtype", [slow("float32"), "bfloat16"])
+@pytest.mark.parametrize("resolution", ["logits", slow("labels")])
+def test_the_step_of_segmentation(dtype, resolution):
+    config = config_of(
+        SEGMENTER, 2, dtype=dtype, loss=dataclasses.replace(SEGMENTER.loss, resolution=resolution)
+    )
+    check_step(
+        segmentation.train_step(config, 10),
+        lambda: segmentation.initial_state(config),
+        image=array(2, 64, 64, 3, dtype=jnp.uint8),
+        size=array(2, 2, dtype=jnp.int32),
+        label=array(2, 64, 64, dtype=jnp.uint8),
+        unreadable=array(2, dtype=jnp.int32),
     )
 
 

@@ -45,13 +45,16 @@ class OwnFolders:
     classes: Annotated[int | None, tyro.conf.Suppress] = None
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` unless all or none of the three paths are given."""
+        """Raises ``ConfigError`` for some of the paths without the others, or settings alone."""
         paths = ("images", "labels", "class_list")
         for name in paths:
             check(getattr(self, name) != "", name, "a path", "")
         given = [name for name in paths if getattr(self, name) is not None]
         expected = "given together with each other"
         check(len(given) in (0, 3), "images, labels and class_list", expected, given)
+        for name, unused in {"image_suffix": "", "label_suffix": "", "unlabelled": 255}.items():
+            value = getattr(self, name)
+            check(bool(given) or value == unused, name, f"{unused!r} without images", value)
 
 
 @dataclasses.dataclass(frozen=True)

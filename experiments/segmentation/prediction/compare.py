@@ -68,7 +68,9 @@ def check_same_images(configs: Mapping[str, SegmentationConfig]) -> None:
 def _selection(config: SegmentationConfig) -> DataConfig:
     """The fields of the data that select the images; all others have their defaults."""
     data = config.data
-    own = dataclasses.replace(data.own, images=None, labels=None, class_list=None)
+    own = data.own
+    if own.digest is not None:  # the same files may be in another folder
+        own = dataclasses.replace(own, images="images", labels="labels", class_list="class_list")
     return dataclasses.replace(
         DataConfig(), **{**{name: getattr(data, name) for name in _SELECTING}, "own": own}
     )

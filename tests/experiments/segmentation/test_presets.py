@@ -203,6 +203,8 @@ DATA = rows("table8")[2].config.data
         (DATA, {"crop_scales": (2.0, 1.0)}, r"crop_scales.*2\.0, 1\.0"),
         (DATA, {"crop_share": 0.0}, r"crop_share.*0\.0"),
         (DATA.own, {"images": "a"}, "images, labels and class_list.*images"),
+        (DATA.own, {"images": ""}, "images must be a path, got ''"),
+        (DATA.own, {"unlabelled": 0}, "unlabelled.*255.*got 0"),
         (rows("table8")[2].config.loss, {"auxiliary_weight": -1.0}, r"auxiliary_weight.*-1\.0"),
         (
             rows("table8")[2].config,

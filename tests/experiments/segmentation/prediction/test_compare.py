@@ -143,10 +143,10 @@ def test_runs_may_differ_in_the_sizes_of_images_and_in_the_paths_of_own_files():
     paths = [OwnFolders("images", "labels", "classes", digest="x"), OwnFolders(*"ilc", digest="x")]
     moved = [dataclasses.replace(CONFIG, data=dataclasses.replace(crops, own=own)) for own in paths]
     check_same_images(dict(zip("ab", moved, strict=True)))
-    own = dataclasses.replace(CONFIG.data.own, digest="x")
+    own = dataclasses.replace(paths[0], digest="y")
     other = dataclasses.replace(CONFIG, data=dataclasses.replace(crops, own=own))
-    with pytest.raises(ConfigError, match=r"with data\.own\.digest: None -> 'x'$"):
-        check_same_images({"a": CONFIG, "b": other})
+    with pytest.raises(ConfigError, match=r"with data\.own\.digest: 'x' -> 'y'$"):
+        check_same_images({"a": moved[0], "b": other})
 
 
 def test_bad_arguments_are_refused_by_name(tmp_path):
