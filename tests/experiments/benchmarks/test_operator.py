@@ -53,6 +53,7 @@ def test_the_command_rejects_a_label_that_no_case_has(run_failing):
     assert "k=9" in error
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
 def test_the_table_has_a_row_for_each_pass_of_a_case(in_this_process, capsys):
     print_tables([SMALL], rounds=1)

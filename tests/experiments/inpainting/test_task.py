@@ -234,6 +234,7 @@ def test_presets_have_unique_names_that_agree_with_their_configs():
     assert (optimizer.learning_rate, optimizer.b1, optimizer.b2) == (1e-4, 0.5, 0.9)
 
 
+@pytest.mark.slow
 def test_a_run_logs_both_losses_and_ends_with_an_evaluation(run):
     folder, _ = run
     lines = read_metrics(folder / "metrics.jsonl")

@@ -17,6 +17,7 @@ from experiments.engine.runs import preset_of
 from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.presets import EXPERIMENTS, METRICS, PRESETS
 from experiments.segmentation.task import make_model, make_optimizer
+from tests.slow import slow
 
 # mIoU and pixel accuracy of each row.
 PAPER = {
@@ -87,13 +88,13 @@ def test_the_steps_of_table_9_add_the_parameters_of_each_part():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("table8-pspnet-resnet50", 49_180_908),
+        slow("table8-pspnet-resnet50", 49_180_908),
         ("table8-psanet-resnet50", 53_273_836),
         ("table8-upernet-resnet50", BASELINE),
-        ("table8-upernet-resnet50-carafe", BASELINE + 1_074_391),
-        ("table8-upernet-resnet101", BASELINE + 18_992_128),
+        slow("table8-upernet-resnet50-carafe", BASELINE + 1_074_391),
+        slow("table8-upernet-resnet101", BASELINE + 18_992_128),
         ("mmseg-upernet-resnet50", 66_516_108),
-        ("mmseg-upernet-resnet50-carafe-head", 66_516_108 + 1_003_624),
+        slow("mmseg-upernet-resnet50-carafe-head", 66_516_108 + 1_003_624),
     ],
 )
 def test_parameters(name, expected):

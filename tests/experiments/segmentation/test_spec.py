@@ -9,6 +9,7 @@ from experiments.segmentation.spec import cost_of, resized, step_seconds
 from tests.experiments.segmentation.tiny import TINY
 
 
+@pytest.mark.slow
 def test_costs_grow_with_the_size_of_the_image():
     small, large = (cost_of(resized(TINY, side)) for side in (64, 128))
     assert small.parameters == large.parameters

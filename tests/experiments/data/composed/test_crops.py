@@ -81,6 +81,7 @@ def test_a_small_photograph_is_cropped_without_scaling(tmp_path):
     np.testing.assert_array_equal(found[0, 32], pixels[:64, 32:96])
 
 
+@pytest.mark.slow
 def test_large_crops_are_a_separate_dataset(tmp_path):
     folder = prepare("pypi", tmp_path, crop_side=97)
     assert folder.parts[-2:] == ("pypi-large", "1.0.0")

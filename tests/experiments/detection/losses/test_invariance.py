@@ -20,6 +20,7 @@ def test_objects_without_area_are_ignored(loss):
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_loss_of_an_image_does_not_depend_on_the_other_images(loss):
     """The other image, the order of the images and the key have no influence."""
     batch = make_batch(5, 8, crowds=1)

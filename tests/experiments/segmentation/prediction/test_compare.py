@@ -103,6 +103,7 @@ def test_every_run_is_evaluated_and_drawn_with_its_own_state(tmp_path, fake_task
     assert (first != second).any(-1).mean() > 0.2
 
 
+@pytest.mark.slow
 def test_own_images_are_drawn_below_the_validation_images(tmp_path, fake_task):
     loaded, _ = fake_task
     loaded |= {"a": run_of(3, 7), "b": run_of(-3, 9)}
