@@ -75,10 +75,16 @@ class SegmentationConfig(RunConfig):
     task: Annotated[Literal["segmentation"], tyro.conf.Suppress] = "segmentation"
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` if parts of the config contradict each other."""
+        """Raises ``ConfigError`` for contradictions, or images without a whole pixel of C5."""
         source = self.backbone_from
         expected = "None for a backbone that is not pretrained"
         check(self.pretrained or source is None, "backbone_from", expected, source)
+        data, stride = self.data, self.model.backbone.output_stride
+        for name in ("test_shorter", "crop_side"):
+            side = getattr(data, name)
+            check(side >= stride, name, f"at least the output stride {stride}", side)
+        sides = data.shorter_sides
+        check(sides[0] >= stride, "shorter_sides", f"at least the output stride {stride}", sides)
         if self.model.backbone.norm == "frozen":
             decays = self.training.optimizer.decay_all
             check(not decays, "decay_all", "False for frozen norms, which it would change", decays)

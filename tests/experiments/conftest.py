@@ -36,6 +36,23 @@ def compile_with_few_optimizations():
 
 
 @pytest.fixture
+def call_main(monkeypatch, capsys):
+    """Returns a function that calls a program; it returns exit code, output and errors."""
+
+    def call(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
 def run_failing(monkeypatch, capsys):
     """Returns a function that runs a failing program and returns exit code and error output."""
 

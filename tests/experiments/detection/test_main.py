@@ -1,8 +1,8 @@
 """Calls of the command line, in this process."""
 
+import functools
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -18,20 +18,9 @@ from tests.experiments.detection.tiny import TINY
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(call_main):
     """Calls the program; returns its exit code, its output and its errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["detection", *map(str, arguments)])
-        code = 0
-        try:
-            command_line.main()
-        except SystemExit as exit_:
-            code = exit_.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+    return functools.partial(call_main, command_line.main)
 
 
 @pytest.fixture

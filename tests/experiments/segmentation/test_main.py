@@ -1,9 +1,9 @@
 """Calls of the command line, in this process."""
 
 import dataclasses
+import functools
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -19,20 +19,9 @@ from tests.experiments.segmentation.tiny import TINY, train
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(call_main):
     """Calls the program; returns its exit code, its output and its errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["segmentation", *map(str, arguments)])
-        code = 0
-        try:
-            command_line.main()
-        except SystemExit as exit_:
-            code = exit_.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+    return functools.partial(call_main, command_line.main)
 
 
 @pytest.fixture

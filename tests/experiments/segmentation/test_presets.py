@@ -178,8 +178,8 @@ def test_a_config_survives_saving(tmp_path):
         assert configs.load(SegmentationConfig, tmp_path / "config.json") == preset.config
 
 
-MODEL = rows("table8")[2].config.model
-DATA = rows("table8")[2].config.data
+EVERYTHING = rows("table8")[2].config
+MODEL, DATA = EVERYTHING.model, EVERYTHING.data
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,21 @@ DATA = rows("table8")[2].config.data
         (DATA.own, {"images": "a"}, "images, labels and class_list.*images"),
         (DATA.own, {"images": ""}, "images must be a path, got ''"),
         (DATA.own, {"unlabelled": 0}, "unlabelled.*255.*got 0"),
-        (rows("table8")[2].config.loss, {"auxiliary_weight": -1.0}, r"auxiliary_weight.*-1\.0"),
+        (EVERYTHING.loss, {"auxiliary_weight": -1.0}, r"auxiliary_weight.*-1\.0"),
+        *(
+            (
+                rows("table8")[2].config,
+                {"data": dataclasses.replace(DATA, **{name: value})},
+                message,
+            )
+            for name, value, message in (
+                ("test_shorter", 31, "test_shorter.*32.*31"),
+                ("crop_side", 31, "crop_side.*32.*31"),
+                ("shorter_sides", (31, 64), r"shorter_sides.*32.*\(31, 64\)"),
+            )
+        ),
         (
-            rows("table8")[2].config,
+            EVERYTHING,
             {"pretrained": False, "backbone_from": "x"},
             "backbone_from.*None.*'x'",
         ),

@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import pickle
 from fractions import Fraction
 
@@ -14,8 +13,21 @@ from PIL import Image
 
 from experiments.engine.config import ConfigError
 from experiments.segmentation.data.batches import evaluation_batches, training_batches
-from experiments.segmentation.data.config import DataConfig
-from experiments.segmentation.data.shapes import evaluation_shapes, training_shapes
+from experiments.segmentation.data.shapes import training_shapes
+from tests.experiments.segmentation.data.small_label_maps import (
+    BAD_IMAGE,
+    BAD_LABEL,
+    CONFIG,
+    CONFIGS,
+    COUNT,
+    CROP,
+    data,
+    evaluation,
+    label_of,
+    pixels_of,
+    record_of,
+    training,
+)
 from tests.experiments.segmentation.fake_label_maps import (
     make_label_maps,
     make_record,
@@ -23,55 +35,7 @@ from tests.experiments.segmentation.fake_label_maps import (
     random_label,
 )
 
-CONFIG = DataConfig(
-    shorter_sides=(20, 40, 70),
-    longer=200,
-    aspects=(1.5, 2.0),
-    crop_side=24,
-    crop_shorter=28,
-    test_shorter=40,
-)
-CROP = dataclasses.replace(CONFIG, augmentation="crop")
-CONFIGS = {"resize": CONFIG, "crop": CROP}
 VIEWS = pytest.mark.parametrize("view", CONFIGS)
-
-# Landscape, higher than the last aspect ratio, wide, square, and portrait.
-SIZES = [(18, 26), (40, 15), (12, 23), (22, 22), (30, 20)]
-COUNT = 25
-BAD_IMAGE, BAD_LABEL, UNLABELLED = 5, 12, 8
-
-
-def pixels_of(number):
-    height, width = SIZES[number % len(SIZES)]
-    return noise(height, width, number)
-
-
-def label_of(number):
-    height, width = SIZES[number % len(SIZES)]
-    return random_label(height, width, 5, number, unlabelled=1 if number == UNLABELLED else 0.1)
-
-
-def record_of(number):
-    record = make_record(number, pixels_of(number), label_of(number))
-    for bad, field in ((BAD_IMAGE, "image"), (BAD_LABEL, "label")):
-        if number == bad:
-            record[field] = record[field][:-40]  # the header stays intact
-    return record
-
-
-@functools.cache
-def data():
-    """Small images of five sizes; one image and one label map are unreadable."""
-    records = [record_of(number) for number in range(COUNT)]
-    return make_label_maps(records, records[: COUNT - 2])
-
-
-def training(batch_size=4, seed=0, config=CONFIG):
-    return training_batches(data(), config, batch_size, seed)
-
-
-def evaluation(batch_size=4, config=CONFIG, scales=(1.0, 0.5)):
-    return evaluation_batches(data(), config, batch_size, scales)
 
 
 def assert_equal(first, second):
@@ -353,73 +317,6 @@ def test_an_image_of_another_size_than_its_record_says_is_unreadable():
     batch = training_batches(make_label_maps(records), CONFIG, 2, 0)[0]
     assert batch["record"].tolist() == [0, 0]
     assert batch["unreadable"].max() == 1
-
-
-def evaluation_shape(size, shorter, longer):
-    scale = min(shorter / min(size), longer / max(size))
-    return tuple(-(-int(length * scale) // 32) * 32 for length in size)
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_evaluation_has_every_record_once_resized_to_each_scale(batch_size):
-    dataset = evaluation(batch_size)
-    batches = [dataset[number] for number in range(len(dataset))]
-    rows = []
-    for batch in batches:
-        assert all(len(images) == batch_size for images in batch["images"])
-        for row in range(batch_size):
-            rows.append(jax.tree.map(lambda array, row=row: array[row], batch))
-    numbers = [int(row["record"]) for row in rows if row["record"] >= 0]
-    assert sorted(numbers) == list(range(COUNT - 2))
-    for row in rows:
-        number = int(row["record"])
-        first, second = row["images"]
-        assert row["unreadable"].tolist() == [number if number == BAD_IMAGE else -1]
-        if number < 0 or number == BAD_IMAGE:
-            assert row["weight"] == 0
-            assert not first.any()
-            assert not second.any()
-            continue
-        assert row["weight"] == 1  # label maps are not read
-        size = SIZES[number % len(SIZES)]
-        for image, shape in (
-            (first, evaluation_shape(size, 40, 200)),
-            (second, evaluation_shape(size, 20, 100)),
-        ):
-            assert image.shape == (*shape, 3)
-            resized = Image.fromarray(pixels_of(number)).resize(
-                shape[::-1], Image.Resampling.BILINEAR
-            )
-            np.testing.assert_array_equal(image, np.asarray(resized))
-
-
-def test_evaluation_batches_are_in_ascending_order_of_their_shapes_and_of_the_records():
-    dataset = evaluation()
-    batches = [dataset[number] for number in range(len(dataset))]
-    order = [tuple(images.shape[1:3] for images in batch["images"]) for batch in batches]
-    assert order == sorted(order)
-    assert tuple(dict.fromkeys(order)) == evaluation_shapes(
-        data().sizes["validation"], CONFIG, (1.0, 0.5)
-    )
-    for shape in {*order}:
-        found = [
-            batch["record"] for batch, each in zip(batches, order, strict=True) if each == shape
-        ]
-        numbers = [number for number in np.concatenate(found).tolist() if number >= 0]
-        assert numbers == sorted(numbers)
-
-
-def test_an_evaluation_batch():
-    dataset = evaluation_batches(data(), CONFIG, 4, split="train")
-    batch = dataset[0]
-    assert sum(int((dataset[n]["record"] >= 0).sum()) for n in range(len(dataset))) == COUNT
-    (images,) = batch.pop("images")
-    assert (images.shape, images.dtype) == ((4, 64, 64, 3), np.uint8)
-    assert shapes(batch) == {
-        "weight": ((4,), np.float32),
-        "record": ((4,), np.int64),
-        "unreadable": ((4, 1), np.int64),
-    }
 
 
 def test_sizes_of_another_number_of_records_are_refused():
