@@ -199,8 +199,9 @@ def test_the_step_of_detection(dtype):
     )
 
 
-@pytest.mark.parametrize("dtype", [slow("float32"), "bfloat16"])
-@pytest.mark.parametrize("resolution", ["logits", slow("labels")])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("resolution", ["logits", "labels"])
 def test_the_step_of_segmentation(dtype, resolution):
     config = config_of(
         SEGMENTER, 2, dtype=dtype, loss=dataclasses.replace(SEGMENTER.loss, resolution=resolution)

@@ -72,6 +72,7 @@ def test_the_table_has_a_row_for_each_pass_of_a_case(in_this_process, capsys):
     assert in_this_process == ["defaults", "defaults", "memory kept"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
 def test_without_glibc_there_are_no_columns_with_memory_kept(in_this_process, monkeypatch, capsys):
     monkeypatch.setattr(processes, "libc_ver", lambda: ("", ""))

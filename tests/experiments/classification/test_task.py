@@ -127,6 +127,7 @@ def test_a_run_without_class_names_is_reported(text, message, tmp_path, monkeypa
         load_classifier(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_step_trains_every_part_of_the_network():
     """Uses strides, because CARAFE++ takes twice the time to compile and has its own tests."""
     model = dataclasses.replace(TINY.model, downsampler="strided")

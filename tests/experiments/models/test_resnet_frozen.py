@@ -25,7 +25,8 @@ def norm_leaves(tree):
     return {path: leaf for path, leaf in paths.items() if path.rpartition("/")[0] in names}
 
 
-@pytest.mark.parametrize("norm", ["frozen", pytest.param("batch", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
 def test_frozen_norms_are_constant_and_have_no_gradient(norm):
     x = images(2, 32, 32, 3)
     model = ResNet(ResNetConfig(18, "carafe", norm=norm, output_stride=8, width=8), 4)

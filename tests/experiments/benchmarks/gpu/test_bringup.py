@@ -17,6 +17,8 @@ from tests.experiments.benchmarks.gpu.fake_children import is_alive, results, ru
 from tests.experiments.benchmarks.gpu.programs import ENVIRONMENT, ROOT, python
 from tests.slow import slow
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "experiments" / "benchmarks" / "gpu"
 # Packages that may be missing on a machine with JAX and Flax. Flax installs optax and rich.
 MISSING = (

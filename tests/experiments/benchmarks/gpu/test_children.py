@@ -8,6 +8,8 @@ from experiments.benchmarks.gpu.children import Step, run_steps
 from experiments.benchmarks.gpu.outcomes import Outcome, Verdict
 from tests.experiments.benchmarks.gpu.fake_children import PROGRAMS, command, is_alive
 
+pytestmark = pytest.mark.slow
+
 EXPECTED = {
     "ok": (Outcome.OK, "fine"),
     "wrong": (Outcome.WRONG, "all of it"),

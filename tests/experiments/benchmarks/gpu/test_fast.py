@@ -18,6 +18,8 @@ from experiments.benchmarks.gpu import child, fast, layers, plan, profilers, rig
 from experiments.benchmarks.gpu.outcomes import Outcome, Verdict, parse
 from tests.experiments.benchmarks.gpu.conftest import RecordingReporter
 
+pytestmark = pytest.mark.slow
+
 TINY = Case(2, 4, 6, 8, kernel_size=3, up=2)
 
 

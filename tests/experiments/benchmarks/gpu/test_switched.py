@@ -10,6 +10,8 @@ from experiments.benchmarks.gpu.kernels import PASSES
 from experiments.benchmarks.gpu.switches import SWITCHES
 from tests.slow import slow
 
+pytestmark = pytest.mark.slow
+
 KERNELS = [
     (plan.SMOKE_CASE.replace(dtype=dtype, normalizer=normalizer), kernel)
     for dtype in plan.DTYPES

@@ -34,6 +34,7 @@ def test_the_loss_of_an_image_does_not_depend_on_the_other_images(loss):
     jax.tree.map(lambda a, b, c: close((a + b) / 2, c), first, second, both)
 
 
+@pytest.mark.slow
 def test_padding_of_objects_and_images_has_no_influence(loss):
     batch = make_batch(5, 8, crowds=1)
     before, _ = loss(batch)

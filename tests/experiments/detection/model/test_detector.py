@@ -230,6 +230,7 @@ def test_class_agnostic_masks():
     np.testing.assert_array_equal(found[0, 0], found[0, 1])
 
 
+@pytest.mark.slow
 def test_scores_are_nan_if_a_head_overflows(shallow):
     model, variables = shallow
     sizes = np.int32([[64, 64], [64, 64]])

@@ -75,6 +75,7 @@ def fake_task(monkeypatch, records, tmp_path):
     return loaded, calls
 
 
+@pytest.mark.slow
 def test_every_run_is_evaluated_and_drawn_with_its_own_state(tmp_path, fake_task, capsys):
     loaded, calls = fake_task
     other = dataclasses.replace(CONFIG, model=SegmenterConfig(channels=64))
