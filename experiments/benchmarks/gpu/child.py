@@ -2,20 +2,22 @@
 
 The parent starts it with one argument in JSON: ``do`` is the name of the function, ``seconds`` the
 time limit, ``parent`` the process id of the parent, ``interpret`` whether kernels run in Pallas'
-interpreter, and ``options`` the arguments of the function. Standard output has only messages, one
-JSON object per line. Output of libraries goes to standard error.
+interpreter, ``lock`` a file that the processes lock which need the device for themselves, and
+``options`` the arguments of the function. Standard output has only messages, one JSON object per
+line. Output of libraries goes to standard error.
 """
 
 import contextlib
 import ctypes
 import faulthandler
+import fcntl
 import importlib
 import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # The module of each function. A function takes a `Reporter` and its options, and returns a summary.
@@ -36,10 +38,27 @@ _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
 class Reporter:
-    """Sends messages to the parent process."""
+    """Sends messages to the parent process.
 
-    def __init__(self, descriptor: int) -> None:
+    Args:
+        descriptor: descriptor of the file that gets the messages.
+        lock: file that :meth:`device_alone` locks.
+    """
+
+    def __init__(self, descriptor: int, lock: str = os.devnull) -> None:
         self._file = os.fdopen(descriptor, "w", buffering=1)
+        self._lock = lock
+
+    @contextlib.contextmanager
+    def device_alone(self) -> Iterator[None]:
+        """Waits until no other process measures times on the device.
+
+        The lock ends with the process, so a process that is killed does not block the others.
+        """
+        self.stage("waiting for the device")
+        with open(self._lock, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _send(self, kind: str, value: Any) -> None:
         print(json.dumps({kind: value}), file=self._file, flush=True)
@@ -136,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     spec = json.loads(arguments[0])
     end_with(spec["parent"])
-    reporter = Reporter(os.dup(1))
+    reporter = Reporter(os.dup(1), spec["lock"])
     os.dup2(2, 1)
     faulthandler.enable()
     # Write Python's stack shortly before the parent ends the process.

@@ -1,5 +1,6 @@
 """Times the operators, and the variants of the kernels."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -54,11 +55,14 @@ def _random_set(case: Case, key: jax.Array) -> Operands:
     return Operands(*map(jax.random.normal, keys, shapes, map(jnp.dtype, dtypes)))
 
 
+def _key() -> jax.Array:
+    """A key of the generator that compiles fastest."""
+    return jax.random.key(0, impl="rbg")
+
+
 def random_sets(case: Case) -> list[Operands]:
     """Random sets of operands that together do not fit into the cache."""
-    # This generator compiles fastest.
-    key = jax.random.key(0, impl="rbg")
-    keys = jax.random.split(key, set_count(case.moved.forward))
+    keys = jax.random.split(_key(), set_count(case.moved.forward))
     return [_random_set(case.replace(normalizer=None), each) for each in keys]
 
 
@@ -149,14 +153,14 @@ def operators(
         variants: names of the variants in :data:`VARIANTS` to compare with the default.
     """
     jobs = jobs_of(runs, variants)
-    sets = random_sets(jobs[0].case)
-    calls = calls_at_a_time(jobs[0].case.moved.forward)
-    groups = {
-        job[:2]: grouped([each.of(job.case, job.name) for each in sets], calls) for job in jobs
-    }
+    case = jobs[0].case
+    calls = calls_at_a_time(case.moved.forward)
+    random_set = functools.partial(_random_set, case.replace(normalizer=None))
+    shapes = [jax.eval_shape(random_set, _key())] * set_count(case.moved.forward)
     reporter.stage("tracing")
     found = compile_in_threads({
-        job: functools.partial(_trace, job, implementation, groups[job[:2]][0]) for job in jobs
+        job: functools.partial(_trace, job, implementation, _groups(job, shapes, calls)[0])
+        for job in jobs
     })  # fmt: skip
     # A variant may equal the default: each program is compiled and timed once.
     firsts: dict[str, Job] = {}
@@ -167,9 +171,22 @@ def operators(
             compiling[job] = functools.partial(_compile, program)
         else:
             reporter.measured(**job.about, same_as=first.variant)
-    reporter.stage("compiling")
-    programs = _without_errors(reporter, compile_in_threads(compiling))
-    return "; ".join(_time(reporter, programs, groups))
+    with contextlib.ExitStack() as stack:
+        # XLA may run kernels on the device while it compiles, to choose among them.
+        if implementation != "mosaic_gpu":
+            stack.enter_context(reporter.device_alone())
+        reporter.stage("compiling")
+        programs = _without_errors(reporter, compile_in_threads(compiling))
+        if implementation == "mosaic_gpu":
+            stack.enter_context(reporter.device_alone())
+        sets = random_sets(case)
+        groups = {job[:2]: _groups(job, sets, calls) for job in jobs}
+        return "; ".join(_time(reporter, programs, groups))
+
+
+def _groups(job: Job, sets: Sequence[Operands], calls: int) -> list[tuple[Any, ...]]:
+    """The operands of a job, in groups for programs of several calls."""
+    return grouped([each.of(job.case, job.name) for each in sets], calls)
 
 
 def _time(
@@ -209,7 +226,7 @@ def one_kernel(reporter: Reporter, case: Mapping[str, Any], kernel: str) -> str:
     """Runs a kernel twice, for a profiler."""
     given = Case.from_json(case)
     call = kernel_calls(given)[kernel]
-    operands = _random_set(given.replace(normalizer=None), jax.random.key(0, impl="rbg"))
+    operands = _random_set(given.replace(normalizer=None), _key())
     x, kernels, dy = operands.of(given, "backward")
     named = {"x": x, "kernels": kernels, "dy": dy}
     arguments = [named[name] for name in call.operands]

@@ -122,6 +122,11 @@ def with_memory_errors(found: Verdict, report: str) -> Verdict:
     measured = (*found.measured, {"memory_errors": count})
     if count == 0:
         return Verdict(found.outcome, f"{found.detail}; 0 memory errors", measured)
-    first = next((line for line in report.splitlines() if "Invalid" in line or "rror" in line), "")
-    detail = f"{count} memory errors: {first.strip('= ')[:200]}"
+    # The first lines of a finding say what happened and where; lines of the host's stack follow.
+    findings = [
+        line.strip("= ")
+        for line in report.splitlines()
+        if line.startswith("=========") and "Host Frame" not in line
+    ]
+    detail = f"{count} memory errors: {' '.join(findings[1:5])[:300]}"
     return Verdict(Outcome.WRONG, detail, measured)

@@ -97,16 +97,19 @@ def torch_operator(reporter: Reporter, case: Mapping[str, Any], form: str) -> st
     if not error < TOLERANCE:
         reporter.wrong(f"{form} has an error of {error:.1e}")
         return "not timed"
-    sets = random_tensors(torch, given, set_count(given.moved.forward), written)
     function = written.operator(torch, given)
     times = {}
-    passes: dict[str, tuple[Callable[..., Any], list[Any]]] = {
-        "forward": (function, [operands[:2] for operands in sets]),
-        "both": (with_gradient(torch, function), sets),
-    }
-    for name, (run, operands) in passes.items():
-        reporter.stage(f"compiling and running {name}")
-        with torch.set_grad_enabled(name == "both"):
-            times[name] = time_calls(torch, run, operands)
-        reporter.measured(**{"case": case, "form": form, "pass": name, "microseconds": times[name]})
+    with reporter.device_alone():
+        sets = random_tensors(torch, given, set_count(given.moved.forward), written)
+        passes: dict[str, tuple[Callable[..., Any], list[Any]]] = {
+            "forward": (function, [operands[:2] for operands in sets]),
+            "both": (with_gradient(torch, function), sets),
+        }
+        for name, (run, operands) in passes.items():
+            reporter.stage(f"compiling and running {name}")
+            with torch.set_grad_enabled(name == "both"):
+                times[name] = time_calls(torch, run, operands)
+            reporter.measured(
+                **{"case": case, "form": form, "pass": name, "microseconds": times[name]}
+            )
     return ", ".join(f"{name} {time:.4g} us" for name, time in times.items())

@@ -1,8 +1,9 @@
 """The layouts of arrays in device memory that the kernels read and write.
 
 Tensor memory accesses (TMA) copy boxes of an array with at most five axes. Strides must be
-multiples of 16 bytes, and boxes may have at most 256 elements along an axis. Where a box reaches
-outside the array, a load fills it with zeros, and a store is clipped.
+multiples of 16 bytes, a box must start at a multiple of 16 bytes along the last axis, and boxes may
+have at most 256 elements along an axis. Where a box reaches outside the array, a load fills it with
+zeros, and a store is clipped.
 
 The rows of maps are split into cells and phases (:mod:`carafe_kernels.geometry`). Weights and
 logits have the layout ``[b, q, p, r, n]``: ``n`` entries hold the kernels of part ``p`` of a cell,
@@ -130,6 +131,11 @@ def join_rows(array: jax.Array, height: int) -> jax.Array:
 def pad_columns_of_cells(cells: jax.Array, columns: int) -> jax.Array:
     """``[b, q, p, r, n] -> [b, q, p, columns, n]``, with zeros after the last cell."""
     return _pad(cells, 3, 0, columns - cells.shape[3])
+
+
+def pad_entries_of_cells(cells: jax.Array, entries: int) -> jax.Array:
+    """``[b, q, p, r, n] -> [b, q, p, r, entries]``, with zeros after the last entry."""
+    return _pad(cells, 4, 0, entries - cells.shape[4])
 
 
 def cells_from_weights(weights: jax.Array, geometry: Geometry) -> jax.Array:

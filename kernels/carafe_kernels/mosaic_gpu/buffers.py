@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from carafe_kernels.mosaic_gpu.arrays import kernels_per_box, round_up
+from carafe_kernels.mosaic_gpu.arrays import aligned_cells, kernels_per_box, round_up
 
 # Bytes of shared memory on compute capability 9.0 and 10.0.
 SHARED_MEMORY = 232_448  # limit of one block
@@ -59,11 +59,16 @@ class CellTile:
     box is an odd multiple of 16 bytes long, so that threads that read different rows use different
     memory banks.
 
+    A copy must start at a multiple of 16 bytes in device memory. Therefore it may start with some
+    columns of cells that the block does not need, and cells may be padded with kernels of zeros.
+
     Args:
         rows: number of rows of cells.
-        columns: number of columns of cells.
+        columns: number of columns of cells that the block needs.
         parts: number of parts of a cell, see :mod:`carafe_kernels.mosaic_gpu.arrays`.
         kernels: number of kernels of a part.
+        padded_kernels: number of kernels of a part in memory, with padding.
+        lead: number of columns of cells that are copied before the needed ones.
         taps: number of taps of a kernel.
         box: number of kernels of a box.
         dtype: dtype of the weights or logits.
@@ -73,6 +78,8 @@ class CellTile:
     columns: int
     parts: int
     kernels: int
+    padded_kernels: int
+    lead: int
     taps: int
     box: int
     dtype: np.dtype
@@ -80,7 +87,7 @@ class CellTile:
     @property
     def boxes(self) -> int:
         """Number of boxes of a part."""
-        return -(-self.columns * self.kernels // self.box)
+        return -(-(self.lead + self.columns) * self.padded_kernels // self.box)
 
     @property
     def padded_rows(self) -> int:
@@ -100,8 +107,41 @@ class CellTile:
         return dataclasses.replace(self, rows=self.padded_rows, dtype=np.dtype(np.float32))
 
 
+def padded_kernels(kernels: int, taps: int, columns: int, dtype: np.dtype) -> int:
+    """The least number of kernels per part so that ``columns`` cells fill a multiple of 16 bytes.
+
+    Args:
+        kernels: number of kernels of a part without padding.
+        taps: number of taps of a kernel.
+        columns: number of columns of cells of a block.
+        dtype: dtype of the weights or logits.
+    """
+    while columns % aligned_cells(kernels * taps, dtype):
+        kernels += 1
+    return kernels
+
+
 def cell_tile(
-    rows: int, columns: int, parts: int, kernels: int, taps: int, dtype: np.dtype
+    rows: int,
+    columns: int,
+    parts: int,
+    kernels: int,
+    taps: int,
+    dtype: np.dtype,
+    halo: tuple[int, int] = (0, 0),
 ) -> CellTile:
-    """A :class:`CellTile` whose boxes can be copied."""
-    return CellTile(rows, columns, parts, kernels, taps, kernels_per_box(dtype), dtype)
+    """A :class:`CellTile` that can be copied.
+
+    Args:
+        rows: number of rows of cells of a block, without the halo.
+        columns: number of columns of cells of a block, without the halo.
+        parts: number of parts of a cell.
+        kernels: number of kernels of a part.
+        taps: number of taps of a kernel.
+        dtype: dtype of the weights or logits.
+        halo: numbers of cells before and after the block, along each axis, that it also needs.
+    """
+    padded = padded_kernels(kernels, taps, columns, dtype)
+    lead = -halo[0] % aligned_cells(padded * taps, dtype)
+    size = rows + sum(halo), columns + sum(halo)
+    return CellTile(*size, parts, kernels, padded, lead, taps, kernels_per_box(dtype), dtype)

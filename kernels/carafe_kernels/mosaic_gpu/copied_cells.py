@@ -11,6 +11,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from carafe_kernels.mosaic_gpu.arrays import (
     aligned_cells,
     pad_columns_of_cells,
+    pad_entries_of_cells,
     round_up,
     split_parts,
 )
@@ -26,8 +27,7 @@ class CopiedCells:
     Args:
         cells: buffer of a block.
         up: number of output phases of a cell along an axis.
-        before: number of cells of the halo before the tile. If copies may not start before the
-            array, it is padded with as many cells of zeros.
+        before: number of cells of the halo before the tile, along each axis.
         settings: settings of the kernels.
     """
 
@@ -35,6 +35,13 @@ class CopiedCells:
     up: int
     before: int
     settings: Settings
+
+    @property
+    def _padding(self) -> tuple[int, int]:
+        """Rows and columns of zeros before the array, so that no copy starts before it."""
+        if not self.settings.pads_maps:
+            return 0, 0
+        return self.before, self.before + self.cells.lead
 
     @property
     def buffer(self) -> Any:
@@ -55,14 +62,16 @@ class CopiedCells:
         copied = self.cells
         if cells.shape[4] > copied.kernels * copied.taps:
             cells = split_parts(cells, self.up)
-        entries = cells.shape[4]
-        if self.settings.pads_maps and self.before:
-            cells = jnp.pad(cells, ((0, 0), (self.before, 0), (0, 0), (self.before, 0), (0, 0)))
+        entries = copied.padded_kernels * copied.taps
+        cells = pad_entries_of_cells(cells, entries)
+        if any(self._padding):
+            rows, columns = self._padding
+            cells = jnp.pad(cells, ((0, 0), (rows, 0), (0, 0), (columns, 0), (0, 0)))
         columns = round_up(cells.shape[3], aligned_cells(entries, copied.dtype))
         cells = pad_columns_of_cells(cells, columns)
         batch, rows, parts, _, _ = cells.shape
         if self.settings.interpret:
-            return cells.reshape(batch, rows, parts, columns * copied.kernels, copied.taps)
+            return cells.reshape(batch, rows, parts, columns * copied.padded_kernels, copied.taps)
         return cells.reshape(batch, rows, parts, columns * entries)
 
     def fetch(self, cells: Ref, buffer, barrier, b, row, column, part: jax.Array | int = 0):
@@ -73,15 +82,17 @@ class CopiedCells:
             buffer: buffer in shared memory.
             barrier: barrier that the copies arrive at.
             b: index of the map.
-            row: row of the first cell.
-            column: column of the first cell.
+            row: row of the first cell, without the halo.
+            column: column of the first cell, without the halo.
             part: index of the part to copy, in units of the parts that the buffer holds.
         """
-        copied = self.cells
+        copied, padding = self.cells, self._padding
+        first_row = row - self.before + padding[0]
+        first_column = column - self.before - copied.lead + padding[1]
         for index in range(copied.parts * copied.boxes):
             own_part, box = divmod(index, copied.boxes)
-            rows = pl.ds(row, copied.padded_rows)
-            kernel = column * copied.kernels + box * copied.box
+            rows = pl.ds(first_row, copied.padded_rows)
+            kernel = first_column * copied.padded_kernels + box * copied.box
             if self.settings.interpret:
                 kernels, target = pl.ds(kernel, copied.box), buffer.at[index]
             else:

@@ -14,6 +14,8 @@ MULTIPROCESSORS = 132
 _CACHE_BYTES_PER_CYCLE = 3200  # some 5.5 TB/s at 1.7 GHz, for all multiprocessors together
 _WEIGHTS_PER_LOAD = 2  # up to four weights of consecutive taps come with one load
 _INSTRUCTIONS_PER_CONVERSION = 2  # from one word to two channels
+_MEMORY_BYTES_PER_CYCLE = 1500  # some 2.6 TB/s
+_CYCLES_PER_LAUNCH = 5000  # some 3 us
 _CYCLES_PER_STEP = 400  # barriers and latency that no other block hides
 
 
@@ -37,6 +39,18 @@ def reading_columns(geometry: Geometry, columns: int) -> int:
     )
 
 
+def copy_cycles(problem: Problem, cell_bytes: int) -> int:
+    """Estimated cycles of a copy in device memory, which XLA makes to pad weights or logits.
+
+    Args:
+        problem: problem of the kernel that needs the padded array.
+        cell_bytes: bytes of a cell that the copy reads and writes.
+    """
+    rows, columns = problem.cells
+    moved = problem.batch * rows * columns * cell_bytes
+    return _CYCLES_PER_LAUNCH + moved // _MEMORY_BYTES_PER_CYCLE
+
+
 def cycles(
     problem: Problem,
     *,
@@ -47,7 +61,9 @@ def cycles(
     loads: int,
     halo: tuple[int, int],
     map_bytes: tuple[int, int],
+    cell_bytes: int,
     cell_halo: tuple[int, int],
+    lead: int,
 ) -> int:
     """Estimated cycles of a forward pass or an input gradient.
 
@@ -60,7 +76,9 @@ def cycles(
         loads: number of loads of ``vector`` words per thread and step.
         halo: numbers of cells before and after a tile whose pixels the tile reads.
         map_bytes: bytes of a cell in the input map and in the output map, for all channels.
+        cell_bytes: bytes of the weights or logits of a cell.
         cell_halo: numbers of cells before and after a tile whose weights the tile reads.
+        lead: number of columns of cells before those whose weights are copied, too.
     """
     geometry = problem.geometry
     weights = columns * geometry.up**2 * geometry.taps
@@ -73,8 +91,9 @@ def cycles(
     tiles = -(-map_rows // rows) * -(-map_columns // columns)
     rounds = -(-problem.batch * tiles // MULTIPROCESSORS)
     read = fetched(map_rows, rows, *halo) * fetched(map_columns, columns, *halo) * bytes_in
-    cell_bytes = geometry.logit_channels * problem.cells_dtype.itemsize
-    copied = fetched(map_rows, rows, *cell_halo) * fetched(map_columns, columns, *cell_halo)
+    cell_before, cell_after = cell_halo
+    copied_rows = fetched(map_rows, rows, cell_before, cell_after)
+    copied = copied_rows * fetched(map_columns, columns, cell_before + lead, cell_after)
     moved = read + copied * cell_bytes + map_rows * map_columns * bytes_out
     step = max(issued, wavefronts) + _CYCLES_PER_STEP
     return max(rounds * steps * step, problem.batch * moved // _CACHE_BYTES_PER_CYCLE)

@@ -85,7 +85,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
             )
 
         def fetch_weights(part=0):
-            copied.fetch(cells, kernels[0], cell_barrier, b, first_row, first_column, part)
+            copied.fetch(cells, kernels[0], cell_barrier, b, row, column, part)
 
         zeros = plgpu.layout_cast(jnp.zeros((tile.rows, tile.words), jnp.float32), layout)
         no_sums = ([zeros] * problem.channels_of_a_word,) * len(sources)

@@ -151,7 +151,7 @@ def forward_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
         rows_read=cost.source_columns(geometry, 1),
         columns_read=cost.source_columns,
         width=problem.output_size[1],
-        halo_of_cells=0,
+        cell_halo=(0, 0),
         passes=1,
         max_slots=max_slots,
     )
@@ -174,7 +174,7 @@ def input_gradient_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> Tile:
         rows_read=cost.reading_columns(geometry, 1),
         columns_read=cost.reading_columns,
         width=problem.size[1],
-        halo_of_cells=sum(geometry.halo),
+        cell_halo=(geometry.halo[1], geometry.halo[0]),
         max_slots=max_slots,
     )
     # With several passes, weights are copied and normalised again in each step over the channels.
@@ -194,7 +194,7 @@ def _tiles(
     rows_read: int,
     columns_read: Callable[[Geometry, int], int],
     width: int,
-    halo_of_cells: int,
+    cell_halo: tuple[int, int],
     passes: int,
     max_slots: int,
     any_channels: bool = False,
@@ -210,7 +210,7 @@ def _tiles(
         columns_read: function that returns the number of columns of pixels that a number of
             columns of cells reads.
         width: width of the output map in pixels.
-        halo_of_cells: number of cells of halo along an axis whose weights a tile needs.
+        cell_halo: numbers of cells before and after a tile, along an axis, whose weights it needs.
         passes: number of passes.
         max_slots: largest number of buffers for the input map.
         any_channels: whether to include tiles with more channels than the map has.
@@ -233,12 +233,13 @@ def _tiles(
         # With several passes, each pass copies one part, a row of output phases.
         parts = problem.parts if passes == 1 else geometry.up
         cells = cell_tile(
-            rows + halo_of_cells,
-            columns + halo_of_cells,
+            rows,
+            columns,
             parts // passes,
             geometry.up**2 * geometry.groups // parts,
             geometry.taps,
             problem.cells_dtype,
+            cell_halo,
         )
         weights = _normalized_weights(cells, problem.normalizer)
         row_shape = (read // passes, (columns + halo) * read, words)
@@ -254,8 +255,13 @@ def _tiles(
             loads=rows_read * columns_read(geometry, columns),
             halo=geometry.halo,
             map_bytes=(WORD * words_per_pixel * read**2, WORD * words_per_pixel * written**2),
-            cell_halo=geometry.halo if halo_of_cells else (0, 0),
+            cell_bytes=parts * cells.padded_kernels * cells.taps * cells.dtype.itemsize,
+            cell_halo=cell_halo,
+            lead=cells.lead,
         )
+        if cells.padded_kernels > cells.kernels:
+            entries = parts * (cells.kernels + cells.padded_kernels) * cells.taps
+            cycles += cost.copy_cycles(problem, entries * cells.dtype.itemsize)
         for slots in range(max_slots if passes == 1 else 1, 0, -1):
             yield Tile(
                 rows,

@@ -77,14 +77,15 @@ class Weights:
         Args:
             buffers: the :attr:`buffers`.
             row: first row of cells in the buffer.
-            column: column of cells in the buffer.
+            column: column of cells, from the first one that the block needs.
             index: ``(u, v, group, tap)``, with the row phase and the column phase of the output.
         """
         u, v, group, tap = index
         geometry, weights = self.problem.geometry, self._weights
-        part = u if weights.kernels < geometry.up**2 * geometry.groups else 0
+        part = u if weights.parts > 1 else 0
         kernel = ((u - part) * geometry.up + v) * geometry.groups + group
-        box, box_kernel = blocks.split(column * weights.kernels + kernel, weights.box)
+        first = (weights.lead + column) * weights.padded_kernels
+        box, box_kernel = blocks.split(first + kernel, weights.box)
         rows = pl.ds(row, self.tile.rows)
         ref = buffers[-1].at[part * weights.boxes + box, rows, box_kernel, tap]
         return blocks.load(ref, self.layout)
