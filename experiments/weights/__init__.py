@@ -1,0 +1,1 @@
+"""Weights of public models: their files, names and arrangements."""
