@@ -37,8 +37,17 @@ class Proven:
     channels: tuple[int, int]
 
 
-# Empty, because the kernels have not run on a GPU yet.
-TABLE: tuple[Proven, ...] = ()
+# Geometries, and the numbers of channels with which they were measured.
+_MEASURED = {Geometry(5, up=2): (256, 256), Geometry(5, down=2): (64, 64)}
+
+# The calls that ran correctly, and faster than "xla" with and without gradients, on an H100. The
+# times are in kernels/README.md.
+TABLE: tuple[Proven, ...] = tuple(
+    Proven("mosaic_gpu", "9.0", geometry, dtype, weights_dtype, normalizer, channels)
+    for geometry, channels in _MEASURED.items()
+    for dtype in ("float32", "bfloat16")
+    for normalizer, weights_dtype in ((None, "float32"), ("softmax", dtype))
+)
 
 
 def is_proven(

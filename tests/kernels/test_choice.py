@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from carafe_kernels import choice, mosaic_gpu, proven
+from carafe_kernels import choice, mosaic_gpu
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.implementation import ImplementationSpec
+from carafe_kernels.mosaic_gpu import variants
 from carafe_kernels.names import Implementation
+from carafe_kernels.plan import Plan
 
 import carafe_jax
 from tests.kernels.cases import Case
@@ -86,10 +88,44 @@ def kinds(parameter):
     return " and ".join(device.device_kind for device in parameter)
 
 
-def test_nothing_is_proven_yet(monkeypatch, form):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("options", "channels"), [({"up": 2}, 256), ({"down": 2}, 64)], ids=["up", "down"]
+)
+def test_measured_calls_run_the_kernels_on_an_h100(monkeypatch, form, dtype, options, channels):
+    def chosen_for(dtype=dtype, **changes):
+        fields = {"kernel_size": 5, "group_channels": channels, **options, **changes}
+        case = Case(size=(6, 6), **fields)
+        x, second = operands(form, case)
+        second = second if form == "reassemble" else second.astype(dtype)
+        normalizer = None if form == "reassemble" else "softmax"
+        geometry = Geometry(**case.options)
+        return choice.choose(None, geometry, x.astype(dtype), second, normalizer).implementation
+
     have_devices(monkeypatch, H100)
-    assert proven.TABLE == ()
-    assert chosen(form) == "xla"
+    assert chosen_for() == "mosaic_gpu"
+    for change in ({"kernel_size": 3}, {"groups": 2}, {"group_channels": channels + 8}):
+        assert chosen_for(**change) == "xla"
+    assert chosen_for("float16") == "xla"
+    have_devices(monkeypatch, B200)
+    assert chosen_for() == "xla"
+
+
+@pytest.mark.parametrize(
+    ("geometry", "dtype", "expected"),
+    [
+        (Geometry(5, up=2), "float32", True),
+        (Geometry(5, up=2), "bfloat16", False),
+        (Geometry(5, down=2), "bfloat16", True),
+        (Geometry(5, up=2, down=4), "bfloat16", True),
+        (Geometry(3, up=2), "float32", False),
+    ],
+    ids=str,
+)
+def test_the_table_chooses_whether_one_launch_computes_both_gradients(geometry, dtype, expected):
+    plan = Plan(geometry, (8, 8), jnp.dtype(dtype), jnp.dtype(dtype), None, "mosaic_gpu")
+    plan = dataclasses.replace(plan, settings=mosaic_gpu.current_settings())
+    assert variants.gradients_together(plan) == expected
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ ROTATED_BYTES = 200 * 10**6  # several times the 50 MB of the L2 cache of an H10
 MIN_SETS, MAX_SETS = 2, 16
 BATCHES = 7
 BATCH_SECONDS = 0.02
+# Batches that run before those that count. The first times of a process were too long by half: the
+# clock of an idle GPU takes a while to rise.
+WARM_UP_BATCHES = 10
 MAX_RESULT_BYTES = 8 * 10**9  # bytes of the results of a batch, which are kept until it ends
 COPIED_BYTES = 2**30
 # A call that moves less ends before the next is dispatched, so several are launched together.
@@ -131,6 +134,8 @@ def time_program(program: Callable[..., Any], groups: Sequence[tuple[Any, ...]])
     most = max(1, MAX_RESULT_BYTES // result_bytes)
     estimate = batch(min(4, most))
     repeats = min(max(round(BATCH_SECONDS / estimate), len(groups)), most)
+    for _ in range(WARM_UP_BATCHES):
+        batch(repeats)
     microseconds = [1e6 * batch(repeats) / len(groups[0]) for _ in range(BATCHES)]
     return Time(statistics.median(microseconds), min(microseconds))
 

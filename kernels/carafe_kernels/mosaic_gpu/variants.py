@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
+from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu import forward_bands_kernel, forward_kernel
 from carafe_kernels.mosaic_gpu.band_tiling import bands_reason
 from carafe_kernels.mosaic_gpu.launch import Work
@@ -13,10 +15,13 @@ from carafe_kernels.plan import Plan
 
 type Forward = Callable[[jax.Array, jax.Array, Problem, Settings], Work]
 
-# The problems for which a variant was faster on a GPU: (dtype of the map, kernel_size, whether the
-# operands are logits).
-BANDS: frozenset[tuple[str, int, bool]] = frozenset()
-GRADIENTS_TOGETHER: frozenset[tuple[str, int, bool]] = frozenset()
+# The calls for which a variant was faster on an H100: dtype of the map, kernel_size, up and down,
+# from weights and from logits. The times are in kernels/README.md.
+type Call = tuple[str, int, int, int]
+BANDS: frozenset[Call] = frozenset({("bfloat16", 5, 2, 1), ("float16", 5, 2, 1)})
+GRADIENTS_TOGETHER: frozenset[Call] = frozenset(
+    {("float32", 5, 2, 1), ("float32", 5, 1, 2), ("bfloat16", 5, 1, 2)}
+)
 
 
 def forward_variant(problem: Problem, settings: Settings) -> tuple[str, Forward]:
@@ -28,8 +33,8 @@ def forward_variant(problem: Problem, settings: Settings) -> tuple[str, Forward]
     reason = bands_reason(problem)
     if settings.forward == "bands" and reason:
         raise NotImplementedError(f"forward 'bands' cannot serve this call: {reason}")
-    case = problem.dtype.name, problem.geometry.kernel_size, problem.normalizer is not None
-    by_table = "bands" if case in BANDS and not reason else "multiply_add"
+    call = _call(problem.dtype, problem.geometry)
+    by_table = "bands" if call in BANDS and not reason else "multiply_add"
     if (settings.forward or by_table) == "bands":
         return "carafe_forward_bands", forward_bands_kernel.forward
     return "carafe_forward", forward_kernel.forward
@@ -39,6 +44,9 @@ def gradients_together(plan: Plan) -> bool:
     """Whether one launch computes both gradients, by the settings or else by the table."""
     settings = settings_of(plan)
     if settings.gradients is None:
-        case = plan.x_dtype.name, plan.geometry.kernel_size, plan.normalizer is not None
-        return case in GRADIENTS_TOGETHER
+        return _call(plan.x_dtype, plan.geometry.lowest_terms) in GRADIENTS_TOGETHER
     return settings.gradients == "together"
+
+
+def _call(dtype: np.dtype, geometry: Geometry) -> Call:
+    return dtype.name, geometry.kernel_size, geometry.up, geometry.down

@@ -10,8 +10,8 @@ from experiments.benchmarks.gpu.outcomes import parse
 class RecordingReporter(Reporter):
     """Keeps its messages, parsed in the same way as in the parent process."""
 
-    def __init__(self, path):
-        super().__init__(os.open(path, os.O_WRONLY | os.O_CREAT))
+    def __init__(self, path, lock=os.devnull):
+        super().__init__(os.open(path, os.O_WRONLY | os.O_CREAT), str(lock))
         self._path = path
 
     def messages(self, kind):

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import subprocess
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ TINY = Case(2, 4, 6, 8, kernel_size=3, up=2)
 def briefly(monkeypatch):
     monkeypatch.setattr(timing, "BATCH_SECONDS", 1e-4)
     monkeypatch.setattr(timing, "BATCHES", 2)
+    monkeypatch.setattr(timing, "WARM_UP_BATCHES", 1)
     monkeypatch.setattr(timing, "MAX_SETS", 4)
     monkeypatch.setattr(timing, "CALLS_TOGETHER", 2)
 
@@ -285,3 +287,25 @@ def test_the_memory_check_allocates_arrays_separately(tmp_path, monkeypatch):
     said = subprocess.run(step.command, capture_output=True, text=True, check=True).stdout
     assert said.startswith("allocator platform with --tool memcheck ")
     assert said.endswith(" python3 -c ...\n")
+
+
+def test_one_process_at_a_time_has_the_device(tmp_path):
+    order = []
+    first, second = (
+        RecordingReporter(tmp_path / name, tmp_path / "lock") for name in ("first", "second")
+    )
+
+    def wait():
+        with second.device_alone():
+            order.append("second")
+
+    with first.device_alone():
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+    first.close()
+    second.close()
