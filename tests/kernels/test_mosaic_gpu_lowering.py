@@ -5,6 +5,7 @@ import re
 
 import jax
 import pytest
+from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -15,6 +16,13 @@ from tests.kernels.gpus import H100, case_of, have_devices, have_proven
 from tests.kernels.mosaic_gpu_lowering import lowered, tensor_sizes
 from tests.kernels.sharding import each_axis_type, over_the_batch
 from tests.slow import slow
+
+
+@pytest.fixture(autouse=True)
+def single_kernels():
+    """One kernel for each contraction, whatever is fastest on a GPU: these tests count them."""
+    with mosaic_gpu.using(forward="multiply_add", gradients="apart"):
+        yield
 
 
 def shapes(case, dtype, with_weights=False):

@@ -1,5 +1,6 @@
 """Checks single kernels at small shapes, in memory filled with other values."""
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,6 +37,11 @@ def calls_of(case: Case, kernel: str | None) -> dict[str, Calls]:
     }
 
 
+def single_kernels(settings: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """Uses settings, by default the kernels that do not depend on a table of variants."""
+    return mosaic_gpu.using(**{"forward": "multiply_add", "gradients": "apart", **settings})
+
+
 def smoke(
     reporter: Reporter,
     cases: Sequence[Mapping[str, Any]],
@@ -53,7 +59,7 @@ def smoke(
         settings: fields of ``mosaic_gpu.Settings`` to change. Cases that do not support them are
             skipped, unless no case does.
     """
-    with mosaic_gpu.using(**settings):
+    with single_kernels(settings):
         return _smoke(reporter, [*map(Case.from_json, cases)], kernel, seeds)
 
 

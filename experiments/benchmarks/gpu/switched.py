@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from carafe_kernels import mosaic_gpu
-
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu.channel_steps import channels_of_a_step
 from experiments.benchmarks.gpu.child import Reporter
-from experiments.benchmarks.gpu.smoke import calls_of, smoke, traced
+from experiments.benchmarks.gpu.smoke import calls_of, single_kernels, smoke, traced
 from experiments.benchmarks.gpu.timing import text_of
 
 
@@ -46,5 +44,5 @@ def switched(
 
 
 def _text(case: Case, kernel: str, settings: Mapping[str, Any]) -> str:
-    with mosaic_gpu.using(**settings):
+    with single_kernels(settings):
         return text_of(traced(case, calls_of(case, kernel)[kernel]))
