@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save, save_file
 
 from experiments.engine.errors import UserError
-from experiments.models.weight_files import WeightsError, open_weights
+from experiments.weights.files import WeightsError, open_weights
 
 ARRAYS = {"fc.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "n_averaged": np.ones(1, int)}
 
