@@ -1,37 +1,38 @@
-"""Reads files of weights that PyTorch or safetensors wrote.
+"""Reads files of weights: safetensors, files of ``torch.save``, and pickles of NumPy arrays.
 
 The kind of a file is recognised by its content, not by its suffix: both ``pytorch_model.bin`` and
-``weights.pth`` are written by ``torch.save``.
+``weights.pth`` are written by ``torch.save``. No file needs PyTorch, and none can run code.
 """
 
-import argparse
 import contextlib
 import functools
-import re
-import warnings
-import zipfile
+import os
 from collections.abc import Callable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp  # noqa: F401 (registers NumPy's bfloat16, which safetensors needs)
+import ml_dtypes  # noqa: F401 (registers NumPy's bfloat16, which safetensors needs)
 import numpy as np
 from safetensors import safe_open
 
 from experiments.engine.errors import UserError
+from experiments.engine.text import shown
+from experiments.weights.binary import FormatError
+from experiments.weights.pickled_arrays import Array, Tensor
+from experiments.weights.torch_files import Content, read_pickle, read_zip
+from experiments.weights.unpickling import Key, type_name
 
-# Keys of the state_dict in checkpoints of timm, torchvision, Lightning and PyTorch's tutorials.
+# Keys of the state_dict in checkpoints of timm, torchvision, detectron2, mmdetection, Lightning and
+# PyTorch's tutorials.
 _KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
 # Counters of PyTorch, in BatchNorm and in averages of models, which inference does not need.
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 _FLOATING = {"F64", "F32", "F16", "BF16"}
-_TORCH_FLOATING = {"torch.float64", "torch.float32", "torch.float16", "torch.bfloat16"}
-_ALTERNATIVE = (
-    "`safetensors.torch.save_file(state_dict, 'weights.safetensors')`, run where it is installed, "
-    "writes a file that can be read without it"
-)
 _HEAD_LENGTH = 512  # number of bytes by which the kind of a file is recognised
-_MAX_REASON_LENGTH = 200  # largest length of PyTorch's errors that is shown
+# The names of 100,000 tensors. The library allows 100 MB, which become gigabytes of Python objects.
+_LARGEST_HEADER = 2**24
+_LONGEST_REASON = 200  # characters of an error of the library that are shown
 
 
 class WeightsError(UserError, ValueError):
@@ -59,27 +60,37 @@ class Entry(NamedTuple):
 def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
     """Opens a file of weights.
 
-    A file of ``torch.save`` may have its ``state_dict`` under ``"state_dict"``, ``"model"``,
+    A pickle may have its ``state_dict`` under ``"state_dict"``, ``"model"``,
     ``"model_state_dict"``, ``"state_dict_ema"`` or ``"model_ema"``; a file with several of these is
-    rejected, since they differ. Reading it needs PyTorch 2.6 or newer, because older versions could
-    run pickled code; only tensors, plain Python values and ``argparse.Namespace`` are unpickled.
+    rejected, since they differ. Beside tensors and NumPy arrays, a pickle may hold plain values
+    and a few objects of which nothing is kept, such as ``argparse.Namespace``. A file with any
+    other object is rejected, and nothing in a file is ever run.
 
     Args:
-        path: path of a file from ``safetensors`` or ``torch.save``, with any suffix.
+        path: path of a file from ``safetensors``, of a file that ``torch.save`` wrote, in its ZIP
+            format or in the one before PyTorch 1.6, or of a pickle with NumPy arrays, as detectron2
+            writes; with any suffix.
 
     Yields:
         The arrays by name, without PyTorch's counters. They can be read while the file is open.
 
     Raises:
         WeightsError: the file cannot be read, is damaged or of another kind, has no
-            ``state_dict`` or objects that are not safe to unpickle, or needs a version of PyTorch
-            that is not installed.
+            ``state_dict``, or has objects or sizes that are not safe to read.
     """
+    with contextlib.ExitStack() as stack:
+        with _errors_of(path):
+            entries = stack.enter_context(_reader(path)(path))
+        yield {name: entries[name] for name in entries if not name.endswith(_COUNTERS)}
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Names a file in the errors of reading it."""
     try:
-        with _reader(path)(path) as entries:
-            yield {name: entries[name] for name in entries if not name.endswith(_COUNTERS)}
-    except WeightsError:
-        raise
+        yield
+    except FormatError as error:
+        raise WeightsError(f"{path} {error}") from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -109,7 +120,7 @@ def _reader(path: Path) -> Callable[[Path], contextlib.AbstractContextManager[di
         return _open_safetensors
     if head.startswith(b"PK"):
         return _open_zip
-    # A pickle of protocol 2 to 5, which torch.save wrote before version 1.6.
+    # A pickle of protocol 2 to 5.
     if head[:1] == b"\x80" and head[1:2] in {b"\2", b"\3", b"\4", b"\5"}:
         return _open_pickle
     if text.removeprefix(b"\xef\xbb\xbf").startswith(b"{"):
@@ -118,98 +129,83 @@ def _reader(path: Path) -> Callable[[Path], contextlib.AbstractContextManager[di
             "names them: save their tensors in one file"
         )
     raise WeightsError(
-        f"{path} is damaged, or of another kind: weights must be a file of safetensors or "
-        f"torch.save, got one that begins with {head[:8]!r}"
+        f"{path} is damaged, or of another kind: weights must be a file of safetensors, "
+        f"torch.save or pickled NumPy arrays, got one that begins with {head[:8]!r}"
     )
 
 
 @contextlib.contextmanager
 def _open_safetensors(path: Path) -> Iterator[dict[str, Entry]]:
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > _LARGEST_HEADER:
+        raise FormatError(
+            f"is damaged or unsafe to read: its header has {header:,} bytes, more than the "
+            f"{_LARGEST_HEADER:,} of 100,000 tensors"
+        )
     try:
-        opened = safe_open(path, framework="np")
+        # A mapped file that another process truncates would end this process.
+        opened = safe_open(path, framework="np", backend="pread")
     except OSError:
         raise
     except Exception as error:
-        raise WeightsError(f"{path} is damaged, or no safetensors file: {error}") from error
+        raise FormatError(f"is damaged, or no safetensors file: {_reason(error)}") from error
     with opened as file:
         entries = {}
         for name in file.keys():  # noqa: SIM118 (the file is no mapping)
             array = file.get_slice(name)
             dtype = array.get_dtype()
-            read = functools.partial(file.get_tensor, name)
+            read = functools.partial(_read_safetensors, path, file, name)
             entries[name] = Entry(tuple(array.get_shape()), dtype, dtype in _FLOATING, read)
         yield entries
 
 
+def _read_safetensors(path: Path, file: Any, name: str) -> np.ndarray:
+    with _errors_of(path):
+        try:
+            return file.get_tensor(name)
+        except OSError:
+            raise
+        except Exception as error:
+            raise FormatError(f"has no readable array {shown(name)}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error)[:_LONGEST_REASON]
+
+
+def _open_zip(path: Path) -> contextlib.AbstractContextManager[dict[str, Entry]]:
+    return _open_pickled(path, read_zip)
+
+
+def _open_pickle(path: Path) -> contextlib.AbstractContextManager[dict[str, Entry]]:
+    return _open_pickled(path, read_pickle)
+
+
 @contextlib.contextmanager
-def _open_zip(path: Path) -> Iterator[dict[str, Entry]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except OSError:
-        raise
-    except Exception as error:  # altered bytes make zipfile raise several types
-        raise WeightsError(f"{path} is damaged, or no file of torch.save: {error}") from error
-    files = {member.filename.rpartition("/")[2] for member in members}
-    if "constants.pkl" in files:
-        raise WeightsError(f"{path} is a program of TorchScript: save the state_dict of its module")
-    if "data.pkl" not in files:
-        shown = [member.filename for member in members[:3]]
-        raise WeightsError(f"{path} is a ZIP archive that torch.save did not write: {shown}")
-    unpacked, size = sum(member.file_size for member in members), path.stat().st_size
-    if unpacked > size:  # a file of some kilobytes could fill the memory
-        raise WeightsError(
-            f"{path} unpacks to {unpacked:,} bytes and has {size:,}: torch.save does not compress"
-        )
-    with _open_pickle(path) as entries:
+def _open_pickled(
+    path: Path, reader: Callable[[BufferedReader, int], Content]
+) -> Iterator[dict[str, Entry]]:
+    with path.open("rb") as file:
+        content = reader(file, os.fstat(file.fileno()).st_size)
+        entries = {}
+        for name, value in _state_dict(content.value).items():
+            if isinstance(name, Key) or not isinstance(value, Tensor | Array):
+                name = name.value if isinstance(name, Key) else name
+                raise _no_state_dict(f"{shown(name)} of type {type_name(value)}")
+            read = functools.partial(_read_pickled, path, file, value, content.big_endian)
+            entries[name] = Entry(value.shape, value.dtype_name, value.floats, read)
         yield entries
 
 
-@contextlib.contextmanager
-def _open_pickle(path: Path) -> Iterator[dict[str, Entry]]:
-    yield {name: _entry(tensor) for name, tensor in _unpickled(path).items()}
+def _read_pickled(
+    path: Path, file: BufferedReader, array: Tensor | Array, big_endian: bool
+) -> np.ndarray:
+    with _errors_of(path):
+        return array.read(file, big_endian)
 
 
-def _unpickled(path: Path) -> Mapping[str, Any]:
-    """Reads the tensors of a file of torch.save, by name."""
-    try:
-        import torch
-    except (ImportError, OSError) as error:  # OSError: a shared library is missing
-        raise WeightsError(
-            f"{path} needs PyTorch to be read, which cannot be imported ({error}); {_ALTERNATIVE}"
-        ) from error
-    if torch.__version__ < (2, 6):
-        raise WeightsError(
-            f"{path} needs PyTorch 2.6 or newer to be read, as pickled code can run in version "
-            f"{torch.__version__}; {_ALTERNATIVE}"
-        )
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            # timm and torchvision save the options of the training too.
-            torch.serialization.safe_globals([argparse.Namespace]),
-        ):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # altered bytes make PyTorch raise many types
-        if refused := re.search(r"\bGLOBAL (\S+)", str(error)):
-            raise WeightsError(
-                f"{path} holds {refused[1]}, which is not safe to unpickle, beside or in place of "
-                "tensors: if you trust it, save only its state_dict"
-            ) from error
-        reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())
-        raise WeightsError(
-            f"{path} is damaged, or no file of torch.save: {reason[:_MAX_REASON_LENGTH]}"
-        ) from error
-    tensors = _state_dict(path, content)
-    for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise _no_state_dict(path, f"{name!r} of type {type(tensor).__name__}")
-    return tensors
-
-
-def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
+def _state_dict(content: Any) -> Mapping[str | Key, Any]:
     for _ in _KEYS:  # nested, but not endlessly
         if not isinstance(content, Mapping):
             break
@@ -217,33 +213,15 @@ def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
         if not found:
             return content
         if len(found) > 1:
-            raise WeightsError(
-                f"{path} must hold one state_dict, got {len(found)} under {found}: save the one "
+            raise FormatError(
+                f"must hold one state_dict, got {len(found)} under {found}: save the one "
                 f"that you mean on its own, as `torch.load(...)[{found[0]!r}]`"
             )
         content = content[found[0]]
-    raise _no_state_dict(path, type(content).__name__)
+    raise _no_state_dict(type_name(content))
 
 
-def _no_state_dict(path: Path, found: str) -> WeightsError:
-    return WeightsError(
-        f"{path} must hold a state_dict, tensors by name, alone or under one of {list(_KEYS)}; "
-        f"got {found}"
+def _no_state_dict(found: str) -> FormatError:
+    return FormatError(
+        f"must hold a state_dict, tensors by name, alone or under one of {list(_KEYS)}; got {found}"
     )
-
-
-def _entry(tensor: Any) -> Entry:
-    import torch
-
-    def read() -> np.ndarray:
-        # NumPy has no bfloat16.
-        taken = tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor
-        return taken.numpy(force=True)
-
-    dtype = str(tensor.dtype)
-    floats = dtype in _TORCH_FLOATING
-    if tensor.layout != torch.strided:
-        dtype, floats = f"{dtype}, {tensor.layout}", False
-    elif tensor.is_meta:
-        dtype, floats = f"{dtype} without values", False
-    return Entry(tuple(tensor.shape), dtype, floats, read)
