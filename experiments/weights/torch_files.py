@@ -44,11 +44,11 @@ def read_zip(file: BufferedReader, size: int) -> Content:
     if "constants.pkl" in files:
         raise FormatError("is a program of TorchScript: save the state_dict of its module")
     pickles = [name for name in found if name.rpartition("/")[2] == "data.pkl"]
-    if len(pickles) != 1:
-        raise FormatError(
-            f"is a ZIP archive that torch.save did not write, with {len(pickles)} members "
-            f"data.pkl: {shown(list(found)[:3])}"
-        )
+    if not pickles:
+        names = shown(list(found)[:3])
+        raise FormatError(f"is a ZIP archive that torch.save did not write: {names}")
+    if len(pickles) > 1:
+        raise FormatError(f"is damaged or unsafe: it has several pickles, {shown(pickles)}")
     folder = pickles[0].removesuffix("data.pkl")
 
     def locate(name: str, length: int) -> int:
