@@ -26,6 +26,8 @@ _SAFETENSORS = {
 }
 _FOLDER = "archive"  # of all members, as torch.save names it
 _ALIGNMENT = 64  # bytes; PyTorch maps storages at this alignment
+_HEADER, _FIELD, _ZIP64_FIELD = 30, 4, 20  # bytes of a member's header and of extra fields
+_LARGEST_MEMBER = 2**30  # bytes; larger members get sizes of 64 bits
 _PADDING = b"FB"  # identifier of the extra field with which PyTorch aligns members
 
 
@@ -91,10 +93,9 @@ def _write_member(
     """Writes a member without compression, its content aligned."""
     info = zipfile.ZipInfo(f"{_FOLDER}/{name}")
     info.file_size = len(data)
-    # The header as zipfile will write it, with an extra field of four bytes and the padding.
-    zip64 = len(data) * 1.05 > zipfile.ZIP64_LIMIT
-    unpadded = file.tell() + len(info.FileHeader(zip64)) + 4
-    padding = -unpadded % _ALIGNMENT
+    zip64 = info.file_size > _LARGEST_MEMBER
+    start = file.tell() + _HEADER + len(info.filename) + _FIELD + (_ZIP64_FIELD if zip64 else 0)
+    padding = -start % _ALIGNMENT
     info.extra = _PADDING + struct.pack("<H", padding) + b"Z" * padding
     with archive.open(info, "w", force_zip64=zip64) as member:
         member.write(data)
