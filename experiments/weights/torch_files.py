@@ -111,7 +111,7 @@ def read_pickle(file: BufferedReader, size: int) -> Content:
     missing = [name for name, storage in storages.by_name.items() if storage.start is None]
     if missing:
         raise FormatError(
-            f"is damaged: it lacks {len(missing)} storages, such as {shown(missing[0])}"
+            f"is damaged: it lacks {len(missing)} of its storages, such as {shown(missing[0])}"
         )
     return Content(value)
 

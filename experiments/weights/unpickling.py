@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from experiments.weights.binary import Cursor, FormatError, Span
 
-# A tensor with its name takes about 45 opcodes: this suffices for 15,000 parameters and the two
-# moments that Adam keeps for each. In Python, an object takes up to 100 bytes.
-_MOST_STEPS = 2**21
+# A tensor with its name takes about 45 opcodes: this suffices for 7,000 parameters and the two
+# moments that Adam keeps for each. In Python, an object takes up to 200 bytes.
+_MOST_STEPS = 2**20
 _MOST_TEXT = 2**24  # bytes of all texts; mmdetection's copy of a config has some 10,000
 _LONGEST_TEXT = 2**16  # bytes; longer texts stay in the file: arrays of Python 2 are texts
 _LONGEST_INTEGER = 64  # bytes
@@ -43,7 +43,7 @@ class Budget:
             raise FormatError(f"is unsafe to read: beside arrays, its pickle has more than {most}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Raw:
     """Bytes, or a long text, which stay in the file.
 
@@ -56,7 +56,7 @@ class Raw:
     utf8: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Key:
     """A key of a dictionary that is no text; equal only to itself.
 
@@ -228,7 +228,7 @@ class _Machine:
 
     def frozen_set(self) -> None:
         self.pop_mark()
-        self.push(Inert("frozenset"))
+        self.push(_SET)
 
     def remember(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
@@ -287,6 +287,7 @@ def _opcode_name(opcode: bytes) -> str:
 
 
 _CONTAINERS = (list, tuple, dict)
+_SET = Inert("set")
 _OPERATIONS: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.PROTO: lambda m: m.number(1),
     pickle.FRAME: _Machine.frame,
@@ -323,7 +324,7 @@ _OPERATIONS: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.EMPTY_DICT: lambda m: m.push({}),
     pickle.SETITEM: lambda m: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
     pickle.SETITEMS: lambda m: m.set_items(m.pop_mark()),
-    pickle.EMPTY_SET: lambda m: m.push(Inert("set")),
+    pickle.EMPTY_SET: lambda m: m.push(_SET),
     pickle.ADDITEMS: lambda m: m.append(m.pop_mark()),
     pickle.FROZENSET: _Machine.frozen_set,
     pickle.BINGET: lambda m: m.push(m.memo[m.number(1)]),
