@@ -155,7 +155,8 @@ SHARED = {
     "engine": set(),
     "data": {"engine"},
     "resamplers": {"engine"},
-    "models": {"engine", "resamplers"},
+    "models": {"engine", "resamplers", "weights"},
+    "weights": {"engine", "models"},
 }
 # Backbones of detection and segmentation were trained to classify.
 BETWEEN_TASKS = {("detection", "classification"), ("segmentation", "classification")}

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from experiments.engine.finite import bad_values
 from experiments.engine.text import listed
 from experiments.models.torch_architecture import architecture
-from experiments.models.weight_files import Entry, WeightsError, open_weights
+from experiments.weights.files import Entry, WeightsError, open_weights
 
 _BLOCK = re.compile(r"(layer\d)_(\d+)")
 _TORCH_NAMES = {
@@ -65,7 +65,7 @@ def load_torch_resnet(
 
     Args:
         path: path of a file from ``safetensors`` or ``torch.save``; see
-            :func:`experiments.models.weight_files.open_weights`.
+            :func:`experiments.weights.files.open_weights`.
         variables: variables of the model, with ``"params"`` and ``"batch_stats"``, which provide
             structure, shapes and dtypes: half and double precision in the file are converted to the
             model's float32. Shapes from ``jax.eval_shape`` suffice.

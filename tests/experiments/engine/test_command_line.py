@@ -16,7 +16,7 @@ from experiments.engine.errors import InputError, Interrupted, UserError
 from experiments.engine.evaluation import NonFiniteEvaluationError, UnreadableEvaluationError
 from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
 from experiments.inpainting.web.page import ServeError
-from experiments.models.weight_files import WeightsError
+from experiments.weights.files import WeightsError
 
 
 class TaskError(UserError, ValueError):

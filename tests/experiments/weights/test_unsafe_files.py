@@ -1,0 +1,426 @@
+"""Files that try to run code, or to take much memory or time."""
+
+import os
+import pickle
+import pickletools
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from experiments.weights import unpickling
+from tests.experiments.weights.pickles import (
+    Call,
+    Name,
+    legacy_file,
+    opcodes,
+    pickled,
+    stored,
+    tensor,
+    tensors,
+    zip_file,
+    zipped,
+)
+from tests.experiments.weights.reading import refused
+
+STATE = tensors({"a": np.arange(6, dtype=np.float32)})
+
+
+def files(value, protocol=2):
+    """Returns the files of all kinds that hold a value."""
+    yield "zip", zip_file(value, protocol)
+    yield "legacy", legacy_file(value, protocol)
+    yield "plain", pickled(value, protocol)[0]
+
+
+class Trap:
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    ("function", "arguments", "name"),
+    [
+        (os.mkdir, (), "posix.mkdir"),
+        (exec, ("import os; os.mkdir({!r})",), "builtins.exec"),
+        (getattr, (os, "mkdir"), "builtins.getattr"),
+    ],
+)
+def test_functions_are_refused_by_name_and_not_called(
+    function, arguments, name, protocol, tmp_path, monkeypatch
+):
+    target = tmp_path / "made"
+    monkeypatch.chdir(tmp_path)
+    arguments = [each.format(str(target)) for each in arguments if isinstance(each, str)]
+    trap = Trap(function, *(arguments or [str(target)]))
+    for kind, content in files({"state_dict": {}, "trap": trap}, protocol):
+        (tmp_path / kind).write_bytes(content)
+        assert f" holds {name}, which is not safe to unpickle" in refused(tmp_path / kind)
+    assert not target.exists()
+    if function is os.mkdir:  # without protection, the trap works
+        pickle.loads(pickled(trap, protocol)[0])
+        assert target.exists()
+
+
+UNKNOWN = [
+    ("torchvision.models.resnet", "ResNet"),
+    ("torch", "load"),
+    ("torch.storage", "_load_from_bytes"),
+    ("torch._utils", "_rebuild_tensor_v2.__globals__"),
+    ("numpy", "load"),
+    ("numpy.core.multiarray", "fromfile"),
+    ("collections", "OrderedDict.fromkeys"),
+    ("builtins", "eval"),
+    ("builtins", "__import__"),
+    ("builtins", "getattr.__call__"),
+    ("argparse", "Namespace.__init__"),
+    ("os", "system"),
+    ("experiments.weights.unpickling", "Inert"),
+    ("", ""),
+    ("x" * 150, "y" * 150),
+    ("\x1b[31m", "name\u202e"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), UNKNOWN)
+def test_other_objects_are_refused_even_if_they_are_not_called(module, name, tmp_path):
+    for protocol in (2, 4):
+        for kind, content in files({"a": Name(module, name)}, protocol):
+            (tmp_path / kind).write_bytes(content)
+            message = refused(tmp_path / kind)
+            assert "is not safe to unpickle" in message
+            assert message.isprintable()
+            assert len(message) < 500
+
+
+TEXT = b"X\1\0\0\0a"
+TORCH = b"ctorch._utils\n_rebuild_tensor_v2\n"
+NAMESPACE = b"cargparse\nNamespace\n"
+TYPE = b"cnumpy\nndarray\n"
+
+
+@pytest.mark.parametrize(
+    ("opcodes_of_pickle", "found"),
+    [
+        ((pickle.EXT1, b"\1"), "EXT1"),
+        ((pickle.EXT4, b"\1\0\0\0"), "EXT4"),
+        ((b"(ios\nsystem\n",), "INST"),
+        ((b"(", NAMESPACE, b"o"), "OBJ"),
+        ((pickle.PERSID, b"0\n"), "PERSID"),
+        ((pickle.NEXT_BUFFER,), "NEXT_BUFFER"),
+        ((pickle.READONLY_BUFFER,), "READONLY_BUFFER"),
+        ((b"I1\n",), "INT"),
+        ((b"\0",), "no opcode, but the byte"),
+        ((TEXT, b")R"), "calls str"),
+        ((b"K\1)R",), "calls int"),
+        ((b"N)\x81",), "calls NoneType"),
+        ((TYPE, b")R"), "calls numpy.ndarray"),
+        ((b"ctorch\nfloat32\n)R",), "calls torch.float32"),
+        ((NAMESPACE, b")R)R"), "calls argparse.Namespace"),
+        ((NAMESPACE, b"NR"), "calls argparse.Namespace"),
+        ((NAMESPACE, b")}", TEXT, b"Ns\x92"), "calls a function with keywords"),
+        ((TORCH, b"Nb"), "sets attributes of torch._utils._rebuild_tensor_v2"),
+        ((b"]Nb",), "sets attributes of list"),
+        ((b"Q",), "invalid"),
+        ((b"NQ",), "makes a storage from"),
+        ((b"NNa",), "appends to NoneType"),
+        ((TORCH, b"(NNu"), "sets items of torch._utils"),
+        ((b"}(NNNu",), "a key without a value"),
+        ((b"K\1K\1\x93",), "names an object by no text"),
+        ((b"h\0",), "invalid"),
+        ((b"0",), "invalid"),
+        ((b"0" * 9,), "invalid"),
+        ((b"t",), "invalid"),
+        ((b"X\1\0\0\0\xff",), "invalid"),
+        ((b"c\xff\n\xff\n",), "invalid"),
+        ((b"c" + b"x" * 300 + b"\nname\n",), "a line in its pickle does not end"),
+        ((b"cos",), "a line in its pickle does not end"),
+        ((b"\x8b\xff\xff\xff\x7f",), "a number of 2,147,483,647 bytes"),
+        ((b"B\xff\xff\xff\xff",), "4,294,967,295 bytes are expected"),
+        ((b"\x8e" + b"\xff" * 8,), "18,446,744,073,709,551,615 bytes are expected"),
+        ((b"\x8d" + b"\xff" * 8,), "18,446,744,073,709,551,615 bytes are expected"),
+        ((b"\x96" + b"\xff" * 8,), "18,446,744,073,709,551,615 bytes are expected"),
+        ((b"X\xff\xff\xff\xff",), "4,294,967,295 bytes are expected"),
+        ((b"\x95" + b"\xff" * 8,), "a frame of its pickle is longer"),
+    ],
+    ids=str,
+)
+def test_opcodes_that_weights_do_not_need_are_refused(opcodes_of_pickle, found, tmp_path):
+    text = opcodes(*opcodes_of_pickle)
+    (tmp_path / "w.pth").write_bytes(zipped({"m/data.pkl": text}))
+    assert found in refused(tmp_path / "w.pth")
+
+
+def test_every_opcode_is_interpreted_or_refused(tmp_path):
+    for opcode in pickletools.opcodes:
+        content = opcodes(opcode.code.encode("latin-1"), bytes(16))
+        (tmp_path / "w.pkl").write_bytes(content)
+        refused(tmp_path / "w.pkl")
+
+
+def test_rebuilding_does_not_nest(tmp_path):
+    name = Name("torch._tensor", "_rebuild_from_type_v2")
+    arguments = ()
+    for _ in range(100):  # a call in the arguments would be made before its caller
+        arguments = (name, Name("torch", "Tensor"), arguments, {})
+    (tmp_path / "w.pth").write_bytes(zip_file({"a": Call(name, arguments)}))
+    assert "a tensor with attributes" in refused(tmp_path / "w.pth")
+
+
+BOMBS = {
+    "a tuple of two to the 70 elements": b")" + b"2\x86" * 70,
+    "such a tuple as a key": b"})" + b"2\x86" * 70 + b"Ns",
+    "a list in itself": b"]q\0h\0a",
+    "a list in itself, beside tensors": b"}" + TEXT + b"]q\0h\0as",
+    "a dictionary in itself": b"}q\0" + TEXT + b"h\0s",
+    "a dictionary in itself, as the model": b"}q\0X\5\0\0\0modelh\0s",
+    "deep lists": b"]" * 200_000 + b"a" * 199_999,
+    "deep tuples": b")" + b"\x85" * 200_000,
+    "a memo of 32 bits": b"Nr\xff\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_containers_that_repeat_or_nest_are_not_followed(name, tmp_path):
+    (tmp_path / "w.pkl").write_bytes(opcodes(BOMBS[name]))
+    assert "must hold a state_dict" in refused(tmp_path / "w.pkl")
+
+
+ITEMS = b"](" + b"(NNt" * 1000 + b"eq\0"  # a list of pairs, which the pickle refers to again
+REPEATED = {
+    "opcodes": (b"N", b"20"),
+    "dictionaries": (b"", b"}0"),
+    "marks": (b"", b"("),
+    "ordered dictionaries": (ITEMS, b"ccollections\nOrderedDict\nh\0\x85R0"),
+    "counters": (ITEMS, b"ccollections\nCounter\nh\0\x85R0"),
+    "texts": (b"", b"X\0\xff\0\0" + bytes(65280)),
+    "long arguments": (b"(" + b"N" * 1000 + b"tq\0", b"cargparse\nNamespace\nh\0R0"),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_steps_and_texts_are_limited(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(unpickling, "_MOST_STEPS", 10_000)
+    monkeypatch.setattr(unpickling, "_MOST_TEXT", 10_000)
+    start, repeated = REPEATED[name]
+    for count in (1, 10**5 // len(repeated)):
+        (tmp_path / "w.pkl").write_bytes(opcodes(start, repeated * count))
+        message = refused(tmp_path / "w.pkl")
+        if count > 1:
+            assert "beside arrays, its pickle has more than 10,000" in message
+        elif name != "texts":
+            assert "more than" not in message
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "offset"),
+    [
+        ((7,), (1,), 0),
+        ((6,), (1,), 1),
+        ((10**9,), (0,), 0),
+        ((2, 6), (0, 1), 0),
+        ((2, 3), (4, 1), 0),
+        ((2,), (-1,), 3),
+        ((-1,), (1,), 0),
+        ((-2, -3), (3, 1), 0),
+        ((6,), (1,), -1),
+        ((2,), (2**70,), 0),
+        ((2**70,), (1,), 0),
+        ((0, 2**62), (1, 1), 0),
+        ((6,), (), 0),
+        ((6,), (1, 1), 0),
+        ((1,) * 65, (1,) * 65, 0),
+        ([6], (1,), 0),
+        ((6.0,), (1,), 0),
+        ((True,), (1,), 0),
+        (("6",), (1,), 0),
+        ((6,), (None,), 0),
+        ((6,), (1,), None),
+        (6, 1, 0),
+    ],
+    ids=str,
+)
+def test_tensors_beyond_their_storage_are_refused(shape, strides, offset, tmp_path):
+    storage = stored(np.arange(6, dtype=np.float32))
+    state = {"a": tensor(storage, shape, strides, offset)}
+    for kind, content in (("zip", zip_file(state)), ("legacy", legacy_file(state))):
+        (tmp_path / kind).write_bytes(content)
+        assert "damaged or unsafe" in refused(tmp_path / kind)
+
+
+@pytest.mark.parametrize("count", [-1, 5, 7, 2**62, None])
+def test_storages_of_another_length_are_refused(count, tmp_path):
+    state = {"a": tensor(stored(np.arange(6, dtype=np.float32), count=count), (1,))}
+    (tmp_path / "zip").write_bytes(zip_file(state))
+    assert "damaged" in refused(tmp_path / "zip")
+    if count is not None and count >= 0:
+        (tmp_path / "legacy").write_bytes(legacy_file(state))
+        if count > 6:
+            assert "bytes are expected" in refused(tmp_path / "legacy")
+
+
+def test_a_storage_used_with_two_lengths_is_refused(tmp_path):
+    array = np.arange(6, dtype=np.float32)
+    storages = stored(array), stored(array, kind=Name("torch", "DoubleStorage"))
+    state = {str(index): tensor(each, (1,)) for index, each in enumerate(storages)}
+    (tmp_path / "w.pth").write_bytes(zip_file(state))
+    assert "used as one of 48" in refused(tmp_path / "w.pth")
+
+
+def legacy(names, *storages, magic=0x1950A86A20F9469CFC6C, version=1001):
+    parts = [pickled(each)[0] for each in (magic, version, {})]
+    return b"".join([*parts, pickled(STATE)[0], pickled(names)[0], *storages])
+
+
+STORAGE = (6).to_bytes(8, "little") + bytes(24)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (legacy(["0"], STORAGE, version=1002), "unknown version of torch.save"),
+        (legacy([], STORAGE), "lacks 1 of its storages, such as '0'"),
+        (legacy(["0", "0"], STORAGE, STORAGE), "not the one that its tensors need"),
+        (legacy(["1"], STORAGE), "not the one that its tensors need"),
+        (legacy([["0"]], STORAGE), "not the one that its tensors need"),
+        (legacy("0", STORAGE), "the names of its storages are str"),
+        (legacy(["0"], (2**63).to_bytes(8, "little"), STORAGE), "not the one"),
+        (legacy(["0"], STORAGE[:-1]), "24 bytes are expected"),
+        (legacy(["0"]), "8 bytes are expected"),
+        (legacy(["0"], STORAGE, magic=3), "must hold a state_dict"),
+        (pickled(0x1950A86A20F9469CFC6C)[0], "1 bytes are expected"),
+        (pickled(STATE)[0], "refers to data that no torch.save wrote"),
+    ],
+)
+def test_legacy_files_with_other_storages_are_refused(content, found, tmp_path):
+    (tmp_path / "w.pth").write_bytes(content)
+    assert found in refused(tmp_path / "w.pth")
+
+
+GOOD = zip_file(STATE)
+DIRECTORY = GOOD.index(b"PK\1\2")
+END = GOOD.index(b"PK\5\6")
+
+
+def changed(position, kind, value, content=GOOD):
+    """Returns a file with another number in it."""
+    size = struct.calcsize(kind)
+    return content[:position] + struct.pack(kind, value) + content[position + size :]
+
+
+def entry(name):
+    """Where the directory describes a member."""
+    return GOOD.index(name.encode(), DIRECTORY) - 46
+
+
+def with_zip64(size, start, signature=b"PK\6\6"):
+    """Returns a file whose directory is where a ZIP64 record says."""
+    record = struct.pack("<4sQ2H2L4Q", signature, 44, 45, 45, 0, 0, 3, 3, size, start)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, END, 1)
+    return GOOD[:END] + record + locator + GOOD[END:]
+
+
+DATA = entry("archive/data/0")
+TWICE = zip_file(STATE, **{"data/1": b""}).replace(b"data/1", b"data/0")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (GOOD[:END], "no directory at its end"),
+        (changed(END + 12, "<L", 2**31), "exceeds its end"),
+        (changed(END + 16, "<L", DIRECTORY + 1), "exceeds its end"),
+        (changed(END + 16, "<L", DIRECTORY - 1), "bytes are expected"),
+        (changed(END + 16, "<L", 2**32 - 1), "exceeds its end"),
+        (with_zip64(END - DIRECTORY, 2**63), "exceeds its end"),
+        (with_zip64(2**63, DIRECTORY), "exceeds its end"),
+        (with_zip64(0, 0), "torch.save did not write"),
+        (with_zip64(END - DIRECTORY, DIRECTORY, b"PK\6\5"), "ZIP64"),
+        (changed(DATA + 20, "<L", 23), "compressed"),
+        (changed(DATA + 24, "<L", 2**31), "compressed"),
+        (changed(DATA + 10, "<H", 8), "compressed"),
+        (changed(DATA + 8, "<H", 1), "encrypted"),
+        (changed(DATA + 20, "<Q", (2**31 << 32) + 2**31), "bytes are expected"),
+        (changed(DATA + 20, "<Q", 2**64 - 1), "size or position of a member is missing"),
+        (changed(DATA + 20, "<Q", (28 << 32) + 28), "overlaps another"),
+        (changed(DATA, "<L", 0), "describes no member"),
+        (changed(DATA + 42, "<L", 0), "no member 'archive/data/0' begins at byte 0"),
+        (changed(DATA + 42, "<L", 2**31), "bytes are expected"),
+        (changed(DATA + 28, "<H", 2**16 - 1), "bytes are expected"),
+        (changed(entry("archive/version") + 42, "<L", GOOD.index(b"PK\3\4", 9)), "no member"),
+        (TWICE, "several members 'archive/data/0'"),
+        (zipped({"a/data.pkl": b"", "b/data.pkl": b""}), "several pickles"),
+        (zipped({"a/data.pkl": b""}), "1 bytes are expected"),
+        (zip_file(STATE, **{"data/0": bytes(23)}), "data/0 of 24 bytes has 23 bytes"),
+        (zip_file(STATE).replace(b"data/0", b"data/9"), "data/0 of 24 bytes does not exist"),
+        (zipped({"a/data.pkl": bytes(10**6)}, zipfile.ZIP_DEFLATED), "to 1,000,000 bytes"),
+        (zipped({"a/data.pkl": bytes(10**6)}, zipfile.ZIP_BZIP2), "to 1,000,000 bytes"),
+    ],
+)
+def test_zip_files_that_lie_about_their_members_are_refused(content, found, tmp_path):
+    (tmp_path / "w.pth").write_bytes(content)
+    assert found in refused(tmp_path / "w.pth")
+
+
+def test_a_zip64_directory_is_read(tmp_path):
+    (tmp_path / "w.pth").write_bytes(with_zip64(0, DIRECTORY))
+    assert "torch.save did not write" in refused(tmp_path / "w.pth")  # no members
+
+
+def test_a_directory_of_many_members_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "w.pth"
+    with path.open("wb") as file:
+        file.write(b"PK\3\4")
+        file.truncate(2**25)
+        file.seek(2**25)
+        file.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 2**25 - 4, 4, 0))
+    assert "its directory has 33,554,428 bytes" in refused(path)
+
+
+def header(text, data=b""):
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def described(**tensors):
+    parts = [
+        f'"{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}'
+        for name, (dtype, shape, offsets) in tensors.items()
+    ]
+    return f"{{{','.join(parts)}}}".encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(described(a=("F32", [2], [0, 8]), b=("F32", [2], [4, 12])), bytes(12)),
+        header(described(a=("F32", [2], [0, 8]), b=("F32", [2], [0, 8])), bytes(8)),
+        header(described(a=("F32", [2], [4, 12])), bytes(12)),
+        header(described(a=("F32", [2], [0, 8])), bytes(7)),
+        header(described(a=("F32", [2], [0, 8])), bytes(9)),
+        header(described(a=("F32", [3], [0, 8])), bytes(8)),
+        header(described(a=("F32", [2**62, 4, 2], [0, 8])), bytes(8)),
+        header(described(a=("F32", [-2], [0, 8])), bytes(8)),
+        header(described(a=("F32", [2], [8, 0])), bytes(8)),
+        header(described(a=("F32", [2], [0, 2**63])), bytes(8)),
+        header(described(a=("OBJ", [2], [0, 8])), bytes(8)),
+        header(b"{" + b'"a":[' * 100_000 + b"]" * 100_000 + b"}"),
+        header(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}', bytes(8)),
+        (2**24 + 1).to_bytes(8, "little") + b"{" + bytes(100),
+        (2**63).to_bytes(8, "little") + b"{" + bytes(100),
+    ],
+)
+def test_headers_of_safetensors_that_lie_are_refused(content, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    assert "damaged" in refused(tmp_path / "w.safetensors")
+
+
+def test_a_long_header_of_safetensors_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "w.safetensors"
+    text = described(a=("F32", [2], [0, 8])) + b" " * 2**24
+    path.write_bytes(header(text, bytes(8)))
+    assert "16,777,271 bytes, more than the 16,777,216 of 100,000 tensors" in refused(path)
