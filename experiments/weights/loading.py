@@ -29,6 +29,7 @@ from experiments.weights.layout import Layout
 __all__ = ["Loaded", "WeightsError", "arrays_for_file", "file_shapes", "load", "unused_text"]
 
 _VARIANCE = "var"  # the name that Flax uses
+_WRAPPERS = {"module", "_orig_mod", "model"}
 _KEPT = "`keep` names its submodule"
 
 
@@ -146,7 +147,7 @@ def arrays_for_file(
 
 
 def file_shapes(path: Path | Sequence[Path]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the arrays in files of weights, by name, without a prefix that all share.
+    """The shapes of the arrays in files of weights, by name, without the prefix of a wrapper.
 
     Args:
         path: path of a file, or paths of several files.
@@ -322,15 +323,14 @@ def _is_in(name: str, modules: Collection[str]) -> bool:
 def _without_prefix(entries: dict[str, Entry], modules: Collection[str]) -> dict[str, Entry]:
     """Removes a prefix that wrappers such as ``DataParallel`` add to all names.
 
-    The rest of the names must begin with one of ``modules``, if there are any.
+    What follows the prefix is one of ``modules``. If there are none, only known wrappers count.
     """
     names = {name: name for name in entries}
     while names:
         first = {name.partition(".")[0] for name in names.values()}
-        is_last = len(first) > 1 or not all("." in name for name in names.values())
-        if first & set(modules) or (is_last and not modules):
+        if first & set(modules) or (not modules and not first <= _WRAPPERS):
             return {names[name]: entry for name, entry in entries.items()}
-        if is_last:
+        if len(first) > 1 or not all("." in name for name in names.values()):
             break
         names = {name: rest.partition(".")[2] for name, rest in names.items()}
     return entries
