@@ -24,7 +24,7 @@ from experiments.models.weight_files import Entry, WeightsError, open_weights
 from experiments.weights.architecture import architecture
 from experiments.weights.arrangements import Arrangement
 from experiments.weights.formats import recognise
-from experiments.weights.layout import Layout
+from experiments.weights.layout import Layout, counter
 
 __all__ = ["Loaded", "WeightsError", "arrays_for_file", "file_shapes", "load", "unused_text"]
 
@@ -325,11 +325,13 @@ def _without_prefix(entries: dict[str, Entry], modules: Collection[str]) -> dict
 
     What follows the prefix is one of ``modules``. If there are none, only known wrappers count.
     """
-    names = {name: name for name in entries}
+    names = {name: name for name in entries if not counter(name)}  # some have no prefix
     while names:
         first = {name.partition(".")[0] for name in names.values()}
         if first & set(modules) or (not modules and not first <= _WRAPPERS):
-            return {names[name]: entry for name, entry in entries.items()}
+            whole, rest = next(iter(names.items()))
+            prefix = whole.removesuffix(rest)
+            return {name.removeprefix(prefix): entry for name, entry in entries.items()}
         if len(first) > 1 or not all("." in name for name in names.values()):
             break
         names = {name: rest.partition(".")[2] for name, rest in names.items()}
