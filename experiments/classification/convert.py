@@ -21,13 +21,14 @@ from experiments.engine.converted_runs import (
     write_converted_run,
 )
 from experiments.engine.settings import CheckpointChoice
-from experiments.weights.loading import Loaded, arrays_for_file
+from experiments.weights.loading import unused_texts
 from experiments.weights.resnets import classification_layout
+from experiments.weights.saving import check_new, save
 
 
 def convert(
     config: ClassificationConfig, weights: Path, output: Path, keep: tuple[str, ...] = ()
-) -> Loaded:
+) -> list[str]:
     """Writes a run whose checkpoint of step 0 holds weights from a file.
 
     The run can be evaluated, used for predictions, and trained further.
@@ -39,7 +40,8 @@ def convert(
         keep: parts of the network that keep their own initial values.
 
     Returns:
-        The variables of the run, and the arrays of the file that are not used.
+        What the run does not use of the file; see
+        :func:`experiments.weights.loading.unused_texts`.
 
     Raises:
         ConfigError: the config is for another dataset; or ``output`` is not empty, or cannot be
@@ -66,7 +68,7 @@ def convert(
         loaded.rest,
         keep,
     )
-    return loaded
+    return unused_texts(loaded.unused)
 
 
 def export(run: Path, output: Path, checkpoint: CheckpointChoice = "newest") -> None:
@@ -83,9 +85,7 @@ def export(run: Path, output: Path, checkpoint: CheckpointChoice = "newest") -> 
         CheckpointError: there is no run of this task in ``run``, or it cannot be read.
         ConfigError: ``output`` exists.
     """
-    from experiments.weights.writing import write_weights
-
-    configs.check(not output.exists(), "output", "a new file", str(output))
+    check_new([output])
     state = RUNS.load(run, checkpoint).state
     variables = {"params": state["params"], "batch_stats": state["model_state"]}
-    write_weights(output, arrays_for_file(variables, classification_layout(), read_rest(run)))
+    save([output], variables, classification_layout(), read_rest(run))
