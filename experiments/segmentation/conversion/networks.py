@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from experiments.engine.config import check, differences
-from experiments.models.resnet_config import ResNetConfig
+from experiments.models.resnet_config import ResNetConfig, Stem
 from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.conversion.libraries import CLASSIFIER, LIBRARIES, Library, kernel
 from experiments.segmentation.data.config import DataConfig
@@ -72,19 +72,18 @@ def config_of(library: Library, shapes: Mapping[str, Sequence[int]]) -> Segmenta
             f"{described(shapes)}"
         )
     hidden = shapes.get(kernel(library, architecture, "auxiliary/hidden/conv"))
+    stem: Stem = "deep" if library == "csail" else "v1c"
     if "conv3.weight" not in backbone:
         stem = "conv7"
-    else:
-        stem = "deep" if library == "csail" else "v1c"
     names = LIBRARIES[library]
     model = SegmenterConfig(
         architecture,
         ResNetConfig(
-            found_depth,  # type: ignore[arg-type]
+            found_depth,
             norm="sync_batch",
             output_stride=32 if architecture == "upernet" else 8,
             width=backbone["layer1.0.conv1.weight"][0],
-            stem=stem,  # type: ignore[arg-type]
+            stem=stem,
         ),
         channels=shapes[kernel(library, architecture, "head/ppm/output/conv")][0],
         pooling_order=names.pooling_orders[architecture],
