@@ -155,7 +155,7 @@ SHARED = {
     "engine": set(),
     "data": {"engine"},
     "resamplers": {"engine"},
-    "models": {"engine", "resamplers", "weights"},
+    "models": {"engine", "resamplers"},
     "weights": {"engine", "models"},
 }
 # Backbones of detection and segmentation were trained to classify.

@@ -57,7 +57,7 @@ class Entry(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
+def open_weights(path: Path, counters: bool = False) -> Iterator[dict[str, Entry]]:
     """Opens a file of weights.
 
     A pickle may have its ``state_dict`` under ``"state_dict"``, ``"model"``,
@@ -70,9 +70,10 @@ def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
         path: path of a file from ``safetensors``, of a file that ``torch.save`` wrote, in its ZIP
             format or in the one before PyTorch 1.6, or of a pickle with NumPy arrays, as detectron2
             writes; with any suffix.
+        counters: whether PyTorch's counters, which are integers, are among the arrays.
 
     Yields:
-        The arrays by name, without PyTorch's counters. They can be read while the file is open.
+        The arrays by name. They can be read while the file is open.
 
     Raises:
         WeightsError: the file cannot be read, is damaged or of another kind, has no
@@ -81,7 +82,8 @@ def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
     with contextlib.ExitStack() as stack:
         with _errors_of(path):
             entries = stack.enter_context(_reader(path)(path))
-        yield {name: entries[name] for name in entries if not name.endswith(_COUNTERS)}
+        left_out = () if counters else _COUNTERS
+        yield {name: entries[name] for name in entries if not name.endswith(left_out)}
 
 
 @contextlib.contextmanager
