@@ -23,7 +23,7 @@ from experiments.detection.model.detector import BOX_WEIGHTS, Detector
 from experiments.detection.model.mask_targets import crop_masks
 from experiments.detection.model.sampling import Objects, Sample, sample
 from experiments.engine.step import LossFunction, LossSums
-from experiments.models.imagenet_statistics import normalize
+from experiments.models.input_normalization import normalize
 
 # Absolute difference at which smooth L1 changes from quadratic to linear.
 _RPN_BETA = 1 / 9
@@ -59,9 +59,11 @@ def _losses(
     objects = Objects(batch["boxes"], batch["labels"], batch["crowd"])
     size = batch["size"]
     anchor_keys, proposal_keys = jax.random.split(key, (2, size.shape[0]))
-    pyramid = detector.features(normalize(batch["image"], size), train=True)
+    image = normalize(batch["image"], config.model.backbone.input, size)
+    pyramid = detector.features(image, train=True)
 
-    logits, deltas, anchors = detector.score_anchors(pyramid)
+    height, width = image.shape[1:3]
+    logits, deltas, anchors = detector.score_anchors(pyramid, (height, width))
     all_anchors = jnp.asarray(np.concatenate(anchors))  # [E, 4]
     inside = jax.vmap(_inside, in_axes=(None, 0))(all_anchors, size)
     anchor_sample = jax.vmap(sample, in_axes=(0, None, 0, 0, None))(

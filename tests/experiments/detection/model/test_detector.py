@@ -13,7 +13,8 @@ from experiments.detection.model.detector import Detector, is_frozen, select
 from experiments.detection.model.heads import BoxHead, MaskHead
 from experiments.models.fpn import FPN
 from experiments.models.fpn_config import FPNConfig
-from experiments.models.imagenet_statistics import normalize
+from experiments.models.input_config import InputConfig
+from experiments.models.input_normalization import normalize
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
 from tests.experiments.compilation import jit
@@ -147,22 +148,42 @@ def test_boxes_without_area_in_the_image_do_not_displace_others():
     np.testing.assert_allclose(found["boxes"], boxes[16:], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [({"shortest_side": 1e-3}, 3), ({"shortest_side": 0.0}, 4), ({"shortest_side": None}, 5),
+     ({"clamps_shrinking": True}, 5)],
+)  # fmt: skip
+def test_thin_boxes_are_dropped_below_the_shortest_side(options, count):
+    boxes = np.float32([[10 * i, 0, 10 * i + 5, 10] for i in range(5)])
+    deltas = np.zeros((5, 1, 4), np.float32)
+    # The widths are 5, 0.02, 0.002, 0.0002 and 0; clamping leaves 5 / 62.5.
+    deltas[1:, 0, 2] = [*5 * np.log([4e-3, 4e-4, 4e-5]), -1000]
+    logits = np.stack([5 - np.arange(5) / 10, np.zeros(5)], axis=1).astype(np.float32)
+    config = BoxHeadConfig(score_threshold=0.01, detections=6, **options)
+    found = run(logits, deltas, boxes, np.ones(5, bool), SIZE, config)
+    assert found["valid"].tolist() == [True] * count + [False] * (6 - count)
+    if options.get("clamps_shrinking"):
+        widths = found["boxes"][1:5, 2] - found["boxes"][1:5, 0]
+        np.testing.assert_allclose(widths, [0.08] * 4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_boxes_and_scores_that_are_not_finite_are_dropped(value):
+@pytest.mark.parametrize("shortest_side", [1e-2, None])
+def test_boxes_and_scores_that_are_not_finite_are_dropped(value, shortest_side):
     logits, deltas = np.zeros((9, 4), np.float32), np.zeros((9, 3, 4), np.float32)
     corners = np.stack([np.arange(9) * 6, np.arange(9)], axis=1)
     boxes = np.concatenate([corners, corners + 6], axis=1).astype(np.float32)
     logits[:4] = np.where(np.eye(4, dtype=bool), value, 0)
     for side in range(4):
         deltas[4 + side, :, side] = value
-    config = BoxHeadConfig(score_threshold=0.2, detections=27)
+    config = BoxHeadConfig(score_threshold=0.2, detections=27, shortest_side=shortest_side)
     found = run(logits, deltas, boxes, np.ones(9, bool), SIZE, config)
     there = np.asarray(found["valid"])
     for name in ("boxes", "scores"):
         assert np.isfinite(found[name]).all()
         assert not np.asarray(found[name])[~there].any()
     sides = np.asarray(found["boxes"])[there].reshape(-1, 2, 2)
-    assert (sides[:, 1] - sides[:, 0] >= 0.01).all()
+    assert (sides[:, 1] - sides[:, 0] >= (shortest_side or 0)).all()
     assert {(8 * 6, 8, 8 * 6 + 6, 8 + 6)} <= {tuple(box) for box in found["boxes"].tolist()}
 
 
@@ -234,7 +255,7 @@ def test_class_agnostic_masks():
 def test_scores_are_nan_if_a_head_overflows(shallow):
     model, variables = shallow
     sizes = np.int32([[64, 64], [64, 64]])
-    image = normalize(jnp.asarray(random_images()), jnp.asarray(sizes))
+    image = normalize(jnp.asarray(random_images()), InputConfig(), jnp.asarray(sizes))
     detect = jit(model.apply)
     found = detect(variables, image, sizes)
     assert np.isfinite(found["scores"]).all()
@@ -249,7 +270,7 @@ def test_the_call_equals_the_stages_in_sequence(shallow):
     """The stages are proposals, box head, selection, and masks of the selected boxes."""
     model, variables = shallow
     sizes = np.int32([[64, 64], [48, 60]])
-    image = normalize(jnp.asarray(random_images()), jnp.asarray(sizes))
+    image = normalize(jnp.asarray(random_images()), InputConfig(), jnp.asarray(sizes))
 
     def by_stages(model, image, sizes):
         pyramid = model.features(image)
