@@ -33,7 +33,7 @@ from experiments.engine.step import (
     initial_key,
     supervised_step,
 )
-from experiments.models.imagenet_statistics import normalize
+from experiments.models.input_normalization import normalize
 from experiments.models.resnet import ResNet
 
 CLASSES = "classes.json"
@@ -90,7 +90,7 @@ def classify(
 ) -> Float[Array, "batch classes"]:
     """Computes the logits of images of bytes, with running averages."""
     variables = {"params": state["params"], "batch_stats": state["model_state"]}
-    return model.apply(variables, normalize(image))
+    return model.apply(variables, normalize(image, model.config.input))
 
 
 def loss_function(
@@ -100,7 +100,7 @@ def loss_function(
     del key
     logits, collections = model.apply(
         {"params": params, "batch_stats": model_state},
-        normalize(batch["image"]),
+        normalize(batch["image"], model.config.input),
         train=True,
         mutable=["batch_stats"],
     )

@@ -23,7 +23,7 @@ from experiments.detection.model.detector import BOX_WEIGHTS, Detector
 from experiments.detection.model.mask_targets import crop_masks
 from experiments.detection.model.sampling import Objects, Sample, sample
 from experiments.engine.step import LossFunction, LossSums
-from experiments.models.imagenet_statistics import normalize
+from experiments.models.input_normalization import normalize
 
 # Absolute difference at which smooth L1 changes from quadratic to linear.
 _RPN_BETA = 1 / 9
@@ -59,7 +59,8 @@ def _losses(
     objects = Objects(batch["boxes"], batch["labels"], batch["crowd"])
     size = batch["size"]
     anchor_keys, proposal_keys = jax.random.split(key, (2, size.shape[0]))
-    pyramid = detector.features(normalize(batch["image"], size), train=True)
+    image = normalize(batch["image"], config.model.backbone.input, size)
+    pyramid = detector.features(image, train=True)
 
     logits, deltas, anchors = detector.score_anchors(pyramid)
     all_anchors = jnp.asarray(np.concatenate(anchors))  # [E, 4]

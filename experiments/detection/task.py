@@ -32,7 +32,7 @@ from experiments.engine.runs import RunType
 from experiments.engine.settings import EvaluationConfig, Operation, evaluation_in_training
 from experiments.engine.step import State, TaskStep, draw_variables, initial_key, supervised_step
 from experiments.engine.text import printable
-from experiments.models.imagenet_statistics import normalize
+from experiments.models.input_normalization import normalize
 
 CATEGORIES = "categories.json"
 
@@ -93,7 +93,7 @@ def train_step(config: DetectionConfig, steps_per_epoch: int) -> TaskStep:
 def detect(model: Detector, state: State, image: jax.Array, size: jax.Array) -> Detections:
     """The detections in uint8 images; see :class:`.model.detector.Detector`."""
     variables = {"params": state["params"], **state["model_state"]}
-    return model.apply(variables, normalize(image, size), size)
+    return model.apply(variables, normalize(image, model.config.backbone.input, size), size)
 
 
 def make_evaluator(

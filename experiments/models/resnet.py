@@ -104,6 +104,8 @@ class BasicBlock(_Block):
 class Bottleneck(_Block):
     """Convolutions of 1x1, 3x3 and 1x1, the second of which downsamples, and a shortcut.
 
+    With ``stride_in_1x1`` the first downsamples.
+
     With LIP one trunk on the input of the block serves both downsampling sites, and a 1x1
     convolution replaces the 3x3 convolution, as in LIP-ResNet.
     """
@@ -117,7 +119,9 @@ class Bottleneck(_Block):
         """Maps ``[B, H, W, C]`` to ``[B, H', W', 4 * features]``, of half the size or the same."""
         out_channels = self.expansion * self.features
         convolution = self.conv(out_channels, 1, "downsample_conv")
-        y = nn.relu(self.norm("bn1")(self.conv(self.features, 1, "conv1")()(x)))
+        stride_first = self.downsamples and self.config.stride_in_1x1
+        y = self.conv(self.features, 1, "conv1")(strides=2 if stride_first else 1)(x)
+        y = nn.relu(self.norm("bn1")(y))
         shortcut = x
         if self.downsamples and self.config.downsampler == "lip":
             trunk = ImportanceTrunk(dtype=self.dtype, name="resample_trunk")(x)
@@ -127,7 +131,7 @@ class Bottleneck(_Block):
             shortcut = self.norm("downsample_bn")(convolution()(pooled))
         else:
             spatial = self.conv(self.features, 3, "conv2", self.dilations[0])
-            y = self.downsampling(y, spatial, "resample")
+            y = spatial()(y) if stride_first else self.downsampling(y, spatial, "resample")
             if self.downsamples or x.shape[-1] != out_channels:
                 shortcut = self.downsampling(x, convolution, "downsample_resample")
                 shortcut = self.norm("downsample_bn")(shortcut)
@@ -139,6 +143,8 @@ class Bottleneck(_Block):
 
 class ResNet(nn.Module):
     """Residual network with a stride on the 3x3 convolution of a bottleneck ("V1.5").
+
+    With ``stride_in_1x1`` the stride is on the first 1x1 convolution instead.
 
     Submodules have torchvision's names, with ``layer1_0/downsample_conv`` for
     ``layer1.0.downsample.0`` and ``downsample_bn`` for ``.1``. Convolutions have no bias and are
@@ -206,7 +212,8 @@ class ResNet(nn.Module):
         """Maps images to logits ``[B, num_classes]`` in float32.
 
         Args:
-            x: RGB images ``[B, H, W, 3]``, of any size.
+            x: normalised images ``[B, H, W, 3]``, of any size; see
+                :func:`experiments.models.input_normalization.normalize`.
             train: whether BatchNorm uses the statistics of the batch and updates the running
                 averages in the collection ``batch_stats``.
         """
@@ -222,7 +229,8 @@ class ResNet(nn.Module):
         """Maps images to C2, C3, C4 and C5, the outputs of Res-2 to Res-5.
 
         Args:
-            x: RGB images ``[B, H, W, 3]``, of any size.
+            x: normalised images ``[B, H, W, 3]``, of any size; see
+                :func:`experiments.models.input_normalization.normalize`.
             train: whether BatchNorm uses the statistics of the batch and updates the running
                 averages in the collection ``batch_stats``.
 
@@ -308,7 +316,9 @@ def is_frozen(path: Sequence[str], frozen_stages: int) -> bool:
 
 
 def _batch_norm(parent: "_Block | ResNet", train: bool) -> MakeModule:
-    return _normalizing(nn.BatchNorm, parent, train, momentum=0.9, epsilon=1e-5)
+    return _normalizing(
+        nn.BatchNorm, parent, train, momentum=0.9, epsilon=parent.config.norm_epsilon
+    )
 
 
 def _carafe(parent: "_Block | ResNet", train: bool) -> MakeModule:

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Literal, get_args
 
-from experiments.engine.config import check
+from experiments.engine.config import check, check_at_least
+from experiments.models.input_config import InputConfig
 from experiments.resamplers.methods import Downsampler
 
 Depth = Literal[18, 34, 50, 101, 152]
@@ -30,6 +31,13 @@ class ResNetConfig:
             ``width``, ``width`` and ``2 * width`` channels, as in the official implementations of
             UperNet, PSPNet and PSANet. ``"v1c"``: three of 3x3 with ``width / 2``, ``width / 2``
             and ``width`` channels, as in mmseg's ResNetV1c.
+        norm_epsilon: number that normalisation adds to variances; 1e-5 in PyTorch, detectron2 and
+            mmdet 2. It is 0 in torchvision's detectors with the weights ``COCO_V1``. Normalisation
+            inside a downsampler keeps 1e-5.
+        stride_in_1x1: whether the stride of a bottleneck is on its first 1x1 convolution instead of
+            its 3x3 convolution, as in detectron2's models with weights of MSRA. Only strided
+            downsampling allows it, because the sites of section 4.1 are at the 3x3 convolution.
+        input: order of the channels, mean and standard deviation of the images.
     """
 
     depth: Depth = 50
@@ -39,6 +47,9 @@ class ResNetConfig:
     output_stride: OutputStride = 32
     width: int = 64
     stem: Stem = "conv7"
+    norm_epsilon: float = 1e-5
+    stride_in_1x1: bool = False
+    input: InputConfig = dataclasses.field(default_factory=InputConfig)
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for a field out of range."""
@@ -57,3 +68,10 @@ class ResNetConfig:
             check(value >= 1, name, "at least 1", value)
         if self.stem == "v1c":
             check(self.width % 2 == 0, "width", "even for the stem 'v1c'", self.width)
+        check_at_least(self, norm_epsilon=0)
+        if self.stride_in_1x1:
+            name, given = "stride_in_1x1", self.stride_in_1x1
+            expected = f"False for basic blocks, which depth {self.depth} has"
+            check(self.depth >= 50, name, expected, given)
+            expected = f"False for the downsampler {self.downsampler!r}"
+            check(self.downsampler == "strided", name, expected, given)

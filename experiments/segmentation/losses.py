@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from experiments.data.classes import UNLABELLED
 from experiments.engine.step import LossFunction, LossSums
-from experiments.models.imagenet_statistics import normalize
+from experiments.models.input_normalization import normalize
 from experiments.resamplers.interpolation import resize
 from experiments.segmentation.configs import LossConfig
 from experiments.segmentation.model.segmenter import Segmenter
@@ -62,7 +62,7 @@ def _loss(
 ) -> LossSums:
     (logits, auxiliary), collections = model.apply(
         {"params": params, "batch_stats": model_state},
-        normalize(batch["image"], batch["size"]),
+        normalize(batch["image"], model.config.backbone.input, batch["size"]),
         train=True,
         method="layers",
         mutable=["batch_stats"],

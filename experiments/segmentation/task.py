@@ -22,7 +22,7 @@ from experiments.engine.runs import RunType
 from experiments.engine.settings import EvaluationConfig, Operation, evaluation_in_training
 from experiments.engine.step import State, TaskStep, draw_variables, initial_key, supervised_step
 from experiments.engine.text import printable, shown
-from experiments.models.imagenet_statistics import normalize
+from experiments.models.input_normalization import normalize
 from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.data.batches import evaluation_batches, training_batches
 from experiments.segmentation.data.config import Split
@@ -97,7 +97,7 @@ def segment(
         image: RGB images, uint8 ``[B, H, W, 3]``.
     """
     variables = {"params": state["params"], "batch_stats": state["model_state"]}
-    return model.apply(variables, normalize(image))
+    return model.apply(variables, normalize(image, model.config.backbone.input))
 
 
 def make_evaluator(

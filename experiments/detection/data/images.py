@@ -2,10 +2,6 @@
 
 from experiments.detection.data.config import DataConfig
 
-# The stride of the coarsest level that FPN upsamples. FPN_CARAFE also upsamples the level above it,
-# of stride 64, and crops the result.
-_MULTIPLE = 32
-
 
 def is_portrait(height: int, width: int) -> bool:
     """Whether an image belongs in the portrait bucket; a square image does not."""
@@ -13,10 +9,9 @@ def is_portrait(height: int, width: int) -> bool:
 
 
 def bucket_shape(config: DataConfig, portrait: bool) -> tuple[int, int]:
-    """Height and width of a bucket: the config's sides, rounded up to multiples of 32."""
-    shorter, longer = (
-        -(-side // _MULTIPLE) * _MULTIPLE for side in (config.shorter, config.longer)
-    )
+    """Height and width of a bucket: the config's sides, rounded up to its multiple."""
+    multiple = config.pad_multiple
+    shorter, longer = (-(-side // multiple) * multiple for side in (config.shorter, config.longer))
     return (longer, shorter) if portrait else (shorter, longer)
 
 
@@ -26,12 +21,13 @@ def resized_size(height: int, width: int, config: DataConfig, portrait: bool) ->
     The aspect ratio is kept, except for rounding. In its own bucket an image has exactly the size
     that mmcv's ``rescale_size`` computes: both sides are scaled by one factor and rounded half up.
     detectron2 scales the longer side twice if it is the limit, so that a half is sometimes rounded
-    differently. No side is shorter than a pixel.
+    differently. With the rounding ``"floor"`` it is the size in torchvision. No side is shorter
+    than a pixel.
 
     Args:
         height: height of the image in pixels.
         width: width of the image in pixels.
-        config: config of the data; ``shorter`` and ``longer`` are used.
+        config: config of the data.
         portrait: whether the bucket is the portrait one. An image of the opposite orientation is
             scaled down until it fits.
     """
@@ -42,4 +38,5 @@ def resized_size(height: int, width: int, config: DataConfig, portrait: bool) ->
         bucket_height / height,
         bucket_width / width,
     )
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    half = 0.5 if config.rounding == "half_up" else 0.0
+    return max(1, int(height * scale + half)), max(1, int(width * scale + half))

@@ -19,11 +19,19 @@ class AnchorConfig:
         ratios: ratios of height to width of the anchors at a position; all these anchors have the
             same area.
         strides: strides of the pyramid's levels, in pixels.
+        rounded: whether the corners of anchors around the origin are rounded to whole pixels, half
+            to even, as in torchvision.
+        measured_strides: whether the distances between anchors are those between the pixels of a
+            map, the size of the padded input divided by the size of the map and rounded down, as
+            in torchvision. They differ from ``strides`` if the size of the input is no multiple of
+            the stride: with an input of 800 rows, P6 has 13 rows at a distance of 61 pixels.
     """
 
     scale: float = 8.0
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    rounded: bool = False
+    measured_strides: bool = False
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for a field out of range."""

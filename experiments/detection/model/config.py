@@ -19,16 +19,46 @@ class ProposalConfig:
         per_level: number of boxes with the highest scores, on each level, on which NMS runs.
         kept: number of proposals in an image, over all levels.
         iou_threshold: IoU threshold of NMS, which runs on each level separately.
+        in_padding: whether anchors with a centre in the padding of an image are refined too, as in
+            torchvision, detectron2 and mmdet 2.
+        shortest_side: boxes with a shorter side, in pixels, are dropped before NMS, and empty
+            boxes too. torchvision has 1e-3, detectron2 and mmdet 2 have 0.
+        clamps_shrinking: whether the deltas of a box shrink no side to less than 16 / 1000 of the
+            anchor's side, as in mmdet 2.
     """
 
     per_level: int
     kept: int
     iou_threshold: float = 0.7
+    in_padding: bool = False
+    shortest_side: float = 1e-2
+    clamps_shrinking: bool = False
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for a field out of range."""
-        check_at_least(self, per_level=1, kept=1)
+        check_at_least(self, per_level=1, kept=1, shortest_side=0)
         check(0 < self.iou_threshold <= 1, "iou_threshold", "in (0, 1]", self.iou_threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class RoIAlignConfig:
+    """How the heads sample the feature pyramid; see :func:`.roi_align.roi_align`.
+
+    Attributes:
+        aligned: whether the centres of pixels have half-integer coordinates, as in detectron2 and
+            mmdet 2. torchvision's detectors have False: the centre of the first pixel is at 0, and
+            a side of a region is at least one pixel of its map.
+        sampling_ratio: number of points along each axis of a bin, 2 in torchvision's detectors. 0:
+            the number is the length of the bin in pixels of its map, rounded up, as in detectron2
+            and mmdet 2.
+    """
+
+    aligned: bool = True
+    sampling_ratio: int = 2
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for a negative ratio."""
+        check_at_least(self, sampling_ratio=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +73,13 @@ class BoxHeadConfig:
         score_threshold: detections with this score or a lower one are dropped.
         iou_threshold: IoU threshold of NMS, which runs on each class separately.
         detections: largest number of detections in an image.
+        shortest_side: boxes with a shorter side, in pixels, are dropped before NMS, and empty
+            boxes too. 1e-2 as in torchvision. None: no box is dropped before NMS, as in detectron2
+            and mmdet 2.
+        keeps_empty: whether empty boxes among the best boxes after NMS are detections, as in mmdet
+            2. detectron2 drops them.
+        clamps_shrinking: whether the deltas of a box shrink no side to less than 16 / 1000 of the
+            proposal's side, as in mmdet 2.
     """
 
     size: int = 7
@@ -51,11 +88,18 @@ class BoxHeadConfig:
     score_threshold: float = 0.05
     iou_threshold: float = 0.5
     detections: int = 100
+    shortest_side: float | None = 1e-2
+    keeps_empty: bool = False
+    clamps_shrinking: bool = False
 
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for a field out of range."""
         check_at_least(self, size=1, features=1, detections=1, score_threshold=0)
         check(0 < self.iou_threshold <= 1, "iou_threshold", "in (0, 1]", self.iou_threshold)
+        side = self.shortest_side
+        check(side is None or side >= 0, "shortest_side", "at least 0, or None", side)
+        if self.keeps_empty:
+            check(side is None, "shortest_side", "None for a head that keeps empty boxes", side)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +144,7 @@ class DetectorConfig:
         anchors: config of the RPN's anchors, with one stride for each level of the pyramid.
         training_proposals: selection of proposals in training.
         proposals: selection of proposals in inference.
+        roi_align: sampling of the feature pyramid by both heads.
         box: config of the box head.
         masks: whether there is a mask head; the detector is then Mask R-CNN instead of Faster
             R-CNN.
@@ -116,6 +161,7 @@ class DetectorConfig:
     proposals: ProposalConfig = dataclasses.field(
         default_factory=lambda: ProposalConfig(1000, 1000)
     )
+    roi_align: RoIAlignConfig = dataclasses.field(default_factory=RoIAlignConfig)
     box: BoxHeadConfig = dataclasses.field(default_factory=BoxHeadConfig)
     masks: bool = False
     mask: MaskHeadConfig = dataclasses.field(default_factory=MaskHeadConfig)

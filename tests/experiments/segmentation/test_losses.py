@@ -13,7 +13,8 @@ from PIL import Image
 from experiments.data.classes import UNLABELLED
 from experiments.engine.parallel import data_parallel, split
 from experiments.engine.step import first_carry, guarded, initial_state, supervised_step
-from experiments.models.imagenet_statistics import normalize
+from experiments.models.input_config import InputConfig
+from experiments.models.input_normalization import normalize
 from experiments.segmentation.configs import LossConfig
 from experiments.segmentation.losses import make_loss_function, reduce_labels
 
@@ -81,7 +82,7 @@ def cross_entropies(logits, labels):
 
 def expected(model, variables, batch, config):
     """Loss, accuracy and auxiliary loss, divided by the number of counted pixels."""
-    image = normalize(batch["image"], batch["size"])
+    image = normalize(batch["image"], InputConfig(), batch["size"])
     maps = model.apply(variables, image, method="layers", mutable=["batch_stats"])[0]
     totals, count = np.zeros(3), 0
     for number, labels in enumerate(batch["label"]):

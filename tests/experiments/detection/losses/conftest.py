@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.detection.losses import make_loss_function
-from experiments.models.imagenet_statistics import normalize
+from experiments.models.input_config import InputConfig
+from experiments.models.input_normalization import normalize
 from tests.experiments.compilation import jit
 from tests.experiments.detection.losses.batches import make_config
 from tests.experiments.detection.model.shallow import CLASSES, CONFIG, Shallow, random_variables
@@ -41,7 +42,7 @@ def loss(detector):
 
 def stages_of(model, batch):
     """The network's outputs for anchors, proposals and objects, with masks of all classes."""
-    pyramid = model.features(normalize(batch["image"], batch["size"]))
+    pyramid = model.features(normalize(batch["image"], InputConfig(), batch["size"]))
     logits, deltas, anchors = model.score_anchors(pyramid)
     proposals, valid = model.propose(
         logits, deltas, anchors, batch["size"], model.config.training_proposals

@@ -13,7 +13,8 @@ from experiments.detection.model.detector import Detector, is_frozen, select
 from experiments.detection.model.heads import BoxHead, MaskHead
 from experiments.models.fpn import FPN
 from experiments.models.fpn_config import FPNConfig
-from experiments.models.imagenet_statistics import normalize
+from experiments.models.input_config import InputConfig
+from experiments.models.input_normalization import normalize
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
 from tests.experiments.compilation import jit
@@ -234,7 +235,7 @@ def test_class_agnostic_masks():
 def test_scores_are_nan_if_a_head_overflows(shallow):
     model, variables = shallow
     sizes = np.int32([[64, 64], [64, 64]])
-    image = normalize(jnp.asarray(random_images()), jnp.asarray(sizes))
+    image = normalize(jnp.asarray(random_images()), InputConfig(), jnp.asarray(sizes))
     detect = jit(model.apply)
     found = detect(variables, image, sizes)
     assert np.isfinite(found["scores"]).all()
@@ -249,7 +250,7 @@ def test_the_call_equals_the_stages_in_sequence(shallow):
     """The stages are proposals, box head, selection, and masks of the selected boxes."""
     model, variables = shallow
     sizes = np.int32([[64, 64], [48, 60]])
-    image = normalize(jnp.asarray(random_images()), jnp.asarray(sizes))
+    image = normalize(jnp.asarray(random_images()), InputConfig(), jnp.asarray(sizes))
 
     def by_stages(model, image, sizes):
         pyramid = model.features(image)

@@ -1,27 +1,36 @@
-"""Normalises images as the published ResNets expect them."""
+"""Normalises images as a network expects them."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-# Mean and standard deviation of ImageNet's training images, in [0, 1], for each channel.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from experiments.models.input_config import InputConfig
 
 
 def normalize(
-    image: UInt8[Array, "*batch height width 3"], size: Int[Array, "*batch 2"] | None = None
+    image: UInt8[Array, "*batch height width 3"],
+    config: InputConfig,
+    size: Int[Array, "*batch 2"] | None = None,
 ) -> Float[Array, "*batch height width 3"]:
-    """Scales bytes to mean 0 and standard deviation 1 over ImageNet, for each channel.
+    """Orders the channels of images, subtracts the mean and divides by the standard deviation.
 
     Args:
         image: RGB images, uint8 ``[*batch, H, W, 3]``.
+        config: order of the channels, mean and standard deviation; ``ResNetConfig.input`` of the
+            network.
         size: height and width of the image within ``image``, from the top left, ``[*batch, 2]``;
             pixels outside become 0, like the padding of a convolution. The default is the whole
             image.
+
+    Returns:
+        Images in float32, with channels in the order of ``config``.
     """
     shape = (1,) * (image.ndim - 1) + (3,)
-    mean, std = (255 * jnp.asarray(values, jnp.float32).reshape(shape) for values in (MEAN, STD))
+    mean, std = (
+        jnp.asarray(values, jnp.float32).reshape(shape) for values in (config.mean, config.std)
+    )
+    if config.channels == "bgr":
+        image = image[..., ::-1]
     normalized = (image.astype(jnp.float32) - mean) / std
     if size is None:
         return normalized

@@ -1,0 +1,96 @@
+"""Sets the options of a detector that agree with another library."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from experiments.detection.configs import DetectionConfig
+from experiments.detection.model.config import RoIAlignConfig
+from experiments.engine.config import check
+from experiments.models.input_config import InputConfig
+
+Convention = Literal["torchvision", "detectron2", "mmdet"]
+
+_IMAGENET = InputConfig()
+# The channels of MSRA's weights are in the order of OpenCV, and their deviations are 1.
+_MSRA = InputConfig("bgr", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
+
+
+def with_convention(config: DetectionConfig, convention: Convention) -> DetectionConfig:
+    """A config whose detector computes what another library's detector computes.
+
+    The networks are those of Faster and Mask R-CNN with a feature pyramid: torchvision's with the
+    weights ``COCO_V1``, detectron2's ``R50-FPN`` and ``R101-FPN``, and those of mmdet 2. The sizes
+    of ``config``, its classes and its training are not changed, except for the number of proposals.
+
+    ======================================  ============  ============  ==========================
+    field                                   torchvision   detectron2    mmdet
+    ======================================  ============  ============  ==========================
+    ``model.backbone.norm_epsilon``         0             1e-5          1e-5
+    ``model.backbone.stride_in_1x1``        False         True [1]_     False
+    ``model.backbone.input``                RGB           BGR, std 1    RGB
+    ``model.anchors.rounded``               True          False         False
+    ``model.anchors.measured_strides``      True          False         False
+    ``model.roi_align.aligned``             False         True          True
+    ``model.roi_align.sampling_ratio``      2             0             0
+    ``in_padding`` of proposals             True          True          True
+    ``shortest_side`` of proposals          1e-3          0             0
+    ``clamps_shrinking``, both              False         False         True
+    ``model.training_proposals.kept``       2000          1000          1000
+    ``model.box.shortest_side``             1e-2          None          None
+    ``model.box.keeps_empty``               False         False         True
+    ``data.rounding``                       floor         half_up       half_up
+    ``data.pad_multiple``                   32            32            32, with FPN_CARAFE 64
+    ======================================  ============  ============  ==========================
+
+    These options of all three libraries are the defaults of the configs: scale, ratios and position
+    of the anchors, numbers and thresholds of proposals and detections, the order of top-k and NMS,
+    the weights of deltas, and clipping to the image without its padding.
+
+    Args:
+        config: config of a run.
+        convention: name of the library.
+
+    Raises:
+        ConfigError: the library is unknown, or its detector cannot have the backbone of ``config``.
+
+    .. [1] False for basic blocks, which have no 1x1 convolution.
+    """
+    names = get_args(Convention)
+    check(convention in names, "convention", f"one of {names}", convention)
+    torchvision, detectron2, mmdet = (convention == name for name in names)
+    model, data = config.model, config.data
+    padded_more = mmdet and model.neck.upsampler == "carafe"
+    proposals = {
+        "in_padding": True,
+        "shortest_side": 1e-3 if torchvision else 0.0,
+        "clamps_shrinking": mmdet,
+    }
+    model = dataclasses.replace(
+        model,
+        backbone=dataclasses.replace(
+            model.backbone,
+            norm_epsilon=0.0 if torchvision else 1e-5,
+            stride_in_1x1=detectron2 and model.backbone.depth >= 50,
+            input=_MSRA if detectron2 else _IMAGENET,
+        ),
+        anchors=dataclasses.replace(
+            model.anchors, rounded=torchvision, measured_strides=torchvision
+        ),
+        training_proposals=dataclasses.replace(
+            model.training_proposals, kept=2000 if torchvision else 1000, **proposals
+        ),
+        proposals=dataclasses.replace(model.proposals, **proposals),
+        roi_align=RoIAlignConfig(aligned=not torchvision, sampling_ratio=2 if torchvision else 0),
+        box=dataclasses.replace(
+            model.box,
+            shortest_side=1e-2 if torchvision else None,
+            keeps_empty=mmdet,
+            clamps_shrinking=mmdet,
+        ),
+    )
+    data = dataclasses.replace(
+        data,
+        rounding="floor" if torchvision else "half_up",
+        pad_multiple=64 if padded_more else 32,
+    )
+    return dataclasses.replace(config, model=model, data=data)
