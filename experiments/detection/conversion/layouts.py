@@ -9,7 +9,6 @@ row for each of COCO's ids up to 90, ten of which COCO does not use.
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
 from typing import Literal
 
 from experiments.data.coco import OFFICIAL_IDS
@@ -25,13 +24,16 @@ from experiments.weights.arrangements import (
     DenseOnRegions,
     Logits,
 )
-from experiments.weights.layout import Layout, Path, Source
+from experiments.weights.layout import Layout, Path, Source, counter
 
 Library = Literal["mmdet", "torchvision", "detectron2"]
 # torchvision 0.13 changed names; its published files have the names from before.
 Names = Literal["new", "old"]
 
 _UP = 2  # factor of every upsampler
+# The logit of ids that COCO does not use, in files of detectors that were trained here: their
+# probability is then 0.
+_NEVER = -100.0
 # Arrays that older versions of detectron2 saved.
 _DETECTRON2_CONSTANTS = re.compile(
     r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+"
@@ -54,7 +56,7 @@ class _Layer:
 
 
 # Layers by their path in the tree of a detector.
-type _Layers = Mapping[Path, _Layer]
+type _Layers = dict[Path, _Layer]
 
 
 def layout(library: Library, config: DetectorConfig, names: Names = "new") -> Layout:
@@ -90,7 +92,7 @@ def layout(library: Library, config: DetectorConfig, names: Names = "new") -> La
 
 def _unused(library: Library, name: str) -> str | None:
     """Why a detector does not use an array of a file, or None."""
-    if reason := resnets.counter(name):
+    if reason := counter(name):
         return reason
     if library == "detectron2" and _DETECTRON2_CONSTANTS.fullmatch(name):
         return "constants, which the config of the run holds"
@@ -98,7 +100,7 @@ def _unused(library: Library, name: str) -> str | None:
 
 
 def _mmdet(config: DetectorConfig) -> _Layers:
-    layers = {
+    layers: _Layers = {
         ("rpn", "conv"): _Layer("rpn_head.rpn_conv"),
         ("rpn", "objectness"): _Layer("rpn_head.rpn_cls"),
         ("rpn", "boxes"): _Layer("rpn_head.rpn_reg"),
@@ -134,20 +136,20 @@ def _torchvision(config: DetectorConfig, names: Names) -> _Layers:
     objects = Rows(OFFICIAL_IDS, 91)
     boxes = Rows(tuple(4 * row + side for row in OFFICIAL_IDS for side in range(4)), 4 * 91)
 
-    def predictor(name: str, rows: Rows, kernel: Arrangement) -> _Layer:
+    def predictor(name: str, rows: Rows, kernel: Arrangement, bias: float = 0) -> _Layer:
         return _Layer(
             f"roi_heads.{name}",
             dataclasses.replace(rows, arrangement=kernel),
-            dataclasses.replace(rows, arrangement=VECTOR),
+            dataclasses.replace(rows, missing=bias),
         )
 
-    layers = {
+    layers: _Layers = {
         ("rpn", "conv"): _Layer("rpn.head.conv.0.0" if new else "rpn.head.conv"),
         ("rpn", "objectness"): _Layer("rpn.head.cls_logits"),
         ("rpn", "boxes"): _Layer("rpn.head.bbox_pred"),
         ("box_head", "fc1"): _first_dense("roi_heads.box_head.fc6", config),
         ("box_head", "fc2"): _Layer("roi_heads.box_head.fc7", DENSE),
-        ("box_head", "classes"): predictor("box_predictor.cls_score", classes, DENSE),
+        ("box_head", "classes"): predictor("box_predictor.cls_score", classes, DENSE, _NEVER),
         ("box_head", "boxes"): predictor("box_predictor.bbox_pred", boxes, DENSE),
     }
     for index in range(4):
@@ -167,7 +169,7 @@ def _torchvision(config: DetectorConfig, names: Names) -> _Layers:
 
 def _detectron2(config: DetectorConfig) -> _Layers:
     rpn, heads = "proposal_generator.rpn_head", "roi_heads"
-    layers = {
+    layers: _Layers = {
         ("rpn", "conv"): _Layer(f"{rpn}.conv"),
         ("rpn", "objectness"): _Layer(f"{rpn}.objectness_logits"),
         ("rpn", "boxes"): _Layer(f"{rpn}.anchor_deltas"),

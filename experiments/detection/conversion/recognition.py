@@ -27,7 +27,7 @@ _CLASSIFICATION = "`python -m experiments.classification convert` reads classifi
 _SEGMENTATION = "`python -m experiments.segmentation convert` reads UperNet and PSPNet"
 
 
-class Recognized(NamedTuple):
+class Recognised(NamedTuple):
     """A detector in a file.
 
     Attributes:
@@ -57,6 +57,7 @@ class _Arrays(NamedTuple):
     """The arrays of a library's files that tell detectors apart, by patterns of their names.
 
     Attributes:
+        stem: the kernel of the first convolution of the backbone.
         block: a block in the third stage of the backbone, Res-4.
         bottleneck: an array that bottlenecks have and basic blocks do not.
         output: the kernel of the finest output of the neck.
@@ -68,6 +69,7 @@ class _Arrays(NamedTuple):
         deconvolution: the kernel of the deconvolution of the mask head.
     """
 
+    stem: str
     block: str
     bottleneck: str
     output: str
@@ -81,6 +83,7 @@ class _Arrays(NamedTuple):
 
 _ARRAYS: dict[Library, _Arrays] = {
     "mmdet": _Arrays(
+        stem=r"backbone\.conv1\.weight",
         block=r"backbone\.layer3\.(\d+)\..*",
         bottleneck=r"backbone\.layer1\.0\.conv3\.weight",
         output=r"neck\.fpn_convs\.0\.conv\.weight",
@@ -92,6 +95,7 @@ _ARRAYS: dict[Library, _Arrays] = {
         deconvolution=r"roi_head\.mask_head\.upsample\.weight",
     ),
     "torchvision": _Arrays(
+        stem=r"backbone\.body\.conv1\.weight",
         block=r"backbone\.body\.layer3\.(\d+)\..*",
         bottleneck=r"backbone\.body\.layer1\.0\.conv3\.weight",
         output=r"backbone\.fpn\.layer_blocks\.0(\.0)?\.weight",
@@ -103,6 +107,7 @@ _ARRAYS: dict[Library, _Arrays] = {
         deconvolution=r"roi_heads\.mask_predictor\.conv5_mask\.weight",
     ),
     "detectron2": _Arrays(
+        stem=r"backbone\.bottom_up\.stem\.conv1\.weight",
         block=r"backbone\.bottom_up\.res4\.(\d+)\..*",
         bottleneck=r"backbone\.bottom_up\.res2\.0\.conv3\.weight",
         output=r"backbone\.fpn_output2\.weight",
@@ -163,7 +168,7 @@ _OTHERS = {
 }
 
 
-def recognize(shapes: Shapes, library: Library | None = None) -> Recognized:
+def recognise(shapes: Shapes, library: Library | None = None) -> Recognised:
     """Recognises the detector in a file.
 
     Args:
@@ -188,25 +193,27 @@ def recognize(shapes: Shapes, library: Library | None = None) -> Recognized:
         raise _unfit(f"a file of {' and '.join(found)}, not of {library}")
     library = found[0]
     arrays = _ARRAYS[library]
+    stem = _shape(shapes, arrays.stem, 4)
     output = _shape(shapes, arrays.output, 4)
     hidden = _shape(shapes, arrays.hidden, 2)
     classes = _shape(shapes, arrays.classes, 1)
     boxes = _shape(shapes, arrays.boxes, 1)
-    if output is None or hidden is None or classes is None or boxes is None:
+    if stem is None or output is None or hidden is None or classes is None or boxes is None:
         raise _unfit(f"a network of {library} that is no Faster R-CNN or Mask R-CNN with FPN")
     _check_classes(library, classes[0], boxes[0])
     channels = output[0]
     neck = _mmdet_neck(shapes) if library == "mmdet" else FPNConfig()
     masks = _shape(shapes, arrays.masks, 1)
+    side = math.isqrt(hidden[1] // channels)
     config = DetectorConfig(
-        backbone=ResNetConfig(_depth(shapes, arrays), norm="frozen"),
+        backbone=ResNetConfig(_depth(shapes, arrays), norm="frozen", width=stem[0]),
         neck=dataclasses.replace(neck, channels=channels),
-        box=BoxHeadConfig(features=hidden[0], class_agnostic=boxes == (4,)),
+        box=BoxHeadConfig(side, features=hidden[0], class_agnostic=boxes == (4,)),
         masks=masks is not None,
         mask=MaskHeadConfig() if masks is None else _mask_head(shapes, arrays, masks[0]),
     )
     old = library == "torchvision" and "rpn.head.conv.weight" in shapes
-    return Recognized(library, "old" if old else "new", config, _named(shapes, _COUNTER))
+    return Recognised(library, "old" if old else "new", config, _named(shapes, _COUNTER))
 
 
 def _check_classes(library: Library, classes: int, boxes: int) -> None:

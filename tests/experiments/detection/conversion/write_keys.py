@@ -1,7 +1,7 @@
-"""Writes the lists of names and shapes: ``python -m tests.experiments.detection.conversion.write_keys``.
+"""Writes the lists of names and shapes, as a program with PyTorch and torchvision.
 
-It needs PyTorch and torchvision. torchvision's names are those of its own models; for mmdet and
-detectron2 they are those of the twins.
+The program is `python -m tests.experiments.detection.conversion.write_keys`. torchvision's names
+come from its own models, the names of mmdet and detectron2 from the twins.
 """
 
 import importlib
@@ -34,9 +34,7 @@ def lists():
     found = {name: shapes(model) for name, model in models.items()}
     for name in ("torchvision_faster", "torchvision_mask"):
         # torchvision publishes files with frozen normalisations, which have no counters.
-        found[name] = {
-            key: shape for key, shape in found[name].items() if "num_batches" not in key
-        }
+        found[name] = {key: shape for key, shape in found[name].items() if "num_batches" not in key}
         found[f"{name}_old"] = renamed(found[name], OLD_NAMES)
     return {name: text(of_model) for name, of_model in found.items()}
 

@@ -1,0 +1,82 @@
+"""The networks of the lists of keys, and detectors of a few channels."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from experiments.detection.configs import DetectionConfig
+from experiments.detection.conversion.layouts import layout
+from experiments.detection.data.config import DataConfig
+from experiments.detection.model.config import BoxHeadConfig, DetectorConfig, MaskHeadConfig
+from experiments.detection.task import initial_variables
+from experiments.models.fpn_config import FPNConfig
+from experiments.models.resnet_config import ResNetConfig
+from experiments.resamplers.carafe_config import CarafeConfig
+
+CARAFE = FPNConfig("fpn_carafe", "carafe")
+
+
+def detector(*, masks=False, neck=None, mask="deconvolution", depth=50):
+    return DetectorConfig(
+        backbone=ResNetConfig(depth, norm="frozen"),
+        neck=neck or FPNConfig(),
+        masks=masks,
+        mask=MaskHeadConfig(upsampler=mask),
+    )
+
+
+# The config of the network, its library, and the version of the names, by the name of the list.
+LISTS = {
+    "torchvision_faster": (detector(), "torchvision", "new"),
+    "torchvision_mask": (detector(masks=True), "torchvision", "new"),
+    "torchvision_faster_old": (detector(), "torchvision", "old"),
+    "torchvision_mask_old": (detector(masks=True), "torchvision", "old"),
+    "mmdet_faster": (detector(), "mmdet", "new"),
+    "mmdet_mask": (detector(masks=True), "mmdet", "new"),
+    "mmdet_faster_carafe": (detector(neck=CARAFE), "mmdet", "new"),
+    "mmdet_mask_carafe": (detector(masks=True, neck=CARAFE, mask="carafe"), "mmdet", "new"),
+    "detectron2_faster_r50": (detector(), "detectron2", "new"),
+    "detectron2_mask_r50": (detector(masks=True), "detectron2", "new"),
+    "detectron2_faster_r101": (detector(depth=101), "detectron2", "new"),
+    "detectron2_mask_r101": (detector(masks=True, depth=101), "detectron2", "new"),
+}
+
+
+@functools.cache
+def shapes(model):
+    """The shapes of a detector's variables."""
+    side = 56 if model.masks else None
+    config = DetectionConfig(model=model, data=DataConfig(mask_side=side))
+    return jax.eval_shape(lambda: initial_variables(config))
+
+
+def narrow(model):
+    """A detector of a few channels, with the layers of ``model``."""
+    carafe = CarafeConfig(compressed_channels=3)
+    return dataclasses.replace(
+        model,
+        backbone=dataclasses.replace(model.backbone, width=2),
+        neck=dataclasses.replace(model.neck, channels=4, carafe=carafe),
+        box=BoxHeadConfig(features=8),
+        mask=dataclasses.replace(model.mask, features=4, carafe=carafe, layers=2),
+    )
+
+
+def random_variables(model, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: np.abs(rng.standard_normal(leaf.shape, np.float32)), shapes(model)
+    )
+
+
+def file_shapes(model, library, names="new"):
+    """The shapes of the arrays in a file of a library, by name."""
+    sources = layout(library, model, names).sources(shapes(model))
+    leaves = jax.tree.leaves(shapes(model))
+    zero = np.zeros((), np.int8)
+    return {
+        source.name: source.arrangement.to_file(np.broadcast_to(zero, leaf.shape)).shape
+        for source, leaf in zip(sources.values(), leaves, strict=True)
+    }
