@@ -156,6 +156,7 @@ SHARED = {
     "data": {"engine"},
     "resamplers": {"engine"},
     "models": {"engine", "resamplers"},
+    "weights": {"engine", "models"},
 }
 # Backbones of detection and segmentation were trained to classify.
 BETWEEN_TASKS = {("detection", "classification"), ("segmentation", "classification")}

@@ -27,6 +27,7 @@ from experiments.benchmarks.machine import Machine
 from experiments.benchmarks.markdown import decimals, digits, megabytes, print_table
 from experiments.benchmarks.timing import Program, Steps, Timing, check_rounds, in_turns
 from experiments.benchmarks.torchvision_networks import all_layouts, save_resnet
+from experiments.classification.torch_weights import load_torch_resnet
 from experiments.detection.model.config import DetectorConfig
 from experiments.detection.model.detector import Detector
 from experiments.engine.command_line import run_program
@@ -34,7 +35,6 @@ from experiments.engine.step import draw_variables, initial_key
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import Depth, ResNetConfig
-from experiments.models.torch_weights import load_torch_resnet
 from experiments.resamplers.methods import Downsampler, Upsampler
 
 OURS = "ours"
@@ -136,7 +136,9 @@ def resnets(sizes: Sizes) -> dict[str, tuple[ResNet, Any]]:
         for name, (downsampler, own) in downsamplers.items():
             model = ResNet(ResNetConfig(sizes.depth, downsampler), CLASSES)
             variables = _variables(model, image)
-            found[name] = model, load_torch_resnet(path, variables, own) if saved else variables
+            if saved:
+                variables = load_torch_resnet(path, variables, own).variables
+            found[name] = model, variables
     return found
 
 

@@ -10,12 +10,12 @@ import tensorflow_datasets as tfds
 
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.task import CLASSES, initial_variables, training_state
+from experiments.classification.torch_weights import load_torch_resnet
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints
 from experiments.engine.claim import CONFIG, CONVERTED, check_name
 from experiments.engine.json_files import write_json
 from experiments.engine.step import first_carry
-from experiments.models.torch_weights import load_torch_resnet
 
 
 def convert(
@@ -44,7 +44,7 @@ def convert(
     configs.check(free, "output", "a new or an empty folder", str(output))
     check_name(output)
     shapes = jax.eval_shape(lambda: initial_variables(config))
-    variables = load_torch_resnet(weights, shapes, keep)
+    variables = load_torch_resnet(weights, shapes, keep).variables
     if keep:  # drawn only if needed: it takes ten times as long as the rest
         variables = jax.tree.map(
             lambda loaded, drawn: drawn if isinstance(loaded, jax.ShapeDtypeStruct) else loaded,

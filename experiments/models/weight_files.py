@@ -56,7 +56,7 @@ class Entry(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
+def open_weights(path: Path, counters: bool = False) -> Iterator[dict[str, Entry]]:
     """Opens a file of weights.
 
     A file of ``torch.save`` may have its ``state_dict`` under ``"state_dict"``, ``"model"``,
@@ -66,9 +66,10 @@ def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
 
     Args:
         path: path of a file from ``safetensors`` or ``torch.save``, with any suffix.
+        counters: whether PyTorch's counters, which are integers, are among the arrays.
 
     Yields:
-        The arrays by name, without PyTorch's counters. They can be read while the file is open.
+        The arrays by name. They can be read while the file is open.
 
     Raises:
         WeightsError: the file cannot be read, is damaged or of another kind, has no
@@ -77,7 +78,8 @@ def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
     """
     try:
         with _reader(path)(path) as entries:
-            yield {name: entries[name] for name in entries if not name.endswith(_COUNTERS)}
+            left_out = () if counters else _COUNTERS
+            yield {name: entries[name] for name in entries if not name.endswith(left_out)}
     except WeightsError:
         raise
     except OSError as error:

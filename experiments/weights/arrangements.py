@@ -22,6 +22,17 @@ class Arrangement(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Unchanged:
+    """The same axes in the file and in the model."""
+
+    def to_model(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def to_file(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+
+@dataclasses.dataclass(frozen=True)
 class Transposed:
     """Axes in another order.
 

@@ -11,6 +11,9 @@ from experiments.weights.arrangements import Arrangement
 # Keys of a variable in the tree of a model, with its collection: ("params", "fc", "kernel").
 type Path = tuple[str, ...]
 
+# Counters of PyTorch, in BatchNorm and in averages of models.
+_COUNTERS = ("num_batches_tracked", "n_averaged")
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -42,7 +45,16 @@ class Layout:
     unused: Callable[[str], str | None]
 
     def sources(self, variables: Any) -> Mapping[Path, Source]:
-        """The source of each variable of a model."""
+        """The source of each variable of a model, in the order of ``jax.tree.leaves``."""
         leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
         paths = [tuple(key.key for key in keys) for keys, _ in leaves]
         return {path: self.source(path) for path in paths}
+
+
+def counter(name: str) -> str | None:
+    """The reason why a counter of PyTorch is not used; ``None`` for any other array.
+
+    Args:
+        name: name of an array in a file.
+    """
+    return "a counter of PyTorch's training" if name.endswith(_COUNTERS) else None

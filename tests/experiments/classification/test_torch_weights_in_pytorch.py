@@ -10,13 +10,18 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.classification import torch_weights
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
-from experiments.models.torch_weights import WeightsError, load_torch_resnet
-from tests.experiments.models.torch_states import (
+from experiments.weights.loading import WeightsError
+from tests.experiments.weights.torch_states import (
     assert_equal,
     unset,
 )
+
+
+def load_torch_resnet(*arguments, **options):
+    return torch_weights.load_torch_resnet(*arguments, **options).variables
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from experiments.models.torch_weights import WeightsError, load_torch_resnet
-from tests.experiments.models.torch_states import (
+from experiments.classification import torch_weights
+from experiments.weights.loading import WeightsError
+from tests.experiments.weights.torch_states import (
     CLASSES,
     DEEP,
     WIDTH,
@@ -19,6 +20,10 @@ from tests.experiments.models.torch_states import (
 
 NEW_IN_CARAFE = ("pool", "resample", "downsample_resample")
 NEW_IN_LIP = (*NEW_IN_CARAFE, "resample_trunk")
+
+
+def load_torch_resnet(*arguments, **options):
+    return torch_weights.load_torch_resnet(*arguments, **options).variables
 
 
 @pytest.fixture
@@ -295,7 +300,7 @@ def test_unusable_values_are_named(name, value, dtype, message, save):
     state[name] = state[name].astype(dtype)
     state[name].flat[1:3] = value
     with pytest.raises(
-        WeightsError, match=rf"in 1 of the entries: {re.escape(f'{name}: {message}')}$"
+        WeightsError, match=rf"in 1 of the arrays: {re.escape(f'{name}: {message}')}$"
     ):
         load_torch_resnet(save(state), unset(small()))
     kept = load_torch_resnet(save(state), unset(small()), keep=(name.rpartition(".")[0],))
@@ -350,6 +355,6 @@ def test_the_network_of_a_file_is_named_with_the_first_differences(change, messa
         load_torch_resnet(save(change(random_state())), unset(small()))
     text = str(caught.value)
     assert re.search(r"model is ResNet-18 \(basic blocks 2, 2, 2, 2; width 4; .*5 classes\)", text)
-    assert int(re.search(r", (\d+) of the entries", text)[1]) > 20
+    assert int(re.search(r", (\d+) of the arrays", text)[1]) > 20
     assert len(re.findall(": expected .*?, found ", text)) == 6
     assert text.endswith("; ...")

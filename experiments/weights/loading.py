@@ -1,0 +1,336 @@
+"""Reads files of weights into the variables of a model, and arranges variables for a file.
+
+Running statistics of BatchNorm are used unchanged, but they differ in training: PyTorch updates the
+running variance with the unbiased variance of a batch (divided by ``n - 1``, with ``n`` values a
+channel), Flax with the biased one (divided by ``n``). Both normalise the batch itself by the biased
+variance.
+"""
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from experiments.engine.finite import bad_values
+from experiments.engine.text import listed
+from experiments.models.weight_files import Entry, WeightsError, open_weights
+from experiments.weights.architecture import architecture
+from experiments.weights.arrangements import Arrangement
+from experiments.weights.formats import recognise
+from experiments.weights.layout import Layout
+
+__all__ = ["Loaded", "WeightsError", "arrays_for_file", "file_shapes", "load", "unused_text"]
+
+_VARIANCE = "var"  # the name that Flax uses
+_WRAPPERS = {"module", "_orig_mod", "model"}
+_KEPT = "`keep` names its submodule"
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """The contents of files of weights.
+
+    Attributes:
+        variables: variables of the model.
+        unused: for the name of each array that the model does not use, the reason.
+        rest: arrays whose values, or whose precision, the variables do not hold, by name.
+            :func:`arrays_for_file` needs them to give back the arrays of the files bit for bit.
+    """
+
+    variables: PyTree[Float[Array, "..."]]
+    unused: dict[str, str]
+    rest: dict[str, np.ndarray]
+
+
+def load(
+    path: Path | Sequence[Path],
+    variables: PyTree[Float[Array, "..."]],
+    layout: Layout,
+    keep: Collection[str] = (),
+) -> Loaded:
+    """Reads files of weights into the variables of a model.
+
+    Every variable must have its array, and every array must be used or have a reason in
+    ``layout.unused``. Names may share a prefix such as ``module.``, which is removed.
+
+    Names and shapes do not determine what a network computes: the layout must be for a model with
+    the same strides, dilations, input and epsilon.
+
+    Args:
+        path: path of a file; or paths of several files, whose names must differ. See
+            :func:`experiments.models.weight_files.open_weights` for the kinds of files.
+        variables: variables of the model, which provide structure, shapes and dtypes: half and
+            double precision in the file are converted to the model's float32. Shapes from
+            ``jax.eval_shape`` suffice.
+        layout: names and arrangements in the file.
+        keep: submodules that keep their values in ``variables``, by the names in the file or parts
+            of these names: ``"conv2"`` means the ``conv2`` of every block. The file's values for
+            these submodules are ignored.
+
+    Returns:
+        Complete variables with the structure of ``variables``, and the arrays that are not used.
+
+    Raises:
+        WeightsError: a file cannot be opened; two files have an array of the same name; a name in
+            ``keep`` matches no submodule; or the files do not match the model. Then the message
+            names both networks, and each array that is missing, unexpected or of another shape or
+            kind (of more than 20 arrays, the first six). If an array has values that are NaN,
+            infinite, beyond 1e19 or, for a variance, negative, the message names these arrays in
+            the same way.
+    """
+    paths = [path] if isinstance(path, Path) else [*path]
+    sources = layout.sources(variables)
+    leaves, structure = jax.tree.flatten(variables)
+    names = [source.name for source in sources.values()]
+    assert len({*names}) == len(names), "a layout must have a name for each variable"
+    _check_kept(keep, names)
+    expected = _expected_shapes(sources.values(), leaves)
+    with _opened(paths, {name.partition(".")[0] for name in names}) as entries:
+        unused = _unused(entries, expected, layout, keep)
+        if problems := _differences(expected, entries, {*unused}, keep):
+            raise WeightsError(_mismatch_message(paths, layout, expected, entries, problems))
+        loaded, faults, rest = [], [], {}
+        for (variable, source), leaf in zip(sources.items(), leaves, strict=True):
+            if _is_in(source.name, keep):
+                loaded.append(leaf)
+                continue
+            value = entries[source.name].read()
+            if fault := bad_values(value, variable[-1] == _VARIANCE):
+                faults.append(f"{source.name}: {fault}")
+                continue
+            arranged = source.arrangement.to_model(value.astype(leaf.dtype))
+            loaded.append(jnp.asarray(arranged))
+            if value.dtype != leaf.dtype or arranged.size < value.size:
+                rest[source.name] = value
+        rest |= {name: entries[name].read() for name in unused if unused[name] != _KEPT}
+    if faults:
+        raise WeightsError(
+            f"{_shown(paths)} holds unusable values in {len(faults)} of the arrays: "
+            f"{listed(faults)}"
+        )
+    return Loaded(jax.tree.unflatten(structure, loaded), unused, rest)
+
+
+def arrays_for_file(
+    variables: PyTree[Float[Array, "..."]],
+    layout: Layout,
+    rest: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Arranges the variables of a model for a file, the inverse of :func:`load`.
+
+    Args:
+        variables: variables of the model.
+        layout: names and arrangements in the file.
+        rest: arrays of the file that the variables came from, from :attr:`Loaded.rest`. They
+            provide the values that the model lacks, and the precision. Values that the model has
+            not changed have the bits of the file.
+
+    Returns:
+        The arrays by name, contiguous.
+    """
+    rest = rest or {}
+    arrays = {}
+    leaves = jax.tree.leaves(variables)
+    for source, leaf in zip(layout.sources(variables).values(), leaves, strict=True):
+        value = source.arrangement.to_file(np.asarray(leaf))
+        if (original := rest.get(source.name)) is not None:
+            value = _merged(value, original, source.arrangement)
+        arrays[source.name] = np.ascontiguousarray(value)
+    return {**rest, **arrays}
+
+
+def file_shapes(path: Path | Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays in files of weights, by name, without the prefix of a wrapper.
+
+    Args:
+        path: path of a file, or paths of several files.
+
+    Raises:
+        WeightsError: a file cannot be opened, or two files have an array of the same name.
+    """
+    paths = [path] if isinstance(path, Path) else [*path]
+    with _opened(paths, ()) as entries:
+        return {name: entry.shape for name, entry in entries.items()}
+
+
+def unused_text(unused: Mapping[str, str]) -> str:
+    """Lists the reasons why arrays of a file are not used, with the number of arrays of each.
+
+    Args:
+        unused: reasons by name, from :attr:`Loaded.unused`.
+
+    Returns:
+        A text such as ``"53 arrays: a counter of PyTorch's training"``; empty if there are none.
+    """
+    counts = Counter(unused.values())
+    return "; ".join(
+        f"{count} {'array' if count == 1 else 'arrays'}: {reason}"
+        for reason, count in counts.items()
+    )
+
+
+def _merged(value: np.ndarray, original: np.ndarray, arrangement: Arrangement) -> np.ndarray:
+    """Replaces values of the original that the model has changed."""
+    changed = original.astype(value.dtype) != value
+    if (positions := np.arange(original.size).reshape(original.shape)).size:
+        held = np.zeros(original.size, bool)
+        held[arrangement.to_model(positions).ravel()] = True
+        changed &= held.reshape(original.shape)
+    return np.where(changed, value.astype(original.dtype), original)
+
+
+def _expected_shapes(sources: Collection[Any], leaves: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+    """The shape in the file of each variable."""
+    # Only the shape matters: the smallest dtype, and no memory where the arrangement makes a view.
+    zero = np.zeros((), np.int8)
+    return {
+        source.name: source.arrangement.to_file(np.broadcast_to(zero, leaf.shape)).shape
+        for source, leaf in zip(sources, leaves, strict=True)
+    }
+
+
+@contextlib.contextmanager
+def _opened(paths: Sequence[Path], modules: Collection[str]) -> Iterator[dict[str, Entry]]:
+    """Opens files, and yields their arrays by name, without a prefix that all names share."""
+    with contextlib.ExitStack() as stack:
+        entries: dict[str, Entry] = {}
+        for path in paths:
+            found = stack.enter_context(open_weights(path, counters=True))
+            found = _without_prefix(found, modules)
+            if both := sorted(entries.keys() & found.keys()):
+                raise WeightsError(
+                    f"weights must be files without common names, got {len(both)} in {path} and "
+                    f"in a file before it: {listed(both)}"
+                )
+            entries |= found
+        yield entries
+
+
+def _unused(
+    found: Mapping[str, Entry],
+    expected: Mapping[str, Sequence[int]],
+    layout: Layout,
+    keep: Collection[str],
+) -> dict[str, str]:
+    """The reason why an array of the file is not used, by name."""
+    reasons = {
+        name: _KEPT if _is_in(name, keep) else layout.unused(name)
+        for name in found
+        if name not in expected or _is_in(name, keep)
+    }
+    return {name: reason for name, reason in sorted(reasons.items()) if reason is not None}
+
+
+def _differences(
+    expected: Mapping[str, Sequence[int]],
+    found: Mapping[str, Entry],
+    unused: Collection[str],
+    keep: Collection[str],
+) -> dict[str, str]:
+    """Explains for each array of a file why it does not match a model, sorted by name."""
+    problems = {}
+    for name in expected.keys() | found.keys():
+        if name in unused or _is_in(name, keep):
+            continue
+        shape, entry = expected.get(name), found.get(name)
+        if shape is None or entry is None or tuple(shape) != entry.shape:
+            have = "nothing" if entry is None else list(entry.shape)
+            want = "nothing" if shape is None else list(shape)
+            problems[name] = f"expected {want}, found {have}"
+        elif not entry.floats:
+            problems[name] = f"expected floating-point numbers, found {entry.dtype}"
+    return dict(sorted(problems.items()))
+
+
+def _mismatch_message(
+    paths: Sequence[Path],
+    layout: Layout,
+    expected: Mapping[str, Sequence[int]],
+    found: Mapping[str, Entry],
+    problems: Mapping[str, str],
+) -> str:
+    shapes = {name: entry.shape for name, entry in found.items()}
+    modules = _to_keep(expected, problems)
+    advice = f"; `keep` would let {modules} keep the model's values" if modules else ""
+    recognised, own = recognise(shapes), recognise(expected)
+    if recognised is not None and recognised != own:
+        advice += f"; {recognised.command} loads such a file"
+    return (
+        f"{_shown(paths)} does not fit the model, {len(problems)} of the arrays differ: the file is"
+        f" of {architecture(shapes)}, and the model is {architecture(expected)}{advice}"
+        f". {listed([f'{name}: {problem}' for name, problem in problems.items()])}"
+    )
+
+
+def _shown(paths: Sequence[Path]) -> str:
+    return " and ".join(map(str, paths))
+
+
+def _to_keep(expected: Mapping[str, Any], problems: Mapping[str, str]) -> list[str]:
+    """Returns submodules without which a file would match; none if few arrays match.
+
+    All their arrays must differ.
+    """
+    fitting = expected.keys() - problems.keys()
+    if len(fitting) < len(expected) / 2:
+        return []
+    left, chosen = {*problems}, []
+    candidates = {part for name in problems if name in expected for part in _parts(name)}
+    candidates = {part for part in candidates if not any(_is_in(name, [part]) for name in fitting)}
+    while left:
+        # The longest run of arrays; among equal ones the shortest and then the first name.
+        holds = {part: sum(_is_in(name, [part]) for name in left) for part in candidates}
+        best = max(sorted(holds), key=lambda part: (holds[part], -len(part)), default="")
+        if not holds.get(best):
+            return []  # the file has unexpected arrays
+        chosen.append(best)
+        left = {name for name in left if not _is_in(name, [best])}
+    return sorted(chosen)
+
+
+def _parts(name: str) -> Iterator[str]:
+    """Yields all runs of submodules in a name: ``a``, ``b``, ``a.b`` of ``a.b.weight``."""
+    modules = name.split(".")[:-1]
+    for start in range(len(modules)):
+        for end in range(start, len(modules)):
+            if not modules[start].isdigit():
+                yield ".".join(modules[start : end + 1])
+
+
+def _check_kept(keep: Collection[str], names: Collection[str]) -> None:
+    unknown = [kept for kept in keep if not any(_is_in(name, [kept]) for name in names)]
+    if unknown:
+        parts = {part for name in names for part in name.split(".")[:-1] if not part.isdigit()}
+        example = next(name for name in names if "conv" in name).rpartition(".")[0]
+        raise WeightsError(
+            f"keep must hold submodules that have variables, made of {sorted(parts)}, such as "
+            f"{example!r}; got {unknown}"
+        )
+
+
+def _is_in(name: str, modules: Collection[str]) -> bool:
+    """Whether an array belongs to one of several submodules."""
+    return any(f".{module}." in f".{name}" for module in modules)
+
+
+def _without_prefix(entries: dict[str, Entry], modules: Collection[str]) -> dict[str, Entry]:
+    """Removes a prefix that wrappers such as ``DataParallel`` add to all names.
+
+    What follows the prefix is one of ``modules``. If there are none, only known wrappers count.
+    """
+    names = {name: name for name in entries}
+    while names:
+        first = {name.partition(".")[0] for name in names.values()}
+        if first & set(modules) or (not modules and not first <= _WRAPPERS):
+            return {names[name]: entry for name, entry in entries.items()}
+        if len(first) > 1 or not all("." in name for name in names.values()):
+            break
+        names = {name: rest.partition(".")[2] for name, rest in names.items()}
+    return entries
