@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from experiments.detection.conversion.libraries import Library, Names
 from experiments.detection.data.config import Split
 from experiments.detection.presets import CATALOGUE
 from experiments.engine.command_line import run_command
@@ -80,12 +81,44 @@ def predict(
     print_predictions(run, images, output, checkpoint)
 
 
+def convert(
+    library: Annotated[Library | None, tyro.conf.arg(name="from")] = None,
+    weights: Path | None = None,
+    to: Library | None = None,
+    run: Path | None = None,
+    output: Path | None = None,
+    names: Names | None = None,
+    norm_epsilon: float | None = None,
+) -> None:
+    """Converts a detector of another library to a run, or a run to a file of another library.
+
+    `convert --weights FILE --output RUN` reads Faster R-CNN and Mask R-CNN with FPN, or FPN_CARAFE,
+    of COCO's classes. The run can be evaluated, predict, and be trained further.
+    `convert --to torchvision --run RUN --output FILE` writes a file of safetensors.
+
+    Args:
+        library: library that wrote the file of weights; by default it is recognised.
+        weights: file of weights, from safetensors or torch.save, or a pickle of detectron2.
+        to: library for which a file is written.
+        run: folder of the run whose weights are written.
+        output: folder of the new run, or the new file.
+        names: torchvision's names in the new file, "old" for those before version 0.13; by default
+            those of the file that the run was converted from.
+        norm_epsilon: number that the normalisation of the backbone adds to variances; the default
+            is the library's.
+    """
+    from experiments.detection.conversion.command import print_conversion
+
+    print_conversion(library, weights, to, run, output, names, norm_epsilon)
+
+
 def main() -> None:
     """Runs a subcommand."""
     commands: Commands = {
         **task_commands(CATALOGUE, load_spec),
         "evaluate": evaluate,
         "predict": predict,
+        "convert": convert,
     }
     run_command(CATALOGUE.task, commands)
 

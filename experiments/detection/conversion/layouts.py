@@ -9,9 +9,9 @@ row for each of COCO's ids up to 90, ten of which COCO does not use.
 import dataclasses
 import functools
 import re
-from typing import Literal
 
 from experiments.data.coco import OFFICIAL_IDS
+from experiments.detection.conversion.libraries import Library, Names
 from experiments.detection.conversion.rows import Rows
 from experiments.detection.model.config import DetectorConfig
 from experiments.weights import resnets
@@ -25,10 +25,6 @@ from experiments.weights.arrangements import (
     Logits,
 )
 from experiments.weights.layout import Layout, Path, Source, counter
-
-Library = Literal["mmdet", "torchvision", "detectron2"]
-# torchvision 0.13 changed names; its published files have the names from before.
-Names = Literal["new", "old"]
 
 _UP = 2  # factor of every upsampler
 # The logit of ids that COCO does not use, in files of detectors that were trained here: their

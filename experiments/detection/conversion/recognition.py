@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
-from experiments.detection.conversion.layouts import Library, Names
+from experiments.detection.conversion.libraries import Library, Names
 from experiments.detection.model.config import BoxHeadConfig, DetectorConfig, MaskHeadConfig
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet import BLOCKS
 from experiments.models.resnet_config import Depth, ResNetConfig
-from experiments.models.torch_architecture import architecture
 from experiments.models.weight_files import WeightsError
 from experiments.resamplers.carafe_config import CarafeConfig
+from experiments.weights.architecture import architecture
 
 type Shapes = Mapping[str, tuple[int, ...]]
 

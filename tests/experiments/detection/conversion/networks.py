@@ -5,6 +5,7 @@ import functools
 
 import jax
 import numpy as np
+from safetensors.numpy import save_file
 
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.conversion.layouts import layout
@@ -52,23 +53,33 @@ def shapes(model):
     return jax.eval_shape(lambda: initial_variables(config))
 
 
-def narrow(model):
-    """A detector of a few channels, with the layers of ``model``."""
-    carafe = CarafeConfig(compressed_channels=3)
+def narrow(model, depth=18):
+    """A detector of a few channels and layers, with the kinds of layers of ``model``."""
+
+    def sizes(upsampler):
+        return CarafeConfig(3 if upsampler == "carafe" else 64)
+
     return dataclasses.replace(
         model,
-        backbone=dataclasses.replace(model.backbone, width=2),
-        neck=dataclasses.replace(model.neck, channels=4, carafe=carafe),
+        backbone=dataclasses.replace(model.backbone, width=2, depth=depth),
+        neck=dataclasses.replace(model.neck, channels=4, carafe=sizes(model.neck.upsampler)),
         box=BoxHeadConfig(features=8),
-        mask=dataclasses.replace(model.mask, features=4, carafe=carafe, layers=2),
+        mask=dataclasses.replace(
+            model.mask, features=4, carafe=sizes(model.mask.upsampler), layers=2
+        ),
     )
 
 
-def random_variables(model, seed=0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: np.abs(rng.standard_normal(leaf.shape, np.float32)), shapes(model)
-    )
+def random_file(path, model, library, names="new", extra=()):
+    """Writes a file of random arrays for a detector, and ``extra`` arrays; returns all arrays."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: np.abs(rng.standard_normal(shape, np.float32))
+        for name, shape in file_shapes(model, library, names).items()
+    }
+    arrays |= extra
+    save_file(arrays, path)
+    return arrays
 
 
 def file_shapes(model, library, names="new"):
