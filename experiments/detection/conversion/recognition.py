@@ -219,10 +219,9 @@ def recognise(shapes: Shapes, library: Library | None = None) -> Recognised:
 def _check_classes(library: Library, classes: int, boxes: int) -> None:
     rows = _TORCHVISION_ROWS if library == "torchvision" else CLASSES + 1
     if classes != rows:
-        background = "rows for ids 0 to 90" if rows == _TORCHVISION_ROWS else "and the background"
+        rows_of_coco = "81 with the background" if library != "torchvision" else "91, from id 0 on"
         raise _unfit(
-            f"a detector of {library} of {classes} rows of classes; COCO's {CLASSES} classes have "
-            f"{rows}: {background}"
+            f"a detector of {library} with {classes} rows of classes, and COCO has {rows_of_coco}"
         )
     if library == "mmdet" and boxes == 4 * (CLASSES + 1):
         raise _unfit(

@@ -45,11 +45,21 @@ LISTS = {
 }
 
 
-@functools.cache
 def shapes(model):
     """The shapes of a detector's variables."""
-    side = 56 if model.masks else None
-    config = DetectionConfig(model=model, data=DataConfig(mask_side=side))
+    if model.masks:
+        return _traced(model)
+    # Networks that differ in the mask head only are traced once.
+    upsampler = "carafe" if model.neck == CARAFE else "deconvolution"
+    mask = dataclasses.replace(model.mask, upsampler=upsampler)
+    found = _traced(dataclasses.replace(model, masks=True, mask=mask))
+    params = {name: each for name, each in found["params"].items() if name != "mask_head"}
+    return {**found, "params": params}
+
+
+@functools.cache
+def _traced(model):
+    config = DetectionConfig(model=model, data=DataConfig(mask_side=56))
     return jax.eval_shape(lambda: initial_variables(config))
 
 
