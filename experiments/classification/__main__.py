@@ -1,7 +1,7 @@
 """Command line: `python -m experiments.classification --help`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -16,6 +16,8 @@ from experiments.engine.commands import (
     Commands,
     task_commands,
 )
+from experiments.engine.config import check
+from experiments.engine.conversion import FROM, reads_weights
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.presets import subcommands
@@ -26,9 +28,11 @@ EVALUATION = EvaluationConfig(batch_size=64)
 if TYPE_CHECKING:
     from experiments.engine.tables.spec import TaskSpec
 
-    Config = ClassificationConfig
+    OptionalConfig = ClassificationConfig | None
 else:
-    Config = subcommands(CATALOGUE)
+    OptionalConfig = subcommands(CATALOGUE) | None
+
+Library = Literal["torchvision", "timm"]
 
 
 def load_spec() -> "TaskSpec[ClassificationConfig]":
@@ -77,30 +81,52 @@ def predict(
 
 
 def convert(
-    config: Config,
-    weights: Path,
+    config: OptionalConfig = None,
+    weights: Path | None = None,
+    library: Annotated[Library | None, FROM] = None,
+    to: Literal["torchvision"] | None = None,
+    run: Path | None = None,
     output: Path | None = None,
     keep: tuple[str, ...] = (),
+    checkpoint: CheckpointChoice = "newest",
     runs: Path = FOLDERS.runs,
 ) -> None:
-    """Converts a torchvision or timm ResNet to a run, to evaluate, predict with or train further.
+    """Converts a torchvision or timm ResNet to a run, or a run to such a ResNet.
+
+    `convert PRESET --weights FILE` makes a run, to evaluate, predict with or train further.
+    `convert --to torchvision --run RUN --output FILE` writes the network of a run.
 
     Args:
-        config: config of the run; an ImageNet preset.
-        weights: file of a state_dict from safetensors or torch.save, with any suffix; a file of
-            torch.save needs PyTorch to be installed.
-        output: folder of the run. The default is the folder of the preset's run, where detection
-            looks for backbones; an output is required if a field other than the seed is changed.
+        config: config of the new run; an ImageNet preset.
+        weights: file of a state_dict from safetensors or torch.save, with any suffix.
+        library: library that wrote the weights; both have the same names.
+        to: library for which the network of a run is written.
+        run: folder of the run whose network is written.
+        output: folder of the new run, or the new file. The default is the folder of the preset's
+            run, where detection looks for backbones; an output is required for a file, and if a
+            field other than the seed is changed.
         keep: parts of the network that the file lacks; they keep their initial values.
+        checkpoint: checkpoint that is written: the newest, or the one with the highest top-1
+            accuracy.
         runs: folder of all runs.
     """
-    from experiments.classification.convert import convert as convert_weights
+    reading = reads_weights(weights is not None, library, to, run)
+    presets = "a preset for --weights, such as table2-resnet50, and none for --to"
+    check((config is not None) == reading, "config", presets, "one" if config else "none")
+    check(reading or output is not None, "output", "a file for --to", None)
+    check(reading or not keep, "keep", "empty for --to", keep)
+
+    from experiments.classification import convert as conversion
     from experiments.engine.runs import run_folder
     from experiments.engine.text import printable
 
-    output = output or run_folder(config, CATALOGUE.presets, runs)
-    convert_weights(config, weights, output, keep)
-    print(printable(output))
+    if config is not None and weights is not None:
+        output = output or run_folder(config, CATALOGUE.presets, runs)
+        unused = conversion.convert(config, weights, output, keep)
+        print(printable(output), *(f"not used: {each}" for each in unused), sep="\n")
+    elif run is not None and output is not None:
+        conversion.export(run, output, checkpoint)
+        print(printable(output))
 
 
 def main() -> None:

@@ -24,9 +24,9 @@ from experiments.models.weight_files import Entry, WeightsError, open_weights
 from experiments.weights.architecture import architecture
 from experiments.weights.arrangements import Arrangement
 from experiments.weights.formats import recognise
-from experiments.weights.layout import Layout
+from experiments.weights.layout import Layout, counter
 
-__all__ = ["Loaded", "WeightsError", "arrays_for_file", "file_shapes", "load", "unused_text"]
+__all__ = ["Loaded", "WeightsError", "arrays_for_file", "file_shapes", "load", "unused_texts"]
 
 _VARIANCE = "var"  # the name that Flax uses
 _WRAPPERS = {"module", "_orig_mod", "model"}
@@ -160,20 +160,19 @@ def file_shapes(path: Path | Sequence[Path]) -> dict[str, tuple[int, ...]]:
         return {name: entry.shape for name, entry in entries.items()}
 
 
-def unused_text(unused: Mapping[str, str]) -> str:
+def unused_texts(unused: Mapping[str, str]) -> list[str]:
     """Lists the reasons why arrays of a file are not used, with the number of arrays of each.
 
     Args:
         unused: reasons by name, from :attr:`Loaded.unused`.
 
     Returns:
-        A text such as ``"53 arrays: a counter of PyTorch's training"``; empty if there are none.
+        Texts such as ``"53 arrays: a counter of PyTorch's training"``.
     """
-    counts = Counter(unused.values())
-    return "; ".join(
+    return [
         f"{count} {'array' if count == 1 else 'arrays'}: {reason}"
-        for reason, count in counts.items()
-    )
+        for reason, count in Counter(unused.values()).items()
+    ]
 
 
 def _merged(value: np.ndarray, original: np.ndarray, arrangement: Arrangement) -> np.ndarray:
@@ -325,11 +324,13 @@ def _without_prefix(entries: dict[str, Entry], modules: Collection[str]) -> dict
 
     What follows the prefix is one of ``modules``. If there are none, only known wrappers count.
     """
-    names = {name: name for name in entries}
+    names = {name: name for name in entries if not counter(name)}  # some have no prefix
     while names:
         first = {name.partition(".")[0] for name in names.values()}
         if first & set(modules) or (not modules and not first <= _WRAPPERS):
-            return {names[name]: entry for name, entry in entries.items()}
+            whole, rest = next(iter(names.items()))
+            prefix = whole.removesuffix(rest)
+            return {name.removeprefix(prefix): entry for name, entry in entries.items()}
         if len(first) > 1 or not all("." in name for name in names.values()):
             break
         names = {name: rest.partition(".")[2] for name, rest in names.items()}

@@ -33,3 +33,26 @@ def test_weights_that_cannot_be_converted_are_refused_in_one_line(
     assert (printed, len(error.splitlines())) == ("", 1)
     assert re.match(f"error: .*{message}", error)
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", r"convert.*--weights.*--to.*got \[\]"),
+        ("table2-resnet50 --weights w --to torchvision", r"got \['--weights', '--to'\]"),
+        ("table2-resnet50 --from timm", r"got \['--from'\]"),
+        ("--run r --output o", r"got \['--run'\]"),
+        ("--to torchvision --output o", r"got \['--to'\]"),
+        ("--weights w", "config.*preset.*none"),
+        ("table2-resnet50 --to torchvision --run r --output o", "config.*none for --to.*one"),
+        ("--to torchvision --run r", "output.*None"),
+        ("--to torchvision --run r --output o --keep fc", "keep.*'fc'"),
+    ],
+)
+def test_convert_needs_one_direction(options, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["classification", "convert", *options.split()])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    printed, error = capsys.readouterr()
+    assert (ended.value.code, printed, len(error.splitlines())) == (2, "", 1)
+    assert re.match(f"error: .*{message}", error), error

@@ -272,7 +272,7 @@ def test_converted_weights_make_a_run_that_predicts(tmp_path, monkeypatch):
     )
     save_file(torch_names(variables), tmp_path / "weights.safetensors")
     with monkeypatch.context() as patch:
-        patch.setattr(conversion.configs, "save", interrupt)
+        patch.setattr("experiments.engine.config.save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             convert(config, tmp_path / "weights.safetensors", tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]

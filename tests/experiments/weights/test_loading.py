@@ -13,7 +13,7 @@ from experiments.weights.loading import (
     arrays_for_file,
     file_shapes,
     load,
-    unused_text,
+    unused_texts,
 )
 from tests.experiments.weights.torch_states import assert_equal
 
@@ -90,7 +90,10 @@ def test_only_what_the_variables_lack_is_returned_beside_them(tmp_path):
     loaded = load(save(tmp_path / "a.safetensors", toy_arrays()), VARIABLES, TOY)
     assert {*loaded.rest} == {"head.bias", "head.old", "bn.num_batches_tracked"}
     assert {*loaded.unused} == {"head.old", "bn.num_batches_tracked"}
-    assert unused_text(loaded.unused) == "1 array: a counter of PyTorch's training; 1 array: old"
+    assert unused_texts(loaded.unused) == [
+        "1 array: a counter of PyTorch's training",
+        "1 array: old",
+    ]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

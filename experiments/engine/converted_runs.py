@@ -1,0 +1,136 @@
+"""Runs whose checkpoint of step 0 holds weights of another library."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from experiments.engine import config as configs
+from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
+from experiments.engine.claim import CONFIG, CONVERTED, check_name
+from experiments.engine.json_files import write_json
+from experiments.engine.settings import RunConfig
+from experiments.engine.step import State, first_carry
+
+# The arrays of the file of weights whose values the checkpoint does not hold.
+REST = "rest.safetensors"
+
+
+def check_output(output: Path) -> None:
+    """Checks that a run can be written to a folder, before any work.
+
+    Args:
+        output: folder of the run.
+
+    Raises:
+        ConfigError: ``output`` is neither new nor an empty folder, or has a name that Orbax does
+            not support.
+    """
+    free = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    configs.check(free, "output", "a new or an empty folder", str(output))
+    check_name(output)
+
+
+def with_drawn(loaded: Any, draw: Callable[[], Any]) -> Any:
+    """Replaces the variables of which only the shape is known by drawn ones.
+
+    Args:
+        loaded: variables of a model; those that no file provided are a ``jax.ShapeDtypeStruct``.
+        draw: function that draws all variables of the model; called only if it is needed.
+    """
+    if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(loaded)):
+        return loaded
+    return jax.tree.map(
+        lambda leaf, drawn: drawn if isinstance(leaf, jax.ShapeDtypeStruct) else leaf,
+        loaded,
+        draw(),
+    )
+
+
+def write_converted_run(
+    output: Path,
+    config: RunConfig,
+    state: State,
+    weights: Sequence[Path],
+    library: str,
+    files: Mapping[str, Any],
+    rest: Mapping[str, np.ndarray],
+    kept: Sequence[str] = (),
+) -> None:
+    """Writes a run that can be evaluated, used for predictions, and trained further.
+
+    Args:
+        output: folder of the run; it must be new or empty.
+        config: config of the run.
+        state: state of the run at step 0.
+        weights: files of the weights.
+        library: name of their format.
+        files: contents of further files of the run, by file name; they are saved as JSON.
+        rest: arrays of the files whose values ``state`` does not hold, by name; see
+            :func:`read_rest`.
+        kept: parts of the network that have their own initial values.
+
+    Raises:
+        ConfigError: ``output`` is not empty, or cannot be created.
+    """
+    check_output(output)
+    origin = {"weights": [path.name for path in weights], "format": library, "kept": [*kept]}
+    carry = first_carry(state, config.training.seed)
+    with _completed_folder(output.absolute()) as folder:
+        for name, content in files.items():
+            write_json(folder / name, content)
+        checkpoints = Checkpoints(folder / CHECKPOINTS)
+        time_spent = {"seconds": 0.0, "seconds_waiting": 0.0}
+        checkpoints.save(0, jax.device_get(carry), None, time_spent)
+        checkpoints.close()
+        if rest:
+            # safetensors writes the memory of an array, whatever its strides.
+            contiguous = {name: np.array(array, order="C") for name, array in rest.items()}
+            save_file(contiguous, folder / REST)
+        write_json(folder / CONVERTED, origin)
+        configs.save(config, folder / CONFIG)
+
+
+def read_rest(run: Path) -> dict[str, np.ndarray]:
+    """The arrays of the file of weights whose values the checkpoint of a run does not hold.
+
+    Args:
+        run: folder of a run.
+
+    Returns:
+        The arrays by name in the file; none if the run has none.
+
+    Raises:
+        CheckpointError: the file of these arrays cannot be read.
+    """
+    path = run / REST
+    if not path.exists():
+        return {}
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def _completed_folder(output: Path) -> Iterator[Path]:
+    """Yields a folder that becomes ``output`` at the end; a killed process leaves no ``output``."""
+    with contextlib.ExitStack() as stack:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            temporary = tempfile.TemporaryDirectory(dir=output.parent, prefix=".converting-")
+            folder = Path(stack.enter_context(temporary)) / output.name
+            folder.mkdir()
+        except OSError as error:
+            expected = "a folder that can be created"
+            raise configs.ConfigError(
+                f"output must be {expected}, got {output}: {error.strerror}"
+            ) from error
+        yield folder
+        folder.rename(output)
