@@ -37,7 +37,6 @@ def with_convention(config: DetectionConfig, convention: Convention) -> Detectio
     ``clamps_shrinking``, both              False         False         True
     ``model.training_proposals.kept``       2000          1000          1000
     ``model.box.shortest_side``             1e-2          None          None
-    ``model.box.keeps_empty``               False         False         True
     ``data.rounding``                       floor         half_up       half_up
     ``data.pad_multiple``                   32            32            32, with FPN_CARAFE 64
     ======================================  ============  ============  ==========================
@@ -84,7 +83,6 @@ def with_convention(config: DetectionConfig, convention: Convention) -> Detectio
         box=dataclasses.replace(
             model.box,
             shortest_side=1e-2 if torchvision else None,
-            keeps_empty=mmdet,
             clamps_shrinking=mmdet,
         ),
     )

@@ -62,7 +62,8 @@ def _losses(
     image = normalize(batch["image"], config.model.backbone.input, size)
     pyramid = detector.features(image, train=True)
 
-    logits, deltas, anchors = detector.score_anchors(pyramid)
+    height, width = image.shape[1:3]
+    logits, deltas, anchors = detector.score_anchors(pyramid, (height, width))
     all_anchors = jnp.asarray(np.concatenate(anchors))  # [E, 4]
     inside = jax.vmap(_inside, in_axes=(None, 0))(all_anchors, size)
     anchor_sample = jax.vmap(sample, in_axes=(0, None, 0, 0, None))(

@@ -43,43 +43,53 @@ class AnchorConfig:
 
 
 def pyramid_anchors(
-    shapes: Sequence[tuple[int, int]], config: AnchorConfig
+    shapes: Sequence[tuple[int, int]],
+    config: AnchorConfig,
+    input_size: tuple[int, int] | None = None,
 ) -> tuple[Float32[np.ndarray, "boxes 4"], ...]:
-    """The anchors of each level, as in detectron2 and mmdet 2.
+    """The anchors of each level, as in detectron2 and mmdet 2, or as in torchvision.
 
-    Anchors are constants and not rounded. They are centred on the top left corners of the map's
-    pixels.
+    Anchors are constants. They are centred on the top left corners of the map's pixels.
 
     Args:
         shapes: height and width of each level's map.
         config: scale, ratios and strides.
+        input_size: height and width of the padded input, which measured strides need.
 
     Returns:
         For each level an array ``[H * W * A, 4]``, in the order of rows, columns and ratios. The
         anchors of the map's pixel in row i and column j have the centre
-        ``(j * stride, i * stride)``.
+        ``(j * stride, i * stride)``. Measured strides may differ between the axes.
 
     Raises:
-        ValueError: the numbers of shapes and of strides differ.
+        ValueError: the numbers of shapes and of strides differ, or strides are measured and there
+            is no ``input_size``.
     """
     if len(shapes) != len(config.strides):
         raise ValueError(
             f"shapes must have one entry for each of the strides {config.strides}, "
             f"got {list(shapes)}"
         )
+    if config.measured_strides and input_size is None:
+        raise ValueError("input_size must be given for measured strides, got None")
     return tuple(
-        _level_anchors(height, width, stride, config)
-        for (height, width), stride in zip(shapes, config.strides, strict=True)
+        _level_anchors(shape, stride, config, input_size)
+        for shape, stride in zip(shapes, config.strides, strict=True)
     )
 
 
 def _level_anchors(
-    height: int, width: int, stride: int, config: AnchorConfig
+    shape: tuple[int, int], stride: int, config: AnchorConfig, input_size: tuple[int, int] | None
 ) -> Float32[np.ndarray, "boxes 4"]:
     side = config.scale * stride
     half = [(side / math.sqrt(ratio) / 2, side * math.sqrt(ratio) / 2) for ratio in config.ratios]
     around = np.array([(-x, -y, x, y) for x, y in half])  # [A, 4]
-    y, x = np.mgrid[:height, :width] * stride
+    if config.rounded:
+        around = around.round()
+    distances = (stride, stride)
+    if config.measured_strides and input_size is not None:
+        distances = (input_size[0] // shape[0], input_size[1] // shape[1])
+    y, x = np.mgrid[: shape[0], : shape[1]] * np.reshape(distances, (2, 1, 1))
     centres = np.stack([x, y, x, y], axis=-1)  # [H, W, 4]
     anchors = centres[:, :, None] + around  # [H, W, A, 4]
     return anchors.reshape(-1, 4).astype(np.float32)

@@ -2,8 +2,8 @@
 
 A box is ``(x1, y1, x2, y2)`` in continuous pixel coordinates: pixel (0, 0) covers [0, 1] x [0, 1],
 and the width of a box is ``x2 - x1``. A box with ``x2 <= x1`` or ``y2 <= y1`` is empty: its area is
-0, and it overlaps nothing. The network never proposes or detects a box with a side below a
-hundredth of a pixel; see :func:`is_nonempty`.
+0, and it overlaps nothing. By default the network never proposes or detects a box with a side below
+a hundredth of a pixel; see :func:`is_nonempty`.
 """
 
 import math
@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 Weights = tuple[float, float, float, float]
 
-# Largest logarithm of the factor by which decoding enlarges a box, as in detectron2: without it,
-# exp would overflow early in training.
+# Largest logarithm of the factor by which decoding enlarges a box, as in torchvision, detectron2 and
+# mmdet 2: without it, exp would overflow early in training.
 _LARGEST_LOG_SCALE = math.log(1000 / 16)
-# In pixels. torchvision drops detections with a shorter side. Sides are clamped to it before a
+# In pixels. torchvision drops detections with a shorter side. Encoding clamps sides to it before a
 # division or a logarithm.
 _SHORTEST_SIDE = 1e-2
 
@@ -27,16 +27,20 @@ def area(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:
     return sides[..., 0] * sides[..., 1]
 
 
-def is_nonempty(boxes: Float[Array, "*batch 4"]) -> Bool[Array, "*batch"]:
-    """Whether both sides of boxes, clipped to an image, are at least a hundredth of a pixel.
+def is_nonempty(
+    boxes: Float[Array, "*batch 4"], shortest_side: float = _SHORTEST_SIDE
+) -> Bool[Array, "*batch"]:
+    """Whether both sides of boxes, clipped to an image, are long enough, and above 0.
 
     This is False for boxes outside the image, because clipping leaves them no area, and for boxes
     with a NaN. Since these boxes overlap almost nothing, NMS would keep all of them.
 
     Args:
         boxes: boxes clipped to the image, ``[..., 4]``.
+        shortest_side: smallest length of a side, in pixels.
     """
-    return (boxes[..., 2:] - boxes[..., :2] >= _SHORTEST_SIDE).all(axis=-1)
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return ((sides >= shortest_side) & (sides > 0)).all(axis=-1)
 
 
 def pairwise_iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
@@ -99,25 +103,33 @@ def encode(
 
 
 def decode(
-    deltas: Float[Array, "*#batch 4"], references: Float[Array, "*#batch 4"], weights: Weights
+    deltas: Float[Array, "*#batch 4"],
+    references: Float[Array, "*#batch 4"],
+    weights: Weights,
+    clamps_shrinking: bool = False,
 ) -> Float[Array, "*batch 4"]:
     """Turns references into boxes by deltas that a network predicts; see :func:`encode`.
 
-    As in detectron2, logarithms of the scale are clamped to at most ``log(1000 / 16)``. mmdet also
-    clamps them to at least ``-log(1000 / 16)``.
+    As in torchvision, detectron2 and mmdet 2, logarithms of the scale are clamped to at most
+    ``log(1000 / 16)``.
 
     Args:
         deltas: predicted deltas ``[..., 4]``.
         references: anchors or proposals, ``[..., 4]``.
         weights: weights of the four deltas.
+        clamps_shrinking: whether logarithms of the scale are also clamped to at least
+            ``-log(1000 / 16)``, as in mmdet 2.
 
     Returns:
         The boxes ``[..., 4]``.
     """
-    centre, sides = _centre_and_sides(references)
+    centre, sides = _centre(references), references[..., 2:] - references[..., :2]
     deltas = deltas / _row(weights, deltas.ndim)
     centre = centre + deltas[..., :2] * sides
-    sides = sides * jnp.exp(jnp.minimum(deltas[..., 2:], _LARGEST_LOG_SCALE))
+    log_scale = jnp.minimum(deltas[..., 2:], _LARGEST_LOG_SCALE)
+    if clamps_shrinking:
+        log_scale = jnp.maximum(log_scale, -_LARGEST_LOG_SCALE)
+    sides = sides * jnp.exp(log_scale)
     return jnp.concatenate([centre - sides / 2, centre + sides / 2], axis=-1)
 
 
@@ -139,8 +151,11 @@ def _ratio(numerator: Float[Array, "n m"], denominator: Float[Array, "n m"]) -> 
 def _centre_and_sides(
     boxes: Float[Array, "*batch 4"],
 ) -> tuple[Float[Array, "*batch 2"], Float[Array, "*batch 2"]]:
-    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
-    return centre, jnp.maximum(boxes[..., 2:] - boxes[..., :2], _SHORTEST_SIDE)
+    return _centre(boxes), jnp.maximum(boxes[..., 2:] - boxes[..., :2], _SHORTEST_SIDE)
+
+
+def _centre(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch 2"]:
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
 def _row(weights: Weights, ndim: int) -> Float[Array, "*ones 4"]:

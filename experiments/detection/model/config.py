@@ -74,10 +74,8 @@ class BoxHeadConfig:
         iou_threshold: IoU threshold of NMS, which runs on each class separately.
         detections: largest number of detections in an image.
         shortest_side: boxes with a shorter side, in pixels, are dropped before NMS, and empty
-            boxes too. 1e-2 as in torchvision. None: no box is dropped before NMS, as in detectron2
-            and mmdet 2.
-        keeps_empty: whether empty boxes among the best boxes after NMS are detections, as in mmdet
-            2. detectron2 drops them.
+            boxes too; 1e-2 in torchvision. None: no box is dropped, as in detectron2 and mmdet 2.
+            Empty boxes then count among ``detections``; the evaluation leaves them out.
         clamps_shrinking: whether the deltas of a box shrink no side to less than 16 / 1000 of the
             proposal's side, as in mmdet 2.
     """
@@ -89,7 +87,6 @@ class BoxHeadConfig:
     iou_threshold: float = 0.5
     detections: int = 100
     shortest_side: float | None = 1e-2
-    keeps_empty: bool = False
     clamps_shrinking: bool = False
 
     def __post_init__(self) -> None:
@@ -98,8 +95,6 @@ class BoxHeadConfig:
         check(0 < self.iou_threshold <= 1, "iou_threshold", "in (0, 1]", self.iou_threshold)
         side = self.shortest_side
         check(side is None or side >= 0, "shortest_side", "at least 0, or None", side)
-        if self.keeps_empty:
-            check(side is None, "shortest_side", "None for a head that keeps empty boxes", side)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,12 +70,17 @@ class Detector(nn.Module):
         return self.neck(self.backbone.features(image, train))
 
     def score_anchors(
-        self, pyramid: Pyramid
+        self, pyramid: Pyramid, input_size: tuple[int, int] | None = None
     ) -> tuple[list[jax.Array], list[jax.Array], tuple[Any, ...]]:
-        """The RPN's logits, deltas and anchors for each level; see :class:`.rpn.RPNHead`."""
-        anchors = pyramid_anchors(
-            [(level.shape[1], level.shape[2]) for level in pyramid], self.config.anchors
-        )
+        """The RPN's logits, deltas and anchors for each level; see :class:`.rpn.RPNHead`.
+
+        Args:
+            pyramid: feature pyramid from :meth:`features`.
+            input_size: height and width of the padded input, which measured strides of the anchors
+                need.
+        """
+        shapes = [(level.shape[1], level.shape[2]) for level in pyramid]
+        anchors = pyramid_anchors(shapes, self.config.anchors, input_size)
         return *self.rpn(pyramid), anchors
 
     def classify(
@@ -139,7 +144,7 @@ class Detector(nn.Module):
             NaN: otherwise the image would look like one with few or no objects.
         """
         pyramid = self.features(image)
-        anchor_logits, anchor_deltas, anchors = self.score_anchors(pyramid)
+        anchor_logits, anchor_deltas, anchors = self.score_anchors(pyramid, image.shape[1:3])
         proposals, valid = self.propose(
             anchor_logits, anchor_deltas, anchors, size, self.config.proposals
         )
@@ -164,7 +169,7 @@ class Detector(nn.Module):
         the layers.
         """
         pyramid = self.features(image)
-        self.score_anchors(pyramid)
+        self.score_anchors(pyramid, image.shape[1:3])
         batch = image.shape[0]
         self.classify(pyramid, jnp.zeros((batch, proposals, 4)))
         if self.config.masks:
@@ -174,7 +179,16 @@ class Detector(nn.Module):
     def _roi_align(self, pyramid: Pyramid, boxes: jax.Array, side: int) -> jax.Array:
         levels = pyramid[:_ROI_LEVELS]
         strides = self.config.anchors.strides[:_ROI_LEVELS]
-        return roi_align(levels, strides, boxes, assign_levels(boxes, len(levels)), side)
+        options = self.config.roi_align
+        return roi_align(
+            levels,
+            strides,
+            boxes,
+            assign_levels(boxes, len(levels)),
+            side,
+            options.sampling_ratio,
+            options.aligned,
+        )
 
 
 def is_frozen(path: Sequence[str], config: DetectorConfig) -> bool:
@@ -192,9 +206,9 @@ def select(
 ) -> Detections:
     """Selects the detections of one image: refines, classifies, and applies NMS to each class.
 
-    As in torchvision, boxes that the deltas have moved out of the image, or made thinner than a
-    hundredth of a pixel, are dropped before NMS. Boxes and scores that are not finite are dropped
-    too.
+    By default, boxes that the deltas have moved out of the image, or made thinner than a hundredth
+    of a pixel, are dropped before NMS, as in torchvision. Boxes and scores that are not finite are
+    always dropped.
 
     Args:
         logits: the box head's logits, the background last, ``[P, K + 1]``.
@@ -202,17 +216,24 @@ def select(
         proposals: proposals in pixels, ``[P, 4]``.
         valid: False for proposals that are padding, ``[P]``.
         size: height and width of the image in pixels.
-        config: thresholds, and the largest number of detections ``D``.
+        config: which boxes are dropped, and the largest number of detections ``D``.
 
     Returns:
         ``boxes`` ``[D, 4]``, ``scores``, ``labels`` and ``valid`` ``[D]``.
     """
     scores = jax.nn.softmax(logits)[:, :-1].T  # [K, P]
-    refined = jax.vmap(decode, in_axes=(1, None, None))(deltas, proposals, BOX_WEIGHTS)
+    refined = jax.vmap(decode, in_axes=(1, None, None, None))(
+        deltas, proposals, BOX_WEIGHTS, config.clamps_shrinking
+    )
     boxes = clip(refined, size)  # [K, P, 4] or [1, P, 4]
     classes = scores.shape[0]
     boxes = jnp.broadcast_to(boxes, (classes, *boxes.shape[1:]))
-    candidate = valid[None] & (scores > config.score_threshold) & is_nonempty(boxes)
+    if config.shortest_side is None:
+        # Clipping would make infinite boxes finite.
+        usable = jnp.broadcast_to(jnp.isfinite(refined).all(axis=-1), scores.shape)
+    else:
+        usable = is_nonempty(boxes, config.shortest_side)
+    candidate = valid[None] & (scores > config.score_threshold) & usable
     kept = jax.vmap(nms, in_axes=(0, 0, None, 0))(boxes, scores, config.iou_threshold, candidate)
     ranked = jnp.where(kept, scores, -jnp.inf).reshape(-1)  # [K * P]
     best, order = jax.lax.top_k(ranked, min(config.detections, ranked.size))

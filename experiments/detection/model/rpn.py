@@ -85,15 +85,14 @@ def propose(
         deltas: deltas of each level, ``[N_l, 4]``.
         anchors: anchors of each level, ``[N_l, 4]``.
         size: height and width of the image within the padded input, in pixels.
-        config: numbers of boxes and proposals, and the threshold of NMS.
+        config: numbers of boxes and proposals, and which boxes are dropped.
 
     Returns:
         ``P = config.kept`` boxes ``[P, 4]``, clipped to the image, with descending scores, and
         their validity ``[P]``, false for padding. Both are constants for the gradient.
     """
     candidates = [
-        _best_of_level(*level, size, config.per_level)
-        for level in zip(logits, deltas, anchors, strict=True)
+        _best_of_level(*level, size, config) for level in zip(logits, deltas, anchors, strict=True)
     ]
     # NMS runs on all levels together: on a GPU, each iteration of its loops waits for the host.
     longest = max(scores.size for _, scores in candidates)
@@ -111,15 +110,22 @@ def propose(
 
 
 def _best_of_level(
-    logits: jax.Array, deltas: jax.Array, anchors: jax.Array, size: jax.Array, count: int
+    logits: jax.Array,
+    deltas: jax.Array,
+    anchors: jax.Array,
+    size: jax.Array,
+    config: ProposalConfig,
 ) -> tuple[jax.Array, jax.Array]:
-    """The ``count`` best refined anchors, or fewer, and their scores, -inf for empty boxes."""
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    # Anchors in the padding are never trained, and there may be many with the same score.
-    inside = (centres < size[None, ::-1].astype(centres.dtype)).all(axis=-1)
-    scores, order = jax.lax.top_k(jnp.where(inside, logits, -jnp.inf), min(count, logits.size))
-    boxes = clip(decode(deltas[order], jnp.asarray(anchors)[order], WEIGHTS), size)
-    return boxes, jnp.where(is_nonempty(boxes), scores, -jnp.inf)
+    """The best refined anchors of a level, and their scores, -inf for boxes that are dropped."""
+    if not config.in_padding:
+        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+        # Anchors in the padding are never trained, and there may be many with the same score.
+        inside = (centres < size[None, ::-1].astype(centres.dtype)).all(axis=-1)
+        logits = jnp.where(inside, logits, -jnp.inf)
+    scores, order = jax.lax.top_k(logits, min(config.per_level, logits.size))
+    best = jnp.asarray(anchors)[order]
+    boxes = clip(decode(deltas[order], best, WEIGHTS, config.clamps_shrinking), size)
+    return boxes, jnp.where(is_nonempty(boxes, config.shortest_side), scores, -jnp.inf)
 
 
 def _padded(array: jax.Array, length: int, value: float) -> jax.Array:
