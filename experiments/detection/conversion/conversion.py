@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from safetensors.numpy import save_file
 
 from experiments.data.coco_names import CATEGORIES as COCO
 from experiments.detection.configs import DetectionConfig
@@ -20,7 +19,9 @@ from experiments.engine import config as configs
 from experiments.engine.claim import CONVERTED, is_converted
 from experiments.engine.converted_runs import check_output, read_rest, write_converted_run
 from experiments.engine.json_files import read_json
-from experiments.weights.loading import arrays_for_file, file_shapes, load, unused_text
+from experiments.engine.settings import CheckpointChoice
+from experiments.weights.loading import file_shapes, load, unused_texts
+from experiments.weights.saving import check_new, save
 
 # The format in converted.json of a file with torchvision's names from before version 0.13.
 _OLD = "torchvision-old"
@@ -42,7 +43,7 @@ class Converted(NamedTuple):
         names: version of the library's names.
         network: the network in words.
         used: number of arrays that the network uses.
-        unused: the arrays of the file that it does not use, in words; empty if there are none.
+        unused: the arrays of the file that it does not use, with the reasons.
         settings: settings of the run with which the library's own detectors compute something else,
             as ``name: theirs -> ours``.
     """
@@ -51,7 +52,7 @@ class Converted(NamedTuple):
     names: Names
     network: str
     used: int
-    unused: str
+    unused: tuple[str, ...]
     settings: tuple[str, ...] = ()
 
 
@@ -95,7 +96,7 @@ def to_run(
         loaded.rest,
     )
     used = len(jax.tree.leaves(shapes))
-    return Converted(*found[:2], found.describe(), used, unused_text(loaded.unused))
+    return Converted(*found[:2], found.describe(), used, tuple(unused_texts(loaded.unused)))
 
 
 def run_config(found: Recognised, norm_epsilon: float | None = None) -> DetectionConfig:
@@ -124,7 +125,13 @@ def run_config(found: Recognised, norm_epsilon: float | None = None) -> Detectio
     )
 
 
-def to_file(run: Path, output: Path, library: Library, names: Names | None = None) -> Converted:
+def to_file(
+    run: Path,
+    output: Path,
+    library: Library,
+    names: Names | None = None,
+    checkpoint: CheckpointChoice = "newest",
+) -> Converted:
     """Writes the weights of a run to a file of another library.
 
     If the run was converted from a file of this library, arrays that it does not use are those of
@@ -132,10 +139,11 @@ def to_file(run: Path, output: Path, library: Library, names: Names | None = Non
 
     Args:
         run: folder of the run.
-        output: path of the new safetensors file.
+        output: path of the new file.
         library: library of the file.
         names: version of torchvision's names; the default is that of the file from which the run
             was converted, and ``"new"`` for other runs.
+        checkpoint: choice of the checkpoint.
 
     Returns:
         What was done.
@@ -144,8 +152,8 @@ def to_file(run: Path, output: Path, library: Library, names: Names | None = Non
         CheckpointError: there is no run of this task in ``run``, or it cannot be read.
         ConfigError: the library has no such network, or ``output`` exists.
     """
-    configs.check(not output.exists(), "output", "a path without a file", str(output))
-    loaded = RUNS.load(run)
+    check_new([output])
+    loaded = RUNS.load(run, checkpoint)
     config = loaded.config
     _check_in_library(config, library)
     origin = read_json(run / CONVERTED).get("format") if is_converted(run) else None
@@ -153,13 +161,11 @@ def to_file(run: Path, output: Path, library: Library, names: Names | None = Non
     same = origin == (_OLD if names == "old" else library)
     rest = read_rest(run) if same else {}
     variables = {"params": loaded.state["params"], **loaded.state["model_state"]}
-    arrays = arrays_for_file(variables, layout(library, config.model, names), rest)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, output)
+    save([output], variables, layout(library, config.model, names), rest)
     settings = configs.differences(_usual(config, library), config)
     network = Recognised(library, names, config.model, trained_norms=False).describe()
     used = len(jax.tree.leaves(variables))
-    return Converted(library, names, network, used, "", tuple(settings))
+    return Converted(library, names, network, used, (), tuple(settings))
 
 
 def _check_in_library(config: DetectionConfig, library: Library) -> None:

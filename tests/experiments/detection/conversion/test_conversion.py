@@ -137,3 +137,23 @@ def test_weights_go_from_one_library_to_another(tmp_path, call):
     to_run(output, tmp_path / "again")
     to_file(tmp_path / "again", back, "mmdet")
     assert_same(load_file(back), arrays)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "a"], "output must be the folder of the new run"),
+        (["--to", "mmdet", "--run", "a"], "output must be the new file"),
+        (["--to", "mmdet", "--output", "a"], "the options of convert"),
+        (["--weights", "a", "--output", "b", "--names", "old"], "names must be None"),
+        (["--to", "mmdet", "--run", "a", "--output", "b", "--names", "old"], "names must be None"),
+        (
+            ["--to", "mmdet", "--run", "a", "--output", "b", "--norm-epsilon", "0"],
+            "norm_epsilon must be None",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(options, message, call):
+    code, _, error = call("convert", *options)
+    assert code == 2
+    assert message in error
