@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 Weights = tuple[float, float, float, float]
 
-# Largest logarithm of the factor by which decoding enlarges a box, as in torchvision, detectron2 and
-# mmdet 2: without it, exp would overflow early in training.
+# Largest logarithm of the factor by which decoding enlarges a box, as in the three libraries of
+# experiments/detection/conventions.py: without it, exp would overflow early in training.
 _LARGEST_LOG_SCALE = math.log(1000 / 16)
 # In pixels. torchvision drops detections with a shorter side. Encoding clamps sides to it before a
 # division or a logarithm.

@@ -8,6 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int32, Shaped
 
+from experiments.detection.model.adaptive_sampling import (
+    Axis,
+    Regions,
+    adaptive_means,
+    interpolated,
+)
 from experiments.detection.model.boxes import area
 
 # A region with this side in pixels reads the level with this stride.
@@ -54,6 +60,7 @@ def roi_align(
     levels: Int[Array, "batch rois"],
     output_size: int,
     sampling_ratio: int = 2,
+    aligned: bool = True,
 ) -> Float[Array, "batch rois output_size output_size channels"]:
     """Resamples regions of the maps to one size.
 
@@ -61,7 +68,7 @@ def roi_align(
     ``sampling_ratio**2`` points on a regular grid in the bin. Each point is interpolated bilinearly
     between pixel centres, which have half-integer coordinates ("aligned"). A point up to half a
     pixel outside the map has the value at the border, and a point further out is 0. This agrees
-    with torchvision and detectron2.
+    with torchvision, detectron2 and mmcv.
 
     The gradient with respect to the features is exact; boxes are constants. Sums are float32.
     Little memory is used in addition to the result and to the pyramid, which is flattened to one
@@ -72,20 +79,28 @@ def roi_align(
         pyramid: maps ``[B, H_l, W_l, C]`` with one dtype.
         strides: stride of each map, in pixels of the input.
         boxes: boxes of the regions in pixels of the input, ``[B, R, 4]``. Empty boxes are sampled
-            along a line or at a point. Boxes that are not finite result in zeros.
+            along a line or at a point; with ``sampling_ratio = 0`` they result in zeros. Boxes that
+            are not finite result in zeros.
         levels: index into the pyramid for each region, ``[B, R]``.
         output_size: number of bins along each axis.
-        sampling_ratio: number of points along each axis of a bin.
+        sampling_ratio: number of points along each axis of a bin. 0: the length of the bin along
+            this axis, in pixels of the map, rounded up.
+        aligned: False for the first version of RoIAlign, which torchvision's detectors have: the
+            first pixel's centre has the coordinate 0, and each side of a region is at least one
+            pixel of its map.
 
     Returns:
         Regions ``[B, R, output_size, output_size, C]`` in the dtype of the pyramid.
 
     Raises:
-        ValueError: the shapes of the arguments contradict each other, or a number is below 1.
+        ValueError: the shapes of the arguments contradict each other, ``output_size`` is below 1,
+            or ``sampling_ratio`` is negative.
     """
     _check(pyramid, strides, boxes, levels, output_size, sampling_ratio)
     batch, regions = levels.shape
     channels = pyramid[0].shape[-1]
+    if regions == 0:
+        return jnp.zeros((batch, 0, output_size, output_size, channels), pyramid[0].dtype)
     flat = jnp.concatenate([x.reshape(batch, -1, channels) for x in pyramid], axis=1)
     length = flat.shape[1]
     starts, start = [], 0
@@ -101,13 +116,21 @@ def roi_align(
     image = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), regions)
     first = image * length + for_each_region(starts, jnp.int32)
     scales = for_each_region([1 / stride for stride in strides], jnp.float32)
-    corners = lax.stop_gradient(boxes).astype(jnp.float32).reshape(-1, 4) * scales[:, None] - 0.5
+    corners = lax.stop_gradient(boxes).astype(jnp.float32).reshape(-1, 4) * scales[:, None]
+    if aligned:
+        corners -= 0.5
     x1, y1, x2, y2 = (corners[:, side] for side in range(4))
-    rows, row_weights = _axis_samples(y1, y2, heights, output_size, sampling_ratio)
-    columns, column_weights = _axis_samples(x1, x2, widths, output_size, sampling_ratio)
-    rows = first[:, None, None] + rows * widths[:, None, None]
-    samples = _Samples(rows, columns, row_weights, column_weights)
-    y = _weighted_sums(flat.reshape(-1, channels), samples)
+    shortest = -jnp.inf if aligned else 1.0
+    vertical = Axis(y1, jnp.maximum(y2 - y1, shortest), heights)
+    horizontal = Axis(x1, jnp.maximum(x2 - x1, shortest), widths)
+    flat = flat.reshape(-1, channels)
+    if sampling_ratio == 0:
+        y = adaptive_means(flat, Regions(first, vertical, horizontal), output_size)
+    else:
+        rows, row_weights = _axis_samples(vertical, output_size, sampling_ratio)
+        columns, column_weights = _axis_samples(horizontal, output_size, sampling_ratio)
+        rows = first[:, None, None] + rows * widths[:, None, None]
+        y = _weighted_sums(flat, _Samples(rows, columns, row_weights, column_weights))
     return y.reshape(batch, regions, output_size, output_size, channels)
 
 
@@ -130,34 +153,22 @@ class _Samples(NamedTuple):
 
 
 def _axis_samples(
-    low: Float32[Array, " regions"],
-    high: Float32[Array, " regions"],
-    size: Int32[Array, " regions"],
-    bins: int,
-    points: int,
+    axis: Axis, bins: int, points: int
 ) -> tuple[Int32[Array, "regions bins samples"], Float32[Array, "regions bins samples"]]:
     """Sampled pixels and weights along one axis: two pixels for each point of a bin.
 
     Args:
-        low: coordinates at which regions begin, in pixels of their maps; 0 is the centre of the
-            first pixel.
-        high: coordinates at which regions end.
-        size: number of pixels in the maps along this axis.
+        axis: beginning and length of the regions.
         bins: number of bins in a region along this axis.
         points: number of points in a bin along this axis.
     """
     at = (jnp.arange(bins * points, dtype=jnp.float32) + 0.5) / (bins * points)
-    position = low[:, None] + at[None, :] * (high - low)[:, None]  # [R, P * points]
-    last = (size - 1)[:, None]
-    end = last.astype(jnp.float32)
-    inside = (position >= -1) & (position <= end + 1)
-    position = jnp.clip(position, 0, end)
-    pixel = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, jnp.maximum(last - 1, 0))
-    beyond = position - pixel.astype(jnp.float32)
-    pixels = jnp.stack([pixel, jnp.minimum(pixel + 1, last)], axis=-1)
-    weights = jnp.stack([1 - beyond, beyond], axis=-1)
-    weights = jnp.where(inside[..., None], weights, 0) / points
-    shape = (low.shape[0], bins, 2 * points)
+    position = axis.low[:, None] + at[None, :] * axis.side[:, None]  # [R, P * points]
+    size = axis.size[:, None]
+    pixel, weight, next_weight = interpolated(position, size)
+    pixels = jnp.stack([pixel, jnp.minimum(pixel + 1, size - 1)], axis=-1)
+    weights = jnp.stack([weight, next_weight], axis=-1) / points
+    shape = (axis.low.shape[0], bins, 2 * points)
     return pixels.reshape(shape), weights.reshape(shape)
 
 
@@ -239,6 +250,7 @@ def _check(
         raise ValueError(f"boxes must be [B, R, 4] with B = {shapes[0][0]}, got {boxes.shape}")
     if levels.shape != boxes.shape[:2]:
         raise ValueError(f"levels must be [B, R] = {boxes.shape[:2]}, got {levels.shape}")
-    for name, value in (("output_size", output_size), ("sampling_ratio", sampling_ratio)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    if output_size < 1:
+        raise ValueError(f"output_size must be at least 1, got {output_size}")
+    if sampling_ratio < 0:
+        raise ValueError(f"sampling_ratio must be at least 0, got {sampling_ratio}")

@@ -25,7 +25,7 @@ def taps(position, size):
     return [(low, low + 1 - position), (min(low + 1, size - 1), position - low)]
 
 
-def loop(pyramid, boxes, levels, output_size, points, cotangent=None):
+def loop(pyramid, boxes, levels, output_size, points, cotangent=None, aligned=True):
     """Values, or, if the cotangent is given, the gradients of the maps, in float64."""
     batch, regions = levels.shape
     y = np.zeros((batch, regions, output_size, output_size, pyramid[0].shape[-1]))
@@ -33,13 +33,15 @@ def loop(pyramid, boxes, levels, output_size, points, cotangent=None):
     for b, r, i, j in np.ndindex(batch, regions, output_size, output_size):
         level = levels[b, r]
         features = pyramid[level].astype(np.float64)
-        x1, y1, x2, y2 = boxes[b, r].astype(np.float64) / STRIDES[level] - 0.5
-        for n, m in np.ndindex(points, points):
-            row = y1 + (i + (n + 0.5) / points) * (y2 - y1) / output_size
-            column = x1 + (j + (m + 0.5) / points) * (x2 - x1) / output_size
+        x1, y1, x2, y2 = boxes[b, r].astype(np.float64) / STRIDES[level] - 0.5 * aligned
+        bins = [max(side, -np.inf if aligned else 1) / output_size for side in (y2 - y1, x2 - x1)]
+        rows, columns = (points or max(0, math.ceil(side)) for side in bins)
+        for n, m in np.ndindex(rows, columns):
+            row = y1 + (i + (n + 0.5) / rows) * bins[0]
+            column = x1 + (j + (m + 0.5) / columns) * bins[1]
             for p, wp in taps(row, features.shape[1]):
                 for q, wq in taps(column, features.shape[2]):
-                    weight = wp * wq / points**2
+                    weight = wp * wq / (rows * columns)
                     if cotangent is None:
                         y[b, r, i, j] += weight * features[b, p, q]
                     else:
@@ -65,10 +67,10 @@ def draw(seed, regions, output_size=2, grid=4):
     return pyramid, boxes, levels, cotangent.astype(np.float32)
 
 
-@jit(static_argnums=(4, 5))
-def with_gradient(pyramid, boxes, levels, cotangent, output_size, points):
+@jit(static_argnums=(4, 5, 6))
+def with_gradient(pyramid, boxes, levels, cotangent, output_size, points, aligned=True):
     y, pullback = jax.vjp(
-        lambda maps: roi_align(maps, STRIDES, boxes, levels, output_size, points), pyramid
+        lambda maps: roi_align(maps, STRIDES, boxes, levels, output_size, points, aligned), pyramid
     )
     return y, *pullback(cotangent)
 
@@ -80,11 +82,12 @@ def align(pyramid, boxes, levels):
 run = jit(align)
 
 
-def check(drawn, output_size, points, atol=2e-6):
+def check(drawn, output_size, points, atol=2e-6, aligned=True):
     pyramid, boxes, levels, cotangent = drawn
-    y, gradients = with_gradient(pyramid, boxes, levels, cotangent, output_size, points)
-    np.testing.assert_allclose(y, loop(pyramid, boxes, levels, output_size, points), atol=atol)
-    expected = loop(pyramid, boxes, levels, output_size, points, cotangent)
+    y, gradients = with_gradient(pyramid, boxes, levels, cotangent, output_size, points, aligned)
+    values = loop(pyramid, boxes, levels, output_size, points, aligned=aligned)
+    np.testing.assert_allclose(y, values, atol=atol)
+    expected = loop(pyramid, boxes, levels, output_size, points, cotangent, aligned)
     for found, gradient in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(found, gradient, atol=5 * atol)
 
@@ -98,6 +101,57 @@ def test_values_and_gradients_agree_with_the_loop(seed):
 def test_other_output_sizes_with_arbitrary_coordinates(output_size, points):
     # 22 regions in two images: the gradient takes more than one step, and the last is padded.
     check(draw(0, 11, output_size, grid=997), output_size, points, atol=2e-5)
+
+
+@given(st.integers(0, 2**32))
+def test_adaptive_numbers_of_points_agree_with_the_loop(seed):
+    check(draw(seed, regions=9), 2, 0)
+
+
+def test_adaptive_numbers_of_points_without_alignment_with_arbitrary_coordinates():
+    # 34 regions in two images: more than two groups, and the last is padded.
+    check(draw(0, 17, 3, grid=997), 3, 0, atol=2e-5, aligned=False)
+
+
+def test_without_alignment_regions_are_shifted_and_have_at_least_one_pixel():
+    check(draw(0, 9), 2, 2, aligned=False)
+    x = np.mgrid[:8, :10][1][None, ..., None].astype(np.float32)
+    boxes = np.float32([[[8, 12, 9, 12]]])  # a pixel of 4 from x = 2, y = 3
+    align_one_point = jit(roi_align, static_argnums=(1, 4, 5, 6))
+    found = align_one_point([x], (4,), boxes, np.zeros((1, 1), np.int32), 2, 1, False)
+    np.testing.assert_allclose(found[0, 0, :, :, 0], [[2.25, 2.75]] * 2, rtol=1e-6)
+
+
+def test_adaptive_numbers_of_points_by_hand():
+    """A bin of 3 x 1.25 pixels has 3 x 2 points."""
+    x, y = np.float32([0, 0, 7, 1, 0, 0, 0, 5]), np.float32([1, 0, 3, 0])
+    features = (y[:, None] * x)[None, ..., None]
+    boxes = np.float32([[[0.5, 0.5, 6.5, 3]]])  # from pixel 0 to 6, and from row 0 to 2.5
+    align_adaptively = jit(roi_align, static_argnums=(1, 4, 5))
+    found = align_adaptively([features], (1,), boxes, np.zeros((1, 1), np.int32), 2, 0)
+    # Columns at 0.5, 1.5, 2.5 and 3.5, 4.5, 5.5; rows at 0.3125, 0.9375 and 1.5625, 2.1875.
+    columns = np.array([(0 + 3.5 + 4) / 3, 0.5 / 3])
+    rows = np.array([(0.6875 + 0.0625) / 2, (0.5625 * 3 + 0.8125 * 3) / 2])
+    np.testing.assert_allclose(found[0, 0, ..., 0], rows[:, None] * columns, rtol=1e-6)
+
+
+def test_long_thin_regions_of_fine_levels():
+    """A region of 1.5 x 1300 pixels has a bin of 47 pixels, and reads one level."""
+    rng = np.random.default_rng(0)
+    pyramid = [rng.normal(size=(2, 3, 330, 2)).astype(np.float32)]
+    boxes = np.float32([[[3, 4, 1303, 5.5]], [[500.3, -3, 501.7, 30]]])
+    levels = np.zeros((2, 1), np.int32)
+    cotangent = rng.normal(size=(2, 1, 7, 7, 2)).astype(np.float32)
+
+    def align_with_gradient(maps):
+        y, pullback = jax.vjp(lambda maps: roi_align(maps, (4,), boxes, levels, 7, 0), maps)
+        return y, *pullback(cotangent)
+
+    y, (gradient,) = jit(align_with_gradient)(pyramid)
+    np.testing.assert_allclose(y, loop(pyramid, boxes, levels, 7, 0), atol=1e-5)
+    np.testing.assert_allclose(
+        gradient, loop(pyramid, boxes, levels, 7, 0, cotangent)[0], atol=1e-5
+    )
 
 
 def test_a_bin_is_the_mean_of_four_points_by_default():
@@ -133,10 +187,11 @@ def test_a_region_reads_only_its_own_level_and_image():
         assert np.isfinite(found[chosen]).all()
 
 
-def test_boxes_that_are_not_finite_result_in_zeros():
-    pyramid, boxes, levels, _ = draw(2, 9)
+@pytest.mark.parametrize("points", [2, 0])
+def test_boxes_that_are_not_finite_result_in_zeros(points):
+    pyramid, boxes, levels, cotangent = draw(2, 9)
     boxes[0, 3], boxes[1, 4, 2] = np.nan, np.inf
-    found = np.asarray(run(pyramid, boxes, levels))
+    found = np.asarray(with_gradient(pyramid, boxes, levels, cotangent, 2, points)[0])
     assert not found[0, 3].any()
     assert not found[1, 4].any()
     assert np.isfinite(found).all()
@@ -148,25 +203,27 @@ def test_boxes_have_no_gradient():
     assert not gradient.any()
 
 
-def test_no_regions():
+@pytest.mark.parametrize("points", [2, 0])
+def test_no_regions(points):
     pyramid, boxes, levels, cotangent = draw(4, 4)
-    y, gradients = with_gradient(pyramid, boxes[:, :0], levels[:, :0], cotangent[:, :0], 2, 2)
+    y, gradients = with_gradient(pyramid, boxes[:, :0], levels[:, :0], cotangent[:, :0], 2, points)
     assert y.shape == (2, 0, 2, 2, CHANNELS)
     assert not any(g.any() for g in gradients)
 
 
-def test_bfloat16_is_summed_in_float32():
+@pytest.mark.parametrize("points", [2, 0])
+def test_bfloat16_is_summed_in_float32(points):
     pyramid, boxes, levels, cotangent = draw(5, 40)
     boxes[:] = boxes[:1, :1]  # the gradients of 80 regions add to the same pixels
     levels[:] = 0
     pyramid = [x.astype(jnp.bfloat16) for x in pyramid]
     cotangent = cotangent.astype(jnp.bfloat16)
-    y, gradients = with_gradient(pyramid, boxes, levels, cotangent, 2, 2)
+    y, gradients = with_gradient(pyramid, boxes, levels, cotangent, 2, points)
     assert y.dtype == jnp.bfloat16
     assert all(g.dtype == jnp.bfloat16 for g in gradients)
-    expected = loop(pyramid, boxes, levels, 2, 2)
+    expected = loop(pyramid, boxes, levels, 2, points)
     np.testing.assert_allclose(np.float64(y), expected, rtol=2**-8, atol=1e-6)
-    expected = loop(pyramid, boxes, levels, 2, 2, np.float64(cotangent))
+    expected = loop(pyramid, boxes, levels, 2, points, np.float64(cotangent))
     np.testing.assert_allclose(np.float64(gradients[0]), expected[0], rtol=2**-8, atol=1e-5)
 
 
@@ -206,7 +263,7 @@ def test_the_level_does_not_depend_on_the_position_of_the_box(side, level):
         ({"boxes": np.zeros((1, 5, 4))}, r"boxes.* 2.*\(1, 5, 4\)"),
         ({"levels": np.zeros((2, 4), int)}, r"levels.*\(2, 5\).*\(2, 4\)"),
         ({"output_size": 0}, r"output_size.* 0$"),
-        ({"sampling_ratio": 0}, r"sampling_ratio.* 0$"),
+        ({"sampling_ratio": -1}, r"sampling_ratio.* -1$"),
     ],
 )
 def test_bad_input(change, message):
