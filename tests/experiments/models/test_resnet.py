@@ -244,6 +244,31 @@ def test_strided_bottleneck_by_hand():
     np.testing.assert_allclose(jit(block.apply)(variables, x), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.25])
+def test_the_stride_can_be_on_the_first_convolution_and_norms_can_have_another_epsilon(epsilon):
+    config = ResNetConfig(50, stride_in_1x1=True, norm_epsilon=epsilon)
+    block = Bottleneck(config, 2, True, (1, 1), train=False, dtype=None, axis_name=None)
+    x = images(1, 6, 5, 4)
+    variables = initial(block, x)
+    variables["params"]["bn3"]["scale"] = jnp.ones(8)
+    kernels = {name: value.get("kernel") for name, value in variables["params"].items()}
+
+    def convolved(x, name):
+        return loops.convolve(x, kernels[name]) / np.sqrt(1 + epsilon)
+
+    halved = x[:, ::2, ::2]
+    y = np.maximum(convolved(np.maximum(convolved(halved, "conv1"), 0), "conv2"), 0)
+    expected = np.maximum(convolved(y, "conv3") + convolved(halved, "downsample_conv"), 0)
+    np.testing.assert_allclose(jit(block.apply)(variables, x), expected, atol=1e-5)
+
+
+def test_shapes_do_not_depend_on_the_position_of_the_stride():
+    config = ResNetConfig(50, stride_in_1x1=True, width=4)
+    usual = ResNetConfig(50, width=4)
+    found, expected = (shapes(each, None, (33, 47), "features") for each in (config, usual))
+    assert found == expected
+
+
 def test_initial_values():
     model = ResNet(ResNetConfig(18, width=16), 1000)
 
@@ -375,6 +400,9 @@ def test_training_lowers_the_loss(downsampler):
         ({"width": 0}, "width.* 0$"),
         ({"stem": "conv3"}, "stem.*'deep'.*'conv3'"),
         ({"stem": "v1c", "width": 5}, "width.*v1c.* 5$"),
+        ({"norm_epsilon": -1e-5}, "norm_epsilon.* -1e-05$"),
+        ({"depth": 34, "stride_in_1x1": True}, "stride_in_1x1.* 34.* True$"),
+        ({"downsampler": "carafe", "stride_in_1x1": True}, "stride_in_1x1.*'carafe'.* True$"),
     ],
 )
 def test_invalid_configs_are_refused(field, message):

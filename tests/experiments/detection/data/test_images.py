@@ -19,6 +19,20 @@ def test_the_buckets_of_coco():
     assert bucket_shape(DataConfig(shorter=97, longer=128), portrait=False) == (128, 128)
 
 
+def test_buckets_with_another_multiple():
+    config = DataConfig(pad_multiple=64)
+    assert bucket_shape(config, portrait=False) == (832, 1344)
+    assert bucket_shape(config, portrait=True) == (1344, 832)
+
+
+def test_sizes_can_be_rounded_down():
+    config = DataConfig(rounding="floor")
+    sizes = {(480, 640): (800, 1066), (427, 640): (800, 1199), (300, 640): (624, 1333)}
+    for size, resized in sizes.items():
+        assert resized_size(*size, config, is_portrait(*size)) == resized
+    assert resized_size(1, 5000, config, False) == (1, 1333)
+
+
 @pytest.mark.parametrize(
     ("size", "resized"),
     [

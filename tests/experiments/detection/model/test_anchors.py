@@ -52,6 +52,31 @@ def test_the_number_of_anchors_in_the_paper():
     np.testing.assert_allclose(anchors[4][1], [-256, -256, 256, 256])
 
 
+def test_rounded_anchors_have_whole_pixels():
+    """A square of 5 pixels has the corners -2.5 and 2.5, which are rounded to even."""
+    config = AnchorConfig(scale=1.25, ratios=(1.0, 0.5), strides=(4,), rounded=True)
+    (anchors,) = pyramid_anchors([(2, 1)], config)
+    # With the ratio 0.5 the sides are 7.07 and 3.54.
+    around, below = np.array([[-2, -2, 2, 2], [-4, -2, 4, 2]]), np.array([0, 4, 0, 4])
+    np.testing.assert_array_equal(anchors, np.concatenate([around, around + below]))
+
+
+def test_measured_strides_are_the_distances_between_the_pixels_of_a_map():
+    """Rows are 800 // 13 = 61 pixels apart, columns 1344 // 21 = 64."""
+    config = AnchorConfig(strides=(32, 64), measured_strides=True)
+    fine, coarse = pyramid_anchors([(25, 42), (13, 21)], config, (800, 1344))
+    np.testing.assert_array_equal(fine, pyramid_anchors([(25, 42)], AnchorConfig(strides=(32,)))[0])
+    centres = coarse.reshape(13, 21, 3, 2, 2).mean(axis=3)
+    expected = np.mgrid[:13, :21][::-1].transpose(1, 2, 0)[:, :, None] * [64, 61]
+    np.testing.assert_allclose(centres, np.broadcast_to(expected, centres.shape), atol=1e-4)
+    np.testing.assert_allclose(coarse[1], [-256, -256, 256, 256])  # of the nominal stride
+
+
+def test_measured_strides_need_the_size_of_the_input():
+    with pytest.raises(ValueError, match=r"input_size.* None$"):
+        pyramid_anchors([(2, 2)], AnchorConfig(strides=(4,), measured_strides=True))
+
+
 @pytest.mark.parametrize(
     ("fields", "name"),
     [({"scale": 0}, "scale"), ({"ratios": ()}, "ratios"), ({"ratios": (1.0, -1.0)}, "ratios"),

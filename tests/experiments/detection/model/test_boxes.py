@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +91,22 @@ def test_decoding_enlarges_a_box_by_a_limited_factor():
     )  # a width of 16 * 1000 / 16
 
 
+def test_decoding_shrinks_a_box_by_a_limited_factor_on_request():
+    reference, delta = np.float32([0, 0, 1000, 500]), np.float32([0, 0, -50, -50])
+    found = decode(delta, reference, RPN)
+    np.testing.assert_allclose(found, [500, 250, 500, 250])
+    clamped = jit(functools.partial(subject.decode, weights=RPN, clamps_shrinking=True))
+    np.testing.assert_allclose(clamped(delta, reference), [492, 246, 508, 254], rtol=1e-5)
+    delta = np.float32([0, 0, 50, 0])
+    np.testing.assert_array_equal(clamped(delta, reference), decode(delta, reference, RPN))
+
+
+def test_thin_references_are_decoded_exactly():
+    reference = np.float32([10, 10, 10.001, 20])
+    found = decode(np.float32([1000, 0, np.log(50), 0]), reference, RPN)
+    np.testing.assert_allclose(found, [10.9755, 10, 11.0255, 20], atol=1e-3)
+
+
 def test_deltas_of_each_class_share_a_reference():
     deltas = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
     references = draw(1, 3)
@@ -140,3 +158,7 @@ def test_boxes_are_nonempty_from_a_hundredth_of_a_pixel_on():
         ]
     )
     assert subject.is_nonempty(boxes).tolist() == [True, *[False] * 4, True, False]
+    assert subject.is_nonempty(boxes, 0.0).tolist() == [*[True] * 3, False, False, True, False]
+    assert subject.is_nonempty(boxes, 0.01).tolist() == subject.is_nonempty(boxes).tolist()
+    assert subject.is_nonempty(boxes, 3.0).tolist() == [False] * 7
+    assert subject.is_nonempty(boxes, 2.0).tolist() == [*[False] * 5, True, False]

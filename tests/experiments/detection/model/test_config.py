@@ -8,6 +8,7 @@ from experiments.detection.model.config import (
     DetectorConfig,
     MaskHeadConfig,
     ProposalConfig,
+    RoIAlignConfig,
 )
 from experiments.engine.config import ConfigError, load, save
 from experiments.models.fpn_config import FPNConfig
@@ -24,6 +25,9 @@ PROPOSALS = ProposalConfig(10, 5)
         (PROPOSALS, {"kept": 0}, r"kept.* 0$"),
         (PROPOSALS, {"iou_threshold": 0.0}, r"iou_threshold.* 0\.0$"),
         (PROPOSALS, {"iou_threshold": 1.1}, r"iou_threshold.* 1\.1$"),
+        (PROPOSALS, {"shortest_side": -0.1}, r"shortest_side.* -0\.1$"),
+        (RoIAlignConfig(), {"sampling_ratio": -1}, r"sampling_ratio.* -1$"),
+        (BoxHeadConfig(), {"shortest_side": -0.1}, r"shortest_side.* -0\.1$"),
         (BoxHeadConfig(), {"size": 0}, r"size.* 0$"),
         (BoxHeadConfig(), {"features": 0}, r"features.* 0$"),
         (BoxHeadConfig(), {"detections": 0}, r"detections.* 0$"),

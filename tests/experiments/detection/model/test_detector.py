@@ -148,22 +148,42 @@ def test_boxes_without_area_in_the_image_do_not_displace_others():
     np.testing.assert_allclose(found["boxes"], boxes[16:], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [({"shortest_side": 1e-3}, 3), ({"shortest_side": 0.0}, 4), ({"shortest_side": None}, 5),
+     ({"clamps_shrinking": True}, 5)],
+)  # fmt: skip
+def test_thin_boxes_are_dropped_below_the_shortest_side(options, count):
+    boxes = np.float32([[10 * i, 0, 10 * i + 5, 10] for i in range(5)])
+    deltas = np.zeros((5, 1, 4), np.float32)
+    # The widths are 5, 0.02, 0.002, 0.0002 and 0; clamping leaves 5 / 62.5.
+    deltas[1:, 0, 2] = [*5 * np.log([4e-3, 4e-4, 4e-5]), -1000]
+    logits = np.stack([5 - np.arange(5) / 10, np.zeros(5)], axis=1).astype(np.float32)
+    config = BoxHeadConfig(score_threshold=0.01, detections=6, **options)
+    found = run(logits, deltas, boxes, np.ones(5, bool), SIZE, config)
+    assert found["valid"].tolist() == [True] * count + [False] * (6 - count)
+    if options.get("clamps_shrinking"):
+        widths = found["boxes"][1:5, 2] - found["boxes"][1:5, 0]
+        np.testing.assert_allclose(widths, [0.08] * 4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_boxes_and_scores_that_are_not_finite_are_dropped(value):
+@pytest.mark.parametrize("shortest_side", [1e-2, None])
+def test_boxes_and_scores_that_are_not_finite_are_dropped(value, shortest_side):
     logits, deltas = np.zeros((9, 4), np.float32), np.zeros((9, 3, 4), np.float32)
     corners = np.stack([np.arange(9) * 6, np.arange(9)], axis=1)
     boxes = np.concatenate([corners, corners + 6], axis=1).astype(np.float32)
     logits[:4] = np.where(np.eye(4, dtype=bool), value, 0)
     for side in range(4):
         deltas[4 + side, :, side] = value
-    config = BoxHeadConfig(score_threshold=0.2, detections=27)
+    config = BoxHeadConfig(score_threshold=0.2, detections=27, shortest_side=shortest_side)
     found = run(logits, deltas, boxes, np.ones(9, bool), SIZE, config)
     there = np.asarray(found["valid"])
     for name in ("boxes", "scores"):
         assert np.isfinite(found[name]).all()
         assert not np.asarray(found[name])[~there].any()
     sides = np.asarray(found["boxes"])[there].reshape(-1, 2, 2)
-    assert (sides[:, 1] - sides[:, 0] >= 0.01).all()
+    assert (sides[:, 1] - sides[:, 0] >= (shortest_side or 0)).all()
     assert {(8 * 6, 8, 8 * 6 + 6, 8 + 6)} <= {tuple(box) for box in found["boxes"].tolist()}
 
 

@@ -128,6 +128,34 @@ def test_anchors_in_the_padding_do_not_displace_others():
     np.testing.assert_array_equal(boxes[:2], within)
 
 
+def test_anchors_in_the_padding_are_refined_on_request():
+    within, beyond = np.float32([[0, 0, 20, 20]]), np.float32([[50, 0, 71, 40], [70, 60, 90, 80]])
+    anchors = [np.concatenate([beyond, within])]
+    logits, deltas = [np.float32([9, 8, -1])], [np.zeros((3, 4), np.float32)]
+    config = ProposalConfig(2, 3, 0.5, in_padding=True)
+    boxes, valid = run(logits, deltas, anchors, SIZE, config)
+    # The second box is outside the image, and takes the room of the third.
+    assert valid.tolist() == [True, False, False]
+    np.testing.assert_array_equal(boxes[0], [50, 0, 60, 40])
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [({"shortest_side": 1e-3}, 3), ({"shortest_side": 0.0}, 4), ({"clamps_shrinking": True}, 5)],
+)  # fmt: skip
+def test_thin_boxes_are_dropped_below_the_shortest_side(options, count):
+    anchors = [np.float32([[20 * i, 0, 20 * i + 10, 10] for i in range(5)])]
+    deltas = np.zeros((5, 4), np.float32)
+    # The widths are 10, 0.02, 0.002, 0.0002 and 0; clamping leaves 10 / 62.5.
+    deltas[1:, 2] = [*np.log([2e-3, 2e-4, 2e-5]), -1000]
+    logits, size = [np.arange(5, 0, -1, dtype=np.float32)], np.int32([48, 120])
+    config = ProposalConfig(5, 5, 0.5, **options)
+    boxes, valid = run(logits, [deltas], anchors, size, config)
+    assert valid.sum() == count
+    if options.get("clamps_shrinking"):
+        np.testing.assert_allclose(boxes[1:, 2] - boxes[1:, 0], [0.16] * 4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_boxes_and_scores_that_are_not_finite_are_not_proposed(value):
     logits, deltas, anchors = draw(0)
