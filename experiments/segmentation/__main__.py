@@ -1,7 +1,7 @@
 """Command line: `python -m experiments.segmentation --help`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -14,6 +14,8 @@ from experiments.engine.commands import (
     Commands,
     task_commands,
 )
+from experiments.engine.config import check
+from experiments.engine.conversion import FROM, reads_weights
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
@@ -23,6 +25,8 @@ from experiments.segmentation.presets import CATALOGUE
 if TYPE_CHECKING:
     from experiments.engine.tables.spec import TaskSpec
     from experiments.segmentation.configs import SegmentationConfig
+
+Library = Literal["csail", "mmseg"]
 
 EVALUATION = EvaluationConfig()
 SINGLE_SCALE = (1.0,)
@@ -115,6 +119,44 @@ def compare(
     compare_runs(runs, output, folders, examples, evaluation, images, scales, flip)
 
 
+def convert(
+    weights: tuple[Path, ...] = (),
+    library: Annotated[Library | None, FROM] = None,
+    to: Library | None = None,
+    run: Path | None = None,
+    output: tuple[Path, ...] = (),
+    checkpoint: CheckpointChoice = "newest",
+) -> None:
+    """Converts a public UperNet or PSPNet to a run, or a run to such a network.
+
+    `convert --weights FILES --output RUN` makes a run from a network that was trained on ADE20K.
+    `convert --to LIBRARY --run RUN --output FILES` writes the network of a run.
+
+    Args:
+        weights: files of a state_dict: one of mmseg, or the encoder's and the decoder's of
+            CSAILVision's semantic-segmentation-pytorch.
+        library: library that wrote the weights. The default is to recognise it.
+        to: library for which the network of a run is written.
+        run: folder of the run whose network is written.
+        output: folder of the new run; or the new file, of CSAILVision encoder and decoder.
+        checkpoint: checkpoint that is written: the newest, or the best, which has the highest mIoU
+            so far.
+    """
+    reading = reads_weights(bool(weights), library, to, run)
+    expected = "the folder of the new run" if reading else "one or more new files"
+    check(len(output) == 1 if reading else bool(output), "output", expected, [*map(str, output)])
+
+    from experiments.engine.text import printable
+    from experiments.segmentation.conversion import convert as conversion
+
+    if reading:
+        unused = conversion.convert(weights, output[0], library)
+        print(printable(output[0]), *(f"not used: {each}" for each in unused), sep="\n")
+    elif run is not None and to is not None:
+        conversion.export(run, to, output, checkpoint)
+        print(*map(printable, output), sep="\n")
+
+
 def main() -> None:
     """Runs a subcommand."""
     commands: Commands = {
@@ -122,6 +164,7 @@ def main() -> None:
         "evaluate": evaluate,
         "predict": predict,
         "compare": compare,
+        "convert": convert,
     }
     run_command(CATALOGUE.task, commands)
 

@@ -136,8 +136,15 @@ def _classes(shapes: _Shapes, classifier: str) -> str:
     return f"{shape[0]} classes" if shape else "no classifier"
 
 
-def _backbone(shapes: _Shapes) -> str:
-    """Describes the ResNet of a detector or segmenter."""
+def backbone_shapes(shapes: _Shapes) -> dict[str, Sequence[int]]:
+    """The shapes of the ResNet of a detector or segmenter, by torchvision's names.
+
+    Args:
+        shapes: shapes of the whole network, by the names in the file.
+
+    Returns:
+        The shapes; empty if the network has no ResNet.
+    """
     for prefix in ("backbone.body.", "backbone.bottom_up.", "backbone.", ""):
         own = {
             _torchvision_name(name[len(prefix) :]): shape
@@ -145,8 +152,27 @@ def _backbone(shapes: _Shapes) -> str:
             if name.startswith(prefix)
         }
         if _is_residual(own):
-            return _residual(own)
-    return "no ResNet"
+            return own
+    return {}
+
+
+def depth(shapes: _Shapes) -> int | None:
+    """The depth of a ResNet; ``None`` if no standard ResNet has these blocks.
+
+    Args:
+        shapes: shapes by torchvision's name.
+    """
+    bottlenecks = "layer1.0.conv3.weight" in shapes
+    blocks = tuple(_blocks(shapes, stage) for stage in _STAGES)
+    return next(
+        (d for d, known in BLOCKS.items() if known == blocks and (d >= 50) == bottlenecks), None
+    )
+
+
+def _backbone(shapes: _Shapes) -> str:
+    """Describes the ResNet of a detector or segmenter."""
+    own = backbone_shapes(shapes)
+    return _residual(own) if own else "no ResNet"
 
 
 def _torchvision_name(name: str) -> str:
@@ -168,9 +194,6 @@ def _prefix(name: str) -> str:
 def _residual(shapes: _Shapes, classes: str = "") -> str:
     bottlenecks = "layer1.0.conv3.weight" in shapes
     blocks = tuple(_blocks(shapes, stage) for stage in _STAGES)
-    depth = next(
-        (d for d, known in BLOCKS.items() if known == blocks and (d >= 50) == bottlenecks), None
-    )
     kind = "bottlenecks" if bottlenecks else "basic blocks"
     parts = [f"{kind} {', '.join(map(str, blocks))}"]
     if spatial := _convolution(shapes, "layer1.0.conv2.weight"):
@@ -186,7 +209,8 @@ def _residual(shapes: _Shapes, classes: str = "") -> str:
         parts.append("another stem")
     parts += ["squeeze-and-excitation"] if any(".se." in name for name in shapes) else []
     parts += [classes] if classes else []
-    return f"{f'ResNet-{depth}' if depth else 'a ResNet'} ({'; '.join(parts)})"
+    name = f"ResNet-{found_depth}" if (found_depth := depth(shapes)) else "a ResNet"
+    return f"{name} ({'; '.join(parts)})"
 
 
 def _convolution(shapes: _Shapes, name: str) -> Sequence[int] | None:

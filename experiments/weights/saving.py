@@ -27,7 +27,7 @@ def save(
     variables: Any,
     layout: Layout,
     rest: Mapping[str, np.ndarray],
-    file_of: Callable[[str], int] = lambda name: 0,
+    file_of: Callable[[str], int] | None = None,
 ) -> None:
     """Writes variables to new files, in a format of another library.
 
@@ -37,7 +37,7 @@ def save(
         layout: names and arrangements in the files.
         rest: arrays of the files that the variables came from; see
             :func:`experiments.weights.loading.arrays_for_file`.
-        file_of: function from the name of an array to the index of its file.
+        file_of: function from the name of an array to the index of its file; ``None`` for one file.
 
     Raises:
         ConfigError: a file exists.
@@ -47,4 +47,5 @@ def save(
 
     arrays = arrays_for_file(variables, layout, rest)
     for index, path in enumerate(paths):
-        write_weights(path, {name: arrays[name] for name in arrays if file_of(name) == index})
+        names = [name for name in arrays if file_of is None or file_of(name) == index]
+        write_weights(path, {name: arrays[name] for name in names})

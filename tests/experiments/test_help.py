@@ -17,7 +17,8 @@ HELP = {
     "classification": ["train", "train table2-resnet50", "table2", "evaluate", "predict",
                        "convert"],
     "detection": ["train", "train table4-carafe", "table4", "evaluate", "predict"],
-    "segmentation": ["train", "train table9-ppm", "table9", "evaluate", "predict", "compare"],
+    "segmentation": ["train", "train table9-ppm", "table9", "evaluate", "predict", "compare",
+                     "convert"],
     "inpainting": ["train", "train cpu-global-local", "demo", "evaluate", "predict", "compare",
                    "serve"],
 }  # fmt: skip

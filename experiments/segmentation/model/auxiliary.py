@@ -9,9 +9,9 @@ from experiments.segmentation.model.layers import Classifier, ConvNormReLU
 
 
 class AuxiliaryHead(nn.Module):
-    """A 3x3 convolution to half of the config's channels, and a classifier.
+    """A 3x3 convolution to ``auxiliary_channels``, and a classifier.
 
-    With 512 channels, ResNet-50 and 150 classes the head has 2,398,358 parameters.
+    With 256 channels, ResNet-50 and 150 classes the head has 2,398,358 parameters.
 
     Args:
         config: sizes and choices of the network.
@@ -36,8 +36,7 @@ class AuxiliaryHead(nn.Module):
             train: whether BatchNorm uses the statistics of the batch, and channels are dropped.
         """
         config = self.config
-        hidden = ConvNormReLU(
-            config, max(1, config.channels // 2), 3, self.dtype, self.axis_name, name="hidden"
-        )
+        channels = config.auxiliary_channels or max(1, config.channels // 2)
+        hidden = ConvNormReLU(config, channels, 3, self.dtype, self.axis_name, name="hidden")
         classifier = Classifier(self.num_classes, config.dropout, name="classifier")
         return classifier(hidden(x, train), train)

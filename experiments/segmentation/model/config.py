@@ -35,6 +35,8 @@ class SegmenterConfig:
         mask_side: number of offsets along each axis in PSANet's masks of relative positions.
         dropout: probability with which a channel is dropped before the classifier in training.
         auxiliary: whether the network has an auxiliary head on C4, for training.
+        auxiliary_channels: number of channels in the auxiliary head. The default is half of
+            ``channels``, as in mmseg; the official implementation of PSPNet with ResNet-50 has 512.
         norm: normalisation in the heads. ``"batch"``: BatchNorm. ``"sync_batch"``: BatchNorm with
             the statistics of all devices.
     """
@@ -50,6 +52,7 @@ class SegmenterConfig:
     mask_side: int = 59
     dropout: float = 0.0
     auxiliary: bool = False
+    auxiliary_channels: int | None = None
     norm: Norm = "sync_batch"
 
     def __post_init__(self) -> None:
@@ -66,6 +69,8 @@ class SegmenterConfig:
             value = getattr(self, name)
             check(value in get_args(choice), name, f"one of {get_args(choice)}", value)
         check_at_least(self, channels=1, mask_side=1)
+        if self.auxiliary_channels is not None:
+            check_at_least(self, auxiliary_channels=1)
         check(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
         if self.architecture == "upernet":
             stride = self.backbone.output_stride

@@ -1,0 +1,1 @@
+"""Public UperNets and PSPNets: weights of CSAILVision's implementation and of mmseg."""

@@ -1,0 +1,81 @@
+"""Compares the names and shapes of networks with those of the libraries' own networks."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.segmentation.conversion.libraries import in_backbone, layout
+from experiments.segmentation.conversion.networks import config_of, library_of
+from experiments.segmentation.task import initial_variables
+from tests.experiments.segmentation.conversion.key_lists import NAMES, key_list
+
+# What the libraries' code gives to the same networks.
+CONFIGS = {
+    "csail_upernet50": ("upernet", 50, "deep", 32, "resize_first", 0.0, None),
+    "csail_pspnet50": ("pspnet", 50, "deep", 8, "convolution_first", 0.1, 512),
+    "csail_pspnet18": ("pspnet", 18, "deep", 8, "convolution_first", 0.1, 128),
+    "mmseg_upernet50": ("upernet", 50, "v1c", 32, "convolution_first", 0.1, 256),
+    "mmseg_pspnet50": ("pspnet", 50, "v1c", 8, "convolution_first", 0.1, 256),
+}
+
+
+@functools.cache
+def config(name):
+    return config_of(name.partition("_")[0], key_list(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_is_recognised_by_its_names_and_shapes(name):
+    library = name.partition("_")[0]
+    assert library_of(key_list(name)) == library
+    model = config(name).model
+    backbone = model.backbone
+    assert (
+        model.architecture,
+        backbone.depth,
+        backbone.stem,
+        backbone.output_stride,
+        model.pooling_order,
+        model.dropout,
+        model.auxiliary_channels,
+    ) == CONFIGS[name]
+    assert (model.channels, backbone.width, model.auxiliary) == (
+        512,
+        64,
+        CONFIGS[name][-1] is not None,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_shapes_are_the_librarys(name):
+    variables = jax.eval_shape(lambda: initial_variables(config(name)))
+    names = layout(name.partition("_")[0], config(name).model)
+    sources, leaves = names.sources(variables), jax.tree.leaves(variables)
+    found = {
+        source.name: source.arrangement.to_file(np.empty(leaf.shape, np.int8)).shape
+        for source, leaf in zip(sources.values(), leaves, strict=True)
+    }
+    expected = {key: shape for key, shape in key_list(name).items() if not names.unused(key)}
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arrays_without_a_use_are_buffers_of_normalisations(name):
+    library = name.partition("_")[0]
+    unused = layout(library, config(name).model).unused
+    kinds = {key.rpartition(".")[-1] for key in key_list(name) if unused(key)}
+    sums = {"_tmp_running_mean", "_tmp_running_var", "_running_iter"}
+    assert kinds == {"num_batches_tracked"} | (sums if library == "csail" else set())
+
+
+def test_files_are_divided_at_the_backbone():
+    names = list(key_list("csail_upernet50"))
+    inside = [in_backbone("csail", name) for name in names]
+    first = names.index("ppm_conv.0.0.weight")
+    assert inside == [True] * first + [False] * (len(names) - first)
+    assert all(
+        in_backbone("mmseg", name) == name.startswith("backbone.")
+        for name in key_list("mmseg_pspnet50")
+    )
