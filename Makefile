@@ -49,7 +49,7 @@ test-oldest: $(OLDEST)/.complete
 test-torch: $(TORCH)/.complete
 	$(TORCH)/bin/python -m pytest -m torch \
 	  tests/experiments/models tests/experiments/classification tests/experiments/segmentation \
-	  tests/experiments/benchmarks tests/experiments/weights
+	  tests/experiments/detection tests/experiments/benchmarks tests/experiments/weights
 
 test-web: $(VENV)/.complete
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update --quiet && \

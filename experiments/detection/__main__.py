@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from experiments.detection.conversion.libraries import Library, Names
 from experiments.detection.data.config import Split
 from experiments.detection.presets import CATALOGUE
 from experiments.engine.command_line import run_command
@@ -16,6 +17,8 @@ from experiments.engine.commands import (
     Commands,
     task_commands,
 )
+from experiments.engine.config import check
+from experiments.engine.conversion import FROM, reads_weights
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
@@ -80,12 +83,56 @@ def predict(
     print_predictions(run, images, output, checkpoint)
 
 
+def convert(
+    weights: Path | None = None,
+    library: Annotated[Library | None, FROM] = None,
+    norm_epsilon: float | None = None,
+    to: Library | None = None,
+    run: Path | None = None,
+    names: Names | None = None,
+    checkpoint: CheckpointChoice = "newest",
+    output: Path | None = None,
+) -> None:
+    """Converts a detector of another library to a run, or a run to a file of another library.
+
+    `convert --weights FILE --output RUN` reads a Faster R-CNN or Mask R-CNN of COCO with FPN or
+    FPN_CARAFE. The run can be evaluated, used for predictions, and trained further.
+    `convert --to LIBRARY --run RUN --output FILE` writes the network of a run.
+
+    Args:
+        weights: file of weights, from safetensors or torch.save, or a pickle of detectron2.
+        library: library that wrote the weights; by default it is recognised.
+        norm_epsilon: number that normalisation in the backbone adds to variances; the default is
+            the library's.
+        to: library for which the network of a run is written.
+        run: folder of the run whose network is written.
+        names: torchvision's names in the new file, "old" for those before version 0.13; the default
+            is those of the file that the run was converted from.
+        checkpoint: checkpoint that is written: the newest, or the one with the highest AP.
+        output: folder of the new run, or the new file.
+    """
+    reading = reads_weights(weights is not None, library, to, run)
+    expected = "the folder of the new run" if reading else "the new file"
+    check(output is not None, "output", expected, None)
+    check(reading or norm_epsilon is None, "norm_epsilon", "None for --to", norm_epsilon)
+    check(names is None or to == "torchvision", "names", "None but for --to torchvision", names)
+
+    from experiments.detection.conversion.command import print_file, print_run
+
+    assert output is not None
+    if weights is not None:
+        print_run(weights, output, library, norm_epsilon)
+    elif run is not None and to is not None:
+        print_file(run, output, to, names, checkpoint)
+
+
 def main() -> None:
     """Runs a subcommand."""
     commands: Commands = {
         **task_commands(CATALOGUE, load_spec),
         "evaluate": evaluate,
         "predict": predict,
+        "convert": convert,
     }
     run_command(CATALOGUE.task, commands)
 

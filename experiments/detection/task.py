@@ -155,7 +155,7 @@ def train_run(
     check_batch_size(training.batch_size, training.accumulation)
     backbone = config.model.backbone
     source = None
-    if config.pretrained:
+    if config.pretrained and not has_checkpoints(folder):
         source = backbone_folder(backbone, config.backbone_from, folders.runs)
     data = primary_first(lambda: open_data(config.data, folders))
     index = data.index("train")
@@ -165,7 +165,7 @@ def train_run(
     steps_per_epoch = max(1, images // training.batch_size)
     evaluate = make_evaluator(config, data, evaluation_in_training(training, operation))
     state = initial_state(config)
-    if source is not None and not has_checkpoints(folder):
+    if source is not None:
         if is_primary():
             print(f"the backbone is initialised from {printable(source)}")
         variables = {"params": state["params"], **state["model_state"]}

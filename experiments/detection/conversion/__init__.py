@@ -1,0 +1,1 @@
+"""Detectors of other libraries: their files of weights become runs, and back."""

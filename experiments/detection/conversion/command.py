@@ -1,0 +1,36 @@
+"""Converts, and prints a report."""
+
+from pathlib import Path
+
+from experiments.detection.conversion.conversion import Converted, to_file, to_run, training_command
+from experiments.detection.conversion.libraries import Library, Names
+from experiments.engine.settings import CheckpointChoice
+from experiments.engine.text import printable
+
+
+def print_run(
+    weights: Path, output: Path, library: Library | None, norm_epsilon: float | None
+) -> None:
+    """Converts a file to a run; see :func:`.conversion.to_run` for arguments and errors."""
+    _report(to_run(weights, output, library, norm_epsilon))
+    print(f"run            {printable(output)}")
+    print(f"train further  {printable(training_command(output))}")
+
+
+def print_file(
+    run: Path, output: Path, library: Library, names: Names | None, checkpoint: CheckpointChoice
+) -> None:
+    """Converts a run to a file; see :func:`.conversion.to_file` for arguments and errors."""
+    _report(to_file(run, output, library, names, checkpoint))
+    print(f"file           {printable(output)}")
+
+
+def _report(done: Converted) -> None:
+    old = ", names from before 0.13" if done.names == "old" else ""
+    print(f"format         {done.library}{old}")
+    print(f"network        {done.network}")
+    print(f"used           {done.used} arrays")
+    for each in done.unused or ("none",):
+        print(f"not used       {each}")
+    for setting in done.settings:
+        print(f"setting        {setting} in the run: {done.library} computes something else")

@@ -1,0 +1,232 @@
+"""Makes runs from files of other libraries, and files for other libraries from runs."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.data.coco_names import CATEGORIES as COCO
+from experiments.detection.configs import DetectionConfig
+from experiments.detection.conventions import with_convention
+from experiments.detection.conversion.layouts import layout
+from experiments.detection.conversion.libraries import Library, Names
+from experiments.detection.conversion.recognition import Recognised, recognise
+from experiments.detection.model.config import DetectorConfig
+from experiments.detection.presets import MASK_SIDE, PRESETS
+from experiments.detection.task import CATEGORIES, RUNS, initial_variables, training_state
+from experiments.engine import config as configs
+from experiments.engine.claim import CONVERTED, is_converted
+from experiments.engine.converted_runs import check_output, read_rest, write_converted_run
+from experiments.engine.json_files import read_json
+from experiments.engine.settings import CheckpointChoice
+from experiments.weights.loading import file_shapes, load, unused_texts
+from experiments.weights.saving import check_new, save
+
+# The format in converted.json of a file with torchvision's names from before version 0.13.
+_OLD = "torchvision-old"
+# Presets that converted runs resemble most, by depth and masks: their schedule has the length of
+# the published trainings.
+_PRESETS = {
+    (50, False): "table5-baseline",
+    (50, True): "table7-baseline",
+    (101, False): "table1-faster-rcnn-resnet101",
+    (101, True): "table1-mask-rcnn-resnet101",
+}
+
+
+class Converted(NamedTuple):
+    """What a conversion did.
+
+    Attributes:
+        library: library of the file.
+        names: version of the library's names.
+        network: the network in words.
+        used: number of arrays that the network uses.
+        unused: the arrays of the file that it does not use, with the reasons.
+        settings: settings of the run with which the library's own detectors compute something else,
+            as ``name: theirs -> ours``.
+    """
+
+    library: Library
+    names: Names
+    network: str
+    used: int
+    unused: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+
+
+def to_run(
+    weights: Path, output: Path, library: Library | None = None, norm_epsilon: float | None = None
+) -> Converted:
+    """Writes a run whose checkpoint of step 0 holds the weights of a file.
+
+    The run can be evaluated, used for predictions, and trained further. Its classes are COCO's 80,
+    and it computes what the library's detector computes; see
+    :func:`experiments.detection.conventions.with_convention`.
+
+    Args:
+        weights: file of the weights.
+        output: folder of the run; it must be new or empty.
+        library: library that wrote the file; by default it is recognised.
+        norm_epsilon: number that normalisation adds to variances. The default is 1e-5, and 0 for
+            files of torchvision without counters of BatchNorm, as torchvision sets it for its
+            weights ``COCO_V1``.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ConfigError: ``output`` is not empty, or cannot be created.
+        WeightsError: the file cannot be read, is of another network or another number of classes,
+            or has unusable values.
+    """
+    check_output(output)
+    found = recognise(file_shapes(weights), library)
+    config = run_config(found, norm_epsilon)
+    shapes = jax.eval_shape(lambda: initial_variables(config))
+    loaded = load(weights, shapes, layout(found.library, config.model, found.names))
+    write_converted_run(
+        output,
+        config,
+        training_state(config, loaded.variables),
+        [weights],
+        _OLD if found.names == "old" else found.library,
+        {CATEGORIES: [category._asdict() for category in COCO]},
+        loaded.rest,
+    )
+    used = len(jax.tree.leaves(shapes))
+    return Converted(*found[:2], found.describe(), used, tuple(unused_texts(loaded.unused)))
+
+
+def run_config(found: Recognised, norm_epsilon: float | None = None) -> DetectionConfig:
+    """The config of a run with a detector of another library.
+
+    Args:
+        found: the detector.
+        norm_epsilon: number that normalisation adds to variances; for the default see
+            :func:`to_run`.
+    """
+    model = found.config
+    depth = model.backbone.depth if model.backbone.depth > 50 else 50
+    name = _PRESETS[min(depth, 101), model.masks]
+    (base,) = (preset.config for preset in PRESETS if preset.name == name)
+    side = MASK_SIDE if model.masks else None
+    data = dataclasses.replace(base.data, mask_side=side)
+    config = dataclasses.replace(base, model=model, data=data)
+    config = with_convention(config, found.library)
+    if norm_epsilon is None and found.trained_norms:
+        norm_epsilon = 1e-5  # of PyTorch's BatchNorm
+    if norm_epsilon is None:
+        return config
+    return _with_model(
+        config,
+        backbone=dataclasses.replace(config.model.backbone, norm_epsilon=norm_epsilon),
+    )
+
+
+def to_file(
+    run: Path,
+    output: Path,
+    library: Library,
+    names: Names | None = None,
+    checkpoint: CheckpointChoice = "newest",
+) -> Converted:
+    """Writes the weights of a run to a file of another library.
+
+    If the run was converted from a file of this library, arrays that it does not use are those of
+    the file. Without training all arrays then are equal to the file's bit for bit.
+
+    Args:
+        run: folder of the run.
+        output: path of the new file.
+        library: library of the file.
+        names: version of torchvision's names; the default is that of the file from which the run
+            was converted, and ``"new"`` for other runs.
+        checkpoint: choice of the checkpoint.
+
+    Returns:
+        What was done.
+
+    Raises:
+        CheckpointError: there is no run of this task in ``run``, or it cannot be read.
+        ConfigError: the library has no such network, or ``output`` exists.
+    """
+    check_new([output])
+    loaded = RUNS.load(run, checkpoint)
+    config = loaded.config
+    _check_in_library(config, library)
+    origin = read_json(run / CONVERTED).get("format") if is_converted(run) else None
+    names = names or ("old" if origin == _OLD else "new")
+    same = origin == (_OLD if names == "old" else library)
+    rest = read_rest(run) if same else {}
+    variables = {"params": loaded.state["params"], **loaded.state["model_state"]}
+    save([output], variables, layout(library, config.model, names), rest)
+    settings = configs.differences(_usual(config, library), config)
+    network = Recognised(library, names, config.model, trained_norms=False).describe()
+    used = len(jax.tree.leaves(variables))
+    return Converted(library, names, network, used, (), tuple(settings))
+
+
+def _check_in_library(config: DetectionConfig, library: Library) -> None:
+    """Raises ``ConfigError`` for a network whose weights have no names in a library."""
+    model, theirs = config.model, f"for a file of {library}"
+    carafe = library == "mmdet"
+    neck = (model.neck.kind, model.neck.upsampler)
+    necks = [("fpn", "nearest"), *[("fpn_carafe", "carafe"), ("fpn_carafe", "nearest")] * carafe]
+    choices: list[tuple[str, Any, list[Any]]] = [
+        ("data.source", config.data.source, ["coco", "coco_boxes"]),
+        ("model.backbone.downsampler", model.backbone.downsampler, ["strided"]),
+        ("model.backbone.stem", model.backbone.stem, ["conv7"]),
+        ("model.neck.kind and upsampler", neck, necks),
+        ("model.neck.extra_level", model.neck.extra_level, [True]),
+    ]
+    if model.masks:
+        upsamplers = ["deconvolution", *["carafe"] * carafe]
+        choices.append(("model.mask.upsampler", model.mask.upsampler, upsamplers))
+    for name, part in (("neck", model.neck), ("mask", model.mask)):
+        if part.upsampler == "carafe":
+            normalizer = part.carafe.normalizer
+            choices.append((f"model.{name}.carafe.normalizer", normalizer, ["softmax"]))
+    for name, value, allowed in choices:
+        expected = " or ".join(map(repr, allowed))
+        configs.check(value in allowed, name, f"{expected} {theirs}", value)
+
+
+def _usual(config: DetectionConfig, library: Library) -> DetectionConfig:
+    """A config with the settings of a library's own detectors."""
+    return with_convention(_with_model(config, anchors=DetectorConfig().anchors), library)
+
+
+def _with_model(config: DetectionConfig, **fields: Any) -> DetectionConfig:
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
+
+
+def training_command(run: Path) -> str:
+    """The command that trains a converted run further.
+
+    Args:
+        run: folder of the run.
+    """
+    config = RUNS.load_config(run)
+    changes = {preset.name: _options(preset.config, config) for preset in PRESETS}
+    name = min(changes, key=lambda name: len(changes[name]))
+    options = " ".join(changes[name])
+    return f"python -m experiments.{config.task} train {name} {options} --output {run}"
+
+
+def _options(old: Any, new: Any, prefix: str = "--") -> list[str]:
+    """The options of `train` that make one config of another."""
+    found = []
+    for field in dataclasses.fields(old):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        option = field.name.replace("_", "-")
+        name = prefix + option
+        if dataclasses.is_dataclass(before):
+            found += _options(before, after, f"{name}.")
+        elif isinstance(after, bool):
+            found += [name if after else f"{prefix}no-{option}"] * (before != after)
+        elif before != after:
+            values = after if isinstance(after, tuple) else (after,)
+            found.append(" ".join([name, *map(str, values)]))
+    return found

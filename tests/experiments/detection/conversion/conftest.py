@@ -1,0 +1,2 @@
+# It needs PyTorch; the tests marked `torch` import it.
+collect_ignore = ["twins.py"]

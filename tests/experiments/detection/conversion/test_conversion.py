@@ -1,0 +1,159 @@
+"""Files become runs, and runs become the same files."""
+
+import functools
+import shlex
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from experiments.data.coco import OFFICIAL_IDS
+from experiments.detection import __main__ as command_line
+from experiments.detection.conventions import with_convention
+from experiments.detection.conversion.conversion import to_file, to_run, training_command
+from experiments.detection.conversion.layouts import layout
+from experiments.detection.task import RUNS, read_categories
+from experiments.weights.loading import arrays_for_file, load
+from tests.experiments.detection.conversion.networks import (
+    CARAFE,
+    detector,
+    narrow,
+    random_file,
+    shapes,
+)
+
+COUNTERS = {f"backbone.bn{index}.num_batches_tracked": np.array(7) for index in (1, 2)}
+CONSTANTS = {"pixel_mean": np.ones((3, 1, 1), np.float32)}
+# The network, its library, the version of the names, and arrays that the network does not use.
+FILES = {
+    "torchvision": (detector(masks=True), "torchvision", "old", {}),
+    "mmdet": (detector(masks=True, neck=CARAFE, mask="carafe"), "mmdet", "new", COUNTERS),
+    "detectron2": (detector(), "detectron2", "new", CONSTANTS),
+}
+
+
+@pytest.fixture
+def call(call_main):
+    return functools.partial(call_main, command_line.main)
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(found[name], array, name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_arrays_of_a_file_come_back_bit_for_bit(name, tmp_path):
+    model, library, names, extra = FILES[name]
+    model = narrow(model)
+    arrays = random_file(tmp_path / "a.safetensors", model, library, names, extra)
+    of_library = layout(library, model, names)
+    loaded = load(tmp_path / "a.safetensors", shapes(model), of_library)
+    assert loaded.unused.keys() == extra.keys()
+    assert_same(arrays_for_file(loaded.variables, of_library, loaded.rest), arrays)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "torchvision")) for name in FILES],
+)
+def test_a_file_becomes_a_run_and_the_same_file(name, call, tmp_path):
+    model, library, names, extra = FILES[name]
+    model = narrow(model)
+    weights, run, again = (tmp_path / each for each in ("a.safetensors", "run", "b.safetensors"))
+    arrays = random_file(weights, model, library, names, extra)
+
+    code, printed, error = call("convert", "--weights", weights, "--output", run)
+    assert (code, error) == (0, "")
+    assert f"format         {library}" in printed
+    unused = "1 array" if len(extra) == 1 else f"{len(extra)} arrays" if extra else "none"
+    assert f"not used       {unused}" in printed
+
+    config = RUNS.load_config(run)
+    assert with_convention(config, library).data == config.data
+    assert config.model.neck == model.neck
+    assert config.model.masks == model.masks
+    assert [category.id for category in read_categories(run, 80)] == [*OFFICIAL_IDS]
+
+    code, printed, error = call("convert", "--to", library, "--run", run, "--output", again)
+    assert (code, error) == (0, "")
+    assert "setting" not in printed
+    assert_same(load_file(again), arrays)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A converted Mask R-CNN of mmdet, narrow."""
+    folder = tmp_path_factory.mktemp("converted")
+    model = narrow(FILES["mmdet"][0])
+    random_file(folder / "weights.safetensors", model, "mmdet")
+    to_run(folder / "weights.safetensors", folder / "run")
+    return folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["torchvision", "detectron2"])
+def test_a_network_that_a_library_lacks_is_not_written(library, run, call, tmp_path):
+    output = tmp_path / "weights.safetensors"
+    code, _, error = call("convert", "--to", library, "--run", run, "--output", output)
+    assert code == 2
+    assert f"('fpn', 'nearest') for a file of {library}, got ('fpn_carafe', 'carafe')" in error
+    assert not output.exists()
+
+
+@pytest.mark.slow
+def test_the_printed_command_gives_the_config_of_the_run(run, monkeypatch):
+    """The command `train` continues a run only if its config is equal."""
+    program, *options = shlex.split(training_command(run))[2:]
+    assert program == "experiments.detection"
+    trained = []
+    monkeypatch.setattr(
+        "experiments.engine.tables.experiment.run_config",
+        lambda spec, config, output, *rest: trained.append((config, output)),
+    )
+    monkeypatch.setattr("sys.argv", ["detection", *options])
+    command_line.main()
+    assert trained == [(RUNS.load_config(run), run)]
+
+
+@pytest.mark.slow
+def test_weights_go_from_one_library_to_another(tmp_path, call):
+    """From mmdet to torchvision and back; classes that COCO lacks get no probability there."""
+    model = narrow(detector(masks=True))
+    weights, output, back = (tmp_path / f"{name}.safetensors" for name in "abc")
+    arrays = random_file(weights, model, "mmdet")
+    to_run(weights, tmp_path / "run")
+    code, printed, _ = call(
+        "convert", "--to", "torchvision", "--run", tmp_path / "run", "--output", output
+    )
+    assert code == 0
+    assert "model.roi_align.aligned: False -> True in the run" in printed
+    written = load_file(output)
+    bias = written["roi_heads.box_predictor.cls_score.bias"]
+    expected = arrays["roi_head.bbox_head.fc_cls.bias"]
+    np.testing.assert_array_equal(bias[[*OFFICIAL_IDS, 0]], expected)
+    to_run(output, tmp_path / "again")
+    to_file(tmp_path / "again", back, "mmdet")
+    assert_same(load_file(back), arrays)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "a"], "output must be the folder of the new run"),
+        (["--to", "mmdet", "--run", "a"], "output must be the new file"),
+        (["--to", "mmdet", "--output", "a"], "the options of convert"),
+        (["--weights", "a", "--output", "b", "--names", "old"], "names must be None"),
+        (["--to", "mmdet", "--run", "a", "--output", "b", "--names", "old"], "names must be None"),
+        (
+            ["--to", "mmdet", "--run", "a", "--output", "b", "--norm-epsilon", "0"],
+            "norm_epsilon must be None",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(options, message, call):
+    code, _, error = call("convert", *options)
+    assert code == 2
+    assert message in error
