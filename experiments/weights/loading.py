@@ -20,9 +20,9 @@ from jaxtyping import Array, Float, PyTree
 
 from experiments.engine.finite import bad_values
 from experiments.engine.text import listed
-from experiments.weights.files import Entry, WeightsError, open_weights
 from experiments.weights.architecture import architecture
 from experiments.weights.arrangements import Arrangement
+from experiments.weights.files import Entry, WeightsError, open_weights
 from experiments.weights.formats import recognise
 from experiments.weights.layout import Layout, counter
 

@@ -11,9 +11,9 @@ from experiments.detection.model.config import BoxHeadConfig, DetectorConfig, Ma
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet import BLOCKS
 from experiments.models.resnet_config import Depth, ResNetConfig
-from experiments.models.weight_files import WeightsError
 from experiments.resamplers.carafe_config import CarafeConfig
 from experiments.weights.architecture import architecture
+from experiments.weights.files import WeightsError
 
 type Shapes = Mapping[str, tuple[int, ...]]
 
