@@ -100,10 +100,10 @@ def print_table(title: str, rows: Iterable[_Row]) -> bool:
 def all_kernels(shape: Shape) -> Iterator[_Row]:
     """The three kernels of every case."""
     for case in cases.CASES:
-        for name, call in kernel_calls(case).items():
-            with mosaic_gpu.using(forward="multiply_add"):
-                row = compiled(call, case, shape, _INSTRUCTIONS)
-            yield cases.label(case), name, row
+        with mosaic_gpu.using(forward="multiply_add"):
+            calls = kernel_calls(case)
+        for name, call in calls.items():
+            yield cases.label(case), name, compiled(call, case, shape, _INSTRUCTIONS)
 
 
 def forward_variants(shape: Shape) -> Iterator[_Row]:
