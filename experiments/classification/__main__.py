@@ -87,8 +87,8 @@ def convert(
 
     Args:
         config: config of the run; an ImageNet preset.
-        weights: file of a state_dict from safetensors or torch.save, with any suffix; a file of
-            torch.save needs PyTorch to be installed.
+        weights: file of a state_dict from safetensors or torch.save, with any suffix; PyTorch need
+            not be installed.
         output: folder of the run. The default is the folder of the preset's run, where detection
             looks for backbones; an output is required if a field other than the seed is changed.
         keep: parts of the network that the file lacks; they keep their initial values.
