@@ -205,7 +205,7 @@ class Array:
             raise FormatError(f"is damaged: an array has {data.size:,} bytes, too many or few")
         data = _in_native_order(data, dtype, self.dtype.big_endian)
         if self.fortran:
-            return np.ascontiguousarray(data.reshape(self.shape, order="F"))
+            return data.reshape(self.shape, order="F").copy("C")
         return data.reshape(self.shape)
 
     def _bytes(self, file: BufferedReader) -> np.ndarray:
@@ -215,9 +215,8 @@ class Array:
             data = read_bytes(file, self.data.span)
             if not self.data.utf8:
                 return data
-            if (
-                data.size and data.max() > _LARGEST_BYTE
-            ):  # such a text could take four times the memory
+            # One longer character would make the text take four times the memory.
+            if data.size and data.max() > _LARGEST_BYTE:
                 raise FormatError("is damaged: the text of an array is no Latin-1")
             return np.frombuffer(bytearray(str(data.data, "utf-8"), "latin-1"), np.uint8)
         except UnicodeError as error:
