@@ -98,7 +98,8 @@ def convert(
 
     Args:
         config: config of the new run; an ImageNet preset.
-        weights: file of a state_dict from safetensors or torch.save, with any suffix.
+        weights: file of a state_dict from safetensors or torch.save, with any suffix; PyTorch need
+            not be installed.
         library: library that wrote the weights; both have the same names.
         to: library for which the network of a run is written.
         run: folder of the run whose network is written.

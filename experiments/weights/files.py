@@ -32,6 +32,7 @@ _FLOATING = {"F64", "F32", "F16", "BF16"}
 _HEAD_LENGTH = 512  # number of bytes by which the kind of a file is recognised
 # The names of 100,000 tensors. The library allows 100 MB, which become gigabytes of Python objects.
 _LARGEST_HEADER = 2**24
+_LONGEST_NAME = 1000  # characters of the name of an array; names are compared part by part
 _LONGEST_REASON = 200  # characters of an error of the library that are shown
 
 
@@ -63,7 +64,7 @@ def open_weights(path: Path, counters: bool = False) -> Iterator[dict[str, Entry
     A pickle may have its ``state_dict`` under ``"state_dict"``, ``"model"``,
     ``"model_state_dict"``, ``"state_dict_ema"`` or ``"model_ema"``; a file with several of these is
     rejected, since they differ. Beside tensors and NumPy arrays, a pickle may hold plain values
-    and a few objects of which nothing is kept, such as ``argparse.Namespace``. A file with any
+    and a few objects whose content is ignored, such as ``argparse.Namespace``. A file with any
     other object is rejected, and nothing in a file is ever run.
 
     Args:
@@ -82,6 +83,12 @@ def open_weights(path: Path, counters: bool = False) -> Iterator[dict[str, Entry
     with contextlib.ExitStack() as stack:
         with _errors_of(path):
             entries = stack.enter_context(_reader(path)(path))
+            longest = max(map(len, entries), default=0)
+            if longest > _LONGEST_NAME:
+                raise FormatError(
+                    f"is unsafe to read: an array has a name of {longest:,} characters, more than "
+                    f"{_LONGEST_NAME:,}"
+                )
         left_out = () if counters else _COUNTERS
         yield {name: entries[name] for name in entries if not name.endswith(left_out)}
 

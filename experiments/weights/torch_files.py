@@ -7,7 +7,8 @@ from typing import Any
 from experiments.engine.text import shown
 from experiments.weights.archive import members
 from experiments.weights.binary import Cursor, FormatError, Span
-from experiments.weights.pickled_arrays import Array, Dtype, Storages, find
+from experiments.weights.pickled_arrays import Array, Dtype
+from experiments.weights.pickled_names import Storages, find
 from experiments.weights.unpickling import Budget, type_name, unpickle
 
 # The numbers with which torch.save began its files before version 1.6.

@@ -68,7 +68,7 @@ class Key:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Inert:
-    """An object of which only the type is known.
+    """An object that keeps only the name of its type.
 
     Args:
         name: full name of its type.
@@ -265,7 +265,7 @@ class _Machine:
         if isinstance(target, self.buildable):
             self.spend_for(state)
             target.set_state(state)
-        # What OrderedDict has besides its items are versions of modules.
+        # PyTorch stores the versions of modules as an attribute of an OrderedDict.
         elif type(target) not in (Inert, dict):
             raise FormatError(
                 f"is damaged or unsafe: its pickle sets attributes of {type_name(target)}"

@@ -101,6 +101,13 @@ def test_shapes_that_differ_from_the_data_are_refused(shape, tmp_path):
     assert "damaged" in refused(tmp_path / "w.pkl")
 
 
+def test_a_number_may_be_in_the_order_of_fortran(tmp_path):
+    state = (1, (), DTYPE, True, np.float32(1.5).tobytes())
+    array = Call(RECONSTRUCT, (Name("numpy", "ndarray"), (0,), b"b"), state)
+    found = read(pickled({"a": array}, 4)[0], tmp_path / "w.pkl")["a"]
+    assert (found.shape, float(found)) == ((), 1.5)
+
+
 def test_a_long_text_that_is_no_data_is_found_when_it_is_read(tmp_path):
     state = (1, (50_000,), DTYPE, False, "\u20ac" * 100_000)
     array = Call(RECONSTRUCT, (Name("numpy", "ndarray"), (0,), b"b"), state)

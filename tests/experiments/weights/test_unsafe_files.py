@@ -382,6 +382,12 @@ def test_a_directory_of_many_members_is_refused_before_it_is_read(tmp_path):
     assert "its directory has 33,554,428 bytes" in refused(path)
 
 
+@pytest.mark.parametrize("write", [zip_file, legacy_file])
+def test_long_names_of_arrays_are_refused(write, tmp_path):
+    (tmp_path / "w.pth").write_bytes(write(tensors({"a." * 600: np.ones(1, np.float32)})))
+    assert "a name of 1,200 characters" in refused(tmp_path / "w.pth")
+
+
 def header(text, data=b""):
     return len(text).to_bytes(8, "little") + text + data
 
