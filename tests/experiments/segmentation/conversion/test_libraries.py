@@ -48,7 +48,12 @@ def test_a_network_is_recognised_by_its_names_and_shapes(name):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = {"csail_pspnet50", "mmseg_pspnet50"}  # the others have the same layers
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in NAMES]
+)
 def test_names_and_shapes_are_the_librarys(name):
     variables = jax.eval_shape(lambda: initial_variables(config(name)))
     names = layout(name.partition("_")[0], config(name).model)
