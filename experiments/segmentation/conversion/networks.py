@@ -34,7 +34,7 @@ def library_of(names: Sequence[str]) -> Library:
     """
     found = recognise(names)
     if found is not None and found.library in LIBRARIES:
-        return found.library  # type: ignore[return-value]
+        return found.library
     hint = f": {found.command} loads such files" if found else ""
     raise WeightsError(
         f"the files must hold a network of {' or '.join(LIBRARIES)}, got names such as "
