@@ -23,6 +23,7 @@ _OTHERS = {
     "conv_stem.": "an EfficientNet or a MobileNet of timm",
     "blocks.0.conv_dw.": "a ConvNeXt",
     "denseblock1.": "a DenseNet",
+    "features.1.conv.": "a MobileNetV2 of torchvision",
     "embedder.embedder.": "a ResNet of transformers, with other names",
     "res2.0.": "a ResNet of detectron2, with other names",
 }
