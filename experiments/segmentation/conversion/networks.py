@@ -108,10 +108,19 @@ def check_network(library: Library, model: SegmenterConfig) -> None:
     check(model.architecture in ARCHITECTURES, "model.architecture", expected, model.architecture)
     stems = ("deep",) if library == "csail" else ("v1c", "conv7")
     check(model.backbone.stem in stems, "stem", f"of {stems} for {library}", model.backbone.stem)
-    backbone = dataclasses.replace(model.backbone, downsampler="strided")
+    backbone = model.backbone
+    # What a library cannot change has the default of a config.
+    standard = ResNetConfig(
+        backbone.depth,
+        compressed_channels=backbone.compressed_channels,
+        norm=backbone.norm,
+        output_stride=backbone.output_stride,
+        width=backbone.width,
+        stem=backbone.stem,
+    )
     theirs = dataclasses.replace(
         model,
-        backbone=backbone,
+        backbone=standard,
         ppm="bilinear",
         fpn="bilinear",
         fuse="bilinear",
