@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from experiments.engine.config import check, differences
 from experiments.models.resnet_config import ResNetConfig, Stem
 from experiments.segmentation.configs import SegmentationConfig
-from experiments.segmentation.conversion.libraries import CLASSIFIER, LIBRARIES, Library, kernel
+from experiments.segmentation.conversion.libraries import CLASSIFIER, LIBRARIES, kernel
+from experiments.segmentation.conversion.library import Library
 from experiments.segmentation.data.config import DataConfig
 from experiments.segmentation.model.config import Architecture, SegmenterConfig
 from experiments.segmentation.presets import MMSEG
@@ -36,6 +37,8 @@ def library_of(names: Sequence[str]) -> Library:
     if found is not None and found.library in LIBRARIES:
         return found.library
     hint = f": {found.command} loads such files" if found else ""
+    if "conv3.weight" in names and "fc.weight" not in names:
+        hint = ": an encoder of csail, whose decoder is missing"
     raise WeightsError(
         f"the files must hold a network of {' or '.join(LIBRARIES)}, got names such as "
         f"{[*names][:3]}{hint}"

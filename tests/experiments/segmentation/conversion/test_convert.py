@@ -150,7 +150,7 @@ CHANGES = {
     "the decoder is missing": (
         CSAIL,
         lambda arrays: {key: x for key, x in arrays.items() if in_backbone("csail", key)},
-        r"csail or mmseg.*experiments\.classification convert",
+        "csail or mmseg.*decoder is missing",
     ),
     "the encoder is missing": (
         CSAIL,
