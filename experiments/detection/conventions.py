@@ -38,7 +38,7 @@ def with_convention(config: DetectionConfig, convention: Convention) -> Detectio
     ``model.training_proposals.kept``       2000          1000          1000
     ``model.box.shortest_side``             1e-2          None          None
     ``data.rounding``                       floor         half_up       half_up
-    ``data.pad_multiple``                   32            32            32, with FPN_CARAFE 64
+    ``data.pad_multiple``                   32            32            64 for ``"fpn_carafe"``
     ======================================  ============  ============  ==========================
 
     These options of all three libraries are the defaults of the configs: scale, ratios and position
@@ -58,7 +58,7 @@ def with_convention(config: DetectionConfig, convention: Convention) -> Detectio
     check(convention in names, "convention", f"one of {names}", convention)
     torchvision, detectron2, mmdet = (convention == name for name in names)
     model, data = config.model, config.data
-    padded_more = mmdet and model.neck.upsampler == "carafe"
+    padded_more = mmdet and model.neck.kind == "fpn_carafe"
     proposals = {
         "in_padding": True,
         "shortest_side": 1e-3 if torchvision else 0.0,
