@@ -34,16 +34,20 @@ def with_convention(config: DetectionConfig, convention: Convention) -> Detectio
     ``model.roi_align.sampling_ratio``      2             0             0
     ``in_padding`` of proposals             True          True          True
     ``shortest_side`` of proposals          1e-3          0             0
-    ``clamps_shrinking``, both              False         False         True
+    ``clamps_shrinking`` of proposals       False         False         True
     ``model.training_proposals.kept``       2000          1000          1000
     ``model.box.shortest_side``             1e-2          None          None
+    ``model.box.clamps_shrinking``          False         False         True
     ``data.rounding``                       floor         half_up       half_up
-    ``data.pad_multiple``                   32            32            64 for ``"fpn_carafe"``
+    ``data.pad_multiple``                   32            32            32; ``"fpn_carafe"``: 64
     ======================================  ============  ============  ==========================
 
     These options of all three libraries are the defaults of the configs: scale, ratios and position
     of the anchors, numbers and thresholds of proposals and detections, the order of top-k and NMS,
-    the weights of deltas, and clipping to the image without its padding.
+    the weights of deltas, and clipping to the image without its padding. Differences of rounding
+    have no options: torchvision and mmdet 2 rank proposals by probabilities, which are equal where
+    logits are large; the tolerances of pyramid levels differ; and NMS of several classes or levels
+    moves each of them by an offset.
 
     Args:
         config: config of a run.
