@@ -143,7 +143,7 @@ def _groups(regions: Regions, bins: int) -> Int32[Array, "groups group"]:
     return jnp.pad(order, (0, -count % _GROUP), constant_values=count).reshape(-1, _GROUP)
 
 
-def _gathered(tree: object, chosen: Int32[Array, " group"]) -> object:
+def _gathered[Tree](tree: Tree, chosen: Int32[Array, " group"]) -> Tree:
     """The chosen entries, with zeros for an index beyond the last, which is a region of no size."""
     return jax.tree.map(lambda x: x.at[chosen].get(mode="fill", fill_value=0), tree)
 
