@@ -40,7 +40,7 @@ def call(call_main):
 def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name, array in expected.items():
-        assert found[name].dtype == array.dtype, name
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape), name
         np.testing.assert_array_equal(found[name], array, name)
 
 
