@@ -3,7 +3,8 @@
 Prints three tables in Markdown:
 
 - NMS, compared with a loop in numpy, and with torchvision's if that is installed;
-- RoIAlign, compared with the common formulation, which gathers all taps and contracts them;
+- RoIAlign with 2x2 points in a bin, compared with the common formulation, which gathers all taps
+  and contracts them, and with as many points as a bin has pixels ("adaptive");
 - mask targets, cropped on the device from small masks relative to their boxes, or from bitmaps of
   the whole input.
 
@@ -179,6 +180,9 @@ def print_roi_align(sizes: Sizes, rounds: int) -> None:
     def ours(*pyramid: jax.Array) -> jax.Array:
         return roi_align(pyramid, _STRIDES, boxes, levels, 7)
 
+    def adaptive(*pyramid: jax.Array) -> jax.Array:
+        return roi_align(pyramid, _STRIDES, boxes, levels, 7, sampling_ratio=0)
+
     def all_taps(*pyramid: jax.Array) -> jax.Array:
         return through_all_taps(list(pyramid), boxes, levels, 7, 2)
 
@@ -192,7 +196,7 @@ def print_roi_align(sizes: Sizes, rounds: int) -> None:
                 for key, stride in zip(keys, _STRIDES, strict=False)
             ]
             cotangent = jax.random.normal(keys[4], (1, sizes.rois, 7, 7, sizes.channels), dtype)
-            functions = {"ours": ours, "all taps": all_taps}
+            functions = {"ours": ours, "all taps": all_taps, "adaptive": adaptive}
             programs = {
                 FORWARD: {name: Program(run, pyramid) for name, run in functions.items()},
                 WITH_GRADIENT: {
@@ -205,12 +209,20 @@ def print_roi_align(sizes: Sizes, rounds: int) -> None:
                 entries = []
                 for timing in times.values():
                     entries += [f"{timing.milliseconds:.1f}", megabytes(timing.temporary_bytes, 0)]
-                ratio = times["all taps"].milliseconds / times["ours"].milliseconds
-                yield [dtype if name == FORWARD else "", name, *entries, f"{ratio:.1f}"]
+                ours_ms = times["ours"].milliseconds
+                ratios = [
+                    f"{times[other].milliseconds / ours_ms:.1f}"
+                    for other in ("all taps", "adaptive")
+                ]
+                yield [dtype if name == FORWARD else "", name, *entries, *ratios]
 
     print(f"\nRoIAlign, {sizes.rois} regions of 7x7, {sizes.channels} channels, input 800x1344\n")
-    headings = ["", "pass", "ours, ms", "ours, temporary MB", "all taps, ms",
-                "all taps, temporary MB", "all taps, times ours"]  # fmt: skip
+    columns = [
+        f"{name}, {measure}"
+        for name in ("ours", "all taps", "adaptive")
+        for measure in ("ms", "temporary MB")
+    ]
+    headings = ["", "pass", *columns, "all taps, times ours", "adaptive, times ours"]
     print_table(headings, 2, rows())
 
 

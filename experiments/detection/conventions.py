@@ -34,16 +34,20 @@ def with_convention(config: DetectionConfig, convention: Convention) -> Detectio
     ``model.roi_align.sampling_ratio``      2             0             0
     ``in_padding`` of proposals             True          True          True
     ``shortest_side`` of proposals          1e-3          0             0
-    ``clamps_shrinking``, both              False         False         True
+    ``clamps_shrinking`` of proposals       False         False         True
     ``model.training_proposals.kept``       2000          1000          1000
     ``model.box.shortest_side``             1e-2          None          None
+    ``model.box.clamps_shrinking``          False         False         True
     ``data.rounding``                       floor         half_up       half_up
-    ``data.pad_multiple``                   32            32            32, with FPN_CARAFE 64
+    ``data.pad_multiple``                   32            32            32; ``"fpn_carafe"``: 64
     ======================================  ============  ============  ==========================
 
     These options of all three libraries are the defaults of the configs: scale, ratios and position
     of the anchors, numbers and thresholds of proposals and detections, the order of top-k and NMS,
-    the weights of deltas, and clipping to the image without its padding.
+    the weights of deltas, and clipping to the image without its padding. Differences of rounding
+    have no options: torchvision and mmdet 2 rank proposals by probabilities, which are equal where
+    logits are large; the tolerances of pyramid levels differ; and NMS of several classes or levels
+    moves each of them by an offset.
 
     Args:
         config: config of a run.
@@ -58,7 +62,7 @@ def with_convention(config: DetectionConfig, convention: Convention) -> Detectio
     check(convention in names, "convention", f"one of {names}", convention)
     torchvision, detectron2, mmdet = (convention == name for name in names)
     model, data = config.model, config.data
-    padded_more = mmdet and model.neck.upsampler == "carafe"
+    padded_more = mmdet and model.neck.kind == "fpn_carafe"
     proposals = {
         "in_padding": True,
         "shortest_side": 1e-3 if torchvision else 0.0,

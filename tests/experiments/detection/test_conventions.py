@@ -26,8 +26,11 @@ from tests.experiments.detection.model.shallow import CLASSES, CONFIG, Shallow, 
 
 CONFIGS = {
     "Faster R-CNN": DetectionConfig(),
+    "Faster R-CNN with CARAFE++": DetectionConfig(
+        model=DetectorConfig(neck=FPNConfig(upsampler="carafe"))
+    ),
     "Mask R-CNN with FPN_CARAFE": DetectionConfig(
-        model=DetectorConfig(neck=FPNConfig(upsampler="carafe"), masks=True),
+        model=DetectorConfig(neck=FPNConfig("fpn_carafe", "carafe"), masks=True),
         data=DataConfig(mask_side=28),
     ),
 }
@@ -85,7 +88,7 @@ def field(config, path):
 def test_a_convention_changes_these_fields_and_no_others(name, convention):
     config = CONFIGS[name]
     expected = dict(CHANGED[convention])
-    if convention == "mmdet" and config.model.neck.upsampler == "carafe":
+    if convention == "mmdet" and config.model.neck.kind == "fpn_carafe":
         expected["data.pad_multiple"] = 64
     found = with_convention(config, convention)
     assert {each.partition(":")[0] for each in differences(config, found)} == expected.keys()
