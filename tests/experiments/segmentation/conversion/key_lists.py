@@ -7,7 +7,7 @@ NAMES = ("csail_upernet50", "csail_pspnet50", "csail_pspnet18", "mmseg_upernet50
 
 
 def key_list(name):
-    """Returns shapes by name, in the order of the file; each line is such as ``conv1.weight 64x3``."""
+    """Returns shapes by name, from lines such as ``conv1.weight 64x3x3x3``."""
     lines = (FOLDER / f"{name}.txt").read_text().splitlines()
     pairs = (line.split() for line in lines)
     return {key: tuple(map(int, sides.split("x"))) if sides != "-" else () for key, sides in pairs}
