@@ -68,9 +68,9 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A converted Mask R-CNN of mmdet, with a config of small images and two steps."""
+    """A converted Faster R-CNN of mmdet, with a config of small images and two steps."""
     folder = tmp_path_factory.mktemp("converted")
-    model = narrow(detector(masks=True, neck=CARAFE, mask="carafe"))
+    model = narrow(detector(neck=CARAFE))
     random_file(folder / "weights.safetensors", model, "mmdet", deviation=0.05)
     to_run(folder / "weights.safetensors", folder / "run")
     config = RUNS.load_config(folder / "run")
@@ -83,7 +83,7 @@ def run(tmp_path_factory):
     config = dataclasses.replace(
         config,
         model=model,
-        data=dataclasses.replace(config.data, shorter=48, longer=64, max_objects=2, mask_side=14),
+        data=dataclasses.replace(config.data, shorter=48, longer=64, max_objects=2),
         training=dataclasses.replace(
             config.training, batch_size=4, workers=0, schedule=ScheduleConfig(length=2)
         ),
