@@ -1,6 +1,7 @@
 """Files become runs, and runs become the same files."""
 
 import functools
+import pickle
 import shlex
 
 import numpy as np
@@ -81,6 +82,16 @@ def test_a_file_becomes_a_run_and_the_same_file(name, call, tmp_path):
     assert (code, error) == (0, "")
     assert "setting" not in printed
     assert_same(load_file(again), arrays)
+
+
+@pytest.mark.slow
+def test_a_pickle_of_detectron2_comes_back_bit_for_bit(tmp_path):
+    arrays = random_file(tmp_path / "a.safetensors", narrow(detector()), "detectron2")
+    weights, again = tmp_path / "a.pkl", tmp_path / "b.pkl"
+    weights.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
+    to_run(weights, tmp_path / "run")
+    to_file(tmp_path / "run", again, "detectron2")
+    assert_same(pickle.loads(again.read_bytes())["model"], arrays)
 
 
 @pytest.fixture(scope="module")

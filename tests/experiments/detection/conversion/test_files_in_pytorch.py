@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
+from experiments.data.coco_names import CATEGORIES
 from experiments.detection.conversion.conversion import to_file, to_run
 from experiments.detection.conversion.layouts import layout
 from experiments.weights.loading import arrays_for_file
@@ -20,7 +21,12 @@ def test_the_lists_are_those_of_the_networks():
         assert (key_lists.FOLDER / f"{name}.txt").read_text() == content, name
 
 
-def ones(name):
+def test_the_categories_are_those_of_torchvision():
+    names = importlib.import_module("torchvision.models._meta")._COCO_CATEGORIES
+    assert [names[category.id] for category in CATEGORIES] == [each.name for each in CATEGORIES]
+
+
+def zeros(name):
     """The arrays of a new file for the network of a list, which was not converted."""
     model, library, names = LISTS[name]
     zero = np.zeros((), np.float32)
@@ -34,7 +40,7 @@ def ones(name):
 def test_torchvision_loads_written_arrays_with_both_versions_of_its_names(name):
     detection = importlib.import_module("torchvision.models.detection")
     model = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    state = {key: torch().from_numpy(array.copy()) for key, array in ones(name).items()}
+    state = {key: torch().from_numpy(array.copy()) for key, array in zeros(name).items()}
     model.load_state_dict(state, strict=True)
     assert not model.roi_heads.box_predictor.bbox_pred.weight.any()
 
@@ -47,7 +53,7 @@ def test_torchvision_loads_written_arrays_with_both_versions_of_its_names(name):
     ],
 )
 def test_the_twins_load_written_arrays(name, make):
-    state = {key: torch().from_numpy(array.copy()) for key, array in ones(name).items()}
+    state = {key: torch().from_numpy(array.copy()) for key, array in zeros(name).items()}
     make().load_state_dict(state, strict=True)
 
 
