@@ -143,7 +143,7 @@ def _groups(regions: Regions, bins: int) -> Int32[Array, "groups group"]:
     return jnp.pad(order, (0, -count % _GROUP), constant_values=count).reshape(-1, _GROUP)
 
 
-def _gathered(tree: object, chosen: Int32[Array, " group"]) -> object:
+def _gathered[Tree](tree: Tree, chosen: Int32[Array, " group"]) -> Tree:
     """The chosen entries, with zeros for an index beyond the last, which is a region of no size."""
     return jax.tree.map(lambda x: x.at[chosen].get(mode="fill", fill_value=0), tree)
 
@@ -161,9 +161,9 @@ def _pixels(axis: Axis, bins: int) -> Int32[Array, " regions"]:
 
 def _points(axis: Axis, bins: int) -> Int32[Array, " regions"]:
     """Number of points of a bin: its length rounded up, 0 for an empty or infinite region."""
-    usable = jnp.isfinite(axis.low) & jnp.isfinite(axis.side) & (axis.side > 0)
+    usable = jnp.isfinite(axis.side) & (axis.side > 0)
     side = jnp.where(usable, jnp.minimum(axis.side, 2.0**24), 0)
-    # A product of integers is exact, unlike a quotient, which XLA may compute as a product.
+    # XLA may multiply by the reciprocal, so that 49 / 7 is above 7. A product of integers is exact.
     points = jnp.ceil(side / bins)
     points += jnp.where(points * bins < side, 1, 0)
     points -= jnp.where((points - 1) * bins >= side, 1, 0)
@@ -206,6 +206,5 @@ def _pixel(
     weight = jnp.where(before == pixel, weight, 0) + jnp.where(before + 1 == pixel, next_weight, 0)
     count = jnp.maximum(points[..., 0], 1).astype(jnp.float32)  # [R, 1]
     weight = jnp.where(point < points, weight, 0).sum(axis=-1) / count
-    used = number < _pixels(axis, bins)
-    pixel = jnp.clip(pixel[..., 0], 0, jnp.maximum(axis.size - 1, 0)[:, None])
-    return pixel, jnp.where(used[:, None], weight, 0)
+    # Beyond the last pixel that points read, the weight is 0.
+    return jnp.clip(pixel[..., 0], 0, jnp.maximum(axis.size - 1, 0)[:, None]), weight

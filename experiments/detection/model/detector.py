@@ -144,7 +144,9 @@ class Detector(nn.Module):
             NaN: otherwise the image would look like one with few or no objects.
         """
         pyramid = self.features(image)
-        anchor_logits, anchor_deltas, anchors = self.score_anchors(pyramid, image.shape[1:3])
+        anchor_logits, anchor_deltas, anchors = self.score_anchors(
+            pyramid, (image.shape[1], image.shape[2])
+        )
         proposals, valid = self.propose(
             anchor_logits, anchor_deltas, anchors, size, self.config.proposals
         )
@@ -169,7 +171,7 @@ class Detector(nn.Module):
         the layers.
         """
         pyramid = self.features(image)
-        self.score_anchors(pyramid, image.shape[1:3])
+        self.score_anchors(pyramid, (image.shape[1], image.shape[2]))
         batch = image.shape[0]
         self.classify(pyramid, jnp.zeros((batch, proposals, 4)))
         if self.config.masks:

@@ -57,6 +57,8 @@ def of_length(steps):
 class Linear(nn.Module):
     """A fast replacement for the ResNet, in tests of records."""
 
+    config: ResNetConfig = ResNetConfig()
+
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.BatchNorm(use_running_average=not train)(x)

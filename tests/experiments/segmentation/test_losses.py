@@ -17,6 +17,7 @@ from experiments.models.input_config import InputConfig
 from experiments.models.input_normalization import normalize
 from experiments.segmentation.configs import LossConfig
 from experiments.segmentation.losses import make_loss_function, reduce_labels
+from experiments.segmentation.model.config import SegmenterConfig
 
 CLASSES = 5
 SHAPE = (4, 16, 24)
@@ -26,6 +27,7 @@ class Linear(nn.Module):
     """A network that is linear in the mean of each 4x4 block, and of each 8x8 block."""
 
     auxiliary: bool = False
+    config: SegmenterConfig = SegmenterConfig()
 
     @nn.compact
     def layers(self, x, train=False):

@@ -136,10 +136,10 @@ def test_adaptive_numbers_of_points_by_hand():
 
 
 def test_long_thin_regions_of_fine_levels():
-    """A region of 1.5 x 1300 pixels has a bin of 47 pixels, and reads one level."""
+    """A bin of the first region is 46 pixels long, and a bin of the second exactly 7 pixels."""
     rng = np.random.default_rng(0)
     pyramid = [rng.normal(size=(2, 3, 330, 2)).astype(np.float32)]
-    boxes = np.float32([[[3, 4, 1303, 5.5]], [[500.3, -3, 501.7, 30]]])
+    boxes = np.float32([[[3, 4, 1303, 5.5]], [[500, -3, 696, 30]]])
     levels = np.zeros((2, 1), np.int32)
     cotangent = rng.normal(size=(2, 1, 7, 7, 2)).astype(np.float32)
 
