@@ -133,6 +133,23 @@ def test_a_prefix_of_all_names_is_removed(prefix, save):
     assert_equal(load_torch_resnet(save(prefixed), variables), expected)
 
 
+def test_a_counter_beside_a_wrapped_network_has_no_prefix(save):
+    state, variables = random_state(), unset(small())
+    expected = load_torch_resnet(save(state), variables)
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    wrapped["n_averaged"] = np.array(3)
+    assert_equal(load_torch_resnet(save(wrapped), variables), expected)
+
+
+def test_the_command_that_loads_a_detector_is_named(save):
+    state = {f"backbone.{name}": value for name, value in random_state().items()}
+    state["roi_head.bbox_head.fc_cls.weight"] = np.ones((81, 4), np.float32)
+    with pytest.raises(
+        WeightsError, match=r"file is of mmdet's .*ResNet-18.*80 classes.*--from mmdet.*detection"
+    ):
+        load_torch_resnet(save(state), unset(small()))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64])
 def test_other_precisions_become_float32(dtype, save):
     state = {

@@ -196,6 +196,7 @@ MODEL, DATA = EVERYTHING.model, EVERYTHING.data
         ),
         (MODEL, {"dropout": 1.0}, r"dropout.*1\.0"),
         (MODEL, {"channels": 0}, "channels.*1.*0"),
+        (MODEL, {"auxiliary_channels": 0}, "auxiliary_channels.*1.*0"),
         (MODEL, {"norm": "frozen"}, "norm.*sync_batch.*'frozen'"),
         (DATA, {"shorter_sides": ()}, r"shorter_sides.*\(\)"),
         (DATA, {"shorter_sides": (600, 300)}, "shorter_sides.*ascending.*600, 300"),

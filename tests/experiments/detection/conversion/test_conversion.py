@@ -6,7 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from experiments.data.coco import OFFICIAL_IDS
 from experiments.detection import __main__ as command_line
@@ -82,6 +82,25 @@ def test_a_file_becomes_a_run_and_the_same_file(name, call, tmp_path):
     assert (code, error) == (0, "")
     assert "setting" not in printed
     assert_same(load_file(again), arrays)
+
+
+@pytest.mark.slow
+def test_parts_that_a_file_lacks_keep_their_initial_values(call, tmp_path):
+    arrays = random_file(tmp_path / "a.safetensors", narrow(detector()), "mmdet")
+    part = {name: array for name, array in arrays.items() if "lateral_convs.0" not in name}
+    weights, run = tmp_path / "b.safetensors", tmp_path / "run"
+    save_file(part, weights)
+    code, _, error = call("convert", "--weights", weights, "--output", run)
+    assert code == 2
+    assert "neck.lateral_convs.0" in error
+    code, printed, _ = call(
+        "convert", "--weights", weights, "--output", run, "--keep", "neck.lateral_convs.0"
+    )
+    assert code == 0
+    assert f"used           {len(part)} arrays" in printed
+    neck = RUNS.load(run).state["params"]["neck"]
+    assert np.asarray(neck["lateral_2"]["kernel"]).any()
+    assert not np.asarray(neck["lateral_2"]["bias"]).any()
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Tests conversions of whole runs, with narrow networks in the libraries' names."""
 
+import contextlib
 import functools
+import io
 import re
 import sys
 
@@ -14,7 +16,7 @@ from experiments.engine.claim import is_converted
 from experiments.engine.config import ConfigError
 from experiments.models.resnet_config import ResNetConfig
 from experiments.segmentation import __main__ as command_line
-from experiments.segmentation.conversion.convert import convert, export
+from experiments.segmentation.conversion.convert import convert
 from experiments.segmentation.conversion.libraries import in_backbone
 from experiments.segmentation.conversion.networks import check_network, config_of
 from experiments.segmentation.model.config import SegmenterConfig
@@ -55,18 +57,30 @@ def files_of(name, folder):
     return paths
 
 
+def command(*arguments):
+    """Calls the command line in this process, and returns the lines that it prints."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        safetensors_writing.use(patch)
+        patch.setattr(sys, "argv", ["segmentation", *map(str, arguments)])
+        command_line.main()
+    return printed.getvalue().splitlines()
+
+
 @pytest.fixture(scope="module", params=[CSAIL, pytest.param(MMSEG, marks=pytest.mark.slow)])
 def converted(request, tmp_path_factory):
+    """The name of a network, its files, the run, and the lines that the command printed."""
     folder = tmp_path_factory.mktemp(request.param)
-    paths = files_of(request.param, folder)
-    return request.param, paths, folder / "run", convert(paths[::-1], folder / "run")
+    paths, run = files_of(request.param, folder), folder / "run"
+    return request.param, paths, run, command("convert", "--weights", *paths, "--output", run)
 
 
-def test_a_run_comes_back_bit_for_bit(converted, tmp_path, monkeypatch):
+def test_a_run_comes_back_bit_for_bit(converted, tmp_path):
     name, paths, run, _ = converted
-    safetensors_writing.use(monkeypatch)
     outputs = [tmp_path / path.name for path in paths]
-    export(run, name.partition("_")[0], outputs)
+    library = name.partition("_")[0]
+    lines = command("convert", "--to", library, "--run", run, "--output", *outputs)
+    assert lines == [*map(str, outputs)]
     for path, output in zip(paths, outputs, strict=True):
         expected, found = load_file(path), load_file(output)
         assert {*found} == {*expected}
@@ -76,7 +90,9 @@ def test_a_run_comes_back_bit_for_bit(converted, tmp_path, monkeypatch):
 
 
 def test_what_a_run_does_not_use_is_listed(converted):
-    name, _, _, unused = converted
+    name, _, run, (first, *lines) = converted
+    assert first == str(run)
+    unused = [line.removeprefix("not used: ") for line in lines]
     reasons = {re.sub(r"\d+ arrays: ", "", text) for text in unused}
     sums = {"a sum of the synchronised BatchNorm, which only training needs"}
     expected = {"a counter of PyTorch's training"} | (sums if name == CSAIL else set())
@@ -97,42 +113,20 @@ def test_a_converted_run_has_config_and_classes(converted):
     assert limits == ((450, 1000) if name == CSAIL else (512, 2048))
 
 
-def command(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["segmentation", *map(str, arguments)])
-    command_line.main()
-
-
 @pytest.mark.slow
-def test_a_converted_run_predicts(converted, tmp_path, monkeypatch, capsys):
-    Image.new("RGB", (60, 50), (90, 20, 200)).save(tmp_path / "image.png")
-    output = tmp_path / "output"
-    command(
-        monkeypatch, "predict", tmp_path / "image.png", "--run", converted[2], "--output", output
-    )
-    printed = capsys.readouterr().out
-    assert any(f" {each} " in printed for each in NAMES), printed
+def test_a_converted_run_predicts(converted, tmp_path):
+    image, output = tmp_path / "image.png", tmp_path / "output"
+    Image.new("RGB", (60, 50), (90, 20, 200)).save(image)
+    (line,) = command("predict", image, "--run", converted[2], "--output", output)
+    assert any(f" {name} " in line for name in NAMES), line
     assert (output / "image-labels.png").exists()
 
 
-def test_the_command_converts_in_both_directions(tmp_path, monkeypatch, capsys):
-    safetensors_writing.use(monkeypatch)
-    paths, run = files_of(CSAIL, tmp_path), tmp_path / "run"
-    command(monkeypatch, "convert", "--from", "csail", "--weights", *paths, "--output", run)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == str(run)
-    assert all(line.startswith("not used: ") for line in lines[1:])
-    assert len(lines) == 3
-    outputs = [tmp_path / "encoder", tmp_path / "decoder"]
-    command(monkeypatch, "convert", "--to", "csail", "--run", run, "--output", *outputs)
-    assert capsys.readouterr().out.splitlines() == [*map(str, outputs)]
-    assert {*load_file(outputs[1])} == {*load_file(paths[1])}
-
-
-def refusal(monkeypatch, capsys, *arguments):
+def refusal(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
-        command(monkeypatch, *arguments)
-    printed, error = capsys.readouterr()
-    assert (ended.value.code, printed, len(error.splitlines())) == (2, "", 1), error
+        command(*arguments)
+    error = capsys.readouterr().err
+    assert (ended.value.code, len(error.splitlines())) == (2, 1), error
     return error
 
 
@@ -148,8 +142,8 @@ def refusal(monkeypatch, capsys, *arguments):
         ("--to mmseg --run r --output a b", r"one for mmseg.*'a', 'b'"),
     ],
 )
-def test_impossible_options_are_refused(options, message, monkeypatch, capsys):
-    assert re.search(message, refusal(monkeypatch, capsys, "convert", *options.split()))
+def test_impossible_options_are_refused(options, message, capsys):
+    assert re.search(message, refusal(capsys, "convert", *options.split()))
 
 
 CHANGES = {

@@ -48,7 +48,42 @@ def test_a_network_is_recognised_by_its_names_and_shapes(name):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Paths within the network, and names. Their shapes do not tell bins and levels apart.
+NAMED = [
+    ("csail_upernet50", "head/ppm/bin_3/conv/kernel", "ppm_conv.2.0.weight"),
+    ("csail_upernet50", "head/ppm/bin_6/bn/mean", "ppm_conv.3.1.running_mean"),
+    ("csail_upernet50", "head/ppm/output/bn/scale", "ppm_last_conv.1.weight"),
+    ("csail_upernet50", "head/lateral_2/conv/kernel", "fpn_in.0.0.weight"),
+    ("csail_upernet50", "head/output_2/conv/kernel", "fpn_out.0.0.0.weight"),
+    ("csail_upernet50", "head/output_4/bn/var", "fpn_out.2.0.1.running_var"),
+    ("csail_upernet50", "head/fusion/bn/bias", "conv_last.0.1.bias"),
+    ("csail_pspnet50", "head/ppm/bin_2/conv/kernel", "ppm.1.1.weight"),
+    ("csail_pspnet50", "head/ppm/bin_1/bn/scale", "ppm.0.2.weight"),
+    ("csail_pspnet50", "head/ppm/output/bn/var", "conv_last.1.running_var"),
+    ("csail_pspnet50", "auxiliary/classifier/conv/bias", "conv_last_deepsup.bias"),
+    ("csail_pspnet50", "backbone/layer3_5/conv2/kernel", "layer3.5.conv2.weight"),
+    ("mmseg_upernet50", "head/ppm/bin_2/conv/kernel", "decode_head.psp_modules.1.1.conv.weight"),
+    ("mmseg_upernet50", "head/ppm/output/bn/bias", "decode_head.bottleneck.bn.bias"),
+    ("mmseg_upernet50", "head/output_3/bn/mean", "decode_head.fpn_convs.1.bn.running_mean"),
+    ("mmseg_upernet50", "head/output_2/conv/kernel", "decode_head.fpn_convs.0.conv.weight"),
+    ("mmseg_upernet50", "head/lateral_4/bn/scale", "decode_head.lateral_convs.2.bn.weight"),
+    ("mmseg_pspnet50", "auxiliary/hidden/bn/scale", "auxiliary_head.convs.0.bn.weight"),
+    ("mmseg_pspnet50", "backbone/bn2/scale", "backbone.stem.4.weight"),
+]
+
+
+@pytest.mark.parametrize(("network", "path", "name"), NAMED)
+def test_names_of_layers_of_equal_shape(network, path, name):
+    names = layout(network.partition("_")[0], config(network).model)
+    assert names.source(("params", *path.split("/"))).name == name
+
+
+SLOW = {"csail_pspnet50", "mmseg_pspnet50"}  # the others have the same layers
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in NAMES]
+)
 def test_names_and_shapes_are_the_librarys(name):
     variables = jax.eval_shape(lambda: initial_variables(config(name)))
     names = layout(name.partition("_")[0], config(name).model)

@@ -156,3 +156,6 @@ def test_the_auxiliary_head_equals_the_loops():
     module = AuxiliaryHead(config(channels=1), CLASSES)
     y, _ = jax.eval_shape(module.init_with_output, KEY, jnp.asarray(x))
     assert y.shape == (2, 4, 3, CLASSES)
+    module = AuxiliaryHead(config(auxiliary_channels=7), CLASSES)
+    hidden = jax.eval_shape(module.init, KEY, x)["params"]["hidden"]
+    assert hidden["conv"]["kernel"].shape == (3, 3, 3, 7)
