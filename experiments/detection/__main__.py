@@ -87,6 +87,7 @@ def convert(
     weights: Path | None = None,
     library: Annotated[Library | None, FROM] = None,
     norm_epsilon: float | None = None,
+    keep: tuple[str, ...] = (),
     to: Library | None = None,
     run: Path | None = None,
     names: Names | None = None,
@@ -104,6 +105,7 @@ def convert(
         library: library that wrote the weights; by default it is recognised.
         norm_epsilon: number that normalisation in the backbone adds to variances; the default is
             the library's.
+        keep: parts of the network that the file lacks; they keep their initial values.
         to: library for which the network of a run is written.
         run: folder of the run whose network is written.
         names: torchvision's names in the new file, "old" for those before version 0.13; the default
@@ -115,13 +117,14 @@ def convert(
     expected = "the folder of the new run" if reading else "the new file"
     check(output is not None, "output", expected, None)
     check(reading or norm_epsilon is None, "norm_epsilon", "None for --to", norm_epsilon)
+    check(reading or not keep, "keep", "empty for --to", keep)
     check(names is None or to == "torchvision", "names", "None but for --to torchvision", names)
 
     from experiments.detection.conversion.command import print_file, print_run
 
     assert output is not None
     if weights is not None:
-        print_run(weights, output, library, norm_epsilon)
+        print_run(weights, output, library, norm_epsilon, keep)
     elif run is not None and to is not None:
         print_file(run, output, to, names, checkpoint)
 

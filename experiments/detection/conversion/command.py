@@ -9,10 +9,14 @@ from experiments.engine.text import printable
 
 
 def print_run(
-    weights: Path, output: Path, library: Library | None, norm_epsilon: float | None
+    weights: Path,
+    output: Path,
+    library: Library | None,
+    norm_epsilon: float | None,
+    keep: tuple[str, ...],
 ) -> None:
     """Converts a file to a run; see :func:`.conversion.to_run` for arguments and errors."""
-    _report(to_run(weights, output, library, norm_epsilon))
+    _report(to_run(weights, output, library, norm_epsilon, keep))
     print(f"run            {printable(output)}")
     print(f"train further  {printable(training_command(output))}")
 

@@ -17,7 +17,12 @@ from experiments.detection.presets import MASK_SIDE, PRESETS
 from experiments.detection.task import CATEGORIES, RUNS, initial_variables, training_state
 from experiments.engine import config as configs
 from experiments.engine.claim import CONVERTED, is_converted
-from experiments.engine.converted_runs import check_output, read_rest, write_converted_run
+from experiments.engine.converted_runs import (
+    check_output,
+    read_rest,
+    with_drawn,
+    write_converted_run,
+)
 from experiments.engine.json_files import read_json
 from experiments.engine.settings import CheckpointChoice
 from experiments.weights.loading import file_shapes, load, unused_texts
@@ -57,7 +62,11 @@ class Converted(NamedTuple):
 
 
 def to_run(
-    weights: Path, output: Path, library: Library | None = None, norm_epsilon: float | None = None
+    weights: Path,
+    output: Path,
+    library: Library | None = None,
+    norm_epsilon: float | None = None,
+    keep: tuple[str, ...] = (),
 ) -> Converted:
     """Writes a run whose checkpoint of step 0 holds the weights of a file.
 
@@ -72,6 +81,7 @@ def to_run(
         norm_epsilon: number that normalisation adds to variances. The default is 1e-5, and 0 for
             files of torchvision without counters of BatchNorm, as torchvision sets it for its
             weights ``COCO_V1``.
+        keep: parts of the network that the file lacks; they keep their initial values.
 
     Returns:
         What was done.
@@ -79,23 +89,28 @@ def to_run(
     Raises:
         ConfigError: ``output`` is not empty, or cannot be created.
         WeightsError: the file cannot be read, is of another network or another number of classes,
-            or has unusable values.
+            or has unusable values; or ``keep`` names a part that the network does not have.
     """
     check_output(output)
     found = recognise(file_shapes(weights), library)
     config = run_config(found, norm_epsilon)
     shapes = jax.eval_shape(lambda: initial_variables(config))
-    loaded = load(weights, shapes, layout(found.library, config.model, found.names))
+    loaded = load(weights, shapes, layout(found.library, config.model, found.names), keep)
+    variables = with_drawn(loaded.variables, lambda: initial_variables(config))
     write_converted_run(
         output,
         config,
-        training_state(config, loaded.variables),
+        training_state(config, variables),
         [weights],
         _OLD if found.names == "old" else found.library,
         {CATEGORIES: [category._asdict() for category in COCO]},
         loaded.rest,
+        keep,
     )
     used = len(jax.tree.leaves(shapes))
+    used -= sum(
+        isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(loaded.variables)
+    )
     return Converted(*found[:2], found.describe(), used, tuple(unused_texts(loaded.unused)))
 
 

@@ -241,15 +241,11 @@ def _depth(shapes: Shapes, arrays: _Arrays) -> Depth:
 
 
 def _mmdet_neck(shapes: Shapes) -> FPNConfig:
-    name = "neck.upsample_modules.0"
-    laterals = sum(
-        re.fullmatch(r"neck\.lateral_convs\.\d\.conv\.weight", each) is not None for each in shapes
-    )
-    if laterals == 4:
+    if not _named(shapes, r"neck\.lateral_convs\.4\."):
         return FPNConfig()
     if not _named(shapes, r"neck\.upsample_modules\."):
         return FPNConfig("fpn_carafe")
-    return FPNConfig("fpn_carafe", "carafe", carafe=_carafe(shapes, name))
+    return FPNConfig("fpn_carafe", "carafe", carafe=_carafe(shapes, "neck.upsample_modules.0"))
 
 
 def _mask_head(shapes: Shapes, arrays: _Arrays, masks: int) -> MaskHeadConfig:

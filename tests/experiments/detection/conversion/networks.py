@@ -80,11 +80,11 @@ def narrow(model, depth=18):
     )
 
 
-def random_file(path, model, library, names="new", extra=()):
+def random_file(path, model, library, names="new", extra=(), deviation=1.0):
     """Writes a file of random arrays for a detector, and ``extra`` arrays; returns all arrays."""
     rng = np.random.default_rng(0)
     arrays = {
-        name: np.abs(rng.standard_normal(shape, np.float32))
+        name: deviation * np.abs(rng.standard_normal(shape, np.float32))
         for name, shape in file_shapes(model, library, names).items()
     }
     arrays |= extra
