@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.models.torch_weights import load_torch_resnet
+from experiments.classification.torch_weights import load_torch_resnet
 from experiments.weights.files import WeightsError, open_weights
 from experiments.weights.writing import write_weights
 
