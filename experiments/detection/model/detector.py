@@ -144,9 +144,8 @@ class Detector(nn.Module):
             NaN: otherwise the image would look like one with few or no objects.
         """
         pyramid = self.features(image)
-        anchor_logits, anchor_deltas, anchors = self.score_anchors(
-            pyramid, (image.shape[1], image.shape[2])
-        )
+        input_size = (image.shape[1], image.shape[2])
+        anchor_logits, anchor_deltas, anchors = self.score_anchors(pyramid, input_size)
         proposals, valid = self.propose(
             anchor_logits, anchor_deltas, anchors, size, self.config.proposals
         )

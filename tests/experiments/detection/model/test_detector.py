@@ -168,6 +168,16 @@ def test_thin_boxes_are_dropped_below_the_shortest_side(options, count):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_infinite_boxes_are_dropped_even_if_empty_boxes_are_not(value):
+    boxes, deltas = np.float32([[0, 0, 5, 10]] * 5), np.zeros((5, 1, 4), np.float32)
+    deltas[:4, 0, 0] = value
+    config = BoxHeadConfig(score_threshold=0.01, detections=6, shortest_side=None)
+    found = run(np.zeros((5, 2), np.float32), deltas, boxes, np.ones(5, bool), SIZE, config)
+    assert found["valid"].sum() == 1
+    np.testing.assert_array_equal(found["boxes"][0], boxes[4])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("shortest_side", [1e-2, None])
 def test_boxes_and_scores_that_are_not_finite_are_dropped(value, shortest_side):
     logits, deltas = np.zeros((9, 4), np.float32), np.zeros((9, 3, 4), np.float32)
