@@ -38,10 +38,11 @@ def check_output(output: Path) -> None:
 
 
 def with_drawn(loaded: Any, draw: Callable[[], Any]) -> Any:
-    """Replaces the variables of which only the shape is known by drawn ones.
+    """Draws the variables that no file provided.
 
     Args:
-        loaded: variables of a model; those that no file provided are a ``jax.ShapeDtypeStruct``.
+        loaded: variables of a model; a variable that no file provided is a
+            ``jax.ShapeDtypeStruct``.
         draw: function that draws all variables of the model; called only if it is needed.
     """
     if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(loaded)):
@@ -90,7 +91,7 @@ def write_converted_run(
         checkpoints.save(0, jax.device_get(carry), None, time_spent)
         checkpoints.close()
         if rest:
-            # safetensors writes the memory of an array, whatever its strides.
+            # safetensors ignores the strides of an array.
             contiguous = {name: np.array(array, order="C") for name, array in rest.items()}
             save_file(contiguous, folder / REST)
         write_json(folder / CONVERTED, origin)

@@ -1,7 +1,7 @@
 """Command line: `python -m experiments.segmentation --help`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -19,14 +19,13 @@ from experiments.engine.conversion import FROM, reads_weights
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
+from experiments.segmentation.conversion.library import Library
 from experiments.segmentation.data.config import Split
 from experiments.segmentation.presets import CATALOGUE
 
 if TYPE_CHECKING:
     from experiments.engine.tables.spec import TaskSpec
     from experiments.segmentation.configs import SegmentationConfig
-
-Library = Literal["csail", "mmseg"]
 
 EVALUATION = EvaluationConfig()
 SINGLE_SCALE = (1.0,)

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import get_args
 
 from experiments.models.resnet import BLOCKS
+from experiments.models.resnet_config import Depth
 from experiments.weights.formats import recognise
 
 # An array that all ResNets of torchvision and timm have.
@@ -21,6 +23,7 @@ _OTHERS = {
     "conv_stem.": "an EfficientNet or a MobileNet of timm",
     "blocks.0.conv_dw.": "a ConvNeXt",
     "denseblock1.": "a DenseNet",
+    "features.1.conv.": "a MobileNetV2 of torchvision",
     "embedder.embedder.": "a ResNet of transformers, with other names",
     "res2.0.": "a ResNet of detectron2, with other names",
 }
@@ -156,7 +159,7 @@ def backbone_shapes(shapes: _Shapes) -> dict[str, Sequence[int]]:
     return {}
 
 
-def depth(shapes: _Shapes) -> int | None:
+def depth(shapes: _Shapes) -> Depth | None:
     """The depth of a ResNet; ``None`` if no standard ResNet has these blocks.
 
     Args:
@@ -164,9 +167,8 @@ def depth(shapes: _Shapes) -> int | None:
     """
     bottlenecks = "layer1.0.conv3.weight" in shapes
     blocks = tuple(_blocks(shapes, stage) for stage in _STAGES)
-    return next(
-        (d for d, known in BLOCKS.items() if known == blocks and (d >= 50) == bottlenecks), None
-    )
+    depths = get_args(Depth)
+    return next((d for d in depths if BLOCKS[d] == blocks and (d >= 50) == bottlenecks), None)
 
 
 def _backbone(shapes: _Shapes) -> str:

@@ -10,7 +10,8 @@ from experiments.data.ade20k_names import NAMES
 from experiments.engine.config import check
 from experiments.engine.converted_runs import check_output, read_rest, write_converted_run
 from experiments.engine.settings import CheckpointChoice
-from experiments.segmentation.conversion.libraries import Library, in_backbone, layout
+from experiments.segmentation.conversion.libraries import in_backbone, layout
+from experiments.segmentation.conversion.library import Library
 from experiments.segmentation.conversion.networks import check_network, config_of, library_of
 from experiments.segmentation.task import CLASSES, RUNS, initial_variables, training_state
 from experiments.weights.loading import file_shapes, load, unused_texts

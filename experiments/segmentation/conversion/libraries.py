@@ -6,14 +6,12 @@ bins from 1 to 6, in the fusion P2 to P5. No channels are permuted.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
 
+from experiments.segmentation.conversion.library import Library
 from experiments.segmentation.model.config import PoolingOrder, SegmenterConfig
 from experiments.segmentation.model.pyramid_pooling import BINS
 from experiments.weights import resnets
 from experiments.weights.layout import Layout, Path, Source, counter
-
-Library = Literal["csail", "mmseg"]
 
 # Buffers of CSAILVision's synchronised BatchNorm, from which training computes the statistics.
 _SUMS = ("._tmp_running_mean", "._tmp_running_var", "._running_iter")

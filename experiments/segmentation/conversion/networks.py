@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from experiments.engine.config import check, differences
 from experiments.models.resnet_config import ResNetConfig, Stem
 from experiments.segmentation.configs import SegmentationConfig
-from experiments.segmentation.conversion.libraries import CLASSIFIER, LIBRARIES, Library, kernel
+from experiments.segmentation.conversion.libraries import CLASSIFIER, LIBRARIES, kernel
+from experiments.segmentation.conversion.library import Library
 from experiments.segmentation.data.config import DataConfig
 from experiments.segmentation.model.config import Architecture, SegmenterConfig
 from experiments.segmentation.presets import MMSEG
@@ -34,8 +35,10 @@ def library_of(names: Sequence[str]) -> Library:
     """
     found = recognise(names)
     if found is not None and found.library in LIBRARIES:
-        return found.library  # type: ignore[return-value]
+        return found.library
     hint = f": {found.command} loads such files" if found else ""
+    if "conv3.weight" in names and "fc.weight" not in names:
+        hint = ": an encoder of csail, whose decoder is missing"
     raise WeightsError(
         f"the files must hold a network of {' or '.join(LIBRARIES)}, got names such as "
         f"{[*names][:3]}{hint}"
@@ -108,10 +111,19 @@ def check_network(library: Library, model: SegmenterConfig) -> None:
     check(model.architecture in ARCHITECTURES, "model.architecture", expected, model.architecture)
     stems = ("deep",) if library == "csail" else ("v1c", "conv7")
     check(model.backbone.stem in stems, "stem", f"of {stems} for {library}", model.backbone.stem)
-    backbone = dataclasses.replace(model.backbone, downsampler="strided")
+    backbone = model.backbone
+    # What a library cannot change has the default of a config.
+    standard = ResNetConfig(
+        backbone.depth,
+        compressed_channels=backbone.compressed_channels,
+        norm=backbone.norm,
+        output_stride=backbone.output_stride,
+        width=backbone.width,
+        stem=backbone.stem,
+    )
     theirs = dataclasses.replace(
         model,
-        backbone=backbone,
+        backbone=standard,
         ppm="bilinear",
         fpn="bilinear",
         fuse="bilinear",

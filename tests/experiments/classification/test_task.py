@@ -35,6 +35,7 @@ from experiments.engine.claim import is_converted
 from experiments.engine.config import ConfigError
 from experiments.engine.errors import InputError
 from experiments.engine.folders import DataFolders
+from experiments.engine.json_files import read_json
 from experiments.engine.loop import UnreadableRecordsError
 from experiments.engine.monitoring.logs import read_log, read_metrics
 from experiments.engine.parallel import data_parallel, split
@@ -288,6 +289,7 @@ def test_converted_weights_make_a_run_that_predicts(tmp_path, monkeypatch):
         np.testing.assert_array_equal, loaded.state["model_state"], variables["batch_stats"]
     )
     convert(config, tmp_path / "weights.safetensors", tmp_path / "kept", ("fc", "bn1"))
+    assert read_json(tmp_path / "kept/converted.json")["kept"] == ["fc", "bn1"]
     kept = RUNS.load(tmp_path / "kept").state
     drawn = jax.device_get(initial_variables(config))
     for name, source in (("fc", drawn), ("bn1", drawn), ("conv1", variables)):

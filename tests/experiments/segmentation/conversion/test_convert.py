@@ -150,7 +150,7 @@ CHANGES = {
     "the decoder is missing": (
         CSAIL,
         lambda arrays: {key: x for key, x in arrays.items() if in_backbone("csail", key)},
-        r"csail or mmseg.*experiments\.classification convert",
+        "csail or mmseg.*decoder is missing",
     ),
     "the encoder is missing": (
         CSAIL,
@@ -200,6 +200,11 @@ def test_files_of_other_networks_are_described(change, tmp_path):
         ("csail", {"backbone": ResNetConfig(50, stem="v1c")}, "stem.*'v1c'"),
         ("mmseg", {}, "stem.*'deep'"),
         ("csail", {"fpn": "carafe"}, "model.fpn: 'carafe' -> 'bilinear'"),
+        (
+            "csail",
+            {"backbone": ResNetConfig(50, "carafe", stem="deep")},
+            "downsampler: 'carafe' -> 'strided'",
+        ),
         ("csail", {"pooling_order": "convolution_first"}, "pooling_order: 'convolution_first'"),
     ],
 )

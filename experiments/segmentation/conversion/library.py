@@ -1,0 +1,5 @@
+"""The libraries whose segmenters are converted."""
+
+from typing import Literal
+
+Library = Literal["csail", "mmseg"]
