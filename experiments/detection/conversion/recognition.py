@@ -44,7 +44,7 @@ class Recognised(NamedTuple):
     has_counters: bool
 
     def describe(self) -> str:
-        """The network in words, such as ``"Faster R-CNN, ResNet-50, FPN with nearest, 80 classes"``."""
+        """The network, such as ``"Faster R-CNN, ResNet-50, FPN with nearest, 80 classes"``."""
         model = self.config
         kind = "Mask R-CNN" if model.masks else "Faster R-CNN"
         neck = {"fpn": "FPN", "fpn_carafe": "FPN_CARAFE"}[model.neck.kind]
