@@ -130,7 +130,7 @@ def run_config(found: Recognised, norm_epsilon: float | None = None) -> Detectio
     data = dataclasses.replace(base.data, mask_side=side)
     config = dataclasses.replace(base, model=model, data=data)
     config = with_convention(config, found.library)
-    if norm_epsilon is None and found.trained_norms:
+    if norm_epsilon is None and found.has_counters:
         norm_epsilon = 1e-5  # of PyTorch's BatchNorm
     if norm_epsilon is None:
         return config
@@ -178,7 +178,7 @@ def to_file(
     variables = {"params": loaded.state["params"], **loaded.state["model_state"]}
     save([output], variables, layout(library, config.model, names), rest)
     settings = configs.differences(_usual(config, library), config)
-    network = Recognised(library, names, config.model, trained_norms=False).describe()
+    network = Recognised(library, names, config.model, has_counters=False).describe()
     used = len(jax.tree.leaves(variables))
     return Converted(library, names, network, used, (), tuple(settings))
 

@@ -34,17 +34,17 @@ class Recognised(NamedTuple):
         library: library that wrote the file.
         names: version of the library's names.
         config: config of the detector's network.
-        trained_norms: whether the library trained the normalisations of the backbone; otherwise
-            they were frozen. Only trained normalisations have counters.
+        has_counters: whether the file has the counters of PyTorch's BatchNorm. Files without them
+            are of detectors whose frozen norms have a layer of their own.
     """
 
     library: Library
     names: Names
     config: DetectorConfig
-    trained_norms: bool
+    has_counters: bool
 
     def describe(self) -> str:
-        """The network in words, such as ``"Faster R-CNN, ResNet-50, FPN, 80 classes"``."""
+        """The network, such as ``"Faster R-CNN, ResNet-50, FPN with nearest, 80 classes"``."""
         model = self.config
         kind = "Mask R-CNN" if model.masks else "Faster R-CNN"
         neck = {"fpn": "FPN", "fpn_carafe": "FPN_CARAFE"}[model.neck.kind]

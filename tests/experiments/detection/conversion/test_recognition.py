@@ -16,7 +16,7 @@ def test_the_detector_of_each_list_is_recognised(name):
     found = recognise(key_lists.read(name))
     assert (found.library, found.names) == (library, names)
     assert found.config == model
-    assert found.trained_norms == (library == "mmdet")
+    assert found.has_counters == (library == "mmdet")
 
 
 @pytest.mark.parametrize("name", LISTS)
