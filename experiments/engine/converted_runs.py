@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
@@ -93,7 +93,8 @@ def write_converted_run(
         if rest:
             # safetensors ignores the strides of an array.
             contiguous = {name: np.array(array, order="C") for name, array in rest.items()}
-            save_file(contiguous, folder / REST)
+            # Not `save_file`: it makes files that no other user can read.
+            (folder / REST).write_bytes(save(contiguous))
         write_json(folder / CONVERTED, origin)
         configs.save(config, folder / CONFIG)
 
