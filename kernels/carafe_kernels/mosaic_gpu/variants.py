@@ -15,8 +15,8 @@ from carafe_kernels.plan import Plan
 
 type Forward = Callable[[jax.Array, jax.Array, Problem, Settings], Work]
 
-# The calls for which a variant was faster on an H100: dtype of the map, kernel_size, up and down,
-# from weights and from logits. The times are in kernels/README.md.
+# The calls for which a variant was faster in most cases that were measured on an H100, see
+# kernels/README.md: dtype of the map, kernel_size, up and down, from weights and from logits.
 type Call = tuple[str, int, int, int]
 BANDS: frozenset[Call] = frozenset({("bfloat16", 5, 2, 1), ("float16", 5, 2, 1)})
 GRADIENTS_TOGETHER: frozenset[Call] = frozenset(
