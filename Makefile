@@ -47,7 +47,7 @@ test-oldest: $(OLDEST)/.complete
 	  tests/kernels tests/carafe_jax carafe_jax kernels
 
 test-torch: $(TORCH)/.complete
-	$(TORCH)/bin/python -m pytest -m torch \
+	$(TORCH)/bin/python -m pytest $(PARALLEL) -m torch \
 	  tests/experiments/models tests/experiments/classification tests/experiments/segmentation \
 	  tests/experiments/detection tests/experiments/benchmarks tests/experiments/weights
 
