@@ -34,6 +34,9 @@ _HEAD_LENGTH = 512  # number of bytes by which the kind of a file is recognised
 _LARGEST_HEADER = 2**24
 _LONGEST_NAME = 1000  # characters of the name of an array; names are compared part by part
 _LONGEST_REASON = 200  # characters of an error of the library that are shown
+# Tied weights are stored once and read several times. A file of a few megabytes could name one
+# tensor 20,000 times, and fill the memory.
+_MOST_SHARING = 4
 
 
 class WeightsError(UserError, ValueError):
@@ -196,14 +199,21 @@ def _open_pickled(
     path: Path, reader: Callable[[BufferedReader, int], Content]
 ) -> Iterator[dict[str, Entry]]:
     with path.open("rb") as file:
-        content = reader(file, os.fstat(file.fileno()).st_size)
-        entries = {}
+        size = os.fstat(file.fileno()).st_size
+        content = reader(file, size)
+        entries, total = {}, 0
         for name, value in _state_dict(content.value).items():
             if isinstance(name, Key) or not isinstance(value, Tensor | Array):
                 name = name.value if isinstance(name, Key) else name
                 raise _no_state_dict(f"{shown(name)} of type {type_name(value)}")
             read = functools.partial(_read_pickled, path, file, value, content.big_endian)
             entries[name] = Entry(value.shape, value.dtype_name, value.floats, read)
+            total += value.nbytes
+        if total > _MOST_SHARING * size:
+            raise FormatError(
+                f"is unsafe to read: its {len(entries):,} arrays share memory, and have "
+                f"{total:,} bytes, more than {_MOST_SHARING} times the {size:,} of the file"
+            )
         yield entries
 
 

@@ -8,6 +8,7 @@ variance.
 
 import contextlib
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -221,8 +222,9 @@ def _unused(
     """The reason why an array of the file is not used, by name."""
     reasons = {
         name: _KEPT if _is_in(name, keep) else layout.unused(name)
-        for name in found
-        if name not in expected or _is_in(name, keep)
+        for name, entry in found.items()
+        if _is_in(name, keep)
+        or (name not in expected and not (counter(name) and math.prod(entry.shape) > 1))
     }
     return {name: reason for name, reason in sorted(reasons.items()) if reason is not None}
 
@@ -241,7 +243,8 @@ def _differences(
         shape, entry = expected.get(name), found.get(name)
         if shape is None or entry is None or tuple(shape) != entry.shape:
             have = "nothing" if entry is None else list(entry.shape)
-            want = "nothing" if shape is None else list(shape)
+            nothing = "one number" if counter(name) else "nothing"
+            want = nothing if shape is None else list(shape)
             problems[name] = f"expected {want}, found {have}"
         elif not entry.floats:
             problems[name] = f"expected floating-point numbers, found {entry.dtype}"

@@ -86,6 +86,11 @@ class Tensor:
         """Whether the values are floating-point numbers that :meth:`read` returns."""
         return self.dtype.floats and self.storage is not None and not self.remark
 
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes that :meth:`read` returns; 0 if there are no values to read."""
+        return math.prod(self.shape) * self.dtype.itemsize if self.storage is not None else 0
+
     def read(self, file: BufferedReader, big_endian: bool) -> np.ndarray:
         """Reads the values.
 
@@ -190,6 +195,12 @@ class Array:
     def floats(self) -> bool:
         """Whether the values are floating-point numbers."""
         return self.dtype_name in FLOATING
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes that :meth:`read` returns; 0 if there are no numbers to read."""
+        dtype = self.dtype.numpy if self.dtype else None
+        return math.prod(self.shape) * dtype.itemsize if dtype else 0
 
     def read(self, file: BufferedReader, _: bool) -> np.ndarray:
         """Reads the values.

@@ -145,6 +145,14 @@ def test_every_array_must_have_a_use_or_a_reason(tmp_path):
         load(save(tmp_path / "a.safetensors", arrays), VARIABLES, TOY)
 
 
+def test_a_counter_must_be_one_number(tmp_path):
+    """A file of tensors in one storage could excuse any of them by a name."""
+    arrays = toy_arrays() | {"large.num_batches_tracked": np.ones(1000, np.float32)}
+    message = r" 1 of .*large\.num_batches_tracked: expected one number, found \[1000\]"
+    with pytest.raises(WeightsError, match=message):
+        load(save(tmp_path / "a.safetensors", arrays), VARIABLES, TOY)
+
+
 def test_the_shape_in_the_file_is_compared(tmp_path):
     arrays = toy_arrays() | {"head.bias": np.ones(3, np.float32)}
     with pytest.raises(WeightsError, match=r"head\.bias: expected \[5\], found \[3\]"):
