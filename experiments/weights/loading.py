@@ -131,7 +131,8 @@ def arrays_for_file(
         layout: names and arrangements in the file.
         rest: arrays of the file that the variables came from, from :attr:`Loaded.rest`. They
             provide the values that the model lacks, and the precision. Values that the model has
-            not changed have the bits of the file.
+            not changed have the bits of the file. An array with values beyond the range of the
+            file's precision has the model's precision.
 
     Returns:
         The arrays by name, contiguous.
@@ -177,13 +178,20 @@ def unused_texts(unused: Mapping[str, str]) -> list[str]:
 
 
 def _merged(value: np.ndarray, original: np.ndarray, arrangement: Arrangement) -> np.ndarray:
-    """Replaces values of the original that the model has changed."""
+    """Replaces values of the original that the model has changed.
+
+    The result has the dtype of the original, or the model's if the original's cannot hold a value.
+    """
     changed = original.astype(value.dtype) != value
     if (positions := np.arange(original.size).reshape(original.shape)).size:
         held = np.zeros(original.size, bool)
         held[arrangement.to_model(positions).ravel()] = True
         changed &= held.reshape(original.shape)
-    return np.where(changed, value.astype(original.dtype), original)
+    with np.errstate(over="ignore"):
+        narrow = value.astype(original.dtype)
+    if (changed & np.isfinite(value) & ~np.isfinite(narrow)).any():
+        return np.where(changed, value, original.astype(value.dtype))
+    return np.where(changed, narrow, original)
 
 
 def _expected_shapes(sources: Collection[Any], leaves: Sequence[Any]) -> dict[str, tuple[int, ...]]:

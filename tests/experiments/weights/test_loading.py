@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -105,6 +106,29 @@ def test_changed_values_are_written(dtype, tmp_path):
     expected = arrays["head.bias"].copy()
     expected[3], expected[1], expected[2] = 8, 9, 2 / 3
     assert_same_bits({"head.bias": back["head.bias"]}, {"head.bias": expected})
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_trained_values_stay_finite(name, tmp_path):
+    """Values beyond the range of the file's dtype are written in the model's."""
+    arrays = toy_arrays(np.dtype(name))
+    loaded = load(save(tmp_path / "a.safetensors", arrays), VARIABLES, TOY)
+    largest, beyond = float(ml_dtypes.finfo(name).max), np.finfo(np.float32).max
+    loaded.variables["params"]["conv"]["bias"] = np.float32([largest, 1, 2, 3])
+    loaded.variables["params"]["classes"]["bias"] = np.float32([beyond, 1, 2])
+    back = arrays_for_file(loaded.variables, TOY, loaded.rest)
+    assert (back["conv.bias"].dtype, back["conv.bias"][0]) == (arrays["conv.bias"].dtype, largest)
+    expected = arrays["head.bias"].astype(np.float32)
+    expected[3], expected[1], expected[2] = beyond, 1, 2
+    assert_same_bits({"head.bias": back["head.bias"]}, {"head.bias": expected})
+
+
+def test_values_that_are_not_finite_keep_the_precision_of_the_file(tmp_path):
+    loaded = load(save(tmp_path / "a.safetensors", toy_arrays(np.float16)), VARIABLES, TOY)
+    loaded.variables["params"]["conv"]["bias"] = np.float32([np.nan, np.inf, 2, 3])
+    back = arrays_for_file(loaded.variables, TOY, loaded.rest)
+    expected = np.float16([np.nan, np.inf, 2, 3])
+    assert_same_bits({"conv.bias": back["conv.bias"]}, {"conv.bias": expected})
 
 
 def test_variables_alone_make_a_file(tmp_path):
