@@ -271,7 +271,7 @@ def _mismatch_message(
     advice = f"; `keep` would let {modules} keep the model's values" if modules else ""
     recognised, own = recognise(shapes), recognise(expected)
     if recognised is not None and recognised != own:
-        advice += f"; {recognised.command} loads such a file"
+        advice += f"; the file {recognised.advice}"
     return (
         f"{_shown(paths)} does not fit the model, {len(problems)} of the arrays differ: the file is"
         f" of {architecture(shapes)}, and the model is {architecture(expected)}{advice}"

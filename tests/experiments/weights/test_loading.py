@@ -177,6 +177,26 @@ def test_a_counter_must_be_one_number(tmp_path):
         load(save(tmp_path / "a.safetensors", arrays), VARIABLES, TOY)
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("backbone.body.conv1.weight", "names of torchvision: .*--from torchvision.* Faster R-CNN"),
+        ("bbox_head.retina_cls.weight", "names of mmdet: .*--from mmdet.* Faster R-CNN .*FPN"),
+        ("decode_head.conv_seg.weight", "names of mmseg: .*--from mmseg.* UperNet and PSPNet"),
+        ("conv_last.weight", "names of csail: .*--from csail.* UperNet and PSPNet"),
+        ("layer1.0.conv1.weight", "names of torchvision: .*--from torchvision.* ResNets"),
+    ],
+)
+def test_networks_that_a_command_converts_are_named_for_files_with_such_names(
+    name, advice, tmp_path
+):
+    """Other networks, such as RetinaNet, share names with those that are converted."""
+    path = save(tmp_path / "a.safetensors", {name: np.ones((2, 2), np.float32)})
+    with pytest.raises(WeightsError, match=f"the file has {advice}") as caught:
+        load(path, VARIABLES, TOY)
+    assert "loads" not in str(caught.value)
+
+
 def test_the_shape_in_the_file_is_compared(tmp_path):
     arrays = toy_arrays() | {"head.bias": np.ones(3, np.float32)}
     with pytest.raises(WeightsError, match=r"head\.bias: expected \[5\], found \[3\]"):
