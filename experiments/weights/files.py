@@ -26,8 +26,6 @@ from experiments.weights.unpickling import Key, type_name
 # Keys of the state_dict in checkpoints of timm, torchvision, detectron2, mmdetection, Lightning and
 # PyTorch's tutorials.
 _KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
-# Counters of PyTorch, in BatchNorm and in averages of models, which inference does not need.
-_COUNTERS = ("num_batches_tracked", "n_averaged")
 _FLOATING = {"F64", "F32", "F16", "BF16"}
 _HEAD_LENGTH = 512  # number of bytes by which the kind of a file is recognised
 # The names of 100,000 tensors. The library allows 100 MB, which become gigabytes of Python objects.
@@ -61,7 +59,7 @@ class Entry(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_weights(path: Path, counters: bool = False) -> Iterator[dict[str, Entry]]:
+def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
     """Opens a file of weights.
 
     A pickle may have its ``state_dict`` under ``"state_dict"``, ``"model"``,
@@ -74,7 +72,6 @@ def open_weights(path: Path, counters: bool = False) -> Iterator[dict[str, Entry
         path: path of a file from ``safetensors``, of a file that ``torch.save`` wrote, in its ZIP
             format or in the one before PyTorch 1.6, or of a pickle with NumPy arrays, as detectron2
             writes; with any suffix.
-        counters: whether PyTorch's counters, which are integers, are among the arrays.
 
     Yields:
         The arrays by name. They can be read while the file is open.
@@ -92,8 +89,7 @@ def open_weights(path: Path, counters: bool = False) -> Iterator[dict[str, Entry
                     f"is unsafe to read: an array has a name of {longest:,} characters, more than "
                     f"{_LONGEST_NAME:,}"
                 )
-        left_out = () if counters else _COUNTERS
-        yield {name: entries[name] for name in entries if not name.endswith(left_out)}
+        yield entries
 
 
 @contextlib.contextmanager

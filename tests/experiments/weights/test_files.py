@@ -29,10 +29,11 @@ def header(text):
 def test_arrays_are_read_by_name_whatever_the_suffix(name, tmp_path):
     save_file(ARRAYS, tmp_path / name)
     with open_weights(tmp_path / name) as entries:
-        assert entries.keys() == {"fc.weight"}
+        assert entries.keys() == ARRAYS.keys()
         entry = entries["fc.weight"]
         assert (entry.shape, entry.dtype, entry.floats) == ((2, 3), "F32", True)
         np.testing.assert_array_equal(entry.read(), ARRAYS["fc.weight"])
+        assert not entries["n_averaged"].floats
 
 
 def test_arrays_that_are_not_floating_point_are_marked(tmp_path):
