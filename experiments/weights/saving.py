@@ -1,5 +1,6 @@
 """Writes the variables of a model to files of weights."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def check_new(paths: Sequence[Path]) -> None:
         check(not path.exists(), "output", "a new file", str(path))
         check(path.suffix in SUFFIXES, "output", suffixes, str(path))
     check(
-        len({path.resolve() for path in paths}) == len(paths),
+        # Not `Path.resolve`, which raises an error of its own for links in a loop.
+        len({os.path.realpath(path) for path in paths}) == len(paths),
         "output",
         "different files",
         [*map(str, paths)],

@@ -49,16 +49,18 @@ def test_variables_are_written_to_two_files(tmp_path):
         (["a.pth", "there.pth"], r"output.*new.*there\.pth"),
         (["a.pth", "a.pth"], r"output.*different"),
         (["a.pth", "../{}/a.pth"], r"output.*different"),
+        (["loop.pth", "loop.pth"], r"output.*different"),
     ],
 )
 def test_paths_are_checked_before_anything_is_written(names, message, tmp_path):
     (tmp_path / "there.pth").touch()
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
     paths = [tmp_path / name.format(tmp_path.name) for name in names]
     with pytest.raises(ConfigError, match=message):
         check_new(paths)
     with pytest.raises(ConfigError, match=message):
         save(paths, VARIABLES, LAYOUT, {}, file_of)
-    assert [path.name for path in tmp_path.iterdir()] == ["there.pth"]
+    assert {path.name for path in tmp_path.iterdir()} == {"there.pth", "loop.pth"}
 
 
 def test_no_file_is_written_if_an_array_fits_into_none(tmp_path):
