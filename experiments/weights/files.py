@@ -47,14 +47,14 @@ class Entry(NamedTuple):
     Attributes:
         shape: shape of the array.
         dtype: dtype in the file, and other unusual properties of the array.
-        floats: whether :attr:`read` can return the values: they are dense and floating-point.
+        is_floating: whether the values are floating-point numbers that :attr:`read` can return.
         read: function that returns the values in the precision of the file; bfloat16 may become
-            float32.
+            float32. It raises ``WeightsError`` if the file is damaged, or NumPy has no such values.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    floats: bool
+    is_floating: bool
     read: Callable[[], np.ndarray]
 
 
@@ -203,7 +203,7 @@ def _open_pickled(
                 name = name.value if isinstance(name, Key) else name
                 raise _no_state_dict(f"{shown(name)} of type {type_name(value)}")
             read = functools.partial(_read_pickled, path, file, value, content.big_endian)
-            entries[name] = Entry(value.shape, value.dtype_name, value.floats, read)
+            entries[name] = Entry(value.shape, value.dtype_name, value.is_floating, read)
             total += value.nbytes
         if total > _MOST_SHARING * size:
             raise FormatError(

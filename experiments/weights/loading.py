@@ -40,8 +40,8 @@ class Loaded:
     Attributes:
         variables: variables of the model.
         unused: for the name of each array that the model does not use, the reason.
-        rest: arrays whose values, or whose precision, the variables do not hold, by name.
-            :func:`arrays_for_file` needs them to give back the arrays of the files bit for bit.
+        rest: arrays that are needed to write the same file again, by name: the variables lack them,
+            some of their values, or their precision. See :func:`arrays_for_file`.
     """
 
     variables: PyTree[Float[Array, "..."]]
@@ -78,12 +78,12 @@ def load(
         Complete variables with the structure of ``variables``, and the arrays that are not used.
 
     Raises:
-        WeightsError: a file cannot be opened; two files have an array of the same name; a name in
-            ``keep`` matches no submodule; or the files do not match the model. Then the message
-            names both networks, and each array that is missing, unexpected or of another shape or
-            kind (of more than 20 arrays, the first six). If an array has values that are NaN,
-            infinite, beyond 1e19 or, for a variance, negative, the message names these arrays in
-            the same way.
+        WeightsError: a file cannot be opened, or an array cannot be read; two files have an array
+            of the same name; a name in ``keep`` matches no submodule; or the files do not match the
+            model. Then the message names both networks, and each array that is missing, unexpected
+            or of another shape or kind (of more than 20 arrays, the first six). If an array has
+            values that are NaN, infinite, beyond 1e19 or, for a variance, negative, the message
+            names these arrays in the same way.
     """
     paths = [path] if isinstance(path, Path) else [*path]
     sources = layout.sources(variables)

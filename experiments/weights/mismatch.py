@@ -35,7 +35,7 @@ def differences(
             nothing = "one number" if counter(name) else "nothing"
             want = nothing if shape is None else list(shape)
             problems[name] = f"expected {want}, found {have}"
-        elif not entry.floats:
+        elif not entry.is_floating:
             problems[name] = f"expected floating-point numbers, found {entry.dtype}"
     return dict(sorted(problems.items()))
 

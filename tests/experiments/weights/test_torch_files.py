@@ -51,8 +51,8 @@ def test_dtypes_are_read_and_said_to_be_floating_point_or_not(write, dtype, tmp_
     array = np.array([0, 1, 1]).astype(dtype)
     path.write_bytes(write(tensors({"a": array})))
     with open_weights(path) as entries:
-        shape, name, floats, _ = entries["a"]
-        assert (shape, name, floats) == ((3,), f"torch.{dtype}", "float" in dtype)
+        shape, name, is_floating, _ = entries["a"]
+        assert (shape, name, is_floating) == ((3,), f"torch.{dtype}", "float" in dtype)
         assert_equal({"a": entries["a"].read()}, {"a": array})
 
 
@@ -174,7 +174,7 @@ def test_tensors_without_plain_values_are_marked(write, name, tmp_path):
     with open_weights(path) as entries:
         entry = entries["a"]
         assert entry.shape == ((2,) if name == "negated" else (5,))
-        assert not entry.floats
+        assert not entry.is_floating
         with pytest.raises(ValueError, match="NumPy cannot represent"):
             entry.read()
 
