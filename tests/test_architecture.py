@@ -186,6 +186,18 @@ def test_what_several_tasks_share_imports_no_task_and_tasks_do_not_import_each_o
     assert imports - {part} <= allowed
 
 
+def test_weights_import_only_the_configs_of_models():
+    """The names and shapes of weights are read without Flax."""
+    imports = {
+        name.split(".")[2]
+        for path in modules(ROOT / "experiments/weights")
+        for name in imported(path)
+        if name.startswith("experiments.models.")
+    }
+    assert imports
+    assert all(name.endswith("_config") for name in imports), imports
+
+
 # What of the engine imports a part of it, besides the part itself: what is above it.
 ABOVE = {"tables": {"commands"}, "monitoring": {"loop", "tables"}}
 

@@ -11,18 +11,10 @@ from jaxtyping import Array, Float
 
 from carafe_jax.convolution import convolve
 from carafe_jax.linen import CARAFE
-from experiments.models.resnet_config import ResNetConfig
+from experiments.models.resnet_config import BLOCKS, ResNetConfig
 from experiments.resamplers.downsamplers import MakeModule, downsampling_convolution, pool
 from experiments.resamplers.lip import ImportanceHead, ImportanceTrunk
 
-# Number of blocks in Res-2 to Res-5, by depth.
-BLOCKS: dict[int, tuple[int, int, int, int]] = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 

@@ -12,6 +12,15 @@ Norm = Literal["batch", "sync_batch", "frozen"]
 OutputStride = Literal[32, 16, 8]
 Stem = Literal["conv7", "deep", "v1c"]
 
+# Number of blocks in Res-2 to Res-5, by depth.
+BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:

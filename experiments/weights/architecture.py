@@ -4,8 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
-from experiments.models.resnet import BLOCKS
-from experiments.models.resnet_config import Depth
+from experiments.models.resnet_config import BLOCKS, Depth
 from experiments.weights.formats import recognise
 
 # An array that all ResNets of torchvision and timm have.

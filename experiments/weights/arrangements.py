@@ -10,20 +10,37 @@ import numpy as np
 
 
 class Arrangement(Protocol):
-    """Converts an array of a file to an array of a model, and back."""
+    """Converts an array of a file to an array of a model, and back.
+
+    The description of each arrangement gives both shapes.
+    """
 
     def to_model(self, array: np.ndarray) -> np.ndarray:
-        """The array of the model."""
+        """The array of the model.
+
+        Args:
+            array: array with the shape in the file.
+
+        Returns:
+            Array with the shape in the model and the same dtype; it may be a view of ``array``.
+        """
         ...
 
     def to_file(self, array: np.ndarray) -> np.ndarray:
-        """The array of the file; the inverse of :meth:`to_model`."""
+        """The array of the file; the inverse of :meth:`to_model`.
+
+        Args:
+            array: array with the shape in the model.
+
+        Returns:
+            Array with the shape in the file and the same dtype; it may be a view of ``array``.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Unchanged:
-    """The same axes in the file and in the model."""
+    """The same shape, ``[...]``, in the file and in the model."""
 
     def to_model(self, array: np.ndarray) -> np.ndarray:
         return array
@@ -34,7 +51,7 @@ class Unchanged:
 
 @dataclasses.dataclass(frozen=True)
 class Transposed:
-    """Axes in another order.
+    """Axes in another order: ``[n_0, n_1, ...]`` in the file, ``[n_axes[0], ...]`` in the model.
 
     Args:
         axes: for each axis of the model's array, the axis of the file's array.
@@ -49,7 +66,7 @@ class Transposed:
         return array.transpose(np.argsort(self.axes))
 
 
-# A vector: biases, and the parameters and statistics of a normalisation.
+# A vector, [C]: biases, and the parameters and statistics of a normalisation.
 VECTOR = Transposed((0,))
 # A convolution: [O, I, H, W] in the file, [H, W, I, O] in the model.
 CONVOLUTION = Transposed((2, 3, 1, 0))
@@ -98,6 +115,9 @@ class DenseOnRegions:
 @dataclasses.dataclass(frozen=True)
 class Logits:
     """A kernel or a bias of mmcv's ``content_encoder``, whose outputs are logits of CARAFE.
+
+    A kernel is ``[O, I, H, W]`` in the file and ``[H, W, I, O]`` in the model, a bias ``[O]`` in
+    both, where ``O`` is ``groups * k * k * up**2``.
 
     Output ``(g * k * k + tap) * up**2 + phase`` in the file, ``phase * groups * k * k + g * k * k +
     tap`` in the model, as in :mod:`carafe_jax.convert`.

@@ -46,7 +46,14 @@ class Cursor:
         return self._end - self.position
 
     def skip(self, length: int) -> Span:
-        """Returns the next bytes as a range, without reading them."""
+        """Returns the next bytes as a range, without reading them.
+
+        Args:
+            length: number of bytes.
+
+        Raises:
+            FormatError: fewer bytes are left.
+        """
         if length > self._end - self.position:
             raise self._too_short(length)
         span = Span(self.position, length)
@@ -55,7 +62,14 @@ class Cursor:
         return span
 
     def read(self, length: int) -> bytes:
-        """Reads the next bytes, exactly ``length`` of them."""
+        """Reads the next bytes.
+
+        Args:
+            length: number of bytes.
+
+        Raises:
+            FormatError: fewer bytes are left, or the file became shorter.
+        """
         if length > self._end - self.position:
             raise self._too_short(length)
         self.position += length
@@ -69,6 +83,9 @@ class Cursor:
 
         Args:
             longest: largest number of bytes in the line.
+
+        Raises:
+            FormatError: the line is longer, or does not end.
         """
         data = self._file.readline(min(longest + 1, self.left))
         self.position += len(data)
@@ -84,7 +101,15 @@ class Cursor:
 
 
 def read_bytes(file: BufferedReader, span: Span) -> np.ndarray:
-    """Reads a range of a file into a new array ``[span.length]`` of uint8."""
+    """Reads a range of a file into a new array ``[span.length]`` of uint8.
+
+    Args:
+        file: file that is open for reading.
+        span: range of bytes.
+
+    Raises:
+        FormatError: the file became shorter.
+    """
     data = np.empty(span.length, np.uint8)
     rest = memoryview(data)
     file.seek(span.start)

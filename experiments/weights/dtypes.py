@@ -24,7 +24,7 @@ class TorchDtype:
     storage: str | None = None
 
     @property
-    def floats(self) -> bool:
+    def is_floating(self) -> bool:
         """Whether networks compute with this dtype."""
         return self.name in FLOATING
 

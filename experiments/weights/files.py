@@ -26,14 +26,15 @@ from experiments.weights.unpickling import Key, type_name
 # Keys of the state_dict in checkpoints of timm, torchvision, detectron2, mmdetection, Lightning and
 # PyTorch's tutorials.
 _KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
-# Counters of PyTorch, in BatchNorm and in averages of models, which inference does not need.
-_COUNTERS = ("num_batches_tracked", "n_averaged")
 _FLOATING = {"F64", "F32", "F16", "BF16"}
 _HEAD_LENGTH = 512  # number of bytes by which the kind of a file is recognised
 # The names of 100,000 tensors. The library allows 100 MB, which become gigabytes of Python objects.
 _LARGEST_HEADER = 2**24
 _LONGEST_NAME = 1000  # characters of the name of an array; names are compared part by part
 _LONGEST_REASON = 200  # characters of an error of the library that are shown
+# Tied weights are stored once and read several times. A file of a few megabytes could name one
+# tensor 20,000 times, and fill the memory.
+_MOST_SHARING = 4
 
 
 class WeightsError(UserError, ValueError):
@@ -46,19 +47,19 @@ class Entry(NamedTuple):
     Attributes:
         shape: shape of the array.
         dtype: dtype in the file, and other unusual properties of the array.
-        floats: whether :attr:`read` can return the values: they are dense and floating-point.
+        is_floating: whether the values are floating-point numbers that :attr:`read` can return.
         read: function that returns the values in the precision of the file; bfloat16 may become
-            float32.
+            float32. It raises ``WeightsError`` if the file is damaged, or NumPy has no such values.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    floats: bool
+    is_floating: bool
     read: Callable[[], np.ndarray]
 
 
 @contextlib.contextmanager
-def open_weights(path: Path, counters: bool = False) -> Iterator[dict[str, Entry]]:
+def open_weights(path: Path) -> Iterator[dict[str, Entry]]:
     """Opens a file of weights.
 
     A pickle may have its ``state_dict`` under ``"state_dict"``, ``"model"``,
@@ -71,7 +72,6 @@ def open_weights(path: Path, counters: bool = False) -> Iterator[dict[str, Entry
         path: path of a file from ``safetensors``, of a file that ``torch.save`` wrote, in its ZIP
             format or in the one before PyTorch 1.6, or of a pickle with NumPy arrays, as detectron2
             writes; with any suffix.
-        counters: whether PyTorch's counters, which are integers, are among the arrays.
 
     Yields:
         The arrays by name. They can be read while the file is open.
@@ -89,8 +89,7 @@ def open_weights(path: Path, counters: bool = False) -> Iterator[dict[str, Entry
                     f"is unsafe to read: an array has a name of {longest:,} characters, more than "
                     f"{_LONGEST_NAME:,}"
                 )
-        left_out = () if counters else _COUNTERS
-        yield {name: entries[name] for name in entries if not name.endswith(left_out)}
+        yield entries
 
 
 @contextlib.contextmanager
@@ -196,14 +195,21 @@ def _open_pickled(
     path: Path, reader: Callable[[BufferedReader, int], Content]
 ) -> Iterator[dict[str, Entry]]:
     with path.open("rb") as file:
-        content = reader(file, os.fstat(file.fileno()).st_size)
-        entries = {}
+        size = os.fstat(file.fileno()).st_size
+        content = reader(file, size)
+        entries, total = {}, 0
         for name, value in _state_dict(content.value).items():
             if isinstance(name, Key) or not isinstance(value, Tensor | Array):
                 name = name.value if isinstance(name, Key) else name
                 raise _no_state_dict(f"{shown(name)} of type {type_name(value)}")
             read = functools.partial(_read_pickled, path, file, value, content.big_endian)
-            entries[name] = Entry(value.shape, value.dtype_name, value.floats, read)
+            entries[name] = Entry(value.shape, value.dtype_name, value.is_floating, read)
+            total += value.nbytes
+        if total > _MOST_SHARING * size:
+            raise FormatError(
+                f"is unsafe to read: its {len(entries):,} arrays share memory, and have "
+                f"{total:,} bytes, more than {_MOST_SHARING} times the {size:,} of the file"
+            )
         yield entries
 
 

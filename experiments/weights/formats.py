@@ -22,6 +22,18 @@ class Format:
         """The option and the command that convert this format, for messages."""
         return f"`--from {self.library}` of `python -m experiments.{self.task} convert`"
 
+    @property
+    def advice(self) -> str:
+        """The networks that the command converts, for messages about a file with such names."""
+        return f"has names of {self.library}: {self.command} reads {_NETWORKS[self.task]}"
+
+
+# The networks that the tasks convert. Other networks of a library have some of their names.
+_NETWORKS = {
+    "detection": "Faster R-CNN and Mask R-CNN with an FPN",
+    "segmentation": "UperNet and PSPNet with a ResNet",
+    "classification": "ResNets",
+}
 
 # Parts of names, from the start of a module's name, by which a format is recognised. The first
 # format with a match counts.

@@ -8,6 +8,7 @@ variance.
 
 import contextlib
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,10 @@ from jaxtyping import Array, Float, PyTree
 
 from experiments.engine.finite import bad_values
 from experiments.engine.text import listed
-from experiments.weights.architecture import architecture
 from experiments.weights.arrangements import Arrangement
 from experiments.weights.files import Entry, WeightsError, open_weights
-from experiments.weights.formats import recognise
 from experiments.weights.layout import Layout, counter
+from experiments.weights.mismatch import differences, is_in, joined, mismatch_message
 
 __all__ = ["Loaded", "WeightsError", "arrays_for_file", "file_shapes", "load", "unused_texts"]
 
@@ -40,8 +40,8 @@ class Loaded:
     Attributes:
         variables: variables of the model.
         unused: for the name of each array that the model does not use, the reason.
-        rest: arrays whose values, or whose precision, the variables do not hold, by name.
-            :func:`arrays_for_file` needs them to give back the arrays of the files bit for bit.
+        rest: arrays that are needed to write the same file again, by name: the variables lack them,
+            some of their values, or their precision. See :func:`arrays_for_file`.
     """
 
     variables: PyTree[Float[Array, "..."]]
@@ -78,12 +78,12 @@ def load(
         Complete variables with the structure of ``variables``, and the arrays that are not used.
 
     Raises:
-        WeightsError: a file cannot be opened; two files have an array of the same name; a name in
-            ``keep`` matches no submodule; or the files do not match the model. Then the message
-            names both networks, and each array that is missing, unexpected or of another shape or
-            kind (of more than 20 arrays, the first six). If an array has values that are NaN,
-            infinite, beyond 1e19 or, for a variance, negative, the message names these arrays in
-            the same way.
+        WeightsError: a file cannot be opened, or an array cannot be read; two files have an array
+            of the same name; a name in ``keep`` matches no submodule; or the files do not match the
+            model. Then the message names both networks, and each array that is missing, unexpected
+            or of another shape or kind (of more than 20 arrays, the first six). If an array has
+            values that are NaN, infinite, beyond 1e19 or, for a variance, negative, the message
+            names these arrays in the same way.
     """
     paths = [path] if isinstance(path, Path) else [*path]
     sources = layout.sources(variables)
@@ -94,11 +94,11 @@ def load(
     expected = _expected_shapes(sources.values(), leaves)
     with _opened(paths, {name.partition(".")[0] for name in names}) as entries:
         unused = _unused(entries, expected, layout, keep)
-        if problems := _differences(expected, entries, {*unused}, keep):
-            raise WeightsError(_mismatch_message(paths, layout, expected, entries, problems))
+        if problems := differences(expected, entries, {*unused}, keep):
+            raise WeightsError(mismatch_message(paths, expected, entries, problems))
         loaded, faults, rest = [], [], {}
         for (variable, source), leaf in zip(sources.items(), leaves, strict=True):
-            if _is_in(source.name, keep):
+            if is_in(source.name, keep):
                 loaded.append(leaf)
                 continue
             value = entries[source.name].read()
@@ -112,7 +112,7 @@ def load(
         rest |= {name: entries[name].read() for name in unused if unused[name] != _KEPT}
     if faults:
         raise WeightsError(
-            f"{_shown(paths)} holds unusable values in {len(faults)} of the arrays: "
+            f"{joined(paths)} holds unusable values in {len(faults)} of the arrays: "
             f"{listed(faults)}"
         )
     return Loaded(jax.tree.unflatten(structure, loaded), unused, rest)
@@ -130,7 +130,8 @@ def arrays_for_file(
         layout: names and arrangements in the file.
         rest: arrays of the file that the variables came from, from :attr:`Loaded.rest`. They
             provide the values that the model lacks, and the precision. Values that the model has
-            not changed have the bits of the file.
+            not changed have the bits of the file. An array with values beyond the range of the
+            file's precision has the model's precision.
 
     Returns:
         The arrays by name, contiguous.
@@ -176,13 +177,20 @@ def unused_texts(unused: Mapping[str, str]) -> list[str]:
 
 
 def _merged(value: np.ndarray, original: np.ndarray, arrangement: Arrangement) -> np.ndarray:
-    """Replaces values of the original that the model has changed."""
+    """Replaces values of the original that the model has changed.
+
+    The result has the dtype of the original, or the model's if the original's cannot hold a value.
+    """
     changed = original.astype(value.dtype) != value
     if (positions := np.arange(original.size).reshape(original.shape)).size:
         held = np.zeros(original.size, bool)
         held[arrangement.to_model(positions).ravel()] = True
         changed &= held.reshape(original.shape)
-    return np.where(changed, value.astype(original.dtype), original)
+    with np.errstate(over="ignore"):
+        narrow = value.astype(original.dtype)
+    if (changed & np.isfinite(value) & ~np.isfinite(narrow)).any():
+        return np.where(changed, value, original.astype(value.dtype))
+    return np.where(changed, narrow, original)
 
 
 def _expected_shapes(sources: Collection[Any], leaves: Sequence[Any]) -> dict[str, tuple[int, ...]]:
@@ -201,7 +209,7 @@ def _opened(paths: Sequence[Path], modules: Collection[str]) -> Iterator[dict[st
     with contextlib.ExitStack() as stack:
         entries: dict[str, Entry] = {}
         for path in paths:
-            found = stack.enter_context(open_weights(path, counters=True))
+            found = stack.enter_context(open_weights(path))
             found = _without_prefix(found, modules)
             if both := sorted(entries.keys() & found.keys()):
                 raise WeightsError(
@@ -220,91 +228,16 @@ def _unused(
 ) -> dict[str, str]:
     """The reason why an array of the file is not used, by name."""
     reasons = {
-        name: _KEPT if _is_in(name, keep) else layout.unused(name)
-        for name in found
-        if name not in expected or _is_in(name, keep)
+        name: _KEPT if is_in(name, keep) else layout.unused(name)
+        for name, entry in found.items()
+        if is_in(name, keep)
+        or (name not in expected and not (counter(name) and math.prod(entry.shape) > 1))
     }
     return {name: reason for name, reason in sorted(reasons.items()) if reason is not None}
 
 
-def _differences(
-    expected: Mapping[str, Sequence[int]],
-    found: Mapping[str, Entry],
-    unused: Collection[str],
-    keep: Collection[str],
-) -> dict[str, str]:
-    """Explains for each array of a file why it does not match a model, sorted by name."""
-    problems = {}
-    for name in expected.keys() | found.keys():
-        if name in unused or _is_in(name, keep):
-            continue
-        shape, entry = expected.get(name), found.get(name)
-        if shape is None or entry is None or tuple(shape) != entry.shape:
-            have = "nothing" if entry is None else list(entry.shape)
-            want = "nothing" if shape is None else list(shape)
-            problems[name] = f"expected {want}, found {have}"
-        elif not entry.floats:
-            problems[name] = f"expected floating-point numbers, found {entry.dtype}"
-    return dict(sorted(problems.items()))
-
-
-def _mismatch_message(
-    paths: Sequence[Path],
-    layout: Layout,
-    expected: Mapping[str, Sequence[int]],
-    found: Mapping[str, Entry],
-    problems: Mapping[str, str],
-) -> str:
-    shapes = {name: entry.shape for name, entry in found.items()}
-    modules = _to_keep(expected, problems)
-    advice = f"; `keep` would let {modules} keep the model's values" if modules else ""
-    recognised, own = recognise(shapes), recognise(expected)
-    if recognised is not None and recognised != own:
-        advice += f"; {recognised.command} loads such a file"
-    return (
-        f"{_shown(paths)} does not fit the model, {len(problems)} of the arrays differ: the file is"
-        f" of {architecture(shapes)}, and the model is {architecture(expected)}{advice}"
-        f". {listed([f'{name}: {problem}' for name, problem in problems.items()])}"
-    )
-
-
-def _shown(paths: Sequence[Path]) -> str:
-    return " and ".join(map(str, paths))
-
-
-def _to_keep(expected: Mapping[str, Any], problems: Mapping[str, str]) -> list[str]:
-    """Returns submodules without which a file would match; none if few arrays match.
-
-    All their arrays must differ.
-    """
-    fitting = expected.keys() - problems.keys()
-    if len(fitting) < len(expected) / 2:
-        return []
-    left, chosen = {*problems}, []
-    candidates = {part for name in problems if name in expected for part in _parts(name)}
-    candidates = {part for part in candidates if not any(_is_in(name, [part]) for name in fitting)}
-    while left:
-        # The longest run of arrays; among equal ones the shortest and then the first name.
-        holds = {part: sum(_is_in(name, [part]) for name in left) for part in candidates}
-        best = max(sorted(holds), key=lambda part: (holds[part], -len(part)), default="")
-        if not holds.get(best):
-            return []  # the file has unexpected arrays
-        chosen.append(best)
-        left = {name for name in left if not _is_in(name, [best])}
-    return sorted(chosen)
-
-
-def _parts(name: str) -> Iterator[str]:
-    """Yields all runs of submodules in a name: ``a``, ``b``, ``a.b`` of ``a.b.weight``."""
-    modules = name.split(".")[:-1]
-    for start in range(len(modules)):
-        for end in range(start, len(modules)):
-            if not modules[start].isdigit():
-                yield ".".join(modules[start : end + 1])
-
-
 def _check_kept(keep: Collection[str], names: Collection[str]) -> None:
-    unknown = [kept for kept in keep if not any(_is_in(name, [kept]) for name in names)]
+    unknown = [kept for kept in keep if not any(is_in(name, [kept]) for name in names)]
     if unknown:
         parts = {part for name in names for part in name.split(".")[:-1] if not part.isdigit()}
         example = next(name for name in names if "conv" in name).rpartition(".")[0]
@@ -312,11 +245,6 @@ def _check_kept(keep: Collection[str], names: Collection[str]) -> None:
             f"keep must hold submodules that have variables, made of {sorted(parts)}, such as "
             f"{example!r}; got {unknown}"
         )
-
-
-def _is_in(name: str, modules: Collection[str]) -> bool:
-    """Whether an array belongs to one of several submodules."""
-    return any(f".{module}." in f".{name}" for module in modules)
 
 
 def _without_prefix(entries: dict[str, Entry], modules: Collection[str]) -> dict[str, Entry]:

@@ -82,9 +82,14 @@ class Tensor:
         return f"torch.{self.dtype.name}{self.remark}"
 
     @property
-    def floats(self) -> bool:
+    def is_floating(self) -> bool:
         """Whether the values are floating-point numbers that :meth:`read` returns."""
-        return self.dtype.floats and self.storage is not None and not self.remark
+        return self.dtype.is_floating and self.storage is not None and not self.remark
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes that :meth:`read` returns; 0 if there are no values to read."""
+        return math.prod(self.shape) * self.dtype.itemsize if self.storage is not None else 0
 
     def read(self, file: BufferedReader, big_endian: bool) -> np.ndarray:
         """Reads the values.
@@ -92,6 +97,9 @@ class Tensor:
         Args:
             file: file that holds the storage.
             big_endian: whether the bytes of a number in the file begin with the most significant.
+
+        Raises:
+            FormatError: NumPy has no such values, or the file became shorter.
         """
         dtype = self.dtype.numpy
         if self.storage is None or self.storage.start is None or dtype is None or self.remark:
@@ -123,7 +131,14 @@ class Dtype:
     big_endian: bool = False
 
     def set_state(self, state: Any) -> None:
-        """Takes the byte order from NumPy's state."""
+        """Takes the byte order from NumPy's state.
+
+        Args:
+            state: value in a pickle, which may be of any type.
+
+        Raises:
+            FormatError: NumPy makes no such state.
+        """
         match state:
             case (int(), "<" | ">" | "|" | "=" as order, *_):
                 self.big_endian = order == ">"
@@ -156,7 +171,14 @@ class Array:
     data: Raw | str = ""
 
     def set_state(self, state: Any) -> None:
-        """Takes shape, dtype and elements from NumPy's state."""
+        """Takes shape, dtype and elements from NumPy's state.
+
+        Args:
+            state: value in a pickle, which may be of any type.
+
+        Raises:
+            FormatError: NumPy makes no such state, or the number of bytes does not fit the shape.
+        """
         match state:
             case (int(), shape, Dtype() as dtype, bool() | int() as fortran, data):
                 pass
@@ -187,15 +209,25 @@ class Array:
         return self.dtype.numpy.name if self.dtype.numpy else self.dtype.name
 
     @property
-    def floats(self) -> bool:
+    def is_floating(self) -> bool:
         """Whether the values are floating-point numbers."""
         return self.dtype_name in FLOATING
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes that :meth:`read` returns; 0 if there are no numbers to read."""
+        dtype = self.dtype.numpy if self.dtype else None
+        return math.prod(self.shape) * dtype.itemsize if dtype else 0
 
     def read(self, file: BufferedReader, _: bool) -> np.ndarray:
         """Reads the values.
 
         Args:
             file: file that holds the pickle.
+
+        Raises:
+            FormatError: the values are no numbers, their bytes are damaged, or the file became
+                shorter.
         """
         dtype = self.dtype.numpy if self.dtype else None
         if self.dtype is None or dtype is None:
@@ -250,6 +282,9 @@ def checked_shape(values: Any) -> tuple[int, ...]:
 
     Returns:
         The shape, whose product is small enough for NumPy.
+
+    Raises:
+        FormatError: the values are no shape, or the shape of too many elements.
     """
     if (
         type(values) is not tuple

@@ -336,7 +336,14 @@ class Storages:
         self.by_name: dict[str, Storage] = {}
 
     def load(self, identifier: Any) -> TypedStorage:
-        """Returns the storage for an identifier in a pickle."""
+        """Returns the storage for an identifier in a pickle.
+
+        Args:
+            identifier: value in a pickle, which may be of any type.
+
+        Raises:
+            FormatError: PyTorch makes no such identifier, or the file lacks the storage.
+        """
         match identifier:
             case ("storage", Global() as kind, str() as name, _, int() as count):
                 view = None

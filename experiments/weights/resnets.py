@@ -38,7 +38,7 @@ _ARRAYS = {
 _CLASSIFIER = "fc"
 
 
-def array(module: str, leaf: str, kernel: Arrangement = CONVOLUTION) -> Source:
+def source_in_module(module: str, leaf: str, kernel: Arrangement = CONVOLUTION) -> Source:
     """The source of an array in a module of PyTorch.
 
     Args:
@@ -62,7 +62,9 @@ def torchvision(path: Sequence[str], prefix: str = "") -> Source:
     """
     *modules, leaf = path
     kernel = DENSE if modules == [_CLASSIFIER] else CONVOLUTION
-    return array(prefix + ".".join(_torchvision_module(each) for each in modules), leaf, kernel)
+    return source_in_module(
+        prefix + ".".join(_torchvision_module(each) for each in modules), leaf, kernel
+    )
 
 
 def v1c(path: Sequence[str], prefix: str = "") -> Source:
@@ -76,7 +78,7 @@ def v1c(path: Sequence[str], prefix: str = "") -> Source:
         kind, number = found.groups()
         # A convolution, its normalisation and a ReLU, three times.
         position = 3 * (int(number) - 1) + (kind == "bn")
-        return array(f"{prefix}stem.{position}", path[-1])
+        return source_in_module(f"{prefix}stem.{position}", path[-1])
     return torchvision(path, prefix)
 
 
@@ -96,7 +98,7 @@ def detectron2(path: Sequence[str], prefix: str = "") -> Source:
         names = ["stem", _detectron2_module(first)]
     else:
         names = modules
-    return array(prefix + ".".join(names), leaf)
+    return source_in_module(prefix + ".".join(names), leaf)
 
 
 def _torchvision_module(name: str) -> str:

@@ -1,7 +1,9 @@
 """Writes files of weights for other libraries, without these libraries."""
 
+import contextlib
 import functools
 import pickle
+import secrets
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -48,11 +50,44 @@ def write_weights(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         WeightsError: the suffix is unknown, an array has a dtype that the format lacks, or the file
             cannot be written.
     """
+    write_files({path: arrays})
+
+
+def write_files(files: Mapping[Path, Mapping[str, np.ndarray]]) -> None:
+    """Writes the files of one network, as :func:`write_weights` writes a file.
+
+    The files get their names after all of them are complete, so an error leaves none of them.
+
+    Args:
+        files: arrays by name, for the path of each file.
+
+    Raises:
+        WeightsError: see :func:`write_weights`.
+    """
+    for path, arrays in files.items():
+        _check(path, arrays)
+    with contextlib.ExitStack() as stack:
+        temporaries = {}
+        for path, arrays in files.items():
+            with _errors_of(path):
+                # Short, because the name of the file may have the greatest possible length.
+                temporary = path.with_name(f".{secrets.token_hex(8)}.new")
+                _, write = _WRITERS[path.suffix]
+                write_atomically(temporary, functools.partial(write, arrays))
+            stack.callback(temporary.unlink, missing_ok=True)
+            temporaries[path] = temporary
+        for path, temporary in temporaries.items():
+            with _errors_of(path):
+                temporary.replace(path)
+
+
+def _check(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ``WeightsError`` for an unknown suffix, or a dtype that the format lacks."""
     if path.suffix not in _WRITERS:
         raise WeightsError(
-            f"the suffix of a file of weights must be one of {', '.join(_WRITERS)}, got {path}"
+            f"the suffix of a file of weights must be one of {', '.join(SUFFIXES)}, got {path}"
         )
-    dtypes, write = _WRITERS[path.suffix]
+    dtypes, _ = _WRITERS[path.suffix]
     wrong = [
         f"{name}: {array.dtype}"
         for name, array in arrays.items()
@@ -63,8 +98,13 @@ def write_weights(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             f"{path} can hold numbers of {', '.join(sorted(each.name for each in dtypes))}; got "
             f"{shown(wrong)}"
         )
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Names a file in the errors of writing it."""
     try:
-        write_atomically(path, functools.partial(write, arrays))
+        yield
     except OSError as error:
         raise WeightsError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -220,3 +260,5 @@ _WRITERS: dict[str, tuple[set[np.dtype], Callable[[Mapping[str, np.ndarray], IO[
     ".pt": (_TORCH, _write_torch),
     ".pkl": (_NUMPY, _write_numpy),
 }
+# The suffixes of files that :func:`write_weights` writes.
+SUFFIXES = (*_WRITERS,)

@@ -9,8 +9,7 @@ from typing import NamedTuple, cast
 from experiments.detection.conversion.libraries import Library, Names
 from experiments.detection.model.config import BoxHeadConfig, DetectorConfig, MaskHeadConfig
 from experiments.models.fpn_config import FPNConfig
-from experiments.models.resnet import BLOCKS
-from experiments.models.resnet_config import Depth, ResNetConfig
+from experiments.models.resnet_config import BLOCKS, Depth, ResNetConfig
 from experiments.resamplers.carafe_config import CarafeConfig
 from experiments.weights.architecture import architecture
 from experiments.weights.files import WeightsError

@@ -107,7 +107,7 @@ def layout(library: Library, model: SegmenterConfig) -> Layout:
         _, part, *rest = path
         if part == "backbone":
             return backbone(rest, names.backbone)
-        return resnets.array(modules["/".join(path[1:-1])], path[-1])
+        return resnets.source_in_module(modules["/".join(path[1:-1])], path[-1])
 
     def unused(name: str) -> str | None:
         if library == "csail" and name.endswith(_SUMS):

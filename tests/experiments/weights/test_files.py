@@ -29,10 +29,11 @@ def header(text):
 def test_arrays_are_read_by_name_whatever_the_suffix(name, tmp_path):
     save_file(ARRAYS, tmp_path / name)
     with open_weights(tmp_path / name) as entries:
-        assert entries.keys() == {"fc.weight"}
+        assert entries.keys() == ARRAYS.keys()
         entry = entries["fc.weight"]
-        assert (entry.shape, entry.dtype, entry.floats) == ((2, 3), "F32", True)
+        assert (entry.shape, entry.dtype, entry.is_floating) == ((2, 3), "F32", True)
         np.testing.assert_array_equal(entry.read(), ARRAYS["fc.weight"])
+        assert not entries["n_averaged"].is_floating
 
 
 def test_arrays_that_are_not_floating_point_are_marked(tmp_path):
@@ -40,7 +41,7 @@ def test_arrays_that_are_not_floating_point_are_marked(tmp_path):
     text = b'{"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}'
     path.write_bytes(header(text) + bytes(4))
     with open_weights(path) as entries:
-        assert (entries["a"].dtype, entries["a"].floats) == ("F8_E4M3", False)
+        assert (entries["a"].dtype, entries["a"].is_floating) == ("F8_E4M3", False)
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 102514\n"

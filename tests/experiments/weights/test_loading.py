@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -107,6 +108,29 @@ def test_changed_values_are_written(dtype, tmp_path):
     assert_same_bits({"head.bias": back["head.bias"]}, {"head.bias": expected})
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_trained_values_stay_finite(name, tmp_path):
+    """Values beyond the range of the file's dtype are written in the model's."""
+    arrays = toy_arrays(np.dtype(name))
+    loaded = load(save(tmp_path / "a.safetensors", arrays), VARIABLES, TOY)
+    largest, beyond = float(ml_dtypes.finfo(name).max), np.finfo(np.float32).max
+    loaded.variables["params"]["conv"]["bias"] = np.float32([largest, 1, 2, 3])
+    loaded.variables["params"]["classes"]["bias"] = np.float32([beyond, 1, 2])
+    back = arrays_for_file(loaded.variables, TOY, loaded.rest)
+    assert (back["conv.bias"].dtype, back["conv.bias"][0]) == (arrays["conv.bias"].dtype, largest)
+    expected = arrays["head.bias"].astype(np.float32)
+    expected[3], expected[1], expected[2] = beyond, 1, 2
+    assert_same_bits({"head.bias": back["head.bias"]}, {"head.bias": expected})
+
+
+def test_values_that_are_not_finite_keep_the_precision_of_the_file(tmp_path):
+    loaded = load(save(tmp_path / "a.safetensors", toy_arrays(np.float16)), VARIABLES, TOY)
+    loaded.variables["params"]["conv"]["bias"] = np.float32([np.nan, np.inf, 2, 3])
+    back = arrays_for_file(loaded.variables, TOY, loaded.rest)
+    expected = np.float16([np.nan, np.inf, 2, 3])
+    assert_same_bits({"conv.bias": back["conv.bias"]}, {"conv.bias": expected})
+
+
 def test_variables_alone_make_a_file(tmp_path):
     arrays = toy_arrays()
     loaded = load(save(tmp_path / "a.safetensors", arrays), VARIABLES, TOY)
@@ -143,6 +167,34 @@ def test_every_array_must_have_a_use_or_a_reason(tmp_path):
     arrays = toy_arrays() | {"head.new": np.ones(2, np.float32)}
     with pytest.raises(WeightsError, match=r" 1 of .*head\.new: expected nothing, found \[2\]"):
         load(save(tmp_path / "a.safetensors", arrays), VARIABLES, TOY)
+
+
+def test_a_counter_must_be_one_number(tmp_path):
+    """A file of tensors in one storage could excuse any of them by a name."""
+    arrays = toy_arrays() | {"large.num_batches_tracked": np.ones(1000, np.float32)}
+    message = r" 1 of .*large\.num_batches_tracked: expected one number, found \[1000\]"
+    with pytest.raises(WeightsError, match=message):
+        load(save(tmp_path / "a.safetensors", arrays), VARIABLES, TOY)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("backbone.body.conv1.weight", "names of torchvision: .*--from torchvision.* Faster R-CNN"),
+        ("bbox_head.retina_cls.weight", "names of mmdet: .*--from mmdet.* Faster R-CNN .*FPN"),
+        ("decode_head.conv_seg.weight", "names of mmseg: .*--from mmseg.* UperNet and PSPNet"),
+        ("conv_last.weight", "names of csail: .*--from csail.* UperNet and PSPNet"),
+        ("layer1.0.conv1.weight", "names of torchvision: .*--from torchvision.* ResNets"),
+    ],
+)
+def test_networks_that_a_command_converts_are_named_for_files_with_such_names(
+    name, advice, tmp_path
+):
+    """Other networks, such as RetinaNet, share names with those that are converted."""
+    path = save(tmp_path / "a.safetensors", {name: np.ones((2, 2), np.float32)})
+    with pytest.raises(WeightsError, match=f"the file has {advice}") as caught:
+        load(path, VARIABLES, TOY)
+    assert "loads" not in str(caught.value)
 
 
 def test_the_shape_in_the_file_is_compared(tmp_path):

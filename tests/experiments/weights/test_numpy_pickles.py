@@ -44,7 +44,9 @@ def test_arrays_are_read(protocol, module, tmp_path):
 def test_entries_say_what_they_are(tmp_path):
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(ARRAYS))
     with open_weights(tmp_path / "w.pkl") as entries:
-        kinds = {name: (entry.shape, entry.dtype, entry.floats) for name, entry in entries.items()}
+        kinds = {
+            name: (entry.shape, entry.dtype, entry.is_floating) for name, entry in entries.items()
+        }
     assert kinds["conv.weight"] == ((1, 2, 3, 4), "float32", True)
     assert kinds["brain"] == ((2,), "bfloat16", True)
     assert kinds["integers"] == ((4,), "int64", False)
@@ -82,7 +84,7 @@ def test_objects_and_texts_in_arrays_are_marked(tmp_path):
     arrays = {"o": np.array([None]), "u": np.array(["a"]), "v": np.zeros(1, "i4,f4")}
     path.write_bytes(pickle.dumps(arrays))
     with open_weights(path) as entries:
-        assert [entry.floats for entry in entries.values()] == [False] * 3
+        assert [entry.is_floating for entry in entries.values()] == [False] * 3
         for entry in entries.values():
             with pytest.raises(ValueError, match="no numbers"):
                 entry.read()

@@ -51,8 +51,8 @@ def test_dtypes_are_read_and_said_to_be_floating_point_or_not(write, dtype, tmp_
     array = np.array([0, 1, 1]).astype(dtype)
     path.write_bytes(write(tensors({"a": array})))
     with open_weights(path) as entries:
-        shape, name, floats, _ = entries["a"]
-        assert (shape, name, floats) == ((3,), f"torch.{dtype}", "float" in dtype)
+        shape, name, is_floating, _ = entries["a"]
+        assert (shape, name, is_floating) == ((3,), f"torch.{dtype}", "float" in dtype)
         assert_equal({"a": entries["a"].read()}, {"a": array})
 
 
@@ -174,7 +174,7 @@ def test_tensors_without_plain_values_are_marked(write, name, tmp_path):
     with open_weights(path) as entries:
         entry = entries["a"]
         assert entry.shape == ((2,) if name == "negated" else (5,))
-        assert not entry.floats
+        assert not entry.is_floating
         with pytest.raises(ValueError, match="NumPy cannot represent"):
             entry.read()
 
@@ -186,6 +186,7 @@ def test_checkpoints_of_a_training_are_unpacked(write, key, tmp_path):
     scalar = (Call(Name("numpy", "dtype"), ("f8", False, True), (3, "<", *[None] * 3, -1, -1, 0)),)
     history = Name("mmengine.logging.history_buffer", "HistoryBuffer")
     getter = Call(Name("__builtin__", "getattr"), (history, "mean"))
+    arrays = ARRAYS | {"bn.num_batches_tracked": np.array(1, np.int64)}
     content = {
         "epoch": 3,
         "meta": {"config": "text " * 50_000, "CLASSES": ("cat", "dog"), "note": b"1" * 9, 3: None},
@@ -197,9 +198,9 @@ def test_checkpoints_of_a_training_are_unpacked(write, key, tmp_path):
         "sets": [{1, 2}, frozenset("a"), 1 + 2j, bytearray(b"1"), 2**70, -1.5],
         "history": Call(history, (), {"_statistics_methods": {"mean": getter}}),
         "optimizer": {"state": {0: {"step": 1}}, "param_groups": [{"params": [0, 1]}]},
-        key: tensors(ARRAYS | {"bn.num_batches_tracked": np.array(1, np.int64)}),
+        key: tensors(arrays),
     }
-    assert_equal(read(write(content), tmp_path / "w.pth"), ARRAYS)
+    assert_equal(read(write(content), tmp_path / "w.pth"), arrays)
 
 
 def test_inert_objects_are_real_ones_in_the_pickles_of_python(tmp_path):

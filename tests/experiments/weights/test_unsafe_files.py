@@ -22,7 +22,7 @@ from tests.experiments.weights.pickles import (
     zip_file,
     zipped,
 )
-from tests.experiments.weights.reading import refused
+from tests.experiments.weights.reading import read, refused
 
 STATE = tensors({"a": np.arange(6, dtype=np.float32)})
 
@@ -251,6 +251,41 @@ def test_tensors_beyond_their_storage_are_refused(shape, strides, offset, tmp_pa
     for kind, content in (("zip", zip_file(state)), ("legacy", legacy_file(state))):
         (tmp_path / kind).write_bytes(content)
         assert "damaged or unsafe" in refused(tmp_path / kind)
+
+
+def of_one_tensor(count):
+    """A state_dict with many names of one tensor, which needs few bytes a name."""
+    shared = tensor(stored(np.zeros(10_000, np.float32)), (10_000,))
+    return {str(index): shared for index in range(count)}
+
+
+def of_one_storage(count):
+    storage = stored(np.zeros(10_000, np.float32))
+    return {str(index): tensor(storage, (100, 100), (1, 100)) for index in range(count)}
+
+
+def of_one_array(count):
+    shared = np.zeros(10_000, np.float32)
+    return {str(index): shared for index in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("write", "state"),
+    [
+        (zip_file, of_one_tensor),
+        (legacy_file, of_one_tensor),
+        (zip_file, of_one_storage),
+        (legacy_file, of_one_storage),
+        (pickle.dumps, of_one_array),
+    ],
+)
+def test_arrays_that_share_memory_are_limited_by_the_size_of_the_file(write, state, tmp_path):
+    (tmp_path / "bomb").write_bytes(write(state(200)))
+    message = "200 arrays share memory, and have 8,000,000 bytes, more than 4 times the"
+    assert message in refused(tmp_path / "bomb")
+    # Tied weights.
+    arrays = read(write(state(4)), tmp_path / "tied")
+    assert [array.size for array in arrays.values()] == [10_000] * 4
 
 
 @pytest.mark.parametrize("count", [-1, 5, 7, 2**62, None])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from experiments.models.resnet import BLOCKS
+from experiments.models.resnet_config import BLOCKS
 from experiments.segmentation.conversion.libraries import layout
 from experiments.segmentation.conversion.networks import config_of, library_of
 from experiments.segmentation.task import initial_variables, make_model
