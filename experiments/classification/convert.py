@@ -88,4 +88,4 @@ def export(run: Path, output: Path, checkpoint: CheckpointChoice = "newest") -> 
     check_new([output])
     state = RUNS.load(run, checkpoint).state
     variables = {"params": state["params"], "batch_stats": state["model_state"]}
-    save([output], variables, classification_layout(), read_rest(run))
+    save([output], variables, classification_layout(), read_rest(run, "torchvision"))

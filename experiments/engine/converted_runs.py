@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
 from experiments.engine.claim import CONFIG, CONVERTED, check_name
-from experiments.engine.json_files import write_json
+from experiments.engine.json_files import read_json, write_json
 from experiments.engine.settings import RunConfig
 from experiments.engine.step import State, first_carry
 
@@ -99,20 +99,47 @@ def write_converted_run(
         configs.save(config, folder / CONFIG)
 
 
-def read_rest(run: Path) -> dict[str, np.ndarray]:
-    """The arrays of the file of weights whose values the checkpoint of a run does not hold.
+def origin(run: Path) -> str | None:
+    """The format of the weights from which a run was converted.
 
     Args:
         run: folder of a run.
 
     Returns:
-        The arrays by name in the file; none if the run has none.
+        The format; ``None`` for a run that was not converted.
 
     Raises:
-        CheckpointError: the file of these arrays cannot be read.
+        CheckpointError: the file that names the format cannot be read.
+    """
+    path = run / CONVERTED
+    if not path.exists():
+        return None
+    try:
+        return str(read_json(path)["format"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def read_rest(run: Path, *formats: str) -> dict[str, np.ndarray]:
+    """The arrays of the file of weights whose values the checkpoint of a run does not hold.
+
+    They complete a file of the format from which the run was converted. In a file of another format
+    they would be wrong.
+
+    Args:
+        run: folder of a run.
+        *formats: names of the format of the new file.
+
+    Returns:
+        The arrays by name in the file; none if the run has none, or was not converted from one of
+        ``formats``.
+
+    Raises:
+        CheckpointError: the file of these arrays, or the file that names their format, cannot be
+            read.
     """
     path = run / REST
-    if not path.exists():
+    if origin(run) not in formats or not path.exists():
         return {}
     try:
         return load_file(path)

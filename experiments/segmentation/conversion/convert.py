@@ -76,7 +76,7 @@ def export(
     state = RUNS.load(run, checkpoint).state
     variables = {"params": state["params"], "batch_stats": state["model_state"]}
     file_of = functools.partial(_file_of, library) if count == 2 else None
-    save(outputs, variables, layout(library, model), read_rest(run), file_of)
+    save(outputs, variables, layout(library, model), read_rest(run, library), file_of)
 
 
 def _file_of(library: Library, name: str) -> int:

@@ -29,25 +29,32 @@ CSAIL, MMSEG = "csail_pspnet18", "mmseg_upernet50"
 
 
 def narrow(shape):
-    """A sixteenth of all channels, except for images and classes."""
-    return tuple(side if side in (1, 3, 150) else max(1, side // 16) for side in shape)
+    """A sixteenth of all channels, except for images, kernels and classes."""
+    return tuple(side if side in (1, 3, 7, 150) else max(1, side // 16) for side in shape)
+
+
+def key_list_with_stem7(name):
+    """The key list of a ResNet-18 with a 7x7 convolution instead of the first three."""
+    removed = ("conv2.", "conv3.", "bn2.", "bn3.", "layer1.0.downsample.")
+    keys = {key: shape for key, shape in key_list(name).items() if not key.startswith(removed)}
+    return keys | {"conv1.weight": (64, 3, 7, 7), "layer1.0.conv1.weight": (64, 64, 3, 3)}
 
 
 @functools.cache
-def arrays_of(name):
+def arrays_of(name, stem7=False):
     """Arrays of a narrow network with random values, by name."""
     rng = np.random.default_rng(0)
     arrays = {}
-    for key, shape in key_list(name).items():
+    for key, shape in (key_list_with_stem7 if stem7 else key_list)(name).items():
         value = rng.uniform(0.1, 1, narrow(shape)).astype(np.float32)
         counts = key.endswith("num_batches_tracked")
         arrays[key] = np.array(7) if counts else value / max(1, value[0].size)
     return arrays
 
 
-def files_of(name, folder):
+def files_of(name, folder, stem7=False):
     """Writes a network to one file, or to encoder and decoder."""
-    arrays = arrays_of(name)
+    arrays = arrays_of(name, stem7)
     start = next((i for i, key in enumerate(arrays) if key.startswith(("ppm.", "ppm_"))), None)
     keys = list(arrays)
     paths = []
@@ -75,6 +82,14 @@ def converted(request, tmp_path_factory):
     return request.param, paths, run, command("convert", "--weights", *paths, "--output", run)
 
 
+def assert_same(found, expected):
+    """Asserts that two files have the same arrays, bit for bit."""
+    assert {*found} == {*expected}
+    for key, array in expected.items():
+        assert (found[key].dtype, found[key].shape) == (array.dtype, array.shape)
+        assert found[key].tobytes() == array.tobytes(), key
+
+
 def test_a_run_comes_back_bit_for_bit(converted, tmp_path):
     name, paths, run, _ = converted
     outputs = [tmp_path / path.name for path in paths]
@@ -82,11 +97,32 @@ def test_a_run_comes_back_bit_for_bit(converted, tmp_path):
     lines = command("convert", "--to", library, "--run", run, "--output", *outputs)
     assert lines == [*map(str, outputs)]
     for path, output in zip(paths, outputs, strict=True):
-        expected, found = load_file(path), load_file(output)
-        assert {*found} == {*expected}
-        for key, array in expected.items():
-            assert (found[key].dtype, found[key].shape) == (array.dtype, array.shape)
-            assert found[key].tobytes() == array.tobytes(), key
+        assert_same(load_file(output), load_file(path))
+
+
+@pytest.fixture(scope="module")
+def stem7(tmp_path_factory):
+    """The files of a network of CSAILVision with a 7x7 convolution, and the run."""
+    folder = tmp_path_factory.mktemp("stem7")
+    paths = files_of(CSAIL, folder, stem7=True)
+    command("convert", "--weights", *paths, "--output", folder / "run")
+    return paths, folder / "run"
+
+
+def test_a_run_with_a_7x7_convolution_comes_back(stem7, tmp_path):
+    paths, run = stem7
+    outputs = [tmp_path / path.name for path in paths]
+    command("convert", "--to", "csail", "--run", run, "--output", *outputs)
+    for path, output in zip(paths, outputs, strict=True):
+        assert_same(load_file(output), load_file(path))
+
+
+def test_a_file_of_another_library_has_only_its_arrays(stem7, tmp_path):
+    output, again = tmp_path / "weights.safetensors", tmp_path / "run"
+    command("convert", "--to", "mmseg", "--run", stem7[1], "--output", output)
+    modules = {name.partition(".")[0] for name in load_file(output)}
+    assert modules == {"backbone", "decode_head", "auxiliary_head"}
+    assert convert([output], again) == []
 
 
 def test_what_a_run_does_not_use_is_listed(converted):
@@ -196,8 +232,8 @@ def test_files_of_other_networks_are_described(change, tmp_path):
 @pytest.mark.parametrize(
     ("library", "fields", "message"),
     [
-        ("csail", {"architecture": "psanet"}, "architecture.*psanet"),
-        ("csail", {"backbone": ResNetConfig(50, stem="v1c")}, "stem.*'v1c'"),
+        ("csail", {"architecture": "psanet"}, r"model\.architecture must be 'upernet' or 'pspnet' for csail.*psanet"),
+        ("csail", {"backbone": ResNetConfig(50, stem="v1c")}, r"model\.backbone\.stem must be 'deep' or 'conv7' for csail.*'v1c'"),
         ("mmseg", {}, "stem.*'deep'"),
         ("csail", {"fpn": "carafe"}, "model.fpn: 'carafe' -> 'bilinear'"),
         (
