@@ -15,7 +15,6 @@ from experiments.engine.config import ConfigError
 from experiments.engine.converted_runs import REST
 from experiments.engine.json_files import read_json
 from experiments.models.resnet_config import ResNetConfig
-from tests.experiments.weights import safetensors_writing
 from tests.experiments.weights.torch_states import WIDTH, random_state
 
 CONFIG = ClassificationConfig(
@@ -39,9 +38,8 @@ def run(tmp_path_factory):
     return folder / "run", state
 
 
-def test_a_file_comes_back_bit_for_bit(run, tmp_path, monkeypatch):
+def test_a_file_comes_back_bit_for_bit(run, tmp_path):
     folder, state = run
-    safetensors_writing.use(monkeypatch)
     export(folder, tmp_path / "back.safetensors")
     back = load_file(tmp_path / "back.safetensors")
     assert {*back} == {*state}
@@ -67,10 +65,9 @@ def test_an_existing_file_is_not_overwritten(run, tmp_path):
         export(run[0], tmp_path / "file")
 
 
-def test_a_damaged_file_of_the_rest_is_reported(run, tmp_path, monkeypatch):
-    safetensors_writing.use(monkeypatch)
+def test_a_damaged_file_of_the_rest_is_reported(run, tmp_path):
     shutil.copytree(run[0], tmp_path / "run")
     (tmp_path / "run" / REST).write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=REST):
-        export(tmp_path / "run", tmp_path / "back")
-    assert not (tmp_path / "back").exists()
+        export(tmp_path / "run", tmp_path / "back.pth")
+    assert not (tmp_path / "back.pth").exists()
