@@ -99,6 +99,10 @@ def test_a_run_comes_back_bit_for_bit(converted, tmp_path):
         assert_same(load_file(output), load_file(path))
 
 
+def without_counters(arrays):
+    return {key: x for key, x in arrays.items() if not key.endswith("num_batches_tracked")}
+
+
 @pytest.fixture(scope="module")
 def stem7(tmp_path_factory):
     """The files of a network of CSAILVision with a 7x7 convolution, and the run."""
@@ -113,9 +117,9 @@ def test_a_run_with_a_7x7_convolution_comes_back(stem7, tmp_path):
     outputs = [tmp_path / "encoder.pth", tmp_path / "decoder.pth"]
     command("convert", "--to", "csail", "--run", run, "--output", *outputs)
     for path, output in zip(paths, outputs, strict=True):
-        with open_weights(output, counters=True) as entries:
+        with open_weights(output) as entries:
             found = {name: entry.read() for name, entry in entries.items()}
-        assert_same(found, load_file(path))
+        assert_same(without_counters(found), without_counters(load_file(path)))
 
 
 def test_a_file_of_another_library_has_only_its_arrays(stem7, tmp_path):
@@ -233,7 +237,7 @@ def test_files_of_other_networks_are_described(change, tmp_path):
 @pytest.mark.parametrize(
     ("library", "fields", "message"),
     [
-        ("csail", {"architecture": "psanet"}, r"model\.architecture.*'upernet' or 'pspnet' .*psanet"),
+        ("csail", {"architecture": "psanet"}, r"model\.architecture.*'pspnet' for .*'psanet'"),
         (
             "csail",
             {"backbone": ResNetConfig(50, stem="v1c")},
