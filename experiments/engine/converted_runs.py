@@ -1,6 +1,7 @@
 """Runs whose checkpoint of step 0 holds weights of another library."""
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -78,12 +79,13 @@ def write_converted_run(
         kept: parts of the network that have their own initial values.
 
     Raises:
-        ConfigError: ``output`` is not empty, or cannot be created.
+        CheckpointError: the checkpoint cannot be written.
+        ConfigError: ``output`` is not empty, or cannot be created or written to.
     """
     check_output(output)
-    origin = {"weights": [path.name for path in weights], "format": library, "kept": [*kept]}
+    source = {"weights": [path.name for path in weights], "format": library, "kept": [*kept]}
     carry = first_carry(state, config.training.seed)
-    with _completed_folder(output.absolute()) as folder:
+    with _completed_folder(output) as folder:
         for name, content in files.items():
             write_json(folder / name, content)
         checkpoints = Checkpoints(folder / CHECKPOINTS)
@@ -95,7 +97,7 @@ def write_converted_run(
             contiguous = {name: np.array(array, order="C") for name, array in rest.items()}
             # Not `save_file`: it makes files that no other user can read.
             (folder / REST).write_bytes(save(contiguous))
-        write_json(folder / CONVERTED, origin)
+        write_json(folder / CONVERTED, source)
         configs.save(config, folder / CONFIG)
 
 
@@ -150,16 +152,18 @@ def read_rest(run: Path, *formats: str) -> dict[str, np.ndarray]:
 @contextlib.contextmanager
 def _completed_folder(output: Path) -> Iterator[Path]:
     """Yields a folder that becomes ``output`` at the end; a killed process leaves no ``output``."""
-    with contextlib.ExitStack() as stack:
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            temporary = tempfile.TemporaryDirectory(dir=output.parent, prefix=".converting-")
-            folder = Path(stack.enter_context(temporary)) / output.name
+    # A folder can replace the target of a link, but not the link. `Path.resolve` would raise an
+    # error of its own for links in a loop.
+    target = Path(os.path.realpath(output))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converting-") as temporary:
+            folder = Path(temporary) / target.name
             folder.mkdir()
-        except OSError as error:
-            expected = "a folder that can be created"
-            raise configs.ConfigError(
-                f"output must be {expected}, got {output}: {error.strerror}"
-            ) from error
-        yield folder
-        folder.rename(output)
+            yield folder
+            folder.rename(target)
+    except OSError as error:
+        expected = "a folder that can be created and written to"
+        raise configs.ConfigError(
+            f"output must be {expected}, got {output}: {error.strerror or error}"
+        ) from error
