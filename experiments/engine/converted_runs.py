@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from experiments.engine import config as configs
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, Checkpoints
@@ -21,6 +21,11 @@ from experiments.engine.step import State, first_carry
 
 # The arrays of the file of weights whose values the checkpoint does not hold.
 REST = "rest.safetensors"
+# The dtypes that the NumPy interface of safetensors writes and reads.
+_PLAIN = [
+    *map(np.dtype, ("bool", "float16", "float32", "float64", "complex64")),
+    *(np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)),
+]
 
 
 def check_output(output: Path) -> None:
@@ -93,10 +98,8 @@ def write_converted_run(
         checkpoints.save(0, jax.device_get(carry), None, time_spent)
         checkpoints.close()
         if rest:
-            # safetensors ignores the strides of an array.
-            contiguous = {name: np.array(array, order="C") for name, array in rest.items()}
             # Not `save_file`: it makes files that no other user can read.
-            (folder / REST).write_bytes(save(contiguous))
+            (folder / REST).write_bytes(_encoded(rest))
         write_json(folder / CONVERTED, source)
         configs.save(config, folder / CONFIG)
 
@@ -144,9 +147,31 @@ def read_rest(run: Path, *formats: str) -> dict[str, np.ndarray]:
     if origin(run) not in formats or not path.exists():
         return {}
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        with safe_open(path, framework="numpy") as file:
+            names, dtypes = file.keys(), file.metadata() or {}
+            return {name: _decoded(file.get_tensor(name), dtypes.get(name)) for name in names}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _encoded(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A file of safetensors with arrays of any dtype.
+
+    safetensors has no complex128, and its NumPy interface does not read bfloat16. Arrays of dtypes
+    such as these are stored as bytes, and the metadata hold the names of their dtypes.
+    """
+    tensors, dtypes = {}, {}
+    for name, array in arrays.items():
+        dtype = array.dtype.newbyteorder("=")
+        tensors[name] = np.array(array, dtype, order="C")  # safetensors ignores strides
+        if dtype not in _PLAIN:
+            dtypes[name] = dtype.name
+            tensors[name] = tensors[name][..., np.newaxis].view(np.uint8)
+    return save(tensors, dtypes)
+
+
+def _decoded(array: np.ndarray, dtype: str | None) -> np.ndarray:
+    return array if dtype is None else array.view(np.dtype(dtype))[..., 0]
 
 
 @contextlib.contextmanager
