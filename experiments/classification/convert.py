@@ -1,11 +1,13 @@
 """Makes runs from weights of PyTorch's libraries, and such weights from runs."""
 
 from pathlib import Path
+from typing import get_args
 
 import jax
 import tensorflow_datasets as tfds
 
 from experiments.classification.configs import ClassificationConfig
+from experiments.classification.library import Library
 from experiments.classification.task import (
     CLASSES,
     RUNS,
@@ -27,7 +29,11 @@ from experiments.weights.saving import check_new, save
 
 
 def convert(
-    config: ClassificationConfig, weights: Path, output: Path, keep: tuple[str, ...] = ()
+    config: ClassificationConfig,
+    weights: Path,
+    output: Path,
+    keep: tuple[str, ...] = (),
+    library: Library = "torchvision",
 ) -> list[str]:
     """Writes a run whose checkpoint of step 0 holds weights from a file.
 
@@ -38,6 +44,7 @@ def convert(
         weights: file of the ``state_dict`` of a torchvision or timm ResNet.
         output: folder of the run; it must be new or empty.
         keep: parts of the network that keep their own initial values.
+        library: library that wrote the file, which the run records.
 
     Returns:
         What the run does not use of the file; see
@@ -63,7 +70,7 @@ def convert(
         config,
         training_state(config, variables),
         [weights],
-        "torchvision",
+        library,
         {CLASSES: names},
         loaded.rest,
         keep,
@@ -88,4 +95,4 @@ def export(run: Path, output: Path, checkpoint: CheckpointChoice = "newest") -> 
     check_new([output])
     state = RUNS.load(run, checkpoint).state
     variables = {"params": state["params"], "batch_stats": state["model_state"]}
-    save([output], variables, classification_layout(), read_rest(run, "torchvision"))
+    save([output], variables, classification_layout(), read_rest(run, *get_args(Library)))

@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     state["fc.bias"] = rng.standard_normal(1000, np.float32)
     state["conv1.weight"] = state["conv1.weight"].astype(np.float16)
     save_file(state, folder / "resnet.safetensors")
-    texts = convert(CONFIG, folder / "resnet.safetensors", folder / "run")
+    texts = convert(CONFIG, folder / "resnet.safetensors", folder / "run", library="timm")
     counters = sum(name.endswith("num_batches_tracked") for name in state)
     assert texts == [f"{counters} arrays: a counter of PyTorch's training"]
     return folder / "run", state
@@ -53,7 +53,7 @@ def test_a_converted_run_names_its_origin(run):
     folder, _ = run
     assert read_json(folder / "converted.json") == {
         "weights": ["resnet.safetensors"],
-        "format": "torchvision",
+        "format": "timm",
         "kept": [],
     }
     assert RUNS.load(folder).step == 0

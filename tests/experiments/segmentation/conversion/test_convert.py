@@ -178,6 +178,7 @@ def refusal(capsys, *arguments):
         ("--weights w --run r --output o", r"got \['--weights', '--run'\]"),
         ("--weights w", r"output.*folder.*got \[\]"),
         ("--weights w --output a b", r"output.*folder.*'a', 'b'"),
+        ("--weights w --output o --checkpoint best", r"checkpoint.*--weights.*'best'"),
         ("--to mmseg --run r", r"output.*files.*\[\]"),
         ("--to csail --run r --output o", r"two files.*encoder.*'o'"),
         ("--to mmseg --run r --output a b", r"one for mmseg.*'a', 'b'"),
