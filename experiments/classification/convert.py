@@ -47,12 +47,13 @@ def convert(
         library: library that wrote the file, which the run records.
 
     Returns:
-        What the run does not use of the file; see
+        The reasons why the run does not use some arrays of the file; see
         :func:`experiments.weights.loading.unused_texts`.
 
     Raises:
+        CheckpointError: the checkpoint cannot be written.
         ConfigError: the config is for another dataset; or ``output`` is not empty, or cannot be
-            created.
+            created or written to.
         WeightsError: the file cannot be read, does not match the network, or has unusable values;
             or ``keep`` names a part that the network does not have.
     """
@@ -91,6 +92,7 @@ def export(run: Path, output: Path, checkpoint: CheckpointChoice = "newest") -> 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it cannot be read.
         ConfigError: ``output`` exists.
+        WeightsError: ``output`` cannot be written, or its suffix is not known.
     """
     check_new([output])
     state = RUNS.load(run, checkpoint).state

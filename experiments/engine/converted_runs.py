@@ -19,7 +19,7 @@ from experiments.engine.json_files import read_json, write_json
 from experiments.engine.settings import RunConfig
 from experiments.engine.step import State, first_carry
 
-# The arrays of the file of weights whose values the checkpoint does not hold.
+# The arrays that are needed, beside the checkpoint, to write the same file of weights again.
 REST = "rest.safetensors"
 # The dtypes that the NumPy interface of safetensors writes and reads.
 _PLAIN = [
@@ -50,6 +50,9 @@ def with_drawn(loaded: Any, draw: Callable[[], Any]) -> Any:
         loaded: variables of a model; a variable that no file provided is a
             ``jax.ShapeDtypeStruct``.
         draw: function that draws all variables of the model; called only if it is needed.
+
+    Returns:
+        Complete variables with the structure of ``loaded``.
     """
     if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(loaded)):
         return loaded
@@ -77,15 +80,16 @@ def write_converted_run(
         config: config of the run.
         state: state of the run at step 0.
         weights: files of the weights.
-        library: name of their format.
+        library: library that wrote the files, or the name of its format.
         files: contents of further files of the run, by file name; they are saved as JSON.
-        rest: arrays of the files whose values ``state`` does not hold, by name; see
-            :func:`read_rest`.
+        rest: arrays, by name, that are needed to write the same files again, because ``state`` does
+            not hold their values or their precision; see :func:`read_rest`.
         kept: parts of the network that have their own initial values.
 
     Raises:
         CheckpointError: the checkpoint cannot be written.
-        ConfigError: ``output`` is not empty, or cannot be created or written to.
+        ConfigError: ``output`` is not empty, cannot be created or written to, or has a name that
+            Orbax does not support.
     """
     check_output(output)
     source = {"weights": [path.name for path in weights], "format": library, "kept": [*kept]}
@@ -126,10 +130,10 @@ def origin(run: Path) -> str | None:
 
 
 def read_rest(run: Path, *formats: str) -> dict[str, np.ndarray]:
-    """The arrays of the file of weights whose values the checkpoint of a run does not hold.
+    """The arrays that are needed, beside a checkpoint, to write the same file of weights again.
 
-    They complete a file of the format from which the run was converted. In a file of another format
-    they would be wrong.
+    They complete a file of the format from which the run was converted. A file of another format
+    does not have them.
 
     Args:
         run: folder of a run.

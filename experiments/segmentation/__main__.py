@@ -137,7 +137,8 @@ def convert(
         library: library that wrote the weights. The default is to recognise it.
         to: library for which the network of a run is written.
         run: folder of the run whose network is written.
-        output: folder of the new run; or the new file, of CSAILVision encoder and decoder.
+        output: folder of the new run; or the new file, for CSAILVision the new files of the encoder
+            and of the decoder.
         checkpoint: checkpoint that is written: the newest, which is the default, or the best, which
             has the highest mIoU so far.
     """
