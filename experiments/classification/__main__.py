@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from experiments.classification.configs import ClassificationConfig
+from experiments.classification.library import Library
 from experiments.classification.presets import CATALOGUE
 from experiments.engine.command_line import run_command
 from experiments.engine.commands import (
@@ -17,7 +18,7 @@ from experiments.engine.commands import (
     task_commands,
 )
 from experiments.engine.config import check
-from experiments.engine.conversion import FROM, reads_weights
+from experiments.engine.conversion import FROM, check_left_out, given, requested_export
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.presets import subcommands
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     OptionalConfig = ClassificationConfig | None
 else:
     OptionalConfig = subcommands(CATALOGUE) | None
-
-Library = Literal["torchvision", "timm"]
 
 
 def load_spec() -> "TaskSpec[ClassificationConfig]":
@@ -88,8 +87,8 @@ def convert(
     run: Path | None = None,
     output: Path | None = None,
     keep: tuple[str, ...] = (),
-    checkpoint: CheckpointChoice = "newest",
-    runs: Path = FOLDERS.runs,
+    checkpoint: CheckpointChoice | None = None,
+    runs: Path | None = None,
 ) -> None:
     """Converts a torchvision or timm ResNet to a run, or a run to such a ResNet.
 
@@ -100,34 +99,53 @@ def convert(
         config: config of the new run; an ImageNet preset.
         weights: file of a state_dict from safetensors or torch.save, with any suffix; PyTorch need
             not be installed.
-        library: library that wrote the weights; both have the same names.
+        library: library that wrote the weights, which the run records. Both have the same names;
+            the default is torchvision.
         to: library for which the network of a run is written.
         run: folder of the run whose network is written.
         output: folder of the new run, or the new file. The default is the folder of the preset's
             run, where detection looks for backbones; an output is required for a file, and if a
             field other than the seed is changed.
         keep: parts of the network that the file lacks; they keep their initial values.
-        checkpoint: checkpoint that is written: the newest, or the one with the highest top-1
-            accuracy.
-        runs: folder of all runs.
+        checkpoint: checkpoint that is written: the newest, which is the default, or the one with
+            the highest top-1 accuracy.
+        runs: folder of all runs, where the new run is if no output is given. The default is runs.
     """
-    reading = reads_weights(weights is not None, library, to, run)
-    presets = "a preset for --weights, such as table2-resnet50, and none for --to"
-    check((config is not None) == reading, "config", presets, "one" if config else "none")
-    check(reading or output is not None, "output", "a file for --to", None)
-    check(reading or not keep, "keep", "empty for --to", keep)
+    export = requested_export(weights is not None, library, to, run)
+    if export is None:
+        check_left_out("--weights", checkpoint=checkpoint)
+        file = given("weights", weights, "a file")
+        config = given("config", config, "a preset for --weights, such as table2-resnet50")
+        _make_run(config, file, library or "torchvision", output, keep, runs or FOLDERS.runs)
+    else:
+        check_left_out("--to", keep=keep, runs=runs)
+        check(config is None, "config", "left out with --to", "a preset")
+        _write_weights(export.run, given("output", output, "a file for --to"), checkpoint)
 
+
+def _make_run(
+    config: ClassificationConfig,
+    weights: Path,
+    library: Library,
+    output: Path | None,
+    keep: tuple[str, ...],
+    runs: Path,
+) -> None:
     from experiments.classification import convert as conversion
     from experiments.engine.runs import run_folder
     from experiments.engine.text import printable
 
-    if config is not None and weights is not None:
-        output = output or run_folder(config, CATALOGUE.presets, runs)
-        unused = conversion.convert(config, weights, output, keep)
-        print(printable(output), *(f"not used: {each}" for each in unused), sep="\n")
-    elif run is not None and output is not None:
-        conversion.export(run, output, checkpoint)
-        print(printable(output))
+    output = output or run_folder(config, CATALOGUE.presets, runs)
+    unused = conversion.convert(config, weights, output, keep, library)
+    print(printable(output), *(f"not used: {each}" for each in unused), sep="\n")
+
+
+def _write_weights(run: Path, output: Path, checkpoint: CheckpointChoice | None) -> None:
+    from experiments.classification import convert as conversion
+    from experiments.engine.text import printable
+
+    conversion.export(run, output, checkpoint or "newest")
+    print(printable(output))
 
 
 def main() -> None:

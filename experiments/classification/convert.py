@@ -1,11 +1,13 @@
 """Makes runs from weights of PyTorch's libraries, and such weights from runs."""
 
 from pathlib import Path
+from typing import get_args
 
 import jax
 import tensorflow_datasets as tfds
 
 from experiments.classification.configs import ClassificationConfig
+from experiments.classification.library import Library
 from experiments.classification.task import (
     CLASSES,
     RUNS,
@@ -27,7 +29,11 @@ from experiments.weights.saving import check_new, save
 
 
 def convert(
-    config: ClassificationConfig, weights: Path, output: Path, keep: tuple[str, ...] = ()
+    config: ClassificationConfig,
+    weights: Path,
+    output: Path,
+    keep: tuple[str, ...] = (),
+    library: Library = "torchvision",
 ) -> list[str]:
     """Writes a run whose checkpoint of step 0 holds weights from a file.
 
@@ -38,14 +44,16 @@ def convert(
         weights: file of the ``state_dict`` of a torchvision or timm ResNet.
         output: folder of the run; it must be new or empty.
         keep: parts of the network that keep their own initial values.
+        library: library that wrote the file, which the run records.
 
     Returns:
-        What the run does not use of the file; see
+        The reasons why the run does not use some arrays of the file; see
         :func:`experiments.weights.loading.unused_texts`.
 
     Raises:
+        CheckpointError: the checkpoint cannot be written.
         ConfigError: the config is for another dataset; or ``output`` is not empty, or cannot be
-            created.
+            created or written to.
         WeightsError: the file cannot be read, does not match the network, or has unusable values;
             or ``keep`` names a part that the network does not have.
     """
@@ -63,7 +71,7 @@ def convert(
         config,
         training_state(config, variables),
         [weights],
-        "torchvision",
+        library,
         {CLASSES: names},
         loaded.rest,
         keep,
@@ -84,8 +92,9 @@ def export(run: Path, output: Path, checkpoint: CheckpointChoice = "newest") -> 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it cannot be read.
         ConfigError: ``output`` exists.
+        WeightsError: ``output`` cannot be written, or its suffix is not known.
     """
     check_new([output])
     state = RUNS.load(run, checkpoint).state
     variables = {"params": state["params"], "batch_stats": state["model_state"]}
-    save([output], variables, classification_layout(), read_rest(run))
+    save([output], variables, classification_layout(), read_rest(run, *get_args(Library)))

@@ -18,7 +18,7 @@ from experiments.engine.commands import (
     task_commands,
 )
 from experiments.engine.config import check
-from experiments.engine.conversion import FROM, reads_weights
+from experiments.engine.conversion import FROM, requested_export
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
@@ -113,7 +113,7 @@ def convert(
         checkpoint: checkpoint that is written: the newest, or the one with the highest AP.
         output: folder of the new run, or the new file.
     """
-    reading = reads_weights(weights is not None, library, to, run)
+    reading = requested_export(weights is not None, library, to, run) is None
     expected = "the folder of the new run" if reading else "the new file"
     check(output is not None, "output", expected, None)
     check(reading or norm_epsilon is None, "norm_epsilon", "None for --to", norm_epsilon)

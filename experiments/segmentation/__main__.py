@@ -15,7 +15,7 @@ from experiments.engine.commands import (
     task_commands,
 )
 from experiments.engine.config import check
-from experiments.engine.conversion import FROM, reads_weights
+from experiments.engine.conversion import FROM, Export, check_left_out, requested_export
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
@@ -124,7 +124,7 @@ def convert(
     to: Library | None = None,
     run: Path | None = None,
     output: tuple[Path, ...] = (),
-    checkpoint: CheckpointChoice = "newest",
+    checkpoint: CheckpointChoice | None = None,
 ) -> None:
     """Converts a public UperNet or PSPNet to a run, or a run to such a network.
 
@@ -137,22 +137,27 @@ def convert(
         library: library that wrote the weights. The default is to recognise it.
         to: library for which the network of a run is written.
         run: folder of the run whose network is written.
-        output: folder of the new run; or the new file, of CSAILVision encoder and decoder.
-        checkpoint: checkpoint that is written: the newest, or the best, which has the highest mIoU
-            so far.
+        output: folder of the new run; or the new file, for CSAILVision the new files of the encoder
+            and of the decoder.
+        checkpoint: checkpoint that is written: the newest, which is the default, or the best, which
+            has the highest mIoU so far.
     """
-    reading = reads_weights(bool(weights), library, to, run)
-    expected = "the folder of the new run" if reading else "one or more new files"
-    check(len(output) == 1 if reading else bool(output), "output", expected, [*map(str, output)])
+    export: Export[Library] | None = requested_export(bool(weights), library, to, run)
+    if export is None:
+        check_left_out("--weights", checkpoint=checkpoint)
+        expected = "the folder of the new run"
+        check(len(output) == 1, "output", expected, [*map(str, output)])
+    else:
+        check(bool(output), "output", "one or more new files", [*map(str, output)])
 
     from experiments.engine.text import printable
     from experiments.segmentation.conversion import convert as conversion
 
-    if reading:
+    if export is None:
         unused = conversion.convert(weights, output[0], library)
         print(printable(output[0]), *(f"not used: {each}" for each in unused), sep="\n")
-    elif run is not None and to is not None:
-        conversion.export(run, to, output, checkpoint)
+    else:
+        conversion.export(export.run, export.library, output, checkpoint or "newest")
         print(*map(printable, output), sep="\n")
 
 

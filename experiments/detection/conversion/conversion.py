@@ -16,14 +16,13 @@ from experiments.detection.model.config import DetectorConfig
 from experiments.detection.presets import MASK_SIDE, PRESETS
 from experiments.detection.task import CATEGORIES, RUNS, initial_variables, training_state
 from experiments.engine import config as configs
-from experiments.engine.claim import CONVERTED, is_converted
 from experiments.engine.converted_runs import (
     check_output,
+    origin,
     read_rest,
     with_drawn,
     write_converted_run,
 )
-from experiments.engine.json_files import read_json
 from experiments.engine.settings import CheckpointChoice
 from experiments.weights.loading import file_shapes, load, unused_texts
 from experiments.weights.saving import check_new, save
@@ -171,10 +170,8 @@ def to_file(
     loaded = RUNS.load(run, checkpoint)
     config = loaded.config
     _check_in_library(config, library)
-    origin = read_json(run / CONVERTED).get("format") if is_converted(run) else None
-    names = names or ("old" if origin == _OLD else "new")
-    same = origin == (_OLD if names == "old" else library)
-    rest = read_rest(run) if same else {}
+    names = names or ("old" if origin(run) == _OLD else "new")
+    rest = read_rest(run, _OLD if names == "old" else library)
     variables = {"params": loaded.state["params"], **loaded.state["model_state"]}
     save([output], variables, layout(library, config.model, names), rest)
     settings = configs.differences(_usual(config, library), config)

@@ -31,11 +31,12 @@ def convert(weights: Sequence[Path], output: Path, library: Library | None = Non
         library: library that wrote the files; ``None`` to recognise it by their names.
 
     Returns:
-        What the run does not use of the files; see
+        The reasons why the run does not use some arrays of the files; see
         :func:`experiments.weights.loading.unused_texts`.
 
     Raises:
-        ConfigError: ``output`` is not empty, or cannot be created.
+        CheckpointError: the checkpoint cannot be written.
+        ConfigError: ``output`` is not empty, or cannot be created or written to.
         WeightsError: a file cannot be read or has unusable values, or the files do not hold a
             UperNet or a PSPNet of the library for the classes of ADE20K.
     """
@@ -65,7 +66,9 @@ def export(
 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it cannot be read.
-        ConfigError: a file exists, their number is wrong, or the library has no such network.
+        ConfigError: a file exists, the number of files is wrong, or the library has no such
+            network.
+        WeightsError: a file cannot be written, or its suffix is not known.
     """
     count = 2 if library == "csail" else 1
     expected = "two files for csail, encoder and decoder" if count == 2 else f"one for {library}"
@@ -76,7 +79,7 @@ def export(
     state = RUNS.load(run, checkpoint).state
     variables = {"params": state["params"], "batch_stats": state["model_state"]}
     file_of = functools.partial(_file_of, library) if count == 2 else None
-    save(outputs, variables, layout(library, model), read_rest(run), file_of)
+    save(outputs, variables, layout(library, model), read_rest(run, library), file_of)
 
 
 def _file_of(library: Library, name: str) -> int:

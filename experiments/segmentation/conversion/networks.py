@@ -22,6 +22,8 @@ ARCHITECTURES: tuple[Architecture, ...] = ("upernet", "pspnet")
 # of 32 (PSPNet: 8) by resizing; here images keep their aspect ratio.
 _CSAIL = SegmentationConfig(data=DataConfig(longer=1000))
 _BASES = {"csail": _CSAIL, "mmseg": MMSEG[0].config}
+# The stems of three convolutions. Networks of both libraries may have a 7x7 convolution instead.
+_STEMS: dict[Library, Stem] = {"csail": "deep", "mmseg": "v1c"}
 
 
 def library_of(names: Sequence[str]) -> Library:
@@ -75,9 +77,7 @@ def config_of(library: Library, shapes: Mapping[str, Sequence[int]]) -> Segmenta
             f"{described(shapes)}"
         )
     hidden = shapes.get(kernel(library, architecture, "auxiliary/hidden/conv"))
-    stem: Stem = "deep" if library == "csail" else "v1c"
-    if "conv3.weight" not in backbone:
-        stem = "conv7"
+    stem = _STEMS[library] if "conv3.weight" in backbone else "conv7"
     names = LIBRARIES[library]
     model = SegmenterConfig(
         architecture,
@@ -107,11 +107,13 @@ def check_network(library: Library, model: SegmenterConfig) -> None:
     Raises:
         ConfigError: the library has no such network; the message names the fields that differ.
     """
-    expected = f"of {ARCHITECTURES} for {library}"
-    check(model.architecture in ARCHITECTURES, "model.architecture", expected, model.architecture)
-    stems = ("deep",) if library == "csail" else ("v1c", "conv7")
-    check(model.backbone.stem in stems, "stem", f"of {stems} for {library}", model.backbone.stem)
     backbone = model.backbone
+    choices: list[tuple[str, str, tuple[str, ...]]] = [
+        ("model.architecture", model.architecture, ARCHITECTURES),
+        ("model.backbone.stem", backbone.stem, (_STEMS[library], "conv7")),
+    ]
+    for name, value, allowed in choices:
+        check(value in allowed, name, f"{' or '.join(map(repr, allowed))} for {library}", value)
     # What a library cannot change has the default of a config.
     standard = ResNetConfig(
         backbone.depth,

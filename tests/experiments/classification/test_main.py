@@ -2,10 +2,12 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiments.classification import __main__ as command_line
+from experiments.classification import convert as conversion
 
 
 @pytest.mark.parametrize(
@@ -43,10 +45,12 @@ def test_weights_that_cannot_be_converted_are_refused_in_one_line(
         ("table2-resnet50 --from timm", r"got \['--from'\]"),
         ("--run r --output o", r"got \['--run'\]"),
         ("--to torchvision --output o", r"got \['--to'\]"),
-        ("--weights w", "config.*preset.*none"),
-        ("table2-resnet50 --to torchvision --run r --output o", "config.*none for --to.*one"),
+        ("--weights w", "config.*preset.*None"),
+        ("table2-resnet50 --to torchvision --run r --output o", "config.*left out with --to"),
         ("--to torchvision --run r", "output.*None"),
-        ("--to torchvision --run r --output o --keep fc", "keep.*'fc'"),
+        ("--to torchvision --run r --output o --keep fc", "keep.*--to.*'fc'"),
+        ("--to torchvision --run r --output o --runs a", "runs.*--to.*'a'"),
+        ("table2-resnet50 --weights w --checkpoint best", "checkpoint.*--weights.*'best'"),
     ],
 )
 def test_convert_needs_one_direction(options, message, monkeypatch, capsys):
@@ -56,3 +60,18 @@ def test_convert_needs_one_direction(options, message, monkeypatch, capsys):
     printed, error = capsys.readouterr()
     assert (ended.value.code, printed, len(error.splitlines())) == (2, "", 1)
     assert re.match(f"error: .*{message}", error), error
+
+
+@pytest.mark.parametrize(
+    ("options", "library"),
+    [((), "torchvision"), (("--from", "timm"), "timm"), (("--from", "torchvision"), "torchvision")],
+)
+def test_the_library_of_the_weights_is_recorded(options, library, monkeypatch, capsys):
+    recorded = []
+    monkeypatch.setattr(conversion, "convert", lambda *arguments: recorded.append(arguments) or [])
+    arguments = ("convert", "table2-resnet50", "--weights", "w", "--output", "o", *options)
+    monkeypatch.setattr(sys, "argv", ["classification", *arguments])
+    command_line.main()
+    assert capsys.readouterr().out == "o\n"
+    ((_, *found),) = recorded
+    assert found == [Path("w"), Path("o"), (), library]

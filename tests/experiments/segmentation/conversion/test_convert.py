@@ -21,33 +21,40 @@ from experiments.segmentation.conversion.libraries import in_backbone
 from experiments.segmentation.conversion.networks import check_network, config_of
 from experiments.segmentation.model.config import SegmenterConfig
 from experiments.segmentation.task import RUNS, read_class_names
+from experiments.weights.files import open_weights
 from experiments.weights.loading import WeightsError
 from tests.experiments.segmentation.conversion.key_lists import key_list
-from tests.experiments.weights import safetensors_writing
 
 CSAIL, MMSEG = "csail_pspnet18", "mmseg_upernet50"
 
 
 def narrow(shape):
-    """A sixteenth of all channels, except for images and classes."""
-    return tuple(side if side in (1, 3, 150) else max(1, side // 16) for side in shape)
+    """A sixteenth of all channels, except for images, kernels and classes."""
+    return tuple(side if side in (1, 3, 7, 150) else max(1, side // 16) for side in shape)
+
+
+def key_list_with_stem7(name):
+    """The key list of a ResNet-18 with a 7x7 convolution instead of the first three."""
+    removed = ("conv2.", "conv3.", "bn2.", "bn3.", "layer1.0.downsample.")
+    keys = {key: shape for key, shape in key_list(name).items() if not key.startswith(removed)}
+    return keys | {"conv1.weight": (64, 3, 7, 7), "layer1.0.conv1.weight": (64, 64, 3, 3)}
 
 
 @functools.cache
-def arrays_of(name):
+def arrays_of(name, stem7=False):
     """Arrays of a narrow network with random values, by name."""
     rng = np.random.default_rng(0)
     arrays = {}
-    for key, shape in key_list(name).items():
+    for key, shape in (key_list_with_stem7 if stem7 else key_list)(name).items():
         value = rng.uniform(0.1, 1, narrow(shape)).astype(np.float32)
         counts = key.endswith("num_batches_tracked")
         arrays[key] = np.array(7) if counts else value / max(1, value[0].size)
     return arrays
 
 
-def files_of(name, folder):
+def files_of(name, folder, stem7=False):
     """Writes a network to one file, or to encoder and decoder."""
-    arrays = arrays_of(name)
+    arrays = arrays_of(name, stem7)
     start = next((i for i, key in enumerate(arrays) if key.startswith(("ppm.", "ppm_"))), None)
     keys = list(arrays)
     paths = []
@@ -61,7 +68,6 @@ def command(*arguments):
     """Calls the command line in this process, and returns the lines that it prints."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        safetensors_writing.use(patch)
         patch.setattr(sys, "argv", ["segmentation", *map(str, arguments)])
         command_line.main()
     return printed.getvalue().splitlines()
@@ -75,6 +81,14 @@ def converted(request, tmp_path_factory):
     return request.param, paths, run, command("convert", "--weights", *paths, "--output", run)
 
 
+def assert_same(found, expected):
+    """Asserts that two files have the same arrays, bit for bit."""
+    assert {*found} == {*expected}
+    for key, array in expected.items():
+        assert (found[key].dtype, found[key].shape) == (array.dtype, array.shape)
+        assert found[key].tobytes() == array.tobytes(), key
+
+
 def test_a_run_comes_back_bit_for_bit(converted, tmp_path):
     name, paths, run, _ = converted
     outputs = [tmp_path / path.name for path in paths]
@@ -82,11 +96,38 @@ def test_a_run_comes_back_bit_for_bit(converted, tmp_path):
     lines = command("convert", "--to", library, "--run", run, "--output", *outputs)
     assert lines == [*map(str, outputs)]
     for path, output in zip(paths, outputs, strict=True):
-        expected, found = load_file(path), load_file(output)
-        assert {*found} == {*expected}
-        for key, array in expected.items():
-            assert (found[key].dtype, found[key].shape) == (array.dtype, array.shape)
-            assert found[key].tobytes() == array.tobytes(), key
+        assert_same(load_file(output), load_file(path))
+
+
+def without_counters(arrays):
+    return {key: x for key, x in arrays.items() if not key.endswith("num_batches_tracked")}
+
+
+@pytest.fixture(scope="module")
+def stem7(tmp_path_factory):
+    """The files of a network of CSAILVision with a 7x7 convolution, and the run."""
+    folder = tmp_path_factory.mktemp("stem7")
+    paths = files_of(CSAIL, folder, stem7=True)
+    command("convert", "--weights", *paths, "--output", folder / "run")
+    return paths, folder / "run"
+
+
+def test_a_run_with_a_7x7_convolution_comes_back(stem7, tmp_path):
+    paths, run = stem7
+    outputs = [tmp_path / "encoder.pth", tmp_path / "decoder.pth"]
+    command("convert", "--to", "csail", "--run", run, "--output", *outputs)
+    for path, output in zip(paths, outputs, strict=True):
+        with open_weights(output) as entries:
+            found = {name: entry.read() for name, entry in entries.items()}
+        assert_same(without_counters(found), without_counters(load_file(path)))
+
+
+def test_a_file_of_another_library_has_only_its_arrays(stem7, tmp_path):
+    output, again = tmp_path / "weights.safetensors", tmp_path / "run"
+    command("convert", "--to", "mmseg", "--run", stem7[1], "--output", output)
+    modules = {name.partition(".")[0] for name in load_file(output)}
+    assert modules == {"backbone", "decode_head", "auxiliary_head"}
+    assert convert([output], again) == []
 
 
 def test_what_a_run_does_not_use_is_listed(converted):
@@ -137,6 +178,7 @@ def refusal(capsys, *arguments):
         ("--weights w --run r --output o", r"got \['--weights', '--run'\]"),
         ("--weights w", r"output.*folder.*got \[\]"),
         ("--weights w --output a b", r"output.*folder.*'a', 'b'"),
+        ("--weights w --output o --checkpoint best", r"checkpoint.*--weights.*'best'"),
         ("--to mmseg --run r", r"output.*files.*\[\]"),
         ("--to csail --run r --output o", r"two files.*encoder.*'o'"),
         ("--to mmseg --run r --output a b", r"one for mmseg.*'a', 'b'"),
@@ -196,8 +238,12 @@ def test_files_of_other_networks_are_described(change, tmp_path):
 @pytest.mark.parametrize(
     ("library", "fields", "message"),
     [
-        ("csail", {"architecture": "psanet"}, "architecture.*psanet"),
-        ("csail", {"backbone": ResNetConfig(50, stem="v1c")}, "stem.*'v1c'"),
+        ("csail", {"architecture": "psanet"}, r"model\.architecture.*'pspnet' for .*'psanet'"),
+        (
+            "csail",
+            {"backbone": ResNetConfig(50, stem="v1c")},
+            r"model\.backbone\.stem.*'deep' or 'conv7' .*'v1c'",
+        ),
         ("mmseg", {}, "stem.*'deep'"),
         ("csail", {"fpn": "carafe"}, "model.fpn: 'carafe' -> 'bilinear'"),
         (

@@ -1,0 +1,5 @@
+"""The libraries whose ResNets are converted."""
+
+from typing import Literal
+
+Library = Literal["torchvision", "timm"]
