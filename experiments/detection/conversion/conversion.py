@@ -9,6 +9,7 @@ import jax
 from experiments.data.coco_names import CATEGORIES as COCO
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.conventions import with_convention
+from experiments.detection.conversion.constants import check_constants
 from experiments.detection.conversion.layouts import layout
 from experiments.detection.conversion.libraries import Library, Names
 from experiments.detection.conversion.recognition import Recognised, recognise
@@ -89,13 +90,16 @@ def to_run(
     Raises:
         ConfigError: ``output`` is not empty, or cannot be created.
         WeightsError: the file cannot be read, is of another network or another number of classes,
-            or has unusable values; or ``keep`` names a part that the network does not have.
+            has unusable values, or constants that differ from the config of the run; or ``keep``
+            names a part that the network does not have.
     """
     check_output(output)
     found = recognise(file_shapes(weights), library)
     config = run_config(found, norm_epsilon)
     shapes = jax.eval_shape(lambda: initial_variables(config))
     loaded = load(weights, shapes, layout(found.library, config.model, found.names), keep)
+    if found.library == "detectron2":
+        check_constants(loaded.rest, config.model)
     variables = with_drawn(loaded.variables, lambda: initial_variables(config))
     write_converted_run(
         output,
@@ -111,7 +115,13 @@ def to_run(
     used -= sum(
         isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(loaded.variables)
     )
-    return Converted(*found[:2], found.describe(), used, tuple(unused_texts(loaded.unused)))
+    return Converted(
+        library=found.library,
+        names=found.names,
+        network=found.describe(),
+        used=used,
+        unused=tuple(unused_texts(loaded.unused)),
+    )
 
 
 def run_config(found: Recognised, norm_epsilon: float | None = None) -> DetectionConfig:

@@ -24,7 +24,11 @@ from tests.experiments.detection.conversion.networks import (
 )
 
 COUNTERS = {f"backbone.bn{index}.num_batches_tracked": np.array(7) for index in (1, 2)}
-CONSTANTS = {"pixel_mean": np.ones((3, 1, 1), np.float32)}
+# As detectron2 publishes them.
+CONSTANTS = {
+    "pixel_mean": np.float32([103.53, 116.28, 123.675]).reshape(3, 1, 1),
+    "pixel_std": np.ones((3, 1, 1), np.float32),
+}
 # The network, its library, the version of the names, and arrays that the network does not use.
 FILES = {
     "torchvision": (detector(masks=True), "torchvision", "old", {}),
