@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from experiments.detection.conventions import Style
 from experiments.detection.conversion.libraries import Library, Names
 from experiments.detection.data.config import Split
 from experiments.detection.presets import CATALOGUE
@@ -88,6 +89,7 @@ def convert(
     library: Annotated[Library | None, FROM] = None,
     norm_epsilon: float | None = None,
     keep: tuple[str, ...] = (),
+    style: Style | None = None,
     to: Library | None = None,
     run: Path | None = None,
     names: Names | None = None,
@@ -106,6 +108,9 @@ def convert(
         norm_epsilon: number that normalisation in the backbone adds to variances; the default is
             the library's.
         keep: parts of the network that the file lacks; they keep their initial values.
+        style: style of the backbone in a file of mmdet: "caffe" for models with "caffe" in their
+            names, which read BGR images and have the stride in the first 1x1 convolution of a
+            bottleneck. The arrays do not determine it; the default is "pytorch".
         to: library for which the network of a run is written.
         run: folder of the run whose network is written.
         names: torchvision's names in the new file, "old" for those before version 0.13; the default
@@ -118,13 +123,14 @@ def convert(
     check(output is not None, "output", expected, None)
     check(reading or norm_epsilon is None, "norm_epsilon", "None for --to", norm_epsilon)
     check(reading or not keep, "keep", "empty for --to", keep)
+    check(reading or style is None, "style", "not given with --to", style)
     check(names is None or to == "torchvision", "names", "None but for --to torchvision", names)
 
     from experiments.detection.conversion.command import print_file, print_run
 
     assert output is not None
     if weights is not None:
-        print_run(weights, output, library, norm_epsilon, keep)
+        print_run(weights, output, library, norm_epsilon, keep, style)
     elif run is not None and to is not None:
         print_file(run, output, to, names, checkpoint)
 

@@ -8,7 +8,7 @@ import jax
 
 from experiments.data.coco_names import CATEGORIES as COCO
 from experiments.detection.configs import DetectionConfig
-from experiments.detection.conventions import with_convention
+from experiments.detection.conventions import MSRA, Style, with_convention
 from experiments.detection.conversion.constants import check_constants
 from experiments.detection.conversion.layouts import layout
 from experiments.detection.conversion.libraries import Library, Names
@@ -50,6 +50,7 @@ class Converted(NamedTuple):
         network: the network in words.
         used: number of arrays that the network uses.
         unused: the arrays of the file that it does not use, with the reasons.
+        not_in_file: properties of the network that no array of the file determines.
         settings: settings of the run with which the library's own detectors compute something else,
             as ``name: theirs -> ours``.
     """
@@ -59,6 +60,7 @@ class Converted(NamedTuple):
     network: str
     used: int
     unused: tuple[str, ...]
+    not_in_file: tuple[str, ...]
     settings: tuple[str, ...] = ()
 
 
@@ -68,6 +70,7 @@ def to_run(
     library: Library | None = None,
     norm_epsilon: float | None = None,
     keep: tuple[str, ...] = (),
+    style: Style | None = None,
 ) -> Converted:
     """Writes a run whose checkpoint of step 0 holds the weights of a file.
 
@@ -83,19 +86,24 @@ def to_run(
             files of torchvision without counters of BatchNorm, as torchvision sets it for its
             weights ``COCO_V1``.
         keep: parts of the network that the file lacks; they keep their initial values.
+        style: style of the backbone in a file of mmdet, which its arrays do not determine. The
+            default is ``"pytorch"``.
 
     Returns:
         What was done.
 
     Raises:
-        ConfigError: ``output`` is not empty, or cannot be created.
+        ConfigError: ``output`` is not empty, or cannot be created; or ``style`` is given for a file
+            of another library.
         WeightsError: the file cannot be read, is of another network or another number of classes,
             has unusable values, or constants that differ from the config of the run; or ``keep``
             names a part that the network does not have.
     """
     check_output(output)
     found = recognise(file_shapes(weights), library)
-    config = run_config(found, norm_epsilon)
+    mmdet = found.library == "mmdet"
+    configs.check(style is None or mmdet, "style", f"not given for {found.library}", style)
+    config = run_config(found, norm_epsilon, style or "pytorch")
     shapes = jax.eval_shape(lambda: initial_variables(config))
     loaded = load(weights, shapes, layout(found.library, config.model, found.names), keep)
     if found.library == "detectron2":
@@ -121,16 +129,30 @@ def to_run(
         network=found.describe(),
         used=used,
         unused=tuple(unused_texts(loaded.unused)),
+        not_in_file=_not_in_file(config),
     )
 
 
-def run_config(found: Recognised, norm_epsilon: float | None = None) -> DetectionConfig:
+def _not_in_file(config: DetectionConfig) -> tuple[str, ...]:
+    backbone = config.model.backbone
+    images = backbone.input
+    texts = [f"input {images.channels.upper()}, mean {images.mean}, std {images.std}, in bytes"]
+    if backbone.depth >= 50:
+        convolution = "first 1x1" if backbone.stride_in_1x1 else "3x3"
+        texts.append(f"stride in the {convolution} convolution of a bottleneck")
+    return (*texts, f"norm epsilon {backbone.norm_epsilon:g}")
+
+
+def run_config(
+    found: Recognised, norm_epsilon: float | None = None, style: Style = "pytorch"
+) -> DetectionConfig:
     """The config of a run with a detector of another library.
 
     Args:
         found: the detector.
         norm_epsilon: number that normalisation adds to variances; for the default see
             :func:`to_run`.
+        style: style of the backbone in a file of mmdet.
     """
     model = found.config
     depth = model.backbone.depth if model.backbone.depth > 50 else 50
@@ -139,7 +161,7 @@ def run_config(found: Recognised, norm_epsilon: float | None = None) -> Detectio
     side = MASK_SIDE if model.masks else None
     data = dataclasses.replace(base.data, mask_side=side)
     config = dataclasses.replace(base, model=model, data=data)
-    config = with_convention(config, found.library)
+    config = with_convention(config, found.library, style)
     if norm_epsilon is None and found.has_counters:
         norm_epsilon = 1e-5  # of PyTorch's BatchNorm
     if norm_epsilon is None:
@@ -190,7 +212,15 @@ def to_file(
     settings = configs.differences(_usual(config, library), config)
     network = Recognised(library, names, config.model, has_counters=False).describe()
     used = len(jax.tree.leaves(variables))
-    return Converted(library, names, network, used, (), tuple(settings))
+    return Converted(
+        library=library,
+        names=names,
+        network=network,
+        used=used,
+        unused=(),
+        not_in_file=_not_in_file(config),
+        settings=tuple(settings),
+    )
 
 
 def _check_in_library(config: DetectionConfig, library: Library) -> None:
@@ -220,7 +250,9 @@ def _check_in_library(config: DetectionConfig, library: Library) -> None:
 
 def _usual(config: DetectionConfig, library: Library) -> DetectionConfig:
     """A config with the settings of a library's own detectors."""
-    return with_convention(_with_model(config, anchors=DetectorConfig().anchors), library)
+    caffe = library == "mmdet" and config.model.backbone.input == MSRA
+    config = _with_model(config, anchors=DetectorConfig().anchors)
+    return with_convention(config, library, "caffe" if caffe else "pytorch")
 
 
 def _with_model(config: DetectionConfig, **fields: Any) -> DetectionConfig:

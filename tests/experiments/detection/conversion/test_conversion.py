@@ -11,10 +11,18 @@ from safetensors.numpy import load_file, save_file
 from experiments.data.coco import OFFICIAL_IDS
 from experiments.detection import __main__ as command_line
 from experiments.detection.conventions import with_convention
-from experiments.detection.conversion.conversion import to_file, to_run, training_command
+from experiments.detection.conversion.conversion import (
+    run_config,
+    to_file,
+    to_run,
+    training_command,
+)
 from experiments.detection.conversion.layouts import layout
+from experiments.detection.conversion.recognition import recognise
 from experiments.detection.task import RUNS, read_categories
+from experiments.models.input_config import InputConfig
 from experiments.weights.loading import arrays_for_file, load
+from experiments.weights.loading import file_shapes as weights_shapes
 from tests.experiments.detection.conversion.networks import (
     CARAFE,
     detector,
@@ -79,6 +87,8 @@ def test_a_file_becomes_a_run_and_the_same_file(name, call, tmp_path):
     assert f"format         {library}" in printed
     unused = "1 array" if len(extra) == 1 else f"{len(extra)} arrays" if extra else "none"
     assert f"not used       {unused}" in printed
+    assert f"assumed        input {'BGR' if library == 'detectron2' else 'RGB'}, mean" in printed
+    assert f"assumed        norm epsilon {0 if library == 'torchvision' else 1e-5:g}" in printed
 
     config = RUNS.load_config(run)
     assert with_convention(config, library).data == config.data
@@ -90,6 +100,42 @@ def test_a_file_becomes_a_run_and_the_same_file(name, call, tmp_path):
     assert (code, error) == (0, "")
     assert "setting" not in printed
     assert_same(load_file(again), arrays)
+
+
+def test_the_style_of_mmdet_decides_input_and_stride(call, tmp_path):
+    """The arrays are the same, so the file that is written back is equal, too."""
+    model = narrow(detector(), depth=50)
+    weights, run, again = (tmp_path / each for each in ("a.safetensors", "run", "b.safetensors"))
+    arrays = random_file(weights, model, "mmdet")
+    found = recognise(weights_shapes(weights))
+    assert run_config(found).model.backbone.input == InputConfig()
+    code, printed, error = call(
+        "convert", "--weights", weights, "--style", "caffe", "--output", run
+    )
+    assert (code, error) == (0, "")
+    mean = "(103.53, 116.28, 123.675)"
+    assert f"assumed        input BGR, mean {mean}, std (1.0, 1.0, 1.0), in bytes" in printed
+    assert "assumed        stride in the first 1x1 convolution of a bottleneck" in printed
+    assert "assumed        norm epsilon 1e-05" in printed
+    config = RUNS.load_config(run)
+    assert config == with_convention(run_config(found), "mmdet", "caffe")
+    code, printed, error = call("convert", "--to", "mmdet", "--run", run, "--output", again)
+    assert (code, error) == (0, "")
+    assert f"not in file    input BGR, mean {mean}" in printed
+    assert "setting" not in printed
+    assert_same(load_file(again), arrays)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "detectron2"])
+def test_other_libraries_have_no_style(library, call, tmp_path):
+    weights = tmp_path / "a.safetensors"
+    random_file(weights, narrow(detector()), library)
+    code, _, error = call(
+        "convert", "--weights", weights, "--style", "caffe", "--output", tmp_path / "run"
+    )
+    assert code == 2
+    assert f"style must be not given for {library}, got 'caffe'" in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -188,6 +234,10 @@ def test_weights_go_from_one_library_to_another(tmp_path, call):
         (
             ["--to", "mmdet", "--run", "a", "--output", "b", "--norm-epsilon", "0"],
             "norm_epsilon must be None",
+        ),
+        (
+            ["--to", "mmdet", "--run", "a", "--output", "b", "--style", "caffe"],
+            "style must be not given with --to",
         ),
     ],
 )
