@@ -20,7 +20,12 @@ MSRA = InputConfig("bgr", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
 def with_convention(
     config: DetectionConfig, convention: Convention, style: Style = "pytorch"
 ) -> DetectionConfig:
-    """A config whose detector computes what another library's detector computes.
+    """A config whose detector computes what another library's computes from the same padded pixels.
+
+    Pixels and padding may differ. Images are resized with Pillow's bilinear filter, as in
+    detectron2; torchvision and mmdet have other filters. Images are padded to the shape of a bucket
+    (:mod:`experiments.detection.data.batches`); the libraries pad to the largest image of a batch.
+    Padding changes the values at the border of an image, and so the detections there.
 
     The networks are those of Faster and Mask R-CNN with a feature pyramid: torchvision's with the
     weights ``COCO_V1``, detectron2's ``R50-FPN`` and ``R101-FPN``, and those of mmdet 2. The sizes

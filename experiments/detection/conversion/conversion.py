@@ -74,8 +74,8 @@ def to_run(
 ) -> Converted:
     """Writes a run whose checkpoint of step 0 holds the weights of a file.
 
-    The run can be evaluated, used for predictions, and trained further. Its classes are COCO's 80,
-    and it computes what the library's detector computes; see
+    The run can be evaluated, used for predictions, and trained further. Its classes are COCO's 80.
+    For the same pixels and the same padding it computes what the library's detector computes; see
     :func:`experiments.detection.conventions.with_convention`.
 
     Args:
