@@ -1,6 +1,7 @@
 """Makes runs from files of other libraries, and files for other libraries from runs."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -260,7 +261,7 @@ def _with_model(config: DetectionConfig, **fields: Any) -> DetectionConfig:
 
 
 def training_command(run: Path) -> str:
-    """The command that trains a converted run further.
+    """The command that trains a converted run further, quoted for a shell.
 
     Args:
         run: folder of the run.
@@ -268,12 +269,13 @@ def training_command(run: Path) -> str:
     config = RUNS.load_config(run)
     changes = {preset.name: _options(preset.config, config) for preset in PRESETS}
     name = min(changes, key=lambda name: len(changes[name]))
-    options = " ".join(changes[name])
-    return f"python -m experiments.{config.task} train {name} {options} --output {run}"
+    options = [word for option in changes[name] for word in option]
+    program = ["python", "-m", f"experiments.{config.task}"]
+    return shlex.join([*program, "train", name, *options, "--output", str(run)])
 
 
-def _options(old: Any, new: Any, prefix: str = "--") -> list[str]:
-    """The options of `train` that make one config of another."""
+def _options(old: Any, new: Any, prefix: str = "--") -> list[list[str]]:
+    """The options of `train` that make one config of another, each with its values."""
     found = []
     for field in dataclasses.fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
@@ -282,8 +284,8 @@ def _options(old: Any, new: Any, prefix: str = "--") -> list[str]:
         if dataclasses.is_dataclass(before):
             found += _options(before, after, f"{name}.")
         elif isinstance(after, bool):
-            found += [name if after else f"{prefix}no-{option}"] * (before != after)
+            found += [[name if after else f"{prefix}no-{option}"]] * (before != after)
         elif before != after:
             values = after if isinstance(after, tuple) else (after,)
-            found.append(" ".join([name, *map(str, values)]))
+            found.append([name, *map(str, values)])
     return found

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments.data.coco import OFFICIAL_IDS
 from experiments.detection import __main__ as command_line
+from experiments.detection.configs import DetectionConfig
 from experiments.detection.conventions import with_convention
 from experiments.detection.conversion.conversion import (
     run_config,
@@ -20,6 +21,8 @@ from experiments.detection.conversion.conversion import (
 from experiments.detection.conversion.layouts import layout
 from experiments.detection.conversion.recognition import recognise
 from experiments.detection.task import RUNS, read_categories
+from experiments.engine import config as configs
+from experiments.engine.claim import CONFIG
 from experiments.models.input_config import InputConfig
 from experiments.weights.loading import arrays_for_file, load
 from experiments.weights.loading import file_shapes as weights_shapes
@@ -200,6 +203,15 @@ def test_the_printed_command_gives_the_config_of_the_run(run, monkeypatch):
     monkeypatch.setattr("sys.argv", ["detection", *options])
     command_line.main()
     assert trained == [(RUNS.load_config(run), run)]
+
+
+def test_the_printed_command_is_quoted_for_a_shell(tmp_path):
+    run = tmp_path / "my run; $(echo)"
+    run.mkdir()
+    configs.save(with_convention(DetectionConfig(), "mmdet"), run / CONFIG)
+    command = training_command(run)
+    assert shlex.split(command)[-2:] == ["--output", str(run)]
+    assert command.endswith(f"--output '{run}'")
 
 
 @pytest.mark.slow
