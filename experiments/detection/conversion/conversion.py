@@ -2,10 +2,12 @@
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments.data.coco_names import CATEGORIES as COCO
 from experiments.detection.configs import DetectionConfig
@@ -183,7 +185,8 @@ def to_file(
     """Writes the weights of a run to a file of another library.
 
     If the run was converted from a file of this library, arrays that it does not use are those of
-    the file. Without training all arrays then are equal to the file's bit for bit.
+    the file. Without training all arrays then are equal to the file's bit for bit, with either
+    version of torchvision's names.
 
     Args:
         run: folder of the run.
@@ -206,9 +209,11 @@ def to_file(
     _check_in_library(config, library)
     origin = read_json(run / CONVERTED).get("format") if is_converted(run) else None
     names = names or ("old" if origin == _OLD else "new")
-    same = origin == (_OLD if names == "old" else library)
-    rest = read_rest(run) if same else {}
+    formats = ("torchvision", _OLD) if library == "torchvision" else (library,)
+    rest = read_rest(run) if origin in formats else {}
     variables = {"params": loaded.state["params"], **loaded.state["model_state"]}
+    if library == "torchvision":
+        rest = _renamed(rest, names, config.model, variables)
     save([output], variables, layout(library, config.model, names), rest)
     settings = configs.differences(_usual(config, library), config)
     network = Recognised(library, names, config.model, has_counters=False).describe()
@@ -222,6 +227,18 @@ def to_file(
         not_in_file=_not_in_file(config),
         settings=tuple(settings),
     )
+
+
+def _renamed(
+    rest: Mapping[str, np.ndarray], names: Names, model: DetectorConfig, variables: Any
+) -> dict[str, np.ndarray]:
+    """Arrays of a file of torchvision, with either version of its names, under new names."""
+    other: Names = "new" if names == "old" else "old"
+    before, after = (
+        layout("torchvision", model, version).sources(variables) for version in (other, names)
+    )
+    renamed = {source.name: after[path].name for path, source in before.items()}
+    return {renamed.get(name, name): array for name, array in rest.items()}
 
 
 def _check_in_library(config: DetectionConfig, library: Library) -> None:

@@ -26,6 +26,7 @@ from experiments.engine.claim import CONFIG
 from experiments.models.input_config import InputConfig
 from experiments.weights.loading import arrays_for_file, load
 from experiments.weights.loading import file_shapes as weights_shapes
+from tests.experiments.detection.conversion import key_lists
 from tests.experiments.detection.conversion.networks import (
     CARAFE,
     detector,
@@ -158,6 +159,20 @@ def test_parts_that_a_file_lacks_keep_their_initial_values(call, tmp_path):
     neck = RUNS.load(run).state["params"]["neck"]
     assert np.asarray(neck["lateral_2"]["kernel"]).any()
     assert not np.asarray(neck["lateral_2"]["bias"]).any()
+
+
+def test_a_file_of_torchvision_is_written_with_the_other_version_of_the_names(tmp_path):
+    """Values of the classes that COCO lacks, and half precision, are those of the file."""
+    model = narrow(detector(masks=True))
+    arrays = random_file(tmp_path / "a.safetensors", model, "torchvision")
+    new = {name: array.astype(np.float16) for name, array in arrays.items()}
+    old = key_lists.renamed(new, key_lists.OLD_NAMES)
+    assert old.keys() != new.keys()
+    save_file(old, tmp_path / "old.safetensors")
+    to_run(tmp_path / "old.safetensors", tmp_path / "run")
+    for names, expected in (("new", new), ("old", old)):
+        to_file(tmp_path / "run", tmp_path / f"{names}-2.safetensors", "torchvision", names)
+        assert_same(load_file(tmp_path / f"{names}-2.safetensors"), expected)
 
 
 @pytest.mark.slow
