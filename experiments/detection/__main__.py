@@ -93,7 +93,7 @@ def convert(
     to: Library | None = None,
     run: Path | None = None,
     names: Names | None = None,
-    checkpoint: CheckpointChoice = "newest",
+    checkpoint: CheckpointChoice | None = None,
     output: Path | None = None,
 ) -> None:
     """Converts a detector of another library to a run, or a run to a file of another library.
@@ -115,16 +115,18 @@ def convert(
         run: folder of the run whose network is written.
         names: torchvision's names in the new file, "old" for those before version 0.13; the default
             is those of the file that the run was converted from.
-        checkpoint: checkpoint that is written: the newest, or the one with the highest AP.
+        checkpoint: checkpoint that is written: the newest, which is the default, or the one with
+            the highest AP.
         output: folder of the new run, or the new file.
     """
     reading = reads_weights(weights is not None, library, to, run)
     expected = "the folder of the new run" if reading else "the new file"
     check(output is not None, "output", expected, None)
-    check(reading or norm_epsilon is None, "norm_epsilon", "None for --to", norm_epsilon)
-    check(reading or not keep, "keep", "empty for --to", keep)
-    check(reading or style is None, "style", "not given with --to", style)
-    check(names is None or to == "torchvision", "names", "None but for --to torchvision", names)
+    for name, value in {"norm_epsilon": norm_epsilon, "keep": keep or None, "style": style}.items():
+        check(reading or value is None, name, "left out with --to", value)
+    check(not reading or checkpoint is None, "checkpoint", "left out with --weights", checkpoint)
+    other = "--weights" if reading else f"--to {to}"
+    check(names is None or to == "torchvision", "names", f"left out with {other}", names)
 
     from experiments.detection.conversion.command import print_file, print_run
 
@@ -132,7 +134,7 @@ def convert(
     if weights is not None:
         print_run(weights, output, library, norm_epsilon, keep, style)
     elif run is not None and to is not None:
-        print_file(run, output, to, names, checkpoint)
+        print_file(run, output, to, names, checkpoint or "newest")
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def to_run(
     check_output(output)
     found = recognise(file_shapes(weights), library)
     mmdet = found.library == "mmdet"
-    configs.check(style is None or mmdet, "style", f"not given for {found.library}", style)
+    configs.check(style is None or mmdet, "style", f"left out for a file of {found.library}", style)
     config = run_config(found, norm_epsilon, style or "pytorch")
     shapes = jax.eval_shape(lambda: initial_variables(config))
     loaded = load(weights, shapes, layout(found.library, config.model, found.names), keep)
@@ -245,13 +245,14 @@ def _check_in_library(config: DetectionConfig, library: Library) -> None:
     """Raises ``ConfigError`` for a network whose weights have no names in a library."""
     model, theirs = config.model, f"for a file of {library}"
     carafe = library == "mmdet"
-    neck = (model.neck.kind, model.neck.upsampler)
-    necks = [("fpn", "nearest"), *[("fpn_carafe", "carafe"), ("fpn_carafe", "nearest")] * carafe]
+    # The upsampler of mmdet's plain FPN is nearest, too.
+    learned = carafe and model.neck.kind == "fpn_carafe"
     choices: list[tuple[str, Any, list[Any]]] = [
         ("data.source", config.data.source, ["coco", "coco_boxes"]),
         ("model.backbone.downsampler", model.backbone.downsampler, ["strided"]),
         ("model.backbone.stem", model.backbone.stem, ["conv7"]),
-        ("model.neck.kind and upsampler", neck, necks),
+        ("model.neck.kind", model.neck.kind, ["fpn", *["fpn_carafe"] * carafe]),
+        ("model.neck.upsampler", model.neck.upsampler, ["nearest", *["carafe"] * learned]),
         ("model.neck.extra_level", model.neck.extra_level, [True]),
     ]
     if model.masks:

@@ -3,6 +3,7 @@
 import functools
 import pickle
 import shlex
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from experiments.data.coco import OFFICIAL_IDS
 from experiments.detection import __main__ as command_line
 from experiments.detection.configs import DetectionConfig
 from experiments.detection.conventions import with_convention
+from experiments.detection.conversion import conversion
 from experiments.detection.conversion.conversion import (
     run_config,
     to_file,
@@ -23,6 +25,7 @@ from experiments.detection.conversion.recognition import recognise
 from experiments.detection.task import RUNS, read_categories
 from experiments.engine import config as configs
 from experiments.engine.claim import CONFIG
+from experiments.models.fpn_config import FPNConfig
 from experiments.models.input_config import InputConfig
 from experiments.weights.loading import arrays_for_file, load
 from experiments.weights.loading import file_shapes as weights_shapes
@@ -138,7 +141,7 @@ def test_other_libraries_have_no_style(library, call, tmp_path):
         "convert", "--weights", weights, "--style", "caffe", "--output", tmp_path / "run"
     )
     assert code == 2
-    assert f"style must be not given for {library}, got 'caffe'" in error
+    assert f"style must be left out for a file of {library}, got 'caffe'" in error
     assert not (tmp_path / "run").exists()
 
 
@@ -201,7 +204,7 @@ def test_a_network_that_a_library_lacks_is_not_written(library, run, call, tmp_p
     output = tmp_path / "weights.safetensors"
     code, _, error = call("convert", "--to", library, "--run", run, "--output", output)
     assert code == 2
-    assert f"('fpn', 'nearest') for a file of {library}, got ('fpn_carafe', 'carafe')" in error
+    assert f"model.neck.kind must be 'fpn' for a file of {library}, got 'fpn_carafe'" in error
     assert not output.exists()
 
 
@@ -251,21 +254,39 @@ def test_weights_go_from_one_library_to_another(tmp_path, call):
 
 
 @pytest.mark.parametrize(
+    ("library", "neck", "expected"),
+    [
+        ("mmdet", FPNConfig("fpn", "carafe"), "'nearest'"),
+        ("mmdet", FPNConfig("fpn_carafe", "bilinear"), "'nearest' or 'carafe'"),
+        ("detectron2", FPNConfig("fpn", "carafe"), "'nearest'"),
+    ],
+)
+def test_the_message_about_an_upsampler_names_one_field(
+    library, neck, expected, monkeypatch, tmp_path
+):
+    loaded = types.SimpleNamespace(config=DetectionConfig(model=detector(neck=neck)))
+    monkeypatch.setattr(conversion, "RUNS", types.SimpleNamespace(load=lambda *_: loaded))
+    message = f"model.neck.upsampler must be {expected} for a file of {library}, "
+    with pytest.raises(configs.ConfigError, match=f"^{message}got '{neck.upsampler}'"):
+        to_file(tmp_path / "run", tmp_path / "a.safetensors", library)
+
+
+READ = ("--weights", "a", "--output", "b")
+WRITE = ("--to", "mmdet", "--run", "a", "--output", "b")
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--weights", "a"], "output must be the folder of the new run"),
         (["--to", "mmdet", "--run", "a"], "output must be the new file"),
         (["--to", "mmdet", "--output", "a"], "the options of convert"),
-        (["--weights", "a", "--output", "b", "--names", "old"], "names must be None"),
-        (["--to", "mmdet", "--run", "a", "--output", "b", "--names", "old"], "names must be None"),
-        (
-            ["--to", "mmdet", "--run", "a", "--output", "b", "--norm-epsilon", "0"],
-            "norm_epsilon must be None",
-        ),
-        (
-            ["--to", "mmdet", "--run", "a", "--output", "b", "--style", "caffe"],
-            "style must be not given with --to",
-        ),
+        ([*READ, "--names", "old"], "names must be left out with --weights, got 'old'"),
+        ([*READ, "--checkpoint", "newest"], "checkpoint must be left out with --weights"),
+        ([*WRITE, "--names", "old"], "names must be left out with --to mmdet, got 'old'"),
+        ([*WRITE, "--norm-epsilon", "0"], "norm_epsilon must be left out with --to, got 0.0"),
+        ([*WRITE, "--keep", "neck"], "keep must be left out with --to, got ('neck',)"),
+        ([*WRITE, "--style", "caffe"], "style must be left out with --to, got 'caffe'"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(options, message, call):
