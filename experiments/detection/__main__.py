@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from experiments.detection.conventions import Style
 from experiments.detection.conversion.libraries import Library, Names
 from experiments.detection.data.config import Split
 from experiments.detection.presets import CATALOGUE
@@ -17,8 +18,7 @@ from experiments.engine.commands import (
     Commands,
     task_commands,
 )
-from experiments.engine.config import check
-from experiments.engine.conversion import FROM, requested_export
+from experiments.engine.conversion import FROM, Export, check_left_out, given, requested_export
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
@@ -88,10 +88,11 @@ def convert(
     library: Annotated[Library | None, FROM] = None,
     norm_epsilon: float | None = None,
     keep: tuple[str, ...] = (),
+    style: Style | None = None,
     to: Library | None = None,
     run: Path | None = None,
     names: Names | None = None,
-    checkpoint: CheckpointChoice = "newest",
+    checkpoint: CheckpointChoice | None = None,
     output: Path | None = None,
 ) -> None:
     """Converts a detector of another library to a run, or a run to a file of another library.
@@ -106,27 +107,32 @@ def convert(
         norm_epsilon: number that normalisation in the backbone adds to variances; the default is
             the library's.
         keep: parts of the network that the file lacks; they keep their initial values.
+        style: style of the backbone in a file of mmdet: "caffe" for models with "caffe" in their
+            names, which read BGR images and have the stride in the first 1x1 convolution of a
+            bottleneck. The arrays do not determine it; the default is "pytorch".
         to: library for which the network of a run is written.
         run: folder of the run whose network is written.
         names: torchvision's names in the new file, "old" for those before version 0.13; the default
             is those of the file that the run was converted from.
-        checkpoint: checkpoint that is written: the newest, or the one with the highest AP.
+        checkpoint: checkpoint that is written: the newest, which is the default, or the one with
+            the highest AP.
         output: folder of the new run, or the new file.
     """
-    reading = requested_export(weights is not None, library, to, run) is None
-    expected = "the folder of the new run" if reading else "the new file"
-    check(output is not None, "output", expected, None)
-    check(reading or norm_epsilon is None, "norm_epsilon", "None for --to", norm_epsilon)
-    check(reading or not keep, "keep", "empty for --to", keep)
-    check(names is None or to == "torchvision", "names", "None but for --to torchvision", names)
+    export: Export[Library] | None = requested_export(weights is not None, library, to, run)
+    if to != "torchvision":
+        check_left_out(f"--to {to}" if to else "--weights", names=names)
+    if export is None:
+        check_left_out("--weights", checkpoint=checkpoint)
+    else:
+        check_left_out("--to", norm_epsilon=norm_epsilon, keep=keep, style=style)
+    path = given("output", output, "the new file" if export else "the folder of the new run")
 
     from experiments.detection.conversion.command import print_file, print_run
 
-    assert output is not None
-    if weights is not None:
-        print_run(weights, output, library, norm_epsilon, keep)
-    elif run is not None and to is not None:
-        print_file(run, output, to, names, checkpoint)
+    if export is not None:
+        print_file(export.run, path, export.library, names, checkpoint or "newest")
+    else:
+        print_run(given("weights", weights, "a file"), path, library, norm_epsilon, keep, style)
 
 
 def main() -> None:

@@ -97,7 +97,8 @@ def _losses(
         "positives": rois.positive.sum(axis=1).astype(jnp.float32),
     }
     if config.model.masks:
-        found["masks"] = _mask_losses(detector, config, pyramid, batch, objects, boxes, rois)
+        count = config.proposal_sampler.max_positives
+        found["masks"] = mask_losses(detector, pyramid, batch["masks"], objects, boxes, rois, count)
     return found
 
 
@@ -149,24 +150,33 @@ def _box_losses(
     )
 
 
-def _mask_losses(
+def mask_losses(
     detector: Detector,
-    config: DetectionConfig,
     pyramid: Any,
-    batch: dict[str, jax.Array],
+    masks: jax.Array,
     objects: Objects,
-    boxes: jax.Array,
+    boxes: Float[Array, "batch rois 4"],
     chosen: Sample,
-) -> jax.Array:
-    # Positive RoIs come first, and only they have masks.
-    count = config.proposal_sampler.max_positives
+    count: int,
+) -> Float[Array, " batch"]:
+    """The loss of the masks of each image.
+
+    Args:
+        detector: detector with a mask head.
+        pyramid: feature pyramid.
+        masks: masks of the objects over their boxes, ``[B, N, m, m]``.
+        objects: objects of each image.
+        boxes: sampled regions in pixels, ``[B, S, 4]``.
+        chosen: how the regions were sampled.
+        count: number of regions that may be positive. They come first, and only they have masks.
+    """
     boxes, matched = boxes[:, :count], chosen.matched[:, :count]
     positive = chosen.positive[:, :count]
     labels = jnp.maximum(jnp.take_along_axis(objects.labels, matched, axis=1), 0)
     logits = detector.predict_masks(pyramid, boxes, labels)  # [B, S, M, M]
     side = logits.shape[-1]
     targets = jax.vmap(functools.partial(crop_masks, size=side))(
-        batch["masks"], objects.boxes, matched, boxes
+        masks, objects.boxes, matched, boxes
     )
     entropy = optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=(2, 3))  # [B, S]
     number = jnp.maximum(positive.sum(axis=1), 1).astype(jnp.float32)

@@ -1,14 +1,18 @@
 """Makes runs from files of other libraries, and files for other libraries from runs."""
 
 import dataclasses
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments.data.coco_names import CATEGORIES as COCO
 from experiments.detection.configs import DetectionConfig
-from experiments.detection.conventions import with_convention
+from experiments.detection.conventions import MSRA, Style, with_convention
+from experiments.detection.conversion.constants import check_constants
 from experiments.detection.conversion.layouts import layout
 from experiments.detection.conversion.libraries import Library, Names
 from experiments.detection.conversion.recognition import Recognised, recognise
@@ -48,6 +52,7 @@ class Converted(NamedTuple):
         network: the network in words.
         used: number of arrays that the network uses.
         unused: the arrays of the file that it does not use, with the reasons.
+        not_in_file: properties of the network that no array of the file determines.
         settings: settings of the run with which the library's own detectors compute something else,
             as ``name: theirs -> ours``.
     """
@@ -57,6 +62,7 @@ class Converted(NamedTuple):
     network: str
     used: int
     unused: tuple[str, ...]
+    not_in_file: tuple[str, ...]
     settings: tuple[str, ...] = ()
 
 
@@ -66,11 +72,12 @@ def to_run(
     library: Library | None = None,
     norm_epsilon: float | None = None,
     keep: tuple[str, ...] = (),
+    style: Style | None = None,
 ) -> Converted:
     """Writes a run whose checkpoint of step 0 holds the weights of a file.
 
-    The run can be evaluated, used for predictions, and trained further. Its classes are COCO's 80,
-    and it computes what the library's detector computes; see
+    The run can be evaluated, used for predictions, and trained further. Its classes are COCO's 80.
+    For the same pixels and the same padding it computes what the library's detector computes; see
     :func:`experiments.detection.conventions.with_convention`.
 
     Args:
@@ -81,20 +88,28 @@ def to_run(
             files of torchvision without counters of BatchNorm, as torchvision sets it for its
             weights ``COCO_V1``.
         keep: parts of the network that the file lacks; they keep their initial values.
+        style: style of the backbone in a file of mmdet, which its arrays do not determine. The
+            default is ``"pytorch"``.
 
     Returns:
         What was done.
 
     Raises:
-        ConfigError: ``output`` is not empty, or cannot be created.
+        ConfigError: ``output`` is not empty, or cannot be created; or ``style`` is given for a file
+            of another library.
         WeightsError: the file cannot be read, is of another network or another number of classes,
-            or has unusable values; or ``keep`` names a part that the network does not have.
+            has unusable values, or constants that differ from the config of the run; or ``keep``
+            names a part that the network does not have.
     """
     check_output(output)
     found = recognise(file_shapes(weights), library)
-    config = run_config(found, norm_epsilon)
+    mmdet = found.library == "mmdet"
+    configs.check(style is None or mmdet, "style", f"left out for a file of {found.library}", style)
+    config = run_config(found, norm_epsilon, style or "pytorch")
     shapes = jax.eval_shape(lambda: initial_variables(config))
     loaded = load(weights, shapes, layout(found.library, config.model, found.names), keep)
+    if found.library == "detectron2":
+        check_constants(loaded.rest, config.model)
     variables = with_drawn(loaded.variables, lambda: initial_variables(config))
     write_converted_run(
         output,
@@ -110,16 +125,36 @@ def to_run(
     used -= sum(
         isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(loaded.variables)
     )
-    return Converted(*found[:2], found.describe(), used, tuple(unused_texts(loaded.unused)))
+    return Converted(
+        library=found.library,
+        names=found.names,
+        network=found.describe(),
+        used=used,
+        unused=tuple(unused_texts(loaded.unused)),
+        not_in_file=_not_in_file(config),
+    )
 
 
-def run_config(found: Recognised, norm_epsilon: float | None = None) -> DetectionConfig:
+def _not_in_file(config: DetectionConfig) -> tuple[str, ...]:
+    backbone = config.model.backbone
+    images = backbone.input
+    texts = [f"input {images.channels.upper()}, mean {images.mean}, std {images.std}, in bytes"]
+    if backbone.depth >= 50:
+        convolution = "first 1x1" if backbone.stride_in_1x1 else "3x3"
+        texts.append(f"stride in the {convolution} convolution of a bottleneck")
+    return (*texts, f"norm epsilon {backbone.norm_epsilon:g}")
+
+
+def run_config(
+    found: Recognised, norm_epsilon: float | None = None, style: Style = "pytorch"
+) -> DetectionConfig:
     """The config of a run with a detector of another library.
 
     Args:
         found: the detector.
         norm_epsilon: number that normalisation adds to variances; for the default see
             :func:`to_run`.
+        style: style of the backbone in a file of mmdet.
     """
     model = found.config
     depth = model.backbone.depth if model.backbone.depth > 50 else 50
@@ -128,7 +163,7 @@ def run_config(found: Recognised, norm_epsilon: float | None = None) -> Detectio
     side = MASK_SIDE if model.masks else None
     data = dataclasses.replace(base.data, mask_side=side)
     config = dataclasses.replace(base, model=model, data=data)
-    config = with_convention(config, found.library)
+    config = with_convention(config, found.library, style)
     if norm_epsilon is None and found.has_counters:
         norm_epsilon = 1e-5  # of PyTorch's BatchNorm
     if norm_epsilon is None:
@@ -149,7 +184,8 @@ def to_file(
     """Writes the weights of a run to a file of another library.
 
     If the run was converted from a file of this library, arrays that it does not use are those of
-    the file. Without training all arrays then are equal to the file's bit for bit.
+    the file. Without training all arrays then are equal to the file's bit for bit, with either
+    version of torchvision's names.
 
     Args:
         run: folder of the run.
@@ -171,26 +207,50 @@ def to_file(
     config = loaded.config
     _check_in_library(config, library)
     names = names or ("old" if origin(run) == _OLD else "new")
-    rest = read_rest(run, _OLD if names == "old" else library)
+    formats = ("torchvision", _OLD) if library == "torchvision" else (library,)
+    rest = read_rest(run, *formats)
     variables = {"params": loaded.state["params"], **loaded.state["model_state"]}
+    if library == "torchvision":
+        rest = _renamed(rest, names, config.model, variables)
     save([output], variables, layout(library, config.model, names), rest)
     settings = configs.differences(_usual(config, library), config)
     network = Recognised(library, names, config.model, has_counters=False).describe()
     used = len(jax.tree.leaves(variables))
-    return Converted(library, names, network, used, (), tuple(settings))
+    return Converted(
+        library=library,
+        names=names,
+        network=network,
+        used=used,
+        unused=(),
+        not_in_file=_not_in_file(config),
+        settings=tuple(settings),
+    )
+
+
+def _renamed(
+    rest: Mapping[str, np.ndarray], names: Names, model: DetectorConfig, variables: Any
+) -> dict[str, np.ndarray]:
+    """Arrays of a file of torchvision, with either version of its names, under new names."""
+    other: Names = "new" if names == "old" else "old"
+    before, after = (
+        layout("torchvision", model, version).sources(variables) for version in (other, names)
+    )
+    renamed = {source.name: after[path].name for path, source in before.items()}
+    return {renamed.get(name, name): array for name, array in rest.items()}
 
 
 def _check_in_library(config: DetectionConfig, library: Library) -> None:
     """Raises ``ConfigError`` for a network whose weights have no names in a library."""
     model, theirs = config.model, f"for a file of {library}"
     carafe = library == "mmdet"
-    neck = (model.neck.kind, model.neck.upsampler)
-    necks = [("fpn", "nearest"), *[("fpn_carafe", "carafe"), ("fpn_carafe", "nearest")] * carafe]
+    # The upsampler of mmdet's plain FPN is nearest, too.
+    learned = carafe and model.neck.kind == "fpn_carafe"
     choices: list[tuple[str, Any, list[Any]]] = [
         ("data.source", config.data.source, ["coco", "coco_boxes"]),
         ("model.backbone.downsampler", model.backbone.downsampler, ["strided"]),
         ("model.backbone.stem", model.backbone.stem, ["conv7"]),
-        ("model.neck.kind and upsampler", neck, necks),
+        ("model.neck.kind", model.neck.kind, ["fpn", *["fpn_carafe"] * carafe]),
+        ("model.neck.upsampler", model.neck.upsampler, ["nearest", *["carafe"] * learned]),
         ("model.neck.extra_level", model.neck.extra_level, [True]),
     ]
     if model.masks:
@@ -207,7 +267,9 @@ def _check_in_library(config: DetectionConfig, library: Library) -> None:
 
 def _usual(config: DetectionConfig, library: Library) -> DetectionConfig:
     """A config with the settings of a library's own detectors."""
-    return with_convention(_with_model(config, anchors=DetectorConfig().anchors), library)
+    caffe = library == "mmdet" and config.model.backbone.input == MSRA
+    config = _with_model(config, anchors=DetectorConfig().anchors)
+    return with_convention(config, library, "caffe" if caffe else "pytorch")
 
 
 def _with_model(config: DetectionConfig, **fields: Any) -> DetectionConfig:
@@ -215,7 +277,7 @@ def _with_model(config: DetectionConfig, **fields: Any) -> DetectionConfig:
 
 
 def training_command(run: Path) -> str:
-    """The command that trains a converted run further.
+    """The command that trains a converted run further, quoted for a shell.
 
     Args:
         run: folder of the run.
@@ -223,12 +285,13 @@ def training_command(run: Path) -> str:
     config = RUNS.load_config(run)
     changes = {preset.name: _options(preset.config, config) for preset in PRESETS}
     name = min(changes, key=lambda name: len(changes[name]))
-    options = " ".join(changes[name])
-    return f"python -m experiments.{config.task} train {name} {options} --output {run}"
+    options = [word for option in changes[name] for word in option]
+    program = ["python", "-m", f"experiments.{config.task}"]
+    return shlex.join([*program, "train", name, *options, "--output", str(run)])
 
 
-def _options(old: Any, new: Any, prefix: str = "--") -> list[str]:
-    """The options of `train` that make one config of another."""
+def _options(old: Any, new: Any, prefix: str = "--") -> list[list[str]]:
+    """The options of `train` that make one config of another, each with its values."""
     found = []
     for field in dataclasses.fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
@@ -237,8 +300,8 @@ def _options(old: Any, new: Any, prefix: str = "--") -> list[str]:
         if dataclasses.is_dataclass(before):
             found += _options(before, after, f"{name}.")
         elif isinstance(after, bool):
-            found += [name if after else f"{prefix}no-{option}"] * (before != after)
+            found += [[name if after else f"{prefix}no-{option}"]] * (before != after)
         elif before != after:
             values = after if isinstance(after, tuple) else (after,)
-            found.append(" ".join([name, *map(str, values)]))
+            found.append([name, *map(str, values)])
     return found

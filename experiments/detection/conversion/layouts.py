@@ -8,9 +8,9 @@ row for each of COCO's ids up to 90, ten of which COCO does not use.
 
 import dataclasses
 import functools
-import re
 
 from experiments.data.coco import OFFICIAL_IDS
+from experiments.detection.conversion.constants import is_constant
 from experiments.detection.conversion.libraries import Library, Names
 from experiments.detection.conversion.rows import Rows
 from experiments.detection.model.config import DetectorConfig
@@ -30,10 +30,6 @@ _UP = 2  # factor of every upsampler
 # The logit of ids that COCO does not use, in files of detectors that were trained here: their
 # probability is then 0.
 _NEVER = -100.0
-# Arrays that older versions of detectron2 saved.
-_DETECTRON2_CONSTANTS = re.compile(
-    r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +86,7 @@ def _unused(library: Library, name: str) -> str | None:
     """Why a detector does not use an array of a file, or None."""
     if reason := counter(name):
         return reason
-    if library == "detectron2" and _DETECTRON2_CONSTANTS.fullmatch(name):
+    if library == "detectron2" and is_constant(name):
         return "constants, which the config of the run holds"
     return None
 

@@ -22,8 +22,12 @@ _WANTED = (
     "a Faster R-CNN or Mask R-CNN of COCO with a ResNet and FPN would fit, of torchvision, of "
     "detectron2, or of mmdet 2 or later, there also with FPN_CARAFE and CARAFE in the mask head"
 )
-_CLASSIFICATION = "`python -m experiments.classification convert` reads classifiers"
-_SEGMENTATION = "`python -m experiments.segmentation convert` reads UperNet and PSPNet"
+_CLASSIFICATION = (
+    "`python -m experiments.classification convert` reads ResNets of torchvision and timm"
+)
+_SEGMENTATION = (
+    "`python -m experiments.segmentation convert` reads UperNet and PSPNet of CSAILVision and mmseg"
+)
 
 
 class Recognised(NamedTuple):
@@ -137,8 +141,9 @@ _OTHERS = {
         "a segmentation network of torchvision",
         _SEGMENTATION,
     ),
-    r"head\.(classification_head|cls_subnet)\.|bbox_head\.retina_": (
-        "a RetinaNet, which has one stage",
+    # Box heads of two stages in mmdet 1 have other names, or a number where there are several.
+    r"head\.(classification_head|cls_subnet)\.|bbox_head\.(?!shared_|fc_cls|fc_reg|\d)": (
+        "a detector of one stage, such as RetinaNet",
         "",
     ),
     r"roi_heads\.keypoint_": ("a Keypoint R-CNN", ""),

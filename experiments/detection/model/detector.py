@@ -83,11 +83,34 @@ class Detector(nn.Module):
         anchors = pyramid_anchors(shapes, self.config.anchors, input_size)
         return *self.rpn(pyramid), anchors
 
+    def sample_regions(
+        self, pyramid: Pyramid, boxes: Float[Array, "batch rois 4"], side: int
+    ) -> Float[Array, "batch rois side side channels"]:
+        """Samples the feature pyramid in regions; see :func:`.roi_align.roi_align`.
+
+        Args:
+            pyramid: feature pyramid from :meth:`features`.
+            boxes: boxes of the regions in pixels, ``[B, R, 4]``.
+            side: side of the result, in bins.
+        """
+        levels = pyramid[:_ROI_LEVELS]
+        strides = self.config.anchors.strides[:_ROI_LEVELS]
+        options = self.config.roi_align
+        return roi_align(
+            levels,
+            strides,
+            boxes,
+            assign_levels(boxes, len(levels)),
+            side,
+            options.sampling_ratio,
+            options.aligned,
+        )
+
     def classify(
         self, pyramid: Pyramid, boxes: Float[Array, "batch rois 4"]
     ) -> tuple[Float[Array, "batch rois logits"], Float[Array, "batch rois boxes 4"]]:
         """The box head's logits and deltas of regions; see :class:`.heads.BoxHead`."""
-        return self.box_head(self._roi_align(pyramid, boxes, self.config.box.size))
+        return self.box_head(self.sample_regions(pyramid, boxes, self.config.box.size))
 
     def predict_masks(
         self,
@@ -105,7 +128,7 @@ class Detector(nn.Module):
         Returns:
             Logits of the masks, float32 ``[B, R, M, M]``.
         """
-        logits = self.mask_head(self._roi_align(pyramid, boxes, self.config.mask.size))
+        logits = self.mask_head(self.sample_regions(pyramid, boxes, self.config.mask.size))
         if self.config.mask.class_agnostic:
             return logits[..., 0]
         return jnp.take_along_axis(logits, labels[:, :, None, None, None], axis=-1)[..., 0]
@@ -176,20 +199,6 @@ class Detector(nn.Module):
         if self.config.masks:
             labels = jnp.zeros((batch, detections), jnp.int32)
             self.predict_masks(pyramid, jnp.zeros((batch, detections, 4)), labels)
-
-    def _roi_align(self, pyramid: Pyramid, boxes: jax.Array, side: int) -> jax.Array:
-        levels = pyramid[:_ROI_LEVELS]
-        strides = self.config.anchors.strides[:_ROI_LEVELS]
-        options = self.config.roi_align
-        return roi_align(
-            levels,
-            strides,
-            boxes,
-            assign_levels(boxes, len(levels)),
-            side,
-            options.sampling_ratio,
-            options.aligned,
-        )
 
 
 def is_frozen(path: Sequence[str], config: DetectorConfig) -> bool:

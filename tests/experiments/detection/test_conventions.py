@@ -133,6 +133,22 @@ def test_backbones_that_a_library_does_not_have():
     assert with_convention(carafe, "mmdet").model.backbone.input == InputConfig()
 
 
+def test_caffe_models_of_mmdet_have_the_input_and_the_stride_of_detectron2():
+    config = CONFIGS["Mask R-CNN with FPN_CARAFE"]
+    found = with_convention(config, "mmdet", "caffe")
+    pytorch = with_convention(config, "mmdet")
+    changed = {each.partition(":")[0] for each in differences(pytorch, found)}
+    names = ("input.channels", "input.mean", "input.std", "stride_in_1x1")
+    assert changed == {f"model.backbone.{name}" for name in names}
+    for name in names:
+        path = f"model.backbone.{name}"
+        assert field(found, path) == CHANGED["detectron2"][path]
+    with pytest.raises(ConfigError, match=r"style.*torchvision.*'caffe'"):
+        with_convention(config, "torchvision", "caffe")
+    with pytest.raises(ConfigError, match=r"style.*'pytorch', 'caffe'.*'tensorflow'"):
+        with_convention(config, "mmdet", "tensorflow")
+
+
 def test_an_unknown_convention_is_refused():
     with pytest.raises(ConfigError, match=r"convention.*'mmdet'.*'mmdet3'"):
         with_convention(DetectionConfig(), "mmdet3")

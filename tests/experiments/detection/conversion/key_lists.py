@@ -1,4 +1,9 @@
-"""Lists of the names and shapes in other libraries' files; ``write_keys.py`` writes them."""
+"""Lists of the names and shapes in other libraries' files; ``write_keys.py`` writes them.
+
+The lists of torchvision come from its own models. The lists of mmdet and detectron2 come from the
+twins in ``twins.py``. They show when a name changes here, but an error in a twin is in its list,
+too. ``COUNTS`` has numbers from other sources.
+"""
 
 import functools
 import re
@@ -10,6 +15,20 @@ OLD_NAMES = {
     r"(backbone\.fpn\.(inner|layer)_blocks\.\d)\.0\.": r"\1.",
     r"rpn\.head\.conv\.0\.0\.": "rpn.head.conv.",
     r"(roi_heads\.mask_head\.)(\d)\.0\.": lambda found: f"{found[1]}mask_fcn{int(found[2]) + 1}.",
+}
+
+# Numbers that do not come from the lists: arrays, counters among them, and parameters. Those of
+# mmdet were counted for the published models, those of torchvision and detectron2 for R50-FPN
+# without counters; both libraries have the same layers.
+COUNTS = {
+    "mmdet_faster_carafe": (368, 53, 47_358_576),
+    "mmdet_mask_carafe": (382, 53, 49_813_604),
+    "torchvision_faster": (295, 0, None),
+    "torchvision_faster_old": (295, 0, None),
+    "torchvision_mask": (307, 0, None),
+    "torchvision_mask_old": (307, 0, None),
+    "detectron2_faster_r50": (295, 0, None),
+    "detectron2_mask_r50": (307, 0, None),
 }
 
 

@@ -33,18 +33,9 @@ def test_a_layout_has_the_names_and_shapes_of_the_library(name):
     assert file_shapes(model, library, names) == listed
 
 
-# From the libraries: arrays, counters among them, and parameters of the network.
-COUNTS = {
-    "mmdet_faster_carafe": (368, 53, 47_358_576),
-    "mmdet_mask_carafe": (382, 53, 49_813_604),
-    "torchvision_faster": (295, 0, None),
-    "torchvision_mask_old": (307, 0, None),
-}
-
-
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", key_lists.COUNTS)
 def test_the_lists_have_the_numbers_of_arrays_and_parameters_of_the_published_files(name):
-    arrays, counters, parameters = COUNTS[name]
+    arrays, counters, parameters = key_lists.COUNTS[name]
     listed = key_lists.read(name)
     assert len(listed) == arrays
     assert sum("num_batches_tracked" in key for key in listed) == counters

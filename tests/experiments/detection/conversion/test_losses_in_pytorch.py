@@ -250,22 +250,18 @@ def test_the_loss_of_masks_equals_torchvisions_where_targets_are_equal():
             found = jnp.asarray(logits[..., [*OFFICIAL_IDS]])
             return jnp.take_along_axis(found, labels[0][:, None, None, None], axis=-1)[None, ..., 0]
 
-    class Config:
-        class proposal_sampler:  # noqa: N801 (a field of a config)
-            max_positives = 6
-
     objects = Objects(
         jnp.float32([[[0, 0, WIDTH, HEIGHT]]]), jnp.int32([[3]]), jnp.zeros((1, 1), bool)
     )
     every = jnp.ones((1, 6), bool)
     zeros = jnp.zeros((1, 6), jnp.int32)
-    found = losses._mask_losses(
+    found = losses.mask_losses(
         Masks(),
-        Config,
         None,
-        {"masks": jnp.ones((1, 1, 56, 56))},
+        jnp.ones((1, 1, 56, 56)),
         objects,
         jnp.asarray(regions)[None],
         Sample(zeros, zeros, every, every),
+        6,
     )
     np.testing.assert_allclose(found[0], expected.item(), rtol=1e-5)

@@ -1,5 +1,7 @@
 """The detector in a file, from the names and shapes of its arrays, and files of other networks."""
 
+import re
+
 import pytest
 
 from experiments.detection.conversion.conversion import run_config
@@ -114,7 +116,9 @@ OTHERS = {
         "classifier.0.convs.0.0.weight",
     ],
     "RetinaNet": ["backbone.body.conv1.weight", "head.classification_head.cls_logits.weight"],
-    "a RetinaNet": ["backbone.conv1.weight", "neck.x", "bbox_head.retina_cls.weight"],
+    "one stage, such as": ["backbone.conv1.weight", "neck.x", "bbox_head.retina_cls.weight"],
+    "of one stage": ["backbone.conv1.weight", "neck.x", "bbox_head.conv_centerness.weight"],
+    "detector of one stage": ["bbox_head.fc_cls.weight", "bbox_head.transformer.x.weight"],
     "one stage": ["backbone.bottom_up.res2.0.conv1.weight", "head.cls_subnet.0.weight"],
     "C4 model": ["backbone.res2.0.conv1.weight", "roi_heads.res5.0.conv1.weight"],
     "DC5 model": ["backbone.res2.0.conv1.weight", "backbone.res5.0.conv1.weight"],
@@ -138,6 +142,8 @@ def test_other_networks_are_named_with_what_would_do(network):
     advice = "segmentation convert" if "segmentation" in network else "would fit"
     advice = "classification convert" if "classifier" in network else advice
     assert advice in str(raised.value)
+    if advice != "would fit":
+        assert re.search("ResNets of torchvision|UperNet and PSPNet of CSAIL", str(raised.value))
 
 
 def test_a_file_of_another_library_than_given_is_refused():

@@ -155,8 +155,8 @@ def test_logits_and_deltas_of_regions(theirs, ours, pyramid, our_pyramid, propos
     with torch().no_grad():
         regions = heads.box_roi_pool(pyramid, [boxes], [SIZE])
         logits, deltas = heads.box_predictor(heads.box_head(regions))
-    align = jitted(model, lambda module, pyramid, boxes: module._roi_align(pyramid, boxes, 7))
-    assert error(align(variables, our_pyramid, proposals[None])[0], last(regions)) < TOLERANCE
+    sample = jitted(model, lambda module, pyramid, boxes: module.sample_regions(pyramid, boxes, 7))
+    assert error(sample(variables, our_pyramid, proposals[None])[0], last(regions)) < TOLERANCE
     found, moved = jitted(model, "classify")(variables, our_pyramid, proposals[None])
     rows = [*OFFICIAL_IDS, 0]
     assert error(found[0], logits.numpy()[:, rows]) < TOLERANCE
