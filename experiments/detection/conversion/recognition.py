@@ -194,7 +194,7 @@ def recognise(shapes: Shapes, library: Library | None = None) -> Recognised:
     if not found:
         raise _unfit(architecture(shapes))
     if library is not None and found != [library]:
-        raise _unfit(f"a file of {' and '.join(found)}, not of {library}")
+        raise _unfit(f"a detector with the names of {' and '.join(found)}, not of {library}")
     library = found[0]
     arrays = _ARRAYS[library]
     stem = _shape(shapes, arrays.stem, 4)
