@@ -24,9 +24,8 @@ from experiments.weights.arrangements import (
 )
 from experiments.weights.layout import Layout, Path, Source, counter
 
-_BLOCK = re.compile(r"(layer\d)_(\d+)")
 _STEM = re.compile(r"(conv|bn)([123])")
-_STAGE = re.compile(r"layer(\d)_(\d+)")
+_BLOCK = re.compile(r"layer(\d)_(\d+)")
 # Names of PyTorch's arrays in a module, by Flax's names.
 _ARRAYS = {
     "kernel": "weight",
@@ -91,7 +90,7 @@ def detectron2(path: Sequence[str], prefix: str = "") -> Source:
     """
     *modules, leaf = path
     first, rest = modules[0], modules[1:]
-    if found := _STAGE.fullmatch(first):
+    if found := _BLOCK.fullmatch(first):
         stage, block = map(int, found.groups())
         names = [f"res{stage + 1}.{block}", *map(_detectron2_module, rest)]
     elif _STEM.fullmatch(first):
@@ -103,7 +102,7 @@ def detectron2(path: Sequence[str], prefix: str = "") -> Source:
 
 def _torchvision_module(name: str) -> str:
     fixed = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
-    return fixed.get(name, _BLOCK.sub(r"\1.\2", name))
+    return fixed.get(name, _BLOCK.sub(r"layer\1.\2", name))
 
 
 def _detectron2_module(name: str) -> str:
