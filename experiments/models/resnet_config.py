@@ -46,6 +46,12 @@ class ResNetConfig:
         stride_in_1x1: whether the stride of a bottleneck is on its first 1x1 convolution instead of
             its 3x3 convolution, as in detectron2's models with weights of MSRA. Only strided
             downsampling allows it, because the sites of section 4.1 are at the 3x3 convolution.
+        deformable_stages: for Res-2, Res-3, Res-4 and Res-5, whether the 3x3 convolutions of the
+            bottlenecks are modulated deformable convolutions. A convolution that follows a
+            downsampler other than ``"strided"`` stays a plain one (section 5.1). mmdet's "c3-c5"
+            is ``(False, True, True, True)``.
+        deformable_groups: number of channel groups of a deformable convolution, each with offsets
+            and masks of its own.
         input: order of the channels, mean and standard deviation of the images.
     """
 
@@ -58,6 +64,8 @@ class ResNetConfig:
     stem: Stem = "conv7"
     norm_epsilon: float = 1e-5
     stride_in_1x1: bool = False
+    deformable_stages: tuple[bool, bool, bool, bool] = (False, False, False, False)
+    deformable_groups: int = 1
     input: InputConfig = dataclasses.field(default_factory=InputConfig)
 
     def __post_init__(self) -> None:
