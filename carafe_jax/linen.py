@@ -14,6 +14,7 @@ from carafe_jax import _predictor as predictor
 from carafe_jax._checks import checked_input
 from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax.convolution import convolve
+from carafe_jax.sources import Reassembly
 
 
 class _PredictorOptions(nn.Module, kw_only=True):  # type: ignore[call-arg]
@@ -112,6 +113,45 @@ class KernelPredictor(_PredictorOptions, kw_only=True):  # type: ignore[call-arg
             features = nn.relu(features)
         logits: jax.Array = self.content_encoder(features)
         return logits
+
+
+def collect_reassemblies(
+    model: nn.Module, variables: Any, *args: Any, **kwargs: Any
+) -> tuple[Any, tuple[Reassembly, ...]]:
+    """Applies a model, and collects the reassemblies of all its :class:`CARAFE` layers.
+
+    Args:
+        model: any Linen module.
+        variables: variables of the model.
+        args: positional arguments of the model.
+        kwargs: keyword arguments of ``model.apply``, such as ``method`` and ``train``.
+
+    Returns:
+        The output of the model, and the reassemblies in the order of the calls. The name of a
+        reassembly is the path of its layer, such as ``"neck/upsample_5"``.
+    """
+    calls: list[tuple[tuple[str, ...], CARAFE, tuple[int, int]]] = []
+
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        layer = context.module
+        if isinstance(layer, CARAFE) and context.method_name == "__call__":
+            calls.append((layer.path, layer, args[0].shape[-3:-1]))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        output, sown = model.apply(variables, *args, mutable=["intermediates"], **kwargs)
+    counts: dict[tuple[str, ...], int] = {}
+    found = []
+    for path, layer, size in calls:
+        index = counts.get(path, 0)
+        counts[path] = index + 1
+        kernels = sown["intermediates"]
+        for name in path:
+            kernels = kernels[name]
+        kernels = kernels["reassembly_kernels"][index]
+        options = {name: getattr(layer, name) for name in ("kernel_size", "up", "down", "groups")}
+        found.append(Reassembly(kernels=kernels, size=size, name="/".join(path), **options))
+    return output, tuple(found)
 
 
 class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]

@@ -12,6 +12,7 @@ reassemblies of a model.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -24,7 +25,7 @@ from carafe_jax._ops import reassemble
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("kernels",),
-    meta_fields=("size", "kernel_size", "up", "down", "groups"),
+    meta_fields=("size", "kernel_size", "up", "down", "groups", "name"),
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reassembly:
@@ -38,6 +39,8 @@ class Reassembly:
         up: numerator of the scale.
         down: denominator of the scale.
         groups: number of channel groups, each with kernels of its own.
+        name: name of the layer in its model, such as ``"neck/upsample_5"``; empty for a reassembly
+            that belongs to no model.
     """
 
     kernels: Float[Array, "*batch out_height out_width groups*kernel_size**2"]
@@ -45,7 +48,14 @@ class Reassembly:
     kernel_size: int
     up: int
     down: int
-    groups: int
+    groups: int = 1
+    name: str = ""
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the output, in pixels."""
+        rows, columns = self.kernels.shape[-3:-1]
+        return rows, columns
 
 
 def reassemble_chain(
@@ -67,7 +77,20 @@ def reassemble_chain(
     Raises:
         ValueError: ``chain`` is empty, or a map is smaller than the next reassembly reads.
     """
-    raise NotImplementedError
+    _check(chain)
+    for step in chain:
+        height, width = step.size
+        if x.shape[-3] < height or x.shape[-2] < width:
+            raise ValueError(f"x must be at least {height}x{width} pixels, got shape {x.shape}")
+        x = reassemble(
+            x[..., :height, :width, :],
+            step.kernels,
+            kernel_size=step.kernel_size,
+            up=step.up,
+            down=step.down,
+            groups=step.groups,
+        )
+    return x
 
 
 def source_weights(
@@ -86,11 +109,22 @@ def source_weights(
         normalised kernels, and to less where kernels reach beyond the border of a map.
 
     Raises:
-        ValueError: ``chain`` is empty, a map is smaller than the next reassembly reads, kernels have
-            batch axes, or ``targets`` are not pairs of integers. A target outside the last map
+        ValueError: ``chain`` is empty, a map is smaller than the next reassembly reads, kernels
+            have batch axes, or ``targets`` are not pairs of integers. A target outside the last map
             raises it too, if its value is known.
     """
-    raise NotImplementedError
+    _check(chain)
+    rows, columns = chain[-1].output_size
+    channels = math.lcm(*(step.groups for step in chain))
+    first = jnp.zeros((*chain[0].size, channels))
+    _, pull_back = jax.vjp(functools.partial(reassemble_chain, chain), first)
+
+    def weights_of(target: jax.Array) -> jax.Array:
+        one_hot = jnp.zeros((rows, columns, channels)).at[target[0], target[1]].set(1.0)
+        (weights,) = pull_back(one_hot)
+        return weights.mean(axis=-1)
+
+    return jax.vmap(weights_of)(jnp.asarray(targets))
 
 
 def smallest_sources(
@@ -109,4 +143,17 @@ def smallest_sources(
     Raises:
         ValueError: ``share`` is out of range.
     """
-    raise NotImplementedError
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share}")
+    flat = weights.reshape(*weights.shape[:-2], -1)
+    order = jnp.argsort(-flat, axis=-1, stable=True)
+    ordered = jnp.take_along_axis(flat, order, axis=-1)
+    before = jnp.cumsum(ordered, axis=-1) - ordered
+    taken = (before < share * flat.sum(axis=-1, keepdims=True)) & (ordered > 0)
+    chosen = jnp.put_along_axis(jnp.zeros_like(taken), order, taken, axis=-1, inplace=False)
+    return chosen.reshape(weights.shape)
+
+
+def _check(chain: Sequence[Reassembly]) -> None:
+    if not chain:
+        raise ValueError("chain must have at least one reassembly, got none")
