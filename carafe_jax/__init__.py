@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from carafe_jax import convolution as convolution
     from carafe_jax import linen as linen
     from carafe_jax import nnx as nnx
+    from carafe_jax import sources as sources
     from carafe_jax._ops import carafe, reassemble, reassembly_kernels
 else:
     import importlib
 
     # A program needs at most one of Flax's two APIs. Each takes nearly as long to import as JAX. A
     # program that only prints its options does not even need JAX.
-    _MODULES = ("convert", "convolution", "linen", "nnx")
+    _MODULES = ("convert", "convolution", "linen", "nnx", "sources")
     _MODULE_OF_NAME = {
         "Implementation": "carafe_kernels.names",
         "Normalizer": "carafe_kernels.names",

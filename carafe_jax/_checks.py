@@ -23,20 +23,25 @@ def check_normalizer(normalizer: str) -> None:
         raise ValueError(f"normalizer must be one of {sorted(NORMALIZERS)}, got {normalizer!r}")
 
 
-def checked_array(name: str, array: Any, layout: str = "[..., H, W, C]") -> jax.Array:
-    """Returns an array of floats of rank 3 or more, or raises ``ValueError``.
+def checked_array(
+    name: str, array: Any, layout: str = "[..., H, W, C]", rank: int = 3
+) -> jax.Array:
+    """Returns an array of floats of a least rank, or raises ``ValueError``.
 
     Args:
         name: the name of the argument, for the error.
         array: a JAX array, a NumPy array, or an object with ``__jax_array__``, such as
             ``nnx.Param``.
         layout: the axes of the array, for the error.
+        rank: the least rank.
     """
     array = _as_array(name, array)
     if array.dtype.name not in DTYPES or not array.dtype.isnative:
         raise ValueError(f"{name} must have one of the dtypes {DTYPES}, got {array.dtype}")
-    if array.ndim < 3:
-        raise ValueError(f"{name} must be {layout}, of rank 3 or more, got shape {array.shape}")
+    if array.ndim < rank:
+        raise ValueError(
+            f"{name} must be {layout}, of rank {rank} or more, got shape {array.shape}"
+        )
     return jnp.asarray(array)
 
 

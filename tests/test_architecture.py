@@ -78,7 +78,7 @@ def test_private_modules_are_imported_by_the_library_alone(folder):
 
 def test_public_modules_are_those_that_the_library_lists():
     public = {path.stem for path in CARAFE_JAX.glob("*.py") if not path.stem.startswith("_")}
-    assert public == {"convert", "convolution", "linen", "nnx"}
+    assert public == {"convert", "convolution", "linen", "nnx", "sources"}
     assert public <= {*dir(carafe_jax)}
 
 
@@ -133,7 +133,7 @@ def test_the_version_is_that_of_the_distribution_and_of_the_citation():
 
 
 def test_the_library_lists_what_it_has_and_has_nothing_else():
-    modules = {"convert", "convolution", "linen", "nnx"}
+    modules = {"convert", "convolution", "linen", "nnx", "sources"}
     public = {name for name in dir(carafe_jax) if not name.startswith("__")}
     assert public == {*carafe_jax.__all__} | modules
     assert "__version__" in dir(carafe_jax)
