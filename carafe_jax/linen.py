@@ -1,6 +1,8 @@
 """CARAFE++ layers for Flax Linen. :mod:`carafe_jax.nnx` has the same layers for NNX."""
 
 import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -8,10 +10,12 @@ import jax
 import jax.numpy as jnp
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.names import Implementation, Normalizer
+from flax.core import scope as flax_scope
 from jaxtyping import Array, Float
 
 from carafe_jax import _predictor as predictor
 from carafe_jax._checks import checked_input
+from carafe_jax._collection import Calls, dropped, reassembly_of
 from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax.convolution import convolve
 from carafe_jax.sources import Reassembly
@@ -115,45 +119,6 @@ class KernelPredictor(_PredictorOptions, kw_only=True):  # type: ignore[call-arg
         return logits
 
 
-def collect_reassemblies(
-    model: nn.Module, variables: Any, *args: Any, **kwargs: Any
-) -> tuple[Any, tuple[Reassembly, ...]]:
-    """Applies a model, and collects the reassemblies of all its :class:`CARAFE` layers.
-
-    Args:
-        model: any Linen module.
-        variables: variables of the model.
-        args: positional arguments of the model.
-        kwargs: keyword arguments of ``model.apply``, such as ``method`` and ``train``.
-
-    Returns:
-        The output of the model, and the reassemblies in the order of the calls. The name of a
-        reassembly is the path of its layer, such as ``"neck/upsample_5"``.
-    """
-    calls: list[tuple[tuple[str, ...], CARAFE, tuple[int, int]]] = []
-
-    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        layer = context.module
-        if isinstance(layer, CARAFE) and context.method_name == "__call__":
-            calls.append((layer.path, layer, args[0].shape[-3:-1]))
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        output, sown = model.apply(variables, *args, mutable=["intermediates"], **kwargs)
-    counts: dict[tuple[str, ...], int] = {}
-    found = []
-    for path, layer, size in calls:
-        index = counts.get(path, 0)
-        counts[path] = index + 1
-        kernels = sown["intermediates"]
-        for name in path:
-            kernels = kernels[name]
-        kernels = kernels["reassembly_kernels"][index]
-        options = {name: getattr(layer, name) for name in ("kernel_size", "up", "down", "groups")}
-        found.append(Reassembly(kernels=kernels, size=size, name="/".join(path), **options))
-    return output, tuple(found)
-
-
 class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     """Rescales a feature map by ``up / down`` with kernels predicted from its content.
 
@@ -168,7 +133,8 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     use ``nn.vmap`` if a mesh shards another one, and gather sharded channels before the layer.
 
     If the collection ``intermediates`` is mutable, a call sows its reassembly kernels there under
-    the name ``reassembly_kernels``. The method :meth:`reassembly_kernels` returns them.
+    the name ``reassembly_kernels``. The method :meth:`reassembly_kernels` returns them, and sows
+    them in the same way. :func:`collect_reassemblies` collects them from all layers of a model.
 
     Args:
         up: numerator of the scale, at least 1.
@@ -231,8 +197,7 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         x, logits = self._predict(x, use_running_average)
         options = self._reassembly_options()
         if self.is_mutable_collection("intermediates"):
-            kernels = reassembly_kernels(x, logits, **options)
-            self.sow("intermediates", "reassembly_kernels", kernels)
+            self._sow(x, reassembly_kernels(x, logits, **options))
         return carafe(x, logits, **options, implementation=self.implementation)
 
     def reassembly_kernels(
@@ -254,7 +219,13 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
             in float32, or in float64 for float64 logits.
         """
         x, logits = self._predict(x, use_running_average)
-        return reassembly_kernels(x, logits, **self._reassembly_options())
+        kernels = reassembly_kernels(x, logits, **self._reassembly_options())
+        self._sow(x, kernels)
+        return kernels
+
+    def _sow(self, x: jax.Array, kernels: jax.Array | Reassembly) -> None:
+        """Sows the kernels for ``x``, in place of which ``collect_reassemblies`` puts more."""
+        self.sow("intermediates", "reassembly_kernels", kernels)
 
     def _predict(
         self, x: Float[Array, "*batch height width channels"], use_running_average: bool | None
@@ -268,3 +239,111 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     def _reassembly_options(self) -> dict[str, Any]:
         names = ("kernel_size", "up", "down", "groups", "normalizer")
         return {name: getattr(self, name) for name in names}
+
+
+def collect_reassemblies(
+    model: nn.Module, variables: Any, *args: Any, mutable: Any = False, **kwargs: Any
+) -> tuple[Any, tuple[Reassembly, ...]]:
+    """Applies a model, and collects the reassemblies of all its :class:`CARAFE` layers.
+
+    Each call of a layer counts, and so does each call of its method
+    :meth:`CARAFE.reassembly_kernels`, whose kernels the model then applies itself. Calls of
+    :func:`carafe_jax.carafe` and :func:`carafe_jax.reassemble` do not count. The collection
+    computes the kernels in addition to ``model.apply``, but nothing twice. It also works inside
+    :func:`jax.jit`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jnp.ones((1, 8, 8, 32))
+    >>> model = nn.Sequential([CARAFE(up=2), CARAFE(up=2)])
+    >>> variables = model.init(jax.random.key(0), x)
+    >>> y, (first, second) = collect_reassemblies(model, variables, x)
+    >>> first.name, first.kernels.shape, second.name, second.size
+    ('layers_0', (1, 16, 16, 25), 'layers_1', (16, 16))
+
+    A lifted transformation inside the model, such as ``nn.scan`` or ``nn.vmap``, must include the
+    collection ``intermediates``, as in ``variable_axes={"params": 0, "intermediates": 0}``. A call
+    of a layer inside it gives one reassembly, whose kernels have the axis of the transformation as
+    their first axis. ``nn.remat`` and ``nn.map_variables`` work as they are.
+
+    Args:
+        model: any Linen module.
+        variables: variables of the model.
+        args: positional arguments of the model.
+        mutable: collections that the model may change, as in ``model.apply``.
+        kwargs: other keyword arguments of ``model.apply``, such as ``method``, ``rngs`` and the
+            keyword arguments of the model.
+
+    Returns:
+        What ``model.apply`` returns, and the reassemblies in the order of the calls. If ``mutable``
+        is given, the former is the pair of the output and the changed collections. The name of a
+        reassembly is the path of its layer, such as ``"neck/upsample_5"``, or ``""`` if the layer
+        is the model itself. A layer that is called twice has two reassemblies of the same name.
+
+    Raises:
+        ValueError: a transformation inside the model drops the kernels, moves their axes, or reuses
+            a compiled program of another layer, as ``nn.jit`` may do.
+    """
+    calls = Calls()
+
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        layer = context.module
+        if not isinstance(layer, CARAFE):
+            return call(*args, **kwargs)
+        name = "/".join(layer.path)
+        sown = layer.is_mutable_collection("intermediates")
+        if context.method_name == "_predict" and not (sown or layer.is_initializing()):
+            raise dropped(name)
+        if context.method_name == "_sow" and sown:
+            x, kernels = args
+            reassembly = reassembly_of(layer, name, x, kernels)
+            earlier = layer.get_variable("intermediates", "reassembly_kernels", ())
+            calls.record(len(earlier), reassembly)
+            args = x, reassembly
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        output, state = model.apply(variables, *args, mutable=_collected(mutable), **kwargs)
+    reassemblies = calls.reassemblies(_sown_kernels(state.get("intermediates", {})))
+    if mutable is False:
+        return output, reassemblies
+    changed = {
+        name: jax.tree.map(_kernels_of, variables, is_leaf=_is_reassembly)
+        for name, variables in state.items()
+        if flax_scope.in_filter(mutable, name)
+    }
+    return (output, changed), reassemblies
+
+
+_numbers = itertools.count()
+
+
+def _collected(mutable: Any) -> Any:
+    """The collections ``mutable``, and ``intermediates``, as a filter that is never the same.
+
+    ``nn.jit`` traces a layer again for a new filter. Otherwise it could reuse a program that was
+    traced earlier, and the calls of the layer would not be recorded.
+    """
+    collections = flax_scope.union_filters(mutable, "intermediates")
+    unused = f"reassemblies {next(_numbers)}"
+    if flax_scope.in_filter(collections, unused):
+        return flax_scope.subtract_filters(collections, unused)
+    return flax_scope.union_filters(collections, unused)
+
+
+def _sown_kernels(intermediates: Mapping[str, Any], path: str = "") -> dict[str, Sequence[Any]]:
+    """What is sown as ``reassembly_kernels``, by the path of the layer."""
+    found: dict[str, Sequence[Any]] = {}
+    for name, value in intermediates.items():
+        if isinstance(value, Mapping):
+            found |= _sown_kernels(value, f"{path}/{name}" if path else name)
+        elif name == "reassembly_kernels" and isinstance(value, Sequence):
+            found[path] = value
+    return found
+
+
+def _is_reassembly(value: Any) -> bool:
+    return isinstance(value, Reassembly)
+
+
+def _kernels_of(value: Any) -> Any:
+    return value.kernels if isinstance(value, Reassembly) else value

@@ -1,18 +1,23 @@
 """CARAFE++ layers for Flax NNX. :mod:`carafe_jax.linen` has the same layers for Linen."""
 
-from typing import Any, TypedDict, Unpack
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 from carafe_kernels.geometry import Geometry, positive_integer
 from carafe_kernels.names import Implementation, Normalizer
 from flax import nnx
+from flax.errors import TraceContextError
 from jaxtyping import Array, Float
 
 from carafe_jax import _predictor as predictor
 from carafe_jax._checks import check_groups, check_normalizer, checked_input
+from carafe_jax._collection import Calls, dropped, reassembly_of
 from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax.convolution import convolve
+from carafe_jax.sources import Reassembly
 
 
 class PredictorOptions(TypedDict, total=False):
@@ -132,6 +137,23 @@ class KernelPredictor(nnx.Module):
         return self.content_encoder(features)
 
 
+class _Recorder(NamedTuple):
+    """Records the calls of one layer."""
+
+    calls: Calls
+    name: str
+
+    def record(self, layer: "CARAFE", x: jax.Array, kernels: jax.Array) -> None:
+        """Records a call, and keeps its kernels in the layer."""
+        earlier = layer.collected_kernels.get_value()
+        reassembly = reassembly_of(layer, self.name, x, kernels)
+        try:
+            layer.collected_kernels.set_value((*earlier, reassembly))
+        except TraceContextError:
+            raise dropped(self.name) from None
+        self.calls.record(len(earlier), reassembly)
+
+
 class CARAFE(nnx.Module):
     """Rescales a feature map by ``up / down`` with kernels predicted from its content.
 
@@ -180,6 +202,10 @@ class CARAFE(nnx.Module):
             unknown ``implementation`` raises it when the layer is first called.
         TypeError: an argument has an unknown name.
     """
+
+    # ``collect_reassemblies`` sets both in its copy of a model.
+    _recorder: _Recorder | None = None
+    collected_kernels: nnx.Intermediate
 
     def __init__(
         self,
@@ -234,7 +260,10 @@ class CARAFE(nnx.Module):
             The rescaled map ``[..., ceil(H * up / down), ceil(W * up / down), in_features]``.
         """
         x, logits = self._predict(x, use_running_average)
-        return carafe(x, logits, **self._reassembly_options(), implementation=self.implementation)
+        options = self._reassembly_options()
+        if self._recorder is not None:
+            self._recorder.record(self, x, reassembly_kernels(x, logits, **options))
+        return carafe(x, logits, **options, implementation=self.implementation)
 
     def reassembly_kernels(
         self,
@@ -256,7 +285,10 @@ class CARAFE(nnx.Module):
             in float32, or in float64 for float64 logits.
         """
         x, logits = self._predict(x, use_running_average)
-        return reassembly_kernels(x, logits, **self._reassembly_options())
+        kernels = reassembly_kernels(x, logits, **self._reassembly_options())
+        if self._recorder is not None:
+            self._recorder.record(self, x, kernels)
+        return kernels
 
     def _predict(
         self, x: Float[Array, "*batch height width channels"], use_running_average: bool | None
@@ -270,3 +302,74 @@ class CARAFE(nnx.Module):
     def _reassembly_options(self) -> dict[str, Any]:
         names = ("kernel_size", "up", "down", "groups", "normalizer")
         return {name: getattr(self, name) for name in names}
+
+
+def collect_reassemblies(
+    model: nnx.Module, *args: Any, method: str | Callable[..., Any] = "__call__", **kwargs: Any
+) -> tuple[Any, tuple[Reassembly, ...]]:
+    """Calls a model, and collects the reassemblies of all its :class:`CARAFE` layers.
+
+    Each call of a layer counts, and so does each call of its method
+    :meth:`CARAFE.reassembly_kernels`, whose kernels the model then applies itself. Calls of
+    :func:`carafe_jax.carafe` and :func:`carafe_jax.reassemble` do not count, and neither do layers
+    that are not part of ``model``. The collection computes the kernels in addition to the call, but
+    nothing twice. It also works inside :func:`jax.jit` and ``nnx.jit``.
+
+    The call is made by a copy of the model, so ``model`` does not change: neither its batch
+    statistics nor its random number generators, even in training.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> model = nnx.Sequential(CARAFE(32, up=2, rngs=rngs), CARAFE(32, up=2, rngs=rngs))
+    >>> y, (first, second) = collect_reassemblies(model, jnp.ones((1, 8, 8, 32)))
+    >>> first.name, first.kernels.shape, second.name, second.size
+    ('layers/0', (1, 16, 16, 25), 'layers/1', (16, 16))
+
+    A lifted transformation inside the model, such as ``nnx.scan`` or ``nnx.vmap``, must map the
+    layer, or ``nnx.Intermediate`` in the ``nnx.StateAxes`` of the layer, over the first axis. A
+    call of a layer inside it gives one reassembly, whose kernels have the axis of the
+    transformation as their first axis. ``nnx.remat`` and ``nnx.jit`` work as they are.
+
+    Args:
+        model: any NNX module.
+        args: positional arguments of the method.
+        method: name of the method to call, or a function whose first argument is the model.
+        kwargs: keyword arguments of the method.
+
+    Returns:
+        The output of the method, and the reassemblies in the order of the calls. The name of a
+        reassembly is the path of its layer, such as ``"neck/upsample_5"``, or ``""`` if the layer
+        is the model itself. A layer that the model has under several names has the name that
+        ``nnx.iter_modules`` finds first. A layer that is called twice has two reassemblies of the
+        same name.
+
+    Raises:
+        ValueError: ``method`` is a method of another object, or a transformation inside the model
+            drops the kernels or moves their axes.
+    """
+    if inspect.ismethod(method):
+        if method.__self__ is not model:
+            raise ValueError(f"method must be a method of the model or its name, got {method!r}")
+        method = method.__func__
+    copy = nnx.clone(model)
+    calls = Calls()
+    layers = {}
+    for path, layer in nnx.iter_modules(copy):
+        if isinstance(layer, CARAFE):
+            name = "/".join(map(str, path))
+            layers[name] = layer
+            layer._recorder = _Recorder(calls, name)
+            layer.collected_kernels = nnx.Intermediate(())
+    try:
+        if isinstance(method, str):
+            output = getattr(copy, method)(*args, **kwargs)
+        else:
+            output = method(copy, *args, **kwargs)
+    except ValueError as error:
+        # A transformation names the state that it cannot return.
+        if "collected_kernels" not in str(error):
+            raise
+        raise dropped(", ".join(layers)) from error
+    kept = {name: layer.collected_kernels.get_value() for name, layer in layers.items()}
+    return output, calls.reassemblies(kept)
