@@ -1,8 +1,9 @@
 """CARAFE++ layers for Flax NNX. :mod:`carafe_jax.linen` has the same layers for Linen."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +138,8 @@ class KernelPredictor(nnx.Module):
         return self.content_encoder(features)
 
 
-class _Recorder(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Recorder:
     """Records the calls of one layer."""
 
     calls: Calls
@@ -145,10 +147,10 @@ class _Recorder(NamedTuple):
 
     def record(self, layer: "CARAFE", x: jax.Array, kernels: jax.Array) -> None:
         """Records a call, and keeps its kernels in the layer."""
-        earlier = layer.collected_kernels.get_value()
+        earlier = layer._collected_kernels.get_value()
         reassembly = reassembly_of(layer, self.name, x, kernels)
         try:
-            layer.collected_kernels.set_value((*earlier, reassembly))
+            layer._collected_kernels.set_value((*earlier, reassembly))
         except TraceContextError:
             raise dropped(self.name) from None
         self.calls.record(len(earlier), reassembly)
@@ -205,7 +207,7 @@ class CARAFE(nnx.Module):
 
     # ``collect_reassemblies`` sets both in its copy of a model.
     _recorder: _Recorder | None = None
-    collected_kernels: nnx.Intermediate
+    _collected_kernels: nnx.Intermediate
 
     def __init__(
         self,
@@ -360,7 +362,7 @@ def collect_reassemblies(
             name = "/".join(map(str, path))
             layers[name] = layer
             layer._recorder = _Recorder(calls, name)
-            layer.collected_kernels = nnx.Intermediate(())
+            layer._collected_kernels = nnx.Intermediate(())
     try:
         if isinstance(method, str):
             output = getattr(copy, method)(*args, **kwargs)
@@ -368,8 +370,8 @@ def collect_reassemblies(
             output = method(copy, *args, **kwargs)
     except ValueError as error:
         # A transformation names the state that it cannot return.
-        if "collected_kernels" not in str(error):
+        if "_collected_kernels" not in str(error):
             raise
         raise dropped(", ".join(layers)) from error
-    kept = {name: layer.collected_kernels.get_value() for name, layer in layers.items()}
+    kept = {name: layer._collected_kernels.get_value() for name, layer in layers.items()}
     return output, calls.reassemblies(kept)

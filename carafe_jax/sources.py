@@ -161,7 +161,7 @@ def source_weights(
     _, pull_back = jax.vjp(functools.partial(_reassemble_chain, chain), first)
 
     def weights_of(target: jax.Array) -> jax.Array:
-        is_target = (rows == target[0])[:, None] & (columns == target[1])
+        is_target = (rows == target[0])[:, None] & (columns == target[1])[None, :]
         one_hot = jnp.broadcast_to(is_target[..., None], (rows.size, columns.size, channels))
         (weights,) = pull_back(one_hot.astype(dtype))
         return weights.mean(axis=-1)
