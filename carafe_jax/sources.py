@@ -152,6 +152,12 @@ def source_weights(
                 f"{step.kernels.shape}; use jax.vmap for batches"
             )
     targets = _checked_targets(targets, chain[-1].output_size)
+    # Names do not matter here, and would compile the same program again.
+    return _source_weights(tuple(dataclasses.replace(step, name="") for step in chain), targets)
+
+
+@jax.jit
+def _source_weights(chain: tuple[Reassembly, ...], targets: jax.Array) -> jax.Array:
     rows, columns = (jnp.arange(size) for size in chain[-1].output_size)
     double = any(step.kernels.dtype == jnp.float64 for step in chain)
     dtype = jnp.float64 if double else jnp.float32
@@ -194,7 +200,11 @@ def smallest_sources(
     """
     if not isinstance(share, numbers.Real) or not 0 < share <= 1:
         raise ValueError(f"share must be a number in (0, 1], got {share!r}")
-    weights = _checked_weights(weights)
+    return _smallest_sources(_checked_weights(weights), float(share))
+
+
+@functools.partial(jax.jit, static_argnames="share")
+def _smallest_sources(weights: jax.Array, share: float) -> jax.Array:
     flat = weights.reshape(*weights.shape[:-2], math.prod(weights.shape[-2:]))
     # The sums of many 16-bit weights would be rounded to few digits.
     flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
@@ -202,9 +212,9 @@ def smallest_sources(
     ordered = jnp.take_along_axis(flat, order, axis=-1)
     sums = jnp.cumsum(ordered, axis=-1)
     taken = ordered > 0
-    if share < 1:  # all positive weights, also those that rounding loses in the sums
+    if share < 1:  # otherwise all positive weights, also those that rounding loses in the sums
         before = jnp.concatenate([jnp.zeros_like(sums[..., :1]), sums[..., :-1]], axis=-1)
-        taken &= before < jnp.asarray(share, sums.dtype) * sums[..., -1:]
+        taken &= before < share * sums[..., -1:]
     chosen = jnp.put_along_axis(jnp.zeros_like(taken), order, taken, axis=-1, inplace=False)
     return chosen.reshape(weights.shape)
 

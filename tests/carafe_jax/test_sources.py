@@ -95,7 +95,7 @@ def test_source_weights_are_the_product_of_dense_matrices(drawn):
         scales, groups, crops = scales[:-1], groups[:-1], crops[:-1]
     chain = random_chain(rng, size, scales, groups, crops)
     targets = rng.permutation(all_targets(chain))[:5]
-    weights = jax.jit(source_weights)(chain, targets)
+    weights = source_weights(chain, targets)
     assert weights.dtype == jnp.float32
     dense = dense_weights(chain)
     np.testing.assert_allclose(weights, dense[*targets.T], rtol=1e-5, atol=1e-7)
