@@ -15,7 +15,10 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from carafe_jax._ops import reassemble
 
 
 @functools.partial(

@@ -157,8 +157,8 @@ _OTHERS = {
     # Those of a ResNet of mmdet or detectron2 are no reason to refuse a file.
     r"(?!backbone\.((bottom_up\.)?res|layer)\d\.\d+\.conv2(\.conv|)_offset\.)"
     r".*\.conv\d?_offset\.": (
-        "a detector with deformable convolutions beside the 3x3 convolutions of a ResNet of mmdet or "
-        "detectron2",
+        "a detector with deformable convolutions that are no 3x3 convolutions of a ResNet of mmdet "
+        "or detectron2",
         "",
     ),
     r"roi_heads?\.(bbox_head|box_head|box_predictor)\.0\.(shared|fc|cls|bbox)": (
