@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from flax import traverse_util
+
 from experiments.classification import task as classification
 from experiments.classification.presets import CATALOGUE, PRESETS, ClassificationPreset
 from experiments.engine.checkpoints import CHECKPOINTS, CheckpointError, steps_in
@@ -11,6 +13,9 @@ from experiments.engine.claim import is_converted, is_finished, is_run
 from experiments.engine.config import check, differences
 from experiments.engine.runs import run_folder
 from experiments.models.resnet_config import ResNetConfig
+
+# The convolution that predicts the offsets and masks of a deformable convolution.
+_PREDICTOR = "conv_offset"
 
 
 def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[str, Any]:
@@ -22,7 +27,10 @@ def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[
         folder: folder of the classification run, for example one made by
             `python -m experiments.classification convert`.
         backbone: config of the backbone; its norms may differ from the run's, and with strided
-            convolutions its output stride.
+            convolutions its output stride. It may have deformable convolutions in place of the
+            plain ones of the run: their kernels are those of the run, and the convolutions that
+            predict offsets and masks keep their values in ``variables``. Initially these are 0, all
+            masks are 0.5, and so a deformable convolution gives half of the plain one.
 
     Returns:
         New variables. The run's classifier is left out.
@@ -34,9 +42,12 @@ def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[
     check_backbone(folder, backbone)
     run = classification.RUNS.load(folder)
     params = {name: leaf for name, leaf in run.state["params"].items() if name != "fc"}
+    own = traverse_util.flatten_dict(variables["params"]["backbone"])
+    predictors = {path: leaf for path, leaf in own.items() if _PREDICTOR in path}
+    merged = traverse_util.unflatten_dict({**predictors, **traverse_util.flatten_dict(params)})
     return {
         **variables,
-        "params": {**variables["params"], "backbone": params},
+        "params": {**variables["params"], "backbone": merged},
         "batch_stats": {**variables["batch_stats"], "backbone": run.state["model_state"]},
     }
 
@@ -48,7 +59,8 @@ def backbone_folder(backbone: ResNetConfig, backbone_from: str | None, runs: Pat
     run has the seed of the preset, not of the network that it initialises.
 
     Args:
-        backbone: config of the backbone.
+        backbone: config of the backbone. Its run may be of the network without deformable
+            convolutions.
         backbone_from: folder of the run; None for the default.
         runs: folder of all runs.
 
@@ -70,8 +82,7 @@ def check_backbone(folder: Path, backbone: ResNetConfig) -> None:
 
     Args:
         folder: folder of the classification run.
-        backbone: config of the backbone; its norms may differ from the run's, and with strided
-            convolutions its output stride.
+        backbone: config of the backbone; it may differ from the run's as in :func:`with_backbone`.
 
     Raises:
         CheckpointError: there is no run in ``folder``, or its training has not finished; the
@@ -115,8 +126,15 @@ def _preset(backbone: ResNetConfig) -> ClassificationPreset | None:
 
 
 def _adapted(model: ResNetConfig, backbone: ResNetConfig) -> ResNetConfig:
-    """A config with the choices of ``backbone`` that change no shape of a weight."""
+    """A config with the choices of ``backbone`` for which the weights of ``model`` suffice."""
     model = dataclasses.replace(model, norm=backbone.norm)
+    # A deformable convolution has the kernel of a plain one, and a predictor that starts at 0.
+    if not any(model.deformable_stages):
+        model = dataclasses.replace(
+            model,
+            deformable_stages=backbone.deformable_stages,
+            deformable_groups=backbone.deformable_groups,
+        )
     # A stage that dilates instead of downsampling has no downsampler, and so lacks its weights.
     if model.downsampler == "strided":
         model = dataclasses.replace(model, output_stride=backbone.output_stride)

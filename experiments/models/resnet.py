@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from carafe_jax.convolution import convolve
 from carafe_jax.linen import CARAFE
+from experiments.models.deformable_convolution import ModulatedDeformableConv
 from experiments.models.resnet_config import BLOCKS, ResNetConfig
 from experiments.resamplers.downsamplers import MakeModule, downsampling_convolution, pool
 from experiments.resamplers.lip import ImportanceHead, ImportanceTrunk
@@ -31,6 +32,8 @@ class _Block(nn.Module):
         train: whether BatchNorm uses the statistics of the batch.
         dtype: dtype of the computation.
         axis_name: name of the mapped axis over which ``"sync_batch"`` averages statistics.
+        deformable: whether the 3x3 convolution of a bottleneck is a modulated deformable one,
+            unless it follows a pool.
     """
 
     config: ResNetConfig
@@ -40,6 +43,7 @@ class _Block(nn.Module):
     train: bool
     dtype: jax.typing.DTypeLike | None
     axis_name: str | None
+    deformable: bool = False
 
     def conv(self, features: int, size: int, name: str, dilation: int = 1) -> MakeModule:
         return functools.partial(
@@ -104,6 +108,27 @@ class Bottleneck(_Block):
 
     expansion = 4
 
+    def spatial(self) -> MakeModule:
+        """The 3x3 convolution, to be made with ``strides``."""
+        dilation = self.dilations[0]
+        pools = self.downsamples and self.config.downsampler != "strided"
+        if not self.deformable or pools:
+            return self.conv(self.features, 3, "conv2", dilation)
+
+        def deformable(strides: int = 1) -> nn.Module:
+            return ModulatedDeformableConv(
+                self.features,
+                stride=strides,
+                padding=dilation,
+                dilation=dilation,
+                deformable_groups=self.config.deformable_groups,
+                kernel_init=_HE_NORMAL,
+                dtype=self.dtype,
+                name="conv2",
+            )
+
+        return deformable
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"]
@@ -122,7 +147,7 @@ class Bottleneck(_Block):
             pooled = ImportanceHead(dtype=self.dtype, name="downsample_resample")(x, trunk)
             shortcut = self.norm("downsample_bn")(convolution()(pooled))
         else:
-            spatial = self.conv(self.features, 3, "conv2", self.dilations[0])
+            spatial = self.spatial()
             y = spatial()(y) if stride_first else self.downsampling(y, spatial, "resample")
             if self.downsamples or x.shape[-1] != out_channels:
                 shortcut = self.downsampling(x, convolution, "downsample_resample")
@@ -169,6 +194,24 @@ class ResNet(nn.Module):
       ``130 * (F + 2 * F)``, and ``-8 * F**2`` as the 3x3 becomes a 1x1. With F of 128, 256 and
       512 this is -1,692,800 in all. LIP does not define a basic block: there, the simplified
       network of the stem, ``9 * C**2 + 2 * C``, is used at every site.
+
+    In a deformable stage (``deformable_stages``) the 3x3 convolution ``conv2`` of each bottleneck
+    is a modulated deformable convolution (DCNv2). A first block with a downsampler other than
+    ``"strided"`` keeps the plain 3x3 convolution after it (section 5.2), and LIP's 1x1. The
+    convolution ``conv2/conv_offset``, which predicts offsets and masks, starts at zero, so that
+    ``conv2`` first gives half of the plain convolution, because all masks are 0.5. In a stage of
+    width ``F`` it has ``9 * F * 27 * G + 27 * G`` parameters for ``G`` deformable groups. With
+    one group all stages together add to ResNet-50 and ResNet-101:
+
+    =================================  =======  =========
+    deformable stages                       50        101
+    =================================  =======  =========
+    Res-3, Res-4, Res-5 ("c3-c5")      871,263  1,929,258
+    the same, with a downsampler [1]_  653,454  1,711,449
+    Res-2, Res-3, Res-4                544,671  1,602,666
+    =================================  =======  =========
+
+    .. [1] Other than ``"strided"``, and beside the parameters of the downsampler.
 
     Args:
         config: sizes and choices of the network.
@@ -256,6 +299,7 @@ class ResNet(nn.Module):
                     train=train and stage >= self.frozen_stages,
                     dtype=self.dtype,
                     axis_name=self.axis_name,
+                    deformable=config.deformable_stages[stage],
                     name=f"layer{stage + 1}_{index}",
                 )(x)
             if stage < self.frozen_stages:

@@ -48,10 +48,14 @@ class ResNetConfig:
             downsampling allows it, because the sites of section 4.1 are at the 3x3 convolution.
         deformable_stages: for Res-2, Res-3, Res-4 and Res-5, whether the 3x3 convolutions of the
             bottlenecks are modulated deformable convolutions. A convolution that follows a
-            downsampler other than ``"strided"`` stays a plain one (section 5.1). mmdet's "c3-c5"
-            is ``(False, True, True, True)``.
+            downsampler other than ``"strided"`` stays a plain one (section 5.2). mmdet's "c3-c5"
+            is ``(False, True, True, True)``. The paper names the stages of its DCNv2 baseline
+            Res-2, Res-3 and Res-4. It names the stages of a ResNet Res-1 to Res-5, so that would
+            be ``(True, True, True, False)``. But it also says that CARAFE++ replaces the DCNv2
+            layers with a stride, which Res-2 does not have. The presets of Table 1 read the
+            paper's numbers as counted from 0, which gives "c3-c5".
         deformable_groups: number of channel groups of a deformable convolution, each with offsets
-            and masks of its own.
+            and masks of its own. It divides the channels of all deformable convolutions.
         input: order of the channels, mean and standard deviation of the images.
     """
 
@@ -92,3 +96,17 @@ class ResNetConfig:
             check(self.depth >= 50, name, expected, given)
             expected = f"False for the downsampler {self.downsampler!r}"
             check(self.downsampler == "strided", name, expected, given)
+        self._check_deformable()
+
+    def _check_deformable(self) -> None:
+        stages, groups = self.deformable_stages, self.deformable_groups
+        four_bools = len(stages) == 4 and all(type(each) is bool for each in stages)
+        check(four_bools, "deformable_stages", "four bools, for Res-2 to Res-5", stages)
+        check_at_least(self, deformable_groups=1)
+        if any(stages):
+            expected = f"all False for basic blocks, which depth {self.depth} has"
+            check(self.depth >= 50, "deformable_stages", expected, stages)
+            # The widths of later stages are multiples of this one.
+            width = self.width * 2 ** stages.index(True)
+            expected = f"a divisor of {width}, the width of the first deformable stage"
+            check(width % groups == 0, "deformable_groups", expected, groups)
