@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from carafe_jax.sources import Reassembly
+from experiments.engine.config import ConfigError
 from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.source_maps.pathways import UPSAMPLERS, Pathway, Size, map_size, pick
 
@@ -13,7 +14,8 @@ class Pathways(NamedTuple):
     """The pathways of a generator.
 
     Attributes:
-        down: from the input to the coarsest map (Fig. 9 b); None if the downsampler is not CARAFE++.
+        down: from the input to the coarsest map (Fig. 9 b); None if the downsampler is not
+            CARAFE++.
         up: from the coarsest map to the finest map (Fig. 9 a); None if the upsampler is neither
             CARAFE++ nor an interpolation.
     """
@@ -34,6 +36,31 @@ class Pathways(NamedTuple):
         )
 
 
+def check_has_pathways(config: GeneratorConfig) -> None:
+    """Raises ``ConfigError`` if a generator has no pathway.
+
+    Args:
+        config: config of the generator.
+    """
+    down, up = config.downsampler, config.upsampler
+    if not (has_down(config) or has_up(config)):
+        raise ConfigError(
+            "run must have 'carafe' as its downsampler (model.downsampler), or 'carafe', 'nearest' "
+            "or 'bilinear' as its upsampler (model.upsampler), for maps: the source weights of "
+            f"other resamplers are not known; got {down!r} and {up!r}"
+        )
+
+
+def has_down(config: GeneratorConfig) -> bool:
+    """Whether a generator has the pathway from the input to the coarsest map."""
+    return config.downsampler == "carafe"
+
+
+def has_up(config: GeneratorConfig) -> bool:
+    """Whether a generator has the pathway from the coarsest map to the finest map."""
+    return config.upsampler in ("carafe", *UPSAMPLERS)
+
+
 def generator_pathways(
     config: GeneratorConfig, found: Sequence[Reassembly], size: Size
 ) -> Pathways:
@@ -51,7 +78,7 @@ def generator_pathways(
     levels = range(1, config.levels + 1)
     stride = 2**config.levels
     down = up = None
-    if config.downsampler == "carafe":
+    if has_down(config):
         down = Pathway(
             name="Input to coarsest map",
             steps=_steps(found, [f"down_{level}" for level in levels]),
@@ -59,14 +86,12 @@ def generator_pathways(
             target_stride=stride,
             target_size=map_size(size, stride),
         )
-    if config.upsampler == "carafe":
-        steps = _steps(found, [f"up_{level}" for level in reversed(levels)])
-    elif config.upsampler in UPSAMPLERS:
-        make = UPSAMPLERS[config.upsampler]
-        steps = tuple(make(map_size(size, 2**level)) for level in reversed(levels))
-    else:
-        steps = ()
-    if steps:
+    if has_up(config):
+        if config.upsampler == "carafe":
+            steps = _steps(found, [f"up_{level}" for level in reversed(levels)])
+        else:
+            make = UPSAMPLERS[config.upsampler]
+            steps = tuple(make(map_size(size, 2**level)) for level in reversed(levels))
         up = Pathway(
             name="Coarsest to finest map",
             steps=steps,

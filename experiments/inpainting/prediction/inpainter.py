@@ -13,7 +13,7 @@ from experiments.engine.errors import InputError
 from experiments.engine.settings import CheckpointChoice
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import fill, make_generator, stride_of, variables_of
-from experiments.inpainting.pathways import Pathways, generator_pathways
+from experiments.inpainting.pathways import Pathways, check_has_pathways, generator_pathways
 from experiments.inpainting.pixels import to_bytes, to_unit
 from experiments.inpainting.prediction.holes import check_hole
 from experiments.inpainting.prediction.scaling import paste_enlarged, shrink
@@ -96,7 +96,7 @@ class Inpainter:
 
         self._fill_tile = jax.jit(fill_tile)
         self._reassemblies_of = jax.jit(reassemblies_of)
-        self._config = config.model
+        self.generator_config = config.model
         self._variables = jax.device_put(variables)
         self._stride = stride_of(config)
         self._working_side = working_side
@@ -140,11 +140,13 @@ class Inpainter:
             mask: mask ``[H, W]``, true in the hole.
 
         Raises:
+            ConfigError: the network neither downsamples with CARAFE++ nor upsamples with CARAFE++
+                or an interpolation.
             InputError: the arrays have wrong dtypes or shapes, or the mask is all hole or without a
-                hole; the network neither downsamples with CARAFE++ nor upsamples with CARAFE++ or
-                an interpolation; the image that the network reads does not fit into one tile; or
-                kernels are not finite.
+                hole; the image that the network reads does not fit into one tile; or kernels are
+                not finite.
         """
+        check_has_pathways(self.generator_config)
         _check(image, mask)
         image, mask = self._at_working_size(image, mask)
         side = self._tiling.side_for(self._stride)
@@ -159,14 +161,7 @@ class Inpainter:
         found = jax.tree.map(lambda kernels: kernels[0], found)
         if not all(np.isfinite(step.kernels).all() for step in found):
             raise InputError(_BROKEN)
-        pathways = generator_pathways(self._config, found, (rows, columns))
-        if pathways.down is None and pathways.up is None:
-            config = self._config
-            raise InputError(
-                "maps need a network that downsamples with 'carafe', or upsamples with 'carafe', "
-                f"'nearest' or 'bilinear', got downsampler {config.downsampler!r} and upsampler "
-                f"{config.upsampler!r}"
-            )
+        pathways = generator_pathways(self.generator_config, found, (rows, columns))
         return TracedImage(image, mask, pathways)
 
     @property

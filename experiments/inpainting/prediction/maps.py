@@ -1,56 +1,86 @@
 """Figures of a generator's source weights (Fig. 9)."""
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
+from experiments.inpainting.model.generator_config import GeneratorConfig
+from experiments.inpainting.pathways import check_has_pathways, has_down, has_up
 from experiments.inpainting.prediction.inpainter import TracedImage
 from experiments.source_maps.figures import pixels_of, sources_figure
 from experiments.source_maps.headings import set_headings
 from experiments.source_maps.pathways import DOWNSAMPLERS, UPSAMPLERS, Pathway
-from experiments.source_maps.targets import choose_targets
+from experiments.source_maps.targets import choose_targets, grid_targets
 
 Direction = Literal["down", "up"]
 
 CARAFE = "CARAFE++"
 _MOST = 2  # targets of each kind
 _HEADINGS = {"inside": "in the hole", "border": "border of the hole", "background": "outside"}
-# Resamplers with fixed kernels that a figure shows below CARAFE++.
-_OTHER = {"down": ("strided", DOWNSAMPLERS["strided"]), "up": ("nearest", UPSAMPLERS["nearest"])}
+# Resamplers with fixed kernels that a figure shows below CARAFE++. The box filter is what CARAFE++
+# starts from.
+_FIXED = {
+    "down": {name: DOWNSAMPLERS[name] for name in ("strided", "box")},
+    "up": {name: UPSAMPLERS[name] for name in ("nearest", "box")},
+}
 _EDGE = 8  # targets outside the hole lie at least an eighth of the image from its edges
 
 
-class SourceMaps(NamedTuple):
-    """A figure of source weights.
+def directions(config: GeneratorConfig) -> tuple[Direction, ...]:
+    """The pathways of which figures are drawn.
 
-    Attributes:
-        direction: ``"down"``: from the input to the coarsest map. ``"up"``: from there to the
-            finest map.
-        pixels: RGB pixels of the figure.
+    Args:
+        config: config of the generator.
+
+    Raises:
+        ConfigError: the generator has no pathway.
     """
+    check_has_pathways(config)
+    found: list[Direction] = []
+    if has_down(config):
+        found.append("down")
+    if has_up(config):
+        found.append("up")
+    return tuple(found)
 
-    direction: Direction
-    pixels: UInt8[np.ndarray, "height width 3"]
 
-
-def source_maps(traced: TracedImage, title: str) -> Iterator[SourceMaps]:
-    """Draws the pathways of a generator, for targets in the hole, at its border and outside.
+def draw_maps(
+    traced: TracedImage, direction: Direction, title: str
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draws a pathway of a generator, for targets in the hole, at its border and outside.
 
     Args:
         traced: an image with the pathways of the generator.
-        title: first line of the title of each figure.
-
-    Yields:
-        A figure of each pathway that the generator has.
+        direction: ``"down"``: from the input to the coarsest map. ``"up"``: from there to the
+            finest map. See :func:`directions`.
+        title: first line of the title.
     """
+    pathway = traced.pathways.down if direction == "down" else traced.pathways.up
+    assert pathway is not None
     height, width = traced.mask.shape
-    title = f"{title}, as the network reads it: {width}x{height} pixels, the hole is white"
-    if traced.pathways.down is not None:
-        yield SourceMaps("down", _drawn(traced, "down", traced.pathways.down, title))
-    if traced.pathways.up is not None:
-        yield SourceMaps("up", _drawn(traced, "up", traced.pathways.up, title))
+    # Numbers below 0 are neither hole nor background.
+    regions = np.full((height, width), -1, np.int32)
+    top, left = height // _EDGE, width // _EDGE
+    regions[top : height - top, left : width - left] = 0
+    regions[traced.mask] = 1
+    targets = choose_targets(regions, pathway.target_stride, pathway.target_size, _MOST)
+    if not targets:  # a hole too small to be seen, in an image of a few pixels
+        targets = grid_targets((height, width), pathway.target_stride)
+    method = method_of(pathway)
+    fixed = {
+        name: pathway.with_kernels(make)
+        for name, make in _FIXED[direction].items()
+        if name != method
+    }
+    figure = sources_figure(
+        with_white_hole(traced),
+        {method: pathway, **fixed},
+        targets,
+        f"{title}, as the network reads it: {width}x{height} pixels, the hole is white",
+    )
+    set_headings(figure, [_HEADINGS[target.kind] for target in targets])
+    return pixels_of(figure)
 
 
 def with_white_hole(traced: TracedImage) -> UInt8[np.ndarray, "h w 3"]:
@@ -62,21 +92,3 @@ def method_of(pathway: Pathway) -> str:
     """The name of a pathway's resampler."""
     name = pathway.steps[0].name
     return name if name in UPSAMPLERS else CARAFE
-
-
-def _drawn(
-    traced: TracedImage, direction: Direction, pathway: Pathway, title: str
-) -> UInt8[np.ndarray, "height width 3"]:
-    height, width = traced.mask.shape
-    # Numbers below 0 are neither hole nor background.
-    regions = np.full((height, width), -1, np.int32)
-    top, left = height // _EDGE, width // _EDGE
-    regions[top : height - top, left : width - left] = 0
-    regions[traced.mask] = 1
-    targets = choose_targets(regions, pathway.target_stride, pathway.target_size, _MOST)
-    other, make = _OTHER[direction]
-    pathways = {method_of(pathway): pathway}
-    pathways.setdefault(other, pathway.with_kernels(make))
-    figure = sources_figure(with_white_hole(traced), pathways, targets, title)
-    set_headings(figure, [_HEADINGS[target.kind] for target in targets])
-    return pixels_of(figure)

@@ -18,7 +18,7 @@ from experiments.engine.settings import CheckpointChoice
 from experiments.engine.text import printable
 from experiments.inpainting.prediction.holes import HoleChoice
 from experiments.inpainting.prediction.inpainter import load_inpainter
-from experiments.inpainting.prediction.maps import source_maps
+from experiments.inpainting.prediction.maps import directions, draw_maps
 
 _COLOUR_SPACE = slice(16, 20)  # in the header of an ICC profile
 
@@ -120,6 +120,8 @@ def predict(
         InputError: ``output`` is not a PNG file, or for a folder not a folder; or ``source`` is an
             empty folder.
         CheckpointError: the run cannot be read.
+        ConfigError: ``maps`` is true, and the run has no maps; see
+            :func:`experiments.inpainting.pathways.check_has_pathways`.
     """
     pictures = pictures_in(source)
     batch = source.is_dir()
@@ -131,23 +133,25 @@ def predict(
     inpainter = load_inpainter(run, working_side, full_size, checkpoint)
     outputs = PictureOutputs((*pictures, *holes.files()))
 
+    drawn = directions(inpainter.generator_config) if maps else ()
+
     def fill(path: Path) -> FilledFile:
         target = output / f"{path.stem}.png" if batch else output
-        outputs.check(path, target)
+        figures = {each: target.with_name(f"{target.stem}-maps-{each}.png") for each in drawn}
+        for file in (target, *figures.values()):
+            outputs.check(path, file)
         picture = read_picture(path)
         try:
             hole = holes.hole(path, picture.pixels.shape[:2], named=batch)
             filled = inpainter(picture.pixels, hole)
-            traced = inpainter.trace(picture.pixels, hole) if maps else None
+            traced = inpainter.trace(picture.pixels, hole) if drawn else None
         except InputError as error:
             raise InputError(f"image {path}: {error}") from error
         outputs.write(path, target, filled, picture.profile)
-        drawn = []
         if traced is not None:
-            for figure in source_maps(traced, printable(path.name)):
-                drawn.append(target.with_name(f"{target.stem}-maps-{figure.direction}.png"))
-                outputs.write(path, drawn[-1], figure.pixels)
-        return FilledFile(target, picture.note, tuple(drawn))
+            for direction, file in figures.items():
+                outputs.write(path, file, draw_maps(traced, direction, printable(path.name)))
+        return FilledFile(target, picture.note, tuple(figures.values()))
 
     return predict_each(pictures, fill)
 
@@ -182,6 +186,8 @@ def print_predictions(
         InputError: ``output`` is not a PNG file, or for a folder not a folder; or ``source`` is an
             empty folder.
         CheckpointError: the run cannot be read.
+        ConfigError: ``maps`` is true, and the run has no maps; see
+            :func:`experiments.inpainting.pathways.check_has_pathways`.
         SystemExit: with code 2, after the last image, if any image was not filled.
     """
     batch = source.is_dir()

@@ -85,3 +85,30 @@ class Fills:
             )
         ]
         return _drawn(traced, place)
+
+
+def _drawn(traced: TracedImage, place: list[int]) -> UInt8[np.ndarray, "height width 3"]:
+    pathway = traced.pathways.longest
+    assert pathway is not None
+    weights = np.asarray(sources(pathway, np.array([place])))[0]
+    chosen = np.asarray(smallest_sources(weights, _SHARE))
+    relative = weights / max(float(weights.max()), np.finfo(np.float32).tiny)
+    opacity = np.where(chosen, _FAINTEST + (_STRONGEST - _FAINTEST) * relative, 0)
+    height, width = traced.mask.shape
+    opacity = _enlarged(opacity, pathway.source_stride)[:height, :width, None]
+    grey = np.where(traced.mask, _WHITE, traced.image.mean(axis=-1))[..., None]
+    drawn = (grey * (1 - opacity) + np.array(_RED) * opacity).round().astype(np.uint8)
+    factor = max(1, -(-_SHOWN_SIDE // max(height, width)))
+    drawn = _enlarged(drawn, factor)
+    top, left = (factor * index for index in place)
+    inner = drawn[top : top + factor, left : left + factor].copy()
+    line = max(1, factor // 4)
+    drawn[max(0, top - line) : top + factor + line, max(0, left - line) : left + factor + line] = (
+        _GREEN
+    )
+    drawn[top : top + factor, left : left + factor] = inner
+    return drawn
+
+
+def _enlarged(values: np.ndarray, factor: int) -> np.ndarray:
+    return values.repeat(factor, axis=0).repeat(factor, axis=1)

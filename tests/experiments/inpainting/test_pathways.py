@@ -37,7 +37,9 @@ def test_pathways_lead_from_the_input_to_the_coarsest_map_and_from_there_to_the_
     assert [step.name.split("/")[0] for step in up.steps] == ["up_2", "up_1"]
     assert (down.source_size, down.target_size) == (SIZE, (4, 6))
     assert (up.source_size, up.target_size) == ((4, 6), SIZE)
-    assert (down.source_stride, down.target_stride) == (up.target_stride, up.source_stride) == (1, 4)
+    assert (
+        (down.source_stride, down.target_stride) == (up.target_stride, up.source_stride) == (1, 4)
+    )
     weights = source_weights(down.steps, np.array([[2, 3]]))
     assert 0.8 < weights.sum() < 1  # some taps lie beyond the border
     assert weights[0, 8, 12] > 0  # the centre
