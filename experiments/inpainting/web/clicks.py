@@ -102,7 +102,7 @@ def _drawn(traced: TracedImage, place: list[int]) -> UInt8[np.ndarray, "height w
     drawn = _enlarged(drawn, factor)
     top, left = (factor * index for index in place)
     inner = drawn[top : top + factor, left : left + factor].copy()
-    line = max(1, factor // 4)
+    line = max(2, factor // 2)
     drawn[max(0, top - line) : top + factor + line, max(0, left - line) : left + factor + line] = (
         _GREEN
     )
