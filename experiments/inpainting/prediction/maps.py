@@ -18,8 +18,8 @@ Direction = Literal["down", "up"]
 CARAFE = "CARAFE++"
 _MOST = 2  # targets of each kind
 _HEADINGS = {"inside": "in the hole", "border": "border of the hole", "background": "outside"}
-# Resamplers with fixed kernels that a figure shows below CARAFE++. The box filter is what CARAFE++
-# starts from.
+# Resamplers with fixed kernels that a figure shows below CARAFE++. CARAFE++ starts from the box
+# filter.
 _FIXED = {
     "down": {name: DOWNSAMPLERS[name] for name in ("strided", "box")},
     "up": {name: UPSAMPLERS[name] for name in ("nearest", "box")},
