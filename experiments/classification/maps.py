@@ -23,9 +23,7 @@ from experiments.source_maps.targets import grid_targets
 Pixels = UInt8[np.ndarray, "height width 3"]
 
 _ROWS = _COLUMNS = 2  # of the grid of targets
-# Downsamplers with fixed kernels that a figure shows below CARAFE++. CARAFE++ starts from the box
-# filter.
-_FIXED = ("strided", "box")
+
 
 
 def check_has_maps(config: ClassificationConfig, run: Path) -> None:
