@@ -22,6 +22,7 @@ SHARE = 0.7
 _RED, _GREEN = (0.9, 0.0, 0.0), "#00ff3c"
 _OPACITIES = 0.25, 0.65  # of drawn sources with the least and the most weight
 _COLOURS = "#ff3030", "#ffffff", "#ff9f1c", "#ff5cf4"  # of sampled places; visible on viridis
+_ZOOMED = 0.7  # windows below this fraction of the image's sides are worth rows of their own
 _PANEL = 2.3  # inches
 _DPI = 110
 _KINDS = {"inside": "inside an object", "border": "border of an object", "background": "background"}
@@ -77,8 +78,9 @@ def sources_figure(
     whole = (-0.5, width - 0.5, height - 0.5, -0.5)
     # Name of the pathway, label and windows of each row.
     rows = [(name, name, windows) for name in pathways]
-    zoomed = any(window != whole for window in windows)
-    if zoomed:
+    if all(max(_sides(window, whole)) > _ZOOMED for window in windows):
+        rows = [(name, name, [whole] * len(targets)) for name in pathways]
+    else:
         first = next(iter(pathways))
         rows.insert(0, (first, f"{first}, whole image", [whole] * len(targets)))
     shapes = [
@@ -107,6 +109,12 @@ def _shape(window: Window) -> float:
     """Returns the height of a window divided by its width."""
     left, right, bottom, top = window
     return (bottom - top) / (right - left)
+
+
+def _sides(window: Window, whole: Window) -> tuple[float, float]:
+    """Returns the width and the height of a window, as fractions of the whole image."""
+    width, height = window[1] - window[0], window[2] - window[3]
+    return width / (whole[1] - whole[0]), height / (whole[2] - whole[3])
 
 
 def _caption(pathway: Pathway) -> str:
