@@ -2,7 +2,9 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
@@ -18,12 +20,15 @@ from experiments.source_maps.targets import Target
 SHARE = 0.7
 
 _RED, _GREEN = (0.9, 0.0, 0.0), "#00ff3c"
-_FAINTEST = 0.3  # opacity of the drawn source with the least weight
+_OPACITIES = 0.25, 0.65  # of drawn sources with the least and the most weight
+_COLOURS = "#ff3030", "#ffffff", "#ff9f1c", "#ff5cf4"  # of sampled places; visible on viridis
+_ZOOMED = 0.7  # windows below this fraction of the image's sides are worth rows of their own
 _PANEL = 2.3  # inches
 _DPI = 110
 _KINDS = {"inside": "inside an object", "border": "border of an object", "background": "background"}
 
 Pixels = UInt8[np.ndarray, "height width 3"]
+Window = tuple[float, float, float, float]  # left, right, bottom and top in pixels of the image
 
 
 def pixels_of(figure: Figure) -> Pixels:
@@ -36,7 +41,7 @@ def pixels_of(figure: Figure) -> Pixels:
         RGB pixels, uint8 ``[H, W, 3]``.
     """
     figure.set_dpi(_DPI)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -64,45 +69,65 @@ def sources_figure(
         name: np.asarray(sources(pathway, np.array([target[:2] for target in targets])))
         for name, pathway in pathways.items()
     }
-    first = next(iter(pathways))
-    pathway = pathways[first]
-    names = [first, *pathways]
+    pathway = next(iter(pathways.values()))
+    windows = [
+        _window([weights[column] for weights in found.values()], pathway, target, image)
+        for column, target in enumerate(targets)
+    ]
     height, width = image.shape[:2]
-    lines = textwrap.wrap(_caption(pathway), 30 * len(targets))
-    heading = 0.2 * (len(lines) + 2)
+    whole = (-0.5, width - 0.5, height - 0.5, -0.5)
+    # Name of the pathway, label and windows of each row.
+    rows = [(name, name, windows) for name in pathways]
+    if all(max(_sides(window, whole)) > _ZOOMED for window in windows):
+        rows = [(name, name, [whole] * len(targets)) for name in pathways]
+    else:
+        first = next(iter(pathways))
+        rows.insert(0, (first, f"{first}, whole image", [whole] * len(targets)))
+    shapes = [
+        max((low - high) / (right - left) for left, right, low, high in each[2]) for each in rows
+    ]
+    lines = textwrap.wrap(_caption(pathway), max(60, 27 * len(targets)))
     size = (
-        _PANEL * len(targets) + 0.4,
-        _PANEL * (height / width + len(pathways)) + 0.2 * len(names) + heading,
+        max(_PANEL * len(targets), 4.5) + 0.4,
+        _PANEL * sum(shapes) + 0.1 * len(rows) + 0.2 * (len(lines) + 2),
     )
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(
-        len(names),
-        len(targets),
-        squeeze=False,
-        height_ratios=[height / width, *[1] * len(pathways)],
-    )
-    for column, target in enumerate(targets):
-        window = _window([weights[column] for weights in found.values()], pathway, target, image)
-        for row, name in enumerate(names):
-            axes = grid[row, column]
+    grid = figure.subplots(len(rows), len(targets), squeeze=False, height_ratios=shapes)
+    for (name, label, limits), line in zip(rows, grid, strict=True):
+        for column, (target, axes) in enumerate(zip(targets, line, strict=True)):
             _draw_sources(axes, image, found[name][column], pathway)
             _draw_target(axes, target, pathway)
-            if row:
-                axes.set(xlim=window[:2], ylim=window[2:])
-        grid[0, column].set_title(_KINDS[target.kind], fontsize=9)
-    for row, name in enumerate(names):
-        grid[row, 0].set_ylabel(f"{name}, whole image" if row == 0 else name, fontsize=9)
+            axes.set(xlim=limits[column][:2], ylim=limits[column][2:])
+        line[0].set_ylabel(label, fontsize=9)
+    for target, axes in zip(targets, grid[0], strict=True):
+        axes.set_title(_KINDS[target.kind], fontsize=9)
     figure.suptitle("\n".join([title, *lines]), fontsize=9, parse_math=False)
     return figure
 
 
+def _shape(window: Window) -> float:
+    """Returns the height of a window divided by its width."""
+    left, right, bottom, top = window
+    return (bottom - top) / (right - left)
+
+
+def _sides(window: Window, whole: Window) -> tuple[float, float]:
+    """Returns the width and the height of a window, as fractions of the whole image."""
+    width, height = window[1] - window[0], window[2] - window[3]
+    return width / (whole[1] - whole[0]), height / (whole[2] - whole[3])
+
+
 def _caption(pathway: Pathway) -> str:
-    return (
-        f"{pathway.name}: the red pixels of the first map hold {100 * SHARE:.0f} % of the weight "
-        "with which the green pixel of the last map is reassembled; more opaque is more weight. "
-        f"A pixel of the first map covers {pathway.source_stride}x{pathway.source_stride} pixels "
-        f"of the image, of the last map {pathway.target_stride}x{pathway.target_stride}."
+    source, target = pathway.source_stride, pathway.target_stride
+    text = (
+        f"{pathway.name}. Red: the pixels of the first map with the largest weights, which hold "
+        f"{100 * SHARE:.0f} % of the weight with which the green pixel of the last map is "
+        "reassembled; more opaque for a larger weight. A pixel of the first map covers "
+        f"{source}x{source} pixels of the image, a pixel of the last map {target}x{target}."
     )
+    if source < target:
+        text += " The kernels are centred on the upper left corner of the green pixel."
+    return text
 
 
 def _draw_sources(
@@ -112,7 +137,7 @@ def _draw_sources(
     grey = image.mean(axis=-1, keepdims=True) / 255
     axes.imshow(np.repeat(0.35 + 0.65 * grey, 3, axis=-1), interpolation="nearest")
     overlay = np.zeros((*weights.shape, 4), np.float32)
-    chosen = np.asarray(smallest_sources(weights, SHARE))
+    chosen = _chosen(weights)
     overlay[..., :3] = _RED
     overlay[..., 3] = _opacity(weights, chosen)
     stride = pathway.source_stride
@@ -121,13 +146,27 @@ def _draw_sources(
     axes.set(xticks=[], yticks=[])
 
 
+def _chosen(weights: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
+    """Whether a source belongs to the smallest set with :data:`SHARE` of the weight.
+
+    Sources with the same weight as one in the set are added: which of them is in the set is
+    arbitrary.
+    """
+    chosen = np.asarray(smallest_sources(jnp.asarray(weights), SHARE))
+    if not chosen.any():
+        return chosen
+    rounding = 1e-5
+    return weights >= (1 - rounding) * weights[chosen].min()
+
+
 def _opacity(
     weights: Float[np.ndarray, "rows columns"], chosen: Bool[np.ndarray, "rows columns"]
 ) -> Float[np.ndarray, "rows columns"]:
     if not chosen.any():
         return np.zeros_like(weights)
     relative = weights / weights.max()
-    return np.where(chosen, _FAINTEST + (0.9 - _FAINTEST) * relative, 0)
+    faintest, strongest = _OPACITIES
+    return np.where(chosen, faintest + (strongest - faintest) * relative, 0)
 
 
 def _draw_target(axes: Axes, target: Target, pathway: Pathway) -> None:
@@ -143,21 +182,27 @@ def _window(
     pathway: Pathway,
     target: Target,
     image: Pixels,
-) -> tuple[float, float, float, float]:
-    """Returns left, right, bottom and top of a square around the target and all its sources."""
+) -> Window:
+    """Returns left, right, bottom and top of a square around the target and all its sources.
+
+    The square is cropped to the image.
+    """
     height, width = image.shape[:2]
     stride = pathway.target_stride
     row, column = ((index + 0.5) * stride for index in target[:2])
     reach = 1.5 * max(stride, pathway.source_stride)
     for each in weights:
-        chosen = np.argwhere(np.asarray(smallest_sources(each, SHARE)))
+        chosen = np.argwhere(_chosen(each))
         if chosen.size:
-            edges = np.concatenate([chosen, chosen + 1]) * pathway.source_stride
-            reach = max(reach, float(np.abs(edges - np.array([row, column])).max()))
-    side = min(2.0 * reach, float(max(height, width)))
-    left = float(np.clip(column - side / 2, 0, max(width - side, 0)))
-    top = float(np.clip(row - side / 2, 0, max(height - side, 0)))
-    return left - 0.5, left + side - 0.5, top + side - 0.5, top - 0.5
+            corners = np.concatenate([chosen, chosen + 1]) * pathway.source_stride
+            reach = max(reach, float(np.abs(corners - np.array([row, column])).max()))
+    edges = []
+    for centre, side in ((column, width), (row, height)):
+        length = min(2 * reach, side)
+        start = float(np.clip(centre - length / 2, 0, side - length))
+        edges.append((start - 0.5, start + length - 0.5))
+    (left, right), (top, bottom) = edges
+    return left, right, bottom, top
 
 
 def pyramid_figure(
@@ -168,43 +213,54 @@ def pyramid_figure(
 ) -> Figure:
     """Draws the levels of feature pyramids, and the regions that are reassembled (Fig. 1).
 
-    Each pyramid has a column, and each level, from the coarsest, a row. A panel shows the mean
-    magnitude of the features of the level. At the sampled places, a cross marks the pixel of this
-    level, and a red outline encloses the pixels of the coarsest level that hold 70 % of the weight
-    with which the pixel was reassembled in all steps down to this level.
+    Each pyramid has a column, and each level, from the coarsest, a row below the image. A panel
+    shows the mean magnitude of the features of the level. At the sampled places, a cross marks the
+    pixel of this level, and an outline encloses the pixels of the coarsest level that hold 70 % of
+    the weight with which the pixel was reassembled in all steps down to this level.
 
     Args:
         image: RGB image as the network reads it, without padding.
         halves: levels from P2 to P5, and the pathway of the image from P5 to P2, of each network,
             by the name of the network: the baseline first.
-        targets: pixels of P2 in the middle of the sampled places.
+        targets: pixels of P2 at the sampled places, from 1 to 4.
         title: first line of the title.
     """
     height, width = image.shape[:2]
     lines = textwrap.wrap(
-        "Each panel is the mean magnitude of the features of a level, brighter for larger. Red "
-        f"outlines: the pixels of P5 that hold {100 * SHARE:.0f} % of the weight with which the "
-        "pixel under the cross of the same colour was reassembled, in all steps down to the level.",
-        56 * len(halves),
+        "Mean magnitude of the features of each level, brighter for larger. Outlines: the pixels "
+        f"of P5 with the largest weights, which hold {100 * SHARE:.0f} % of the weight with which "
+        "the pixel under the cross of the same colour is reassembled, in all steps from P5 down.",
+        max(60, 45 * len(halves)),
     )
     count = len(next(iter(halves.values()))[0])
-    panel = 1.9 * _PANEL
+    panel = 1.6 * _PANEL
     size = (
-        panel * len(halves) + 0.4,
-        count * (panel * height / width + 0.25) + 0.2 * (len(lines) + 2),
+        max(panel * len(halves), 4.5),
+        (count + 1) * (panel * height / width + 0.25) + 0.2 * (len(lines) + 2),
     )
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(count, len(halves), squeeze=False)
+    grid = figure.subplots(count + 1, len(halves), squeeze=False)
     for column, (name, (levels, pathway)) in enumerate(halves.items()):
-        for row in range(count):
-            axes = grid[row, column]
-            number = count - 1 - row  # in ``levels``, which has the finest first
+        grid[0, column].imshow(image, interpolation="nearest")
+        _draw_places(grid[0, column], targets, pathway.target_stride)
+        for steps, axes in enumerate(grid[1:, column]):
+            number = count - 1 - steps  # in ``levels``, which has the finest first
             stride = pathway.target_stride * 2**number
             _draw_level(axes, np.asarray(levels[number], np.float32), stride, image)
-            _draw_regions(axes, pathway, row, targets, image)
+            _draw_regions(axes, pathway, steps, targets, image)
             axes.set_title(f"{name}, P{number + 2}", fontsize=9, parse_math=False)
+        for axes in grid[:, column]:
+            axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+        grid[0, column].set_title(f"{name}, image", fontsize=9, parse_math=False)
     figure.suptitle("\n".join([title, *lines]), fontsize=9, parse_math=False)
     return figure
+
+
+def _draw_places(axes: Axes, places: Sequence[Any], stride: int) -> None:
+    for number, place in enumerate(places):
+        row, column = ((index + 0.5) * stride - 0.5 for index in place[:2])
+        axes.plot(column, row, "x", color="black", markersize=9, markeredgewidth=4)
+        axes.plot(column, row, "x", color=_COLOURS[number], markersize=7, markeredgewidth=2)
 
 
 def _draw_level(
@@ -218,7 +274,6 @@ def _draw_level(
     axes.imshow(
         magnitude, cmap="viridis", vmin=low, vmax=high, extent=extent, interpolation="nearest"
     )
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
 
 
 def _draw_regions(
@@ -234,8 +289,8 @@ def _draw_regions(
     else:
         weights = np.zeros((len(places), *pathway.source_size), np.float32)
         weights[np.arange(len(places)), places[:, 0], places[:, 1]] = 1
-    for number, (place, each) in enumerate(zip(places, weights, strict=True)):
-        chosen = np.asarray(smallest_sources(each, SHARE))
+    for number, each in enumerate(weights):
+        chosen = _chosen(each)
         region = chosen.repeat(pathway.source_stride, axis=0).repeat(pathway.source_stride, axis=1)
         padded = np.pad(region[:height, :width].astype(np.float32), 1)
         axes.contour(
@@ -243,8 +298,9 @@ def _draw_regions(
             np.arange(-1, padded.shape[0] - 1),
             padded,
             levels=[0.5],
-            colors=[f"C{number + 1}"],
-            linewidths=1.5,
+            colors=[_COLOURS[number]],
+            linewidths=2,
+            # Dashes with gaps for the others, because outlines may coincide.
+            linestyles=[(4 * number, (4, 4 * (len(weights) - 1)))],
         )
-        row, column = (place + 0.5) * stride - 0.5
-        axes.plot(column, row, "x", color=f"C{number + 1}", markersize=7, markeredgewidth=2)
+    _draw_places(axes, places, stride)

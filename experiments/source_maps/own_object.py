@@ -60,8 +60,8 @@ def own_object_shares(pathway: Pathway, instances: Int[np.ndarray, "height width
     rows, columns = pathway.target_size
     weight = np.asarray(_reassembled(pathway.steps, covered))[:rows, :columns]
     owners = at_targets(instances, pathway.target_stride, pathway.target_size)
-    channel = np.where(owners > 0, 1 + np.searchsorted(numbers, owners), 0)
-    on_object = np.take_along_axis(weight, channel[..., None], axis=-1)[..., 0]
+    channel_of = np.where(owners > 0, 1 + np.searchsorted(numbers, owners), 0)
+    on_object = np.take_along_axis(weight, channel_of[..., None], axis=-1)[..., 0]
     in_image = weight[..., 0]
     share = np.zeros(on_object.shape, np.float32)
     np.divide(on_object, in_image, out=share, where=(owners > 0) & (in_image > 0))

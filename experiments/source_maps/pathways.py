@@ -40,6 +40,8 @@ DOWNSAMPLERS: Mapping[str, MakeKernels] = {
     "box": functools.partial(box_kernels, down=2),
 }
 
+CARAFE = "CARAFE++"  # name of the pathway with the kernels of a network
+
 # Reassemblies of a ResNet in order. The shortcut of a stage has another reassembly, with kernels of
 # its own, which is not part of the pathway.
 _BOTTOM_UP = ("pool", "layer2_0/resample", "layer3_0/resample", "layer4_0/resample")
@@ -55,7 +57,7 @@ class Pathway:
     """Reassemblies from a source map to a target map; a pytree whose leaves are the kernels.
 
     Attributes:
-        name: names of both maps, such as ``"P5 to P2"``.
+        name: names of both maps, such as ``"P5 to P2"``. ``C1`` is the input of a ResNet's pool.
         steps: reassemblies in the order in which they are applied, at least one.
         source_stride: stride of the source map, in pixels of the image.
         target_stride: stride of the target map, in pixels of the image.
@@ -94,6 +96,7 @@ class Pathway:
         scale = steps[0].down / steps[0].up
         return dataclasses.replace(
             self,
+            name=f"first {count} steps of {self.name}",
             steps=steps,
             target_stride=round(self.source_stride * scale**count),
             # A pyramid crops an upsampled map to the size that the next step reads.
@@ -139,10 +142,10 @@ def top_down(
 
 
 def bottom_up(found: Sequence[Reassembly], *, at: str = "backbone") -> Pathway | None:
-    """Picks the bottom-up pathway of a ResNet, from the input of ``pool`` to C5 (Fig. 9 b).
+    """Picks the bottom-up pathway of a ResNet, "C1 to C5" (Fig. 9 b).
 
-    It has four reassemblies, each of which halves the map. It ends at an earlier stage if the later
-    stages have dilations instead of strides.
+    C1 is the input of ``pool``. Four reassemblies halve the map. The pathway ends at an earlier
+    stage if the later stages have dilations instead of strides.
 
     Args:
         found: reassemblies of the network, from ``collect_reassemblies``.
@@ -156,7 +159,7 @@ def bottom_up(found: Sequence[Reassembly], *, at: str = "backbone") -> Pathway |
     if not steps:
         return None
     return Pathway(
-        name=f"input of Res-1's pool to C{len(steps) + 1}",
+        name=f"C1 to C{len(steps) + 1}",
         steps=steps,
         source_stride=2,
         target_stride=2 ** (len(steps) + 1),
@@ -202,10 +205,10 @@ def fixed_top_down(levels: Sequence[Size], method: str, *, finest: int = 2) -> P
 
 
 def fixed_bottom_up(size: Size, method: str, *, steps: int = 4) -> Pathway:
-    """Makes the bottom-up pathway of a ResNet without CARAFE++, to C5 by default.
+    """Makes the bottom-up pathway of a ResNet without CARAFE++, by default "C1 to C5".
 
     Args:
-        size: height and width of the input of the pool of Res-1, whose stride is 2.
+        size: height and width of C1, the input of ``pool``, whose stride is 2.
         method: name of a method in :data:`DOWNSAMPLERS`.
         steps: number of times that the map is halved.
     """
@@ -213,12 +216,26 @@ def fixed_bottom_up(size: Size, method: str, *, steps: int = 4) -> Pathway:
     for _ in range(steps):
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     return Pathway(
-        name=f"input of Res-1's pool to C{steps + 1}",
+        name=f"C1 to C{steps + 1}",
         steps=tuple(DOWNSAMPLERS[method](each) for each in sizes[:-1]),
         source_stride=2,
         target_stride=2 ** (steps + 1),
         target_size=sizes[-1],
     )
+
+
+def compared(pathway: Pathway, methods: Mapping[str, MakeKernels]) -> dict[str, Pathway]:
+    """Returns a pathway with CARAFE++, and pathways between the same maps with fixed kernels.
+
+    Args:
+        pathway: pathway of one image, whose kernels have no batch axis.
+        methods: functions that make the fixed kernels, by the name of the method.
+
+    Returns:
+        Pathways by the name of the method, CARAFE++ first.
+    """
+    fixed = {name: pathway.with_kernels(make) for name, make in methods.items()}
+    return {CARAFE: pathway, **fixed}
 
 
 def map_size(image_size: Size, stride: int) -> Size:

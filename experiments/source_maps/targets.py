@@ -34,9 +34,9 @@ def choose_targets(
     """Chooses targets inside objects, at the borders of objects, and in the background.
 
     The choice depends only on the arguments. Inside objects and in the background, the first target
-    is a pixel that is farthest from a border. Each object has a target before any has a second one,
-    and large objects are first. Targets of one object, and in the background, are far from each
-    other.
+    is a pixel that is farthest from borders and from the edge of the image. Each object has a
+    target before any has a second one, and large objects are first. Targets of one object, and in
+    the background, are far from each other.
 
     Args:
         instances: number of the object at each pixel of the image, 0 for the background.
@@ -49,18 +49,19 @@ def choose_targets(
         of that kind.
     """
     numbers = at_targets(instances, stride, map_size)
-    depth = _depth(numbers)
+    inner = _inner(numbers)
+    depth = _depth(inner & (numbers != OUTSIDE))
     present, areas = np.unique(numbers[numbers > 0], return_counts=True)
     ordered = present[np.argsort(-areas, kind="stable")].tolist()
     chosen: list[Target] = []
     for kind in ("inside", "border"):
-        candidates = [(numbers == n) & ((depth > 0) == (kind == "inside")) for n in ordered]
+        candidates = [(numbers == n) & (inner == (kind == "inside")) for n in ordered]
         taken = [[t[:2] for t in chosen if t.instance == number] for number in ordered]
         count = 0
         while count < most and any(candidate.any() for candidate in candidates):
             for number, candidate, near in zip(ordered, candidates, taken, strict=True):
                 if count < most and candidate.any():
-                    row, column = _next(candidate, depth, near)
+                    row, column = _next(candidate, depth if kind == "inside" else None, near)
                     near.append((row, column))
                     candidate[row, column] = False
                     chosen.append(Target(row, column, kind, number))
@@ -94,36 +95,33 @@ def grid_targets(
 
 def _next(
     candidates: Bool[np.ndarray, "rows columns"],
-    depth: Int[np.ndarray, "rows columns"],
+    depth: Int[np.ndarray, "rows columns"] | None,
     near: list[tuple[int, int]],
 ) -> tuple[int, int]:
-    """Returns the candidate that is farthest from the pixels ``near``, or else the deepest."""
+    """Returns the candidate that is farthest from the pixels ``near`` and, with a depth, deep."""
+    score = np.zeros(candidates.shape) if depth is None else 2.0 * (1 + depth)
     if near:
-        rows, columns = np.indices(candidates.shape)
-        points = np.array(near)
-        squared = (rows[..., None] - points[:, 0]) ** 2 + (columns[..., None] - points[:, 1]) ** 2
-        score = squared.min(axis=-1)
-    else:
-        score = depth
+        pixels = np.moveaxis(np.indices(candidates.shape), 0, -1)  # [rows, columns, 2]
+        offsets = pixels[:, :, None] - np.array(near)
+        distance = np.sqrt((offsets**2).sum(axis=-1)).min(axis=-1)
+        score = distance if depth is None else np.minimum(distance, score)
     row, column = np.unravel_index(np.where(candidates, score, -1).argmax(), candidates.shape)
     return int(row), int(column)
 
 
-def _depth(numbers: Int[np.ndarray, "rows columns"]) -> Int[np.ndarray, "rows columns"]:
-    """Returns how many pixels lie between each pixel and the nearest pixel with another number.
+def _inner(numbers: Int[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
+    """Whether the eight neighbours of a pixel belong to the same object, or are outside."""
+    same = [(each == numbers) | (each == OUTSIDE) for each in _neighbours(numbers)]
+    return np.all(same, axis=0)
 
-    The border of the image is not a border of an object.
-    """
-    inner = np.ones(numbers.shape, bool)
-    for neighbour in _neighbours(numbers):
-        inner &= (neighbour == numbers) | (neighbour == OUTSIDE)
-    inner |= numbers == OUTSIDE
-    depth = np.zeros(numbers.shape, np.int64)
+
+def _depth(inner: Bool[np.ndarray, "rows columns"]) -> Int[np.ndarray, "rows columns"]:
+    """Returns the distance from each inner pixel to a pixel that is not inner, or to the edge."""
+    depth = np.zeros(inner.shape, np.int64)
     while inner.any():
         depth += inner
-        if inner.all():
-            break
-        inner = inner & np.all(_neighbours(inner), axis=0)
+        padded = np.pad(inner, 1)
+        inner = inner & np.all([each[1:-1, 1:-1] for each in _neighbours(padded)], axis=0)
     return depth
 
 

@@ -33,7 +33,12 @@ def random_pathway():
             Reassembly(kernels=jnp.float32(kernels), size=size, kernel_size=5, up=2, down=1)
         )
     return Pathway(
-        name="P5 to P2", steps=tuple(steps), source_stride=32, target_stride=4, target_size=(10, 14)
+        source="P5",
+        target="P2",
+        steps=tuple(steps),
+        source_stride=32,
+        target_stride=4,
+        target_size=(10, 14),
     )
 
 
