@@ -25,7 +25,6 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 _ROWS = _COLUMNS = 2  # of the grid of targets
 
 
-
 def check_has_maps(config: ClassificationConfig, run: Path) -> None:
     """Raises ``ConfigError`` if the downsampler of a run is not CARAFE++.
 

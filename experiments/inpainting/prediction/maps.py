@@ -10,18 +10,18 @@ from experiments.inpainting.pathways import check_has_pathways, has_down, has_up
 from experiments.inpainting.prediction.inpainter import TracedImage
 from experiments.source_maps.figures import pixels_of, sources_figure
 from experiments.source_maps.headings import set_headings
-from experiments.source_maps.pathways import DOWNSAMPLERS, UPSAMPLERS, Pathway
+from experiments.source_maps.instances import OUTSIDE
+from experiments.source_maps.pathways import CARAFE, DOWNSAMPLERS, UPSAMPLERS, Pathway
 from experiments.source_maps.targets import choose_targets, grid_targets
 
 Direction = Literal["down", "up"]
 
-CARAFE = "CARAFE++"
 _MOST = 2  # targets of each kind
 _HEADINGS = {"inside": "in the hole", "border": "border of the hole", "background": "outside"}
-# Resamplers with fixed kernels that a figure shows below CARAFE++. CARAFE++ starts from the box
-# filter.
+# Resamplers with fixed kernels that a figure shows below the network's own. CARAFE++ starts from the
+# box filter.
 _FIXED = {
-    "down": {name: DOWNSAMPLERS[name] for name in ("strided", "box")},
+    "down": {"box": DOWNSAMPLERS["box"]},
     "up": {name: UPSAMPLERS[name] for name in ("nearest", "box")},
 }
 _EDGE = 8  # targets outside the hole lie at least an eighth of the image from its edges
@@ -59,8 +59,7 @@ def draw_maps(
     pathway = traced.pathways.down if direction == "down" else traced.pathways.up
     assert pathway is not None
     height, width = traced.mask.shape
-    # Numbers below 0 are neither hole nor background.
-    regions = np.full((height, width), -1, np.int32)
+    regions = np.full((height, width), OUTSIDE, np.int32)
     top, left = height // _EDGE, width // _EDGE
     regions[top : height - top, left : width - left] = 0
     regions[traced.mask] = 1
