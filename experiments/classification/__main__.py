@@ -65,18 +65,23 @@ def evaluate(
 def predict(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     run: Path,
+    output: Path = FOLDERS.runs / CATALOGUE.task / "predictions",
     checkpoint: CheckpointChoice = "newest",
+    maps: bool = False,
 ) -> None:
     """Prints the five most probable classes of each image.
 
     Args:
         images: files of images, in any format that Pillow reads and of any size.
         run: folder of a trained run.
+        output: folder for the figures of maps; used with maps.
         checkpoint: the newest checkpoint, or the one with the highest top-1 accuracy.
+        maps: also draw from which pixels features are reassembled: NAME-maps-down.png in a network
+            that downsamples with CARAFE++ (Fig. 9 b).
     """
     from experiments.classification.predict import print_predictions
 
-    print_predictions(run, images, checkpoint)
+    print_predictions(run, images, checkpoint, output if maps else None)
 
 
 def convert(

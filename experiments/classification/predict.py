@@ -1,5 +1,6 @@
 """Classifies images of a user with a trained run."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +11,10 @@ from PIL import Image
 
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.images import evaluation_crop
+from experiments.classification.maps import check_has_maps, map_drawer
 from experiments.classification.task import CLASSES, RUNS, classify, make_model
 from experiments.data.classes import num_classes
+from experiments.data.picture_outputs import PictureOutputs
 from experiments.data.pictures import open_picture, to_rgb
 from experiments.engine.checkpoints import CheckpointError
 from experiments.engine.config import check
@@ -86,7 +89,10 @@ def classifier(
 
 
 def predict(
-    folder: Path, paths: Sequence[Path], checkpoint: CheckpointChoice = "newest"
+    folder: Path,
+    paths: Sequence[Path],
+    checkpoint: CheckpointChoice = "newest",
+    maps: Path | None = None,
 ) -> Iterator[tuple[Path, list[Guess] | InputError]]:
     """Classifies image files, one after another.
 
@@ -94,27 +100,54 @@ def predict(
         folder: folder of the run.
         paths: paths of the images; an image that cannot be classified does not stop the others.
         checkpoint: the newest checkpoint, or the one with the highest top-1 accuracy.
+        maps: folder for the figures of source weights; see :func:`map_file`. Input files, and
+            figures of other images, are never overwritten. None writes no figures.
 
     Returns:
         Each path with its five most probable classes or its error, as soon as it is done.
 
     Raises:
         CheckpointError: ``folder`` holds no run of this task, or it cannot be read.
+        ConfigError: ``maps`` is given, and the downsampler of the run is not CARAFE++.
     """
-    guess = classifier(*load_classifier(folder, checkpoint))
+    run, names = load_classifier(folder, checkpoint)
+    guess = classifier(run, names)
+    if maps is not None:
+        check_has_maps(run.config, folder)
+        draw = map_drawer(run)
+    outputs = PictureOutputs(paths)
 
     def guess_file(path: Path) -> list[Guess]:
         image = open_picture(path, f"image {path}")
+        if maps is not None:
+            outputs.check(path, map_file(maps, path))
         try:
-            return guess(image)
+            guesses = guess(image)
         except InputError as error:
             raise InputError(f"image {path}: {error}") from error
+        if maps is not None:
+            crop = evaluation_crop(to_rgb(image), run.config.data)
+            outputs.write(path, map_file(maps, path), draw(crop, printable(path.name)))
+        return guesses
 
     return predict_each(paths, guess_file)
 
 
+def map_file(folder: Path, image: Path) -> Path:
+    """Returns the file of an image's figure of source weights, ``NAME-maps-down.png``.
+
+    Args:
+        folder: folder of the figures.
+        image: path of the image.
+    """
+    return folder / f"{image.stem}-maps-down.png"
+
+
 def print_predictions(
-    run: Path, images: Sequence[Path], checkpoint: CheckpointChoice = "newest"
+    run: Path,
+    images: Sequence[Path],
+    checkpoint: CheckpointChoice = "newest",
+    maps: Path | None = None,
 ) -> None:
     """Prints the five most probable classes of each image.
 
@@ -122,17 +155,19 @@ def print_predictions(
         run: folder of the run.
         images: paths of the images, at least one.
         checkpoint: the newest checkpoint, or the one with the highest top-1 accuracy.
+        maps: folder for the figures of source weights; None writes no figures.
 
     Raises:
         CheckpointError: ``run`` holds no run of this task, or it cannot be read.
-        ConfigError: ``images`` is empty.
+        ConfigError: ``images`` is empty, or ``maps`` is given, and the downsampler of the run is
+            not CARAFE++.
         SystemExit: after the last image, with code 2, if an image could not be classified.
     """
     check(bool(images), "images", "one or more", list(images))
-    report(predict(run, images, checkpoint), _show)
+    report(predict(run, images, checkpoint, maps), functools.partial(_show, maps))
 
 
-def _show(image: Path, guesses: Sequence[Guess]) -> None:
-    print(printable(image))
+def _show(maps: Path | None, image: Path, guesses: Sequence[Guess]) -> None:
+    print(printable(image if maps is None else f"{image} -> {map_file(maps, image)}"))
     for guess in guesses:
         print(f"  {guess.probability:7.2%}  {guess.name}")

@@ -68,6 +68,8 @@ def predict(
     run: Path,
     output: Path = FOLDERS.runs / CATALOGUE.task / "predictions",
     checkpoint: CheckpointChoice = "newest",
+    maps: bool = False,
+    baseline: Path | None = None,
 ) -> None:
     """Draws the boxes and masks of the objects in images, and writes them as JSON.
 
@@ -77,10 +79,41 @@ def predict(
         output: folder for the drawings, which show the detections with a score of 0.5 or more, and
             for detections.json, which lists all detections.
         checkpoint: the newest checkpoint, or the best, which has the highest AP so far.
+        maps: also draw from which pixels features are reassembled: NAME-maps-up.png in the feature
+            pyramid (Fig. 9 a), NAME-maps-down.png in a backbone with CARAFE++ (Fig. 9 b), and
+            NAME-maps-pyramid.png, the levels of the feature pyramid (Fig. 1).
+        baseline: folder of a run whose feature pyramid is drawn on the left of this run's; used
+            with maps.
     """
     from experiments.detection.prediction.predict import print_predictions
 
-    print_predictions(run, images, output, checkpoint)
+    print_predictions(run, images, output, checkpoint, maps, baseline)
+
+
+def own_object(
+    run: Annotated[Path, tyro.conf.Positional],
+    split: Split = "validation",
+    images: int | None = None,
+    output: Path = FOLDERS.runs / CATALOGUE.task / "own-object",
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
+) -> None:
+    """Measures which share of a pixel's source weight lies on the pixel's own object.
+
+    The kernels of CARAFE++ in the feature pyramid and in the backbone are compared with fixed
+    kernels, on objects with ground-truth masks.
+
+    Args:
+        run: folder of a run with CARAFE++ in its feature pyramid or its backbone.
+        split: split of the images, train or validation.
+        images: number of images, the first of the split; the default is all.
+        output: folder for results.json and table.md.
+        folders: folders of the data.
+        evaluation: choice of the checkpoint, batch size and workers.
+    """
+    from experiments.detection.own_object import measure_run
+
+    measure_run(run, output, split, images, folders, evaluation)
 
 
 def convert(
@@ -141,6 +174,7 @@ def main() -> None:
         **task_commands(CATALOGUE, load_spec),
         "evaluate": evaluate,
         "predict": predict,
+        "own-object": own_object,
         "convert": convert,
     }
     run_command(CATALOGUE.task, commands)

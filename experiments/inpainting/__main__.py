@@ -67,6 +67,7 @@ def predict(
     working_side: int | None = None,
     full_size: bool = False,
     checkpoint: CheckpointChoice = "newest",
+    maps: bool = False,
 ) -> None:
     """Fills the hole in an image, or the holes in all images of a folder.
 
@@ -86,12 +87,16 @@ def predict(
             because networks fill larger images worse.
         full_size: whether images are filled at their own size instead, tile by tile.
         checkpoint: the newest checkpoint, or the best, which has the highest PSNR so far.
+        maps: also write figures of which pixels a pixel is reassembled from, beside each filled
+            image NAME.png: NAME-maps-down.png from the input to the network's coarsest map, and
+            NAME-maps-up.png from there to the finest map. They need an image that the network reads
+            in one piece.
     """
     from experiments.inpainting.prediction.holes import HoleChoice
     from experiments.inpainting.prediction.predict import print_predictions
 
     holes = HoleChoice(mask, box, brush_seed)
-    print_predictions(run, source, holes, output, working_side, full_size, checkpoint)
+    print_predictions(run, source, holes, output, working_side, full_size, checkpoint, maps)
 
 
 def compare(

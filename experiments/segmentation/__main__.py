@@ -73,6 +73,7 @@ def predict(
     checkpoint: CheckpointChoice = "newest",
     scales: tuple[float, ...] = SINGLE_SCALE,
     flip: bool = False,
+    maps: bool = False,
 ) -> None:
     """Predicts the class of each pixel, and writes a drawing and a label map of each image.
 
@@ -84,10 +85,13 @@ def predict(
         scales: factors of the size at which images are segmented; the probabilities of all sizes
             are averaged.
         flip: average the probabilities of the mirrored images as well.
+        maps: also draw from which pixels features are reassembled: NAME-maps-up.png in the top-down
+            pathway of UperNet (Fig. 9 a), and NAME-maps-down.png in a backbone with CARAFE++
+            (Fig. 9 b). They show the first of the scales.
     """
     from experiments.segmentation.prediction.predict import print_predictions
 
-    print_predictions(run, images, output, checkpoint, scales, flip)
+    print_predictions(run, images, output, checkpoint, scales, flip, maps)
 
 
 def compare(

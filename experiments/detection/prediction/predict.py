@@ -19,6 +19,7 @@ from experiments.detection.data.config import DataConfig
 from experiments.detection.data.images import bucket_shape, is_portrait, resized_size
 from experiments.detection.evaluation.results import Result, image_results
 from experiments.detection.prediction.drawing import draw_detections
+from experiments.detection.prediction.maps import MapDrawer, make_drawer
 from experiments.detection.task import RUNS, detect, make_model, read_categories
 from experiments.engine.config import check
 from experiments.engine.errors import InputError
@@ -66,10 +67,8 @@ def detect_objects(
     Raises:
         InputError: the detector's output has values that are NaN or infinite.
     """
-    portrait = is_portrait(image.height, image.width)
-    size = resized_size(image.height, image.width, config, portrait)
-    pixels = fit_image(image, size, bucket_shape(config, portrait))
-    found = infer(pixels[None], np.array([size], np.int32))
+    pixels, size = network_input(image, config)
+    found = infer(pixels, np.array([size], np.int32))
     return image_results(
         {name: np.asarray(array)[0] for name, array in found.items()},
         np.array(size),
@@ -79,12 +78,30 @@ def detect_objects(
     )
 
 
+def network_input(
+    image: Image.Image, config: DataConfig
+) -> tuple[UInt8[np.ndarray, "1 H W 3"], tuple[int, int]]:
+    """Resizes an image, and pads it to its bucket.
+
+    Args:
+        image: RGB image of any size.
+        config: config of the data on which the detector was trained.
+
+    Returns:
+        The padded image, and the height and width of the image without the padding.
+    """
+    portrait = is_portrait(image.height, image.width)
+    size = resized_size(image.height, image.width, config, portrait)
+    return fit_image(image, size, bucket_shape(config, portrait))[None], size
+
+
 def predict(
     files: Sequence[Path],
     output: Path,
     infer: Infer,
     config: DataConfig,
     categories: Sequence[Category],
+    maps: MapDrawer | None = None,
 ) -> Iterator[tuple[Path, Drawing | InputError]]:
     """Detects objects in image files, one after the other, and writes a drawing of each.
 
@@ -106,6 +123,8 @@ def predict(
         config: config of the data on which the detector was trained; it defines the size to which
             images are scaled.
         categories: categories, indexed by label.
+        maps: drawer of the figures of source weights, which are written as ``NAME-KIND.png``; None
+            draws none.
 
     Yields:
         Each file when it is done, with its drawing or with its error.
@@ -120,14 +139,23 @@ def predict(
 
     def draw(path: Path) -> Drawing:
         target = output / f"{path.stem}.png"
+        figures = {
+            kind: output / f"{path.stem}-{kind}.png" for kind in (maps.kinds if maps else ())
+        }
         image = to_rgb(open_picture(path, f"image {path}"))
-        outputs.check(path, target)
+        for file in (target, *figures.values()):
+            outputs.check(path, file)
         try:
             results = detect_objects(image, infer, config, category_ids)
         except InputError as error:
             raise InputError(f"image {path}: {error}") from error
         drawn = draw_detections(np.asarray(image), _drawn(results), names)
         outputs.write(path, target, drawn)
+        if maps is not None:
+            pixels, size = network_input(image, config)
+            original = (image.height, image.width)
+            for kind, figure in maps(pixels, size, _drawn(results), original).items():
+                outputs.write(path, figures[kind], figure)
         entries.append(_entry(path, image, results, names))
         return Drawing(target, results)
 
@@ -139,7 +167,12 @@ def predict(
 
 
 def print_predictions(
-    run: Path, images: Sequence[Path], output: Path, checkpoint: CheckpointChoice = "newest"
+    run: Path,
+    images: Sequence[Path],
+    output: Path,
+    checkpoint: CheckpointChoice = "newest",
+    maps: bool = False,
+    baseline: Path | None = None,
 ) -> None:
     """Draws the objects in images, writes them as JSON, and prints the drawn detections.
 
@@ -149,20 +182,27 @@ def print_predictions(
         output: folder for the drawings, which show the detections with a score of 0.5 or more, and
             for ``detections.json``, which lists all detections.
         checkpoint: the newest checkpoint, or the best, which has the highest AP so far.
+        maps: whether figures of source weights are drawn, too.
+        baseline: folder of a run whose feature pyramid is drawn beside the run's; None for none.
 
     Raises:
-        CheckpointError: there is no run of this task in ``run``, or it cannot be read.
-        ConfigError: ``images`` is empty.
+        CheckpointError: there is no run of this task in ``run`` or in ``baseline``, or it cannot
+            be read.
+        ConfigError: ``images`` is empty, ``baseline`` is given without ``maps``, or a run has no
+            maps; see :func:`experiments.detection.prediction.maps.make_drawer`.
         SystemExit: with code 2, after the last image, if any image could not be used.
     """
     check(bool(images), "images", "one or more", list(images))
+    expected = "used with maps: it has no effect otherwise"
+    check(maps or baseline is None, "baseline", expected, baseline and str(baseline))
     loaded = RUNS.load(run, checkpoint)
     categories = read_categories(run, num_classes(loaded.config.data.source))
     # Copy the parameters to the device once, not with every image.
     state = jax.device_put({name: loaded.state[name] for name in ("params", "model_state")})
     model = make_model(loaded.config)
     infer = functools.partial(jax.jit(functools.partial(detect, model)), state)
-    predictions = predict(images, output, infer, loaded.config.data, categories)
+    drawer = make_drawer(loaded, run, baseline, checkpoint) if maps else None
+    predictions = predict(images, output, infer, loaded.config.data, categories, drawer)
     report(predictions, functools.partial(show, dict(categories)))
 
 

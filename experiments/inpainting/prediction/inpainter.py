@@ -1,16 +1,19 @@
 """Fills holes in images of any size with a trained generator."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
+from carafe_jax.linen import collect_reassemblies
+from carafe_jax.sources import Reassembly
 from experiments.engine.errors import InputError
 from experiments.engine.settings import CheckpointChoice
 from experiments.inpainting.configs import InpaintingConfig
 from experiments.inpainting.fill import fill, make_generator, stride_of, variables_of
+from experiments.inpainting.pathways import Pathways, check_has_pathways, generator_pathways
 from experiments.inpainting.pixels import to_bytes, to_unit
 from experiments.inpainting.prediction.holes import check_hole
 from experiments.inpainting.prediction.scaling import paste_enlarged, shrink
@@ -18,6 +21,24 @@ from experiments.inpainting.prediction.tiles import Tiling
 from experiments.inpainting.task import RUNS
 
 _DEFAULT_TILING = Tiling()
+_BROKEN = (
+    "the network must give finite values, got NaN or infinity: its parameters are broken, or it "
+    "overflows on this image"
+)
+
+
+class TracedImage(NamedTuple):
+    """An image at the size at which a network reads it, and the pathways of the network.
+
+    Attributes:
+        image: RGB image ``[H, W, 3]``; black in the hole if it was scaled down.
+        mask: mask ``[H, W]``, true in the hole.
+        pathways: pathways of the network on this image, which is padded at its end.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    mask: Bool[np.ndarray, "h w"]
+    pathways: Pathways
 
 
 class Inpainter:
@@ -65,7 +86,17 @@ class Inpainter:
         ) -> Float[Array, "side side 3"]:
             return fill(model, variables, to_unit(image), mask.astype(np.float32))[0]
 
+        def reassemblies_of(
+            variables: Any,
+            image: UInt8[Array, "1 side side 3"],
+            mask: Bool[Array, "1 side side 1"],
+        ) -> tuple[Reassembly, ...]:
+            inputs = to_unit(image), mask.astype(np.float32)
+            return collect_reassemblies(model, variables, *inputs)[1]
+
         self._fill_tile = jax.jit(fill_tile)
+        self._reassemblies_of = jax.jit(reassemblies_of)
+        self.generator_config = config.model
         self._variables = jax.device_put(variables)
         self._stride = stride_of(config)
         self._working_side = working_side
@@ -88,26 +119,63 @@ class Inpainter:
             InputError: the arrays have wrong dtypes or shapes, or the mask is all hole or without a
                 hole; or the network's output has values that are not finite.
         """
-        if image.dtype != np.uint8 or mask.dtype != bool or image.shape != (*mask.shape, 3):
-            raise InputError(
-                "expected a uint8 image [H, W, 3] and a bool mask [H, W], got "
-                f"{image.dtype} {image.shape} and {mask.dtype} {mask.shape}"
-            )
-        check_hole(mask, "the mask")
+        _check(image, mask)
         result = image.copy()
-        if self._working_side is None or min(mask.shape) <= self._working_side:
+        small_image, small_mask = self._at_working_size(image, mask)
+        if small_image is image:
             self._fill(image, mask, result)
         else:
-            small_image, small_mask = shrink(image, mask, self._working_side)
             small_result = small_image.copy()
             self._fill(small_image, small_mask, small_result)
             paste_enlarged(small_result, result, mask)
         return result
 
+    def trace(
+        self, image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
+    ) -> TracedImage:
+        """Returns the pathways of the network on an image.
+
+        Args:
+            image: RGB image ``[H, W, 3]``; its pixels in the hole are ignored.
+            mask: mask ``[H, W]``, true in the hole.
+
+        Raises:
+            ConfigError: the network neither downsamples with CARAFE++ nor upsamples with CARAFE++
+                or an interpolation.
+            InputError: the arrays have wrong dtypes or shapes, or the mask is all hole or without a
+                hole; the image that the network reads does not fit into one tile; or kernels are
+                not finite.
+        """
+        check_has_pathways(self.generator_config)
+        _check(image, mask)
+        image, mask = self._at_working_size(image, mask)
+        side = self._tiling.side_for(self._stride)
+        if max(mask.shape) > side:
+            raise InputError(
+                "maps need an image that the network reads in one piece, of at most "
+                f"{side}x{side} pixels, got {mask.shape[1]}x{mask.shape[0]}: leave out full_size, "
+                "or give a smaller working_side"
+            )
+        rows, columns = (self._tiling.bucket(length, self._stride) for length in mask.shape)
+        found = self._reassemblies_of(self._variables, *_padded(image, mask, (rows, columns)))
+        found = jax.tree.map(lambda kernels: kernels[0], found)
+        if not all(np.isfinite(step.kernels).all() for step in found):
+            raise InputError(_BROKEN)
+        pathways = generator_pathways(self.generator_config, found, (rows, columns))
+        return TracedImage(image, mask, pathways)
+
     @property
     def shapes_compiled(self) -> int:
         """Number of tile shapes for which the network has been compiled so far."""
         return len(self._shapes)
+
+    def _at_working_size(
+        self, image: np.ndarray, mask: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scales an image and its mask down, if they are larger than the working side."""
+        if self._working_side is None or min(mask.shape) <= self._working_side:
+            return image, mask
+        return shrink(image, mask, self._working_side)
 
     def _fill(self, image: np.ndarray, mask: np.ndarray, result: np.ndarray) -> None:
         height, width = mask.shape
@@ -144,19 +212,32 @@ class Inpainter:
         14.4 %, and padding with grey outside the hole to 14.0 %. For partial convolution, the area
         beyond the border is a hole in any case.
         """
-        height, width = mask.shape
         self._shapes.add(size)
-        padded_image = np.zeros((1, *size, 3), np.uint8)
-        padded_image[0, :height, :width] = image
-        padded_mask = np.ones((1, *size, 1), bool)
-        padded_mask[0, :height, :width, 0] = mask
-        filled = np.asarray(self._fill_tile(self._variables, padded_image, padded_mask))
+        filled = np.asarray(self._fill_tile(self._variables, *_padded(image, mask, size)))
         if not np.isfinite(filled).all():
-            raise InputError(
-                "the network must give finite values, got NaN or infinity: its parameters are "
-                "broken, or it overflows on this image"
-            )
+            raise InputError(_BROKEN)
         return filled
+
+
+def _check(image: np.ndarray, mask: np.ndarray) -> None:
+    if image.dtype != np.uint8 or mask.dtype != bool or image.shape != (*mask.shape, 3):
+        raise InputError(
+            "expected a uint8 image [H, W, 3] and a bool mask [H, W], got "
+            f"{image.dtype} {image.shape} and {mask.dtype} {mask.shape}"
+        )
+    check_hole(mask, "the mask")
+
+
+def _padded(
+    image: np.ndarray, mask: np.ndarray, size: tuple[int, int]
+) -> tuple[UInt8[np.ndarray, "1 side side 3"], Bool[np.ndarray, "1 side side 1"]]:
+    """Pads an image and its mask to ``size``, and adds axes for a batch and for a channel."""
+    height, width = mask.shape
+    padded_image = np.zeros((1, *size, 3), np.uint8)
+    padded_image[0, :height, :width] = image
+    padded_mask = np.ones((1, *size, 1), bool)
+    padded_mask[0, :height, :width, 0] = mask
+    return padded_image, padded_mask
 
 
 def load_inpainter(

@@ -18,6 +18,7 @@ from experiments.engine.settings import CheckpointChoice
 from experiments.engine.text import printable
 from experiments.inpainting.prediction.holes import HoleChoice
 from experiments.inpainting.prediction.inpainter import load_inpainter
+from experiments.inpainting.prediction.maps import directions, draw_maps
 
 _COLOUR_SPACE = slice(16, 20)  # in the header of an ICC profile
 
@@ -28,10 +29,12 @@ class FilledFile(NamedTuple):
     Attributes:
         output: file of the filled image.
         note: message about metadata of the original that was dropped, if any.
+        maps: files of the figures of source weights.
     """
 
     output: Path
     note: str | None
+    maps: tuple[Path, ...] = ()
 
 
 class Picture(NamedTuple):
@@ -88,6 +91,7 @@ def predict(
     working_side: int | None = None,
     full_size: bool = False,
     checkpoint: CheckpointChoice = "newest",
+    maps: bool = False,
 ) -> Iterator[tuple[Path, FilledFile | InputError]]:
     """Fills the holes in an image, or in all images of a folder, one after the other.
 
@@ -104,6 +108,9 @@ def predict(
             images.
         full_size: whether images are filled at their own size instead, tile by tile.
         checkpoint: the newest checkpoint, or the best, which has the highest PSNR so far.
+        maps: whether figures of the source weights are written beside each filled image, with
+            ``-maps-down.png`` and ``-maps-up.png`` in place of ``.png``. They show the image at the
+            size at which the network reads it.
 
     Returns:
         An iterator over the image files. It yields each file when it is done, with the file that
@@ -113,6 +120,8 @@ def predict(
         InputError: ``output`` is not a PNG file, or for a folder not a folder; or ``source`` is an
             empty folder.
         CheckpointError: the run cannot be read.
+        ConfigError: ``maps`` is true, and the run has no maps; see
+            :func:`experiments.inpainting.pathways.check_has_pathways`.
     """
     pictures = pictures_in(source)
     batch = source.is_dir()
@@ -124,17 +133,25 @@ def predict(
     inpainter = load_inpainter(run, working_side, full_size, checkpoint)
     outputs = PictureOutputs((*pictures, *holes.files()))
 
+    drawn = directions(inpainter.generator_config) if maps else ()
+
     def fill(path: Path) -> FilledFile:
         target = output / f"{path.stem}.png" if batch else output
-        outputs.check(path, target)
+        figures = {each: target.with_name(f"{target.stem}-maps-{each}.png") for each in drawn}
+        for file in (target, *figures.values()):
+            outputs.check(path, file)
         picture = read_picture(path)
         try:
             hole = holes.hole(path, picture.pixels.shape[:2], named=batch)
             filled = inpainter(picture.pixels, hole)
+            traced = inpainter.trace(picture.pixels, hole) if drawn else None
         except InputError as error:
             raise InputError(f"image {path}: {error}") from error
         outputs.write(path, target, filled, picture.profile)
-        return FilledFile(target, picture.note)
+        if traced is not None:
+            for direction, file in figures.items():
+                outputs.write(path, file, draw_maps(traced, direction, printable(path.name)))
+        return FilledFile(target, picture.note, tuple(figures.values()))
 
     return predict_each(pictures, fill)
 
@@ -147,6 +164,7 @@ def print_predictions(
     working_side: int | None = None,
     full_size: bool = False,
     checkpoint: CheckpointChoice = "newest",
+    maps: bool = False,
 ) -> None:
     """Fills the hole in an image, or in all images of a folder, and prints the written files.
 
@@ -161,11 +179,15 @@ def print_predictions(
             images.
         full_size: whether images are filled at their own size instead, tile by tile.
         checkpoint: the newest checkpoint, or the best, which has the highest PSNR so far.
+        maps: whether figures of the source weights are written beside each filled image, with
+            ``-maps-down.png`` and ``-maps-up.png`` in place of ``.png``.
 
     Raises:
         InputError: ``output`` is not a PNG file, or for a folder not a folder; or ``source`` is an
             empty folder.
         CheckpointError: the run cannot be read.
+        ConfigError: ``maps`` is true, and the run has no maps; see
+            :func:`experiments.inpainting.pathways.check_has_pathways`.
         SystemExit: with code 2, after the last image, if any image was not filled.
     """
     batch = source.is_dir()
@@ -173,12 +195,12 @@ def print_predictions(
         whole = source.resolve() if batch else source  # "." has no name
         output = whole.with_name(f"{whole.name}-filled" if batch else f"{whole.stem}-filled.png")
     total = len(pictures_in(source))
-    outcomes = predict(run, source, holes, output, working_side, full_size, checkpoint)
+    outcomes = predict(run, source, holes, output, working_side, full_size, checkpoint, maps)
     report(_counted(outcomes, total) if batch else outcomes, _show)
 
 
 def _show(picture: Path, filled: FilledFile) -> None:
-    print(printable(filled.output))
+    print(*map(printable, (filled.output, *filled.maps)), sep="\n")
     if filled.note:
         print(printable(filled.note), file=sys.stderr)
 

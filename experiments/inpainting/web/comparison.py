@@ -12,6 +12,7 @@ from PIL import Image
 from experiments.data.pictures import is_opaque, open_picture, to_rgb
 from experiments.engine.errors import InputError
 from experiments.inpainting.prediction.holes import check_hole
+from experiments.inpainting.prediction.inpainter import TracedImage
 
 MAX_PIXELS = 16_000_000
 # Visitors paint on a preview, so that the browser's canvas is small for any picture.
@@ -29,6 +30,11 @@ class Model(Protocol):
         self, image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
     ) -> UInt8[np.ndarray, "h w 3"]:
         """Returns a new image, filled where the mask is true."""
+
+    def trace(
+        self, image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
+    ) -> TracedImage:
+        """Returns the pathways of the network on an image with a hole."""
 
 
 class Filled(NamedTuple):
@@ -64,9 +70,28 @@ def fill_with_each(
         InputError: there is no picture, or it cannot be filled; or nothing or everything is
             painted, or the layer has a different size.
     """
-    image = np.asarray(_read(picture))
-    hole = _hole(painted, image.shape[:2])
+    image, hole = with_hole(picture, painted)
     return {name: _fill(model, image, hole) for name, model in models.items()}
+
+
+def with_hole(
+    picture: Path | str | None, painted: Image.Image | None
+) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
+    """Reads a picture, and scales the painted layer to its size.
+
+    Args:
+        picture: path of the picture; None if the visitor has given none.
+        painted: the painted layer, as in :func:`fill_with_each`.
+
+    Returns:
+        The RGB image, and its mask, true in the hole.
+
+    Raises:
+        InputError: there is no picture, or it cannot be filled; or nothing or everything is
+            painted, or the layer has a different size.
+    """
+    image = np.asarray(_read(picture))
+    return image, _hole(painted, image.shape[:2])
 
 
 def preview(picture: Path | str | None) -> Image.Image:

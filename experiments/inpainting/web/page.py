@@ -12,6 +12,7 @@ from typing import Any
 from experiments.engine.errors import InputError, UserError
 from experiments.engine.settings import CheckpointChoice
 from experiments.inpainting.prediction.inpainter import load_inpainter
+from experiments.inpainting.web.clicks import Fills
 from experiments.inpainting.web.comparison import Filled, Model, fill_with_each, preview
 
 MAX_BYTES = 20 * 2**20
@@ -22,7 +23,14 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _TITLE = "Filling holes with CARAFE++"
 _INTRODUCTION = f"""# {_TITLE}
 Drop a picture, paint over the part to be replaced, and press **Fill**: the same network fills the
-hole without and with CARAFE++. The picture does not leave the machine that serves this page.
+hole without and with CARAFE++. Click on a filled picture to see from which pixels the network
+reassembles that pixel. The picture does not leave the machine that serves this page.
+"""
+_SOURCES = "Where this pixel comes from"
+_SOURCES_NOTE = """The picture as the network reads it, with a white hole. The green frame is the
+pixel that you clicked. The red pixels hold 70 % of its weight on the way through the coarsest map
+of the network: from there up, and if the network also downsamples with CARAFE++, from the input
+down to there. Convolutions and skip connections are not counted.
 """
 
 
@@ -127,6 +135,7 @@ def _page(models: Mapping[str, Model]) -> Any:
     import gradio as gr  # optional, and slow to import
 
     one_at_a_time = threading.Lock()
+    fills = Fills(models)
 
     def show(file: str | None) -> list[Any]:
         try:
@@ -143,8 +152,29 @@ def _page(models: Mapping[str, Model]) -> Any:
             with one_at_a_time:
                 filled = fill_with_each(models, file, layers[0] if layers else None).values()
         except InputError as error:
-            return [*no_results, problem(error)]
-        return [*(each.image for each in filled), *(_time(each) for each in filled), problem(None)]
+            return [*no_results(), None, problem(error)]
+        shown = [*(each.image for each in filled), *(_time(each) for each in filled)]
+        return [*shown, *no_sources(), fills.add(file, layers[0]), problem(None)]
+
+    def no_results() -> list[Any]:
+        return [*[None] * 2 * len(models), *no_sources()]
+
+    def no_sources() -> list[Any]:
+        return [gr.update(value=None, visible=False), gr.update(visible=False)]
+
+    def showing_sources_of(name: str) -> Any:
+        def show_sources(number: int | None, event: gr.SelectData) -> list[Any]:
+            column, row = event.index
+            try:
+                with one_at_a_time:
+                    drawn = fills.draw(number, name, column, row)
+            except UserError as error:
+                return [*no_sources(), problem(error)]
+            heading = f"{_SOURCES}: {name}, row {row}, column {column}"
+            shown = gr.update(value=drawn, label=heading, visible=True)
+            return [shown, gr.update(visible=True), problem(None)]
+
+        return show_sources
 
     def problem(error: Exception | None) -> Any:
         return gr.update(value=str(error or ""), visible=error is not None)
@@ -177,26 +207,45 @@ def _page(models: Mapping[str, Model]) -> Any:
                         gr.Image(label=name, format="png", interactive=False, buttons=buttons)
                     )
                     times.append(gr.Markdown())
-        results = [*images, *times]
-        no_results = [None] * len(results)
+        sources = gr.Image(
+            label=_SOURCES,
+            elem_id="sources",
+            format="png",
+            interactive=False,
+            visible=False,
+            buttons=["download", "fullscreen"],
+        )
+        note = gr.Markdown(_SOURCES_NOTE, visible=False)
+        number = gr.State()  # of the fill that is shown
+        results = [*images, *times, sources, note]
         showing = picture.upload(show, picture, [picture, hole, message], api_visibility="private")
         # One fill at a time: two would slow each other down and falsify their times.
         filling = button.click(
             fill,
             [picture, hole],
-            [*results, message],
+            [*results, number, message],
             concurrency_limit=1,
             api_visibility="private",
         )
+        clicks = [
+            image.select(
+                showing_sources_of(name),
+                number,
+                [sources, note, message],
+                concurrency_limit=1,
+                api_visibility="private",
+            )
+            for name, image in zip(models, images, strict=True)
+        ]
         # Gradio accepts a new picture only after the previous one has been cleared. The browser
         # clears the page and ignores pending answers of the server, which concern the old picture.
-        nothing = [*no_results, None, {"__type__": "update", "value": "", "visible": False}]
+        nothing = [*no_results(), None, problem(None)]
         picture.clear(
             None,
             None,
             [*results, hole, message],
             js=f"() => {json.dumps(nothing)}",
-            cancels=[showing, filling],
+            cancels=[showing, filling, *clicks],
         )
     return blocks.queue(max_size=_QUEUE)
 

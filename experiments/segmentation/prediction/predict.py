@@ -30,6 +30,7 @@ from experiments.segmentation.prediction.drawing import (
     percent,
     shares,
 )
+from experiments.segmentation.prediction.maps import MapDrawer, make_drawer
 from experiments.segmentation.task import RUNS, make_model, read_class_names, segment
 
 LABELS = "-labels.png"  # end of the names of label maps
@@ -45,11 +46,13 @@ class Segmented(NamedTuple):
         drawing: file of the drawing.
         labels: file of the label map.
         shares: the classes of the image, the largest first.
+        maps: files of the figures of source weights.
     """
 
     drawing: Path
     labels: Path
     shares: list[Share]
+    maps: tuple[Path, ...] = ()
 
 
 def segment_picture(
@@ -99,6 +102,7 @@ def predict(
     class_names: Sequence[str],
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    maps: MapDrawer | None = None,
 ) -> Iterator[tuple[Path, Segmented | InputError]]:
     """Segments image files, one after the other, and writes a drawing and a label map of each.
 
@@ -116,6 +120,8 @@ def predict(
         class_names: names of the C classes.
         scales: factors of the size to which images are scaled; the views are averaged.
         flip: whether the mirrored images are further views.
+        maps: drawer of the figures of source weights, which are written as ``NAME-KIND.png`` and
+            show the first scale; None draws none.
 
     Yields:
         Each file when it is done, with its result or with its error.
@@ -124,8 +130,11 @@ def predict(
 
     def segment_file(path: Path) -> Segmented:
         drawing, labels = output / f"{path.stem}.png", output / f"{path.stem}{LABELS}"
+        figures = {
+            kind: output / f"{path.stem}-{kind}.png" for kind in (maps.kinds if maps else ())
+        }
         image = to_rgb(open_picture(path, f"image {path}"))
-        for target in (drawing, labels):
+        for target in (drawing, labels, *figures.values()):
             outputs.check(path, target)
         try:
             classes = segment_picture(image, infer, config, scales, flip)
@@ -134,7 +143,12 @@ def predict(
         drawn = draw_classes(np.asarray(image), classes, class_names)
         outputs.write_indexed(path, labels, classes, palette())
         outputs.write(path, drawing, drawn)
-        return Segmented(drawing, labels, shares([classes]))
+        if maps is not None:
+            size = evaluation_size(image.height, image.width, config, scales[0])
+            pixels = resize_image(image, size)[None]
+            for kind, figure in maps(pixels, classes, printable(path.name)).items():
+                outputs.write(path, figures[kind], figure)
+        return Segmented(drawing, labels, shares([classes]), tuple(figures.values()))
 
     return predict_each(files, segment_file)
 
@@ -154,6 +168,7 @@ def print_predictions(
     checkpoint: CheckpointChoice = "newest",
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    maps: bool = False,
 ) -> None:
     """Draws the classes in images, writes label maps, and prints the largest classes.
 
@@ -164,10 +179,13 @@ def print_predictions(
         checkpoint: the newest checkpoint, or the best, which has the highest mIoU so far.
         scales: factors of the size of images in evaluation, at least one; the views are averaged.
         flip: whether the mirrored images are further views.
+        maps: whether figures of source weights are drawn, too.
 
     Raises:
         CheckpointError: there is no run of this task in ``run``, or it cannot be read.
-        ConfigError: ``images`` or ``scales`` is empty, or a scale is not positive and finite.
+        ConfigError: ``images`` or ``scales`` is empty, or a scale is not positive and finite; or
+            ``maps`` is true, and the run has no maps; see
+            :func:`experiments.segmentation.pathways.check_has_pathways`.
         SystemExit: with code 2, after the last image, if any image could not be used.
     """
     check(bool(images), "images", "one or more", list(images))
@@ -175,7 +193,8 @@ def print_predictions(
     loaded = RUNS.load(run, checkpoint)
     names = read_class_names(run, loaded.config.data.classes)
     infer = make_infer(loaded)
-    predictions = predict(images, output, infer, loaded.config.data, names, scales, flip)
+    drawer = make_drawer(loaded, names) if maps else None
+    predictions = predict(images, output, infer, loaded.config.data, names, scales, flip, drawer)
     report(predictions, functools.partial(show, names))
 
 
@@ -190,5 +209,6 @@ def show(names: Sequence[str], image: Path, segmented: Segmented) -> None:
     largest = [f"{names[number]} {percent(share)}" for number, share in segmented.shares[:_PRINTED]]
     if (rest := len(segmented.shares) - _PRINTED) > 0:
         largest.append(f"{rest} more")
-    files = f"{image} -> {segmented.drawing}, {segmented.labels}"
+    written = segmented.drawing, segmented.labels, *segmented.maps
+    files = f"{image} -> {', '.join(map(str, written))}"
     print(printable(f"{files}: {', '.join(largest)}"))
