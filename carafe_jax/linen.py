@@ -276,8 +276,9 @@ def collect_reassemblies(
     Returns:
         The result of ``model.apply``, and the reassemblies in the order of the calls. If
         ``mutable`` is given, the result of ``model.apply`` is the pair of the output and the
-        changed collections. The name of a reassembly is the path of its layer, such as ``"neck/upsample_5"``, or ``""`` if the layer
-        is the model itself. A layer that is called twice has two reassemblies of the same name.
+        changed collections. The name of a reassembly is the path of its layer, such as
+        ``"neck/upsample_5"``, or ``""`` if the layer is the model itself. A layer that is called
+        twice has two reassemblies of the same name.
 
     Raises:
         ValueError: a transformation inside the model drops the kernels, moves their axes, or reuses
