@@ -224,7 +224,7 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         return kernels
 
     def _sow(self, x: jax.Array, kernels: jax.Array | Reassembly) -> None:
-        """Sows the kernels for ``x``, in place of which ``collect_reassemblies`` puts more."""
+        """Sows the kernels for ``x``; ``collect_reassemblies`` replaces them by a reassembly."""
         self.sow("intermediates", "reassembly_kernels", kernels)
 
     def _predict(
@@ -274,10 +274,11 @@ def collect_reassemblies(
             keyword arguments of the model.
 
     Returns:
-        What ``model.apply`` returns, and the reassemblies in the order of the calls. If ``mutable``
-        is given, the former is the pair of the output and the changed collections. The name of a
-        reassembly is the path of its layer, such as ``"neck/upsample_5"``, or ``""`` if the layer
-        is the model itself. A layer that is called twice has two reassemblies of the same name.
+        The result of ``model.apply``, and the reassemblies in the order of the calls. If
+        ``mutable`` is given, the result of ``model.apply`` is the pair of the output and the
+        changed collections. The name of a reassembly is the path of its layer, such as
+        ``"neck/upsample_5"``, or ``""`` if the layer is the model itself. A layer that is called
+        twice has two reassemblies of the same name.
 
     Raises:
         ValueError: a transformation inside the model drops the kernels, moves their axes, or reuses

@@ -52,6 +52,8 @@ autodoc_typehints_format = "short"
 maximum_signature_line_length = 60
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+# Shapes of jaxtyping have asterisks, which Sphinx takes for emphasis. The texts give the shapes.
+napoleon_attr_annotations = False
 
 nitpicky = True
 # The names of other projects have no target: their inventories would have to be downloaded.

@@ -105,7 +105,7 @@ class LinenPair:
 
     def __init__(self):
         self.model = LinenModel()
-        self.variables = self.model.init(jax.random.key(0), X)
+        self.variables = jax.jit(self.model.init)(jax.random.key(0), X)
 
     def call(self, x, **options):
         return self.model.apply(self.variables, x, **options)
@@ -266,7 +266,7 @@ def test_shared_layers_and_layers_with_mapped_variables_are_collected():
             return self.layer(x)
 
     model = Frozen()
-    variables = model.init(jax.random.key(0), X)
+    variables = jax.jit(model.init)(jax.random.key(0), X)
     y, chain = carafe_jax.linen.collect_reassemblies(model, variables, X)
     assert names(chain) == ["frozen", "shared", "shared"]
     assert_same(reassemble_chain(chain, X), y)
@@ -288,7 +288,7 @@ def linen_lifted(transform, layer_options=None, **options):
             return y[0] if transform is nn.scan else y
 
     model = Lifted()
-    return model, model.init(jax.random.key(0), X)
+    return model, jax.jit(model.init)(jax.random.key(0), X)
 
 
 LIFTED = {
@@ -300,7 +300,8 @@ LIFTED = {
 @pytest.mark.parametrize("name", LIFTED)
 def test_linen_stacks_the_kernels_of_a_transformation(name):
     model, variables = LIFTED[name](variable_axes={"params": 0, "intermediates": 0})
-    y, (only,) = carafe_jax.linen.collect_reassemblies(model, variables, X)
+    collect = functools.partial(carafe_jax.linen.collect_reassemblies, model)
+    y, (only,) = jax.jit(collect)(variables, X)
     assert (only.name, only.size, only.kernels.shape) == ("layer", (5, 6), (3, 2, 5, 6, 9))
     layers = [jax.tree.map(lambda kernels, i=i: kernels[i], only) for i in range(3)]
     if name == "scan":
@@ -326,7 +327,7 @@ def test_linen_refuses_a_layer_that_reuses_the_program_of_another_layer():
             return jitted(**OPTIONS, name="second")(jitted(**OPTIONS, name="first")(x))
 
     model = Jitted()
-    variables = model.init(jax.random.key(0), X)
+    variables = jax.jit(model.init)(jax.random.key(0), X)
     with pytest.raises(ValueError, match=r"'second'.*nn\.jit"):
         carafe_jax.linen.collect_reassemblies(model, variables, X)
 

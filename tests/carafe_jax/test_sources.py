@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from carafe_jax.sources import Reassembly, reassemble_chain, smallest_sources, source_weights
 from tests.kernels import oracle
+from tests.slow import slow
 
 SCALES = [(2, 1), (1, 2), (3, 2)]
 
@@ -40,7 +41,7 @@ def random_chain(rng, size, scales, groups=(1,) * 4, crops=(0,) * 4, **options):
     chain = []
     for (up, down), group, crop in zip(scales, groups, crops, strict=False):
         chain.append(random_step(rng, size, up, down, groups=group, **options))
-        size = [n - crop % up for n in chain[-1].output_size]
+        size = [n - min(crop % up, n - 1) for n in chain[-1].output_size]
     return chain
 
 
@@ -86,7 +87,7 @@ chains = st.integers(1, 4).flatmap(
 
 
 # Each example compiles a program, so failures are not shrunk.
-@settings(max_examples=8, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=6, phases=[Phase.explicit, Phase.generate])
 @given(chains)
 def test_source_weights_are_the_product_of_dense_matrices(drawn):
     seed, size, scales, groups, crops = drawn
@@ -104,22 +105,23 @@ def test_source_weights_are_the_product_of_dense_matrices(drawn):
 
 @pytest.fixture(scope="module")
 def pyramid():
-    """Two upsamplers with a crop between them, of 2 and 3 groups, and a downsampler."""
-    rng = np.random.default_rng(0)
-    return random_chain(rng, (3, 4), [(2, 1), (3, 2), (1, 2)], (2, 3, 1), (1, 0, 0))
+    """An upsampler of 2 groups, a crop, and a downsampler of 3 groups."""
+    return random_chain(np.random.default_rng(0), (3, 4), [(2, 1), (1, 2)], (2, 3), (1, 0))
+
+
+# Pixels of the last map of the pyramid. Tests with five targets share a compiled program.
+TARGETS = np.array([[0, 0], [2, 3], [1, 2], [2, 1], [0, 3]])
 
 
 def test_weights_with_mixed_groups_are_the_mean_over_channels(pyramid):
-    assert [step.size for step in pyramid] == [(3, 4), (5, 7), (8, 11)]
-    targets = all_targets(pyramid)
-    weights = source_weights(pyramid, targets)
-    np.testing.assert_allclose(weights, dense_weights(pyramid)[*targets.T], rtol=1e-5, atol=1e-7)
+    assert [step.size for step in pyramid] == [(3, 4), (5, 7)]
+    weights = source_weights(pyramid, TARGETS)
+    np.testing.assert_allclose(weights, dense_weights(pyramid)[*TARGETS.T], rtol=1e-5, atol=1e-7)
     # The mean over channels of the chain itself, for an impulse at each pixel.
     impulses = np.eye(12, dtype=np.float32).reshape(12, 3, 4, 1) * np.ones(6, np.float32)
-    images = [reassemble_chain(pyramid, impulse).mean(axis=-1) for impulse in impulses]
-    np.testing.assert_allclose(
-        weights.reshape(len(targets), -1), np.stack(images, -1).reshape(len(targets), -1), atol=1e-6
-    )
+    images = np.stack([reassemble_chain(pyramid, each).mean(axis=-1) for each in impulses], -1)
+    images = images[*TARGETS.T].reshape(5, 3, 4)
+    np.testing.assert_allclose(weights, images, rtol=1e-5, atol=1e-6)
 
 
 def test_a_chain_is_the_loop_of_its_reassemblies(pyramid):
@@ -140,7 +142,7 @@ SIDES = {(2, 1): [5, 7, 8, 9], (1, 2): [5, 13, 29, 61]}
 
 
 @pytest.mark.parametrize("scale", SIDES, ids=["up", "down"])
-@pytest.mark.parametrize("times", [1, 2, 3, 4])
+@pytest.mark.parametrize("times", [1, slow(2), slow(3), slow(4)])
 def test_windows_at_interior_targets_have_the_sides_of_the_geometry(scale, times):
     up, down = scale
     # Each axis has the same geometry: one row of pixels is enough, and rows beyond it are cropped.
@@ -178,7 +180,7 @@ def test_source_weights_under_jit_and_vmap_equal_those_of_each_image(pyramid):
         [dataclasses.replace(step, kernels=step.kernels * scale) for step in pyramid]
         for scale in (1.0, 0.5)
     ]
-    targets = np.array([[[0, 0], [3, 5], [1, 2]], [[2, 1], [3, 3], [0, 4]]])
+    targets = np.stack([TARGETS, TARGETS[::-1]])
     stacked = jax.tree.map(lambda *kernels: jnp.stack(kernels), *batch)
     together = jax.jit(jax.vmap(source_weights))(stacked, targets)
     for chain, pixels, weights in zip(batch, targets, together, strict=True):
@@ -186,21 +188,22 @@ def test_source_weights_under_jit_and_vmap_equal_those_of_each_image(pyramid):
 
 
 def test_only_known_targets_are_refused_and_others_have_no_weight(pyramid):
-    outside = np.array([[-1, 0], [0, -1], [4, 0], [0, 6], [3, 5]])
+    outside = np.array([[-1, 0], [0, -1], [3, 0], [0, 4], [2, 3]])
     weights = jax.jit(source_weights)(pyramid, outside)
     np.testing.assert_array_equal(weights[:4], np.zeros_like(weights[:4]))
     assert weights[4].sum() > 0
     for index in range(4):
-        targets = outside[[4, index]]
-        with pytest.raises(ValueError, match=rf"targets.*\(4, 6\).*\[{targets[1, 0]}, ") as error:
+        targets = TARGETS.copy()
+        targets[1] = outside[index]
+        with pytest.raises(ValueError, match=rf"targets.*\(3, 4\).*\[{targets[1, 0]}, ") as error:
             source_weights(pyramid, targets)
         assert "targets[1]" in str(error.value)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
 def test_targets_may_be_any_integers(pyramid, dtype):
-    weights = source_weights(pyramid, np.array([[3, 5]], dtype))
-    np.testing.assert_array_equal(weights, source_weights(pyramid, [[3, 5]]))
+    weights = source_weights(pyramid, TARGETS.astype(dtype))
+    np.testing.assert_array_equal(weights, source_weights(pyramid, TARGETS.tolist()))
 
 
 def test_no_targets_have_no_weights(pyramid):
@@ -208,17 +211,16 @@ def test_no_targets_have_no_weights(pyramid):
 
 
 def test_weights_are_float32_for_bfloat16_kernels_and_float64_for_float64_kernels(pyramid):
-    targets = all_targets(pyramid)
     half = [dataclasses.replace(s, kernels=s.kernels.astype(jnp.bfloat16)) for s in pyramid]
-    weights = source_weights(half, targets)
+    weights = source_weights(half, TARGETS)
     assert weights.dtype == jnp.float32
     same = [dataclasses.replace(s, kernels=s.kernels.astype(np.float32)) for s in half]
-    np.testing.assert_allclose(weights, source_weights(same, targets), rtol=1e-6)
+    np.testing.assert_allclose(weights, source_weights(same, TARGETS), rtol=1e-6)
     with jax.enable_x64(True):
         mixed = [dataclasses.replace(pyramid[0], kernels=np.float64(pyramid[0].kernels))]
-        weights = source_weights(mixed + pyramid[1:], targets)
+        weights = source_weights(mixed + pyramid[1:], TARGETS)
         assert weights.dtype == jnp.float64
-        dense = dense_weights(pyramid)[*targets.T]
+        dense = dense_weights(pyramid)[*TARGETS.T]
         np.testing.assert_allclose(weights, dense, rtol=1e-12, atol=1e-15)
 
 
@@ -232,19 +234,19 @@ WRONG_CHAINS = {
     "an array": (lambda chain: [chain[0], chain[1].kernels], r"chain\[1\].*Reassembly.*ndarray"),
     "kernels of another size": (
         lambda chain: changed(chain, 1, kernels=chain[0].kernels),
-        r"kernels of chain\[1\].*\(8, 11, 27\).*\(6, 8, 18\)",
+        r"kernels of chain\[1\].*\(3, 4, 27\).*\(6, 8, 18\)",
     ),
     "kernels of another kernel size": (
         lambda chain: changed(chain, 0, kernel_size=5, name="neck/up"),
         r"kernels of chain\[0\] \(neck/up\).*\(6, 8, 50\).*\(6, 8, 18\)",
     ),
     "integer kernels": (
-        lambda chain: changed(chain, 2, kernels=np.ones((4, 6, 9), int)),
-        r"kernels of chain\[2\].*int64",
+        lambda chain: changed(chain, 1, kernels=np.ones((3, 4, 27), int)),
+        r"kernels of chain\[1\].*int64",
     ),
     "no kernels": (
-        lambda chain: changed(chain, 2, kernels=None),
-        r"kernels of chain\[2\].*NoneType",
+        lambda chain: changed(chain, 1, kernels=None),
+        r"kernels of chain\[1\].*NoneType",
     ),
     "even kernel size": (
         lambda chain: changed(chain, 1, kernel_size=4),
@@ -262,8 +264,8 @@ WRONG_CHAINS = {
         r"size of chain\[1\].*\(6, 8\).*up=2.*\(5, 6\)",
     ),
     "a crop after downsampling": (
-        lambda chain: [*chain, random_step(np.random.default_rng(0), (4, 5))],
-        r"size of chain\[3\].*\(4, 6\).*up=1.*\(4, 5\)",
+        lambda chain: [*chain, random_step(np.random.default_rng(0), (3, 3))],
+        r"size of chain\[2\].*\(3, 4\).*up=1.*\(3, 3\)",
     ),
 }
 
@@ -316,8 +318,8 @@ def test_targets_must_be_pairs_of_integers(targets, message, pyramid):
 
 def test_a_reassembly_is_a_pytree_of_its_kernels(pyramid):
     leaves, tree = jax.tree.flatten(pyramid)
-    assert [leaf is step.kernels for leaf, step in zip(leaves, pyramid, strict=True)] == [True] * 3
-    empty = jax.tree.unflatten(tree, [object()] * 3)
+    assert [leaf is step.kernels for leaf, step in zip(leaves, pyramid, strict=True)] == [True] * 2
+    empty = jax.tree.unflatten(tree, [object()] * 2)
     assert [step.size for step in empty] == [step.size for step in pyramid]
 
 
