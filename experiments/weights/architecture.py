@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 from experiments.models.resnet_config import BLOCKS, Depth
+from experiments.weights.deformable import deformable
 from experiments.weights.formats import recognise
 
 # An array that all ResNets of torchvision and timm have.
@@ -13,6 +14,8 @@ _STAGES = (1, 2, 3, 4)
 # The convolutions of mmseg's stem, and the stages of detectron2, in torchvision's names.
 _STEM_NAMES = {"stem.0.": "conv1.", "stem.3.": "conv2.", "stem.6.": "conv3."}
 _STAGE = re.compile(r"^res([2345])\.")
+# The predictor of a deformable convolution in detectron2 and in early versions of mmdet, and now.
+_OFFSETS = ".conv2_offset.", ".conv2.conv_offset."
 
 # Parts of names that other networks have. The first match counts.
 _OTHERS = {
@@ -180,7 +183,7 @@ def _torchvision_name(name: str) -> str:
     for stem, convolution in _STEM_NAMES.items():
         if name.startswith(stem):
             return convolution + name[len(stem) :]
-    name = name.removeprefix("stem.")
+    name = name.removeprefix("stem.").replace(*_OFFSETS)
     return _STAGE.sub(lambda found: f"layer{int(found[1]) - 1}.", name)
 
 
@@ -208,6 +211,7 @@ def _residual(shapes: _Shapes, classes: str = "") -> str:
         parts.append(f"stem {sizes} of {channels} channels")
     else:
         parts.append("another stem")
+    parts += [text] if (text := deformable(shapes).describe()) else []
     parts += ["squeeze-and-excitation"] if any(".se." in name for name in shapes) else []
     parts += [classes] if classes else []
     name = f"ResNet-{found_depth}" if (found_depth := depth(shapes)) else "a ResNet"

@@ -6,12 +6,16 @@ Each function converts the path of a variable within a ResNet, without its colle
 - :func:`torchvision`: ``conv1``, ``bn1``, ``layer1.0.conv1`` and ``layer1.0.downsample.0``.
   torchvision and timm have no prefix, torchvision's detectors ``backbone.body.``, mmdet
   ``backbone.``. CSAILVision's encoder has no prefix, and ``conv1`` to ``conv3`` in its stem.
+  The convolution ``conv2`` of a deformable stage has ``layer2.0.conv2.conv_offset``, as in mmdet.
+- :func:`early_mmdet`: the same with ``layer2.0.conv2_offset``, as early versions of mmdet had it.
 - :func:`v1c`: the same with ``stem.0`` and ``stem.1`` for the first convolution and its norm. mmseg
   has the prefix ``backbone.``.
-- :func:`detectron2`: ``stem.conv1``, ``stem.conv1.norm``, ``res2.0.conv1``, ``res2.0.conv1.norm``
-  and ``res2.0.shortcut``. detectron2's detectors have the prefix ``backbone.bottom_up.``.
+- :func:`detectron2`: ``stem.conv1``, ``stem.conv1.norm``, ``res2.0.conv1``, ``res2.0.conv1.norm``,
+  ``res2.0.shortcut`` and ``res3.0.conv2_offset``. detectron2's detectors have the prefix
+  ``backbone.bottom_up.``.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -35,6 +39,8 @@ _ARRAYS = {
     "var": "running_var",
 }
 _CLASSIFIER = "fc"
+# The predictor of a deformable convolution in mmdet; in early versions of mmdet and in detectron2.
+_OFFSETS = ".conv2.conv_offset.", ".conv2_offset."
 
 
 def source_in_module(module: str, leaf: str, kernel: Arrangement = CONVOLUTION) -> Source:
@@ -64,6 +70,17 @@ def torchvision(path: Sequence[str], prefix: str = "") -> Source:
     return source_in_module(
         prefix + ".".join(_torchvision_module(each) for each in modules), leaf, kernel
     )
+
+
+def early_mmdet(path: Sequence[str], prefix: str = "") -> Source:
+    """The source of a variable in the names of mmdet's deformable convolutions before version 2.
+
+    Args:
+        path: path of the variable within the ResNet, without its collection.
+        prefix: text before all names of the ResNet, such as ``"backbone."``.
+    """
+    source = torchvision(path, prefix)
+    return dataclasses.replace(source, name=source.name.replace(*_OFFSETS))
 
 
 def v1c(path: Sequence[str], prefix: str = "") -> Source:
@@ -97,7 +114,8 @@ def detectron2(path: Sequence[str], prefix: str = "") -> Source:
         names = ["stem", _detectron2_module(first)]
     else:
         names = modules
-    return source_in_module(prefix + ".".join(names), leaf)
+    source = source_in_module(prefix + ".".join(names), leaf)
+    return dataclasses.replace(source, name=source.name.replace(*_OFFSETS))
 
 
 def _torchvision_module(name: str) -> str:

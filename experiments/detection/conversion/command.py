@@ -32,7 +32,8 @@ def print_file(
 
 
 def _report(done: Converted, not_in_file: str) -> None:
-    old = ", names from before 0.13" if done.names == "old" else ""
+    early = {"torchvision": "names from before 0.13", "mmdet": "early names of offsets"}
+    old = f", {early[done.library]}" if done.names == "old" else ""
     print(f"format         {done.library}{old}")
     print(f"network        {done.network}")
     print(f"used           {done.used} arrays")

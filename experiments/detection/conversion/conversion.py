@@ -116,7 +116,7 @@ def to_run(
         config,
         training_state(config, variables),
         [weights],
-        _OLD if found.names == "old" else found.library,
+        _OLD if (found.library, found.names) == ("torchvision", "old") else found.library,
         {CATEGORIES: [category._asdict() for category in COCO]},
         loaded.rest,
         keep,
@@ -185,14 +185,14 @@ def to_file(
 
     If the run was converted from a file of this library, arrays that it does not use are those of
     the file. Without training all arrays then are equal to the file's bit for bit, with either
-    version of torchvision's names.
+    version of torchvision's names. Files of mmdet have the new names of offsets.
 
     Args:
         run: folder of the run.
         output: path of the new file.
         library: library of the file.
-        names: version of torchvision's names; the default is that of the file from which the run
-            was converted, and ``"new"`` for other runs.
+        names: version of the library's names. The default is ``"new"``, and for torchvision the
+            version of the file from which the run was converted.
         checkpoint: choice of the checkpoint.
 
     Returns:
@@ -206,12 +206,12 @@ def to_file(
     loaded = RUNS.load(run, checkpoint)
     config = loaded.config
     _check_in_library(config, library)
-    names = names or ("old" if origin(run) == _OLD else "new")
+    names = names or ("old" if library == "torchvision" and origin(run) == _OLD else "new")
     formats = ("torchvision", _OLD) if library == "torchvision" else (library,)
     rest = read_rest(run, *formats)
     variables = {"params": loaded.state["params"], **loaded.state["model_state"]}
-    if library == "torchvision":
-        rest = _renamed(rest, names, config.model, variables)
+    if library != "detectron2":
+        rest = _renamed(rest, library, names, config.model, variables)
     save([output], variables, layout(library, config.model, names), rest)
     settings = configs.differences(_usual(config, library), config)
     network = Recognised(library, names, config.model, has_counters=False).describe()
@@ -228,12 +228,16 @@ def to_file(
 
 
 def _renamed(
-    rest: Mapping[str, np.ndarray], names: Names, model: DetectorConfig, variables: Any
+    rest: Mapping[str, np.ndarray],
+    library: Library,
+    names: Names,
+    model: DetectorConfig,
+    variables: Any,
 ) -> dict[str, np.ndarray]:
-    """Arrays of a file of torchvision, with either version of its names, under new names."""
+    """Arrays of a file of a library, with either version of its names, under new names."""
     other: Names = "new" if names == "old" else "old"
     before, after = (
-        layout("torchvision", model, version).sources(variables) for version in (other, names)
+        layout(library, model, version).sources(variables) for version in (other, names)
     )
     renamed = {source.name: after[path].name for path, source in before.items()}
     return {renamed.get(name, name): array for name, array in rest.items()}
@@ -249,6 +253,12 @@ def _check_in_library(config: DetectionConfig, library: Library) -> None:
         ("data.source", config.data.source, ["coco", "coco_boxes"]),
         ("model.backbone.downsampler", model.backbone.downsampler, ["strided"]),
         ("model.backbone.stem", model.backbone.stem, ["conv7"]),
+        (
+            "model.backbone.deformable_stages",
+            model.backbone.deformable_stages,
+            # torchvision's ResNets have no deformable convolutions.
+            [(False,) * 4 if library == "torchvision" else model.backbone.deformable_stages],
+        ),
         ("model.neck.kind", model.neck.kind, ["fpn", *["fpn_carafe"] * carafe]),
         ("model.neck.upsampler", model.neck.upsampler, ["nearest", *["carafe"] * learned]),
         ("model.neck.extra_level", model.neck.extra_level, [True]),

@@ -57,11 +57,12 @@ def layout(library: Library, config: DetectorConfig, names: Names = "new") -> La
     Args:
         library: the library.
         config: config of the detector.
-        names: version of torchvision's names; the other libraries have one version.
+        names: version of torchvision's or mmdet's names; detectron2 has one version.
     """
     match library:
         case "mmdet":
-            layers, resnet, prefix = _mmdet(config), resnets.torchvision, "backbone."
+            resnet = resnets.torchvision if names == "new" else resnets.early_mmdet
+            layers, prefix = _mmdet(config), "backbone."
         case "torchvision":
             layers, resnet, prefix = (
                 _torchvision(config, names),

@@ -11,7 +11,8 @@ from experiments.detection.model.config import BoxHeadConfig, DetectorConfig, Ma
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet_config import BLOCKS, Depth, ResNetConfig
 from experiments.resamplers.carafe_config import CarafeConfig
-from experiments.weights.architecture import architecture
+from experiments.weights.architecture import architecture, backbone_shapes
+from experiments.weights.deformable import Deformable, deformable
 from experiments.weights.files import WeightsError
 
 type Shapes = Mapping[str, tuple[int, ...]]
@@ -35,7 +36,8 @@ class Recognised(NamedTuple):
 
     Attributes:
         library: library that wrote the file.
-        names: version of the library's names.
+        names: version of the library's names; the old names of mmdet are only those of the offsets
+            of deformable convolutions.
         config: config of the detector's network.
         has_counters: whether the file has the counters of PyTorch's BatchNorm. Files without them
             are of detectors whose frozen norms have a layer of their own.
@@ -51,7 +53,10 @@ class Recognised(NamedTuple):
         model = self.config
         kind = "Mask R-CNN" if model.masks else "Faster R-CNN"
         neck = {"fpn": "FPN", "fpn_carafe": "FPN_CARAFE"}[model.neck.kind]
-        parts = [kind, f"ResNet-{model.backbone.depth}", f"{neck} with {model.neck.upsampler}"]
+        backbone = model.backbone
+        stages = Deformable(backbone.deformable_stages, backbone.deformable_groups).describe()
+        resnet = f"ResNet-{backbone.depth}" + f" with {stages}" * bool(stages)
+        parts = [kind, resnet, f"{neck} with {model.neck.upsampler}"]
         parts += [f"mask head with {model.mask.upsampler}"] if model.masks else []
         return ", ".join([*parts, f"{CLASSES} classes"])
 
@@ -149,7 +154,13 @@ _OTHERS = {
     r"roi_heads\.keypoint_": ("a Keypoint R-CNN", ""),
     r"roi_heads\.res5\.": ("a C4 model of detectron2, without FPN", ""),
     r"backbone\.res5\.": ("a DC5 model of detectron2, without FPN", ""),
-    r".*\.(conv2_offset|conv_offset)\.": ("a detector with deformable convolutions", ""),
+    # Those of a ResNet of mmdet or detectron2 are no reason to refuse a file.
+    r"(?!backbone\.((bottom_up\.)?res|layer)\d\.\d+\.conv2(\.conv|)_offset\.)"
+    r".*\.conv\d?_offset\.": (
+        "a detector with deformable convolutions that are no 3x3 convolutions of a ResNet of mmdet "
+        "or detectron2",
+        "",
+    ),
     r"roi_heads?\.(bbox_head|box_head|box_predictor)\.0\.(shared|fc|cls|bbox)": (
         "a Cascade R-CNN, which has several box heads",
         "",
@@ -205,18 +216,31 @@ def recognise(shapes: Shapes, library: Library | None = None) -> Recognised:
     if stem is None or output is None or hidden is None or classes is None or boxes is None:
         raise _unfit(f"a network of {library} that is no Faster R-CNN or Mask R-CNN with FPN")
     _check_classes(library, classes[0], boxes[0])
+    stages = deformable(backbone_shapes(shapes))
+    if stages.fault:
+        raise _unfit(f"a detector of {library} with {stages.fault}")
     channels = output[0]
     neck = _mmdet_neck(shapes) if library == "mmdet" else FPNConfig()
     masks = _shape(shapes, arrays.masks, 1)
     side = math.isqrt(hidden[1] // channels)
     config = DetectorConfig(
-        backbone=ResNetConfig(_depth(shapes, arrays), norm="frozen", width=stem[0]),
+        backbone=ResNetConfig(
+            _depth(shapes, arrays),
+            norm="frozen",
+            width=stem[0],
+            deformable_stages=stages.stages,
+            deformable_groups=stages.groups,
+        ),
         neck=dataclasses.replace(neck, channels=channels),
         box=BoxHeadConfig(side, features=hidden[0], class_agnostic=boxes == (4,)),
         masks=masks is not None,
         mask=MaskHeadConfig() if masks is None else _mask_head(shapes, arrays, masks[0]),
     )
-    old = library == "torchvision" and "rpn.head.conv.weight" in shapes
+    old = {
+        "torchvision": "rpn.head.conv.weight" in shapes,
+        "mmdet": _named(shapes, r"backbone\.layer\d\.\d+\.conv2_offset\."),
+        "detectron2": False,
+    }[library]
     return Recognised(library, "old" if old else "new", config, _named(shapes, _COUNTER))
 
 

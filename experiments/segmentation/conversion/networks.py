@@ -13,6 +13,7 @@ from experiments.segmentation.model.config import Architecture, SegmenterConfig
 from experiments.segmentation.presets import MMSEG
 from experiments.weights.architecture import architecture as described
 from experiments.weights.architecture import backbone_shapes, depth
+from experiments.weights.deformable import deformable
 from experiments.weights.formats import recognise
 from experiments.weights.loading import WeightsError
 
@@ -24,6 +25,8 @@ _CSAIL = SegmentationConfig(data=DataConfig(longer=1000))
 _BASES = {"csail": _CSAIL, "mmseg": MMSEG[0].config}
 # The stems of three convolutions. Networks of both libraries may have a 7x7 convolution instead.
 _STEMS: dict[Library, Stem] = {"csail": "deep", "mmseg": "v1c"}
+# The libraries whose ResNets may have deformable convolutions.
+_DEFORMABLE: tuple[Library, ...] = ("mmseg",)
 
 
 def library_of(names: Sequence[str]) -> Library:
@@ -76,6 +79,13 @@ def config_of(library: Library, shapes: Mapping[str, Sequence[int]]) -> Segmenta
             f"the files must hold a network for the {base.data.classes} classes of ADE20K, got "
             f"{described(shapes)}"
         )
+    stages = deformable(backbone)
+    if stages.fault or (any(stages.stages) and library not in _DEFORMABLE):
+        raise WeightsError(
+            "the files must hold a ResNet of plain convolutions, or for "
+            f"{' and '.join(_DEFORMABLE)} with modulated deformable convolutions in whole stages, "
+            f"got {described(shapes)}"
+        )
     hidden = shapes.get(kernel(library, architecture, "auxiliary/hidden/conv"))
     stem = _STEMS[library] if "conv3.weight" in backbone else "conv7"
     names = LIBRARIES[library]
@@ -87,6 +97,8 @@ def config_of(library: Library, shapes: Mapping[str, Sequence[int]]) -> Segmenta
             output_stride=32 if architecture == "upernet" else 8,
             width=backbone["layer1.0.conv1.weight"][0],
             stem=stem,
+            deformable_stages=stages.stages,
+            deformable_groups=stages.groups,
         ),
         channels=shapes[kernel(library, architecture, "head/ppm/output/conv")][0],
         pooling_order=names.pooling_orders[architecture],
@@ -123,6 +135,12 @@ def check_network(library: Library, model: SegmenterConfig) -> None:
         width=backbone.width,
         stem=backbone.stem,
     )
+    if library in _DEFORMABLE:
+        standard = dataclasses.replace(
+            standard,
+            deformable_stages=backbone.deformable_stages,
+            deformable_groups=backbone.deformable_groups,
+        )
     theirs = dataclasses.replace(
         model,
         backbone=standard,

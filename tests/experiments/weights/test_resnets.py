@@ -2,7 +2,13 @@
 
 import pytest
 
-from experiments.weights.resnets import classification_layout, detectron2, torchvision, v1c
+from experiments.weights.resnets import (
+    classification_layout,
+    detectron2,
+    early_mmdet,
+    torchvision,
+    v1c,
+)
 
 NAMES = [
     # Path, and names of torchvision, mmseg and detectron2.
@@ -30,6 +36,24 @@ NAMES = [
         "res4.22.conv3.weight",
     ),
     ("layer2_1/bn2/bias", "layer2.1.bn2.bias", "layer2.1.bn2.bias", "res3.1.conv2.norm.bias"),
+    (
+        "layer2_0/conv2/kernel",
+        "layer2.0.conv2.weight",
+        "layer2.0.conv2.weight",
+        "res3.0.conv2.weight",
+    ),
+    (
+        "layer2_0/conv2/conv_offset/kernel",
+        "layer2.0.conv2.conv_offset.weight",
+        "layer2.0.conv2.conv_offset.weight",
+        "res3.0.conv2_offset.weight",
+    ),
+    (
+        "layer4_2/conv2/conv_offset/bias",
+        "layer4.2.conv2.conv_offset.bias",
+        "layer4.2.conv2.conv_offset.bias",
+        "res5.2.conv2_offset.bias",
+    ),
 ]
 
 
@@ -41,6 +65,18 @@ def test_names_of_a_resnet(path, torchvision_name, v1c_name, detectron2_name):
     if detectron2_name:
         found = detectron2(path, "backbone.bottom_up.").name
         assert found == f"backbone.bottom_up.{detectron2_name}"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("layer2_0/conv2/conv_offset/kernel", "backbone.layer2.0.conv2_offset.weight"),
+        ("layer2_0/conv2/kernel", "backbone.layer2.0.conv2.weight"),
+        ("layer2_0/bn2/scale", "backbone.layer2.0.bn2.weight"),
+    ],
+)
+def test_early_names_of_mmdet(path, name):
+    assert early_mmdet(path.split("/"), "backbone.").name == name
 
 
 def test_a_backbone_does_not_use_the_classifier():

@@ -23,6 +23,8 @@ OLD_NAMES = {
 COUNTS = {
     "mmdet_faster_carafe": (368, 53, 47_358_576),
     "mmdet_mask_carafe": (382, 53, 49_813_604),
+    # 13 blocks of Res-3 to Res-5 have a kernel and a bias more than in `mmdet_faster`.
+    "mmdet_faster_dcn": (295 + 53 + 2 * 13, 53, 41_753_056 + 871_263),
     "torchvision_faster": (295, 0, None),
     "torchvision_faster_old": (295, 0, None),
     "torchvision_mask": (307, 0, None),

@@ -19,9 +19,13 @@ from experiments.resamplers.carafe_config import CarafeConfig
 CARAFE = FPNConfig("fpn_carafe", "carafe")
 
 
-def detector(*, masks=False, neck=None, mask="deconvolution", depth=50):
+C3_TO_C5 = (False, True, True, True)
+
+
+def detector(*, masks=False, neck=None, mask="deconvolution", depth=50, deformable=False):
+    stages = C3_TO_C5 if deformable else (False,) * 4
     return DetectorConfig(
-        backbone=ResNetConfig(depth, norm="frozen"),
+        backbone=ResNetConfig(depth, norm="frozen", deformable_stages=stages),
         neck=neck or FPNConfig(),
         masks=masks,
         mask=MaskHeadConfig(upsampler=mask),
@@ -38,6 +42,8 @@ LISTS = {
     "mmdet_mask": (detector(masks=True), "mmdet", "new"),
     "mmdet_faster_carafe": (detector(neck=CARAFE), "mmdet", "new"),
     "mmdet_mask_carafe": (detector(masks=True, neck=CARAFE, mask="carafe"), "mmdet", "new"),
+    "mmdet_faster_dcn": (detector(deformable=True), "mmdet", "new"),
+    "detectron2_faster_dcn": (detector(deformable=True), "detectron2", "new"),
     "detectron2_faster_r50": (detector(), "detectron2", "new"),
     "detectron2_mask_r50": (detector(masks=True), "detectron2", "new"),
     "detectron2_faster_r101": (detector(depth=101), "detectron2", "new"),

@@ -72,6 +72,36 @@ def test_boxes_for_all_classes_are_recognised(name, part, rows):
     assert recognise(changed(name, **{part: (4,)})).config.box.class_agnostic
 
 
+def with_offsets(name, outputs, early=False, skipped=()):
+    """A list of a deformable detector, with another number of outputs that predict offsets."""
+    offset = ".conv2_offset." if early else ".conv2.conv_offset."
+    return {
+        key.replace(".conv2.conv_offset.", offset): (outputs, *shape[1:])
+        if "_offset." in key
+        else shape
+        for key, shape in key_lists.read(name).items()
+        if not any(part in key and "_offset." in key for part in skipped)
+    }
+
+
+@pytest.mark.parametrize("name", ["mmdet_faster_dcn", "detectron2_faster_dcn"])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_deformable_stages_and_groups_are_recognised(name, groups):
+    found = recognise(with_offsets(name, 27 * groups))
+    backbone = found.config.backbone
+    assert backbone.deformable_stages == (False, True, True, True)
+    assert backbone.deformable_groups == groups
+    of_groups = "" if groups == 1 else f" of {groups} groups"
+    text = f"ResNet-50 with deformable convolutions{of_groups} in Res-3, Res-4, Res-5"
+    assert text in found.describe()
+
+
+def test_the_early_names_of_mmdet_are_recognised():
+    found = recognise(with_offsets("mmdet_faster_dcn", 27, early=True))
+    assert (found.library, found.names) == ("mmdet", "old")
+    assert found.config == LISTS["mmdet_faster_dcn"][0]
+
+
 GROUPED = "neck_upsample_modules_0_content_encoder_weight"
 WRONG = {
     "classes": (
@@ -86,6 +116,19 @@ WRONG = {
     "groups of CARAFE": (
         changed("mmdet_faster_carafe", **{GROUPED: (400, 64, 3, 3)}),
         "400 logits",
+    ),
+    "offsets without masks": (
+        with_offsets("mmdet_faster_dcn", 18),
+        "mmdet with deformable convolutions without masks .DCNv1.* 18 outputs.* 27",
+    ),
+    "offsets without masks, of detectron2": (
+        with_offsets("detectron2_faster_dcn", 18),
+        "detectron2 with deformable convolutions without masks .DCNv1.* 18 outputs",
+    ),
+    "other offsets": (with_offsets("mmdet_faster_dcn", 50), "an unknown kind.* 50 outputs"),
+    "plain blocks in a deformable stage": (
+        with_offsets("mmdet_faster_dcn", 27, skipped=["layer3.0."]),
+        r"deformable convolutions in Res-4, but not in layer3\.0",
     ),
     "depth": (
         {
@@ -124,7 +167,12 @@ OTHERS = {
     "DC5 model": ["backbone.res2.0.conv1.weight", "backbone.res5.0.conv1.weight"],
     "Keypoint R-CNN": ["backbone.body.conv1.weight", "roi_heads.keypoint_head.0.weight"],
     "Cascade R-CNN": ["neck.x", "roi_head.bbox_head.0.fc_cls.weight"],
-    "deformable": ["roi_head.bbox_head.fc_cls.weight", "backbone.layer2.0.conv2.conv_offset.bias"],
+    "deformable convolutions that": ["roi_head.x", "neck.fpn_convs.0.conv_offset.weight"],
+    "3x3 convolutions of a ResNet": ["backbone.body.x", "backbone.body.layer2.0.conv2_offset.bias"],
+    "of a ResNet of mmdet or detectron2": [
+        "roi_head.x",
+        "backbone.layer2.0.conv1.conv_offset.bias",
+    ],
     "mmdet 1": ["neck.x", "bbox_head.shared_fcs.0.weight", "bbox_head.fc_cls.weight"],
     "MobileNet": ["backbone.body.0.0.weight", "roi_heads.box_head.fc6.weight"],
     "second version": ["backbone.body.conv1.weight", "backbone.fpn.inner_blocks.0.1.weight"],

@@ -31,13 +31,24 @@ HEIGHT, WIDTH = 96, 160
 def make(name):
     twin = twins()
     return {
-        "mmdet": lambda: twin.Mmdet(masks=True, carafe=False),
+        "mmdet": lambda: twin.Mmdet(masks=True),
         "mmdet with CARAFE": lambda: twin.Mmdet(masks=True, carafe=True),
+        "mmdet with DCNv2": lambda: twin.Mmdet(masks=True, deformable=True),
         "detectron2": lambda: twin.Detectron2(masks=True),
+        "detectron2 with DCNv2": lambda: twin.Detectron2(masks=True, deformable=True),
     }[name]()
 
 
-@pytest.fixture(scope="module", params=["mmdet", "mmdet with CARAFE", "detectron2"])
+NAMES = [
+    "mmdet",
+    "mmdet with CARAFE",
+    "mmdet with DCNv2",
+    "detectron2",
+    "detectron2 with DCNv2",
+]
+
+
+@pytest.fixture(scope="module", params=NAMES)
 def theirs(request):
     torch().manual_seed(0)
     model = make(request.param).eval()
@@ -46,6 +57,10 @@ def theirs(request):
         if isinstance(module, twins().Carafe):
             # Otherwise all kernels would be almost uniform.
             torch().nn.init.normal_(module.content_encoder.weight, 0, 0.2)
+    for name, parameter in model.named_parameters():
+        if "offset" in name and parameter.ndim > 1:
+            # Offsets of about a pixel.
+            torch().nn.init.normal_(parameter, 0, (9 * parameter.shape[1]) ** -0.5)
     return model.requires_grad_(False)
 
 

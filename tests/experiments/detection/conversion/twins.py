@@ -40,6 +40,28 @@ class Carafe(nn.Module):
         return (nearest(taps) * kernels[:, None]).sum(2)
 
 
+def modulated(x, predicted, weight, stride=1):
+    """A modulated deformable convolution, as mmcv and detectron2 use their predictions."""
+    first, second, masks = predicted.chunk(3, dim=1)
+    offsets = torch.cat((first, second), dim=1)
+    return torchvision.ops.deform_conv2d(
+        x, offsets, weight, stride=stride, padding=1, mask=masks.sigmoid()
+    )
+
+
+class MmdetDeformable(nn.Module):
+    """mmcv's ``ModulatedDeformConv2dPack`` of 3x3 taps and one group."""
+
+    def __init__(self, channels, stride):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(channels, channels, 3, 3) / (9 * channels) ** 0.5)
+        self.conv_offset = nn.Conv2d(channels, 27, 3, stride=stride, padding=1)
+        self.stride = stride
+
+    def forward(self, x):
+        return modulated(x, self.conv_offset(x), self.weight, self.stride)
+
+
 class Wrapped(nn.Module):
     """A convolution below the name ``conv``, as in mmcv's ``ConvModule``."""
 
@@ -123,12 +145,20 @@ class MmdetHeads(nn.Module):
 
 
 class Mmdet(nn.Module):
-    """mmdet's Faster or Mask R-CNN; with ``carafe`` in its neck and its mask head."""
+    """mmdet's Faster or Mask R-CNN; with ``carafe`` in its neck and its mask head.
 
-    def __init__(self, masks, carafe, depth=50):
+    With ``deformable``, ``conv2`` is deformable from Res-3 on ("c3-c5").
+    """
+
+    def __init__(self, masks, carafe=False, depth=50, deformable=False):
         super().__init__()
         self.backbone = torchvision.models.get_model(f"resnet{depth}", weights=None)
         del self.backbone.fc
+        if deformable:
+            for stage in (self.backbone.layer2, self.backbone.layer3, self.backbone.layer4):
+                for block in stage:
+                    plain = block.conv2
+                    block.conv2 = MmdetDeformable(plain.in_channels, plain.stride[0])
         self.neck = MmdetNeck(carafe)
         self.rpn_head = MmdetRpn()
         self.roi_head = MmdetHeads(masks, carafe)
@@ -180,23 +210,33 @@ class NormedConv(nn.Conv2d):
 
 
 class Detectron2Block(nn.Module):
-    """A bottleneck with its stride in the first convolution (``STRIDE_IN_1X1``)."""
+    """A bottleneck with its stride in the first convolution (``STRIDE_IN_1X1``).
 
-    def __init__(self, inputs, width, stride):
+    With ``deformable`` it is a ``DeformBottleneckBlock`` with ``DEFORM_MODULATED``.
+    """
+
+    def __init__(self, inputs, width, stride, deformable):
         super().__init__()
         if inputs != 4 * width:
             self.shortcut = NormedConv(inputs, 4 * width, 1, stride=stride)
         self.conv1 = NormedConv(inputs, width, 1, stride=stride)
+        if deformable:
+            self.conv2_offset = nn.Conv2d(width, 27, 3, padding=1)
         self.conv2 = NormedConv(width, width, 3, padding=1)
         self.conv3 = NormedConv(width, 4 * width, 1)
 
+    def spatial(self, x):
+        if not hasattr(self, "conv2_offset"):
+            return self.conv2(x)
+        return self.conv2.norm(modulated(x, self.conv2_offset(x), self.conv2.weight))
+
     def forward(self, x):
-        y = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
+        y = self.conv3(F.relu(self.spatial(F.relu(self.conv1(x)))))
         return F.relu(y + (self.shortcut(x) if hasattr(self, "shortcut") else x))
 
 
 class Detectron2ResNet(nn.Module):
-    def __init__(self, depth):
+    def __init__(self, depth, deformable):
         super().__init__()
         self.stem = nn.Module()
         self.stem.conv1 = NormedConv(3, 64, 7, stride=2, padding=3)
@@ -205,7 +245,8 @@ class Detectron2ResNet(nn.Module):
             width = 64 * 2**stage
             blocks = []
             for index in range(count):
-                blocks.append(Detectron2Block(inputs, width, 1 if index or not stage else 2))
+                stride = 1 if index or not stage else 2
+                blocks.append(Detectron2Block(inputs, width, stride, deformable and stage > 0))
                 inputs = 4 * width
             setattr(self, f"res{stage + 2}", nn.Sequential(*blocks))
 
@@ -219,12 +260,12 @@ class Detectron2ResNet(nn.Module):
 
 
 class Detectron2Backbone(nn.Module):
-    def __init__(self, depth):
+    def __init__(self, depth, deformable):
         super().__init__()
         for level in range(2, 6):
             setattr(self, f"fpn_lateral{level}", nn.Conv2d(64 * 2**level, 256, 1))
             setattr(self, f"fpn_output{level}", nn.Conv2d(256, 256, 3, padding=1))
-        self.bottom_up = Detectron2ResNet(depth)
+        self.bottom_up = Detectron2ResNet(depth, deformable)
 
     def forward(self, x):
         x, levels = None, [*enumerate(self.bottom_up(x), start=2)]
@@ -249,11 +290,11 @@ def sequence(**layers):
 
 
 class Detectron2(nn.Module):
-    """detectron2's Faster or Mask R-CNN with FPN."""
+    """detectron2's Faster or Mask R-CNN with FPN; ``deformable`` from Res-3 on."""
 
-    def __init__(self, masks, depth=50):
+    def __init__(self, masks, depth=50, deformable=False):
         super().__init__()
-        self.backbone = Detectron2Backbone(depth)
+        self.backbone = Detectron2Backbone(depth, deformable)
         self.proposal_generator = nn.Module()
         self.proposal_generator.rpn_head = Detectron2Rpn()
         self.roi_heads = nn.Module()

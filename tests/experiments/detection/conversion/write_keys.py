@@ -26,6 +26,8 @@ def lists():
             "mmdet_mask": twins.Mmdet(masks=True, carafe=False),
             "mmdet_faster_carafe": twins.Mmdet(masks=False, carafe=True),
             "mmdet_mask_carafe": twins.Mmdet(masks=True, carafe=True),
+            "mmdet_faster_dcn": twins.Mmdet(masks=False, deformable=True),
+            "detectron2_faster_dcn": twins.Detectron2(masks=False, deformable=True),
             "detectron2_faster_r50": twins.Detectron2(masks=False),
             "detectron2_mask_r50": twins.Detectron2(masks=True),
             "detectron2_faster_r101": twins.Detectron2(masks=False, depth=101),
