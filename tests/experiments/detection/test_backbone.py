@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import shutil
 
 import jax
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.classification import task as classification
-from experiments.classification.backbone import with_backbone
+from experiments.classification.backbone import check_backbone, with_backbone
 from experiments.classification.configs import ClassificationConfig
 from experiments.detection import task
 from experiments.detection.task import initial_variables, train_run
@@ -17,6 +18,7 @@ from experiments.engine.config import ConfigError
 from experiments.engine.folders import Folders
 from experiments.engine.settings import Operation
 from experiments.engine.step import first_carry
+from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
 from tests.experiments.detection.tiny import TINY
 
@@ -40,17 +42,29 @@ def trained():
     return drawn(jax.eval_shape(lambda: classification.initial_variables(CLASSIFIER)), seed=1)
 
 
-@pytest.fixture(scope="module")
-def folder(trained, tmp_path_factory):
-    """A classification run with these variables and without training steps."""
-    folder = tmp_path_factory.mktemp("classifier")
-    carry = first_carry(classification.training_state(CLASSIFIER, trained), 0)
+def write_run(folder, config, variables):
+    """Writes a classification run with these variables and without training steps."""
+    carry = first_carry(classification.training_state(config, variables), 0)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     checkpoints.save(0, jax.device_get(carry), None, {"seconds": 0.0})
     checkpoints.close()
-    configs.save(CLASSIFIER, folder / "config.json")
+    configs.save(config, folder / "config.json")
     (folder / CONVERTED).write_text("{}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("classifier"), CLASSIFIER, trained)
+
+
+def variables_of(config, seed=0):
+    """Variables of a classifier, and of a backbone, which lacks the last layer."""
+    model = ResNet(config, None if config.norm == "frozen" else 1000)
+    method = "features" if config.norm == "frozen" else None
+    x = np.zeros((1, 64, 64, 3), np.float32)
+    init = functools.partial(model.init, method=method)
+    return drawn(jax.eval_shape(init, jax.random.key(0), x), seed)
 
 
 @pytest.mark.parametrize("norm", ["batch", "sync_batch", "frozen"])
@@ -65,6 +79,48 @@ def test_the_network_of_a_classifier_replaces_the_backbone_only(variables, train
         jax.tree.map(
             np.testing.assert_array_equal, found["params"][name], variables["params"][name]
         )
+
+
+def test_a_deformable_backbone_starts_from_the_run_of_the_plain_network(tmp_path):
+    """The convolutions that predict offsets and masks keep their initial zeros."""
+    plain = ResNetConfig(50, norm="batch", width=2)
+    backbone = dataclasses.replace(
+        plain, norm="frozen", deformable_stages=(False, False, False, True), deformable_groups=2
+    )
+    weights = variables_of(plain)
+    write_run(tmp_path, dataclasses.replace(CLASSIFIER, model=plain), weights)
+    network = variables_of(backbone)
+    variables = {name: {"backbone": tree} for name, tree in network.items()}
+    predictors = jax.tree.map(np.zeros_like, network["params"]["layer4_1"]["conv2"]["conv_offset"])
+    variables["params"]["backbone"]["layer4_1"]["conv2"]["conv_offset"] = predictors
+
+    check_backbone(tmp_path, backbone)
+    found = with_backbone(variables, tmp_path, backbone)
+    assert jax.tree.structure(found) == jax.tree.structure(variables)
+    conv2 = found["params"]["backbone"]["layer4_1"]["conv2"]
+    np.testing.assert_array_equal(conv2["kernel"], weights["params"]["layer4_1"]["conv2"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, conv2["conv_offset"], predictors)
+    jax.tree.map(
+        np.testing.assert_array_equal, found["batch_stats"]["backbone"], weights["batch_stats"]
+    )
+
+
+def test_a_deformable_backbone_starts_from_the_run_of_the_same_network(tmp_path):
+    backbone = ResNetConfig(
+        50, norm="frozen", width=2, deformable_stages=(False, False, False, True)
+    )
+    trained = dataclasses.replace(backbone, norm="batch")
+    weights = variables_of(trained, seed=1)
+    write_run(tmp_path, dataclasses.replace(CLASSIFIER, model=trained), weights)
+    variables = {name: {"backbone": tree} for name, tree in variables_of(backbone).items()}
+    found = with_backbone(variables, tmp_path, backbone)
+    params = {name: tree for name, tree in weights["params"].items() if name != "fc"}
+    jax.tree.map(np.testing.assert_array_equal, found["params"]["backbone"], params)
+    other = dataclasses.replace(backbone, deformable_stages=(False, False, True, True))
+    with pytest.raises(ConfigError, match=r"backbone_from.*deformable_stages: \(False, False, Fal"):
+        check_backbone(tmp_path, other)
+    with pytest.raises(ConfigError, match=r"backbone_from.*deformable_stages: \(False, False, Fal"):
+        check_backbone(tmp_path, dataclasses.replace(backbone, deformable_stages=(False,) * 4))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tests the deformable stages of a ResNet."""
 
+import dataclasses
 import functools
 
 import jax
@@ -209,25 +210,18 @@ def test_initial_values():
 
 
 def test_bfloat16_computation_keeps_float32_parameters():
-    model = ResNet(ResNetConfig(50, width=4, deformable_stages=C3_TO_C5), 10, dtype=jnp.bfloat16)
-
-    def run(key):
-        x = jnp.zeros((1, 33, 32, 3))
-        variables = model.init(key, x)
-        logits, updates = model.apply(variables, x, train=True, mutable=["batch_stats"])
-        return variables, updates, logits, model.apply(variables, x, method="features")
-
-    *kept, logits, features = jax.eval_shape(run, jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {jnp.dtype("float32")}
-    assert logits.dtype == jnp.float32
-    assert {leaf.dtype for leaf in features} == {jnp.dtype("bfloat16")}
+    block = block_of(ResNetConfig(50), False, features=4)
+    block = dataclasses.replace(block, dtype=jnp.bfloat16)
+    x = jax.ShapeDtypeStruct((1, 6, 5, 16), jnp.bfloat16)
+    y, variables = jax.eval_shape(block.init_with_output, jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert y.dtype == jnp.bfloat16
 
 
 def test_weight_decay_applies_to_the_kernels_of_predictors_unless_their_stage_is_frozen():
-    tree = jax.tree.map(
-        lambda leaf: np.ones(leaf.shape, np.float32),
-        params(50, width=2, deformable_stages=(True, True, True, True)),
-    )
+    found = params(50, width=2, deformable_stages=(True, True, True, True))
+    blocks = {name: found[name] for name in ("layer1_0", "layer2_0")}
+    tree = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), blocks)
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=1.0, weight_decay=0.1),
         lambda step: 1.0,

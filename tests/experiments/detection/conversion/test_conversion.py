@@ -22,11 +22,13 @@ from experiments.detection.conversion.conversion import (
 )
 from experiments.detection.conversion.layouts import layout
 from experiments.detection.conversion.recognition import recognise
+from experiments.detection.model.config import DetectorConfig
 from experiments.detection.task import RUNS, read_categories
 from experiments.engine import config as configs
 from experiments.engine.claim import CONFIG
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.input_config import InputConfig
+from experiments.models.resnet_config import ResNetConfig
 from experiments.weights.loading import arrays_for_file, load
 from experiments.weights.loading import file_shapes as weights_shapes
 from tests.experiments.detection.conversion import key_lists
@@ -131,6 +133,58 @@ def test_the_style_of_mmdet_decides_input_and_stride(call, tmp_path):
     assert f"not in file    input BGR, mean {mean}" in printed
     assert "setting" not in printed
     assert_same(load_file(again), arrays)
+
+
+DEFORMABLE = DetectorConfig(
+    backbone=ResNetConfig(
+        50,
+        norm="frozen",
+        width=2,
+        deformable_stages=(False, False, False, True),
+        deformable_groups=2,
+    )
+)
+
+
+@pytest.mark.parametrize("library", ["mmdet", "detectron2"])
+def test_a_deformable_detector_comes_back_bit_for_bit(library, tmp_path):
+    model = narrow(DEFORMABLE, depth=50)
+    weights, again = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    arrays = random_file(weights, model, library)
+    offsets = {name for name in arrays if "_offset." in name}
+    assert len(offsets) == 2 * 3  # kernels and biases of three blocks
+    done = to_run(weights, tmp_path / "run")
+    assert "ResNet-50 with deformable convolutions of 2 groups in Res-5" in done.network
+    backbone = RUNS.load_config(tmp_path / "run").model.backbone
+    assert backbone.deformable_stages == model.backbone.deformable_stages
+    assert backbone.deformable_groups == 2
+    to_file(tmp_path / "run", again, library)
+    assert_same(load_file(again), arrays)
+
+
+def test_early_names_of_mmdet_are_read_and_new_ones_are_written(tmp_path):
+    """Also where the run keeps arrays of the file for their precision."""
+    model = narrow(DEFORMABLE, depth=50)
+    weights = tmp_path / "a.safetensors"
+    arrays = {
+        name: array.astype(np.float16)
+        for name, array in random_file(weights, model, "mmdet").items()
+    }
+    early = key_lists.renamed(arrays, {r"\.conv2\.conv_offset\.": ".conv2_offset."})
+    assert early.keys() != arrays.keys()
+    save_file(early, tmp_path / "early.safetensors")
+    assert to_run(tmp_path / "early.safetensors", tmp_path / "run").names == "old"
+    done = to_file(tmp_path / "run", tmp_path / "b.safetensors", "mmdet")
+    assert done.names == "new"
+    assert_same(load_file(tmp_path / "b.safetensors"), arrays)
+
+
+def test_torchvision_has_no_deformable_convolutions(monkeypatch, tmp_path):
+    loaded = types.SimpleNamespace(config=DetectionConfig(model=DEFORMABLE))
+    monkeypatch.setattr(conversion, "RUNS", types.SimpleNamespace(load=lambda *_: loaded))
+    message = r"^model\.backbone\.deformable_stages must be .*torchvision, got \(.*True\)$"
+    with pytest.raises(configs.ConfigError, match=message):
+        to_file(tmp_path / "run", tmp_path / "a.safetensors", "torchvision")
 
 
 @pytest.mark.parametrize("library", ["torchvision", "detectron2"])
