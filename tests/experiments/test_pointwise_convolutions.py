@@ -39,6 +39,15 @@ def test_classifiers(downsampler):
     assert ("1", "1") not in kernels
 
 
+@pytest.mark.slow
+def test_deformable_classifiers():
+    model = ResNet(ResNetConfig(50, deformable_stages=(False, True, True, True)), 10)
+    kernels = kernels_of_convolutions(model, maps(1, 64, 64, 3))
+    # The stem, three plain convolutions, and the predictors of offsets.
+    assert len(kernels) >= 1 + 3 + 13
+    assert ("1", "1") not in kernels
+
+
 @pytest.mark.parametrize("upsampler", [slow("nearest"), slow("deconvolution"), "carafe"])
 def test_detectors(upsampler):
     config = DetectorConfig(

@@ -89,6 +89,7 @@ def check_gradients(network, *inputs, rngs=None, **options):
         slow(ResNetConfig(18, "carafe", width=2)),
         slow(ResNetConfig(18, "strided", norm="frozen", width=2)),
         slow(ResNetConfig(50, "lip", width=2)),
+        slow(ResNetConfig(50, width=2, deformable_stages=(False, True, True, True))),
     ],
     ids=lambda config: f"{config.depth}-{config.downsampler}-{config.norm}",
 )

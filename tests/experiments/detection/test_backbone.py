@@ -19,7 +19,7 @@ from experiments.engine.folders import Folders
 from experiments.engine.settings import Operation
 from experiments.engine.step import first_carry
 from experiments.models.resnet import ResNet
-from experiments.models.resnet_config import ResNetConfig
+from experiments.models.resnet_config import BLOCKS, ResNetConfig
 from tests.experiments.detection.tiny import TINY
 
 CLASSIFIER = ClassificationConfig(model=ResNetConfig(18, norm="batch", width=2))
@@ -81,6 +81,13 @@ def test_the_network_of_a_classifier_replaces_the_backbone_only(variables, train
         )
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+    """A ResNet-50 with one block in each stage, which is traced in less time."""
+    monkeypatch.setitem(BLOCKS, 50, (1, 1, 1, 1))
+
+
+@pytest.mark.usefixtures("shallow")
 def test_a_deformable_backbone_starts_from_the_run_of_the_plain_network(tmp_path):
     """The convolutions that predict offsets and masks keep their initial zeros."""
     plain = ResNetConfig(50, norm="batch", width=2)
@@ -91,20 +98,21 @@ def test_a_deformable_backbone_starts_from_the_run_of_the_plain_network(tmp_path
     write_run(tmp_path, dataclasses.replace(CLASSIFIER, model=plain), weights)
     network = variables_of(backbone)
     variables = {name: {"backbone": tree} for name, tree in network.items()}
-    predictors = jax.tree.map(np.zeros_like, network["params"]["layer4_1"]["conv2"]["conv_offset"])
-    variables["params"]["backbone"]["layer4_1"]["conv2"]["conv_offset"] = predictors
+    predictors = jax.tree.map(np.zeros_like, network["params"]["layer4_0"]["conv2"]["conv_offset"])
+    variables["params"]["backbone"]["layer4_0"]["conv2"]["conv_offset"] = predictors
 
     check_backbone(tmp_path, backbone)
     found = with_backbone(variables, tmp_path, backbone)
     assert jax.tree.structure(found) == jax.tree.structure(variables)
-    conv2 = found["params"]["backbone"]["layer4_1"]["conv2"]
-    np.testing.assert_array_equal(conv2["kernel"], weights["params"]["layer4_1"]["conv2"]["kernel"])
+    conv2 = found["params"]["backbone"]["layer4_0"]["conv2"]
+    np.testing.assert_array_equal(conv2["kernel"], weights["params"]["layer4_0"]["conv2"]["kernel"])
     jax.tree.map(np.testing.assert_array_equal, conv2["conv_offset"], predictors)
     jax.tree.map(
         np.testing.assert_array_equal, found["batch_stats"]["backbone"], weights["batch_stats"]
     )
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_deformable_backbone_starts_from_the_run_of_the_same_network(tmp_path):
     backbone = ResNetConfig(
         50, norm="frozen", width=2, deformable_stages=(False, False, False, True)
@@ -116,6 +124,12 @@ def test_a_deformable_backbone_starts_from_the_run_of_the_same_network(tmp_path)
     found = with_backbone(variables, tmp_path, backbone)
     params = {name: tree for name, tree in weights["params"].items() if name != "fc"}
     jax.tree.map(np.testing.assert_array_equal, found["params"]["backbone"], params)
+
+
+def test_a_run_with_other_deformable_stages_is_refused(tmp_path):
+    trained = ResNetConfig(50, width=2, deformable_stages=(False, False, False, True))
+    configs.save(dataclasses.replace(CLASSIFIER, model=trained), tmp_path / "config.json")
+    backbone = dataclasses.replace(trained, norm="frozen")
     other = dataclasses.replace(backbone, deformable_stages=(False, False, True, True))
     with pytest.raises(ConfigError, match=r"backbone_from.*deformable_stages: \(False, False, Fal"):
         check_backbone(tmp_path, other)

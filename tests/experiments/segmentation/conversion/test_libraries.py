@@ -1,14 +1,17 @@
 """Compares the names and shapes of networks with those of the libraries' own networks."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
 
+from experiments.engine.config import ConfigError
 from experiments.segmentation.conversion.libraries import in_backbone, layout
-from experiments.segmentation.conversion.networks import config_of, library_of
+from experiments.segmentation.conversion.networks import check_network, config_of, library_of
 from experiments.segmentation.task import initial_variables
+from experiments.weights.loading import WeightsError
 from tests.experiments.segmentation.conversion.key_lists import NAMES, key_list
 
 # What the libraries' code gives to the same networks.
@@ -76,6 +79,42 @@ NAMED = [
 def test_names_of_layers_of_equal_shape(network, path, name):
     names = layout(network.partition("_")[0], config(network).model)
     assert names.source(("params", *path.split("/"))).name == name
+
+
+def with_offsets(name, outputs, prefix):
+    """A list of a network whose Res-5 is deformable."""
+    shapes = dict(key_list(name))
+    for block in range(3):
+        offset = f"{prefix}layer4.{block}.conv2.conv_offset"
+        shapes |= {f"{offset}.weight": (outputs, 512, 3, 3), f"{offset}.bias": (outputs,)}
+    return shapes
+
+
+def test_networks_of_mmseg_may_have_deformable_convolutions():
+    shapes = with_offsets("mmseg_upernet50", 54, "backbone.")
+    model = config_of("mmseg", shapes).model
+    assert model.backbone.deformable_stages == (False, False, False, True)
+    assert model.backbone.deformable_groups == 2
+    check_network("mmseg", model)
+    names = layout("mmseg", model)
+    path = ("params", "backbone", "layer4_0", "conv2", "conv_offset", "kernel")
+    assert names.source(path).name == "backbone.layer4.0.conv2.conv_offset.weight"
+    deep = dataclasses.replace(model, backbone=dataclasses.replace(model.backbone, stem="deep"))
+    with pytest.raises(ConfigError, match=r"deformable_stages: \(False, False, False, True\) -> "):
+        check_network("csail", deep)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "prefix", "network"),
+    [
+        ("mmseg_upernet50", 18, "backbone.", "without masks .DCNv1"),
+        ("csail_upernet50", 27, "", "deformable convolutions in Res-5"),
+    ],
+)
+def test_other_deformable_convolutions_are_refused(name, outputs, prefix, network):
+    library = name.partition("_")[0]
+    with pytest.raises(WeightsError, match=f"plain convolutions, or for mmseg .*{network}"):
+        config_of(library, with_offsets(name, outputs, prefix))
 
 
 SLOW = {"csail_pspnet50", "mmseg_pspnet50"}  # the others have the same layers
