@@ -1,6 +1,7 @@
 """Backbones of other tasks that start from a classification network."""
 
 import dataclasses
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def check_backbone(folder: Path, backbone: ResNetConfig) -> None:
     if not is_run(folder):
         raise CheckpointError(f"backbone_from: {folder} holds no run{_advice(backbone)}")
     model = classification.RUNS.load_config(folder).model
-    changed = differences(_adapted(model, backbone), backbone, "model.backbone.")
+    changed = differences(*_compared(model, backbone), "model.backbone.")
     check(not changed, "backbone_from", "a run of the same network", "; ".join(changed))
     untouched = is_converted(folder) and steps_in(folder / CHECKPOINTS) == [0]
     if not (is_finished(folder) or untouched):
@@ -119,23 +120,23 @@ def _preset(backbone: ResNetConfig) -> ClassificationPreset | None:
             preset
             for preset in PRESETS
             if preset.config.data.source == "imagenet2012"
-            and _adapted(preset.config.model, backbone) == backbone
+            and operator.eq(*_compared(preset.config.model, backbone))
         ),
         None,
     )
 
 
-def _adapted(model: ResNetConfig, backbone: ResNetConfig) -> ResNetConfig:
-    """A config with the choices of ``backbone`` for which the weights of ``model`` suffice."""
+def _compared(model: ResNetConfig, backbone: ResNetConfig) -> tuple[ResNetConfig, ResNetConfig]:
+    """Both configs without the choices that may differ: equal if the weights fit the backbone."""
     model = dataclasses.replace(model, norm=backbone.norm)
-    # A deformable convolution has the kernel of a plain one, and a predictor that starts at 0.
-    if not any(model.deformable_stages):
-        model = dataclasses.replace(
-            model,
-            deformable_stages=backbone.deformable_stages,
-            deformable_groups=backbone.deformable_groups,
-        )
     # A stage that dilates instead of downsampling has no downsampler, and so lacks its weights.
     if model.downsampler == "strided":
         model = dataclasses.replace(model, output_stride=backbone.output_stride)
-    return model
+    # A deformable convolution has the kernel of a plain one, and a predictor that starts at 0.
+    if not any(model.deformable_stages):
+        backbone = dataclasses.replace(
+            backbone,
+            deformable_stages=model.deformable_stages,
+            deformable_groups=model.deformable_groups,
+        )
+    return model, backbone

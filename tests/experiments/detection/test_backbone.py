@@ -142,6 +142,10 @@ def test_a_run_with_other_deformable_stages_is_refused(tmp_path):
     [
         ({"width": 4}, r"model\.backbone\.width: 2 -> 4"),
         ({"depth": 50}, r"model\.backbone\.depth: 18 -> 50"),
+        (
+            {"depth": 50, "deformable_stages": (False, True, True, True)},
+            r"model\.backbone\.depth: 18 -> 50",
+        ),
         ({"downsampler": "carafe"}, r"model\.backbone\.downsampler: 'strided' -> 'carafe'"),
     ],
 )
