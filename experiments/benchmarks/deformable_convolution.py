@@ -105,16 +105,11 @@ def measure(shape: Shape, dtype: str, rounds: int) -> dict[str, dict[str, Measur
     def measured(by_name: dict[str, Program]) -> dict[str, Measured]:
         timings = in_turns(by_name, rounds)
         return {
-            name: Measured(timings[name], _operand_bytes(program))
+            name: Measured(timings[name], program.operand_bytes)
             for name, program in by_name.items()
         }
 
     return {name: measured(by_name) for name, by_name in programs.items()}
-
-
-def _operand_bytes(program: Program) -> int:
-    analysis = program.run.memory_analysis()
-    return int(analysis.argument_size_in_bytes + analysis.output_size_in_bytes)
 
 
 def rows(label: str, found: dict[str, dict[str, Measured]]) -> Iterator[list[str]]:

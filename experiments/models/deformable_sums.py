@@ -60,7 +60,7 @@ def sums_over_taps(
     size = geometry.output_size(x, (rows, columns))
     dtype = _sum_dtype(x)
     pixels = padded_pixels(x, geometry.deformable_groups)
-    step = steps(*x.shape[1:3], geometry.deformable_groups)
+    step = steps(x.shape, geometry.deformable_groups)
     taps = _by_group(kernel, geometry.groups)
 
     def block(_: None, samples: tuple[Corners, jax.Array]) -> tuple[None, jax.Array]:
@@ -116,7 +116,7 @@ def _backward(
     rows, columns, _, features = kernel.shape
     dtype = _sum_dtype(x)
     pixels = padded_pixels(x, geometry.deformable_groups)
-    step = steps(*x.shape[1:3], geometry.deformable_groups)
+    step = steps(x.shape, geometry.deformable_groups)
     taps = _by_group(kernel, geometry.groups)
     samples = _samples(geometry, x, offsets, masks, (rows, columns))
     cotangents = _in_blocks(dy.reshape(-1, geometry.groups, features // geometry.groups))
@@ -209,7 +209,7 @@ def _samples(
 
     index = functools.partial(lax.broadcasted_iota, jnp.int32, shape)
     tap = index(4)
-    at = corners(positions(1, tap // columns), positions(2, tap % columns), x.shape[1:3])
+    at = corners(positions(1, tap // columns), positions(2, tap % columns), x.shape)
     at, masks = jax.tree.map(_by_tap, (at, masks.reshape(shape)))
 
     def to_sum_dtype(array: jax.Array) -> jax.Array:
