@@ -36,10 +36,11 @@ def modulated_deformable_convolution(
     counts only if its row is greater than -1 and less than ``H``, and its column is greater than -1
     and less than ``W``. Otherwise it is zero, and so are its gradients, also exactly at -1.
 
-    One output takes ``K * (2 * F / groups + 7) * C + K * F`` operations besides the positions and
-    weights of its samples. Positions have the precision of the offsets, and sums are computed in
-    float32, or in float64 if ``x`` is float64. Samples are computed for one tap of at most 2048
-    outputs at a time, and again in the backward pass. There are no forward-mode derivatives.
+    One output pixel takes ``K * ((2 * F / groups + 7) * C + F)`` operations, and about 15 for the
+    position and the weights of each sample. Positions have the dtype of the offsets, and sums are
+    computed in float32, or in float64 if ``x`` is float64. Samples are computed for one tap of at
+    most 2048 outputs at a time, and again in the backward pass. There are no forward-mode
+    derivatives.
 
     Args:
         x: feature map ``[B, H, W, C]``.

@@ -55,7 +55,10 @@ class Geometry(NamedTuple):
 def sums_over_taps(
     geometry: Geometry, x: jax.Array, offsets: jax.Array, masks: jax.Array, kernel: jax.Array
 ) -> jax.Array:
-    """Computes the convolution, with the gradients of automatic differentiation."""
+    """Computes the convolution, with the gradients of automatic differentiation.
+
+    The arguments and the result are those of :func:`convolve_deformed`.
+    """
     rows, columns, _, features = kernel.shape
     size = geometry.output_size(x, (rows, columns))
     dtype = _sum_dtype(x)
