@@ -45,6 +45,7 @@ class Compiled:
         run: the compiled function.
         compile_seconds: time of tracing, lowering and compiling.
         temporary_bytes: memory that a call allocates besides arguments and results.
+        operand_bytes: memory of the arguments and results.
     """
 
     def __init__(self, function: Any, arguments: Sequence[Any]) -> None:
@@ -57,6 +58,8 @@ class Compiled:
                 f"the backend {jax.default_backend()} does not analyse memory"
             )
         self.temporary_bytes = int(analysis.temp_size_in_bytes)
+        sizes = analysis.argument_size_in_bytes, analysis.output_size_in_bytes
+        self.operand_bytes = int(sum(sizes))
 
 
 class Program(Compiled):

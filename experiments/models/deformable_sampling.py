@@ -44,8 +44,9 @@ class Steps(NamedTuple):
         return 0, self.column, self.row, self.row + self.column
 
 
-def steps(height: int, width: int, groups: int) -> Steps:
-    """The distances between pixels for a map of this size whose channels have ``groups`` parts."""
+def steps(shape: tuple[int, ...], groups: int) -> Steps:
+    """The distances for a map ``[B, H, W, C]`` of this shape, with ``groups`` parts of channels."""
+    _, height, width, _ = shape
     row = (width + sum(_PADDING[2])) * groups
     return Steps(groups, row, (height + sum(_PADDING[1])) * row)
 
@@ -69,7 +70,7 @@ def without_padding(
 def corners(
     row: Float[Array, "batch out_height out_width groups taps"],
     column: Float[Array, "batch out_height out_width groups taps"],
-    size: tuple[int, int],
+    shape: tuple[int, ...],
 ) -> Corners:
     """The pixels around positions.
 
@@ -80,19 +81,19 @@ def corners(
     Args:
         row: row of each position in pixels of the map, for each group of channels and each tap.
         column: column of each position in pixels of the map, like ``row``.
-        size: height and width of the map.
+        shape: shape of the map, ``[B, H, W, C]``.
 
     Returns:
         The corners, each array with the shape of ``row``.
     """
-    height, width = size
+    _, height, width, _ = shape
     counts = (row > -1) & (row < height) & (column > -1) & (column < width)
     row, column = jnp.where(counts, row, height), jnp.where(counts, column, -1)
     top, left = jnp.floor(row), jnp.floor(column)
     images, groups = (
         jax.lax.broadcasted_iota(jnp.int32, row.shape, axis) for axis in (0, row.ndim - 2)
     )
-    step = steps(height, width, row.shape[-2])
+    step = steps(shape, row.shape[-2])
     first = (
         images * step.image
         + (top.astype(jnp.int32) + _PADDING[1][0]) * step.row

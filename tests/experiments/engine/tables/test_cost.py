@@ -6,6 +6,7 @@ from jax.experimental import pallas as pl
 
 from carafe_jax.linen import CARAFE
 from experiments.engine.tables.cost import Cost, cost
+from experiments.models.deformable_convolution import ModulatedDeformableConv
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
 from experiments.resamplers.convolutions import Deconvolution
@@ -37,6 +38,25 @@ def test_resnet_50_has_4_1_billion_multiply_adds():
     found = cost(ResNet(ResNetConfig(50), 1000), jax.ShapeDtypeStruct((1, 224, 224, 3), "float32"))
     assert found.parameters == 25_557_032
     assert found.flops == pytest.approx(2 * 4.09e9, rel=0.01)
+
+
+@pytest.mark.parametrize(("groups", "parts"), [(1, 1), (4, 2)])
+def test_every_tap_of_a_deformable_convolution_counts(groups, parts):
+    # The taps are computed in a loop, inside of a loop over blocks of outputs.
+    size, channels, features, taps = (1, 64, 64), 16, 8, 9
+    found = cost(
+        ModulatedDeformableConv(features, groups=groups, deformable_groups=parts),
+        jax.ShapeDtypeStruct((*size, channels), jnp.float32),
+    )
+    predicted = 3 * taps * parts
+    assert found.parameters == (
+        taps * channels // groups * features + (taps * channels + 1) * predicted
+    )
+    prediction = (2 * taps * channels + 1) * predicted
+    bilinear, sample = 4 + 3, 15  # the second for position, weights, and sigmoid of a sample
+    products = 2 * channels // groups * features
+    tap = products + bilinear * channels + features + sample * parts
+    assert found.flops == 64 * 64 * (prediction + taps * tap)
 
 
 @pytest.mark.parametrize(
