@@ -55,10 +55,8 @@ def test_maps_are_written_beside_the_filled_image(run, tmp_path, capsys):
     for name in ("a.png", "b.png"):
         Image.fromarray(pixels()).save(folder / name)
     predict_command(folder, run, box=BOX.box, maps=True)
-    written = [
-        f"{tmp_path}/in-filled/{name}"
-        for name in ("a.png", "a-maps-up.png", "b.png", "b-maps-up.png")
-    ]
+    names = "a.png", "a-maps-up.png", "b.png", "b-maps-up.png"
+    written = [f"{tmp_path}/in-filled/{name}" for name in names]
     assert capsys.readouterr().out.splitlines() == written
     for file in written:
         with Image.open(file) as image:
