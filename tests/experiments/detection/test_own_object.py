@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from experiments.detection.data.batches import evaluation_batches
 from experiments.detection.data.datasets import DetectionData
 from experiments.detection.data.record_index import index_records
 from experiments.detection.own_object import measure, measure_run, object_numbers
-from experiments.detection.pathways import observe
+from experiments.detection.pathways import Observed, observe
 from experiments.detection.task import initial_state, make_model
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders
@@ -19,7 +20,13 @@ from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import EvaluationConfig
 from experiments.source_maps.instances import resized
 from experiments.source_maps.own_object import add_image
-from experiments.source_maps.pathways import DOWNSAMPLERS, UPSAMPLERS, compared
+from experiments.source_maps.pathways import (
+    DOWNSAMPLERS,
+    UPSAMPLERS,
+    compared,
+    fixed_bottom_up,
+    fixed_top_down,
+)
 from tests.experiments.detection.fake_records import make_record, noise
 from tests.experiments.detection.tiny import TINY
 
@@ -31,7 +38,7 @@ CARAFE = dataclasses.replace(
         neck=dataclasses.replace(TINY.model.neck, upsampler="carafe"),
     ),
 )
-EVALUATION = EvaluationConfig(batch_size=2)
+EVALUATION = EvaluationConfig(batch_size=4)
 
 
 def mask(size, rows, columns):
@@ -52,52 +59,73 @@ def records():
     ]
 
 
+def fake_observe(model, state, image, size):
+    """Pathways without a network. Each kernel mixes two pixels, according to the image."""
+    centre = jnp.mean(image / 255, axis=(1, 2, 3))[:, None, None]  # [B, 1, 1]
+    batch, height, width = image.shape[:3]
+
+    def mixed(step):
+        kernels = jnp.zeros((batch, *step.output_size, 9))
+        kernels = kernels.at[..., 4].set(centre).at[..., 5].set(1 - centre)
+        return dataclasses.replace(step, kernels=kernels, kernel_size=3)
+
+    def of_batch(pathway):
+        return dataclasses.replace(pathway, steps=tuple(map(mixed, pathway.steps)))
+
+    sizes = [(height // stride, width // stride) for stride in (4, 8, 16, 32)]
+    up = of_batch(fixed_top_down(sizes, "nearest"))
+    return Observed((), up, of_batch(fixed_bottom_up((height // 2, width // 2), "strided")))
+
+
 @pytest.fixture(scope="module")
-def state():
-    """Parameters with which the kernels of CARAFE++ depend on the image."""
-    found = initial_state(CARAFE)
-    rng = np.random.default_rng(0)
-
-    def widened(path, leaf):
-        encoder = any("encoder" in str(key) for key in path)
-        return rng.normal(size=leaf.shape).astype(np.float32) if encoder else leaf
-
-    params = jax.tree_util.tree_map_with_path(widened, found["params"])
-    return {"params": params, "model_state": found["model_state"]}
-
-
-@pytest.fixture(scope="module")
-def measured(few_optimizations, state):
+def measured(few_optimizations):
     source = records()
-    return measure(CARAFE, state, source, index_records(source), EVALUATION)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_object, "observe", fake_observe)
+        return measure(CARAFE, {}, source, index_records(source), EVALUATION)
 
 
-def test_a_set_is_measured_as_its_images_one_after_the_other(state, measured):
-    source, model = records(), make_model(CARAFE)
-    expected = {"P5 to P2": {}, "C1 to C5": {}}
-    apply = jax.jit(lambda batch: observe(model, state, batch["image"], batch["size"]))
-    for batch in evaluation_batches(source, index_records(source), CARAFE.data, 2):
-        found = apply({name: batch[name] for name in ("image", "size")})
-        for number in np.flatnonzero(batch["weight"]):
-            objects = object_numbers(source[batch["record"][number]])
-            if objects.any():
-                instances = resized(objects, batch["size"][number])
-                for pathway, methods in ((found.up, UPSAMPLERS), (found.down, DOWNSAMPLERS)):
-                    of_image = compared(pathway.of_image(number), methods)
-                    add_image(expected[pathway.name], of_image, instances)
-    assert {name: [*means] for name, means in measured.items()} == {
-        "P5 to P2": ["CARAFE++", "nearest", "bilinear", "box"],
-        "C1 to C5": ["CARAFE++", "strided", "avg_pool", "box"],
-    }
+def test_a_set_is_measured_as_its_images_one_after_the_other(measured):
+    source = records()
+    expected = {}
+    for number, record in enumerate(source[:2]):
+        (batch,) = (
+            each
+            for each in evaluation_batches(source, index_records(source), CARAFE.data, 1)
+            if each["record"] == number
+        )
+        found = fake_observe(None, None, batch["image"], batch["size"])
+        instances = resized(object_numbers(record), batch["size"][0])
+        up, down = found.up.of_image(0), found.down.of_image(0)
+        for name, pathway, methods in (
+            ("P5 to P2", up, UPSAMPLERS),
+            ("P3 to P2", up.last_steps(1, "P3 to P2"), UPSAMPLERS),
+            ("C1 to C5", down, DOWNSAMPLERS),
+        ):
+            add_image(expected.setdefault(name, {}), compared(pathway, methods), instances)
+    assert [*measured] == ["P5 to P2", "P4 to P2", "P3 to P2", "C1 to C5"]
     for name, means in expected.items():
+        assert [*measured[name]] == [*means]
         for method, (every, border) in means.items():
             got = measured[name][method]
             assert (got.all.targets, got.all.objects) == (every.targets, every.objects)
-            assert got.all.mean == pytest.approx(every.mean, rel=1e-3)
-            assert got.border.mean == pytest.approx(border.mean, rel=1e-3)
-    shares = measured["P5 to P2"]
-    assert shares["box"].all.objects == 3  # not the crowd
-    assert shares["CARAFE++"].all.mean != pytest.approx(shares["box"].all.mean, rel=1e-2)
+            assert got.all.mean == pytest.approx(every.mean, rel=1e-4)
+            assert got.border.mean == pytest.approx(border.mean, rel=1e-4)
+    assert measured["P5 to P2"]["box"].all.objects == 3  # not the crowd
+
+
+def test_the_pathways_of_a_detector():
+    def trace(config):
+        state = initial_state(config)
+        image, size = jnp.zeros((2, 64, 96, 3), jnp.uint8), jnp.full((2, 2), 64)
+        return observe(make_model(config), state, image, size)
+
+    found = jax.eval_shape(lambda: trace(CARAFE))
+    assert [level.shape[1:3] for level in found.levels] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert (found.up.name, found.up.target_size) == ("P5 to P2", (16, 24))
+    assert (found.down.name, found.down.source_size) == ("C1 to C5", (32, 48))
+    found = jax.eval_shape(lambda: trace(TINY))
+    assert (found.up, found.down) == (None, None)
 
 
 def test_the_command_prints_and_writes_both_tables(monkeypatch, tmp_path, capsys, measured):
