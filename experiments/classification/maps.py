@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -56,12 +57,12 @@ def map_drawer(loaded: LoadedRun[ClassificationConfig]) -> Callable[[Pixels, str
     )
 
     @jax.jit
-    def reassemblies_of(image: jax.Array) -> tuple[Reassembly, ...]:
+    def reassemblies_of(variables: Any, image: jax.Array) -> tuple[Reassembly, ...]:
         x = normalize(image[None], model.config.input)
         return collect_reassemblies(model, variables, x)[1]
 
     def draw(image: Pixels, title: str) -> Pixels:
-        pathway = bottom_up(reassemblies_of(image), at="")
+        pathway = bottom_up(reassemblies_of(variables, image), at="")
         assert pathway is not None
         pathway = pathway.of_image(0)
         fixed = {name: pathway.with_kernels(DOWNSAMPLERS[name]) for name in _FIXED}

@@ -55,6 +55,8 @@ def test_a_network_with_dilations_downsamples_less():
     ],
 )
 def test_a_network_without_known_source_weights_is_refused(config):
-    found = rf"maps.*got {config.architecture} with {config.fpn!r} and {config.backbone.downsampler!r}"
+    found = (
+        rf"maps.*got {config.architecture} with {config.fpn!r} and {config.backbone.downsampler!r}"
+    )
     with pytest.raises(ConfigError, match=found):
         check_has_pathways(config)
