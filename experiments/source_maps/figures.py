@@ -257,7 +257,8 @@ def pyramid_figure(
     return figure
 
 
-def _draw_places(axes: Axes, places: Sequence[Any], stride: int) -> None:
+def _draw_places(axes: Axes, places: Any, stride: int) -> None:
+    """Draws a cross at each place, a row and a column of a map with the given stride."""
     for number, place in enumerate(places):
         row, column = ((index + 0.5) * stride - 0.5 for index in place[:2])
         axes.plot(column, row, "x", color="black", markersize=9, markeredgewidth=4)
