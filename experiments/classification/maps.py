@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from experiments.engine.text import printable
 from experiments.models.input_normalization import normalize
 from experiments.source_maps.figures import pixels_of, sources_figure
 from experiments.source_maps.headings import set_headings
-from experiments.source_maps.pathways import DOWNSAMPLERS, bottom_up
+from experiments.source_maps.pathways import DOWNSAMPLERS, bottom_up, compared
 from experiments.source_maps.targets import grid_targets
 
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -56,20 +57,19 @@ def map_drawer(loaded: LoadedRun[ClassificationConfig]) -> Callable[[Pixels, str
     )
 
     @jax.jit
-    def reassemblies_of(image: jax.Array) -> tuple[Reassembly, ...]:
+    def reassemblies_of(variables: Any, image: jax.Array) -> tuple[Reassembly, ...]:
         x = normalize(image[None], model.config.input)
         return collect_reassemblies(model, variables, x)[1]
 
     def draw(image: Pixels, title: str) -> Pixels:
-        pathway = bottom_up(reassemblies_of(image), at="")
+        pathway = bottom_up(reassemblies_of(variables, image), at="")
         assert pathway is not None
         pathway = pathway.of_image(0)
-        fixed = {name: pathway.with_kernels(DOWNSAMPLERS[name]) for name in _FIXED}
+        # CARAFE++ starts from the box filter.
+        shown = compared(pathway, {"box": DOWNSAMPLERS["box"]})
         side = image.shape[0]
         targets = grid_targets(image.shape[:2], pathway.target_stride, _ROWS, _COLUMNS)
-        figure = sources_figure(
-            image, {"CARAFE++": pathway, **fixed}, targets, f"{title}, cropped to {side}x{side}"
-        )
+        figure = sources_figure(image, shown, targets, f"{title}, cropped to {side}x{side}")
         set_headings(figure, [f"row {row}, column {column}" for row, column, *_ in targets])
         return pixels_of(figure)
 

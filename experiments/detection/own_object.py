@@ -136,7 +136,8 @@ def measure(
         evaluation: batch size, workers, and the largest number of unreadable images.
 
     Returns:
-        Means by the names of the pathway and of the method. Pathways without CARAFE++ are left out;
+        Means by the names of the pathway and of the method: from P5, P4 and P3 to P2, and from C1
+        to C5. Pathways without CARAFE++ are left out;
         so are images without objects, and crowds, which count as background.
 
     Raises:
@@ -166,24 +167,27 @@ def measure(
                 objects = object_numbers(read_record(source, int(host[RECORD][number])))
                 if objects.any():
                     instances = resized(objects, (height, width))
-                    of_image = {
-                        direction: pathway.of_image(number)
-                        for direction, pathway in pathways.items()
-                        if pathway is not None
-                    }
-                    _add(measured, of_image, instances)
+                    for direction in ("up", "down"):
+                        if pathways[direction] is not None:
+                            pathway = pathways[direction].of_image(number)
+                            _add(measured, direction, pathway, instances)
     check_unreadable(unreadable, records > len(unreadable), evaluation.max_unreadable_records)
     return measured
 
 
 def _add(
     measured: dict[str, dict[str, Means]],
-    pathways: Mapping[str, Pathway],
+    direction: str,
+    pathway: Pathway,
     instances: Int[np.ndarray, "height width"],
 ) -> None:
-    for direction, pathway in pathways.items():
-        means = measured.setdefault(pathway.name, {})
-        add_image(means, compared(pathway, _FIXED[direction]), instances)
+    pathways = [pathway]
+    if direction == "up":  # from the finer levels of the pyramid, too
+        for count in range(len(pathway.steps) - 1, 0, -1):
+            pathways.append(pathway.last_steps(count, f"P{count + 2} to P2"))
+    for each in pathways:
+        means = measured.setdefault(each.name, {})
+        add_image(means, compared(each, _FIXED[direction]), instances)
 
 
 def object_numbers(record: Mapping[str, Any]) -> Int[np.ndarray, "height width"]:

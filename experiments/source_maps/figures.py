@@ -54,10 +54,11 @@ def sources_figure(
 ) -> Figure:
     """Draws from which pixels of the source map each target is reassembled (Fig. 9).
 
-    Each target has a column. The first row shows the whole image with the first pathway. Below, a
-    row for each pathway shows the part of the image around the target. The smallest set of source
-    pixels that holds 70 % of the weight is red, and more opaque for a larger weight; the target has
-    a green outline. Pixels of both maps are drawn as the squares of the image that they cover.
+    Each target has a column. A row for each pathway shows the part of the image around the target,
+    and a first row the whole image with the first pathway. If the parts are hardly smaller than the
+    image, all rows show the whole image. The smallest set of source pixels that holds 70 % of the
+    weight is red, and more opaque for a larger weight; the target has a green outline. Pixels of
+    both maps are drawn as the squares of the image that they cover.
 
     Args:
         image: RGB image as the network reads it, without padding.
@@ -76,11 +77,11 @@ def sources_figure(
     ]
     height, width = image.shape[:2]
     whole = (-0.5, width - 0.5, height - 0.5, -0.5)
-    # Name of the pathway, label and windows of each row.
-    rows = [(name, name, windows) for name in pathways]
-    if all(max(_sides(window, whole)) > _ZOOMED for window in windows):
-        rows = [(name, name, [whole] * len(targets)) for name in pathways]
-    else:
+    zooms = any(max(_sides(window, whole)) <= _ZOOMED for window in windows)
+    if not zooms:
+        windows = [whole] * len(targets)
+    rows = [(name, name, windows) for name in pathways]  # pathway, label and windows
+    if zooms:
         first = next(iter(pathways))
         rows.insert(0, (first, f"{first}, whole image", [whole] * len(targets)))
     shapes = [
@@ -256,7 +257,8 @@ def pyramid_figure(
     return figure
 
 
-def _draw_places(axes: Axes, places: Sequence[Any], stride: int) -> None:
+def _draw_places(axes: Axes, places: Any, stride: int) -> None:
+    """Draws a cross at each place, a row and a column of a map with the given stride."""
     for number, place in enumerate(places):
         row, column = ((index + 0.5) * stride - 0.5 for index in place[:2])
         axes.plot(column, row, "x", color="black", markersize=9, markeredgewidth=4)

@@ -103,6 +103,22 @@ class Pathway:
             target_size=self.steps[count].size,
         )
 
+    def last_steps(self, count: int, name: str) -> Self:
+        """Returns the pathway from the map before the last steps.
+
+        Args:
+            count: number of steps, from 1 to the number of steps of this pathway.
+            name: names of both maps.
+        """
+        first = len(self.steps) - count
+        scale = self.steps[0].down / self.steps[0].up
+        return dataclasses.replace(
+            self,
+            name=name,
+            steps=self.steps[first:],
+            source_stride=round(self.source_stride * scale**first),
+        )
+
     def with_kernels(self, make: MakeKernels) -> Self:
         """Returns a pathway between the same maps with other kernels, without batch axes.
 

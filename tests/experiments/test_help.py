@@ -16,7 +16,8 @@ WORK = {
 HELP = {
     "classification": ["train", "train table2-resnet50", "table2", "evaluate", "predict",
                        "convert"],
-    "detection": ["train", "train table4-carafe", "table4", "evaluate", "predict"],
+    "detection": ["train", "train table4-carafe", "table4", "evaluate", "predict",
+                  "own-object"],
     "segmentation": ["train", "train table9-ppm", "table9", "evaluate", "predict", "compare",
                      "convert"],
     "inpainting": ["train", "train cpu-global-local", "demo", "evaluate", "predict", "compare",

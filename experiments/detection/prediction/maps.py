@@ -37,7 +37,7 @@ _FIXED = ("nearest", "bilinear")
 _INPUT_FIELDS = ("shorter", "longer", "rounding", "pad_multiple")
 # Methods that figures show below CARAFE++; the box filter is what CARAFE++ starts from.
 _BESIDE_UP = ("bilinear", "box")
-_BESIDE_DOWN = ("avg_pool", "box")
+_BESIDE_DOWN = ("box",)
 _TARGETS = 2  # of each kind in a figure of sources
 _PLACES = 3  # on objects, in a figure of pyramids
 
@@ -146,9 +146,8 @@ def _down_figure(image: Pixels, instances: Instances, observed: Observed) -> Fig
     down = observed.down.of_image(0)
     shown = compared(down, {name: DOWNSAMPLERS[name] for name in _BESIDE_DOWN})
     targets = _targets(instances, down, _TARGETS)
-    return sources_figure(
-        image, shown, targets, "Downsampling in the backbone; C1 is the input of its pool"
-    )
+    title = "Downsampling in the backbone; C1 is the input of its pool"
+    return sources_figure(image, shown, targets, title)
 
 
 def make_drawer(

@@ -18,8 +18,7 @@ Direction = Literal["down", "up"]
 
 _MOST = 2  # targets of each kind
 _HEADINGS = {"inside": "in the hole", "border": "border of the hole", "background": "outside"}
-# Resamplers with fixed kernels that a figure shows below the network's own. CARAFE++ starts from the
-# box filter.
+# Fixed kernels that a figure shows below the network's own. CARAFE++ starts from the box filter.
 _FIXED = {
     "down": {"box": DOWNSAMPLERS["box"]},
     "up": {name: UPSAMPLERS[name] for name in ("nearest", "box")},

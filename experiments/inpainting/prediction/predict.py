@@ -143,8 +143,8 @@ def predict(
         picture = read_picture(path)
         try:
             hole = holes.hole(path, picture.pixels.shape[:2], named=batch)
-            filled = inpainter(picture.pixels, hole)
             traced = inpainter.trace(picture.pixels, hole) if drawn else None
+            filled = inpainter(picture.pixels, hole)
         except InputError as error:
             raise InputError(f"image {path}: {error}") from error
         outputs.write(path, target, filled, picture.profile)

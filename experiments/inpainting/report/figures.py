@@ -1,25 +1,26 @@
 """Figures of inpainting: fills side by side, training curves, and weights of kernels."""
 
-import functools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from carafe_jax import reassemble
+from carafe_jax.linen import collect_reassemblies
+from carafe_jax.sources import Reassembly
 from experiments.engine.monitoring.plots import save_figure
 from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.model.generators import Generator
+from experiments.inpainting.pathways import generator_pathways
 from experiments.inpainting.pixels import to_unit
 from experiments.inpainting.report.examples import Example
+from experiments.source_maps.pathways import sources
 
 # Panels of the training curves: names in the logs, and titles.
 _CURVES = {
@@ -143,53 +144,9 @@ def _draw_seeds(axes: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], color
         axes.plot(steps, mean, color=color, linewidth=2)
 
 
-def contributions(
-    kernels: Sequence[Float[Array, "1 height width taps"]],
-    factors: Sequence[tuple[int, int]],
-    size: tuple[int, int],
-    target: tuple[int, int],
-) -> Float[np.ndarray, "height width"]:
-    """The weight of each source pixel in one target pixel of a chain of reassemblies.
-
-    The chain is linear in the source, so the weights are the gradient of the target pixel.
-
-    Args:
-        kernels: weights of each reassembly, in the order of the chain.
-        factors: ``(up, down)`` of each reassembly. A map larger than its weights require is
-            cropped, as in decoders with odd sizes.
-        size: height and width of the source.
-        target: row and column of the target pixel in the result of the chain.
-
-    Returns:
-        Weights ``[height, width]``. Their sum is the total weight of the taps inside the maps, at
-        most 1 with softmax.
-    """
-    return np.asarray(_target_gradient(tuple(kernels), tuple(factors), size, target))
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))  # compiled once for all targets
-def _target_gradient(
-    kernels: tuple[jax.Array, ...],
-    factors: tuple[tuple[int, int], ...],
-    size: tuple[int, int],
-    target: tuple[int, int],
-) -> jax.Array:
-    def target_value(source: jax.Array) -> jax.Array:
-        result = source[None, :, :, None]
-        for weights, (up, down) in zip(kernels, factors, strict=True):
-            kernel_size = round(weights.shape[-1] ** 0.5)
-            height, width = (side * down // up for side in weights.shape[1:3])
-            result = result[:, :height, :width]
-            result = reassemble(result, weights, kernel_size=kernel_size, up=up, down=down)
-        return result[0, target[0], target[1], 0]
-
-    return jax.grad(target_value)(jnp.zeros(size))
-
-
 def has_kernels(model: GeneratorConfig) -> bool:
     """Whether :func:`save_kernels` supports a generator with this config."""
-    both = model.downsampler == model.upsampler == "carafe"
-    return both and model.architecture == "global_local" and model.convolution == "plain"
+    return model.downsampler == model.upsampler == "carafe"
 
 
 def save_kernels(path: Path, model: Generator, variables: Any, example: Example) -> None:
@@ -207,32 +164,33 @@ def save_kernels(path: Path, model: Generator, variables: Any, example: Example)
         example: uint8 image with its mask.
     """
     image, mask = to_unit(example["image"])[None], example["mask"][None].astype(np.float32)
-    apply = jax.jit(functools.partial(model.apply, mutable="intermediates"))
-    _, collections = apply(variables, image, mask)
-    levels = range(1, model.config.levels + 1)
 
-    def kernels(name: str) -> jax.Array:
-        return collections["intermediates"][name]["resample"]["reassembly_kernels"][0]
+    @jax.jit
+    def reassemblies_of(image: jax.Array, mask: jax.Array) -> tuple[Reassembly, ...]:
+        return collect_reassemblies(model, variables, image, mask)[1]
 
-    down = [kernels(f"down_{level}") for level in levels]
-    up = [kernels(f"up_{level}") for level in reversed(levels)]
-    side = image.shape[1]
-    stride = 2 ** len(levels)
-    coarse = down[-1].shape[1]
+    found = jax.tree.map(lambda kernels: kernels[0], reassemblies_of(image, mask))
+    down, up = generator_pathways(model.config, found, image.shape[1:3])
+    assert down is not None
+    assert up is not None
+    side, stride, coarse = image.shape[1], up.source_stride, up.source_size[0]
     picture = _with_hole(example)
 
     positions = (coarse // 4, coarse // 2, 3 * coarse // 4)
-    targets = [(row, column) for row in positions[::2] for column in positions]
-    figure = Figure(figsize=(1.9 * len(targets), 4.3), layout="constrained")
+    targets = [*dict.fromkeys((row, column) for row in positions[::2] for column in positions)]
+    corners = np.array(targets) * stride
+    centres = np.minimum(corners + stride // 2, side - 1)
+    figure = Figure(figsize=(max(1.9 * len(targets), 6.0), 4.3), layout="constrained")
     upper, lower = figure.subfigures(2, 1, squeeze=False).ravel()
-    rows = [part.subplots(1, len(targets)) for part in (upper, lower)]
-    for (row, column), above, below in zip(targets, *rows, strict=True):
-        weights = contributions(down, [(1, 2)] * len(down), (side, side), (row, column))
-        _draw_target(above, picture, weights, (row * stride, column * stride))
-        target = row * stride + stride // 2, column * stride + stride // 2
-        weights = contributions(up, [(2, 1)] * len(up), (coarse, coarse), target)
-        weights = np.kron(weights, np.ones((stride, stride)))[:side, :side]
-        _draw_target(below, picture, weights, target)
+    for part, pathway, places, marks in (
+        (upper, down, np.array(targets), corners),
+        (lower, up, centres, centres),
+    ):
+        panels = part.subplots(1, len(targets), squeeze=False)[0]
+        for axes, weights, mark in zip(panels, sources(pathway, places), marks, strict=True):
+            scale = np.ones((pathway.source_stride,) * 2)
+            drawn = np.kron(np.asarray(weights), scale)[:side, :side]
+            _draw_target(axes, picture, drawn, (int(mark[0]), int(mark[1])))
     upper.suptitle("Down: input pixels (red) that add to a pixel of the coarsest map (green)")
     lower.suptitle("Up: pixels of the coarsest map (red) that add to a pixel of the finest (green)")
     save_figure(figure, path)

@@ -30,9 +30,9 @@ InpaintingRow = Row[InpaintingConfig]
 def report(rows: Sequence[InpaintingRow], output: Path, folders: Folders) -> Report:
     """Tables of metrics by the size of the hole, tables of gains, and figures.
 
-    Writes ``fills.png`` and ``curves.png``, and ``kernels.png`` for the first row of Global&Local
-    in which CARAFE++ is both downsampler and upsampler, if there is one. Fills and kernels are from
-    each row's first seed whose run still exists.
+    Writes ``fills.png`` and ``curves.png``, and ``kernels.png`` for the first row in which CARAFE++
+    is both downsampler and upsampler, if there is one. Fills and kernels are from each row's first
+    seed whose run still exists.
 
     Args:
         rows: rows of the table, all on the same data.

@@ -1,5 +1,5 @@
+import jax
 import numpy as np
-import pytest
 
 from experiments.source_maps.figures import pixels_of, pyramid_figure, sources_figure
 from experiments.source_maps.pathways import fixed_bottom_up, fixed_top_down
@@ -16,27 +16,43 @@ def count(pixels, red):
     return int(((r - g > 60) & (r - b > 60) if red else (g - r > 60) & (g - b > 60)).sum())
 
 
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_sources_are_red_and_targets_are_green(direction):
-    if direction == "up":
-        pathways = {name: fixed_top_down(LEVELS, name) for name in ("box", "nearest")}
-        targets = TARGETS
-    else:
-        pathways = {name: fixed_bottom_up((20, 28), name) for name in ("box", "strided")}
-        targets = [Target(1, 1, "inside", 1)]
-    pixels = pixels_of(sources_figure(IMAGE, pathways, targets, "title"))
+def test_sources_are_red_and_targets_are_green():
+    pathways = {name: fixed_top_down(LEVELS, name) for name in ("bilinear", "nearest")}
+    figure = sources_figure(IMAGE, pathways, TARGETS, "title")
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["bilinear", "nearest"]
+    pixels = pixels_of(figure)
     assert pixels.dtype == np.uint8
     assert count(pixels, red=True) > 100
     assert count(pixels, red=False) > 100
+    nothing = {name: with_weights(pathway, 0) for name, pathway in pathways.items()}
+    assert count(pixels_of(sources_figure(IMAGE, nothing, TARGETS, "title")), red=True) == 0
+
+
+def with_weights(pathway, factor):
+    return jax.tree.map(lambda kernels: factor * kernels, pathway)
+
+
+def test_a_small_part_of_a_large_image_has_a_row_of_its_own():
+    large = np.zeros((320, 320, 3), np.uint8)
+    pathways = {"strided": fixed_bottom_up((160, 160), "strided", steps=2)}
+    figure = sources_figure(large, pathways, [Target(20, 30, "inside", 1)], "title")
+    whole, part = figure.axes
+    assert (whole.get_ylabel(), part.get_ylabel()) == ("strided, whole image", "strided")
+    assert whole.get_xlim() == (-0.5, 319.5)
+    left, right = part.get_xlim()
+    assert right - left < 30
+    assert left < 30.5 * 8 < right
 
 
 def test_each_network_has_a_panel_for_each_level():
     levels = [np.random.default_rng(0).normal(size=(*size, 3)) for size in LEVELS]
     halves = {
         "nearest": (levels, fixed_top_down(LEVELS, "nearest")),
-        "box": (levels, fixed_top_down(LEVELS, "box")),
+        "bilinear": (levels, fixed_top_down(LEVELS, "bilinear")),
     }
     figure = pyramid_figure(IMAGE, halves, TARGETS, "title")
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == [f"{name}, P{level}" for level in (5, 4, 3, 2) for name in halves]
+    assert titles == [
+        f"{name}, {level}" for level in ("image", "P5", "P4", "P3", "P2") for name in halves
+    ]
     assert pixels_of(figure).ndim == 3

@@ -27,14 +27,13 @@ def random_pathway():
     rng = np.random.default_rng(0)
     steps = []
     for size in LEVELS[:0:-1]:
-        logits = rng.normal(size=(2 * size[0], 2 * size[1], 25))
+        logits = rng.normal(size=(2 * size[0], 2 * size[1], 9))
         kernels = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
         steps.append(
-            Reassembly(kernels=jnp.float32(kernels), size=size, kernel_size=5, up=2, down=1)
+            Reassembly(kernels=jnp.float32(kernels), size=size, kernel_size=3, up=2, down=1)
         )
     return Pathway(
-        source="P5",
-        target="P2",
+        name="P5 to P2",
         steps=tuple(steps),
         source_stride=32,
         target_stride=4,
@@ -60,8 +59,8 @@ def brute_force(pathway, numbers):
 
 @pytest.mark.parametrize(
     "pathway",
-    [random_pathway(), fixed_top_down(LEVELS, "bilinear"), fixed_bottom_up((20, 28), "box")],
-    ids=["random", "bilinear", "box"],
+    [random_pathway(), fixed_bottom_up((20, 28), "avg_pool")],
+    ids=["random", "avg_pool"],
 )
 def test_shares_equal_those_from_the_source_weights(pathway):
     found = own_object_shares(pathway, scene())

@@ -9,7 +9,9 @@ from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
 from experiments.source_maps.pathways import (
+    UPSAMPLERS,
     bottom_up,
+    compared,
     fixed_bottom_up,
     fixed_top_down,
     map_size,
@@ -22,24 +24,36 @@ LEVELS = [(18, 26), (9, 13), (5, 7), (3, 4)]
 
 
 def pyramid(upsampler):
-    model = FPN(FPNConfig(upsampler=upsampler, channels=2))
-    maps = tuple(jnp.ones((1, *size, 2)) for size in LEVELS)
-    variables = model.init(jax.random.key(0), maps)
-    return collect_reassemblies(model, variables, maps)[1]
+    """The top-down pathway of a pyramid for a batch of two, with shapes instead of arrays."""
+
+    def trace():
+        model = FPN(FPNConfig(upsampler=upsampler, channels=2))
+        maps = tuple(jnp.ones((2, *size, 2)) for size in LEVELS)
+        variables = model.init(jax.random.key(0), maps)
+        return top_down(collect_reassemblies(model, variables, maps)[1], LEVELS, at="")
+
+    return jax.eval_shape(trace)
 
 
 def test_the_top_down_pathway_of_a_pyramid():
-    pathway = top_down(pyramid("carafe"), LEVELS, at="").of_image(0)
+    pathway = pyramid("carafe")
     assert [step.name for step in pathway.steps] == ["upsample_5", "upsample_4", "upsample_3"]
+    assert [step.kernels.shape[:3] for step in pathway.steps] == [
+        (2, 6, 8),
+        (2, 10, 14),
+        (2, 18, 26),
+    ]
     assert (pathway.name, pathway.source_stride, pathway.target_stride) == ("P5 to P2", 32, 4)
     assert (pathway.source_size, pathway.target_size) == ((3, 4), (18, 26))
-    assert sources(pathway, [(17, 25)]).shape == (1, 3, 4)
-    shorter = pathway.first_steps(2)
-    assert (shorter.target_stride, shorter.target_size) == (8, (9, 13))
+    first = pathway.first_steps(2)
+    assert (first.source_stride, first.target_stride, first.target_size) == (32, 8, (9, 13))
+    last = pathway.last_steps(2, "P4 to P2")
+    assert (last.source_stride, last.target_stride, last.source_size) == (16, 4, (5, 7))
+    assert (last.name, last.target_size) == ("P4 to P2", (18, 26))
 
 
 def test_a_pyramid_without_carafe_has_fixed_pathways():
-    assert top_down(pyramid("nearest"), LEVELS, at="") is None
+    assert pyramid("nearest") is None
     pathway = fixed_top_down(LEVELS, "nearest")
     assert [step.size for step in pathway.steps] == [(3, 4), (5, 7), (9, 13)]
     assert (pathway.source_stride, pathway.target_stride) == (32, 4)
@@ -48,19 +62,42 @@ def test_a_pyramid_without_carafe_has_fixed_pathways():
     np.testing.assert_array_equal(np.argwhere(weights), [(2, 0)])
 
 
+def test_a_pathway_of_an_image_of_a_batch():
+    pathway = fixed_top_down(LEVELS, "nearest")
+    batch = jax.tree.map(lambda kernels: np.stack([kernels, 2 * kernels]), pathway)
+    np.testing.assert_array_equal(batch.of_image(1).steps[2].kernels, 2 * pathway.steps[2].kernels)
+
+
 def test_the_bottom_up_pathway_of_a_resnet_has_four_steps():
-    model = ResNet(ResNetConfig(18, downsampler="carafe", width=2), num_classes=None)
-    image = jnp.ones((1, 72, 104, 3))
-    variables = jax.jit(lambda: model.init(jax.random.key(0), image, method="features"))()
-    collect = jax.jit(lambda: collect_reassemblies(model, variables, image, method="features")[1])
-    pathway = bottom_up(collect(), at="").of_image(0)
-    fixed = fixed_bottom_up((36, 52), "avg_pool")
-    for found in (pathway, fixed, pathway.with_kernels(lambda size: fixed.steps[0])):
+    def trace():
+        model = ResNet(ResNetConfig(18, downsampler="carafe", width=2), num_classes=None)
+        image = jnp.ones((1, 72, 104, 3))
+        variables = model.init(jax.random.key(0), image, method="features")
+        found = collect_reassemblies(model, variables, image, method="features")[1]
+        return bottom_up(found, at="")
+
+    pathway = jax.eval_shape(trace)
+    assert [step.name for step in pathway.steps] == [
+        "pool",
+        "layer2_0/resample",
+        "layer3_0/resample",
+        "layer4_0/resample",
+    ]
+    for found in (pathway, fixed_bottom_up((36, 52), "avg_pool")):
         assert len(found.steps) == 4
         assert (found.source_stride, found.target_stride) == (2, 32)
         assert (found.source_size, found.target_size) == ((36, 52), (3, 4))
-        assert found.name.endswith("to C5")
+        assert found.name == "C1 to C5"
     assert bottom_up(()) is None
+
+
+def test_fixed_kernels_replace_those_of_a_network():
+    pathway = fixed_top_down(LEVELS, "box")
+    methods = compared(pathway, UPSAMPLERS)
+    assert [*methods] == ["CARAFE++", "nearest", "bilinear", "box"]
+    assert methods["CARAFE++"] is pathway
+    assert [step.name for step in methods["bilinear"].steps] == ["bilinear"] * 3
+    assert methods["nearest"].target_size == (18, 26)
 
 
 def test_sizes_are_rounded_up():

@@ -6,9 +6,8 @@ import pytest
 from PIL import Image
 
 from experiments.inpainting.model.generator_config import GeneratorConfig
-from experiments.inpainting.model.generators import GlobalLocal
+from experiments.inpainting.model.generators import build_generator
 from experiments.inpainting.report.figures import (
-    contributions,
     has_kernels,
     save_fills,
     save_kernels,
@@ -16,28 +15,6 @@ from experiments.inpainting.report.figures import (
 )
 
 CARAFE = GeneratorConfig(width=4, downsampler="carafe", upsampler="carafe", norm="none")
-
-
-def test_contributions_of_a_chain_by_hand():
-    identity = np.zeros((1, 2, 2, 9), np.float32)
-    identity[..., 4] = 1
-    left = np.zeros((1, 4, 4, 9), np.float32)
-    left[..., 3] = 0.25  # the pixel to the left of the centre
-    weights = contributions([identity, left], [(1, 2), (2, 1)], (4, 4), (2, 3))
-    expected = np.zeros((4, 4))
-    expected[2, 0] = 0.25  # target (2, 3) -> coarse (1, 1) -> its left (1, 0) -> source (2, 0)
-    np.testing.assert_array_equal(weights, expected)
-
-
-def test_contributions_if_an_upsampled_map_is_cropped():
-    def identity(side):
-        kernels = np.zeros((1, side, side, 9), np.float32)
-        kernels[..., 4] = 1
-        return kernels
-
-    # 2 -> 4, cropped to 3 -> 6
-    weights = contributions([identity(4), identity(6)], [(2, 1), (2, 1)], (2, 2), (5, 1))
-    np.testing.assert_array_equal(weights, [[0, 0], [1, 0]])
 
 
 def flat(colour):
@@ -87,21 +64,24 @@ def test_curves_show_each_metric_that_was_logged_more_than_once(tmp_path):
     [
         ({}, True),
         ({"upsampler": "nearest"}, False),
-        ({"convolution": "partial"}, False),
-        ({"architecture": "unet"}, False),
+        ({"downsampler": "strided"}, False),
+        ({"convolution": "partial"}, True),
+        ({"architecture": "unet"}, True),
     ],
 )
-def test_kernels_can_be_drawn_for_plain_global_local_with_carafe_down_and_up(changes, drawn):
+def test_kernels_can_be_drawn_for_generators_with_carafe_down_and_up(changes, drawn):
     assert has_kernels(dataclasses.replace(CARAFE, **changes)) is drawn
 
 
 @pytest.mark.slow
-def test_kernels_are_drawn_also_if_maps_have_odd_sizes(tmp_path):
+@pytest.mark.parametrize("architecture", ["global_local", "unet"])
+def test_kernels_are_drawn_also_if_maps_have_odd_sizes(architecture, tmp_path):
     side = 22  # downsampled to 11 and 6, then upsampled to 12
     rng = np.random.default_rng(0)
     mask = (rng.random((side, side, 1)) < 0.2).astype(np.uint8)
     example = {"image": rng.integers(0, 256, (side, side, 3), np.uint8), "mask": mask}
-    model = GlobalLocal(CARAFE)
+    config = dataclasses.replace(CARAFE, architecture=architecture)
+    model = build_generator(config, np.float32, None)
     variables = jax.jit(model.init)(
         jax.random.key(0, impl="rbg"), np.zeros((1, side, side, 3)), np.zeros((1, side, side, 1))
     )

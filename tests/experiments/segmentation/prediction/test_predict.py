@@ -247,6 +247,31 @@ def test_a_run_segments_with_its_own_parameters_and_names(tmp_path, monkeypatch,
     assert (read(tmp_path / "out/a-labels.png")[:, :66] == 0).all()
 
 
+class Maps:
+    """Draws one figure, the image at the size of the network's input."""
+
+    kinds = ("maps-up",)
+
+    def __call__(self, pixels, class_map, title):
+        self.seen = pixels.shape, class_map.shape, title
+        return {"maps-up": pixels[0]}
+
+
+def test_maps_are_written_beside_the_drawing_and_show_the_first_scale(tmp_path, capsys):
+    files = [save(tmp_path / "in/a.png"), save(tmp_path / "in/a-maps-up.png")]
+    maps = Maps()
+    (first, found), (_, other) = run(files, tmp_path / "out", scales=(2.0, 1.0), maps=maps)
+    assert found.maps == (tmp_path / "out/a-maps-up.png",)
+    size = evaluation_size(60, 80, CONFIG, 2.0)
+    assert read(found.maps[0]).shape == (*size, 3)
+    assert maps.seen == ((1, *size, 3), (60, 80), "a.png")
+    assert isinstance(other, InputError)
+    assert "a-maps-up.png must not be the output of an earlier image" in str(other)
+    show(NAMES, first, found)
+    assert "a-labels.png, " in (line := capsys.readouterr().out)
+    assert "a-maps-up.png: dark" in line
+
+
 def test_bad_arguments_are_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match=r"images .*one"):
         print_predictions(tmp_path, [], tmp_path)
