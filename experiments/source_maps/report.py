@@ -12,7 +12,7 @@ NOTES = (
     "over the targets of each object, and then over objects.",
     "At borders: the targets whose share with the box filter is neither 0 nor 100 %.",
     "Weight in image: part of the source weight within the image. The rest lies beyond its border, "
-    "where features are zero or of the padding.",
+    "where features are zero or belong to the padding.",
     "Only reassemblies count, not the convolutions between them.",
 )
 _HEADINGS = (
