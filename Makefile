@@ -35,12 +35,17 @@ demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: $(VENV)/.complete
 	$(VENV)/bin/python -m experiments.inpainting demo
 
-# Most tests compile more than they compute: most of XLA's optimisations cost more than they bring.
+# Most tests compile longer than they compute, so most optimisations of the compiler cost more time
+# than they save. Only the slow tests of the operator and the layers compile as users do.
+test test-oldest test-torch: export JAX_DISABLE_MOST_OPTIMIZATIONS := 1
+
 test: $(VENV)/.complete
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torch and not web"
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torch and not web"
 
 test-all: $(VENV)/.complete
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow and not torch and not web"
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m slow tests/kernels tests/carafe_jax
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(VENV)/bin/python -m pytest $(PARALLEL) \
+	  -m "slow and not torch and not web" tests --ignore tests/kernels --ignore tests/carafe_jax
 
 test-oldest: $(OLDEST)/.complete
 	$(OLDEST)/bin/python -m pytest $(PARALLEL) -m "not slow" \

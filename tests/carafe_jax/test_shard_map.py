@@ -1,6 +1,11 @@
-"""Lowers for GPUs in `shard_map`, `pmap` and `vmap`: each implementation, form, axis type, pass."""
+"""Lowers for GPUs in `shard_map`, `pmap` and `vmap`.
+
+In `shard_map` the pass `vjp` is lowered for every combination of implementation, form and axis
+type. For other passes and for `vmap`, each pair of values occurs in some combination.
+"""
 
 import functools
+import itertools
 import re
 
 import jax
@@ -12,16 +17,27 @@ from jax.sharding import PartitionSpec as P
 import carafe_jax
 from tests.kernels.cases import Case
 from tests.kernels.gpus import H100, case_of, have_devices, have_proven
-from tests.kernels.sharding import each_axis_type
 from tests.slow import slow
 
 CASE = Case(1, up=2, size=(4, 4), batch=8, group_channels=32)
 PASSES = {"forward": ["y"], "vjp": ["y", "x", "weights"], "grad": ["y", "x", "weights"]}
 KERNELS = {"y": "carafe_forward", "x": "carafe_input_gradient", "weights": "carafe_weight_gradient"}
 
-by_kernels = pytest.mark.parametrize("implementation", ["mosaic_gpu", None])
-each_form = pytest.mark.parametrize("form", ["carafe", "reassemble"])
-each_pass = pytest.mark.parametrize("of_pass", [slow("forward"), "vjp", slow("grad")])
+FORMS = ("carafe", "reassemble")
+BY_KERNELS = ("mosaic_gpu", None)
+IMPLEMENTATIONS = (*BY_KERNELS, "xla")
+by_kernels = pytest.mark.parametrize("implementation", BY_KERNELS)
+each_form = pytest.mark.parametrize("form", FORMS)
+AXIS_TYPES = (AxisType.Auto, AxisType.Explicit)
+
+
+def every_pair(*values):
+    """Half of all combinations of the values and a form, in which each pair of values occurs."""
+    indices = itertools.product(*(range(len(each)) for each in values))
+    return [
+        (*(each[i] for each, i in zip(values, chosen, strict=True)), FORMS[sum(chosen) % 2])
+        for chosen in indices
+    ]
 
 
 def run(form, implementation, of_pass):
@@ -89,20 +105,23 @@ def in_shard_map(form, implementation, of_pass, axis_type, **options):
         return jax.jit(mapped).trace(*placed)
 
 
-@each_pass
-@each_axis_type
-@each_form
-@pytest.mark.parametrize("implementation", ["mosaic_gpu", None, "xla"])
+@pytest.mark.parametrize(
+    ("implementation", "of_pass", "axis_type", "form"),
+    [
+        *itertools.product(IMPLEMENTATIONS, ["vjp"], AXIS_TYPES, FORMS),
+        *itertools.starmap(slow, every_pair(IMPLEMENTATIONS, ["forward", "grad"], AXIS_TYPES)),
+    ],
+)
 def test_shard_map(implementation, form, axis_type, of_pass):
     traced = in_shard_map(form, implementation, of_pass, axis_type)
     assert_kernels_run_on_parts(traced, implementation, of_pass)
 
 
 @pytest.mark.slow
-@each_axis_type
-@each_form
-@by_kernels
-@pytest.mark.parametrize("of_pass", ["vjp", "grad"])
+@pytest.mark.parametrize(
+    ("of_pass", "implementation", "axis_type", "form"),
+    every_pair(["vjp", "grad"], BY_KERNELS, AXIS_TYPES),
+)
 def test_shard_map_that_does_not_check_what_varies(of_pass, implementation, form, axis_type):
     traced = in_shard_map(form, implementation, of_pass, axis_type, check_vma=False)
     assert_kernels_run_on_parts(traced, implementation, of_pass)
@@ -131,23 +150,20 @@ def in_vmap(form, implementation, of_pass, split, spec):
         return jax.jit(jax.vmap(run(form, implementation, of_pass))).trace(*placed)
 
 
-each_split = pytest.mark.parametrize(
-    ("split", "spec"),
-    [((4, 2), P("a", "b")), ((4, 2), P(("a", "b"))), ((2, 4), P(None, ("a", "b")))],
-    ids=str,
-)
+SPLITS = [((4, 2), P("a", "b")), ((4, 2), P(("a", "b"))), ((2, 4), P(None, ("a", "b")))]
 
 
-@each_split
+@pytest.mark.parametrize(("split", "spec"), SPLITS, ids=str)
 def test_vmap_with_explicit_axes(split, spec):
     traced = in_vmap("carafe", "mosaic_gpu", "vjp", split, spec)
     assert_kernels_run_on_parts(traced, "mosaic_gpu", "vjp")
 
 
 @pytest.mark.slow
-@each_form
-@by_kernels
-@each_split
-def test_every_vmap_with_explicit_axes(split, spec, implementation, form):
+@pytest.mark.parametrize(
+    ("placed", "implementation", "form"), every_pair(SPLITS, BY_KERNELS), ids=str
+)
+def test_every_vmap_with_explicit_axes(placed, implementation, form):
+    split, spec = placed
     traced = in_vmap(form, implementation, "vjp", split, spec)
     assert_kernels_run_on_parts(traced, implementation, "vjp")

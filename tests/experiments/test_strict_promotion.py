@@ -42,7 +42,7 @@ from tests.experiments.segmentation.tiny import TINY as SEGMENTER
 from tests.slow import slow
 
 PROMOTING_LAYERS = (nn.BatchNorm, nn.InstanceNorm, nn.SpectralNorm)
-DTYPES = [slow("float32"), "bfloat16", slow("float16")]
+DTYPES = [slow("float32"), "bfloat16"]  # those of configs
 
 
 def array(*shape, dtype=jnp.float32):
@@ -172,7 +172,7 @@ def config_of(config, accumulation=1, **changes):
     return dataclasses.replace(config, training=training, **changes)
 
 
-@pytest.mark.parametrize("dtype", [slow("float32"), "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_step_of_classification(dtype):
     model = ResNetConfig(18, "avg_pool", norm="sync_batch", width=2)
     config = config_of(CLASSIFIER, 2, model=model, dtype=dtype)
@@ -185,7 +185,7 @@ def test_the_step_of_classification(dtype):
     )
 
 
-@pytest.mark.parametrize("dtype", [slow("float32"), "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_step_of_detection(dtype):
     config = config_of(DETECTOR, dtype=dtype)
     check_step(

@@ -6,6 +6,8 @@ from unittest import mock
 from carafe_kernels import mosaic_gpu
 from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
 
+from tests.experiments.compilation import few_optimizations
+
 
 class RaceError(AssertionError):
     pass
@@ -16,7 +18,8 @@ def interpreted():
     """Runs kernels on the CPU, and raises `RaceError` if any accesses raced.
 
     The newest JAX can raise an error itself. The oldest only prints and sets a flag, which the next
-    kernel would clear.
+    kernel would clear. Interpreted kernels spend their time in callbacks, so they are compiled with
+    few optimisations.
     """
     states = []
 
@@ -28,6 +31,7 @@ def interpreted():
     gpu_callbacks.reset_gpu_interpret_mode_state()
     try:
         with (
+            few_optimizations(),
             mock.patch.object(gpu_callbacks, "GPURaceDetectionState", RecordedState),
             mosaic_gpu.interpreted(detect_races=True),
         ):

@@ -30,15 +30,15 @@ MAIN_CASES = [
     Case(3, up=2, batch=0),
     Case(3, down=2, batch=0),
 ]
-# Further groups, kernel sizes and factors, which take the same code paths.
+# Further groups, kernel sizes and factors, which take the same code paths; a batch adds nothing.
 MORE_CASES = [
-    Case(5, up=2, groups=2, size=(5, 3)),
-    Case(5, down=2),
-    Case(7, up=2, size=(4, 5)),
-    Case(7, down=2),
-    Case(5, up=3),
-    Case(5, down=3, size=(8, 7)),
-    Case(5, up=3, down=2, size=(5, 6)),
+    Case(5, up=2, groups=2, size=(5, 3), batch=1),
+    Case(5, down=2, batch=1),
+    Case(7, up=2, size=(4, 5), batch=1),
+    Case(7, down=2, batch=1),
+    Case(5, up=3, size=(4, 5), batch=1),
+    Case(5, down=3, size=(8, 7), batch=1),
+    Case(5, up=3, down=2, size=(5, 6), batch=1),
 ]
 SCALES = [
     Case(3, up=2, size=(3, 4)),
@@ -172,13 +172,12 @@ class OperatorTests:
         operator = jax.jit(self.operator(case))
         x, weights, _ = case.random_operands(seed=0)
         other_x, other_weights, _ = case.random_operands(seed=1)
+        y = operator(x, weights)
         self.assert_all_close(
-            operator(2 * x - other_x, weights),
-            2 * operator(x, weights) - operator(other_x, weights),
+            operator(2 * x - other_x, weights), 2 * y - operator(other_x, weights)
         )
         self.assert_all_close(
-            operator(x, 2 * weights - other_weights),
-            2 * operator(x, weights) - operator(x, other_weights),
+            operator(x, 2 * weights - other_weights), 2 * y - operator(x, other_weights)
         )
 
     # Dtypes
@@ -199,7 +198,7 @@ class OperatorTests:
     def test_low_precision_sums_are_exact_until_rounded_once(self, dtype, down):
         """Sums of integers are exact in float32 in any order, but not in `dtype`."""
         self.require(dtype)
-        case = Case(3, up=3 - down, down=down, group_channels=16)
+        case = Case(3, up=3 - down, down=down, size=(4, 5), batch=1, group_channels=16)
         rng = np.random.default_rng(0)
         x, weights, dy = case.operands(lambda shape: rng.integers(-30, 30, shape))
         y, dx, dw = jax.jit(self.forward_and_gradients(case))(
@@ -228,13 +227,19 @@ class OperatorTests:
 
     @pytest.mark.parametrize("down", [2, 3])
     def test_one_hot_centre_is_exactly_strided_slicing(self, down):
-        case = Case(3, down=down, size=(7, 8))
+        case = Case(3, down=down, size=(7, 8), batch=1)
         x = random_finite(case.x_shape, np.float32)
         y = jax.jit(self.operator(case))(x, one_hot_centre(case))
         np.testing.assert_array_equal(y, times_one(x)[:, ::down, ::down])
 
     @pytest.mark.parametrize(
-        "case", [Case(5, up=2, size=(4, 5)), Case(3), Case(5, down=2), Case(3, down=3)]
+        "case",
+        [
+            Case(5, up=2, size=(4, 5), batch=1),
+            Case(3, batch=1),
+            Case(5, down=2, batch=1),
+            Case(3, down=3, batch=1),
+        ],
     )
     def test_uniform_weights_are_average_pooling(self, case):
         k, r, down = case.kernel_size, case.kernel_size // 2, case.down
