@@ -23,6 +23,7 @@ _RED, _GREEN = (0.9, 0.0, 0.0), "#00ff3c"
 _OPACITIES = 0.25, 0.65  # of drawn sources with the least and the most weight
 _COLOURS = "#ff3030", "#ffffff", "#ff9f1c", "#ff5cf4"  # of sampled places; visible on viridis
 _ZOOMED = 0.7  # windows below this fraction of the image's sides are worth rows of their own
+_NOTED = 0.95  # a smaller weight within the map is written in the panel
 _PANEL = 2.3  # inches
 _DPI = 110
 _KINDS = {"inside": "inside an object", "border": "border of an object", "background": "background"}
@@ -98,6 +99,7 @@ def sources_figure(
         for column, (target, axes) in enumerate(zip(targets, line, strict=True)):
             _draw_sources(axes, image, found[name][column], pathway)
             _draw_target(axes, target, pathway)
+            _note_weight(axes, found[name][column])
             axes.set(xlim=limits[column][:2], ylim=limits[column][2:])
         line[0].set_ylabel(label, fontsize=9)
     for target, axes in zip(targets, grid[0], strict=True):
@@ -123,7 +125,9 @@ def _caption(pathway: Pathway) -> str:
     text = (
         f"{pathway.name}. Red: the pixels of the first map with the largest weights, which hold "
         f"{100 * SHARE:.0f} % of the weight with which the green pixel of the last map is "
-        "reassembled; more opaque for a larger weight. A pixel of the first map covers "
+        "reassembled; more opaque for a larger weight. Weight beyond the first map, where features "
+        "are zero, does not count; a note says how much is within it, if it is less than "
+        f"{100 * _NOTED:.0f} %. A pixel of the first map covers "
         f"{source}x{source} pixels of the image, a pixel of the last map {target}x{target}."
     )
     if source < target:
@@ -168,6 +172,22 @@ def _opacity(
     relative = weights / weights.max()
     faintest, strongest = _OPACITIES
     return np.where(chosen, faintest + (strongest - faintest) * relative, 0)
+
+
+def _note_weight(axes: Axes, weights: Float[np.ndarray, "rows columns"]) -> None:
+    """Writes the sum of the weights within the map, if kernels reach beyond it."""
+    within = float(weights.sum())
+    if within < _NOTED:
+        box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
+        axes.text(
+            0.03,
+            0.03,
+            f"{100 * within:.0f} % within",
+            transform=axes.transAxes,
+            fontsize=7,
+            color="white",
+            bbox=box,
+        )
 
 
 def _draw_target(axes: Axes, target: Target, pathway: Pathway) -> None:

@@ -27,10 +27,13 @@ class Shares(NamedTuple):
         share: shares in [0, 1], float32 ``[rows, columns]``; 0 for targets outside objects.
         instance: number of the object in which the centre of each target lies, ``[rows, columns]``;
             0 for the background, and -1 outside the image.
+        in_image: source weight within the image, by which the weight on the object was divided,
+            float32 ``[rows, columns]``. It is 1 unless normalised kernels reach beyond the image.
     """
 
     share: Float[np.ndarray, "rows columns"]
     instance: Int[np.ndarray, "rows columns"]
+    in_image: Float[np.ndarray, "rows columns"]
 
 
 def own_object_shares(pathway: Pathway, instances: Int[np.ndarray, "height width"]) -> Shares:
@@ -65,7 +68,7 @@ def own_object_shares(pathway: Pathway, instances: Int[np.ndarray, "height width
     in_image = weight[..., 0]
     share = np.zeros(on_object.shape, np.float32)
     np.divide(on_object, in_image, out=share, where=(owners > 0) & (in_image > 0))
-    return Shares(share, owners)
+    return Shares(share, owners, in_image)
 
 
 @jax.jit
@@ -129,10 +132,12 @@ class Means(NamedTuple):
     Attributes:
         all: mean over all targets whose centre lies in an object.
         border: mean over those of these targets that :func:`border_targets` selects.
+        in_image: mean of the source weight within the image, over all targets in objects.
     """
 
     all: Mean
     border: Mean
+    in_image: Mean
 
 
 def add_image(
@@ -151,6 +156,7 @@ def add_image(
     shares = {name: own_object_shares(pathway, instances) for name, pathway in pathways.items()}
     border = border_targets(shares["box"])
     for name, found in shares.items():
-        both = means.setdefault(name, Means(Mean(), Mean()))
-        both.all.add(found, found.instance > 0)
-        both.border.add(found, border)
+        total = means.setdefault(name, Means(Mean(), Mean(), Mean()))
+        total.all.add(found, found.instance > 0)
+        total.border.add(found, border)
+        total.in_image.add(found._replace(share=found.in_image), found.instance > 0)

@@ -11,9 +11,19 @@ NOTES = (
     "lies, in percent; weight beyond the border of the image does not count. Shares are averaged "
     "over the targets of each object, and then over objects.",
     "At borders: the targets whose share with the box filter is neither 0 nor 100 %.",
+    "Weight in image: part of the source weight within the image. The rest lies beyond its border, "
+    "where features are zero or belong to the padding.",
     "Only reassemblies count, not the convolutions between them.",
 )
-_HEADINGS = ("method", "objects", "targets", "share, %", "targets at borders", "share there, %")
+_HEADINGS = (
+    "method",
+    "objects",
+    "targets",
+    "share, %",
+    "targets at borders",
+    "share there, %",
+    "weight in image, %",
+)
 
 
 def shares_table(title: str, means: Mapping[str, Means]) -> Table:
@@ -31,8 +41,9 @@ def shares_table(title: str, means: Mapping[str, Means]) -> Table:
             _percent(every),
             str(border.targets),
             _percent(border),
+            _percent(in_image),
         )
-        for name, (every, border) in means.items()
+        for name, (every, border, in_image) in means.items()
     ]
     return Table(title, _HEADINGS, tuple(rows))
 
@@ -44,13 +55,13 @@ def shares_json(means: Mapping[str, Means]) -> dict[str, Any]:
         means: means by the name of the method.
     """
     return {
-        name: {kind: _entry(mean) for kind, mean in both._asdict().items()}
-        for name, both in means.items()
+        name: {kind: _entry(mean) for kind, mean in each._asdict().items()}
+        for name, each in means.items()
     }
 
 
 def _entry(mean: Mean) -> dict[str, Any]:
-    return {"objects": mean.objects, "targets": mean.targets, "share": mean.mean}
+    return {"objects": mean.objects, "targets": mean.targets, "mean": mean.mean}
 
 
 def _percent(mean: Mean) -> str:

@@ -106,11 +106,12 @@ def test_a_set_is_measured_as_its_images_one_after_the_other(measured):
     assert [*measured] == ["P5 to P2", "P4 to P2", "P3 to P2", "C1 to C5"]
     for name, means in expected.items():
         assert [*measured[name]] == [*means]
-        for method, (every, border) in means.items():
+        for method, (every, border, in_image) in means.items():
             got = measured[name][method]
             assert (got.all.targets, got.all.objects) == (every.targets, every.objects)
             assert got.all.mean == pytest.approx(every.mean, rel=1e-4)
             assert got.border.mean == pytest.approx(border.mean, rel=1e-4)
+            assert got.in_image.mean == pytest.approx(in_image.mean, rel=1e-4)
     assert measured["P5 to P2"]["box"].all.objects == 3  # not the crowd
 
 
@@ -153,7 +154,7 @@ def test_the_command_prints_and_writes_both_tables(monkeypatch, tmp_path, capsys
         assert f"{name}, 3 images of validation, step 7" in printed
         for method, means in methods.items():
             assert f"| {method} | {means.all.objects} | {means.all.targets} | " in table
-            assert results["pathways"][name][method]["all"]["share"] == means.all.mean
+            assert results["pathways"][name][method]["all"]["mean"] == means.all.mean
 
 
 class FakeRuns:

@@ -19,13 +19,16 @@ def count(pixels, red):
 def test_sources_are_red_and_targets_are_green():
     pathways = {name: fixed_top_down(LEVELS, name) for name in ("bilinear", "nearest")}
     figure = sources_figure(IMAGE, pathways, TARGETS, "title")
+    assert not any(axes.texts for axes in figure.axes)
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["bilinear", "nearest"]
     pixels = pixels_of(figure)
     assert pixels.dtype == np.uint8
     assert count(pixels, red=True) > 100
     assert count(pixels, red=False) > 100
     nothing = {name: with_weights(pathway, 0) for name, pathway in pathways.items()}
-    assert count(pixels_of(sources_figure(IMAGE, nothing, TARGETS, "title")), red=True) == 0
+    figure = sources_figure(IMAGE, nothing, TARGETS, "title")
+    assert count(pixels_of(figure), red=True) == 0
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["0 % within"] * 4
 
 
 def with_weights(pathway, factor):

@@ -87,24 +87,30 @@ def test_nearest_by_hand():
     numbers = np.zeros((64, 64), np.int32)
     numbers[:, :48] = 1
     pathway = fixed_top_down([(16, 16), (8, 8), (4, 4), (2, 2)], "nearest")
-    share, instance = own_object_shares(pathway, numbers)
+    share, instance, in_image = own_object_shares(pathway, numbers)
     # The object covers the left pixels of P5, and half of the right ones.
     np.testing.assert_allclose(share, np.tile([*[1.0] * 8, *[0.5] * 4, *[0.0] * 4], (16, 1)))
     np.testing.assert_array_equal(instance, np.tile([*[1] * 12, *[0] * 4], (16, 1)))
+    np.testing.assert_allclose(in_image, 1)
+
+
+def shares_of(values, instances):
+    values = np.array(values)
+    return Shares(values, np.array(instances), np.ones_like(values))
 
 
 def test_targets_near_borders_are_those_where_a_box_filter_mixes():
-    shares = Shares(np.array([[0.0, 0.3, 1.0, 0.999999]]), np.array([[0, 2, 2, 2]]))
+    shares = shares_of([[0.0, 0.3, 1.0, 0.999999]], [[0, 2, 2, 2]])
     np.testing.assert_array_equal(border_targets(shares), [[False, True, False, False]])
 
 
 def test_each_object_counts_once():
     mean = Mean()
     assert mean.mean is None
-    shares = Shares(np.array([[1.0, 1.0, 1.0, 0.5, 0.0]]), np.array([[1, 1, 1, 4, 0]]))
+    shares = shares_of([[1.0, 1.0, 1.0, 0.5, 0.0]], [[1, 1, 1, 4, 0]])
     mean.add(shares, shares.instance > 0)
     assert (mean.targets, mean.objects, mean.mean) == (4, 2, 0.75)
-    mean.add(Shares(np.array([[0.0]]), np.array([[1]])), np.array([[True]]))
+    mean.add(shares_of([[0.0]], [[1]]), np.array([[True]]))
     assert (mean.targets, mean.objects, mean.mean) == (5, 3, 0.5)
     mean.add(shares, np.zeros((1, 5), bool))
     assert mean.objects == 3
@@ -119,3 +125,5 @@ def test_methods_are_compared_at_the_same_targets():
     }
     assert {each.border.targets for each in means.values()} == {means["box"].border.targets}
     assert means["nearest"].all.mean > means["box"].all.mean
+    # Only the kernels of the box filter reach beyond the map; coarse pixels are partly padding.
+    assert means["box"].in_image.mean < means["bilinear"].in_image.mean < 1
