@@ -94,6 +94,32 @@ def predict(
     print_predictions(run, images, output, checkpoint, scales, flip, maps)
 
 
+def own_region(
+    run: Annotated[Path, tyro.conf.Positional],
+    split: Split = "validation",
+    images: int = 100,
+    output: Path = FOLDERS.runs / CATALOGUE.task / "own-region",
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    checkpoint: CheckpointChoice = "newest",
+) -> None:
+    """Measures which share of a pixel's source weight lies in the region of the pixel's own class.
+
+    The kernels of CARAFE++ in UperNet's top-down pathway and in the backbone are compared with
+    fixed kernels, on the labelled regions of images.
+
+    Args:
+        run: folder of a run with CARAFE++ in UperNet's top-down pathway or in its backbone.
+        split: split of the images.
+        images: largest number of images, which are evenly spread over the split.
+        output: folder for results.json and table.md.
+        folders: folders of the data.
+        checkpoint: the newest checkpoint, or the best, which has the highest mIoU so far.
+    """
+    from experiments.segmentation.own_region import measure_run
+
+    measure_run(run, output, split, images, folders, checkpoint)
+
+
 def compare(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
     output: Path = FOLDERS.runs / CATALOGUE.task / "compare",
@@ -171,6 +197,7 @@ def main() -> None:
         **task_commands(CATALOGUE, load_spec),
         "evaluate": evaluate,
         "predict": predict,
+        "own-region": own_region,
         "compare": compare,
         "convert": convert,
     }

@@ -18,8 +18,8 @@ HELP = {
                        "convert"],
     "detection": ["train", "train table4-carafe", "table4", "evaluate", "predict",
                   "own-object"],
-    "segmentation": ["train", "train table9-ppm", "table9", "evaluate", "predict", "compare",
-                     "convert"],
+    "segmentation": ["train", "train table9-ppm", "table9", "evaluate", "predict", "own-region",
+                     "compare", "convert"],
     "inpainting": ["train", "train cpu-global-local", "demo", "evaluate", "predict", "compare",
                    "serve"],
 }  # fmt: skip

@@ -153,6 +153,7 @@ def _page(models: Mapping[str, Model]) -> Any:
                 filled = fill_with_each(models, file, layers[0] if layers else None).values()
         except InputError as error:
             return [*no_results(), None, problem(error)]
+        assert file is not None  # otherwise there is no fill
         shown = [*(each.image for each in filled), *(_time(each) for each in filled)]
         return [*shown, *no_sources(), fills.add(file, layers[0]), problem(None)]
 

@@ -28,11 +28,19 @@ def pathways_of(size=SIZE, **options):
     return generator_pathways(config, steps, size)
 
 
-@pytest.mark.parametrize("architecture", ["global_local", "unet"])
+@pytest.mark.parametrize(
+    ("architecture", "convolution"),
+    [
+        ("global_local", "plain"),
+        ("global_local", "partial"),
+        ("unet", "plain"),
+        ("unet", "partial"),
+    ],
+)
 def test_pathways_lead_from_the_input_to_the_coarsest_map_and_from_there_to_the_finest(
-    architecture,
+    architecture, convolution
 ):
-    down, up = pathways_of(architecture=architecture, **BOTH)
+    down, up = pathways_of(architecture=architecture, convolution=convolution, **BOTH)
     assert [step.name.split("/")[0] for step in down.steps] == ["down_1", "down_2"]
     assert [step.name.split("/")[0] for step in up.steps] == ["up_2", "up_1"]
     assert (down.source_size, down.target_size) == (SIZE, (4, 6))
@@ -43,6 +51,16 @@ def test_pathways_lead_from_the_input_to_the_coarsest_map_and_from_there_to_the_
     weights = source_weights(down.steps, np.array([[2, 3]]))
     assert 0.8 < weights.sum() < 1  # some taps lie beyond the border
     assert weights[0, 8, 12] > 0  # the centre
+
+
+def test_the_longest_pathway_leads_from_the_input_to_the_finest_map():
+    pathways = pathways_of(**BOTH)
+    longest = pathways.longest
+    assert longest.steps == (*pathways.down.steps, *pathways.up.steps)
+    assert (longest.source_size, longest.target_size) == (SIZE, SIZE)
+    assert (longest.source_stride, longest.target_stride) == (1, 1)
+    assert source_weights(longest.steps, np.array([[5, 6]])).shape == (1, *SIZE)
+    assert pathways._replace(down=None).longest is pathways.up
 
 
 def test_interpolation_has_fixed_kernels_and_a_strided_convolution_has_none():
