@@ -21,7 +21,7 @@ SHARE = 0.7
 
 _RED, _GREEN = (0.9, 0.0, 0.0), "#00ff3c"
 _OPACITIES = 0.25, 0.65  # of drawn sources with the least and the most weight
-_COLOURS = "#ff3030", "#ffffff", "#ff9f1c", "#ff5cf4"  # of sampled places; visible on viridis
+_COLOURS = "#ff3030", "#ffffff", "#ff9f1c", "#ff5cf4"  # of sampled pixels; visible on viridis
 _ZOOMED = 0.7  # windows below this fraction of the image's sides are worth rows of their own
 _NOTED = 0.95  # a smaller weight within the map is written in the panel
 _PANEL = 2.3  # inches
@@ -235,15 +235,15 @@ def pyramid_figure(
     """Draws the levels of feature pyramids, and the regions that are reassembled (Fig. 1).
 
     Each pyramid has a column, and each level, from the coarsest, a row below the image. A panel
-    shows the mean magnitude of the features of the level. At the sampled places, a cross marks the
-    pixel of this level, and an outline encloses the pixels of the coarsest level that hold 70 % of
+    shows the mean magnitude of the features of the level. A cross marks each sampled
+    pixel, and an outline encloses the pixels of the coarsest level that hold 70 % of
     the weight with which the pixel was reassembled in all steps down to this level.
 
     Args:
         image: RGB image as the network reads it, without padding.
         halves: levels from P2 to P5, and the pathway of the image from P5 to P2, of each network,
             by the name of the network: the baseline first.
-        targets: pixels of P2 at the sampled places, from 1 to 4.
+        targets: sampled pixels of P2, from 1 to 4; in a coarser level, the pixel that contains it.
         title: first line of the title.
     """
     height, width = image.shape[:2]
@@ -263,7 +263,7 @@ def pyramid_figure(
     grid = figure.subplots(count + 1, len(halves), squeeze=False)
     for column, (name, (levels, pathway)) in enumerate(halves.items()):
         grid[0, column].imshow(image, interpolation="nearest")
-        _draw_places(grid[0, column], targets, pathway.target_stride)
+        _draw_crosses(grid[0, column], targets, pathway.target_stride)
         for steps, axes in enumerate(grid[1:, column]):
             number = count - 1 - steps  # in ``levels``, which has the finest first
             stride = pathway.target_stride * 2**number
@@ -277,10 +277,10 @@ def pyramid_figure(
     return figure
 
 
-def _draw_places(axes: Axes, places: Any, stride: int) -> None:
-    """Draws a cross at each place, a row and a column of a map with the given stride."""
-    for number, place in enumerate(places):
-        row, column = ((index + 0.5) * stride - 0.5 for index in place[:2])
+def _draw_crosses(axes: Axes, pixels: Any, stride: int) -> None:
+    """Draws a cross at each pixel, given by row and column in a map with the given stride."""
+    for number, pixel in enumerate(pixels):
+        row, column = ((index + 0.5) * stride - 0.5 for index in pixel[:2])
         axes.plot(column, row, "x", color="black", markersize=9, markeredgewidth=4)
         axes.plot(column, row, "x", color=_COLOURS[number], markersize=7, markeredgewidth=2)
 
@@ -305,12 +305,12 @@ def _draw_regions(
     height, width = image.shape[:2]
     scale = 2 ** (len(pathway.steps) - steps)
     stride = pathway.target_stride * scale
-    places = np.array([(target.row // scale, target.column // scale) for target in targets])
+    sampled = np.array([(target.row // scale, target.column // scale) for target in targets])
     if steps:
-        weights = np.asarray(sources(pathway.first_steps(steps), places))
+        weights = np.asarray(sources(pathway.first_steps(steps), sampled))
     else:
-        weights = np.zeros((len(places), *pathway.source_size), np.float32)
-        weights[np.arange(len(places)), places[:, 0], places[:, 1]] = 1
+        weights = np.zeros((len(sampled), *pathway.source_size), np.float32)
+        weights[np.arange(len(sampled)), sampled[:, 0], sampled[:, 1]] = 1
     for number, each in enumerate(weights):
         chosen = _chosen(each)
         region = chosen.repeat(pathway.source_stride, axis=0).repeat(pathway.source_stride, axis=1)
@@ -325,4 +325,4 @@ def _draw_regions(
             # Dashes with gaps for the others, because outlines may coincide.
             linestyles=[(4 * number, (4, 4 * (len(weights) - 1)))],
         )
-    _draw_places(axes, places, stride)
+    _draw_crosses(axes, sampled, stride)

@@ -131,7 +131,7 @@ class Means(NamedTuple):
 
     Attributes:
         all: mean over all targets whose centre lies in an object.
-        border: mean over those of these targets that :func:`border_targets` selects.
+        border: mean over the targets that :func:`border_targets` selects.
         in_image: mean of the source weight within the image, over all targets in objects.
     """
 

@@ -255,7 +255,7 @@ def compared(pathway: Pathway, methods: Mapping[str, MakeKernels]) -> dict[str, 
 
 
 def map_size(image_size: Size, stride: int) -> Size:
-    """Returns height and width of a map: those of the image divided by the stride, rounded up."""
+    """Returns the size of a map: the size of the image divided by the stride, rounded up."""
     height, width = (-(-side // stride) for side in image_size)
     return height, width
 

@@ -39,7 +39,7 @@ _INPUT_FIELDS = ("shorter", "longer", "rounding", "pad_multiple")
 _BESIDE_UP = ("bilinear", "box")
 _BESIDE_DOWN = ("box",)
 _TARGETS = 2  # of each kind in a figure of sources
-_PLACES = 3  # on objects, in a figure of pyramids
+_SAMPLED = 3  # pixels on objects, in a figure of pyramids
 
 Size = tuple[int, int]
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -136,9 +136,9 @@ class MapDrawer:
                 f"baseline, {self._baseline.label}": left,
                 f"run, {self._network.label}": halves[self._network.label],
             }
-        targets = _targets(instances, up, _PLACES)
+        targets = _targets(instances, up, _SAMPLED)
         inside = [target for target in targets if target.kind == "inside"]
-        return pyramid_figure(image, halves, inside or targets[:_PLACES], "Feature pyramid")
+        return pyramid_figure(image, halves, inside or targets[:_SAMPLED], "Feature pyramid")
 
 
 def _down_figure(image: Pixels, instances: Instances, observed: Observed) -> Figure:
@@ -165,8 +165,8 @@ def make_drawer(
         checkpoint: choice of the baseline's checkpoint.
 
     Raises:
-        ConfigError: no resampler of the run has known source weights; or those of the baseline's
-            pyramid are unknown, or its input has another size.
+        ConfigError: no resampler of the run has known source weights; or the baseline's pyramid has
+            another resampler than the three with known weights, or its input has another size.
         CheckpointError: there is no run of this task in ``baseline``, or it cannot be read.
     """
     check_has_maps(loaded.config, run)

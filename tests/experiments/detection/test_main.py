@@ -76,6 +76,24 @@ def test_a_prediction_draws_every_image_and_writes_its_objects(tiny_run, call, t
 
 
 @pytest.mark.slow
+def test_maps_are_drawn_beside_the_drawing_and_own_objects_need_carafe(
+    tiny_run, data, call, tmp_path
+):
+    path, output = tmp_path / "photo.png", tmp_path / "output"
+    Image.new("RGB", (50, 30), "gray").save(path)
+    arguments = "--run", tiny_run, "--output", output, "--maps", "--baseline", tiny_run
+    code, _, error = call("predict", path, *arguments)
+    assert (code, error) == (0, "")
+    names = {each.name for each in output.glob("*.png")}
+    assert names == {"photo.png", "photo-maps-up.png", "photo-maps-pyramid.png"}
+    with Image.open(output / "photo-maps-pyramid.png") as figure:
+        assert min(figure.size) > 300
+    code, _, error = call("own-object", tiny_run, *data, "--output", tmp_path / "shares")
+    assert code == 2
+    assert "'nearest' and 'strided'" in error
+
+
+@pytest.mark.slow
 def test_the_split_test_needs_a_results_folder_and_scenes_have_no_such_split(
     tiny_run, data, call, tmp_path
 ):

@@ -99,7 +99,7 @@ def shares_of(values, instances):
     return Shares(values, np.array(instances), np.ones_like(values))
 
 
-def test_targets_near_borders_are_those_where_a_box_filter_mixes():
+def test_a_target_is_near_a_border_if_a_box_filter_mixes_object_and_background():
     shares = shares_of([[0.0, 0.3, 1.0, 0.999999]], [[0, 2, 2, 2]])
     np.testing.assert_array_equal(border_targets(shares), [[False, True, False, False]])
 

@@ -91,7 +91,7 @@ def test_the_bottom_up_pathway_of_a_resnet_has_four_steps():
     assert bottom_up(()) is None
 
 
-def test_fixed_kernels_replace_those_of_a_network():
+def test_fixed_kernels_replace_the_kernels_of_a_network():
     pathway = fixed_top_down(LEVELS, "box")
     methods = compared(pathway, UPSAMPLERS)
     assert [*methods] == ["CARAFE++", "nearest", "bilinear", "box"]

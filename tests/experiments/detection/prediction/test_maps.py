@@ -28,7 +28,7 @@ def batched(pathway):
 
 
 def network(upsampler="carafe", downsampler="carafe"):
-    """A network without computation, whose kernels are those of a box filter."""
+    """A network without computation, with the kernels of a box filter."""
 
     def observe(image, size):
         height, width = image.shape[1:3]
@@ -111,9 +111,9 @@ def test_targets_lie_on_the_detected_objects(drawn, masks):
         assert mask[y, x] == (target.kind != "background")
         assert y < 100
         assert x < 150
-    ((_, halves, places, _),) = drawn["pyramid_figure"]
+    ((_, halves, sampled, _),) = drawn["pyramid_figure"]
     assert [*halves] == ["CARAFE++"]
-    assert {place.kind for place in places} == {"inside"}
+    assert {target.kind for target in sampled} == {"inside"}
 
 
 def test_without_objects_targets_are_on_a_grid(drawn):
