@@ -181,3 +181,14 @@ def test_an_error_of_the_layer_names_the_setting():
     layer = ModulatedDeformableConv(6, groups=4)
     with pytest.raises(ValueError, match="groups must divide 8 channels and 6 features, got 4"):
         jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 4, 4, 8)))
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_temporaries_take_at_most_four_times_the_memory_of_operands_and_results(with_gradients):
+    """Patches of all taps, or all samples kept for the backward pass, would take 9 times x."""
+    shapes = (1, 80, 80, 32), (1, 80, 80, 18), (1, 80, 80, 9), (3, 3, 32, 32)
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    program = gradients if with_gradients else convolve
+    memory = jit(program).lower(*arrays).compile().memory_analysis()
+    given = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    assert memory.temp_size_in_bytes <= 4 * given
