@@ -20,7 +20,8 @@ from experiments.benchmarks.markdown import print_table
 from experiments.benchmarks.passes import FORWARD, WITH_GRADIENT
 from experiments.benchmarks.timing import Program, Timing, check_rounds, in_turns
 from experiments.engine.command_line import run_program
-from experiments.models.deformable_sums import Geometry, convolve_deformed, sums_over_taps
+from experiments.models.deformable_convolution import modulated_deformable_convolution
+from experiments.models.deformable_sums import Geometry, sums_over_taps
 
 PLAIN, OURS, AUTODIFF = "plain", "ours", "autodiff"
 
@@ -91,7 +92,7 @@ def measure(shape: Shape, dtype: str, rounds: int) -> dict[str, dict[str, Measur
     geometry = Geometry(stride=1, padding=1, dilation=1, groups=1, deformable_groups=1)
     functions: dict[str, tuple[Callable[..., jax.Array], list[jax.Array]]] = {
         PLAIN: (_plain, [arrays[0], arrays[3]]),
-        OURS: (functools.partial(convolve_deformed, geometry), arrays),
+        OURS: (functools.partial(modulated_deformable_convolution, padding=1), arrays),
         AUTODIFF: (functools.partial(sums_over_taps, geometry), arrays),
     }
     programs = {

@@ -1,8 +1,11 @@
 """Modulated deformable convolution ("DCNv2", reference 53)."""
 
+import numbers
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from carafe_kernels.geometry import positive_integer
 from jaxtyping import Array, Float
 
 from carafe_jax.convolution import convolve
@@ -72,16 +75,10 @@ def modulated_deformable_convolution(
 def _check_settings(shape: tuple[int, ...], features: int, geometry: Geometry) -> None:
     if len(shape) != 4:
         raise ValueError(f"x must be [B, H, W, C], got {shape}")
-    for name, least in (
-        ("stride", 1),
-        ("padding", 0),
-        ("dilation", 1),
-        ("groups", 1),
-        ("deformable_groups", 1),
-    ):
-        value = getattr(geometry, name)
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    for name in ("stride", "dilation", "groups", "deformable_groups"):
+        positive_integer(name, getattr(geometry, name))
+    if not isinstance(geometry.padding, numbers.Integral) or geometry.padding < 0:
+        raise ValueError(f"padding must be an integer of at least 0, got {geometry.padding!r}")
     channels, groups = shape[3], geometry.groups
     if channels % groups or features % groups:
         raise ValueError(
@@ -111,7 +108,7 @@ def _check_arrays(
     if min(size) < 1:
         reach = tuple(geometry.dilation * (taps - 1) + 1 for taps in (rows, columns))
         raise ValueError(
-            f"x with its padding must be at least as large as the dilated kernel, {reach}, "
+            f"x with its padding must not be smaller than the dilated kernel, {reach}, "
             f"got {x.shape} and padding {geometry.padding}"
         )
     samples = geometry.deformable_groups * rows * columns
@@ -146,7 +143,7 @@ class ModulatedDeformableConv(nn.Module):
     Attributes:
         features: number of output channels.
         kernel_size: side of both kernels.
-        stride: stride of both convolutions along both axes.
+        strides: stride of both convolutions along both axes.
         padding: padding on each side of both axes, in pixels.
         dilation: distance between neighbouring taps, in pixels.
         groups: number of groups of the deformable convolution.
@@ -158,7 +155,7 @@ class ModulatedDeformableConv(nn.Module):
 
     features: int
     kernel_size: int = 3
-    stride: int = 1
+    strides: int = 1
     padding: int = 1
     dilation: int = 1
     groups: int = 1
@@ -172,14 +169,15 @@ class ModulatedDeformableConv(nn.Module):
     ) -> Float[Array, "batch out_height out_width features"]:
         """Maps ``[B, H, W, C]`` to ``[B, H', W', features]``."""
         geometry = Geometry(
-            self.stride, self.padding, self.dilation, self.groups, self.deformable_groups
+            self.strides, self.padding, self.dilation, self.groups, self.deformable_groups
         )
+        positive_integer("kernel_size", self.kernel_size)
         _check_settings(x.shape, self.features, geometry)
         taps = self.kernel_size**2
         predicted = nn.Conv(
             3 * self.deformable_groups * taps,
             (self.kernel_size, self.kernel_size),
-            strides=self.stride,
+            strides=self.strides,
             padding=self.padding,
             kernel_dilation=self.dilation,
             kernel_init=nn.initializers.zeros,

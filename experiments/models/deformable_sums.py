@@ -74,7 +74,7 @@ def sums_over_taps(
         ) -> tuple[jax.Array, None]:
             at, mask, weights = tap
             sampled = _sampled(at, mask, corner_pixels(pixels, at, step))
-            sampled = sampled.astype(x.dtype).reshape(outputs, geometry.groups, -1)
+            sampled = sampled.astype(x.dtype).reshape(outputs, *taps.shape[1:3])
             return total + _contract("ngc,gcf->ngf", sampled, weights, dtype), None
 
         total = jnp.zeros((outputs, geometry.groups, features // geometry.groups), dtype)
@@ -136,7 +136,7 @@ def _backward(
             at, mask, weights = tap
             values = corner_pixels(pixels, at, step)
             sampled = _sampled(at, mask, values).astype(x.dtype)
-            sampled = sampled.reshape(dy.shape[0], geometry.groups, -1)
+            sampled = sampled.reshape(dy.shape[0], *taps.shape[1:3])
             dweights = _contract("ngc,ngf->gcf", sampled, dy, dtype)
             dsampled = _contract("ngf,gcf->ngc", dy, weights, dtype).reshape(values[0].shape)
             factors = [mask * weight for weight in bilinear_weights(at)]
@@ -238,7 +238,7 @@ def _by_output(array: jax.Array, groups: int, shape: tuple[int, ...]) -> jax.Arr
 def _in_blocks(array: jax.Array) -> jax.Array:
     """Divides the first axis into blocks of equal size, the last one padded with zeros."""
     count = array.shape[0]
-    blocks = -(-count // _OUTPUTS_PER_BLOCK)
+    blocks = max(1, -(-count // _OUTPUTS_PER_BLOCK))  # one without outputs for an empty batch
     size = -(-count // blocks)
     array = jnp.pad(array, ((0, blocks * size - count), *[(0, 0)] * (array.ndim - 1)))
     return array.reshape(blocks, size, *array.shape[1:])
@@ -247,5 +247,6 @@ def _in_blocks(array: jax.Array) -> jax.Array:
 def _joined(blocks: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Joins blocks ``[blocks, n, C]`` to a map ``[*size, C]``, without the padding."""
     batch, height, width = size
-    joined = blocks.reshape(-1, blocks.shape[2])[: batch * height * width]
-    return joined.reshape(batch, height, width, -1)
+    channels = blocks.shape[2]
+    joined = blocks.reshape(-1, channels)[: batch * height * width]
+    return joined.reshape(batch, height, width, channels)

@@ -114,20 +114,15 @@ class Bottleneck(_Block):
         pools = self.downsamples and self.config.downsampler != "strided"
         if not self.deformable or pools:
             return self.conv(self.features, 3, "conv2", dilation)
-
-        def deformable(strides: int = 1) -> nn.Module:
-            return ModulatedDeformableConv(
-                self.features,
-                stride=strides,
-                padding=dilation,
-                dilation=dilation,
-                deformable_groups=self.config.deformable_groups,
-                kernel_init=_HE_NORMAL,
-                dtype=self.dtype,
-                name="conv2",
-            )
-
-        return deformable
+        return functools.partial(
+            ModulatedDeformableConv,
+            self.features,
+            padding=dilation,
+            dilation=dilation,
+            deformable_groups=self.config.deformable_groups,
+            dtype=self.dtype,
+            name="conv2",
+        )
 
     @nn.compact
     def __call__(

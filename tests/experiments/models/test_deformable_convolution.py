@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.models import deformable_sums
 from experiments.models.deformable_convolution import modulated_deformable_convolution
 from tests.experiments.compilation import jit
 from tests.experiments.models import deformable_loops as loops
@@ -92,12 +91,16 @@ def test_values_and_gradients_agree_with_loops(geometry, size, taps, spread, see
     check_against_loops(arrays, **geometry)
 
 
-def test_outputs_of_several_blocks_and_images_agree_with_loops(monkeypatch):
-    monkeypatch.setattr(deformable_sums, "_OUTPUTS_PER_BLOCK", 16)
-    compiled.cache_clear()
-    arrays = operands(1, 2, (5, 7), 4, 2, (3, 3), padding=1, deformable_groups=2)
-    check_against_loops(arrays, padding=1, deformable_groups=2)
-    compiled.cache_clear()
+def test_outputs_of_several_blocks_and_images_agree_with_loops():
+    arrays = operands(1, 2, (33, 32), 2, 1, (1, 1), deformable_groups=2)  # more than 2048 outputs
+    check_against_loops(arrays, deformable_groups=2)
+
+
+def test_an_empty_batch():
+    arrays = operands(0, 0, (5, 6), 4, 6, (3, 3), padding=1)
+    y, gradients = compiled(padding=1)(*arrays)
+    assert y.shape == (0, 5, 6, 6)
+    np.testing.assert_array_equal(gradients[3], np.zeros((3, 3, 4, 6)))
 
 
 def test_without_offsets_it_is_a_convolution():
@@ -204,11 +207,13 @@ def arrays(**changed):
         ({}, {"groups": 4}, "groups must divide 4 channels and 6 features, got 4"),
         ({}, {"groups": 3}, "groups must divide 4 channels and 6 features, got 3"),
         ({}, {"deformable_groups": 3}, "deformable_groups must divide 4 channels, got 3"),
-        ({}, {"stride": 0}, "stride must be at least 1, got 0"),
-        ({}, {"dilation": 0}, "dilation must be at least 1, got 0"),
-        ({}, {"padding": -1}, "padding must be at least 0, got -1"),
-        ({}, {"groups": 0}, "groups must be at least 1, got 0"),
-        ({}, {"deformable_groups": 0}, "deformable_groups must be at least 1, got 0"),
+        ({}, {"stride": 1.5}, r"stride must be an integer .* got 1\.5"),
+        ({}, {"padding": 0.5}, r"padding must be an integer .* got 0\.5"),
+        ({}, {"stride": 0}, "stride must be .* at least 1, got 0"),
+        ({}, {"dilation": 0}, "dilation must be .* at least 1, got 0"),
+        ({}, {"padding": -1}, "padding must be .* at least 0, got -1"),
+        ({}, {"groups": 0}, "groups must be .* at least 1, got 0"),
+        ({}, {"deformable_groups": 0}, "deformable_groups must be .* at least 1, got 0"),
         ({}, {"dilation": 4}, r"x .*\(9, 9\).*\(2, 5, 6, 4\) and padding 1"),
     ],
 )

@@ -104,7 +104,7 @@ def half_a_convolution(variables, x, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"stride": 2}, {"groups": 2, "deformable_groups": 4}, {"padding": 2, "dilation": 2}],
+    [{}, {"strides": 2}, {"groups": 2, "deformable_groups": 4}, {"padding": 2, "dilation": 2}],
 )
 def test_a_new_layer_is_half_a_convolution(options):
     layer = ModulatedDeformableConv(6, **options)
@@ -114,7 +114,7 @@ def test_a_new_layer_is_half_a_convolution(options):
         variables,
         x,
         padding=layer.padding,
-        strides=layer.stride,
+        strides=layer.strides,
         kernel_dilation=layer.dilation,
         feature_group_count=layer.groups,
     )
