@@ -36,7 +36,8 @@ demo: $(VENV)/.complete
 	$(VENV)/bin/python -m experiments.inpainting demo
 
 # Most tests compile longer than they compute, so most optimisations of the compiler cost more time
-# than they save. Only the slow tests of the operator and the layers compile as users do.
+# than they save. Two groups compile with all optimisations, as users do: the tests of the operator on
+# the oldest JAX, and the slow tests of the operator and the layers.
 test test-oldest test-torch: export JAX_DISABLE_MOST_OPTIMIZATIONS := 1
 
 test: $(VENV)/.complete
@@ -48,8 +49,10 @@ test-all: $(VENV)/.complete
 	  -m "slow and not torch and not web" tests --ignore tests/kernels --ignore tests/carafe_jax
 
 test-oldest: $(OLDEST)/.complete
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(OLDEST)/bin/python -m pytest $(PARALLEL) -m "not slow" \
+	  tests/kernels/test_xla.py carafe_jax kernels
 	$(OLDEST)/bin/python -m pytest $(PARALLEL) -m "not slow" \
-	  tests/kernels tests/carafe_jax carafe_jax kernels
+	  tests/kernels tests/carafe_jax --ignore tests/kernels/test_xla.py
 
 test-torch: $(TORCH)/.complete
 	$(TORCH)/bin/python -m pytest $(PARALLEL) -m torch \
