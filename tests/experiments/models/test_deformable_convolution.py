@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from experiments.models import deformable_sums
 from experiments.models.deformable_convolution import modulated_deformable_convolution
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.models import deformable_loops as loops
 
 
