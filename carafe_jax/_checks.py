@@ -26,14 +26,14 @@ def check_normalizer(normalizer: str) -> None:
 def checked_array(
     name: str, array: Any, layout: str = "[..., H, W, C]", rank: int = 3
 ) -> jax.Array:
-    """Returns an array of floats of a least rank, or raises ``ValueError``.
+    """Returns an array of floats of rank ``rank`` or more, or raises ``ValueError``.
 
     Args:
         name: the name of the argument, for the error.
         array: a JAX array, a NumPy array, or an object with ``__jax_array__``, such as
             ``nnx.Param``.
         layout: the axes of the array, for the error.
-        rank: the least rank.
+        rank: smallest number of axes.
     """
     array = _as_array(name, array)
     if array.dtype.name not in DTYPES or not array.dtype.isnative:

@@ -248,9 +248,11 @@ def collect_reassemblies(
 
     Each call of a layer counts, and so does each call of its method
     :meth:`CARAFE.reassembly_kernels`, whose kernels the model then applies itself. Calls of
-    :func:`carafe_jax.carafe` and :func:`carafe_jax.reassemble` do not count. The collection
-    computes the kernels in addition to ``model.apply``, but nothing twice. It also works inside
-    :func:`jax.jit`.
+    :func:`carafe_jax.carafe` and :func:`carafe_jax.reassemble` do not count.
+
+    The predictor of each layer runs once; its logits are normalised once more. Call this function
+    inside :func:`jax.jit` if the model uses ``nn.jit``: otherwise each call compiles the programs
+    of ``nn.jit`` anew, and they stay in memory.
 
     >>> import jax, jax.numpy as jnp
     >>> x = jnp.ones((1, 8, 8, 32))

@@ -314,8 +314,11 @@ def collect_reassemblies(
     Each call of a layer counts, and so does each call of its method
     :meth:`CARAFE.reassembly_kernels`, whose kernels the model then applies itself. Calls of
     :func:`carafe_jax.carafe` and :func:`carafe_jax.reassemble` do not count, and neither do layers
-    that are not part of ``model``. The collection computes the kernels in addition to the call, but
-    nothing twice. It also works inside :func:`jax.jit` and ``nnx.jit``.
+    that are not part of ``model``.
+
+    The predictor of each layer runs once; its logits are normalised once more. Call this function
+    inside :func:`jax.jit` or ``nnx.jit`` if the model uses ``nnx.jit``: otherwise each call
+    compiles the programs of the model's ``nnx.jit`` anew, and they stay in memory.
 
     The call is made by a copy of the model, so ``model`` does not change: neither its batch
     statistics nor its random number generators, even in training.

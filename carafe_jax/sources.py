@@ -212,7 +212,7 @@ def _smallest_sources(weights: jax.Array, share: float) -> jax.Array:
     ordered = jnp.take_along_axis(flat, order, axis=-1)
     sums = jnp.cumsum(ordered, axis=-1)
     taken = ordered > 0
-    if share < 1:  # otherwise all positive weights, also those that rounding loses in the sums
+    if share < 1:  # share=1 takes all positive weights, even if rounding drops them from the sums
         before = jnp.concatenate([jnp.zeros_like(sums[..., :1]), sums[..., :-1]], axis=-1)
         taken &= before < share * sums[..., -1:]
     chosen = jnp.put_along_axis(jnp.zeros_like(taken), order, taken, axis=-1, inplace=False)

@@ -45,7 +45,10 @@ settings.register_profile(
 settings.load_profile("tests")
 
 pytest.register_assert_rewrite(
-    "tests.kernels.operator_base", "tests.kernels.transformation_base", "tests.carafe_jax.twins"
+    "tests.carafe_jax.twins",
+    "tests.experiments.detection.conversion.networks",
+    "tests.kernels.operator_base",
+    "tests.kernels.transformation_base",
 )
 
 

@@ -29,7 +29,7 @@ def with_backbone(variables: Any, folder: Path, backbone: ResNetConfig) -> dict[
             `python -m experiments.classification convert`.
         backbone: config of the backbone; its norms may differ from the run's, and with strided
             convolutions its output stride. It may have deformable convolutions in place of the
-            plain ones of the run: their kernels are those of the run, and the convolutions that
+            plain ones of the run: they get the kernels of the run, and the convolutions that
             predict offsets and masks keep their values in ``variables``. Initially these are 0, all
             masks are 0.5, and so a deformable convolution gives half of the plain one.
 

@@ -196,7 +196,7 @@ class ResNet(nn.Module):
     convolution ``conv2/conv_offset``, which predicts offsets and masks, starts at zero, so that
     ``conv2`` first gives half of the plain convolution, because all masks are 0.5. In a stage of
     width ``F`` it has ``9 * F * 27 * G + 27 * G`` parameters for ``G`` deformable groups. With
-    one group all stages together add to ResNet-50 and ResNet-101:
+    one group, all ``conv_offset`` together have this many parameters in ResNet-50 and ResNet-101:
 
     =================================  =======  =========
     deformable stages                       50        101

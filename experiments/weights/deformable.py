@@ -19,17 +19,17 @@ class Deformable(NamedTuple):
         stages: for Res-2, Res-3, Res-4 and Res-5, whether their bottlenecks have modulated
             deformable convolutions.
         groups: number of deformable groups.
-        fault: the reason why no ResNet here has these convolutions; empty if one has them.
+        problem: why ResNetConfig cannot describe these convolutions; empty if it can.
     """
 
     stages: _Stages = _NONE
     groups: int = 1
-    fault: str = ""
+    problem: str = ""
 
     def describe(self) -> str:
         """A text such as "deformable convolutions in Res-3, Res-4"; empty if there are none."""
-        if self.fault or not any(self.stages):
-            return self.fault
+        if self.problem or not any(self.stages):
+            return self.problem
         names = [f"Res-{stage}" for stage, has in enumerate(self.stages, 2) if has]
         groups = f" of {self.groups} groups" if self.groups > 1 else ""
         return f"deformable convolutions{groups} in {', '.join(names)}"
@@ -50,14 +50,14 @@ def deformable(shapes: Mapping[str, Sequence[int]]) -> Deformable:
     if not found:
         return Deformable()
     if "layer1.0.conv3.weight" not in shapes:
-        return Deformable(fault="deformable convolutions in basic blocks")
+        return Deformable(problem="deformable convolutions in basic blocks")
     blocks = {(int(match[1]), int(match[2])) for name in shapes if (match := _BLOCK.match(name))}
     with_offsets = {stage for stage, _ in found}
     for stage, block in sorted(blocks - found.keys()):
         if stage in with_offsets:
             name = f"layer{stage}.{block}"
             return Deformable(
-                fault=f"deformable convolutions in Res-{stage + 1}, but not in {name}"
+                problem=f"deformable convolutions in Res-{stage + 1}, but not in {name}"
             )
     counts = {_groups(shape) for shape in found.values()}
     if None in counts:
@@ -66,11 +66,11 @@ def deformable(shapes: Mapping[str, Sequence[int]]) -> Deformable:
         kind = "without masks (DCNv1)" if without_masks else "of an unknown kind"
         listed = ", ".join(map(str, outputs))
         return Deformable(
-            fault=f"deformable convolutions {kind}, by the {listed} outputs of conv_offset, where "
-            f"convolutions with masks (DCNv2) have {3 * _TAPS} for each group"
+            problem=f"deformable convolutions {kind}, by the {listed} outputs of conv_offset, "
+            f"where convolutions with masks (DCNv2) have {3 * _TAPS} for each group"
         )
     if len(counts) > 1:
-        return Deformable(fault="deformable convolutions with several numbers of groups")
+        return Deformable(problem="deformable convolutions with several numbers of groups")
     (groups,) = counts
     assert groups is not None
     first, second, third, fourth = (stage in with_offsets for stage in (1, 2, 3, 4))

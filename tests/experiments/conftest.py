@@ -4,7 +4,7 @@ import pytest
 
 from experiments.data.composed.crops import prepare
 from experiments.engine.command_line import run_program
-from tests.experiments.compilation import few_optimizations
+from tests.compilation import few_optimizations
 from tests.experiments.data.composed.fake_cutouts import write_fake_cutouts
 
 
@@ -30,7 +30,7 @@ def scenes_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module", name="few_optimizations")
 def compile_with_few_optimizations():
-    """See :func:`tests.experiments.compilation.few_optimizations`."""
+    """See :func:`tests.compilation.few_optimizations`."""
     with few_optimizations():
         yield
 

@@ -6,7 +6,7 @@ from unittest import mock
 from carafe_kernels import mosaic_gpu
 from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
 
-from tests.experiments.compilation import few_optimizations
+from tests.compilation import few_optimizations
 
 
 class RaceError(AssertionError):

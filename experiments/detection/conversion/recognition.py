@@ -154,7 +154,7 @@ _OTHERS = {
     r"roi_heads\.keypoint_": ("a Keypoint R-CNN", ""),
     r"roi_heads\.res5\.": ("a C4 model of detectron2, without FPN", ""),
     r"backbone\.res5\.": ("a DC5 model of detectron2, without FPN", ""),
-    # Those of a ResNet of mmdet or detectron2 are no reason to refuse a file.
+    # A ResNet of mmdet or detectron2 may have deformable convolutions.
     r"(?!backbone\.((bottom_up\.)?res|layer)\d\.\d+\.conv2(\.conv|)_offset\.)"
     r".*\.conv\d?_offset\.": (
         "a detector with deformable convolutions that are no 3x3 convolutions of a ResNet of mmdet "
@@ -217,8 +217,8 @@ def recognise(shapes: Shapes, library: Library | None = None) -> Recognised:
         raise _unfit(f"a network of {library} that is no Faster R-CNN or Mask R-CNN with FPN")
     _check_classes(library, classes[0], boxes[0])
     stages = deformable(backbone_shapes(shapes))
-    if stages.fault:
-        raise _unfit(f"a detector of {library} with {stages.fault}")
+    if stages.problem:
+        raise _unfit(f"a detector of {library} with {stages.problem}")
     channels = output[0]
     neck = _mmdet_neck(shapes) if library == "mmdet" else FPNConfig()
     masks = _shape(shapes, arrays.masks, 1)

@@ -80,7 +80,7 @@ def config_of(library: Library, shapes: Mapping[str, Sequence[int]]) -> Segmenta
             f"{described(shapes)}"
         )
     stages = deformable(backbone)
-    if stages.fault or (any(stages.stages) and library not in _DEFORMABLE):
+    if stages.problem or (any(stages.stages) and library not in _DEFORMABLE):
         raise WeightsError(
             "the files must hold a ResNet of plain convolutions, or for "
             f"{' and '.join(_DEFORMABLE)} with modulated deformable convolutions in whole stages, "

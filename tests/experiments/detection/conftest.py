@@ -1,6 +1,6 @@
 import pytest
 
-from tests.experiments.compilation import few_optimizations
+from tests.compilation import few_optimizations
 from tests.experiments.detection import tiny
 
 

@@ -20,7 +20,7 @@ from experiments.engine.config import ConfigError, differences, load, save
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.input_config import InputConfig
 from experiments.models.resnet_config import ResNetConfig
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.detection.losses.batches import make_batch, make_config
 from tests.experiments.detection.model.shallow import CLASSES, CONFIG, Shallow, random_variables
 

@@ -37,7 +37,7 @@ from experiments.engine.optimization_config import OptimizerConfig, ScheduleConf
 from experiments.engine.settings import EvaluationConfig, Operation, TrainingConfig
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet_config import ResNetConfig
-from tests.experiments.compilation import few_optimizations
+from tests.compilation import few_optimizations
 from tests.experiments.detection.fake_records import make_record, noise
 from tests.experiments.detection.tiny import TINY, train
 

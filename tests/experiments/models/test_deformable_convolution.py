@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.models.deformable_convolution import modulated_deformable_convolution
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.models import deformable_loops as loops
 
 

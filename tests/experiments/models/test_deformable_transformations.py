@@ -12,7 +12,7 @@ from experiments.models.deformable_convolution import (
     ModulatedDeformableConv,
     modulated_deformable_convolution,
 )
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 
 DEVICES = 4
 

@@ -13,7 +13,7 @@ from experiments.models.fpn import FPN
 from experiments.models.fpn_config import FPNConfig, Kind
 from experiments.resamplers.carafe_config import CarafeConfig
 from experiments.resamplers.methods import Upsampler
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import random_variables
 

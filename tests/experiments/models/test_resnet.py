@@ -12,7 +12,7 @@ from experiments.engine.config import ConfigError
 from experiments.models.resnet import Bottleneck, ResNet
 from experiments.models.resnet_config import ResNetConfig
 from experiments.resamplers.methods import Downsampler
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import scaled_variables
 from tests.slow import slow

@@ -14,7 +14,7 @@ from experiments.engine.optimization_config import OptimizerConfig
 from experiments.models import deformable_convolution
 from experiments.models.resnet import Bottleneck, ResNet, is_frozen
 from experiments.models.resnet_config import ResNetConfig
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import scaled_variables
 from tests.slow import slow

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.models.resnet import Bottleneck, ResNet, is_frozen
 from experiments.models.resnet_config import ResNetConfig
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.variables import scaled_variables
 
 

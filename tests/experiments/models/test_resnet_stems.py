@@ -4,7 +4,7 @@ import pytest
 
 from experiments.models.resnet import BasicBlock, ResNet
 from experiments.models.resnet_config import ResNetConfig
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import scaled_variables
 

@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 
 
 def windows(size, window, before):

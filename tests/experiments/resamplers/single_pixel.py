@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 
 X = np.arange(24.0, dtype=np.float32).reshape(1, 4, 6, 1)
 

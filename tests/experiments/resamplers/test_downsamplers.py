@@ -8,7 +8,7 @@ import pytest
 
 from experiments.resamplers.downsamplers import Downsample, pool
 from experiments.resamplers.methods import Downsampler
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers.single_pixel import X, apply_with_identity_convolution
 
 METHODS = get_args(Downsampler)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.resamplers.dpp import DetailPreservingPool, detail_preserving_pool
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 
 ZERO = jnp.zeros(1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from experiments.resamplers.guided import GuidedUpsample, sample
 from experiments.resamplers.interpolation import bilinear
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 
 ROW = jnp.array([0.0, 4, 8, 16]).reshape(1, 1, 4, 1)

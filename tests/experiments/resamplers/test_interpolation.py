@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.resamplers.interpolation import bilinear, nearest, resize
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 
 

@@ -9,7 +9,7 @@ from experiments.resamplers.lip import (
     SimplifiedLIP,
     local_importance_pool,
 )
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import random_variables
 

@@ -12,7 +12,7 @@ from experiments.resamplers.pooling import (
     window_mean,
     window_sum,
 )
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 
 X = np.arange(24.0, dtype=np.float32).reshape(1, 4, 6, 1)

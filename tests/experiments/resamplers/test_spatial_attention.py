@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.resamplers.spatial_attention import SpatialAttentionUpsample
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 
 

@@ -13,7 +13,7 @@ from experiments.engine.tables.cost import Cost, cost
 from experiments.resamplers.carafe_config import CarafeConfig
 from experiments.resamplers.methods import Upsampler
 from experiments.resamplers.upsamplers import upsample
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import random_variables
 

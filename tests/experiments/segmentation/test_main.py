@@ -14,7 +14,7 @@ from experiments.engine import config as configs
 from experiments.engine.monitoring.logs import read_metrics
 from experiments.segmentation import __main__ as command_line
 from experiments.segmentation.task import read_class_names
-from tests.experiments.compilation import few_optimizations
+from tests.compilation import few_optimizations
 from tests.experiments.segmentation.tiny import TINY, train
 
 

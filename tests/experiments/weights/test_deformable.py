@@ -54,7 +54,7 @@ def test_stages_and_groups(stages, expected, groups):
 
 
 @pytest.mark.parametrize(
-    ("shapes", "fault"),
+    ("shapes", "problem"),
     [
         (resnet(in_stages(3, count=18)), "without masks (DCNv1), by the 18 outputs"),
         (resnet(in_stages(3, count=72)), "without masks (DCNv1), by the 72 outputs"),
@@ -66,10 +66,10 @@ def test_stages_and_groups(stages, expected, groups):
         (resnet(in_stages(3), bottlenecks=False), "in basic blocks"),
     ],
 )
-def test_other_deformable_convolutions_have_a_fault(shapes, fault):
+def test_other_deformable_convolutions_have_a_problem(shapes, problem):
     found = deformable(shapes)
-    assert fault in found.fault
-    assert found.describe() == found.fault
+    assert problem in found.problem
+    assert found.describe() == found.problem
 
 
 @pytest.mark.parametrize(

@@ -1,2 +1,2 @@
-# It needs PyTorch; the tests marked `torch` import it.
-collect_ignore = ["twins.py"]
+# They need PyTorch; the tests marked `torch` import them.
+collect_ignore = ["detectron2_twins.py", "mmdet_twins.py", "twin_layers.py"]

@@ -18,8 +18,12 @@ def torch():
     return importlib.import_module("torch")
 
 
-def twins():
-    return importlib.import_module("tests.experiments.detection.conversion.twins")
+def mmdet_twins():
+    return importlib.import_module("tests.experiments.detection.conversion.mmdet_twins")
+
+
+def detectron2_twins():
+    return importlib.import_module("tests.experiments.detection.conversion.detectron2_twins")
 
 
 def randomise_norms(model):

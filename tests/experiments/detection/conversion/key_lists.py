@@ -1,7 +1,7 @@
 """Lists of the names and shapes in other libraries' files; ``write_keys.py`` writes them.
 
 The lists of torchvision come from its own models. The lists of mmdet and detectron2 come from the
-twins in ``twins.py``. They show when a name changes here, but an error in a twin is in its list,
+twins in plain PyTorch. They show when a name changes here, but an error in a twin is in its list,
 too. ``COUNTS`` has numbers from other sources.
 """
 

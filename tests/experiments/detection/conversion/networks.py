@@ -98,6 +98,14 @@ def random_file(path, model, library, names="new", extra=(), deviation=1.0):
     return arrays
 
 
+def assert_same(found, expected):
+    """Compares the arrays of two files bit for bit."""
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape), name
+        np.testing.assert_array_equal(found[name], array, name)
+
+
 def file_shapes(model, library, names="new"):
     """The shapes of the arrays in a file of a library, by name."""
     sources = layout(library, model, names).sources(shapes(model))

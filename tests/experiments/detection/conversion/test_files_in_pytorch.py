@@ -10,7 +10,7 @@ from experiments.detection.conversion.conversion import to_file, to_run
 from experiments.detection.conversion.layouts import layout
 from experiments.weights.loading import arrays_for_file
 from tests.experiments.detection.conversion import key_lists, write_keys
-from tests.experiments.detection.conversion.in_pytorch import torch, twins
+from tests.experiments.detection.conversion.in_pytorch import detectron2_twins, mmdet_twins, torch
 from tests.experiments.detection.conversion.networks import LISTS, shapes
 
 pytestmark = pytest.mark.torch
@@ -48,8 +48,8 @@ def test_torchvision_loads_written_arrays_with_both_versions_of_its_names(name):
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        ("mmdet_mask_carafe", lambda: twins().Mmdet(masks=True, carafe=True)),
-        ("detectron2_mask_r50", lambda: twins().Detectron2(masks=True)),
+        ("mmdet_mask_carafe", lambda: mmdet_twins().Mmdet(masks=True, carafe=True)),
+        ("detectron2_mask_r50", lambda: detectron2_twins().Detectron2(masks=True)),
     ],
 )
 def test_the_twins_load_written_arrays(name, make):
@@ -61,7 +61,7 @@ def test_the_twins_load_written_arrays(name, make):
 def test_a_file_of_pytorch_comes_back_bit_for_bit(suffix, tmp_path):
     """A Mask R-CNN with CARAFE of full size, with its counters."""
     torch().manual_seed(0)
-    state = twins().Mmdet(masks=True, carafe=True).state_dict()
+    state = mmdet_twins().Mmdet(masks=True, carafe=True).state_dict()
     weights, again = tmp_path / f"weights{suffix}", tmp_path / f"again{suffix}"
     files = importlib.import_module("safetensors.torch")
     if suffix == ".pth":

@@ -10,14 +10,15 @@ import pytest
 
 from tests.experiments.detection.conversion.in_pytorch import (
     converted,
+    detectron2_twins,
     error,
     first,
     image,
     jitted,
     last,
+    mmdet_twins,
     randomise_norms,
     torch,
-    twins,
 )
 
 pytestmark = pytest.mark.torch
@@ -29,13 +30,12 @@ HEIGHT, WIDTH = 96, 160
 
 
 def make(name):
-    twin = twins()
     return {
-        "mmdet": lambda: twin.Mmdet(masks=True),
-        "mmdet with CARAFE": lambda: twin.Mmdet(masks=True, carafe=True),
-        "mmdet with DCNv2": lambda: twin.Mmdet(masks=True, deformable=True),
-        "detectron2": lambda: twin.Detectron2(masks=True),
-        "detectron2 with DCNv2": lambda: twin.Detectron2(masks=True, deformable=True),
+        "mmdet": lambda: mmdet_twins().Mmdet(masks=True),
+        "mmdet with CARAFE": lambda: mmdet_twins().Mmdet(masks=True, carafe=True),
+        "mmdet with DCNv2": lambda: mmdet_twins().Mmdet(masks=True, deformable=True),
+        "detectron2": lambda: detectron2_twins().Detectron2(masks=True),
+        "detectron2 with DCNv2": lambda: detectron2_twins().Detectron2(masks=True, deformable=True),
     }[name]()
 
 
@@ -54,7 +54,7 @@ def theirs(request):
     model = make(request.param).eval()
     randomise_norms(model)
     for module in model.modules():
-        if isinstance(module, twins().Carafe):
+        if isinstance(module, mmdet_twins().Carafe):
             # Otherwise all kernels would be almost uniform.
             torch().nn.init.normal_(module.content_encoder.weight, 0, 0.2)
     for name, parameter in model.named_parameters():
@@ -123,7 +123,7 @@ def test_mask_head(theirs, ours):
 
 def test_the_run_has_the_settings_of_the_library(theirs, ours):
     _, _, config = ours
-    detectron2 = isinstance(theirs, twins().Detectron2)
+    detectron2 = isinstance(theirs, detectron2_twins().Detectron2)
     backbone = config.model.backbone
     assert backbone.stride_in_1x1 == detectron2
     assert backbone.input.channels == ("bgr" if detectron2 else "rgb")

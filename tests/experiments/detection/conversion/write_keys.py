@@ -6,6 +6,7 @@ come from its own models, the names of mmdet and detectron2 from the twins.
 
 import importlib
 
+from tests.experiments.detection.conversion.in_pytorch import detectron2_twins, mmdet_twins
 from tests.experiments.detection.conversion.key_lists import FOLDER, OLD_NAMES, renamed
 
 
@@ -13,7 +14,6 @@ def lists():
     """The lines of each list, by the name of its file."""
     torch = importlib.import_module("torch")
     detection = importlib.import_module("torchvision.models.detection")
-    twins = importlib.import_module("tests.experiments.detection.conversion.twins")
     with torch.device("meta"):
         models = {
             "torchvision_faster": detection.fasterrcnn_resnet50_fpn(
@@ -22,16 +22,16 @@ def lists():
             "torchvision_mask": detection.maskrcnn_resnet50_fpn(
                 weights=None, weights_backbone=None
             ),
-            "mmdet_faster": twins.Mmdet(masks=False, carafe=False),
-            "mmdet_mask": twins.Mmdet(masks=True, carafe=False),
-            "mmdet_faster_carafe": twins.Mmdet(masks=False, carafe=True),
-            "mmdet_mask_carafe": twins.Mmdet(masks=True, carafe=True),
-            "mmdet_faster_dcn": twins.Mmdet(masks=False, deformable=True),
-            "detectron2_faster_dcn": twins.Detectron2(masks=False, deformable=True),
-            "detectron2_faster_r50": twins.Detectron2(masks=False),
-            "detectron2_mask_r50": twins.Detectron2(masks=True),
-            "detectron2_faster_r101": twins.Detectron2(masks=False, depth=101),
-            "detectron2_mask_r101": twins.Detectron2(masks=True, depth=101),
+            "mmdet_faster": mmdet_twins().Mmdet(masks=False, carafe=False),
+            "mmdet_mask": mmdet_twins().Mmdet(masks=True, carafe=False),
+            "mmdet_faster_carafe": mmdet_twins().Mmdet(masks=False, carafe=True),
+            "mmdet_mask_carafe": mmdet_twins().Mmdet(masks=True, carafe=True),
+            "mmdet_faster_dcn": mmdet_twins().Mmdet(masks=False, deformable=True),
+            "detectron2_faster_dcn": detectron2_twins().Detectron2(masks=False, deformable=True),
+            "detectron2_faster_r50": detectron2_twins().Detectron2(masks=False),
+            "detectron2_mask_r50": detectron2_twins().Detectron2(masks=True),
+            "detectron2_faster_r101": detectron2_twins().Detectron2(masks=False, depth=101),
+            "detectron2_mask_r101": detectron2_twins().Detectron2(masks=True, depth=101),
         }
     found = {name: shapes(model) for name, model in models.items()}
     for name in ("torchvision_faster", "torchvision_mask"):

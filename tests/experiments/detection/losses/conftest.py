@@ -8,7 +8,7 @@ import pytest
 from experiments.detection.losses import make_loss_function
 from experiments.models.input_config import InputConfig
 from experiments.models.input_normalization import normalize
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.detection.losses.batches import make_config
 from tests.experiments.detection.model.shallow import CLASSES, CONFIG, Shallow, random_variables
 

@@ -9,7 +9,7 @@ from experiments.detection.model.config import DetectorConfig
 from experiments.detection.model.detector import Detector, is_frozen
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet_config import ResNetConfig
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.detection.losses.batches import make_batch, make_config
 from tests.experiments.detection.model.shallow import CLASSES, CONFIG, random_variables
 

@@ -5,7 +5,7 @@ import pytest
 from experiments.detection.losses import make_loss_function
 from experiments.detection.model.sampler_config import SamplerConfig
 from experiments.detection.model.sampling import Objects, sample
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.detection.losses.batches import ANCHORS, PARTS, make_batch, make_config
 from tests.experiments.detection.losses.loops import (
     expected_losses,

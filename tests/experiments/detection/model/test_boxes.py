@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.detection.model import boxes as subject
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 
 area, clip = jit(subject.area), jit(subject.clip)
 pairwise_coverage, pairwise_iou = jit(subject.pairwise_coverage), jit(subject.pairwise_iou)

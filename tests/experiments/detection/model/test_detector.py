@@ -17,7 +17,7 @@ from experiments.models.input_config import InputConfig
 from experiments.models.input_normalization import normalize
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.detection.model.shallow import (
     CLASSES,
     CONFIG,

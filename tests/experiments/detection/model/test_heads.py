@@ -10,7 +10,7 @@ from experiments.detection.model.heads import BoxHead, MaskHead
 from experiments.engine.tables.cost import cost
 from experiments.resamplers.carafe_config import CarafeConfig
 from experiments.resamplers.methods import Upsampler
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import random_variables
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.detection.model.mask_targets import crop_masks
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 
 crop = jit(crop_masks, static_argnames="size")
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.detection.model.nms import nms
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 
 run = jit(nms)
 # Few counts, to limit compilation: below, at and above the size of a tile, and several tiles.

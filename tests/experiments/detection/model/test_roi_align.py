@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.detection.model.roi_align import assign_levels, roi_align
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 
 STRIDES = (4, 8, 16)
 # Odd, narrow, and with a single pixel along an axis.

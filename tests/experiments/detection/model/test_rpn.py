@@ -11,7 +11,7 @@ from experiments.detection.model.anchors import AnchorConfig, pyramid_anchors
 from experiments.detection.model.config import ProposalConfig
 from experiments.detection.model.rpn import RPNHead, propose
 from experiments.engine.tables.cost import cost
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import random_variables
 

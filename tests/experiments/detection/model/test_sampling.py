@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from experiments.detection.model.sampler_config import ANCHORS, PROPOSALS, SamplerConfig
 from experiments.detection.model.sampling import Objects, sample
 from experiments.engine.config import ConfigError
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 
 EXAMPLES, ROWS = 24, 5
 # Large enough for every example to be drawn.

@@ -13,7 +13,7 @@ from experiments.segmentation.conversion.libraries import layout
 from experiments.segmentation.conversion.networks import config_of, library_of
 from experiments.segmentation.task import initial_variables, make_model
 from experiments.weights.loading import arrays_for_file, file_shapes, load
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.segmentation.conversion.key_lists import NAMES, key_list
 
 SIZES = [(64, 96), (75, 57)]

@@ -11,7 +11,7 @@ from experiments.segmentation.model.psanet import PSANetHead
 from experiments.segmentation.model.pspnet import PSPNetHead
 from experiments.segmentation.model.pyramid_pooling import PyramidPooling
 from experiments.segmentation.model.upernet import UperNetHead
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.segmentation.model.head_loops import (
     Layers,

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.segmentation.model.config import SegmenterConfig
 from experiments.segmentation.model.layers import Classifier, ConvNormReLU
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.segmentation.model.head_loops import Layers
 from tests.experiments.variables import scaled_variables
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.segmentation.model.psamask import psamask
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.segmentation.model import head_loops as loops
 
 

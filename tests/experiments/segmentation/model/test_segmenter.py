@@ -14,7 +14,7 @@ from experiments.models.resnet_config import ResNetConfig
 from experiments.resamplers.methods import Upsampler
 from experiments.segmentation.model.config import SegmenterConfig
 from experiments.segmentation.model.segmenter import Segmenter
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.variables import scaled_variables
 from tests.slow import slow
 

@@ -13,7 +13,7 @@ from experiments.resamplers.interpolation import resize
 from experiments.resamplers.pooling import adaptive_avg_pool
 from experiments.segmentation.model.config import SegmenterConfig
 from experiments.segmentation.model.segmenter import Segmenter
-from tests.experiments.compilation import jit
+from tests.compilation import jit
 from tests.experiments.variables import scaled_variables
 
 CLASSES = 5
