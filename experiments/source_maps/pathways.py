@@ -269,10 +269,8 @@ def sources(pathway: Pathway, targets: Any) -> jax.Array:
 
     Returns:
         Source weights, float32 ``[T, H, W]``, with the height and width of the source map.
+
+    Raises:
+        ValueError: a target is outside the last map.
     """
-    return _sources(pathway.steps, jnp.asarray(targets))
-
-
-@jax.jit
-def _sources(steps: tuple[Reassembly, ...], targets: jax.Array) -> jax.Array:
-    return source_weights(steps, targets)
+    return source_weights(pathway.steps, targets)

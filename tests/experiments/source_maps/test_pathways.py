@@ -109,3 +109,8 @@ def test_fixed_downsampling_by_hand(method):
     (weights,) = sources(fixed_bottom_up((32, 32), method, steps=2), [(4, 4)])
     expected = {"strided": 1, "avg_pool": 4 * 4, "box": 13 * 13}[method]
     assert np.count_nonzero(weights) == expected
+
+
+def test_a_target_outside_the_map_is_refused():
+    with pytest.raises(ValueError, match=r"targets .*18"):
+        sources(fixed_top_down(LEVELS, "nearest"), [(18, 0)])
