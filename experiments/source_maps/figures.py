@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from carafe_jax.sources import smallest_sources
-from experiments.source_maps.pathways import Pathway, sources
+from experiments.source_maps.pathways import Pathway, image_sources
 from experiments.source_maps.targets import Target
 
 # Fraction of a target's source weight that the drawn sources hold.
@@ -23,7 +23,7 @@ _RED, _GREEN = (0.9, 0.0, 0.0), "#00ff3c"
 _OPACITIES = 0.25, 0.65  # of drawn sources with the least and the most weight
 _COLOURS = "#ff3030", "#ffffff", "#ff9f1c", "#ff5cf4"  # of sampled pixels; visible on viridis
 _ZOOMED = 0.7  # windows below this fraction of the image's sides are worth rows of their own
-_NOTED = 0.95  # a smaller weight within the map is written in the panel
+_NOTED = 0.95  # a smaller weight in the image is written in the panel
 _PANEL = 2.3  # inches
 _DPI = 110
 _KINDS = {"inside": "inside an object", "border": "border of an object", "background": "background"}
@@ -67,9 +67,9 @@ def sources_figure(
         targets: targets, at least one.
         title: first line of the title.
     """
+    pixels = [target[:2] for target in targets]
     found = {
-        name: np.asarray(sources(pathway, np.array([target[:2] for target in targets])))
-        for name, pathway in pathways.items()
+        name: image_sources(pathway, pixels, image.shape[:2]) for name, pathway in pathways.items()
     }
     pathway = next(iter(pathways.values()))
     windows = [
@@ -125,10 +125,10 @@ def _caption(pathway: Pathway) -> str:
     text = (
         f"{pathway.name}. Red: the pixels of the first map with the largest weights, which hold "
         f"{100 * SHARE:.0f} % of the weight with which the green pixel of the last map is "
-        "reassembled; more opaque for a larger weight. Weight beyond the first map, where features "
-        "are zero, does not count; a note says how much is within it, if it is less than "
-        f"{100 * _NOTED:.0f} %. A pixel of the first map covers "
-        f"{source}x{source} pixels of the image, a pixel of the last map {target}x{target}."
+        "reassembled; more opaque for a larger weight. Weight beyond the image does not count; a "
+        f"note says how much is in the image, if it is less than {100 * _NOTED:.0f} %. "
+        f"A pixel of the first map covers {source}x{source} pixels of the image, a pixel of the "
+        f"last map {target}x{target}."
     )
     if source < target:
         text += " The kernels are centred on the upper left corner of the green pixel."
@@ -175,14 +175,14 @@ def _opacity(
 
 
 def _note_weight(axes: Axes, weights: Float[np.ndarray, "rows columns"]) -> None:
-    """Writes the sum of the weights within the map, if kernels reach beyond it."""
-    within = float(weights.sum())
-    if within < _NOTED:
+    """Writes the sum of the weights in the image, if kernels reach beyond it."""
+    in_image = float(weights.sum())
+    if in_image < _NOTED:
         box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
         axes.text(
             0.03,
             0.03,
-            f"{100 * within:.0f} % within",
+            f"{100 * in_image:.0f} % in image",
             transform=axes.transAxes,
             fontsize=7,
             color="white",
@@ -307,7 +307,7 @@ def _draw_regions(
     stride = pathway.target_stride * scale
     sampled = np.array([(target.row // scale, target.column // scale) for target in targets])
     if steps:
-        weights = np.asarray(sources(pathway.first_steps(steps), sampled))
+        weights = image_sources(pathway.first_steps(steps), sampled, (height, width))
     else:
         weights = np.zeros((len(sampled), *pathway.source_size), np.float32)
         weights[np.arange(len(sampled)), sampled[:, 0], sampled[:, 1]] = 1

@@ -15,6 +15,8 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 
 from carafe_jax.sources import Reassembly, source_weights
 from experiments.resamplers.fixed_kernels import (
@@ -274,3 +276,23 @@ def sources(pathway: Pathway, targets: Any) -> jax.Array:
         ValueError: a target is outside the last map.
     """
     return source_weights(pathway.steps, targets)
+
+
+def image_sources(
+    pathway: Pathway, targets: Any, image_size: Size
+) -> Float[np.ndarray, "targets height width"]:
+    """Returns the weight of each source pixel in target pixels, and 0 for pixels in the padding.
+
+    Args:
+        pathway: pathway of one image, whose kernels have no batch axis.
+        targets: row and column of each target in the target map, integers ``[T, 2]``.
+        image_size: height and width of the image, without the padding of the network's input.
+
+    Returns:
+        Source weights, float32 ``[T, H, W]``, with the height and width of the source map.
+    """
+    weights = np.array(sources(pathway, targets))
+    height, width = map_size(image_size, pathway.source_stride)
+    weights[:, height:] = 0
+    weights[:, :, width:] = 0
+    return weights

@@ -1,8 +1,14 @@
 import jax
 import numpy as np
+import pytest
 
 from experiments.source_maps.figures import pixels_of, pyramid_figure, sources_figure
-from experiments.source_maps.pathways import fixed_bottom_up, fixed_top_down
+from experiments.source_maps.pathways import (
+    fixed_bottom_up,
+    fixed_top_down,
+    image_sources,
+    sources,
+)
 from experiments.source_maps.targets import Target
 
 LEVELS = [(10, 14), (5, 7), (3, 4), (2, 2)]
@@ -28,7 +34,20 @@ def test_sources_are_red_and_targets_are_green():
     nothing = {name: with_weights(pathway, 0) for name, pathway in pathways.items()}
     figure = sources_figure(IMAGE, nothing, TARGETS, "title")
     assert count(pixels_of(figure), red=True) == 0
-    assert [axes.texts[0].get_text() for axes in figure.axes] == ["0 % within"] * 4
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["0 % in image"] * 4
+
+
+def test_weight_in_the_padding_of_the_input_does_not_count():
+    image = np.full((50, 75, 3), 200, np.uint8)  # in an input of 64x96 pixels
+    pathway = fixed_bottom_up((32, 48), "box")
+    (weights,) = sources(pathway, [(1, 2)])
+    in_image = weights[:25, :38].sum()
+    assert in_image < 0.8 * weights.sum()
+    (drawn,) = image_sources(pathway, [(1, 2)], (50, 75))
+    assert drawn.sum() == pytest.approx(in_image)
+    figure = sources_figure(image, {"box": pathway}, [Target(1, 2, "inside", 1)], "title")
+    note = f"{100 * in_image:.0f} % in image"
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == [note]
 
 
 def with_weights(pathway, factor):
