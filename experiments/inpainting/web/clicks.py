@@ -12,7 +12,7 @@ from carafe_jax.sources import smallest_sources
 from experiments.engine.errors import InputError
 from experiments.inpainting.prediction.inpainter import TracedImage
 from experiments.inpainting.web.comparison import Model, with_hole
-from experiments.source_maps.pathways import sources
+from experiments.source_maps.pathways import image_sources
 
 _KEPT = 8  # fills of all visitors
 _SHARE = 0.7  # fraction of the weight that the drawn pixels hold
@@ -65,7 +65,9 @@ class Fills:
         Returns:
             The grey picture at the size at which the network reads it, enlarged without
             interpolation, with a white hole. Red are the pixels that hold 70 % of the pixel's
-            weight on its way through the coarsest map, and the pixel has a green frame.
+            weight on its way through the coarsest map, and the pixel has a green frame. If the
+            network only downsamples with CARAFE++, the frame encloses the pixel of the coarsest map
+            in which the pixel lies.
 
         Raises:
             InputError: the fill is no longer kept, or the model has no maps for it.
@@ -90,7 +92,8 @@ class Fills:
 def _drawn(traced: TracedImage, place: list[int]) -> UInt8[np.ndarray, "height width 3"]:
     pathway = traced.pathways.longest
     assert pathway is not None
-    weights = np.asarray(sources(pathway, np.array([place])))[0]
+    target = [index // pathway.target_stride for index in place]
+    (weights,) = image_sources(pathway, [target], traced.mask.shape)
     chosen = np.asarray(smallest_sources(weights, _SHARE))
     relative = weights / max(float(weights.max()), np.finfo(np.float32).tiny)
     opacity = np.where(chosen, _FAINTEST + (_STRONGEST - _FAINTEST) * relative, 0)
@@ -100,13 +103,12 @@ def _drawn(traced: TracedImage, place: list[int]) -> UInt8[np.ndarray, "height w
     drawn = (grey * (1 - opacity) + np.array(_RED) * opacity).round().astype(np.uint8)
     factor = max(1, -(-_SHOWN_SIDE // max(height, width)))
     drawn = _enlarged(drawn, factor)
-    top, left = (factor * index for index in place)
-    inner = drawn[top : top + factor, left : left + factor].copy()
+    side = factor * pathway.target_stride
+    top, left = (side * index for index in target)
+    inner = drawn[top : top + side, left : left + side].copy()
     line = max(2, factor // 2)
-    drawn[max(0, top - line) : top + factor + line, max(0, left - line) : left + factor + line] = (
-        _GREEN
-    )
-    drawn[top : top + factor, left : left + factor] = inner
+    drawn[max(0, top - line) : top + side + line, max(0, left - line) : left + side + line] = _GREEN
+    drawn[top : top + side, left : left + side] = inner
     return drawn
 
 

@@ -15,8 +15,9 @@ SIZE = (8, 12)  # at which the network reads the picture of 16x24 pixels
 class Halving:
     """A model that reads pictures at half their size."""
 
-    def __init__(self):
+    def __init__(self, has_up=True):
         self.traced = []
+        self._has_up = has_up
 
     def trace(self, image, hole):
         self.traced.append(image.shape)
@@ -34,7 +35,8 @@ class Halving:
             target_stride=1,
             target_size=SIZE,
         )
-        return TracedImage(image[::2, ::2], hole[::2, ::2], Pathways(down, up))
+        pathways = Pathways(down, up if self._has_up else None)
+        return TracedImage(image[::2, ::2], hole[::2, ::2], pathways)
 
 
 @pytest.fixture
@@ -65,6 +67,20 @@ def test_the_sources_of_the_clicked_pixel_are_red(picture):
     rows, columns = np.nonzero(green)
     assert (rows.mean() + 0.5) // factor == 2
     assert (columns.mean() + 0.5) // factor == 3
+
+
+def test_without_an_upward_pathway_the_sources_of_a_pixel_of_the_coarsest_map_are_red(picture):
+    fills = Fills({"CARAFE++": Halving(has_up=False)})
+    drawn = fills.draw(fills.add(picture, painted()), "CARAFE++", column=15, row=7).astype(int)
+    factor = drawn.shape[1] // 12
+    red = drawn[..., 0] - drawn[..., 1:].max(axis=-1) > 60
+    # Row 3 and column 7 of the picture that the network reads lie in row 1, column 3 of its map.
+    inside = slice(2 * factor, 4 * factor), slice(6 * factor, 8 * factor)
+    assert red[inside].sum() == red.sum() > 0
+    green = drawn[..., 1] - drawn[..., [0, 2]].max(axis=-1) > 60
+    assert not green[inside].any()
+    rows, columns = np.nonzero(green)
+    assert (rows.mean() + 0.5, columns.mean() + 0.5) == (3 * factor, 7 * factor)
 
 
 def test_a_fill_is_traced_once(picture):
