@@ -17,7 +17,6 @@ from experiments.engine.runs import LoadedRun
 from experiments.engine.text import printable
 from experiments.models.input_normalization import normalize
 from experiments.source_maps.figures import pixels_of, sources_figure
-from experiments.source_maps.headings import set_headings
 from experiments.source_maps.pathways import DOWNSAMPLERS, bottom_up, compared
 from experiments.source_maps.targets import grid_targets
 
@@ -69,8 +68,8 @@ def map_drawer(loaded: LoadedRun[ClassificationConfig]) -> Callable[[Pixels, str
         shown = compared(pathway, {"box": DOWNSAMPLERS["box"]})
         side = image.shape[0]
         targets = grid_targets(image.shape[:2], pathway.target_stride, _ROWS, _COLUMNS)
-        figure = sources_figure(image, shown, targets, f"{title}, cropped to {side}x{side}")
-        set_headings(figure, [f"row {row}, column {column}" for row, column, *_ in targets])
-        return pixels_of(figure)
+        title = f"{title}, cropped to {side}x{side}"
+        headings = [f"row {row}, column {column}" for row, column, *_ in targets]
+        return pixels_of(sources_figure(image, shown, targets, title, headings))
 
     return draw

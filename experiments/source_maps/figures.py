@@ -52,6 +52,7 @@ def sources_figure(
     pathways: Mapping[str, Pathway],
     targets: Sequence[Target],
     title: str,
+    headings: Sequence[str] | None = None,
 ) -> Figure:
     """Draws from which pixels of the source map each target is reassembled (Fig. 9).
 
@@ -66,6 +67,7 @@ def sources_figure(
         pathways: pathways of the image between the same maps, by the name of the method.
         targets: targets, at least one.
         title: first line of the title.
+        headings: heading of the column of each target; None for the kinds of the targets.
     """
     pixels = [target[:2] for target in targets]
     found = {
@@ -85,9 +87,7 @@ def sources_figure(
     if zooms:
         first = next(iter(pathways))
         rows.insert(0, (first, f"{first}, whole image", [whole] * len(targets)))
-    shapes = [
-        max((low - high) / (right - left) for left, right, low, high in each[2]) for each in rows
-    ]
+    shapes = [max(_shape(window) for window in each[2]) for each in rows]
     lines = textwrap.wrap(_caption(pathway), max(60, 27 * len(targets)))
     size = (
         max(_PANEL * len(targets), 4.5) + 0.4,
@@ -102,8 +102,10 @@ def sources_figure(
             _note_weight(axes, found[name][column])
             axes.set(xlim=limits[column][:2], ylim=limits[column][2:])
         line[0].set_ylabel(label, fontsize=9)
-    for target, axes in zip(targets, grid[0], strict=True):
-        axes.set_title(_KINDS[target.kind], fontsize=9)
+    if headings is None:
+        headings = [_KINDS[target.kind] for target in targets]
+    for heading, axes in zip(headings, grid[0], strict=True):
+        axes.set_title(heading, fontsize=9, parse_math=False)
     figure.suptitle("\n".join([title, *lines]), fontsize=9, parse_math=False)
     return figure
 

@@ -9,7 +9,6 @@ from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.pathways import check_has_pathways, has_down, has_up
 from experiments.inpainting.prediction.inpainter import TracedImage
 from experiments.source_maps.figures import pixels_of, sources_figure
-from experiments.source_maps.headings import set_headings
 from experiments.source_maps.instances import OUTSIDE
 from experiments.source_maps.pathways import CARAFE, DOWNSAMPLERS, UPSAMPLERS, Pathway
 from experiments.source_maps.targets import choose_targets, grid_targets
@@ -76,8 +75,8 @@ def draw_maps(
         {method: pathway, **fixed},
         targets,
         f"{title}, as the network reads it: {width}x{height} pixels, the hole is white",
+        [_HEADINGS[target.kind] for target in targets],
     )
-    set_headings(figure, [_HEADINGS[target.kind] for target in targets])
     return pixels_of(figure)
 
 

@@ -18,7 +18,6 @@ from experiments.segmentation.pathways import (
 )
 from experiments.segmentation.task import make_model
 from experiments.source_maps.figures import pixels_of, sources_figure
-from experiments.source_maps.headings import set_headings
 from experiments.source_maps.instances import resized
 from experiments.source_maps.pathways import CARAFE, DOWNSAMPLERS, UPSAMPLERS, Pathway
 from experiments.source_maps.targets import Target, choose_targets, grid_targets
@@ -100,18 +99,14 @@ class MapDrawer:
         largest = int(np.bincount(numbers.ravel()).argmax())
         targets = _targets(numbers, largest, pathway)
         title = f"{title}, as the network reads it: {image.shape[1]}x{image.shape[0]} pixels"
-        figure = sources_figure(image, pathways, targets, title)
-        headings = {"inside": "inside {}", "border": "border of {}", "background": "{}, largest"}
-        set_headings(
-            figure,
-            [
-                headings[target.kind].format(
-                    self._names[target.instance - 1 if target.instance else largest]
-                )
-                for target in targets
-            ],
-        )
-        return pixels_of(figure)
+        form = {"inside": "inside {}", "border": "border of {}", "background": "{}, largest"}
+        headings = [
+            form[target.kind].format(
+                self._names[target.instance - 1 if target.instance else largest]
+            )
+            for target in targets
+        ]
+        return pixels_of(sources_figure(image, pathways, targets, title, headings))
 
 
 def make_drawer(loaded: LoadedRun[SegmentationConfig], class_names: Sequence[str]) -> MapDrawer:

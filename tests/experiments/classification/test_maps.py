@@ -41,16 +41,15 @@ def test_the_figure_shows_c5_of_the_network(monkeypatch):
             side = -(-side // 2)
         return None, tuple(found)
 
-    def figure(image, pathways, targets, title):
+    def figure(image, pathways, targets, title, headings):
         assert list(pathways) == ["CARAFE++", "box"]
         assert len(pathways["CARAFE++"].steps) == 4
         assert pathways["CARAFE++"].target_stride == 32
-        return title, [target[:2] for target in targets]
+        drawn.append(((title, [target[:2] for target in targets]), headings))
 
     drawn = []
     monkeypatch.setattr(module, "collect_reassemblies", collect)
     monkeypatch.setattr(module, "sources_figure", figure)
-    monkeypatch.setattr(module, "set_headings", lambda *arguments: drawn.append(arguments))
     monkeypatch.setattr(module, "pixels_of", lambda figure: np.zeros((1, 1, 3), np.uint8))
     state = {"params": {"a": 1.0}, "model_state": {"b": 2.0}}
     draw = map_drawer(LoadedRun(TINY, state, 0))

@@ -27,6 +27,7 @@ def test_sources_are_red_and_targets_are_green():
     figure = sources_figure(IMAGE, pathways, TARGETS, "title")
     assert not any(axes.texts for axes in figure.axes)
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["bilinear", "nearest"]
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["inside an object", "background"]
     pixels = pixels_of(figure)
     assert pixels.dtype == np.uint8
     assert count(pixels, red=True) > 100
@@ -57,8 +58,10 @@ def with_weights(pathway, factor):
 def test_a_small_part_of_a_large_image_has_a_row_of_its_own():
     large = np.zeros((320, 320, 3), np.uint8)
     pathways = {"strided": fixed_bottom_up((160, 160), "strided", steps=2)}
-    figure = sources_figure(large, pathways, [Target(20, 30, "inside", 1)], "title")
+    target = Target(20, 30, "inside", 1)
+    figure = sources_figure(large, pathways, [target], "title", ["heading"])
     whole, part = figure.axes
+    assert (whole.get_title(), part.get_title()) == ("heading", "")
     assert (whole.get_ylabel(), part.get_ylabel()) == ("strided, whole image", "strided")
     assert whole.get_xlim() == (-0.5, 319.5)
     left, right = part.get_xlim()

@@ -34,12 +34,10 @@ def drawn(monkeypatch):
     """The titles of the columns, and the names of the pathways, of each figure."""
     found = []
 
-    def figure(image, pathways, targets, title):
-        found.append([list(pathways), targets, title])
-        return found[-1]
+    def figure(image, pathways, targets, title, headings):
+        found.append([list(pathways), targets, title, headings])
 
     monkeypatch.setattr(module, "sources_figure", figure)
-    monkeypatch.setattr(module, "set_headings", lambda figure, headings: figure.append(headings))
     monkeypatch.setattr(module, "pixels_of", lambda figure: PIXELS[0])
     return found
 
