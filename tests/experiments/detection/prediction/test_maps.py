@@ -11,12 +11,15 @@ from experiments.detection.pathways import Observed
 from experiments.detection.prediction import maps
 from experiments.detection.prediction.maps import MapDrawer, Network, make_drawer
 from experiments.detection.prediction.predict import predict, print_predictions
+from experiments.detection.task import initial_state, make_model
 from experiments.engine.config import ConfigError
 from experiments.engine.errors import InputError
 from experiments.engine.runs import LoadedRun
+from experiments.models.input_normalization import normalize
 from experiments.source_maps.pathways import fixed_bottom_up, fixed_top_down
 from tests.experiments.detection.prediction.test_predict import CATEGORIES, make_infer, save
 from tests.experiments.detection.tiny import TINY
+from tests.experiments.source_maps.sown import assert_has_kernels, sharpened, sow
 
 # Buckets of 64x96 and 96x64 pixels; an image of 40x60 pixels is 50x75 pixels large in its bucket.
 CONFIG = DataConfig(shorter=50, longer=90)
@@ -134,6 +137,25 @@ def test_a_pyramid_with_a_fixed_upsampler_has_figures(drawn):
     ((_, halves, _, _),) = drawn["pyramid_figure"]
     assert [*halves] == ["baseline, nearest", "run, bilinear"]
     assert [pathway.steps[0].name for _, pathway in halves.values()] == ["nearest", "bilinear"]
+
+
+@pytest.mark.usefixtures("few_optimizations")
+def test_figures_show_the_kernels_of_the_network(drawn):
+    config = with_resamplers("carafe", "carafe")
+    state = initial_state(config)
+    state["params"] = sharpened(state["params"])
+    drawer = make_drawer(LoadedRun(config, state, 0), Path("run"))
+    pixels, size = image(64, 64), (64, 48)
+    drawer(pixels, size, [], size)
+    model = make_model(config)
+    variables = {"params": state["params"], **state["model_state"]}
+    x = normalize(pixels, config.model.backbone.input, np.array([size]))
+    levels, sown = sow(model, variables, x, method="features")
+    assert len(drawn["sources_figure"]) == 2
+    for _, pathways, *_ in drawn["sources_figure"]:
+        assert_has_kernels(pathways["CARAFE++"], sown)
+    ((_, halves, *_),) = drawn["pyramid_figure"]
+    np.testing.assert_allclose(halves["CARAFE++"][0][3], levels[3][0], rtol=1e-3, atol=1e-4)
 
 
 def with_resamplers(upsampler, downsampler="strided", **data):
