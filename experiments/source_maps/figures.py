@@ -19,10 +19,10 @@ from experiments.source_maps.targets import Target
 # Fraction of a target's source weight that the drawn sources hold.
 SHARE = 0.7
 
-_RED, _GREEN = (0.9, 0.0, 0.0), "#00ff3c"
+RED, GREEN = (0.9, 0.0, 0.0), (0.0, 1.0, 60 / 255)
 _OPACITIES = 0.25, 0.65  # of drawn sources with the least and the most weight
 _COLOURS = "#ff3030", "#ffffff", "#ff9f1c", "#ff5cf4"  # of sampled pixels; visible on viridis
-_ZOOMED = 0.7  # windows below this fraction of the image's sides are worth rows of their own
+_ZOOMED = 0.7  # windows below this fraction of the image's sides are shown in rows of their own
 _NOTED = 0.95  # a smaller weight in the image is written in the panel
 _PANEL = 2.3  # inches
 _DPI = 110
@@ -144,20 +144,24 @@ def _draw_sources(
     grey = image.mean(axis=-1, keepdims=True) / 255
     axes.imshow(np.repeat(0.35 + 0.65 * grey, 3, axis=-1), interpolation="nearest")
     overlay = np.zeros((*weights.shape, 4), np.float32)
-    chosen = _chosen(weights)
-    overlay[..., :3] = _RED
-    overlay[..., 3] = _opacity(weights, chosen)
+    overlay[..., :3] = RED
+    overlay[..., 3] = opacity(weights)
     stride = pathway.source_stride
     overlay = overlay.repeat(stride, axis=0).repeat(stride, axis=1)[:height, :width]
     axes.imshow(overlay, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
 
 
-def _chosen(weights: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
-    """Whether a source belongs to the smallest set with :data:`SHARE` of the weight.
+def chosen_sources(
+    weights: Float[np.ndarray, "rows columns"],
+) -> Bool[np.ndarray, "rows columns"]:
+    """Returns the smallest set of sources with :data:`SHARE` of the weight.
 
     Sources with the same weight as one in the set are added: which of them is in the set is
     arbitrary.
+
+    Args:
+        weights: source weights of a target.
     """
     chosen = np.asarray(smallest_sources(jnp.asarray(weights), SHARE))
     if not chosen.any():
@@ -166,9 +170,13 @@ def _chosen(weights: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "row
     return weights >= (1 - rounding) * weights[chosen].min()
 
 
-def _opacity(
-    weights: Float[np.ndarray, "rows columns"], chosen: Bool[np.ndarray, "rows columns"]
-) -> Float[np.ndarray, "rows columns"]:
+def opacity(weights: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+    """Returns the opacity of the red of each source, which is 0 outside the chosen set.
+
+    Args:
+        weights: source weights of a target.
+    """
+    chosen = chosen_sources(weights)
     if not chosen.any():
         return np.zeros_like(weights)
     relative = weights / weights.max()
@@ -195,7 +203,7 @@ def _note_weight(axes: Axes, weights: Float[np.ndarray, "rows columns"]) -> None
 def _draw_target(axes: Axes, target: Target, pathway: Pathway) -> None:
     stride = pathway.target_stride
     corner = target.column * stride - 0.5, target.row * stride - 0.5
-    for color, line in (("black", 3), (_GREEN, 1.5)):
+    for color, line in (("black", 3), (GREEN, 1.5)):
         square = Rectangle(corner, stride, stride, fill=False, edgecolor=color, linewidth=line)
         axes.add_patch(square)
 
@@ -215,7 +223,7 @@ def _window(
     row, column = ((index + 0.5) * stride for index in target[:2])
     reach = 1.5 * max(stride, pathway.source_stride)
     for each in weights:
-        chosen = np.argwhere(_chosen(each))
+        chosen = np.argwhere(chosen_sources(each))
         if chosen.size:
             corners = np.concatenate([chosen, chosen + 1]) * pathway.source_stride
             reach = max(reach, float(np.abs(corners - np.array([row, column])).max()))
@@ -230,7 +238,7 @@ def _window(
 
 def pyramid_figure(
     image: Pixels,
-    halves: Mapping[str, tuple[Sequence[Float[np.ndarray, "rows columns channels"]], Pathway]],
+    networks: Mapping[str, tuple[Sequence[Float[np.ndarray, "rows columns channels"]], Pathway]],
     targets: Sequence[Target],
     title: str,
 ) -> Figure:
@@ -243,7 +251,7 @@ def pyramid_figure(
 
     Args:
         image: RGB image as the network reads it, without padding.
-        halves: levels from P2 to P5, and the pathway of the image from P5 to P2, of each network,
+        networks: levels from P2 to P5, and the pathway of the image from P5 to P2, of each network,
             by the name of the network: the baseline first.
         targets: sampled pixels of P2, from 1 to 4; in a coarser level, the pixel that contains it.
         title: first line of the title.
@@ -253,17 +261,17 @@ def pyramid_figure(
         "Mean magnitude of the features of each level, brighter for larger. Outlines: the pixels "
         f"of P5 with the largest weights, which hold {100 * SHARE:.0f} % of the weight with which "
         "the pixel under the cross of the same colour is reassembled, in all steps from P5 down.",
-        max(60, 45 * len(halves)),
+        max(60, 45 * len(networks)),
     )
-    count = len(next(iter(halves.values()))[0])
+    count = len(next(iter(networks.values()))[0])
     panel = 1.6 * _PANEL
     size = (
-        max(panel * len(halves), 4.5),
+        max(panel * len(networks), 4.5),
         (count + 1) * (panel * height / width + 0.25) + 0.2 * (len(lines) + 2),
     )
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(count + 1, len(halves), squeeze=False)
-    for column, (name, (levels, pathway)) in enumerate(halves.items()):
+    grid = figure.subplots(count + 1, len(networks), squeeze=False)
+    for column, (name, (levels, pathway)) in enumerate(networks.items()):
         grid[0, column].imshow(image, interpolation="nearest")
         _draw_crosses(grid[0, column], targets, pathway.target_stride)
         for steps, axes in enumerate(grid[1:, column]):
@@ -314,7 +322,7 @@ def _draw_regions(
         weights = np.zeros((len(sampled), *pathway.source_size), np.float32)
         weights[np.arange(len(sampled)), sampled[:, 0], sampled[:, 1]] = 1
     for number, each in enumerate(weights):
-        chosen = _chosen(each)
+        chosen = chosen_sources(each)
         region = chosen.repeat(pathway.source_stride, axis=0).repeat(pathway.source_stride, axis=1)
         padded = np.pad(region[:height, :width].astype(np.float32), 1)
         axes.contour(
@@ -324,7 +332,7 @@ def _draw_regions(
             levels=[0.5],
             colors=[_COLOURS[number]],
             linewidths=2,
-            # Dashes with gaps for the others, because outlines may coincide.
+            # Dashes with gaps, so that outlines of other pixels show through.
             linestyles=[(4 * number, (4, 4 * (len(weights) - 1)))],
         )
     _draw_crosses(axes, sampled, stride)

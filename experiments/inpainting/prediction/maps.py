@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 
 from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.pathways import check_has_pathways, has_down, has_up
+from experiments.inpainting.pixels import with_white_hole
 from experiments.inpainting.prediction.inpainter import TracedImage
 from experiments.source_maps.figures import pixels_of, sources_figure
 from experiments.source_maps.instances import OUTSIDE
@@ -26,7 +27,7 @@ _EDGE = 8  # targets outside the hole lie at least an eighth of the image from i
 
 
 def directions(config: GeneratorConfig) -> tuple[Direction, ...]:
-    """The pathways of which figures are drawn.
+    """The pathways that the figures show.
 
     Args:
         config: config of the generator.
@@ -71,18 +72,13 @@ def draw_maps(
         if name != method
     }
     figure = sources_figure(
-        with_white_hole(traced),
+        with_white_hole(traced.image, traced.mask),
         {method: pathway, **fixed},
         targets,
         f"{title}, as the network reads it: {width}x{height} pixels, the hole is white",
         [_HEADINGS[target.kind] for target in targets],
     )
     return pixels_of(figure)
-
-
-def with_white_hole(traced: TracedImage) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with a white hole, which stands out in most photographs."""
-    return np.where(traced.mask[..., None], np.uint8(255), traced.image)
 
 
 def method_of(pathway: Pathway) -> str:
