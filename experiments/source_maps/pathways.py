@@ -42,6 +42,13 @@ DOWNSAMPLERS: Mapping[str, MakeKernels] = {
     "box": functools.partial(box_kernels, down=2),
 }
 
+# Upsamplers of networks whose source weights are known.
+KNOWN_UPSAMPLERS = ("carafe", "nearest", "bilinear")
+
+# Fixed kernels that figures show below a network's own. CARAFE++ starts from the box filter.
+BESIDE_UP = {name: UPSAMPLERS[name] for name in ("bilinear", "box")}
+BESIDE_DOWN = {"box": DOWNSAMPLERS["box"]}
+
 CARAFE = "CARAFE++"  # name of the pathway with the kernels of a network
 
 # Reassemblies of a ResNet in order. The shortcut of a stage has another reassembly, with kernels of
@@ -242,18 +249,21 @@ def fixed_bottom_up(size: Size, method: str, *, steps: int = 4) -> Pathway:
     )
 
 
-def compared(pathway: Pathway, methods: Mapping[str, MakeKernels]) -> dict[str, Pathway]:
-    """Returns a pathway with CARAFE++, and pathways between the same maps with fixed kernels.
+def compared(
+    pathway: Pathway, methods: Mapping[str, MakeKernels], method: str = CARAFE
+) -> dict[str, Pathway]:
+    """Returns the pathway of a network, and pathways between the same maps with fixed kernels.
 
     Args:
         pathway: pathway of one image, whose kernels have no batch axis.
         methods: functions that make the fixed kernels, by the name of the method.
+        method: name of the network's own method; ``methods`` may contain it.
 
     Returns:
-        Pathways by the name of the method, CARAFE++ first.
+        Pathways by the name of the method, the network's own first.
     """
-    fixed = {name: pathway.with_kernels(make) for name, make in methods.items()}
-    return {CARAFE: pathway, **fixed}
+    fixed = {name: pathway.with_kernels(make) for name, make in methods.items() if name != method}
+    return {method: pathway, **fixed}
 
 
 def map_size(image_size: Size, stride: int) -> Size:

@@ -19,30 +19,25 @@ from experiments.engine.config import ConfigError, check
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import CheckpointChoice
 from experiments.engine.text import printable
-from experiments.source_maps.figures import pixels_of, pyramid_figure, sources_figure
+from experiments.source_maps.figures import Pixels, pixels_of, pyramid_figure, sources_figure
 from experiments.source_maps.instances import box_masks, instance_map, resized
 from experiments.source_maps.pathways import (
+    BESIDE_DOWN,
+    BESIDE_UP,
     CARAFE,
-    DOWNSAMPLERS,
-    UPSAMPLERS,
+    KNOWN_UPSAMPLERS,
     Pathway,
     compared,
     fixed_top_down,
 )
-from experiments.source_maps.targets import Target, choose_targets, grid_targets
+from experiments.source_maps.targets import Target, choose_targets
 
-# Upsamplers whose source weights are known without CARAFE++.
-_FIXED = ("nearest", "bilinear")
 # Fields of the data's config that determine the size of the network's input.
 _INPUT_FIELDS = ("shorter", "longer", "rounding", "pad_multiple")
-# Methods that figures show below CARAFE++; the box filter is what CARAFE++ starts from.
-_BESIDE_UP = ("bilinear", "box")
-_BESIDE_DOWN = ("box",)
 _TARGETS = 2  # of each kind in a figure of sources
 _SAMPLED = 3  # pixels on objects, in a figure of pyramids
 
 Size = tuple[int, int]
-Pixels = UInt8[np.ndarray, "height width 3"]
 Instances = Int32[np.ndarray, "height width"]
 Observe = Callable[[UInt8[np.ndarray, "1 H W 3"], Int32[np.ndarray, "1 2"]], Observed]
 
@@ -117,10 +112,7 @@ class MapDrawer:
 
     def _up_figure(self, image: Pixels, instances: Instances, observed: Observed) -> Figure:
         up = _up(self._network, observed)
-        if observed.up is None:
-            shown = {self._network.upsampler: up}
-        else:
-            shown = compared(up, {name: UPSAMPLERS[name] for name in _BESIDE_UP})
+        shown = compared(up, BESIDE_UP, self._network.label)
         targets = _targets(instances, up, _TARGETS)
         return sources_figure(image, shown, targets, "Upsampling in the feature pyramid")
 
@@ -128,23 +120,23 @@ class MapDrawer:
         self, image: Pixels, instances: Instances, observed: Observed, baseline: Observed | None
     ) -> Figure:
         up = _up(self._network, observed)
-        halves = {self._network.label: (_levels(observed), up)}
+        networks = {self._network.label: (_levels(observed), up)}
         if baseline is not None:
             assert self._baseline is not None
             left = _levels(baseline), _up(self._baseline, baseline)
-            halves = {
+            networks = {
                 f"baseline, {self._baseline.label}": left,
-                f"run, {self._network.label}": halves[self._network.label],
+                f"run, {self._network.label}": networks[self._network.label],
             }
         targets = _targets(instances, up, _SAMPLED)
         inside = [target for target in targets if target.kind == "inside"]
-        return pyramid_figure(image, halves, inside or targets[:_SAMPLED], "Feature pyramid")
+        return pyramid_figure(image, networks, inside or targets[:_SAMPLED], "Feature pyramid")
 
 
 def _down_figure(image: Pixels, instances: Instances, observed: Observed) -> Figure:
     assert observed.down is not None
     down = observed.down.of_image(0)
-    shown = compared(down, {name: DOWNSAMPLERS[name] for name in _BESIDE_DOWN})
+    shown = compared(down, BESIDE_DOWN)
     targets = _targets(instances, down, _TARGETS)
     title = "Downsampling in the backbone; C1 is the input of its pool"
     return sources_figure(image, shown, targets, title)
@@ -209,7 +201,7 @@ def has_known_upsampler(upsampler: str) -> bool:
     Args:
         upsampler: name of the upsampler.
     """
-    return upsampler in ("carafe", *_FIXED)
+    return upsampler in KNOWN_UPSAMPLERS
 
 
 def _network(loaded: LoadedRun[DetectionConfig]) -> Network:
@@ -244,6 +236,4 @@ def _instances(results: Sequence[Result], size: Size) -> Instances:
 
 
 def _targets(instances: Instances, pathway: Pathway, most: int) -> list[Target]:
-    if not instances.any():
-        return grid_targets(instances.shape, pathway.target_stride)
     return choose_targets(instances, pathway.target_stride, pathway.target_size, most)

@@ -98,6 +98,7 @@ def test_fixed_kernels_replace_the_kernels_of_a_network():
     assert methods["CARAFE++"] is pathway
     assert [step.name for step in methods["bilinear"].steps] == ["bilinear"] * 3
     assert methods["nearest"].target_size == (18, 26)
+    assert [*compared(pathway, UPSAMPLERS, "bilinear")] == ["bilinear", "nearest", "box"]
 
 
 def test_sizes_are_rounded_up():

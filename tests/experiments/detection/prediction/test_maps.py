@@ -132,7 +132,8 @@ def test_a_pyramid_with_a_fixed_upsampler_has_figures(drawn):
     assert [*drawer(image(), (50, 75), [], (50, 75))] == drawer.kinds
     ((_, pathways, _, _),) = drawn["sources_figure"]
     assert {name: pathway.steps[0].name for name, pathway in pathways.items()} == {
-        "bilinear": "bilinear"
+        "bilinear": "bilinear",
+        "box": "box",
     }
     ((_, halves, _, _),) = drawn["pyramid_figure"]
     assert [*halves] == ["baseline, nearest", "run, bilinear"]
