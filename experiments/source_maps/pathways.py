@@ -139,29 +139,28 @@ class Pathway:
 
 
 def top_down(
-    found: Sequence[Reassembly], levels: Sequence[Size], *, at: str = "neck", finest: int = 2
+    found: Sequence[Reassembly], levels: Sequence[Size], *, at: str = "neck"
 ) -> Pathway | None:
     """Picks the top-down pathway of a feature pyramid, "P5 to P2" (Fig. 9 a).
 
     Args:
         found: reassemblies of the network, from ``collect_reassemblies``.
-        levels: height and width of the levels from the finest to P5; further levels are ignored.
+        levels: height and width of the levels from P2 to P5; further levels are ignored.
         at: path of the :class:`experiments.models.fpn.FPN` in the network; empty if it is the
             network.
-        finest: number of the finest level, whose stride is ``2**finest``.
 
     Returns:
         The pathway, or None if the pyramid has no CARAFE++.
     """
-    names = [f"upsample_{level}" for level in range(5, finest, -1)]
+    names = [f"upsample_{level}" for level in range(5, 2, -1)]
     steps = pick(found, names, at)
     if len(steps) < len(names):
         return None
     return Pathway(
-        name=f"P5 to P{finest}",
+        name="P5 to P2",
         steps=steps,
         source_stride=2**5,
-        target_stride=2**finest,
+        target_stride=2**2,
         target_size=levels[0],
     )
 
@@ -211,42 +210,31 @@ def pick(found: Sequence[Reassembly], names: Sequence[str], at: str = "") -> tup
     )
 
 
-def fixed_top_down(levels: Sequence[Size], method: str, *, finest: int = 2) -> Pathway:
+def fixed_top_down(levels: Sequence[Size], method: str) -> Pathway:
     """Makes the top-down pathway of a feature pyramid without CARAFE++, "P5 to P2".
 
     Args:
-        levels: height and width of the levels from the finest to P5; further levels are ignored.
+        levels: height and width of the levels from P2 to P5; further levels are ignored.
         method: name of a method in :data:`UPSAMPLERS`.
-        finest: number of the finest level, whose stride is ``2**finest``.
     """
-    coarse = [*levels[: 6 - finest]][:0:-1]  # P5 to P3, without the finest level
+    coarse = [*levels[:4]][:0:-1]  # P5 to P3, without P2
     return Pathway(
-        name=f"P5 to P{finest}",
+        name="P5 to P2",
         steps=tuple(UPSAMPLERS[method](size) for size in coarse),
         source_stride=2**5,
-        target_stride=2**finest,
+        target_stride=2**2,
         target_size=levels[0],
     )
 
 
-def fixed_bottom_up(size: Size, method: str, *, steps: int = 4) -> Pathway:
-    """Makes the bottom-up pathway of a ResNet without CARAFE++, by default "C1 to C5".
+def from_each_level(top_down: Pathway) -> tuple[Pathway, ...]:
+    """Returns the pathways to P2 from P5, P4 and P3.
 
     Args:
-        size: height and width of C1, the input of ``pool``, whose stride is 2.
-        method: name of a method in :data:`DOWNSAMPLERS`.
-        steps: number of times that the map is halved.
+        top_down: pathway from P5 to P2.
     """
-    sizes = [size]
-    for _ in range(steps):
-        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
-    return Pathway(
-        name=f"C1 to C{steps + 1}",
-        steps=tuple(DOWNSAMPLERS[method](each) for each in sizes[:-1]),
-        source_stride=2,
-        target_stride=2 ** (steps + 1),
-        target_size=sizes[-1],
-    )
+    counts = range(len(top_down.steps) - 1, 0, -1)
+    return top_down, *(top_down.last_steps(count, f"P{count + 2} to P2") for count in counts)
 
 
 def compared(

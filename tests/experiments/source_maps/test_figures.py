@@ -4,12 +4,12 @@ import pytest
 
 from experiments.source_maps.figures import pixels_of, pyramid_figure, sources_figure
 from experiments.source_maps.pathways import (
-    fixed_bottom_up,
     fixed_top_down,
     image_sources,
     sources,
 )
 from experiments.source_maps.targets import Target
+from tests.experiments.source_maps.fixed_pathways import fixed_bottom_up
 
 LEVELS = [(10, 14), (5, 7), (3, 4), (2, 2)]
 IMAGE = np.full((40, 56, 3), 200, np.uint8)

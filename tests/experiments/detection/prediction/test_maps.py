@@ -16,9 +16,10 @@ from experiments.engine.config import ConfigError
 from experiments.engine.errors import InputError
 from experiments.engine.runs import LoadedRun
 from experiments.models.input_normalization import normalize
-from experiments.source_maps.pathways import fixed_bottom_up, fixed_top_down
+from experiments.source_maps.pathways import fixed_top_down
 from tests.experiments.detection.prediction.test_predict import CATEGORIES, make_infer, save
 from tests.experiments.detection.tiny import TINY
+from tests.experiments.source_maps.fixed_pathways import fixed_bottom_up
 from tests.experiments.source_maps.sown import assert_has_kernels, sharpened, sow
 
 # Buckets of 64x96 and 96x64 pixels; an image of 40x60 pixels is 50x75 pixels large in its bucket.

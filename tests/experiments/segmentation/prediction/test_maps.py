@@ -13,8 +13,9 @@ from experiments.segmentation.pathways import Observed
 from experiments.segmentation.prediction import maps as module
 from experiments.segmentation.prediction.maps import MapDrawer, make_drawer
 from experiments.segmentation.task import initial_state, make_model
-from experiments.source_maps.pathways import fixed_bottom_up, fixed_top_down
+from experiments.source_maps.pathways import fixed_top_down
 from tests.experiments.segmentation.tiny import TINY
+from tests.experiments.source_maps.fixed_pathways import fixed_bottom_up
 from tests.experiments.source_maps.sown import assert_has_kernels, sharpened, sow
 
 NAMES = ("dark", "bright", "reddish")
