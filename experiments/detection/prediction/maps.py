@@ -85,6 +85,7 @@ class MapDrawer:
         size: Size,
         results: Sequence[Result],
         original_size: Size,
+        title: str,
     ) -> dict[str, Pixels]:
         """Draws the figures of an image.
 
@@ -93,6 +94,7 @@ class MapDrawer:
             size: height and width of the image in ``pixels``, without the padding.
             results: detected objects, on which the targets lie. Without any, targets are on a grid.
             original_size: height and width of the image to which ``results`` refer.
+            title: first line of the titles.
 
         Returns:
             RGB pixels of each figure by its kind; see :attr:`kinds`.
@@ -101,23 +103,33 @@ class MapDrawer:
         instances = resized(_instances(results, original_size), size)
         sizes = np.array([size], np.int32)
         observed = self._network.observe(pixels, sizes)
+        title = f"{title}, as the network reads it: {size[1]}x{size[0]} pixels\n"
         figures = {}
         if "maps-up" in self.kinds:
-            figures["maps-up"] = self._up_figure(image, instances, observed)
+            figures["maps-up"] = self._up_figure(image, instances, observed, title)
             baseline = self._baseline.observe(pixels, sizes) if self._baseline else None
-            figures["maps-pyramid"] = self._pyramid_figure(image, instances, observed, baseline)
+            figures["maps-pyramid"] = self._pyramid_figure(
+                image, instances, observed, baseline, title
+            )
         if "maps-down" in self.kinds:
-            figures["maps-down"] = _down_figure(image, instances, observed)
+            figures["maps-down"] = _down_figure(image, instances, observed, title)
         return {kind: pixels_of(figure) for kind, figure in figures.items()}
 
-    def _up_figure(self, image: Pixels, instances: Instances, observed: Observed) -> Figure:
+    def _up_figure(
+        self, image: Pixels, instances: Instances, observed: Observed, title: str
+    ) -> Figure:
         up = _up(self._network, observed)
         shown = compared(up, BESIDE_UP, self._network.label)
         targets = _targets(instances, up, _TARGETS)
-        return sources_figure(image, shown, targets, "Upsampling in the feature pyramid")
+        return sources_figure(image, shown, targets, f"{title}Upsampling in the feature pyramid")
 
     def _pyramid_figure(
-        self, image: Pixels, instances: Instances, observed: Observed, baseline: Observed | None
+        self,
+        image: Pixels,
+        instances: Instances,
+        observed: Observed,
+        baseline: Observed | None,
+        title: str,
     ) -> Figure:
         up = _up(self._network, observed)
         networks = {self._network.label: (_levels(observed), up)}
@@ -130,15 +142,17 @@ class MapDrawer:
             }
         targets = _targets(instances, up, _SAMPLED)
         inside = [target for target in targets if target.kind == "inside"]
-        return pyramid_figure(image, networks, inside or targets[:_SAMPLED], "Feature pyramid")
+        return pyramid_figure(
+            image, networks, inside or targets[:_SAMPLED], f"{title}Feature pyramid"
+        )
 
 
-def _down_figure(image: Pixels, instances: Instances, observed: Observed) -> Figure:
+def _down_figure(image: Pixels, instances: Instances, observed: Observed, title: str) -> Figure:
     assert observed.down is not None
     down = observed.down.of_image(0)
     shown = compared(down, BESIDE_DOWN)
     targets = _targets(instances, down, _TARGETS)
-    title = "Downsampling in the backbone; C1 is the input of its pool"
+    title = f"{title}Downsampling in the backbone; C1 is the input of its pool"
     return sources_figure(image, shown, targets, title)
 
 

@@ -10,7 +10,7 @@ from experiments.detection.evaluation.masks import encode_mask
 from experiments.detection.pathways import Observed
 from experiments.detection.prediction import maps
 from experiments.detection.prediction.maps import MapDrawer, Network, make_drawer
-from experiments.detection.prediction.predict import predict, print_predictions
+from experiments.detection.prediction.predict import predict, print_predictions, show
 from experiments.detection.task import initial_state, make_model
 from experiments.engine.config import ConfigError
 from experiments.engine.errors import InputError
@@ -72,17 +72,34 @@ def image(height=64, width=96):
     return np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
 
 
-def test_figures_are_written_beside_the_drawing(tmp_path, drawn):
+def test_figures_are_written_beside_the_drawing(tmp_path, drawn, capsys):
     infer, _ = make_infer()
     files = [save(tmp_path / "in/a.png")]
     drawer = MapDrawer(network(), network("nearest"))
     ((_, drawing),) = predict(files, tmp_path / "out", infer, CONFIG, CATEGORIES, drawer)
     assert drawing.output == tmp_path / "out/a.png"
+    show({}, files[0], drawing._replace(results=[]))
+    kinds = [f"{tmp_path}/out/a-{kind}.png" for kind in drawer.kinds]
+    written = ", ".join([f"{tmp_path}/out/a.png", *kinds])
+    assert f"{files[0]} -> {written}: nothing" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert names == {"a.png", "a-maps-up.png", "a-maps-down.png", "a-maps-pyramid.png"}
     for name in names - {"a.png"}:
         with Image.open(tmp_path / "out" / name) as figure:
             assert figure.size == (5, 4)
+
+
+def test_nothing_is_written_if_a_figure_fails(tmp_path):
+    class Failing(MapDrawer):
+        def __call__(self, *arguments):
+            raise InputError("kernels must be finite")
+
+    infer, _ = make_infer()
+    files = [save(tmp_path / "in/a.png")]
+    drawer = Failing(network())
+    ((_, error),) = predict(files, tmp_path / "out", infer, CONFIG, CATEGORIES, drawer)
+    assert str(error) == f"image {files[0]}: kernels must be finite"
+    assert not (tmp_path / "out").exists()
 
 
 def test_figures_do_not_overwrite_inputs(tmp_path, drawn):
@@ -103,8 +120,9 @@ def test_targets_lie_on_the_detected_objects(drawn, masks):
     mask[10:50, 30:60] = True
     # With masks, boxes do not count.
     results = [result([0.0, 0.0, 150.0, 100.0], mask) if masks else result(box)]
-    MapDrawer(network())(image(), (50, 75), results, (100, 150))
-    (picture, pathways, targets, _), down = drawn["sources_figure"]
+    MapDrawer(network())(image(), (50, 75), results, (100, 150), "a.png")
+    (picture, pathways, targets, title), down = drawn["sources_figure"]
+    assert title.startswith("a.png, as the network reads it: 75x50 pixels\n")
     assert picture.shape == (50, 75, 3)  # without the padding
     assert [*pathways] == ["CARAFE++", "bilinear", "box"]
     assert [*down[1]] == ["CARAFE++", "box"]
@@ -121,7 +139,7 @@ def test_targets_lie_on_the_detected_objects(drawn, masks):
 
 
 def test_without_objects_targets_are_on_a_grid(drawn):
-    MapDrawer(network())(image(), (50, 75), [], (100, 150))
+    MapDrawer(network())(image(), (50, 75), [], (100, 150), "a.png")
     for _, _, targets, _ in (*drawn["sources_figure"], *drawn["pyramid_figure"]):
         assert targets
         assert {target.kind for target in targets} == {"background"}
@@ -130,7 +148,7 @@ def test_without_objects_targets_are_on_a_grid(drawn):
 def test_a_pyramid_with_a_fixed_upsampler_has_figures(drawn):
     drawer = MapDrawer(network("bilinear", "strided"), network("nearest", "strided"))
     assert drawer.kinds == ["maps-up", "maps-pyramid"]
-    assert [*drawer(image(), (50, 75), [], (50, 75))] == drawer.kinds
+    assert [*drawer(image(), (50, 75), [], (50, 75), "a.png")] == drawer.kinds
     ((_, pathways, _, _),) = drawn["sources_figure"]
     assert {name: pathway.steps[0].name for name, pathway in pathways.items()} == {
         "bilinear": "bilinear",
@@ -148,7 +166,7 @@ def test_figures_show_the_kernels_of_the_network(drawn):
     state["params"] = sharpened(state["params"])
     drawer = make_drawer(LoadedRun(config, state, 0), Path("run"))
     pixels, size = image(64, 64), (64, 48)
-    drawer(pixels, size, [], size)
+    drawer(pixels, size, [], size, "a.png")
     model = make_model(config)
     variables = {"params": state["params"], **state["model_state"]}
     x = normalize(pixels, config.model.backbone.input, np.array([size]))
