@@ -157,7 +157,7 @@ SHARED = {
     "resamplers": {"engine"},
     "models": {"engine", "resamplers"},
     "weights": {"engine", "models"},
-    "source_maps": {"engine", "data", "resamplers", "models"},
+    "source_maps": {"engine", "resamplers"},
 }
 # Backbones of detection and segmentation were trained to classify.
 BETWEEN_TASKS = {("detection", "classification"), ("segmentation", "classification")}

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import UInt8
 
 from carafe_jax.linen import collect_reassemblies
 from carafe_jax.sources import Reassembly
@@ -16,12 +14,9 @@ from experiments.engine.config import ConfigError
 from experiments.engine.runs import LoadedRun
 from experiments.engine.text import printable
 from experiments.models.input_normalization import normalize
-from experiments.source_maps.figures import pixels_of, sources_figure
-from experiments.source_maps.headings import set_headings
-from experiments.source_maps.pathways import DOWNSAMPLERS, bottom_up, compared
+from experiments.source_maps.figures import Pixels, pixels_of, sources_figure
+from experiments.source_maps.pathways import BESIDE_DOWN, bottom_up, compared
 from experiments.source_maps.targets import grid_targets
-
-Pixels = UInt8[np.ndarray, "height width 3"]
 
 _ROWS = _COLUMNS = 2  # of the grid of targets
 
@@ -65,12 +60,11 @@ def map_drawer(loaded: LoadedRun[ClassificationConfig]) -> Callable[[Pixels, str
         pathway = bottom_up(reassemblies_of(variables, image), at="")
         assert pathway is not None
         pathway = pathway.of_image(0)
-        # CARAFE++ starts from the box filter.
-        shown = compared(pathway, {"box": DOWNSAMPLERS["box"]})
+        shown = compared(pathway, BESIDE_DOWN)
         side = image.shape[0]
         targets = grid_targets(image.shape[:2], pathway.target_stride, _ROWS, _COLUMNS)
-        figure = sources_figure(image, shown, targets, f"{title}, cropped to {side}x{side}")
-        set_headings(figure, [f"row {row}, column {column}" for row, column, *_ in targets])
-        return pixels_of(figure)
+        title = f"{title}, cropped to {side}x{side}"
+        headings = [f"row {row}, column {column}" for row, column, *_ in targets]
+        return pixels_of(sources_figure(image, shown, targets, title, headings))
 
     return draw

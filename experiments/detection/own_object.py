@@ -24,16 +24,19 @@ from experiments.engine.config import ConfigError, check
 from experiments.engine.evaluation import check_unreadable
 from experiments.engine.folders import DataFolders
 from experiments.engine.input import Input, unreadable_records
-from experiments.engine.json_files import write_json
 from experiments.engine.parallel import check_batch_size, data_parallel, join, replicate
 from experiments.engine.settings import EvaluationConfig
-from experiments.engine.tables.results import RESULTS, TABLE
-from experiments.engine.tables.table import print_tables, save_tables
 from experiments.engine.text import printable
 from experiments.source_maps.instances import instance_map, resized
 from experiments.source_maps.own_object import Means, add_image
-from experiments.source_maps.pathways import DOWNSAMPLERS, UPSAMPLERS, Pathway, compared
-from experiments.source_maps.report import NOTES, shares_json, shares_table
+from experiments.source_maps.pathways import (
+    DOWNSAMPLERS,
+    UPSAMPLERS,
+    Pathway,
+    compared,
+    from_each_level,
+)
+from experiments.source_maps.report import write_shares
 
 _FIXED = {"up": UPSAMPLERS, "down": DOWNSAMPLERS}
 
@@ -94,14 +97,7 @@ def measure_run(
     measured = measure(config, state, source, index, evaluation)
     if not measured:
         raise DataError(f"{data.folder} must have objects in {split}, got none")
-    count = f"{len(source)} images of {split}, step {loaded.step}"
-    tables = [shares_table(f"{name}, {count}", means) for name, means in measured.items()]
-    print_tables(tables, NOTES)
-    results = {name: shares_json(means) for name, means in measured.items()}
-    about = {"run": printable(run), "step": loaded.step, "split": split, "images": len(source)}
-    write_json(output / RESULTS, {**about, "pathways": results})
-    save_tables(output / TABLE, tables, NOTES)
-    print(f"results in {printable(output)}")
+    write_shares(measured, output, run, loaded.step, split, len(source))
 
 
 def check_has_carafe(config: DetectionConfig, run: Path) -> None:
@@ -181,11 +177,7 @@ def _add(
     pathway: Pathway,
     instances: Int[np.ndarray, "height width"],
 ) -> None:
-    pathways = [pathway]
-    if direction == "up":  # from the finer levels of the pyramid, too
-        for count in range(len(pathway.steps) - 1, 0, -1):
-            pathways.append(pathway.last_steps(count, f"P{count + 2} to P2"))
-    for each in pathways:
+    for each in from_each_level(pathway) if direction == "up" else [pathway]:
         means = measured.setdefault(each.name, {})
         add_image(means, compared(each, _FIXED[direction]), instances)
 

@@ -7,7 +7,14 @@ from typing import NamedTuple
 from carafe_jax.sources import Reassembly
 from experiments.engine.config import ConfigError
 from experiments.inpainting.model.generator_config import GeneratorConfig
-from experiments.source_maps.pathways import UPSAMPLERS, Pathway, Size, map_size, pick
+from experiments.source_maps.pathways import (
+    KNOWN_UPSAMPLERS,
+    UPSAMPLERS,
+    Pathway,
+    Size,
+    map_size,
+    pick,
+)
 
 
 class Pathways(NamedTuple):
@@ -58,7 +65,7 @@ def has_down(config: GeneratorConfig) -> bool:
 
 def has_up(config: GeneratorConfig) -> bool:
     """Whether a generator has the pathway from the coarsest map to the finest map."""
-    return config.upsampler in ("carafe", *UPSAMPLERS)
+    return config.upsampler in KNOWN_UPSAMPLERS
 
 
 def generator_pathways(
@@ -66,8 +73,8 @@ def generator_pathways(
 ) -> Pathways:
     """Picks the pathways of a generator.
 
-    Skip connections are not part of a pathway. With partial convolutions, the kernels are those of
-    :class:`experiments.inpainting.model.partial_convolution.MaskedCARAFE`, before it divides them
+    Skip connections are not part of a pathway. With partial convolutions, a step has the kernels of
+    :class:`experiments.inpainting.model.partial_convolution.MaskedCARAFE` before they are divided
     by their sum over valid pixels.
 
     Args:

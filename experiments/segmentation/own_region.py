@@ -14,10 +14,7 @@ from experiments.data.errors import DataError
 from experiments.data.record_images import resize_image
 from experiments.engine.config import ConfigError, check
 from experiments.engine.folders import DataFolders
-from experiments.engine.json_files import write_json
 from experiments.engine.settings import CheckpointChoice
-from experiments.engine.tables.results import RESULTS, TABLE
-from experiments.engine.tables.table import print_tables, save_tables
 from experiments.engine.text import printable
 from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.data.config import DataConfig, Split
@@ -28,8 +25,8 @@ from experiments.segmentation.prediction.compare import spread_examples
 from experiments.segmentation.task import RUNS, make_model
 from experiments.source_maps.instances import resized
 from experiments.source_maps.own_object import Means, add_image
-from experiments.source_maps.pathways import DOWNSAMPLERS, UPSAMPLERS, compared
-from experiments.source_maps.report import NOTES, shares_json, shares_table
+from experiments.source_maps.pathways import DOWNSAMPLERS, UPSAMPLERS, compared, from_each_level
+from experiments.source_maps.report import NOTES, write_shares
 
 _NOTES = (
     "An object is the region of a class in an image, of one or more parts. Unlabelled pixels "
@@ -72,15 +69,8 @@ def measure_run(
     apply = functools.partial(jax.jit(functools.partial(observe, model)), state)
     measured = measure(loaded.config, apply, examples)
     if not measured:
-        raise DataError(f"{run}: the images of {split} must have labelled pixels, got none")
-    count = f"{len(examples)} images of {split}, step {loaded.step}"
-    tables = [shares_table(f"{name}, {count}", means) for name, means in measured.items()]
-    print_tables(tables, _NOTES)
-    results = {name: shares_json(means) for name, means in measured.items()}
-    about = {"run": printable(run), "step": loaded.step, "split": split, "images": len(examples)}
-    write_json(output / RESULTS, {**about, "pathways": results})
-    save_tables(output / TABLE, tables, _NOTES)
-    print(f"results in {printable(output)}")
+        raise DataError(f"{data.folder} must have labelled pixels in {split}, got none")
+    write_shares(measured, output, run, loaded.step, split, len(examples), _NOTES)
 
 
 def check_has_carafe(config: SegmentationConfig, run: Path) -> None:
@@ -123,11 +113,7 @@ def measure(
             continue
         up, down = apply(pixels[None])
         if up is not None and _carafe_up(config):
-            finer = [
-                up.last_steps(count, f"P{count + 2} to P2")
-                for count in range(len(up.steps) - 1, 0, -1)
-            ]
-            for pathway in (up, *finer):  # from the finer levels of the pathway, too
+            for pathway in from_each_level(up):
                 means = measured.setdefault(pathway.name, {})
                 add_image(means, compared(pathway, UPSAMPLERS), regions)
         if down is not None:

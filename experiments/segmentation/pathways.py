@@ -11,7 +11,7 @@ from experiments.models.input_normalization import normalize
 from experiments.segmentation.model.config import SegmenterConfig
 from experiments.segmentation.model.segmenter import Segmenter
 from experiments.source_maps.pathways import (
-    UPSAMPLERS,
+    KNOWN_UPSAMPLERS,
     Pathway,
     bottom_up,
     fixed_top_down,
@@ -38,7 +38,7 @@ class Observed(NamedTuple):
 
 def has_up(config: SegmenterConfig) -> bool:
     """Whether the source weights of a network's top-down pathway are known."""
-    return config.architecture == "upernet" and config.fpn in ("carafe", *UPSAMPLERS)
+    return config.architecture == "upernet" and config.fpn in KNOWN_UPSAMPLERS
 
 
 def has_down(config: SegmenterConfig) -> bool:

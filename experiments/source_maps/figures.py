@@ -13,17 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from carafe_jax.sources import smallest_sources
-from experiments.source_maps.pathways import Pathway, sources
+from experiments.source_maps.pathways import Pathway, image_sources
 from experiments.source_maps.targets import Target
 
 # Fraction of a target's source weight that the drawn sources hold.
 SHARE = 0.7
 
-_RED, _GREEN = (0.9, 0.0, 0.0), "#00ff3c"
+RED, GREEN = (0.9, 0.0, 0.0), (0.0, 1.0, 60 / 255)
 _OPACITIES = 0.25, 0.65  # of drawn sources with the least and the most weight
 _COLOURS = "#ff3030", "#ffffff", "#ff9f1c", "#ff5cf4"  # of sampled pixels; visible on viridis
-_ZOOMED = 0.7  # windows below this fraction of the image's sides are worth rows of their own
-_NOTED = 0.95  # a smaller weight within the map is written in the panel
+_ZOOMED = 0.7  # windows below this fraction of the image's sides are shown in rows of their own
+_NOTED = 0.95  # a smaller weight in the image is written in the panel
 _PANEL = 2.3  # inches
 _DPI = 110
 _KINDS = {"inside": "inside an object", "border": "border of an object", "background": "background"}
@@ -52,6 +52,7 @@ def sources_figure(
     pathways: Mapping[str, Pathway],
     targets: Sequence[Target],
     title: str,
+    headings: Sequence[str] | None = None,
 ) -> Figure:
     """Draws from which pixels of the source map each target is reassembled (Fig. 9).
 
@@ -66,10 +67,11 @@ def sources_figure(
         pathways: pathways of the image between the same maps, by the name of the method.
         targets: targets, at least one.
         title: first line of the title.
+        headings: heading of the column of each target; None for the kinds of the targets.
     """
+    pixels = [target[:2] for target in targets]
     found = {
-        name: np.asarray(sources(pathway, np.array([target[:2] for target in targets])))
-        for name, pathway in pathways.items()
+        name: image_sources(pathway, pixels, image.shape[:2]) for name, pathway in pathways.items()
     }
     pathway = next(iter(pathways.values()))
     windows = [
@@ -85,9 +87,7 @@ def sources_figure(
     if zooms:
         first = next(iter(pathways))
         rows.insert(0, (first, f"{first}, whole image", [whole] * len(targets)))
-    shapes = [
-        max((low - high) / (right - left) for left, right, low, high in each[2]) for each in rows
-    ]
+    shapes = [max(_shape(window) for window in each[2]) for each in rows]
     lines = textwrap.wrap(_caption(pathway), max(60, 27 * len(targets)))
     size = (
         max(_PANEL * len(targets), 4.5) + 0.4,
@@ -102,8 +102,10 @@ def sources_figure(
             _note_weight(axes, found[name][column])
             axes.set(xlim=limits[column][:2], ylim=limits[column][2:])
         line[0].set_ylabel(label, fontsize=9)
-    for target, axes in zip(targets, grid[0], strict=True):
-        axes.set_title(_KINDS[target.kind], fontsize=9)
+    if headings is None:
+        headings = [_KINDS[target.kind] for target in targets]
+    for heading, axes in zip(headings, grid[0], strict=True):
+        axes.set_title(heading, fontsize=9, parse_math=False)
     figure.suptitle("\n".join([title, *lines]), fontsize=9, parse_math=False)
     return figure
 
@@ -125,10 +127,10 @@ def _caption(pathway: Pathway) -> str:
     text = (
         f"{pathway.name}. Red: the pixels of the first map with the largest weights, which hold "
         f"{100 * SHARE:.0f} % of the weight with which the green pixel of the last map is "
-        "reassembled; more opaque for a larger weight. Weight beyond the first map, where features "
-        "are zero, does not count; a note says how much is within it, if it is less than "
-        f"{100 * _NOTED:.0f} %. A pixel of the first map covers "
-        f"{source}x{source} pixels of the image, a pixel of the last map {target}x{target}."
+        "reassembled; more opaque for a larger weight. Weight beyond the image does not count; a "
+        f"note says how much is in the image, if it is less than {100 * _NOTED:.0f} %. "
+        f"A pixel of the first map covers {source}x{source} pixels of the image, a pixel of the "
+        f"last map {target}x{target}."
     )
     if source < target:
         text += " The kernels are centred on the upper left corner of the green pixel."
@@ -142,20 +144,24 @@ def _draw_sources(
     grey = image.mean(axis=-1, keepdims=True) / 255
     axes.imshow(np.repeat(0.35 + 0.65 * grey, 3, axis=-1), interpolation="nearest")
     overlay = np.zeros((*weights.shape, 4), np.float32)
-    chosen = _chosen(weights)
-    overlay[..., :3] = _RED
-    overlay[..., 3] = _opacity(weights, chosen)
+    overlay[..., :3] = RED
+    overlay[..., 3] = opacity(weights)
     stride = pathway.source_stride
     overlay = overlay.repeat(stride, axis=0).repeat(stride, axis=1)[:height, :width]
     axes.imshow(overlay, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
 
 
-def _chosen(weights: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
-    """Whether a source belongs to the smallest set with :data:`SHARE` of the weight.
+def chosen_sources(
+    weights: Float[np.ndarray, "rows columns"],
+) -> Bool[np.ndarray, "rows columns"]:
+    """Returns the smallest set of sources with :data:`SHARE` of the weight.
 
     Sources with the same weight as one in the set are added: which of them is in the set is
     arbitrary.
+
+    Args:
+        weights: source weights of a target.
     """
     chosen = np.asarray(smallest_sources(jnp.asarray(weights), SHARE))
     if not chosen.any():
@@ -164,9 +170,13 @@ def _chosen(weights: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "row
     return weights >= (1 - rounding) * weights[chosen].min()
 
 
-def _opacity(
-    weights: Float[np.ndarray, "rows columns"], chosen: Bool[np.ndarray, "rows columns"]
-) -> Float[np.ndarray, "rows columns"]:
+def opacity(weights: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+    """Returns the opacity of the red of each source, which is 0 outside the chosen set.
+
+    Args:
+        weights: source weights of a target.
+    """
+    chosen = chosen_sources(weights)
     if not chosen.any():
         return np.zeros_like(weights)
     relative = weights / weights.max()
@@ -175,14 +185,14 @@ def _opacity(
 
 
 def _note_weight(axes: Axes, weights: Float[np.ndarray, "rows columns"]) -> None:
-    """Writes the sum of the weights within the map, if kernels reach beyond it."""
-    within = float(weights.sum())
-    if within < _NOTED:
+    """Writes the sum of the weights in the image, if kernels reach beyond it."""
+    in_image = float(weights.sum())
+    if in_image < _NOTED:
         box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
         axes.text(
             0.03,
             0.03,
-            f"{100 * within:.0f} % within",
+            f"{100 * in_image:.0f} % in image",
             transform=axes.transAxes,
             fontsize=7,
             color="white",
@@ -193,7 +203,7 @@ def _note_weight(axes: Axes, weights: Float[np.ndarray, "rows columns"]) -> None
 def _draw_target(axes: Axes, target: Target, pathway: Pathway) -> None:
     stride = pathway.target_stride
     corner = target.column * stride - 0.5, target.row * stride - 0.5
-    for color, line in (("black", 3), (_GREEN, 1.5)):
+    for color, line in (("black", 3), (GREEN, 1.5)):
         square = Rectangle(corner, stride, stride, fill=False, edgecolor=color, linewidth=line)
         axes.add_patch(square)
 
@@ -213,7 +223,7 @@ def _window(
     row, column = ((index + 0.5) * stride for index in target[:2])
     reach = 1.5 * max(stride, pathway.source_stride)
     for each in weights:
-        chosen = np.argwhere(_chosen(each))
+        chosen = np.argwhere(chosen_sources(each))
         if chosen.size:
             corners = np.concatenate([chosen, chosen + 1]) * pathway.source_stride
             reach = max(reach, float(np.abs(corners - np.array([row, column])).max()))
@@ -228,7 +238,7 @@ def _window(
 
 def pyramid_figure(
     image: Pixels,
-    halves: Mapping[str, tuple[Sequence[Float[np.ndarray, "rows columns channels"]], Pathway]],
+    networks: Mapping[str, tuple[Sequence[Float[np.ndarray, "rows columns channels"]], Pathway]],
     targets: Sequence[Target],
     title: str,
 ) -> Figure:
@@ -241,7 +251,7 @@ def pyramid_figure(
 
     Args:
         image: RGB image as the network reads it, without padding.
-        halves: levels from P2 to P5, and the pathway of the image from P5 to P2, of each network,
+        networks: levels from P2 to P5, and the pathway of the image from P5 to P2, of each network,
             by the name of the network: the baseline first.
         targets: sampled pixels of P2, from 1 to 4; in a coarser level, the pixel that contains it.
         title: first line of the title.
@@ -251,17 +261,17 @@ def pyramid_figure(
         "Mean magnitude of the features of each level, brighter for larger. Outlines: the pixels "
         f"of P5 with the largest weights, which hold {100 * SHARE:.0f} % of the weight with which "
         "the pixel under the cross of the same colour is reassembled, in all steps from P5 down.",
-        max(60, 45 * len(halves)),
+        max(60, 45 * len(networks)),
     )
-    count = len(next(iter(halves.values()))[0])
+    count = len(next(iter(networks.values()))[0])
     panel = 1.6 * _PANEL
     size = (
-        max(panel * len(halves), 4.5),
+        max(panel * len(networks), 4.5),
         (count + 1) * (panel * height / width + 0.25) + 0.2 * (len(lines) + 2),
     )
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(count + 1, len(halves), squeeze=False)
-    for column, (name, (levels, pathway)) in enumerate(halves.items()):
+    grid = figure.subplots(count + 1, len(networks), squeeze=False)
+    for column, (name, (levels, pathway)) in enumerate(networks.items()):
         grid[0, column].imshow(image, interpolation="nearest")
         _draw_crosses(grid[0, column], targets, pathway.target_stride)
         for steps, axes in enumerate(grid[1:, column]):
@@ -307,12 +317,12 @@ def _draw_regions(
     stride = pathway.target_stride * scale
     sampled = np.array([(target.row // scale, target.column // scale) for target in targets])
     if steps:
-        weights = np.asarray(sources(pathway.first_steps(steps), sampled))
+        weights = image_sources(pathway.first_steps(steps), sampled, (height, width))
     else:
         weights = np.zeros((len(sampled), *pathway.source_size), np.float32)
         weights[np.arange(len(sampled)), sampled[:, 0], sampled[:, 1]] = 1
     for number, each in enumerate(weights):
-        chosen = _chosen(each)
+        chosen = chosen_sources(each)
         region = chosen.repeat(pathway.source_stride, axis=0).repeat(pathway.source_stride, axis=1)
         padded = np.pad(region[:height, :width].astype(np.float32), 1)
         axes.contour(
@@ -322,7 +332,7 @@ def _draw_regions(
             levels=[0.5],
             colors=[_COLOURS[number]],
             linewidths=2,
-            # Dashes with gaps for the others, because outlines may coincide.
+            # Dashes with gaps, so that outlines of other pixels show through.
             linestyles=[(4 * number, (4, 4 * (len(weights) - 1)))],
         )
     _draw_crosses(axes, sampled, stride)

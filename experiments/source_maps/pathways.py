@@ -15,6 +15,8 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 
 from carafe_jax.sources import Reassembly, source_weights
 from experiments.resamplers.fixed_kernels import (
@@ -39,6 +41,13 @@ DOWNSAMPLERS: Mapping[str, MakeKernels] = {
     "avg_pool": avg_pool_kernels,
     "box": functools.partial(box_kernels, down=2),
 }
+
+# Upsamplers of networks whose source weights are known.
+KNOWN_UPSAMPLERS = ("carafe", "nearest", "bilinear")
+
+# Fixed kernels that figures show below a network's own. CARAFE++ starts from the box filter.
+BESIDE_UP = {name: UPSAMPLERS[name] for name in ("bilinear", "box")}
+BESIDE_DOWN = {"box": DOWNSAMPLERS["box"]}
 
 CARAFE = "CARAFE++"  # name of the pathway with the kernels of a network
 
@@ -130,29 +139,28 @@ class Pathway:
 
 
 def top_down(
-    found: Sequence[Reassembly], levels: Sequence[Size], *, at: str = "neck", finest: int = 2
+    found: Sequence[Reassembly], levels: Sequence[Size], *, at: str = "neck"
 ) -> Pathway | None:
     """Picks the top-down pathway of a feature pyramid, "P5 to P2" (Fig. 9 a).
 
     Args:
         found: reassemblies of the network, from ``collect_reassemblies``.
-        levels: height and width of the levels from the finest to P5; further levels are ignored.
+        levels: height and width of the levels from P2 to P5; further levels are ignored.
         at: path of the :class:`experiments.models.fpn.FPN` in the network; empty if it is the
             network.
-        finest: number of the finest level, whose stride is ``2**finest``.
 
     Returns:
         The pathway, or None if the pyramid has no CARAFE++.
     """
-    names = [f"upsample_{level}" for level in range(5, finest, -1)]
+    names = [f"upsample_{level}" for level in range(5, 2, -1)]
     steps = pick(found, names, at)
     if len(steps) < len(names):
         return None
     return Pathway(
-        name=f"P5 to P{finest}",
+        name="P5 to P2",
         steps=steps,
         source_stride=2**5,
-        target_stride=2**finest,
+        target_stride=2**2,
         target_size=levels[0],
     )
 
@@ -202,56 +210,48 @@ def pick(found: Sequence[Reassembly], names: Sequence[str], at: str = "") -> tup
     )
 
 
-def fixed_top_down(levels: Sequence[Size], method: str, *, finest: int = 2) -> Pathway:
+def fixed_top_down(levels: Sequence[Size], method: str) -> Pathway:
     """Makes the top-down pathway of a feature pyramid without CARAFE++, "P5 to P2".
 
     Args:
-        levels: height and width of the levels from the finest to P5; further levels are ignored.
+        levels: height and width of the levels from P2 to P5; further levels are ignored.
         method: name of a method in :data:`UPSAMPLERS`.
-        finest: number of the finest level, whose stride is ``2**finest``.
     """
-    coarse = [*levels[: 6 - finest]][:0:-1]  # P5 to P3, without the finest level
+    coarse = [*levels[:4]][:0:-1]  # P5 to P3, without P2
     return Pathway(
-        name=f"P5 to P{finest}",
+        name="P5 to P2",
         steps=tuple(UPSAMPLERS[method](size) for size in coarse),
         source_stride=2**5,
-        target_stride=2**finest,
+        target_stride=2**2,
         target_size=levels[0],
     )
 
 
-def fixed_bottom_up(size: Size, method: str, *, steps: int = 4) -> Pathway:
-    """Makes the bottom-up pathway of a ResNet without CARAFE++, by default "C1 to C5".
+def from_each_level(top_down: Pathway) -> tuple[Pathway, ...]:
+    """Returns the pathways to P2 from P5, P4 and P3.
 
     Args:
-        size: height and width of C1, the input of ``pool``, whose stride is 2.
-        method: name of a method in :data:`DOWNSAMPLERS`.
-        steps: number of times that the map is halved.
+        top_down: pathway from P5 to P2.
     """
-    sizes = [size]
-    for _ in range(steps):
-        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
-    return Pathway(
-        name=f"C1 to C{steps + 1}",
-        steps=tuple(DOWNSAMPLERS[method](each) for each in sizes[:-1]),
-        source_stride=2,
-        target_stride=2 ** (steps + 1),
-        target_size=sizes[-1],
-    )
+    counts = range(len(top_down.steps) - 1, 0, -1)
+    return top_down, *(top_down.last_steps(count, f"P{count + 2} to P2") for count in counts)
 
 
-def compared(pathway: Pathway, methods: Mapping[str, MakeKernels]) -> dict[str, Pathway]:
-    """Returns a pathway with CARAFE++, and pathways between the same maps with fixed kernels.
+def compared(
+    pathway: Pathway, methods: Mapping[str, MakeKernels], method: str = CARAFE
+) -> dict[str, Pathway]:
+    """Returns the pathway of a network, and pathways between the same maps with fixed kernels.
 
     Args:
         pathway: pathway of one image, whose kernels have no batch axis.
         methods: functions that make the fixed kernels, by the name of the method.
+        method: name of the network's own method; ``methods`` may contain it.
 
     Returns:
-        Pathways by the name of the method, CARAFE++ first.
+        Pathways by the name of the method, the network's own first.
     """
-    fixed = {name: pathway.with_kernels(make) for name, make in methods.items()}
-    return {CARAFE: pathway, **fixed}
+    fixed = {name: pathway.with_kernels(make) for name, make in methods.items() if name != method}
+    return {method: pathway, **fixed}
 
 
 def map_size(image_size: Size, stride: int) -> Size:
@@ -269,10 +269,28 @@ def sources(pathway: Pathway, targets: Any) -> jax.Array:
 
     Returns:
         Source weights, float32 ``[T, H, W]``, with the height and width of the source map.
+
+    Raises:
+        ValueError: a target is outside the last map.
     """
-    return _sources(pathway.steps, jnp.asarray(targets))
+    return source_weights(pathway.steps, targets)
 
 
-@jax.jit
-def _sources(steps: tuple[Reassembly, ...], targets: jax.Array) -> jax.Array:
-    return source_weights(steps, targets)
+def image_sources(
+    pathway: Pathway, targets: Any, image_size: Size
+) -> Float[np.ndarray, "targets height width"]:
+    """Returns the weight of each source pixel in target pixels, and 0 for pixels in the padding.
+
+    Args:
+        pathway: pathway of one image, whose kernels have no batch axis.
+        targets: row and column of each target in the target map, integers ``[T, 2]``.
+        image_size: height and width of the image, without the padding of the network's input.
+
+    Returns:
+        Source weights, float32 ``[T, H, W]``, with the height and width of the source map.
+    """
+    weights = np.array(sources(pathway, targets))
+    height, width = map_size(image_size, pathway.source_stride)
+    weights[:, height:] = 0
+    weights[:, :, width:] = 0
+    return weights

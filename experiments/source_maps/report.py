@@ -1,9 +1,13 @@
-"""The table of shares of the source weight on the own object."""
+"""Tables and files of the shares of the source weight on the own object."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from experiments.engine.tables.table import Table
+from experiments.engine.json_files import write_json
+from experiments.engine.tables.results import RESULTS, TABLE
+from experiments.engine.tables.table import Table, print_tables, save_tables
+from experiments.engine.text import printable
 from experiments.source_maps.own_object import Mean, Means
 
 NOTES = (
@@ -24,6 +28,36 @@ _HEADINGS = (
     "share there, %",
     "weight in image, %",
 )
+
+
+def write_shares(
+    measured: Mapping[str, Mapping[str, Means]],
+    output: Path,
+    run: Path,
+    step: int,
+    split: str,
+    images: int,
+    notes: Sequence[str] = NOTES,
+) -> None:
+    """Prints a table of each pathway of a run, and writes ``results.json`` and ``table.md``.
+
+    Args:
+        measured: means by the names of the pathway and of the method.
+        output: folder of the files.
+        run: folder of the run.
+        step: step of the run's checkpoint.
+        split: split of the images.
+        images: number of images.
+        notes: notes below the tables.
+    """
+    count = f"{images} images of {split}, step {step}"
+    tables = [shares_table(f"{name}, {count}", means) for name, means in measured.items()]
+    print_tables(tables, notes)
+    results = {name: shares_json(means) for name, means in measured.items()}
+    about = {"run": printable(run), "step": step, "split": split, "images": images}
+    write_json(output / RESULTS, {**about, "pathways": results})
+    save_tables(output / TABLE, tables, notes)
+    print(f"results in {printable(output)}")
 
 
 def shares_table(title: str, means: Mapping[str, Means]) -> Table:

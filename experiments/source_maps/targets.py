@@ -46,7 +46,7 @@ def choose_targets(
 
     Returns:
         Targets, ordered by kind. There are fewer than ``most`` of a kind if there are fewer pixels
-        of that kind.
+        of that kind. If no pixel belongs to an object, targets are from :func:`grid_targets`.
     """
     numbers = at_targets(instances, stride, map_size)
     inner = _inner(numbers)
@@ -66,6 +66,8 @@ def choose_targets(
                     candidate[row, column] = False
                     chosen.append(Target(row, column, kind, number))
                     count += 1
+    if not chosen:
+        return grid_targets(instances.shape, stride)
     background, near = numbers == 0, list[tuple[int, int]]()
     while len(near) < most and background.any():
         row, column = _next(background, depth, near)

@@ -19,30 +19,25 @@ from experiments.engine.config import ConfigError, check
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import CheckpointChoice
 from experiments.engine.text import printable
-from experiments.source_maps.figures import pixels_of, pyramid_figure, sources_figure
+from experiments.source_maps.figures import Pixels, pixels_of, pyramid_figure, sources_figure
 from experiments.source_maps.instances import box_masks, instance_map, resized
 from experiments.source_maps.pathways import (
+    BESIDE_DOWN,
+    BESIDE_UP,
     CARAFE,
-    DOWNSAMPLERS,
-    UPSAMPLERS,
+    KNOWN_UPSAMPLERS,
     Pathway,
     compared,
     fixed_top_down,
 )
-from experiments.source_maps.targets import Target, choose_targets, grid_targets
+from experiments.source_maps.targets import Target, choose_targets
 
-# Upsamplers whose source weights are known without CARAFE++.
-_FIXED = ("nearest", "bilinear")
 # Fields of the data's config that determine the size of the network's input.
 _INPUT_FIELDS = ("shorter", "longer", "rounding", "pad_multiple")
-# Methods that figures show below CARAFE++; the box filter is what CARAFE++ starts from.
-_BESIDE_UP = ("bilinear", "box")
-_BESIDE_DOWN = ("box",)
 _TARGETS = 2  # of each kind in a figure of sources
 _SAMPLED = 3  # pixels on objects, in a figure of pyramids
 
 Size = tuple[int, int]
-Pixels = UInt8[np.ndarray, "height width 3"]
 Instances = Int32[np.ndarray, "height width"]
 Observe = Callable[[UInt8[np.ndarray, "1 H W 3"], Int32[np.ndarray, "1 2"]], Observed]
 
@@ -90,6 +85,7 @@ class MapDrawer:
         size: Size,
         results: Sequence[Result],
         original_size: Size,
+        title: str,
     ) -> dict[str, Pixels]:
         """Draws the figures of an image.
 
@@ -98,6 +94,7 @@ class MapDrawer:
             size: height and width of the image in ``pixels``, without the padding.
             results: detected objects, on which the targets lie. Without any, targets are on a grid.
             original_size: height and width of the image to which ``results`` refer.
+            title: first line of the titles.
 
         Returns:
             RGB pixels of each figure by its kind; see :attr:`kinds`.
@@ -106,47 +103,56 @@ class MapDrawer:
         instances = resized(_instances(results, original_size), size)
         sizes = np.array([size], np.int32)
         observed = self._network.observe(pixels, sizes)
+        title = f"{title}, as the network reads it: {size[1]}x{size[0]} pixels\n"
         figures = {}
         if "maps-up" in self.kinds:
-            figures["maps-up"] = self._up_figure(image, instances, observed)
+            figures["maps-up"] = self._up_figure(image, instances, observed, title)
             baseline = self._baseline.observe(pixels, sizes) if self._baseline else None
-            figures["maps-pyramid"] = self._pyramid_figure(image, instances, observed, baseline)
+            figures["maps-pyramid"] = self._pyramid_figure(
+                image, instances, observed, baseline, title
+            )
         if "maps-down" in self.kinds:
-            figures["maps-down"] = _down_figure(image, instances, observed)
+            figures["maps-down"] = _down_figure(image, instances, observed, title)
         return {kind: pixels_of(figure) for kind, figure in figures.items()}
 
-    def _up_figure(self, image: Pixels, instances: Instances, observed: Observed) -> Figure:
-        up = _up(self._network, observed)
-        if observed.up is None:
-            shown = {self._network.upsampler: up}
-        else:
-            shown = compared(up, {name: UPSAMPLERS[name] for name in _BESIDE_UP})
-        targets = _targets(instances, up, _TARGETS)
-        return sources_figure(image, shown, targets, "Upsampling in the feature pyramid")
-
-    def _pyramid_figure(
-        self, image: Pixels, instances: Instances, observed: Observed, baseline: Observed | None
+    def _up_figure(
+        self, image: Pixels, instances: Instances, observed: Observed, title: str
     ) -> Figure:
         up = _up(self._network, observed)
-        halves = {self._network.label: (_levels(observed), up)}
+        shown = compared(up, BESIDE_UP, self._network.label)
+        targets = _targets(instances, up, _TARGETS)
+        return sources_figure(image, shown, targets, f"{title}Upsampling in the feature pyramid")
+
+    def _pyramid_figure(
+        self,
+        image: Pixels,
+        instances: Instances,
+        observed: Observed,
+        baseline: Observed | None,
+        title: str,
+    ) -> Figure:
+        up = _up(self._network, observed)
+        networks = {self._network.label: (_levels(observed), up)}
         if baseline is not None:
             assert self._baseline is not None
             left = _levels(baseline), _up(self._baseline, baseline)
-            halves = {
+            networks = {
                 f"baseline, {self._baseline.label}": left,
-                f"run, {self._network.label}": halves[self._network.label],
+                f"run, {self._network.label}": networks[self._network.label],
             }
         targets = _targets(instances, up, _SAMPLED)
         inside = [target for target in targets if target.kind == "inside"]
-        return pyramid_figure(image, halves, inside or targets[:_SAMPLED], "Feature pyramid")
+        return pyramid_figure(
+            image, networks, inside or targets[:_SAMPLED], f"{title}Feature pyramid"
+        )
 
 
-def _down_figure(image: Pixels, instances: Instances, observed: Observed) -> Figure:
+def _down_figure(image: Pixels, instances: Instances, observed: Observed, title: str) -> Figure:
     assert observed.down is not None
     down = observed.down.of_image(0)
-    shown = compared(down, {name: DOWNSAMPLERS[name] for name in _BESIDE_DOWN})
+    shown = compared(down, BESIDE_DOWN)
     targets = _targets(instances, down, _TARGETS)
-    title = "Downsampling in the backbone; C1 is the input of its pool"
+    title = f"{title}Downsampling in the backbone; C1 is the input of its pool"
     return sources_figure(image, shown, targets, title)
 
 
@@ -209,7 +215,7 @@ def has_known_upsampler(upsampler: str) -> bool:
     Args:
         upsampler: name of the upsampler.
     """
-    return upsampler in ("carafe", *_FIXED)
+    return upsampler in KNOWN_UPSAMPLERS
 
 
 def _network(loaded: LoadedRun[DetectionConfig]) -> Network:
@@ -244,6 +250,4 @@ def _instances(results: Sequence[Result], size: Size) -> Instances:
 
 
 def _targets(instances: Instances, pathway: Pathway, most: int) -> list[Target]:
-    if not instances.any():
-        return grid_targets(instances.shape, pathway.target_stride)
     return choose_targets(instances, pathway.target_stride, pathway.target_size, most)

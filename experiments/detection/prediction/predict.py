@@ -35,15 +35,17 @@ Infer = Callable[[UInt8[np.ndarray, "1 H W 3"], Int32[np.ndarray, "1 2"]], Mappi
 
 
 class Drawing(NamedTuple):
-    """The detections in an image, and the file with their drawing.
+    """The detections in an image, and the files with their drawing.
 
     Attributes:
         output: file of the drawing.
         results: all detections; their ``image_id`` is 0.
+        maps: files of the figures of source weights.
     """
 
     output: Path
     results: list[Result]
+    maps: tuple[Path, ...] = ()
 
 
 def detect_objects(
@@ -147,17 +149,19 @@ def predict(
             outputs.check(path, file)
         try:
             results = detect_objects(image, infer, config, category_ids)
+            shown = {}
+            if maps is not None:
+                pixels, size = network_input(image, config)
+                original = (image.height, image.width)
+                shown = maps(pixels, size, _drawn(results), original, printable(path.name))
         except InputError as error:
             raise InputError(f"image {path}: {error}") from error
         drawn = draw_detections(np.asarray(image), _drawn(results), names)
         outputs.write(path, target, drawn)
-        if maps is not None:
-            pixels, size = network_input(image, config)
-            original = (image.height, image.width)
-            for kind, figure in maps(pixels, size, _drawn(results), original).items():
-                outputs.write(path, figures[kind], figure)
         entries.append(_entry(path, image, results, names))
-        return Drawing(target, results)
+        for kind, figure in shown.items():
+            outputs.write(path, figures[kind], figure)
+        return Drawing(target, results, tuple(figures.values()))
 
     try:
         yield from predict_each(files, draw)
@@ -219,7 +223,8 @@ def show(names: Mapping[int, str], image: Path, drawing: Drawing) -> None:
         for result in _drawn(drawing.results)
     ]
     nothing = f"nothing with a score of {DRAWN_FROM} or more"
-    files = printable(f"{image} -> {drawing.output}")
+    written = ", ".join(map(str, (drawing.output, *drawing.maps)))
+    files = printable(f"{image} -> {written}")
     print(f"{files}: {', '.join(drawn) or nothing}")
 
 

@@ -41,6 +41,10 @@ class TracedImage(NamedTuple):
     pathways: Pathways
 
 
+class SeveralTilesError(InputError):
+    """The network reads an image in several tiles, so that it has no maps."""
+
+
 class Inpainter:
     """A callable that fills holes in images.
 
@@ -143,15 +147,15 @@ class Inpainter:
             ConfigError: the network neither downsamples with CARAFE++ nor upsamples with CARAFE++
                 or an interpolation.
             InputError: the arrays have wrong dtypes or shapes, or the mask is all hole or without a
-                hole; the image that the network reads does not fit into one tile; or kernels are
-                not finite.
+                hole; or kernels are not finite.
+            SeveralTilesError: the image that the network reads does not fit into one tile.
         """
         check_has_pathways(self.generator_config)
         _check(image, mask)
         image, mask = self._at_working_size(image, mask)
         side = self._tiling.side_for(self._stride)
         if max(mask.shape) > side:
-            raise InputError(
+            raise SeveralTilesError(
                 "maps need an image that the network reads in one piece, of at most "
                 f"{side}x{side} pixels, got {mask.shape[1]}x{mask.shape[0]}: leave out full_size, "
                 "or give a smaller working_side"

@@ -3,31 +3,33 @@
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 
 from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.pathways import check_has_pathways, has_down, has_up
+from experiments.inpainting.pixels import with_white_hole
 from experiments.inpainting.prediction.inpainter import TracedImage
-from experiments.source_maps.figures import pixels_of, sources_figure
-from experiments.source_maps.headings import set_headings
+from experiments.source_maps.figures import Pixels, pixels_of, sources_figure
 from experiments.source_maps.instances import OUTSIDE
-from experiments.source_maps.pathways import CARAFE, DOWNSAMPLERS, UPSAMPLERS, Pathway
-from experiments.source_maps.targets import choose_targets, grid_targets
+from experiments.source_maps.pathways import (
+    BESIDE_DOWN,
+    BESIDE_UP,
+    CARAFE,
+    UPSAMPLERS,
+    Pathway,
+    compared,
+)
+from experiments.source_maps.targets import choose_targets
 
 Direction = Literal["down", "up"]
 
 _MOST = 2  # targets of each kind
 _HEADINGS = {"inside": "in the hole", "border": "border of the hole", "background": "outside"}
-# Fixed kernels that a figure shows below the network's own. CARAFE++ starts from the box filter.
-_FIXED = {
-    "down": {"box": DOWNSAMPLERS["box"]},
-    "up": {name: UPSAMPLERS[name] for name in ("nearest", "box")},
-}
+_BESIDE = {"down": BESIDE_DOWN, "up": BESIDE_UP}
 _EDGE = 8  # targets outside the hole lie at least an eighth of the image from its edges
 
 
 def directions(config: GeneratorConfig) -> tuple[Direction, ...]:
-    """The pathways of which figures are drawn.
+    """The pathways that the figures show.
 
     Args:
         config: config of the generator.
@@ -44,9 +46,7 @@ def directions(config: GeneratorConfig) -> tuple[Direction, ...]:
     return tuple(found)
 
 
-def draw_maps(
-    traced: TracedImage, direction: Direction, title: str
-) -> UInt8[np.ndarray, "height width 3"]:
+def draw_maps(traced: TracedImage, direction: Direction, title: str) -> Pixels:
     """Draws a pathway of a generator, for targets in the hole, at its border and outside.
 
     Args:
@@ -63,27 +63,14 @@ def draw_maps(
     regions[top : height - top, left : width - left] = 0
     regions[traced.mask] = 1
     targets = choose_targets(regions, pathway.target_stride, pathway.target_size, _MOST)
-    if not targets:  # a hole too small to be seen, in an image of a few pixels
-        targets = grid_targets((height, width), pathway.target_stride)
-    method = method_of(pathway)
-    fixed = {
-        name: pathway.with_kernels(make)
-        for name, make in _FIXED[direction].items()
-        if name != method
-    }
     figure = sources_figure(
-        with_white_hole(traced),
-        {method: pathway, **fixed},
+        with_white_hole(traced.image, traced.mask),
+        compared(pathway, _BESIDE[direction], method_of(pathway)),
         targets,
         f"{title}, as the network reads it: {width}x{height} pixels, the hole is white",
+        [_HEADINGS[target.kind] for target in targets],
     )
-    set_headings(figure, [_HEADINGS[target.kind] for target in targets])
     return pixels_of(figure)
-
-
-def with_white_hole(traced: TracedImage) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with a white hole, which stands out in most photographs."""
-    return np.where(traced.mask[..., None], np.uint8(255), traced.image)
 
 
 def method_of(pathway: Pathway) -> str:

@@ -18,7 +18,7 @@ from experiments.engine.monitoring.plots import save_figure
 from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.model.generators import Generator
 from experiments.inpainting.pathways import generator_pathways
-from experiments.inpainting.pixels import to_unit
+from experiments.inpainting.pixels import to_unit, with_white_hole
 from experiments.inpainting.report.examples import Example
 from experiments.source_maps.pathways import sources
 
@@ -80,8 +80,7 @@ def _note(axes: Axes, text: str) -> None:
 
 
 def _with_hole(example: Example) -> UInt8[np.ndarray, "height width 3"]:
-    """The image with a white hole, which stands out in most photographs."""
-    return np.where(example["mask"] > 0, np.uint8(255), example["image"])
+    return with_white_hole(example["image"], example["mask"][..., 0] > 0)
 
 
 def _hole_psnr(filled: np.ndarray, example: Example) -> float:

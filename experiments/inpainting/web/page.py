@@ -27,10 +27,11 @@ hole without and with CARAFE++. Click on a filled picture to see from which pixe
 reassembles that pixel. The picture does not leave the machine that serves this page.
 """
 _SOURCES = "Where this pixel comes from"
-_SOURCES_NOTE = """The picture as the network reads it, with a white hole. The green frame is the
-pixel that you clicked. The red pixels hold 70 % of its weight on the way through the coarsest map
-of the network: from there up, and if the network also downsamples with CARAFE++, from the input
-down to there. Convolutions and skip connections are not counted.
+_SOURCES_NOTE = """The network reassembled the pixel in the green frame from the red pixels: they
+hold 70 % of its weight. The weight is followed up from the coarsest map, and down from the input if
+the network also downsamples with CARAFE++. If it only downsamples with CARAFE++, the green frame is
+the pixel of the coarsest map in which the clicked pixel lies. Convolutions and skip connections do
+not count. The picture is shown as the network reads it, with a white hole.
 """
 
 
@@ -165,12 +166,12 @@ def _page(models: Mapping[str, Model]) -> Any:
 
     def showing_sources_of(name: str) -> Any:
         def show_sources(number: int | None, event: gr.SelectData) -> list[Any]:
-            column, row = event.index
             try:
                 with one_at_a_time:
-                    drawn = fills.draw(number, name, column, row)
+                    drawn = fills.draw(number, name, event.index)
             except UserError as error:
                 return [*no_sources(), problem(error)]
+            column, row = event.index
             heading = f"{_SOURCES}: {name}, row {row}, column {column}"
             shown = gr.update(value=drawn, label=heading, visible=True)
             return [shown, gr.update(visible=True), problem(None)]
@@ -220,14 +221,6 @@ def _page(models: Mapping[str, Model]) -> Any:
         number = gr.State()  # of the fill that is shown
         results = [*images, *times, sources, note]
         showing = picture.upload(show, picture, [picture, hole, message], api_visibility="private")
-        # One fill at a time: two would slow each other down and falsify their times.
-        filling = button.click(
-            fill,
-            [picture, hole],
-            [*results, number, message],
-            concurrency_limit=1,
-            api_visibility="private",
-        )
         clicks = [
             image.select(
                 showing_sources_of(name),
@@ -238,6 +231,15 @@ def _page(models: Mapping[str, Model]) -> Any:
             )
             for name, image in zip(models, images, strict=True)
         ]
+        # One fill at a time: two would slow each other down and falsify their times.
+        filling = button.click(
+            fill,
+            [picture, hole],
+            [*results, number, message],
+            concurrency_limit=1,
+            api_visibility="private",
+            cancels=clicks,  # their answers would appear below the new pictures
+        )
         # Gradio accepts a new picture only after the previous one has been cleared. The browser
         # clears the page and ignores pending answers of the server, which concern the old picture.
         nothing = [*no_results(), None, problem(None)]

@@ -17,19 +17,12 @@ from experiments.segmentation.pathways import (
     observe,
 )
 from experiments.segmentation.task import make_model
-from experiments.source_maps.figures import pixels_of, sources_figure
-from experiments.source_maps.headings import set_headings
+from experiments.source_maps.figures import Pixels, pixels_of, sources_figure
 from experiments.source_maps.instances import resized
-from experiments.source_maps.pathways import CARAFE, DOWNSAMPLERS, UPSAMPLERS, Pathway
-from experiments.source_maps.targets import Target, choose_targets, grid_targets
+from experiments.source_maps.pathways import BESIDE_DOWN, BESIDE_UP, CARAFE, Pathway, compared
+from experiments.source_maps.targets import choose_targets
 
 _TARGETS = 2  # of each kind
-# Methods with fixed kernels that figures show below the network's own; the box filter is what
-# CARAFE++ starts from.
-_BESIDE_UP = ("bilinear", "box")
-_BESIDE_DOWN = ("box",)
-
-Pixels = UInt8[np.ndarray, "height width 3"]
 
 
 class MapDrawer:
@@ -81,12 +74,9 @@ class MapDrawer:
         draw = functools.partial(self._draw, pixels[0], numbers, title)
         figures = {}
         if observed.up is not None:
-            beside = {name: UPSAMPLERS[name] for name in _BESIDE_UP if name != self._upsampler}
-            fixed = {name: observed.up.with_kernels(make) for name, make in beside.items()}
-            figures["maps-up"] = draw({self._upsampler: observed.up, **fixed})
+            figures["maps-up"] = draw(compared(observed.up, BESIDE_UP, self._upsampler))
         if observed.down is not None:
-            fixed = {name: observed.down.with_kernels(DOWNSAMPLERS[name]) for name in _BESIDE_DOWN}
-            figures["maps-down"] = draw({CARAFE: observed.down, **fixed})
+            figures["maps-down"] = draw(compared(observed.down, BESIDE_DOWN))
         return figures
 
     def _draw(
@@ -98,20 +88,18 @@ class MapDrawer:
     ) -> Pixels:
         pathway = next(iter(pathways.values()))
         largest = int(np.bincount(numbers.ravel()).argmax())
-        targets = _targets(numbers, largest, pathway)
+        # Region ``n`` has number ``n + 1``, and the largest region 0.
+        regions = np.where(numbers == largest, 0, numbers + 1)
+        targets = choose_targets(regions, pathway.target_stride, pathway.target_size, _TARGETS)
         title = f"{title}, as the network reads it: {image.shape[1]}x{image.shape[0]} pixels"
-        figure = sources_figure(image, pathways, targets, title)
-        headings = {"inside": "inside {}", "border": "border of {}", "background": "{}, largest"}
-        set_headings(
-            figure,
-            [
-                headings[target.kind].format(
-                    self._names[target.instance - 1 if target.instance else largest]
-                )
-                for target in targets
-            ],
-        )
-        return pixels_of(figure)
+        form = {"inside": "inside {}", "border": "border of {}", "background": "{}, largest"}
+        headings = [
+            form[target.kind].format(
+                self._names[target.instance - 1 if target.instance else largest]
+            )
+            for target in targets
+        ]
+        return pixels_of(sources_figure(image, pathways, targets, title, headings))
 
 
 def make_drawer(loaded: LoadedRun[SegmentationConfig], class_names: Sequence[str]) -> MapDrawer:
@@ -129,13 +117,3 @@ def make_drawer(loaded: LoadedRun[SegmentationConfig], class_names: Sequence[str
     model = make_model(loaded.config)
     apply = functools.partial(jax.jit(functools.partial(observe, model)), state)
     return MapDrawer(loaded.config, apply, class_names)
-
-
-def _targets(
-    numbers: Int[np.ndarray, "height width"], largest: int, pathway: Pathway
-) -> list[Target]:
-    """Targets in regions of classes; region ``n`` has number ``n + 1``, and the largest 0."""
-    regions = np.where(numbers == largest, 0, numbers + 1)
-    if not regions.any():
-        return grid_targets(regions.shape, pathway.target_stride)
-    return choose_targets(regions, pathway.target_stride, pathway.target_size, _TARGETS)

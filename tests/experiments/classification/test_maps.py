@@ -1,6 +1,5 @@
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,15 +9,14 @@ from experiments.classification import maps as module
 from experiments.classification import predict as prediction
 from experiments.classification.maps import check_has_maps, map_drawer
 from experiments.classification.predict import Guess
+from experiments.classification.task import initial_state, make_model
 from experiments.engine.config import ConfigError
 from experiments.engine.errors import InputError
 from experiments.engine.runs import LoadedRun
-from experiments.models.resnet import ResNet
+from experiments.models.input_normalization import normalize
 from experiments.models.resnet_config import ResNetConfig
-from experiments.resamplers.fixed_kernels import box_kernels
 from tests.experiments.classification.tiny import TINY
-
-NAMES = ("layer2_0/resample", "layer3_0/resample", "layer4_0/resample")
+from tests.experiments.source_maps.sown import assert_has_kernels, sharpened, sow
 
 
 def save(path, side=40):
@@ -26,51 +24,28 @@ def save(path, side=40):
     return path
 
 
-def test_the_figure_shows_c5_of_the_network(monkeypatch):
-    shapes = []
-
-    def collect(model, variables, x):
-        assert jax.tree.structure(variables) == jax.tree.structure(
-            {"params": {"a": 1.0}, "batch_stats": {"b": 2.0}}
-        )
-        shapes.append(x.shape)
-        found, side = [], x.shape[1] // 2
-        for name in ("pool", *NAMES):
-            step = dataclasses.replace(box_kernels((side, side), down=2), name=name)
-            found.append(dataclasses.replace(step, kernels=step.kernels[None]))
-            side = -(-side // 2)
-        return None, tuple(found)
-
-    def figure(image, pathways, targets, title):
-        assert list(pathways) == ["CARAFE++", "box"]
-        assert len(pathways["CARAFE++"].steps) == 4
-        assert pathways["CARAFE++"].target_stride == 32
-        return title, [target[:2] for target in targets]
-
+@pytest.mark.usefixtures("few_optimizations")
+def test_the_figure_shows_the_kernels_of_the_network(monkeypatch):
     drawn = []
-    monkeypatch.setattr(module, "collect_reassemblies", collect)
-    monkeypatch.setattr(module, "sources_figure", figure)
-    monkeypatch.setattr(module, "set_headings", lambda *arguments: drawn.append(arguments))
-    monkeypatch.setattr(module, "pixels_of", lambda figure: np.zeros((1, 1, 3), np.uint8))
-    state = {"params": {"a": 1.0}, "model_state": {"b": 2.0}}
+    monkeypatch.setattr(module, "sources_figure", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(module, "pixels_of", lambda figure: None)
+    state = initial_state(TINY)
+    state["params"] = sharpened(state["params"])
     draw = map_drawer(LoadedRun(TINY, state, 0))
-    for side in (128, 32):
-        draw(np.zeros((side, side, 3), np.uint8), "a.png")
-    assert shapes == [(1, 128, 128, 3), (1, 32, 32, 3)]
-    (large, headings), (small, _) = drawn
-    assert large == ("a.png, cropped to 128x128", [(1, 1), (1, 3), (3, 1), (3, 3)])
-    assert headings[1] == "row 1, column 3"
-    assert small[1] == [(0, 0)]
-
-
-def test_the_network_has_the_names_of_the_figure():
-    model = ResNet(ResNetConfig(18, "carafe", width=2), 3)
-    shape = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), shape)
-    _, found = jax.eval_shape(
-        lambda variables, x: module.collect_reassemblies(model, variables, x), variables, shape
-    )
-    assert {"pool", *NAMES} <= {step.name for step in found}
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    draw(image, "a.png")
+    ((shown, pathways, targets, title, headings),) = drawn
+    assert shown is image
+    assert title == "a.png, cropped to 64x64"
+    assert [target[:2] for target in targets] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert headings[1] == "row 0, column 1"
+    assert list(pathways) == ["CARAFE++", "box"]
+    pathway = pathways["CARAFE++"]
+    assert (len(pathway.steps), pathway.target_stride) == (4, 32)
+    model = make_model(TINY)
+    variables = {"params": state["params"], "batch_stats": state["model_state"]}
+    x = normalize(image[None], model.config.input)
+    assert_has_kernels(pathway, sow(model, variables, x)[1])
 
 
 def test_a_run_without_carafe_is_refused(tmp_path):

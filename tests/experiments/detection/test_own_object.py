@@ -24,11 +24,11 @@ from experiments.source_maps.pathways import (
     DOWNSAMPLERS,
     UPSAMPLERS,
     compared,
-    fixed_bottom_up,
     fixed_top_down,
 )
 from tests.experiments.detection.fake_records import make_record, noise
 from tests.experiments.detection.tiny import TINY
+from tests.experiments.source_maps.fixed_pathways import fixed_bottom_up
 
 CARAFE = dataclasses.replace(
     TINY,

@@ -61,6 +61,7 @@ def test_the_longest_pathway_leads_from_the_input_to_the_finest_map():
     assert (longest.source_stride, longest.target_stride) == (1, 1)
     assert source_weights(longest.steps, np.array([[5, 6]])).shape == (1, *SIZE)
     assert pathways._replace(down=None).longest is pathways.up
+    assert pathways._replace(up=None).longest is pathways.down
 
 
 def test_interpolation_has_fixed_kernels_and_a_strided_convolution_has_none():

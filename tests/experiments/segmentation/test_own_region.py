@@ -5,15 +5,19 @@ import pytest
 from PIL import Image
 
 from experiments.data.classes import UNLABELLED
+from experiments.data.errors import DataError
 from experiments.engine.config import ConfigError
 from experiments.engine.folders import DataFolders
+from experiments.engine.runs import LoadedRun
 from experiments.models.resnet_config import ResNetConfig
+from experiments.segmentation import own_region
 from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.data.config import DataConfig
 from experiments.segmentation.model.config import SegmenterConfig
 from experiments.segmentation.own_region import check_has_carafe, measure, measure_run
 from experiments.segmentation.pathways import Observed
-from experiments.source_maps.pathways import fixed_bottom_up, fixed_top_down
+from experiments.source_maps.pathways import fixed_top_down
+from tests.experiments.source_maps.fixed_pathways import fixed_bottom_up
 
 LEVELS = [(16, 24), (8, 12), (4, 6), (2, 3)]
 DATA = DataConfig(test_shorter=64, shorter_sides=(64,), longer=200)
@@ -69,3 +73,24 @@ def test_bad_arguments_are_refused_by_name(tmp_path):
         check_has_carafe(config("bilinear", "strided"), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"images .*1.* 0"):
         measure_run(tmp_path, tmp_path, "validation", 0, DataFolders(tmp_path))
+
+
+def test_a_dataset_without_labelled_pixels_is_named(monkeypatch, tmp_path):
+    class Data:
+        folder = tmp_path / "data"
+
+        def source(self, split):
+            return []
+
+    class Runs:
+        def load_config(self, folder):
+            return config()
+
+        def load(self, folder, checkpoint):
+            return LoadedRun(config(), {"params": {}, "model_state": {}}, 7)
+
+    monkeypatch.setattr(own_region, "RUNS", Runs())
+    monkeypatch.setattr(own_region, "open_data", lambda config, folders: Data())
+    monkeypatch.setattr(own_region, "spread_examples", lambda source, count: [])
+    with pytest.raises(DataError, match=r"/data must have labelled pixels in validation"):
+        measure_run(tmp_path / "run", tmp_path, "validation", 1, DataFolders(tmp_path))

@@ -1,9 +1,15 @@
 import jax
 import numpy as np
+import pytest
 
 from experiments.source_maps.figures import pixels_of, pyramid_figure, sources_figure
-from experiments.source_maps.pathways import fixed_bottom_up, fixed_top_down
+from experiments.source_maps.pathways import (
+    fixed_top_down,
+    image_sources,
+    sources,
+)
 from experiments.source_maps.targets import Target
+from tests.experiments.source_maps.fixed_pathways import fixed_bottom_up
 
 LEVELS = [(10, 14), (5, 7), (3, 4), (2, 2)]
 IMAGE = np.full((40, 56, 3), 200, np.uint8)
@@ -21,6 +27,7 @@ def test_sources_are_red_and_targets_are_green():
     figure = sources_figure(IMAGE, pathways, TARGETS, "title")
     assert not any(axes.texts for axes in figure.axes)
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["bilinear", "nearest"]
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["inside an object", "background"]
     pixels = pixels_of(figure)
     assert pixels.dtype == np.uint8
     assert count(pixels, red=True) > 100
@@ -28,7 +35,20 @@ def test_sources_are_red_and_targets_are_green():
     nothing = {name: with_weights(pathway, 0) for name, pathway in pathways.items()}
     figure = sources_figure(IMAGE, nothing, TARGETS, "title")
     assert count(pixels_of(figure), red=True) == 0
-    assert [axes.texts[0].get_text() for axes in figure.axes] == ["0 % within"] * 4
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["0 % in image"] * 4
+
+
+def test_weight_in_the_padding_of_the_input_does_not_count():
+    image = np.full((50, 75, 3), 200, np.uint8)  # in an input of 64x96 pixels
+    pathway = fixed_bottom_up((32, 48), "box")
+    (weights,) = sources(pathway, [(1, 2)])
+    in_image = weights[:25, :38].sum()
+    assert in_image < 0.8 * weights.sum()
+    (drawn,) = image_sources(pathway, [(1, 2)], (50, 75))
+    assert drawn.sum() == pytest.approx(in_image)
+    figure = sources_figure(image, {"box": pathway}, [Target(1, 2, "inside", 1)], "title")
+    note = f"{100 * in_image:.0f} % in image"
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == [note]
 
 
 def with_weights(pathway, factor):
@@ -38,8 +58,10 @@ def with_weights(pathway, factor):
 def test_a_small_part_of_a_large_image_has_a_row_of_its_own():
     large = np.zeros((320, 320, 3), np.uint8)
     pathways = {"strided": fixed_bottom_up((160, 160), "strided", steps=2)}
-    figure = sources_figure(large, pathways, [Target(20, 30, "inside", 1)], "title")
+    target = Target(20, 30, "inside", 1)
+    figure = sources_figure(large, pathways, [target], "title", ["heading"])
     whole, part = figure.axes
+    assert (whole.get_title(), part.get_title()) == ("heading", "")
     assert (whole.get_ylabel(), part.get_ylabel()) == ("strided, whole image", "strided")
     assert whole.get_xlim() == (-0.5, 319.5)
     left, right = part.get_xlim()

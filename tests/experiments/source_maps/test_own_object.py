@@ -11,7 +11,8 @@ from experiments.source_maps.own_object import (
     border_targets,
     own_object_shares,
 )
-from experiments.source_maps.pathways import Pathway, fixed_bottom_up, fixed_top_down, sources
+from experiments.source_maps.pathways import Pathway, fixed_top_down, sources
+from tests.experiments.source_maps.fixed_pathways import fixed_bottom_up
 
 LEVELS = [(10, 14), (5, 7), (3, 4), (2, 2)]  # of an image of 40x56 pixels
 

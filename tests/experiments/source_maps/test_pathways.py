@@ -12,12 +12,13 @@ from experiments.source_maps.pathways import (
     UPSAMPLERS,
     bottom_up,
     compared,
-    fixed_bottom_up,
     fixed_top_down,
+    from_each_level,
     map_size,
     sources,
     top_down,
 )
+from tests.experiments.source_maps.fixed_pathways import fixed_bottom_up
 
 # C2 to C5 of an image of 72x104 pixels: odd sizes, which the pyramid crops.
 LEVELS = [(18, 26), (9, 13), (5, 7), (3, 4)]
@@ -50,6 +51,8 @@ def test_the_top_down_pathway_of_a_pyramid():
     last = pathway.last_steps(2, "P4 to P2")
     assert (last.source_stride, last.target_stride, last.source_size) == (16, 4, (5, 7))
     assert (last.name, last.target_size) == ("P4 to P2", (18, 26))
+    names = [each.name for each in from_each_level(pathway)]
+    assert names == ["P5 to P2", "P4 to P2", "P3 to P2"]
 
 
 def test_a_pyramid_without_carafe_has_fixed_pathways():
@@ -98,6 +101,7 @@ def test_fixed_kernels_replace_the_kernels_of_a_network():
     assert methods["CARAFE++"] is pathway
     assert [step.name for step in methods["bilinear"].steps] == ["bilinear"] * 3
     assert methods["nearest"].target_size == (18, 26)
+    assert [*compared(pathway, UPSAMPLERS, "bilinear")] == ["bilinear", "nearest", "box"]
 
 
 def test_sizes_are_rounded_up():
@@ -109,3 +113,8 @@ def test_fixed_downsampling_by_hand(method):
     (weights,) = sources(fixed_bottom_up((32, 32), method, steps=2), [(4, 4)])
     expected = {"strided": 1, "avg_pool": 4 * 4, "box": 13 * 13}[method]
     assert np.count_nonzero(weights) == expected
+
+
+def test_a_target_outside_the_map_is_refused():
+    with pytest.raises(ValueError, match=r"targets .*18"):
+        sources(fixed_top_down(LEVELS, "nearest"), [(18, 0)])

@@ -43,3 +43,5 @@ def test_targets_on_a_grid():
     assert [target[:2] for target in grid_targets((40, 60), 4)] == [
         (2, 2), (2, 7), (2, 12), (7, 2), (7, 7), (7, 12),
     ]  # fmt: skip
+    nothing = np.zeros((40, 60), np.int32)
+    assert choose_targets(nothing, 4, (10, 15), most=1) == grid_targets((40, 60), 4)

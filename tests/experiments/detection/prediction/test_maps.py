@@ -10,13 +10,17 @@ from experiments.detection.evaluation.masks import encode_mask
 from experiments.detection.pathways import Observed
 from experiments.detection.prediction import maps
 from experiments.detection.prediction.maps import MapDrawer, Network, make_drawer
-from experiments.detection.prediction.predict import predict, print_predictions
+from experiments.detection.prediction.predict import predict, print_predictions, show
+from experiments.detection.task import initial_state, make_model
 from experiments.engine.config import ConfigError
 from experiments.engine.errors import InputError
 from experiments.engine.runs import LoadedRun
-from experiments.source_maps.pathways import fixed_bottom_up, fixed_top_down
+from experiments.models.input_normalization import normalize
+from experiments.source_maps.pathways import fixed_top_down
 from tests.experiments.detection.prediction.test_predict import CATEGORIES, make_infer, save
 from tests.experiments.detection.tiny import TINY
+from tests.experiments.source_maps.fixed_pathways import fixed_bottom_up
+from tests.experiments.source_maps.sown import assert_has_kernels, sharpened, sow
 
 # Buckets of 64x96 and 96x64 pixels; an image of 40x60 pixels is 50x75 pixels large in its bucket.
 CONFIG = DataConfig(shorter=50, longer=90)
@@ -68,17 +72,34 @@ def image(height=64, width=96):
     return np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
 
 
-def test_figures_are_written_beside_the_drawing(tmp_path, drawn):
+def test_figures_are_written_beside_the_drawing(tmp_path, drawn, capsys):
     infer, _ = make_infer()
     files = [save(tmp_path / "in/a.png")]
     drawer = MapDrawer(network(), network("nearest"))
     ((_, drawing),) = predict(files, tmp_path / "out", infer, CONFIG, CATEGORIES, drawer)
     assert drawing.output == tmp_path / "out/a.png"
+    show({}, files[0], drawing._replace(results=[]))
+    kinds = [f"{tmp_path}/out/a-{kind}.png" for kind in drawer.kinds]
+    written = ", ".join([f"{tmp_path}/out/a.png", *kinds])
+    assert f"{files[0]} -> {written}: nothing" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert names == {"a.png", "a-maps-up.png", "a-maps-down.png", "a-maps-pyramid.png"}
     for name in names - {"a.png"}:
         with Image.open(tmp_path / "out" / name) as figure:
             assert figure.size == (5, 4)
+
+
+def test_nothing_is_written_if_a_figure_fails(tmp_path):
+    class Failing(MapDrawer):
+        def __call__(self, *arguments):
+            raise InputError("kernels must be finite")
+
+    infer, _ = make_infer()
+    files = [save(tmp_path / "in/a.png")]
+    drawer = Failing(network())
+    ((_, error),) = predict(files, tmp_path / "out", infer, CONFIG, CATEGORIES, drawer)
+    assert str(error) == f"image {files[0]}: kernels must be finite"
+    assert not (tmp_path / "out").exists()
 
 
 def test_figures_do_not_overwrite_inputs(tmp_path, drawn):
@@ -99,8 +120,9 @@ def test_targets_lie_on_the_detected_objects(drawn, masks):
     mask[10:50, 30:60] = True
     # With masks, boxes do not count.
     results = [result([0.0, 0.0, 150.0, 100.0], mask) if masks else result(box)]
-    MapDrawer(network())(image(), (50, 75), results, (100, 150))
-    (picture, pathways, targets, _), down = drawn["sources_figure"]
+    MapDrawer(network())(image(), (50, 75), results, (100, 150), "a.png")
+    (picture, pathways, targets, title), down = drawn["sources_figure"]
+    assert title.startswith("a.png, as the network reads it: 75x50 pixels\n")
     assert picture.shape == (50, 75, 3)  # without the padding
     assert [*pathways] == ["CARAFE++", "bilinear", "box"]
     assert [*down[1]] == ["CARAFE++", "box"]
@@ -117,7 +139,7 @@ def test_targets_lie_on_the_detected_objects(drawn, masks):
 
 
 def test_without_objects_targets_are_on_a_grid(drawn):
-    MapDrawer(network())(image(), (50, 75), [], (100, 150))
+    MapDrawer(network())(image(), (50, 75), [], (100, 150), "a.png")
     for _, _, targets, _ in (*drawn["sources_figure"], *drawn["pyramid_figure"]):
         assert targets
         assert {target.kind for target in targets} == {"background"}
@@ -126,14 +148,34 @@ def test_without_objects_targets_are_on_a_grid(drawn):
 def test_a_pyramid_with_a_fixed_upsampler_has_figures(drawn):
     drawer = MapDrawer(network("bilinear", "strided"), network("nearest", "strided"))
     assert drawer.kinds == ["maps-up", "maps-pyramid"]
-    assert [*drawer(image(), (50, 75), [], (50, 75))] == drawer.kinds
+    assert [*drawer(image(), (50, 75), [], (50, 75), "a.png")] == drawer.kinds
     ((_, pathways, _, _),) = drawn["sources_figure"]
     assert {name: pathway.steps[0].name for name, pathway in pathways.items()} == {
-        "bilinear": "bilinear"
+        "bilinear": "bilinear",
+        "box": "box",
     }
     ((_, halves, _, _),) = drawn["pyramid_figure"]
     assert [*halves] == ["baseline, nearest", "run, bilinear"]
     assert [pathway.steps[0].name for _, pathway in halves.values()] == ["nearest", "bilinear"]
+
+
+@pytest.mark.usefixtures("few_optimizations")
+def test_figures_show_the_kernels_of_the_network(drawn):
+    config = with_resamplers("carafe", "carafe")
+    state = initial_state(config)
+    state["params"] = sharpened(state["params"])
+    drawer = make_drawer(LoadedRun(config, state, 0), Path("run"))
+    pixels, size = image(64, 64), (64, 48)
+    drawer(pixels, size, [], size, "a.png")
+    model = make_model(config)
+    variables = {"params": state["params"], **state["model_state"]}
+    x = normalize(pixels, config.model.backbone.input, np.array([size]))
+    levels, sown = sow(model, variables, x, method="features")
+    assert len(drawn["sources_figure"]) == 2
+    for _, pathways, *_ in drawn["sources_figure"]:
+        assert_has_kernels(pathways["CARAFE++"], sown)
+    ((_, halves, *_),) = drawn["pyramid_figure"]
+    np.testing.assert_allclose(halves["CARAFE++"][0][3], levels[3][0], rtol=1e-3, atol=1e-4)
 
 
 def with_resamplers(upsampler, downsampler="strided", **data):

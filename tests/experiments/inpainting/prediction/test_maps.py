@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,16 +7,20 @@ from PIL import Image
 from experiments.engine.config import ConfigError
 from experiments.engine.errors import InputError
 from experiments.inpainting.__main__ import predict as predict_command
+from experiments.inpainting.fill import make_generator, variables_of
 from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.pathways import Pathways
+from experiments.inpainting.pixels import to_unit
 from experiments.inpainting.prediction import predict as module
 from experiments.inpainting.prediction.inpainter import Inpainter, TracedImage, load_inpainter
 from experiments.inpainting.prediction.maps import directions, draw_maps
 from experiments.inpainting.prediction.predict import predict
 from experiments.inpainting.prediction.tiles import Tiling
+from experiments.inpainting.task import initial_state
 from experiments.resamplers.fixed_kernels import box_kernels
 from experiments.source_maps.pathways import Pathway
 from tests.experiments.inpainting.prediction.runs import BOX, CONFIG, pixels
+from tests.experiments.source_maps.sown import assert_has_kernels, sharpened, sow
 
 pytestmark = pytest.mark.usefixtures("few_optimizations")
 
@@ -84,6 +90,20 @@ def test_the_image_is_traced_at_the_size_at_which_the_network_reads_it(run):
     assert (up.source_stride, up.target_stride) == (2, 1)
     # Padded to a quarter of a tile.
     assert (up.source_size, up.target_size) == ((64, 64), (128, 128))
+
+
+def test_pathways_have_the_kernels_of_the_network():
+    model = GeneratorConfig("unet", downsampler="carafe", upsampler="carafe", width=2, levels=1)
+    config = dataclasses.replace(CONFIG, model=model)
+    variables = dict(variables_of(initial_state(config)))
+    variables["params"] = sharpened(variables["params"])
+    image, mask = pixels(64, 64), np.zeros((64, 64), bool)
+    mask[10:30, 10:30] = True
+    traced = Inpainter(config, variables, tiling=Tiling(64, 8, 8)).trace(image, mask)
+    inputs = to_unit(image)[None], np.float32(mask)[None, ..., None]
+    _, sown = sow(make_generator(config), variables, *inputs)
+    for pathway in traced.pathways:
+        assert_has_kernels(pathway, sown)
 
 
 def test_an_image_that_the_network_reads_in_several_tiles_is_refused():

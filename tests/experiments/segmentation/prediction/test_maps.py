@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 
 from experiments.engine.config import ConfigError
+from experiments.engine.runs import LoadedRun
+from experiments.models.input_normalization import normalize
 from experiments.models.resnet_config import ResNetConfig
 from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.model.config import SegmenterConfig
 from experiments.segmentation.pathways import Observed
 from experiments.segmentation.prediction import maps as module
-from experiments.segmentation.prediction.maps import MapDrawer
-from experiments.source_maps.pathways import fixed_bottom_up, fixed_top_down
+from experiments.segmentation.prediction.maps import MapDrawer, make_drawer
+from experiments.segmentation.task import initial_state, make_model
+from experiments.source_maps.pathways import fixed_top_down
+from tests.experiments.segmentation.tiny import TINY
+from tests.experiments.source_maps.fixed_pathways import fixed_bottom_up
+from tests.experiments.source_maps.sown import assert_has_kernels, sharpened, sow
 
 NAMES = ("dark", "bright", "reddish")
 PIXELS = np.full((1, 64, 96, 3), 120, np.uint8)
@@ -34,12 +40,10 @@ def drawn(monkeypatch):
     """The titles of the columns, and the names of the pathways, of each figure."""
     found = []
 
-    def figure(image, pathways, targets, title):
-        found.append([list(pathways), targets, title])
-        return found[-1]
+    def figure(image, pathways, targets, title, headings):
+        found.append([list(pathways), pathways, targets, title, headings])
 
     monkeypatch.setattr(module, "sources_figure", figure)
-    monkeypatch.setattr(module, "set_headings", lambda figure, headings: figure.append(headings))
     monkeypatch.setattr(module, "pixels_of", lambda figure: PIXELS[0])
     return found
 
@@ -49,7 +53,7 @@ def test_targets_lie_in_the_regions_of_classes_and_the_largest_is_the_background
     drawer = MapDrawer(config(), lambda pixels: observed, NAMES)
     assert drawer.kinds == ["maps-up", "maps-down"]
     assert list(drawer(PIXELS, half_dark(), "a.png")) == drawer.kinds
-    (names, targets, title, headings), (below, *_) = drawn
+    (names, _, targets, title, headings), (below, *_) = drawn
     assert names == ["CARAFE++", "bilinear", "box"]
     assert below == ["CARAFE++", "box"]
     assert title == "a.png, as the network reads it: 96x64 pixels"
@@ -70,10 +74,29 @@ def test_an_image_of_one_class_has_targets_on_a_grid(drawn):
         NAMES,
     )
     assert list(drawer(PIXELS, np.full((5, 9), 2, np.uint8), "")) == drawer.kinds == ["maps-up"]
-    ((names, targets, _, headings),) = drawn
+    ((names, _, targets, _, headings),) = drawn
     assert names == ["nearest", "bilinear", "box"]
     assert len(targets) == 6
     assert headings == ["reddish, largest"] * 6
+
+
+@pytest.mark.usefixtures("few_optimizations")
+def test_figures_show_the_kernels_of_the_network(drawn):
+    backbone = dataclasses.replace(TINY.model.backbone, downsampler="carafe")
+    model_config = dataclasses.replace(TINY.model, backbone=backbone)
+    tiny = dataclasses.replace(TINY, model=model_config)
+    state = initial_state(tiny)
+    state["params"] = sharpened(state["params"])
+    names = [str(number) for number in range(150)]
+    drawer = make_drawer(LoadedRun(tiny, state, 0), names)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    drawer(pixels, np.zeros((64, 64), np.uint8), "")
+    variables = {"params": state["params"], "batch_stats": state["model_state"]}
+    x = normalize(pixels, backbone.input)
+    _, sown = sow(make_model(tiny), variables, x)
+    assert len(drawn) == 2
+    for _, pathways, *_ in drawn:
+        assert_has_kernels(pathways["CARAFE++"], sown)
 
 
 def test_a_network_without_maps_is_refused():
