@@ -143,14 +143,16 @@ def predict(
         picture = read_picture(path)
         try:
             hole = holes.hole(path, picture.pixels.shape[:2], named=batch)
-            traced = inpainter.trace(picture.pixels, hole) if drawn else None
+            shown = {}
+            if drawn:
+                traced = inpainter.trace(picture.pixels, hole)
+                shown = {each: draw_maps(traced, each, printable(path.name)) for each in drawn}
             filled = inpainter(picture.pixels, hole)
         except InputError as error:
             raise InputError(f"image {path}: {error}") from error
         outputs.write(path, target, filled, picture.profile)
-        if traced is not None:
-            for direction, file in figures.items():
-                outputs.write(path, file, draw_maps(traced, direction, printable(path.name)))
+        for direction, figure in shown.items():
+            outputs.write(path, figures[direction], figure)
         return FilledFile(target, picture.note, tuple(figures.values()))
 
     return predict_each(pictures, fill)

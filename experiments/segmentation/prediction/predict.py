@@ -138,16 +138,18 @@ def predict(
             outputs.check(path, target)
         try:
             classes = segment_picture(image, infer, config, scales, flip)
+            shown = {}
+            if maps is not None:
+                size = evaluation_size(image.height, image.width, config, scales[0])
+                pixels = resize_image(image, size)[None]
+                shown = maps(pixels, classes, printable(path.name))
         except InputError as error:
             raise InputError(f"image {path}: {error}") from error
         drawn = draw_classes(np.asarray(image), classes, class_names)
         outputs.write_indexed(path, labels, classes, palette())
         outputs.write(path, drawing, drawn)
-        if maps is not None:
-            size = evaluation_size(image.height, image.width, config, scales[0])
-            pixels = resize_image(image, size)[None]
-            for kind, figure in maps(pixels, classes, printable(path.name)).items():
-                outputs.write(path, figures[kind], figure)
+        for kind, figure in shown.items():
+            outputs.write(path, figures[kind], figure)
         return Segmented(drawing, labels, shares([classes]), tuple(figures.values()))
 
     return predict_each(files, segment_file)
