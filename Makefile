@@ -37,16 +37,19 @@ demo: $(VENV)/.complete
 
 # Most tests compile longer than they compute, so most optimisations of the compiler cost more time
 # than they save. Two groups compile with all optimisations, as users do: the tests of the operator on
-# the oldest JAX, and the slow tests of the operator and the layers.
+# the oldest JAX, and the slow tests of the operator, of the layers and of learning, whose outcomes
+# depend on rounding.
 test test-oldest test-torch: export JAX_DISABLE_MOST_OPTIMIZATIONS := 1
 
 test: $(VENV)/.complete
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torch and not web"
 
 test-all: $(VENV)/.complete
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m slow tests/kernels tests/carafe_jax
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "slow and not torch and not web" \
+	  tests/kernels tests/carafe_jax tests/experiments/*/test_task.py
 	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(VENV)/bin/python -m pytest $(PARALLEL) \
-	  -m "slow and not torch and not web" tests --ignore tests/kernels --ignore tests/carafe_jax
+	  -m "slow and not torch and not web" tests --ignore tests/kernels --ignore tests/carafe_jax \
+	  --ignore-glob "*/tests/experiments/*/test_task.py"
 
 test-oldest: $(OLDEST)/.complete
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(OLDEST)/bin/python -m pytest $(PARALLEL) -m "not slow" \
