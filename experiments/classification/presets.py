@@ -1,6 +1,7 @@
 """The rows of Tables 2, 3 and 12, the backbones of Table 8, and presets for two small datasets."""
 
 import dataclasses
+from typing import Any
 
 from experiments.classification.configs import IMAGENET_TRAINING, ClassificationConfig
 from experiments.classification.data_config import DataConfig
@@ -52,6 +53,17 @@ _DIGITS = ClassificationConfig(
         schedule=ScheduleConfig(length=8, unit="epoch", warmup=1, decay="cosine"),
     ),
 )
+# Small enough for many seeds on a CPU.
+_CUTOUTS_CPU = dataclasses.replace(
+    _DIGITS,
+    data=DataConfig("cutouts", 64, 64, "inception", smallest_area=0.4),
+    training=dataclasses.replace(
+        _DIGITS.training, schedule=ScheduleConfig(length=4, unit="epoch", warmup=1, decay="cosine")
+    ),
+)
+# The smallest width at which strided downsampling has at least as many parameters and operations as
+# CARAFE++ at width 16.
+_WIDTH_OF_EQUAL_COST = 18
 _CUTOUTS = ClassificationConfig(
     model=ResNetConfig(depth=18),
     data=DataConfig("cutouts", 96, 96, "inception", smallest_area=0.4),
@@ -150,13 +162,58 @@ SMALL = tuple(
     for config in (_DIGITS, _CUTOUTS)
     for method, name in _DOWNSAMPLERS.items()
 )
+_OTHER_DATA = "none: another dataset"
+
+
+def _cutouts_cpu(name: str, row: str, **changes: Any) -> ClassificationPreset:
+    model = dataclasses.replace(_CUTOUTS_CPU.model, **changes)
+    config = dataclasses.replace(_CUTOUTS_CPU, model=model)
+    return Preset(f"cutouts-cpu-{name}", f"Cutouts, {row}", config, paper_note=_OTHER_DATA)
+
+
+CUTOUTS_CPU = (
+    *(
+        _cutouts_cpu(method.replace("_", "-"), name, downsampler=method)
+        for method, name in _DOWNSAMPLERS.items()
+    ),
+    _cutouts_cpu("strided-wide", "Conv, wide", width=_WIDTH_OF_EQUAL_COST),
+)
+CUTOUTS_TABLE_12 = tuple(
+    _cutouts_cpu(
+        f"c{channels}",
+        f"CARAFE++, C_m = {channels}",
+        downsampler="carafe",
+        compressed_channels=channels,
+    )
+    for channels in _TABLE_12
+)
+# An epoch of 12,000 images in batches of 64.
+_EVERY_EPOCH = Operation(checkpoint_every=187, evaluate_every=187)
 EXPERIMENTS = {
     "table2": Experiment("Table 2, ImageNet", TABLE_2),
     "table3": Experiment("The backbones of Table 3, ImageNet", TABLE_3),
     "table8": Experiment("The backbones of Table 8, ImageNet", TABLE_8),
     "table12": Experiment("Table 12, ImageNet", TABLE_12),
+    "cutouts-cpu": Experiment(
+        "Small version of Table 3, cut-out objects, with a widened baseline",
+        CUTOUTS_CPU,
+        (0, 1, 2, 3, 4),
+        _EVERY_EPOCH,
+    ),
+    "cutouts-table12": Experiment(
+        "Small version of Table 12, cut-out objects", CUTOUTS_TABLE_12, (0, 1, 2), _EVERY_EPOCH
+    ),
 }
-PRESETS = (*TABLE_2, *TABLE_3, *TABLE_8, *TABLE_12, *MMSEG, *SMALL)
+PRESETS = (
+    *TABLE_2,
+    *TABLE_3,
+    *TABLE_8,
+    *TABLE_12,
+    *MMSEG,
+    *SMALL,
+    *CUTOUTS_CPU,
+    *CUTOUTS_TABLE_12,
+)
 CATALOGUE = Catalogue(
     METRICS,
     PRESETS,

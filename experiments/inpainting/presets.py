@@ -87,6 +87,20 @@ _CPU = InpaintingConfig(
         schedule=ScheduleConfig(length=600, warmup=30, decay="cosine"),
     ),
 )
+# With a constant learning rate and a moving average of the parameters, every evaluation during the
+# training is one of a shorter training.
+_PHOTOGRAPHS = dataclasses.replace(
+    _CPU,
+    data=DataConfig("debian", crop_side=64),
+    ema_decay=0.99,
+    training=TrainingConfig(
+        batch_size=8,
+        optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, b1=0.5, b2=0.9),
+        schedule=ScheduleConfig(length=1200, warmup=30, decay="constant"),
+    ),
+)
+# As `_WIDTHS_OF_EQUAL_COST`, for CARAFE++ at width 16 and the networks of `_on_two_cores`.
+_NARROW_WIDTH_OF_EQUAL_COST = 20
 # Without the perceptual and style losses of reference 26, section 3.3, which need the weights of a
 # VGG network.
 _UNET = InpaintingConfig(
@@ -152,6 +166,27 @@ CPU = tuple(
     )
     for name, model in _MODELS.items()
 )
+PHOTOGRAPHS = tuple(
+    Preset(
+        f"photographs-{name}",
+        f"{row}{_UPSAMPLED.get(name.removesuffix('-wide'), '')} (photographs)",
+        _with_model(_PHOTOGRAPHS, model),
+        paper_note=_OTHER_DATA,
+    )
+    for name, row, model in (
+        *((name, _ROWS[name], _on_two_cores(model)) for name, model in _MODELS.items()),
+        *(
+            (
+                f"{name}-wide",
+                f"{_ROWS[name]}, wide",
+                dataclasses.replace(
+                    _on_two_cores(_MODELS[name]), width=_NARROW_WIDTH_OF_EQUAL_COST
+                ),
+            )
+            for name in _WIDTHS_OF_EQUAL_COST
+        ),
+    )
+)
 UNET = tuple(
     Preset(
         name,
@@ -164,13 +199,19 @@ UNET = tuple(
         ("unet-carafe", _MODELS["partial-conv-carafe"]),
     )
 )
-PRESETS = (*TABLE_10, *GPU, *CPU, *UNET)
+PRESETS = (*TABLE_10, *GPU, *CPU, *PHOTOGRAPHS, *UNET)
 _SEEDS = (0, 1, 2)
 EXPERIMENTS = {
     # The two fastest presets.
     "demo": Experiment("Demo", CPU[:2], operation=Operation(checkpoint_every=100)),
     "table10": Experiment("Table 10, Places", TABLE_10, _SEEDS),
     "table10-gpu": Experiment("Table 10 on 71 photographs, with widened baselines", GPU, _SEEDS),
+    "photographs-cpu": Experiment(
+        "Small version of Table 10, on 71 photographs, with widened baselines",
+        PHOTOGRAPHS,
+        _SEEDS,
+        Operation(checkpoint_every=200, evaluate_every=200),
+    ),
     "table10-cpu": Experiment("Small version of Table 10, on seven photographs", CPU, _SEEDS),
 }
 CATALOGUE = Catalogue(
