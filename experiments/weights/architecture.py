@@ -11,6 +11,8 @@ from experiments.weights.formats import recognise
 # An array that all ResNets of torchvision and timm have.
 _FIRST_BLOCK = "layer1.0.conv1.weight"
 _STAGES = (1, 2, 3, 4)
+# An array that all MobileNetV2 of torchvision have.
+_FIRST_DEPTHWISE = "features.1.conv.0.0.weight"
 # The convolutions of mmseg's stem, and the stages of detectron2, in torchvision's names.
 _STEM_NAMES = {"stem.0.": "conv1.", "stem.3.": "conv2.", "stem.6.": "conv3."}
 _STAGE = re.compile(r"^res([2345])\.")
@@ -25,7 +27,6 @@ _OTHERS = {
     "conv_stem.": "an EfficientNet or a MobileNet of timm",
     "blocks.0.conv_dw.": "a ConvNeXt",
     "denseblock1.": "a DenseNet",
-    "features.1.conv.": "a MobileNetV2 of torchvision",
     "embedder.embedder.": "a ResNet of transformers, with other names",
     "res2.0.": "a ResNet of detectron2, with other names",
 }
@@ -41,8 +42,8 @@ def architecture(shapes: _Shapes) -> str:
 
     Returns:
         A text such as "ResNet-50 (bottlenecks 3, 4, 6, 3; width 64; stem 7x7 of 3 channels; 1000
-        classes)" or "mmdet's Mask R-CNN, ResNet-50 (...), FPN_CARAFE, 80 classes"; or "no ResNet,
-        but ..." with a hint.
+        classes)", "MobileNetV2 of torchvision (...)" or "mmdet's Mask R-CNN, ResNet-50 (...),
+        FPN_CARAFE, 80 classes"; or "no ResNet, but ..." with a hint.
     """
     known = recognise(shapes)
     if known is not None and known.task != "classification":
@@ -59,6 +60,8 @@ def architecture(shapes: _Shapes) -> str:
             f"a ResNet below {', '.join(holders)} beside {', '.join(others) or 'nothing'}: save "
             "only its own entries"
         )
+    if _FIRST_DEPTHWISE in shapes:
+        return _mobilenet(shapes)
     for part, network in _OTHERS.items():
         if any(part in name for name in shapes):
             return f"no ResNet, but {network}, by {part!r} in its names"
@@ -216,6 +219,15 @@ def _residual(shapes: _Shapes, classes: str = "") -> str:
     parts += [classes] if classes else []
     name = f"ResNet-{found_depth}" if (found_depth := depth(shapes)) else "a ResNet"
     return f"{name} ({'; '.join(parts)})"
+
+
+def _mobilenet(shapes: _Shapes) -> str:
+    blocks = {name.split(".")[1] for name in shapes if re.match(r"features\.\d+\.conv\.", name)}
+    parts = [f"{len(blocks)} blocks"]
+    if stem := _convolution(shapes, "features.0.0.weight"):
+        parts.append(f"stem of {stem[1]} to {stem[0]} channels")
+    parts.append(_classes(shapes, "classifier.1.weight"))
+    return f"MobileNetV2 of torchvision ({'; '.join(parts)})"
 
 
 def _convolution(shapes: _Shapes, name: str) -> Sequence[int] | None:

