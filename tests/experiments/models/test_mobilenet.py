@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +52,7 @@ def test_parameters_and_logits_of_a_computation_in_half_precision_are_float32():
 @pytest.mark.parametrize("shape", [(32, 32, 3), (1, 32, 32, 1), (1, 2, 32, 32, 3)])
 @pytest.mark.parametrize("method", ["__call__", "features"])
 def test_inputs_of_other_shapes_are_refused(shape, method):
-    with pytest.raises(ValueError, match=r"x must be \[B, H, W, 3\], got \(.*3\)|, 1\)"):
+    with pytest.raises(ValueError, match=rf"x must be \[B, H, W, 3\], got {re.escape(str(shape))}"):
         jax.eval_shape(
             lambda x: MobileNetV2().init(jax.random.key(0), x, method=method),
             jax.ShapeDtypeStruct(shape, jnp.float32),
