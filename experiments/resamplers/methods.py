@@ -13,6 +13,8 @@ Upsampler = Literal[
     "guided",
     "spatial_attention",
     "carafe",
+    "static_kernels",
+    "encoded_box",
 ]
 
 

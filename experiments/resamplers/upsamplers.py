@@ -1,4 +1,4 @@
-"""All upsamplers, for maps that keep their channels (Tables 4 and 6).
+"""All upsamplers for maps that keep their channels: those of Tables 4 and 6, and two controls.
 
 Call them in a compact method of a Linen module; their parameters become a submodule with the given
 name. If the number of channels changes, as in inpainting, use the convolutions in
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from carafe_jax.linen import CARAFE
 from experiments.resamplers.carafe_config import CarafeConfig
 from experiments.resamplers.checks import checked_map
+from experiments.resamplers.controls import EncodedBoxUpsample, StaticKernelUpsample
 from experiments.resamplers.convolutions import (
     LECUN_NORMAL,
     Deconvolution,
@@ -56,11 +57,14 @@ def upsample(
     ``guided``             ``72 * C + 8``                        ``43 * C + 24``
     ``spatial_attention``  ``9 * C + 1``                         ``19 * C + 2``
     ``carafe``             ``C * Cm + Cm + 100 * (9 * Cm + 1)``  see below
+    ``static_kernels``     100                                   126 and ``49 * C``
+    ``encoded_box``        as ``carafe``                         as ``carafe``, see below
     =====================  ====================================  ==============================
 
     CARAFE++ of the default sizes, with ``Cm`` of 64, has ``C * Cm / 2 + Cm / 4`` operations of
     the compressor, ``25 * (18 * Cm + 1)`` of the encoder, 126 of the softmax and ``49 * C`` of the
     reassembly. At 256 channels this is 49,703; a 3x3 convolution has 1,179,904, nearest none.
+    ``encoded_box`` has ``C`` for a sum instead of the softmax.
 
     Args:
         x: map ``[B, H, W, C]``.
@@ -69,11 +73,13 @@ def upsample(
             transposed convolution of stride 2. ``"pixel_shuffle"``: a convolution to four times the
             channels, which become 2x2 pixels. ``"guided"``: bilinear, at learned positions.
             ``"spatial_attention"``: nearest, scaled at each pixel. ``"carafe"``: CARAFE++.
+            ``"static_kernels"``: learned kernels without content. ``"encoded_box"``: a box filter,
+            to which the predictor of CARAFE++ adds values.
         name: name of the submodule, if the method has parameters.
         size: height and width of the result, ``2 * H`` or ``2 * H - 1`` and ``2 * W`` or
             ``2 * W - 1``; an odd size is cropped at the end, to match a map that was halved and
             rounded up. The default is ``(2 * H, 2 * W)``.
-        carafe: sizes of CARAFE++.
+        carafe: sizes of CARAFE++, and of the last two methods.
         deconvolution_size: side ``k`` of the deconvolution's kernel: 3 in FPN, 2 in the mask head.
         kernel_init: initialiser of the convolution in the methods from ``"nearest_conv"`` to
             ``"pixel_shuffle"``; the other methods have their own.
@@ -112,6 +118,10 @@ def upsample(
             y = SpatialAttentionUpsample(dtype, name=name)(x)
         case "carafe":
             y = CARAFE(up=2, dtype=dtype, name=name, **dataclasses.asdict(carafe))(x)
+        case "static_kernels":
+            y = StaticKernelUpsample(carafe, name=name)(x)
+        case "encoded_box":
+            y = EncodedBoxUpsample(carafe, dtype, name=name)(x)
         case _:
             raise unknown_method(method, Upsampler)
     return y[:, :rows, :columns].astype(x.dtype)

@@ -144,6 +144,8 @@ COSTS = {
     "guided": (72 * C + 8, 43 * C + 24),
     "spatial_attention": (9 * C + 1, 19 * C + 2),
     "carafe": (64 * C + 64 + 100 * (9 * 64 + 1), 49_703),
+    "static_kernels": (100, 126 + 49 * C),
+    "encoded_box": (64 * C + 64 + 100 * (9 * 64 + 1), 49_703 - 126 + C),
 }
 
 
