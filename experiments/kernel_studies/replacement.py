@@ -7,12 +7,13 @@ from typing import Any, Literal, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from carafe_jax import reassemble
 from carafe_jax.linen import CARAFE
 
-Kind = Literal["own", "shuffled", "mean", "box"]
+Kind = Literal["own", "shuffled", "shifted", "mean", "box"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # Mean kernels of each layer, by the path of the layer.
@@ -40,7 +41,9 @@ def replaced_kernels(kind: Kind, means: MeanKernels | None = None) -> Iterator[N
     Args:
         kind: kernels that are used. ``"own"``: the kernels that the layer predicts.
             ``"shuffled"``: the kernels predicted for the previous image of the batch, and for the
-            first image the kernels of the last. ``"mean"``: one kernel for each phase of a cell,
+            first image the kernels of the last. ``"shifted"``: the kernels predicted for the pixel
+            of the same phase half a map away along both axes, where the map continues at its other
+            side. ``"mean"``: one kernel for each phase of a cell,
             the same at all positions and for all images. ``"box"``: the kernels of logits that are
             0, with which training starts: all weights are ``1 / k**2``, or 1/2 with the normaliser
             ``"sigmoid"``.
@@ -68,6 +71,8 @@ def replaced_kernels(kind: Kind, means: MeanKernels | None = None) -> Iterator[N
             match kind:
                 case "shuffled":
                     return _of_previous_image(kernels)
+                case "shifted":
+                    return _half_a_map_away(kernels, layer.up)
                 case "mean":
                     assert means is not None
                     return _repeated(_kernels_of(layer, means), kernels.shape, kernels.dtype)
@@ -108,6 +113,16 @@ def _of_previous_image(kernels: jax.Array) -> jax.Array:
             f"shape {kernels.shape}"
         )
     return jnp.roll(kernels, 1, axis=0)
+
+
+def _half_a_map_away(kernels: jax.Array, up: int) -> jax.Array:
+    for axis in (-3, -2):
+        outputs = kernels.shape[axis]
+        # A last cell that is not complete takes part, but gives no kernels.
+        cells = max(1, outputs // up)
+        index = (np.arange(outputs) + cells // 2 * up) % (cells * up)
+        kernels = jnp.take(kernels, index, axis=axis)
+    return kernels
 
 
 def _kernels_of(layer: CARAFE, means: MeanKernels) -> jax.Array:

@@ -181,7 +181,7 @@ def _summed(
             found = jax.tree.map(np.float64, jax.device_get(step(state, batch)))
             totals = found if totals is None else jax.tree.map(np.add, totals, found)
     sums, images = totals
-    left_out = check_unreadable(unreadable, images > 0, evaluation.max_unreadable_records)
+    left_out = check_unreadable(unreadable, bool(images > 0), evaluation.max_unreadable_records)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(sums)):
         raise NonFiniteEvaluationError(
             "the reassembly kernels must be finite, got NaN or infinity: the parameters are "
