@@ -36,10 +36,10 @@ Metrics = dict[str, float]
 
 NOTES = (
     "own: the kernels that the layers predict. shuffled: kernels predicted for another image, at "
-    "the same position. shifted: kernels predicted for the position half a map away along both axes. "
-    "mean: the mean of the layer's own kernels over images and positions, for "
-    "each phase. box: equal weights, with which training starts. In all layers at once; the networks "
-    "were not trained with these kernels.",
+    "the same position. shifted: kernels predicted for the position half a map away along both "
+    "axes. mean: the mean of the layer's own kernels over images and positions, for each phase. "
+    "box: equal weights, with which training starts. Kernels are replaced in all layers at once; "
+    "the networks were not trained with them.",
     "Only pixels whose whole window lies in the map count for mean.",
 )
 

@@ -113,7 +113,7 @@ def check_has_carafe(subject: Subject, state: Any, runs: Sequence[Path]) -> None
         runs: folders of the runs, for the message.
     """
     check_not_empty(subject.batches)
-    network = jax.eval_shape(lambda: subject.network_of(state))
+    network = jax.eval_shape(subject.network_of, state)
     if not jax.eval_shape(subject.reassemblies, network, subject.batches[0]):
         raise ConfigError(
             "runs must have networks with CARAFE++, got a network without any in "
