@@ -1,5 +1,6 @@
 """Measures how much of the weight of trained reassembly kernels lies inside the map."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from experiments.kernel_studies.border_sums import RingSums, ring_sums
 from experiments.kernel_studies.subject import (
     Subject,
     about,
-    check_has_carafe,
+    layer_names,
     load_runs,
     notes_of,
     summed,
@@ -76,10 +77,11 @@ def measure_borders[Config: RunConfig](
     loaded = load_runs(run_type, runs, evaluation.checkpoint)
     first, *_ = loaded.values()
     subject = subject_of(first.config)
-    check_has_carafe(subject, first.state, runs)
+    names = layer_names(subject, first.state, runs)
     networks = [subject.network_of(run.state) for run in loaded.values()]
     totals = summed(subject, ring_sums, subject.batches, networks, evaluation)
-    layers = layer_means([total.sums for total in totals])
+    # Compiled functions return the layers in alphabetical order.
+    layers = layer_means([{name: total.sums[name] for name in names} for total in totals])
     title = title_of("Weight inside the map", subject, totals[0].images, loaded)
     tables = [border_table(title, layers)]
     notes = [*NOTES, *notes_of(subject, len(runs), totals[0])]
@@ -125,16 +127,15 @@ def border_table(title: str, layers: Mapping[str, LayerMeans]) -> Table:
         layers: means by the name of the layer.
     """
     rings = max(means.box.size for means in layers.values())
-    rows: list[tuple[str, ...]] = []
+    rows = []
     for name, means in layers.items():
         blank = [""] * (rings - means.box.size)
-        carafe = [Spread.of(values.tolist()) for values in means.carafe.T]
-        box = [Spread(float(value)) for value in means.box]
-        whole = Spread.of(means.carafe_all.tolist()), Spread(means.box_all)
-        rows += [
-            (name or "-", "CARAFE++", *map(_text, carafe), *blank, _text(whole[0])),
-            (name or "-", "box", *map(_text, box), *blank, _text(whole[1])),
-        ]
+        for kernels, entries, whole in (
+            ("CARAFE++", map(_spread, means.carafe.T), _spread(means.carafe_all)),
+            ("box", map(_spread, means.box[:, None]), Spread(means.box_all)),
+        ):
+            texts = [*map(_text, entries), *blank, _text(whole)]
+            rows.append((name or "-", kernels, *texts))
     distances = [f"distance {ring}" for ring in range(rings)]
     return Table(title, ("layer", "kernels", *distances, "all pixels"), tuple(rows), labels=2)
 
@@ -146,18 +147,21 @@ def border_json(means: LayerMeans) -> dict[str, Any]:
         means: means of the layer.
     """
     return {
-        "carafe": [_plain(Spread.of(values.tolist())) for values in means.carafe.T],
-        "box": [_plain(Spread(float(value))) for value in means.box],
-        "carafe_all": _plain(Spread.of(means.carafe_all.tolist())),
+        "carafe": [_plain(_spread(values)) for values in means.carafe.T],
+        "box": [_plain(_spread(values)) for values in means.box[:, None]],
+        "carafe_all": _plain(_spread(means.carafe_all)),
         "box_all": _plain(Spread(means.box_all)),
     }
 
 
-def _text(spread: Spread) -> str:
-    return "-" if np.isnan(spread.mean) else spread.text(_DIGITS)
+def _spread(values: np.ndarray) -> Spread | None:
+    """The spread over runs; None for a ring without pixels."""
+    return None if np.isnan(values).any() else Spread.of(values.tolist())
 
 
-def _plain(spread: Spread) -> dict[str, Any] | None:
-    if np.isnan(spread.mean):
-        return None
-    return {"mean": spread.mean, "deviation": spread.deviation}
+def _text(spread: Spread | None) -> str:
+    return "-" if spread is None else spread.text(_DIGITS)
+
+
+def _plain(spread: Spread | None) -> dict[str, Any] | None:
+    return None if spread is None else dataclasses.asdict(spread)

@@ -25,7 +25,7 @@ from experiments.kernel_studies.subject import (
     Step,
     Subject,
     about,
-    check_has_carafe,
+    layer_names,
     load_runs,
     notes_of,
     summed,
@@ -76,12 +76,11 @@ def replace_kernels[Config: RunConfig](
     """
     check_batch_size(evaluation.batch_size)
     loaded = load_runs(run_type, runs, evaluation.checkpoint)
-    states = {name: run.state for name, run in loaded.items()}
     first, *_ = loaded.values()
     subject = subject_of(first.config)
-    check_has_carafe(subject, first.state, runs)
+    layers = layer_names(subject, first.state, runs)
     batches = shuffled_batches(subject.batches, subject.inputs, jax.local_device_count())
-    networks = {name: subject.network_of(state) for name, state in states.items()}
+    networks = {name: subject.network_of(run.state) for name, run in loaded.items()}
     totals = summed(subject, kernel_sums, batches, [*networks.values()], evaluation)
     means = {name: mean_kernels(total.sums) for name, total in zip(networks, totals, strict=True)}
     found = {
@@ -89,10 +88,11 @@ def replace_kernels[Config: RunConfig](
         for kind in KINDS
     }
     notes = [*NOTES, *notes_of(subject, len(runs), totals[0])]
-    if small := layers_of_small_maps(totals[0].sums):
+    small = layers_of_small_maps(totals[0].sums)
+    if small:
         notes.append(
             "No pixel of some phase has its whole window in the map, so all pixels count for mean, "
-            f"in the layers {', '.join(small)}."
+            f"in the layers {', '.join(layer for layer in layers if layer in small)}."
         )
     title = title_of("Evaluation with replaced kernels", subject, totals[0].images, loaded)
     tables = replacement_tables(title, found, metrics)
@@ -102,8 +102,7 @@ def replace_kernels[Config: RunConfig](
         "images": totals[0].images,
         "kernels": {kind: replacement_json(found, kind) for kind in KINDS},
         "mean_kernels": {
-            name: {layer: kernels.tolist() for layer, kernels in each.items()}
-            for name, each in means.items()
+            name: {layer: each[layer].tolist() for layer in layers} for name, each in means.items()
         },
     }
     write_json(output / RESULTS, results)

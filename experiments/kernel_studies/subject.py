@@ -104,21 +104,26 @@ def check_seeds(configs: Mapping[str, RunConfig]) -> None:
     check(len(set(seeds)) == len(seeds), "runs", "of different seeds", seeds)
 
 
-def check_has_carafe(subject: Subject, state: Any, runs: Sequence[Path]) -> None:
-    """Raises ``ConfigError`` if a network has no CARAFE++.
+def layer_names(subject: Subject, state: Any, runs: Sequence[Path]) -> tuple[str, ...]:
+    """Returns the names of the CARAFE++ layers in the order in which the network calls them.
 
     Args:
         subject: the network and its images.
         state: state of a run.
         runs: folders of the runs, for the message.
+
+    Raises:
+        ConfigError: the network has no CARAFE++, or there are no images.
     """
     check_not_empty(subject.batches)
     network = jax.eval_shape(subject.network_of, state)
-    if not jax.eval_shape(subject.reassemblies, network, subject.batches[0]):
+    found = jax.eval_shape(subject.reassemblies, network, subject.batches[0])
+    if not found:
         raise ConfigError(
             "runs must have networks with CARAFE++, got a network without any in "
             f"{', '.join(map(printable, runs))}"
         )
+    return tuple(dict.fromkeys(step.name for step in found))
 
 
 class Totals(NamedTuple):
