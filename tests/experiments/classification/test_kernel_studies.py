@@ -55,6 +55,6 @@ def test_the_weight_inside_the_map_is_measured(call, digits_dir, tmp_path):
     images = len(open_data(TINY.data, DataFolders(digits_dir)).validation)
     layers = [
         "pool",
-        *(f"layer{n}_0/{name}" for n in (2, 3, 4) for name in ("resample", "shortcut_resample")),
+        *(f"layer{n}_0/{name}" for n in (2, 3, 4) for name in ("downsample_resample", "resample")),
     ]
     check_sums(tmp_path / "out", images, layers, printed)
