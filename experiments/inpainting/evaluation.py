@@ -47,7 +47,6 @@ def make_evaluator(
     batches = evaluation_batches(data, config.data, evaluation.batch_size)
     sums = evaluation_sums(config)
     evaluator = Evaluator(sums, batches, evaluation.workers, evaluation.max_unreadable_records)
-
     names = bucket_names(config.data.holes)
 
     def evaluate(variables: Any) -> Metrics:
