@@ -158,6 +158,7 @@ SHARED = {
     "models": {"engine", "resamplers"},
     "weights": {"engine", "models"},
     "source_maps": {"engine", "resamplers"},
+    "kernel_studies": {"engine", "models", "resamplers"},
 }
 # Backbones of detection and segmentation were trained to classify.
 BETWEEN_TASKS = {("detection", "classification"), ("segmentation", "classification")}

@@ -1,6 +1,7 @@
 """Model, loss, training and evaluation of the classification task (section 5.1)."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,15 @@ def make_evaluator(
     config: ClassificationConfig, data: ClassificationData, evaluation: EvaluationConfig
 ) -> Evaluator:
     """Returns the evaluator of top-1 and top-5 accuracy, in [0, 1], and of the loss."""
-    model = make_model(config)
+    sums = evaluation_sums(make_model(config))
+    batches = evaluation_batches(data, config.data, evaluation.batch_size)
+    return Evaluator(sums, batches, evaluation.workers, evaluation.max_unreadable_records)
+
+
+def evaluation_sums(
+    model: ResNet,
+) -> Callable[[State, dict[str, jax.Array]], dict[str, jax.Array]]:
+    """Returns the function of the sums of an :class:`experiments.engine.evaluation.Evaluator`."""
 
     def sums(state: State, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits, label = classify(model, state, batch["image"]), batch["label"]
@@ -137,8 +146,7 @@ def make_evaluator(
         }
         return {name: weighted_sum(value, batch["weight"]) for name, value in found.items()}
 
-    batches = evaluation_batches(data, config.data, evaluation.batch_size)
-    return Evaluator(sums, batches, evaluation.workers, evaluation.max_unreadable_records)
+    return sums
 
 
 def train_run(

@@ -147,12 +147,64 @@ def serve(
     serve_page(baseline, carafe, host, port, working_side, full_size, checkpoint)
 
 
+def replace_kernels(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    output: Path = FOLDERS.runs / CATALOGUE.task / "replace-kernels",
+    images: Path | None = None,
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
+) -> None:
+    """Evaluates runs whose CARAFE++ layers use other kernels than they predict.
+
+    The kernels are those predicted for another image, the mean of the kernels of each layer, or
+    box filters. Tables show the metrics, and how much they change.
+
+    Args:
+        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
+        output: folder for results.json and table.md.
+        images: folder of images that replaces the run's dataset; the validation images among them
+            are evaluated.
+        folders: folders of the data.
+        evaluation: settings of the evaluation.
+    """
+    from experiments.inpainting import kernel_studies
+
+    kernel_studies.replace_kernels(runs, output, images, folders, evaluation)
+
+
+def kernel_sums(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    output: Path = FOLDERS.runs / CATALOGUE.task / "kernel-sums",
+    images: Path | None = None,
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
+) -> None:
+    """Measures which part of the weight of kernels lies inside the map, near its border.
+
+    The kernels of each CARAFE++ layer are compared with a box filter. Weight outside the map is
+    lost, so that the map fades at its border.
+
+    Args:
+        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
+        output: folder for results.json and table.md.
+        images: folder of images that replaces the run's dataset; the validation images among them
+            are evaluated.
+        folders: folders of the data.
+        evaluation: settings of the evaluation.
+    """
+    from experiments.inpainting import kernel_studies
+
+    kernel_studies.kernel_sums(runs, output, images, folders, evaluation)
+
+
 def main() -> None:
     """Runs a subcommand."""
     commands: Commands = {
         **task_commands(CATALOGUE, load_spec),
         "evaluate": evaluate,
         "predict": predict,
+        "replace-kernels": replace_kernels,
+        "kernel-sums": kernel_sums,
         "compare": compare,
         "serve": serve,
     }

@@ -44,6 +44,32 @@ def make_evaluator(
 
         It raises the errors of :class:`experiments.engine.evaluation.Evaluator`.
     """
+    batches = evaluation_batches(data, config.data, evaluation.batch_size)
+    sums = evaluation_sums(config)
+    evaluator = Evaluator(sums, batches, evaluation.workers, evaluation.max_unreadable_records)
+    names = bucket_names(config.data.holes)
+
+    def evaluate(variables: Any) -> Metrics:
+        means = evaluator(variables)
+        left_out = round(means.get(UNREADABLE, 0))
+        return _by_bucket(means, names, len(data.validation) - left_out)
+
+    return evaluate
+
+
+def evaluation_sums(
+    config: InpaintingConfig,
+) -> Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]:
+    """The function of the sums of an :class:`experiments.engine.evaluation.Evaluator`.
+
+    Args:
+        config: config of the run.
+
+    Returns:
+        A function of the variables of a generator and of a batch. Its sums have the names of
+        :data:`experiments.inpainting.metrics.METRICS`; the sums over the images of each bucket have
+        names such as ``psnr_hole/10-20``.
+    """
     model = make_generator(config)
     names = bucket_names(config.data.holes)
 
@@ -61,15 +87,7 @@ def make_evaluator(
                 totals[_key(metric, name)] = weighted_sum(values, members[:, number])
         return totals
 
-    batches = evaluation_batches(data, config.data, evaluation.batch_size)
-    evaluator = Evaluator(sums, batches, evaluation.workers, evaluation.max_unreadable_records)
-
-    def evaluate(variables: Any) -> Metrics:
-        means = evaluator(variables)
-        left_out = round(means.get(UNREADABLE, 0))
-        return _by_bucket(means, names, len(data.validation) - left_out)
-
-    return evaluate
+    return sums
 
 
 def _key(metric: str, bucket: str) -> str:

@@ -191,12 +191,62 @@ def convert(
         print(*map(printable, output), sep="\n")
 
 
+def replace_kernels(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    output: Path = FOLDERS.runs / CATALOGUE.task / "replace-kernels",
+    split: Split = "validation",
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
+) -> None:
+    """Evaluates runs whose CARAFE++ layers use other kernels than they predict.
+
+    The kernels are those predicted for another image, the mean of the kernels of each layer, or
+    box filters. Tables show the metrics, and how much they change.
+
+    Args:
+        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
+        output: folder for results.json and table.md.
+        split: split of the images.
+        folders: folders of the data.
+        evaluation: settings of the evaluation.
+    """
+    from experiments.segmentation import kernel_studies
+
+    kernel_studies.replace_kernels(runs, output, split, folders, evaluation)
+
+
+def kernel_sums(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    output: Path = FOLDERS.runs / CATALOGUE.task / "kernel-sums",
+    split: Split = "validation",
+    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
+    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
+) -> None:
+    """Measures which part of the weight of kernels lies inside the map, near its border.
+
+    The kernels of each CARAFE++ layer are compared with a box filter. Weight outside the map is
+    lost, so that the map fades at its border.
+
+    Args:
+        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
+        output: folder for results.json and table.md.
+        split: split of the images.
+        folders: folders of the data.
+        evaluation: settings of the evaluation.
+    """
+    from experiments.segmentation import kernel_studies
+
+    kernel_studies.kernel_sums(runs, output, split, folders, evaluation)
+
+
 def main() -> None:
     """Runs a subcommand."""
     commands: Commands = {
         **task_commands(CATALOGUE, load_spec),
         "evaluate": evaluate,
         "predict": predict,
+        "replace-kernels": replace_kernels,
+        "kernel-sums": kernel_sums,
         "own-region": own_region,
         "compare": compare,
         "convert": convert,

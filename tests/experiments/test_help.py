@@ -15,13 +15,13 @@ WORK = {
 }  # fmt: skip
 HELP = {
     "classification": ["train", "train table2-resnet50", "table2", "evaluate", "predict",
-                       "convert"],
+                       "replace-kernels", "kernel-sums", "convert"],
     "detection": ["train", "train table4-carafe", "table4", "evaluate", "predict",
                   "own-object"],
     "segmentation": ["train", "train table9-ppm", "table9", "evaluate", "predict", "own-region",
-                     "compare", "convert"],
-    "inpainting": ["train", "train cpu-global-local", "demo", "evaluate", "predict", "compare",
-                   "serve"],
+                     "replace-kernels", "kernel-sums", "compare", "convert"],
+    "inpainting": ["train", "train cpu-global-local", "demo", "evaluate", "predict",
+                   "replace-kernels", "kernel-sums", "compare", "serve"],
 }  # fmt: skip
 # Libraries that compute or read training data, and are not needed to prepare data.
 NOT_FOR_DATA = {"flax", "grain", "jax", "optax", "orbax"}

@@ -1,0 +1,92 @@
+"""Studies of the kernels of trained segmentation networks with CARAFE++."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from carafe_jax.linen import collect_reassemblies
+from carafe_jax.sources import Reassembly
+from experiments.engine.folders import DataFolders
+from experiments.engine.settings import EvaluationConfig
+from experiments.engine.step import State
+from experiments.kernel_studies import border_study, replacement_study
+from experiments.kernel_studies.subject import Subject
+from experiments.models.input_normalization import normalize
+from experiments.segmentation.configs import SegmentationConfig
+from experiments.segmentation.data.batches import evaluation_batches
+from experiments.segmentation.data.config import Split
+from experiments.segmentation.data.datasets import open_data
+from experiments.segmentation.evaluation.evaluator import SegmentationEvaluator
+from experiments.segmentation.presets import METRICS
+from experiments.segmentation.task import RUNS, make_model, segment
+
+
+def subject_of(
+    config: SegmentationConfig, split: Split, folders: DataFolders, evaluation: EvaluationConfig
+) -> Subject:
+    """The network of a config and the images of a split; each batch has images of one size.
+
+    Args:
+        config: config of the run.
+        split: split of the images.
+        folders: folders of the data.
+        evaluation: settings of the evaluation.
+
+    Raises:
+        DataError: the dataset is missing or damaged.
+    """
+    data = open_data(config.data, folders)
+    model = make_model(config)
+
+    def reassemblies(state: State, batch: dict[str, Any]) -> tuple[Reassembly, ...]:
+        (image,) = batch["images"]  # at one scale
+        variables = {"params": state["params"], "batch_stats": state["model_state"]}
+        x = normalize(image, model.config.backbone.input)
+        return collect_reassemblies(model, variables, x)[1]
+
+    return Subject(
+        network_of=lambda state: {name: state[name] for name in ("params", "model_state")},
+        reassemblies=reassemblies,
+        batches=evaluation_batches(data, config.data, evaluation.batch_size, split=split),
+        inputs=("images",),
+        evaluator=lambda adapt, batches: SegmentationEvaluator(
+            adapt(lambda state, image: segment(model, state, image)),
+            batches,
+            data.source(split),
+            data.class_names,
+            workers=evaluation.workers,
+            max_unreadable_records=evaluation.max_unreadable_records,
+        ),
+        images=len(data.source(split)),
+        split=split,
+    )
+
+
+def replace_kernels(
+    runs: Sequence[Path],
+    output: Path,
+    split: Split,
+    folders: DataFolders,
+    evaluation: EvaluationConfig,
+) -> None:
+    """See :func:`experiments.kernel_studies.replacement_study.replace_kernels`."""
+    make = _subject_maker(split, folders, evaluation)
+    replacement_study.replace_kernels(RUNS, runs, make, METRICS, output, evaluation)
+
+
+def kernel_sums(
+    runs: Sequence[Path],
+    output: Path,
+    split: Split,
+    folders: DataFolders,
+    evaluation: EvaluationConfig,
+) -> None:
+    """See :func:`experiments.kernel_studies.border_study.measure_borders`."""
+    make = _subject_maker(split, folders, evaluation)
+    border_study.measure_borders(RUNS, runs, make, output, evaluation)
+
+
+def _subject_maker(
+    split: Split, folders: DataFolders, evaluation: EvaluationConfig
+) -> Callable[[SegmentationConfig], Subject]:
+    return lambda config: subject_of(config, split, folders, evaluation)

@@ -1,0 +1,126 @@
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.engine.folders import DataFolders
+from experiments.engine.settings import EvaluationConfig
+from experiments.inpainting import __main__ as command_line
+from experiments.inpainting import kernel_studies
+from experiments.inpainting.data.batches import open_data
+from experiments.inpainting.evaluation import make_evaluator
+from experiments.inpainting.fill import variables_of
+from experiments.inpainting.metrics import METRICS
+from experiments.inpainting.task import initial_state
+from tests.experiments.inpainting.tiny import TINY
+from tests.experiments.kernel_studies.fake_runs import (
+    check_replacements,
+    check_sums,
+    make_runs,
+    with_box_kernels,
+)
+from tests.experiments.source_maps.sown import sharpened
+
+pytestmark = pytest.mark.usefixtures("few_optimizations")
+
+LAYERS = ["down_1/resample/carafe", "up_1/resample/carafe"]
+
+
+@pytest.fixture
+def call(call_main):
+    return functools.partial(call_main, command_line.main)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of images, five of which are for validation."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(42):
+        pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def arguments(tmp_path, images):
+    return tmp_path / "a", tmp_path / "b", "--images", images, "--output", tmp_path / "out"
+
+
+def fake(monkeypatch, change=sharpened):
+    runs = make_runs(TINY, initial_state, change)
+    monkeypatch.setattr(kernel_studies, "RUNS", runs)
+    return runs
+
+
+@pytest.mark.slow
+def test_runs_are_evaluated_with_replaced_kernels(call, arguments, images, tmp_path, monkeypatch):
+    runs = fake(monkeypatch)
+    # Two images for each of four devices: the fifth image is alone, and the last device has none.
+    code, printed, error = call("replace-kernels", *arguments, "--batch-size", 8)
+    assert (code, error) == (0, "")
+    config = dataclasses.replace(TINY, data=TINY.data.with_images(images))
+    data = open_data(config.data, DataFolders(tmp_path))
+    evaluate = make_evaluator(config, data, EvaluationConfig(batch_size=4))
+    results = check_replacements(
+        tmp_path / "out", runs, lambda state: evaluate(variables_of(state)), METRICS, 5, printed
+    )
+    psnr = [each["metrics"]["psnr_hole"]["mean"] for each in results["kernels"].values()]
+    assert len(set(psnr)) == len(psnr)
+    for layers in results["mean_kernels"].values():
+        assert {name: np.shape(each) for name, each in layers.items()} == {
+            LAYERS[0]: (1, 1, 25),
+            LAYERS[1]: (2, 2, 25),
+        }
+        for kernels in layers.values():
+            np.testing.assert_allclose(np.sum(kernels, axis=-1), 1, rtol=1e-5)
+
+
+def test_the_weight_inside_the_map_is_measured(call, arguments, tmp_path, monkeypatch):
+    fake(monkeypatch, change=with_box_kernels)
+    code, printed, error = call("kernel-sums", *arguments, "--batch-size", 4)
+    assert (code, error) == (0, "")
+    results = check_sums(tmp_path / "out", 5, LAYERS, printed)
+    down, up = results["layers"].values()
+    # Along an axis, a window centred 0, 1 or 2 pixels from the border has 3, 4 or 5 of 5 taps.
+    assert down["box"][2]["mean"] == pytest.approx(1)
+    assert up["box"][2]["mean"] == pytest.approx(1)
+    inside = np.array([3, 4, 5, 5, 5, 5, 4, 3]) / 5
+    assert up["box_all"]["mean"] == pytest.approx(np.outer(inside, inside).mean())
+
+
+@pytest.mark.parametrize("command", ["replace-kernels", "kernel-sums"])
+def test_runs_that_cannot_be_studied_are_named(call, command, arguments, tmp_path, monkeypatch):
+    def abstract_state(config):
+        return jax.eval_shape(lambda: initial_state(config))
+
+    runs = make_runs(TINY, abstract_state)
+    monkeypatch.setattr(kernel_studies, "RUNS", runs)
+    plain = dataclasses.replace(
+        TINY, model=dataclasses.replace(TINY.model, downsampler="strided", upsampler="nearest")
+    )
+    run = runs.loaded["b"]
+    runs.loaded["wider"] = run._replace(config=dataclasses.replace(run.config, ema_decay=0.5))
+    runs.loaded["same"] = run
+    runs.loaded["plain"] = run._replace(config=plain, state=abstract_state(plain))
+    *_, flag, images, option, output = arguments
+
+    def error_of(*names, size=8):
+        folders = [tmp_path / name for name in names]
+        code, _, error = call(command, *folders, flag, images, option, output, "--batch-size", size)
+        assert code == 2
+        return error
+
+    assert "a and wider with ema_decay: 0.9 -> 0.5" in error_of("a", "wider")
+    assert "runs must be of different seeds, got [3, 4, 4]" in error_of("a", "b", "same")
+    assert "runs must be all different" in error_of("a", "a")
+    assert "runs must have networks with CARAFE++" in error_of("plain")
+    assert "missing holds no run" in error_of("a", "missing")
+    assert "batch_size must be a multiple of 4" in error_of("a", size=6)
+    if command == "replace-kernels":
+        assert "batch_size must be at least two images" in error_of("a", size=4)
+    assert not output.exists()
