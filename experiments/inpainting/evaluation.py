@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -23,6 +24,21 @@ Metrics = dict[str, float]
 def bucket_names(holes: HoleConfig) -> tuple[str, ...]:
     """Names of the ranges of hole sizes in percent of the image, such as ``"10-20"``."""
     return tuple(f"{low}-{high}" for low, high in buckets(holes))
+
+
+def measured_images(
+    model: nn.Module, variables: Any, batch: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Computes each of :data:`experiments.inpainting.metrics.METRICS` for the images of a batch.
+
+    Args:
+        model: generator.
+        variables: variables from :func:`experiments.inpainting.fill.variables_of`.
+        batch: share of a batch from
+            :func:`experiments.inpainting.data.batches.evaluation_batches`.
+    """
+    image, mask = to_unit(batch["image"]), batch["mask"].astype(jnp.float32)
+    return image_metrics(fill(model, variables, image, mask), image, mask)
 
 
 def make_evaluator(
@@ -48,8 +64,7 @@ def make_evaluator(
     names = bucket_names(config.data.holes)
 
     def sums(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        image, mask = to_unit(batch["image"]), batch["mask"].astype(jnp.float32)
-        found = image_metrics(fill(model, variables, image, mask), image, mask)
+        found = measured_images(model, variables, batch)
         weight = batch["weight"]
         found |= {IMAGES: jnp.ones_like(weight)}
         # Examples with weight 0 have bucket -1, whose one-hot encoding is all zeros.
