@@ -95,7 +95,10 @@ def save_difference_curves(
             if len(lines) > 1:
                 steps, mean, low, high = lines.T
                 axes.plot(steps, mean, linewidth=2, **style)
-                axes.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
+                axes.fill_between(steps, low, high, color=style["color"], alpha=0.08, linewidth=0)
+                # Without edges, bands that overlap could not be told apart.
+                for end in (low, high):
+                    axes.plot(steps, end, linewidth=0.6, alpha=0.7, **style)
         _label(axes, f"difference in {metric.label or metric.name}", metric.unit)
     save_figure(figure, path)
 

@@ -15,11 +15,14 @@ from experiments.engine.errors import UserError
 from experiments.engine.files import write_atomically
 from experiments.engine.folders import Folders
 from experiments.engine.settings import RunConfig
-from experiments.engine.tables.last_evaluation import last_evaluation_line
+from experiments.engine.tables.last_evaluation import Metrics, last_evaluation, last_evaluation_line
 from experiments.engine.tables.spec import TaskSpec
-from experiments.engine.tables.statistics import ExampleSums
+from experiments.engine.tables.statistics import ExampleSums, MetricsOfTotals
 
 EXAMPLES = "examples.npz"
+
+# Largest relative difference between the evaluations of a run on different devices.
+_TOLERANCE = 0.02
 
 _EVALUATION, _GROUPS, _KIND, _SUM = "evaluation", "groups", "kind", "sum/"
 
@@ -92,10 +95,22 @@ def _complete[Config: RunConfig](spec: TaskSpec[Config], run: Path, folders: Fol
         if jax.process_count() > 1:
             raise  # the other processes may be waiting for this one
         return str(error)
+    if changed := _changed(spec.examples.metrics, found, last_evaluation(run)):
+        return f"evaluated again, it has other values of {', '.join(changed)}"
     if is_primary():
         write_sums(run, found)
     barrier(f"sums of {run.name}")
     return ""
+
+
+def _changed(metrics: MetricsOfTotals, found: ExampleSums, logged: Metrics) -> list[str]:
+    """Metrics that differ from the log by more than other devices explain: the images changed."""
+    now = metrics({name: total[None] for name, total in found.totals.items()})
+    return [
+        name
+        for name, values in now.items()
+        if name in logged and not np.isclose(values[0], logged[name], rtol=_TOLERANCE)
+    ]
 
 
 def _key(folder: Path) -> str:
