@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +13,7 @@ from experiments.inpainting.configs import HoleConfig, InpaintingConfig
 from experiments.inpainting.data.batches import InpaintingData, buckets, evaluation_batches
 from experiments.inpainting.fill import fill, make_generator
 from experiments.inpainting.metrics import METRICS, image_metrics
+from experiments.inpainting.model.generators import Generator
 from experiments.inpainting.pixels import to_unit
 
 IMAGES = "images"
@@ -27,7 +27,7 @@ def bucket_names(holes: HoleConfig) -> tuple[str, ...]:
 
 
 def measured_images(
-    model: nn.Module, variables: Any, batch: dict[str, jax.Array]
+    model: Generator, variables: Any, batch: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """Computes each of :data:`experiments.inpainting.metrics.METRICS` for the images of a batch.
 

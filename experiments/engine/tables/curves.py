@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from experiments.engine.monitoring.logs import EVALUATION
 from experiments.engine.monitoring.plots import save_figure
@@ -169,11 +170,17 @@ def _panels(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[count:]:
         axes.set_axis_off()
-    for name, style in zip(names, _styles(), strict=False):
-        # Matplotlib leaves out names that begin with an underscore.
-        grid[0].plot([], [], label=f" {name}", linewidth=2, **style)
+    lines = [
+        Line2D([], [], linewidth=2, **style) for _, style in zip(names, _styles(), strict=False)
+    ]
     figure.legend(
-        loc="outside upper center", ncols=legend_columns, fontsize=8, frameon=False, handlelength=3
+        lines,
+        list(names),
+        loc="outside upper center",
+        ncols=legend_columns,
+        fontsize=8,
+        frameon=False,
+        handlelength=3,
     )
     return figure, grid
 

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,9 @@ EXAMPLES = "examples.npz"
 # Largest relative difference between the evaluations of a run on different devices.
 _TOLERANCE = 0.02
 
+# Exceptions that NumPy raises for missing, truncated or altered files.
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
 _EVALUATION, _GROUPS, _KIND, _SUM = "evaluation", "groups", "kind", "sum/"
 
 
@@ -36,14 +40,17 @@ def read_sums(folder: Path) -> ExampleSums | None:
         folder: folder of the run.
     """
     try:
-        with np.load(folder / EXAMPLES, allow_pickle=False) as file:
+        with (
+            (folder / EXAMPLES).open("rb") as stream,
+            np.load(stream, allow_pickle=False) as file,
+        ):
             if str(file[_EVALUATION]) != _key(folder):
                 return None
             sums = {
                 name.removeprefix(_SUM): file[name] for name in file.files if name.startswith(_SUM)
             }
             return ExampleSums(sums, file[_GROUPS].tolist(), str(file[_KIND]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except _DAMAGE:
         return None
 
 

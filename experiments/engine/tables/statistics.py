@@ -9,6 +9,7 @@ Neither interval covers both. All intervals have a confidence of 95 %.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -152,17 +153,20 @@ def group_intervals(
         return np.stack([our[name] - their[name] for name in compared])
 
     widest = max(groups, *(array[0].size for array in rows[0].values()))
-    found: Any = stats.bootstrap(
-        (np.arange(groups),),
-        difference,
-        n_resamples=_RESAMPLES,
-        batch=max(1, _NUMBERS_AT_A_TIME // widest),
-        vectorized=True,
-        axis=-1,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
+    with warnings.catch_warnings():
+        # Of values that are not finite, which are left out below.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found: Any = stats.bootstrap(
+            (np.arange(groups),),
+            difference,
+            n_resamples=_RESAMPLES,
+            batch=max(1, _NUMBERS_AT_A_TIME // widest),
+            vectorized=True,
+            axis=-1,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
     means = difference(np.arange(groups)[None], -1)[:, 0]
     ends = np.stack([means, found.low, found.high], axis=-1)
     return {
