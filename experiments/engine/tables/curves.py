@@ -97,7 +97,7 @@ def save_difference_curves(
                 steps, mean, low, high = lines.T
                 axes.plot(steps, mean, linewidth=2, **style)
                 axes.fill_between(steps, low, high, color=style["color"], alpha=0.08, linewidth=0)
-                # Without edges, bands that overlap could not be told apart.
+                # Without edges, bands that overlap could not be distinguished.
                 for end in (low, high):
                     axes.plot(steps, end, linewidth=0.6, alpha=0.7, **style)
         _label(axes, f"difference in {metric.label or metric.name}", metric.unit)

@@ -190,7 +190,7 @@ def difference_notes(
 
     Args:
         differences: differences that the tables show.
-        missing: reason for each run of which the sums of examples are missing.
+        missing: reason for each run whose sums of examples are missing.
     """
     notes = []
     if any(value.seeds for each in differences for value in each.metrics.values()):

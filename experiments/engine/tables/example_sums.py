@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.engine.checkpoints import CHECKPOINTS, steps_in
-from experiments.engine.distributed import all_agree, barrier, is_primary
+from experiments.engine.distributed import all_agree, barrier, gather_bytes, is_primary
 from experiments.engine.errors import UserError
 from experiments.engine.files import write_atomically
 from experiments.engine.folders import Folders
@@ -74,13 +74,16 @@ def complete_sums[Config: RunConfig](
 
     Args:
         spec: spec of a task with ``examples``.
-        runs: folders of finished runs.
+        runs: folders of finished runs. The list of the first process is used.
         folders: folders of runs and data.
 
     Returns:
         The reason for each run whose sums cannot be computed.
     """
-    return {run: reason for run in runs if (reason := _complete(spec, run, folders))}
+    # Another command may have changed the table between the reads of two processes.
+    first, *_ = gather_bytes(json.dumps([str(run) for run in runs]).encode())
+    same = [Path(run) for run in json.loads(first)]
+    return {run: reason for run in same if (reason := _complete(spec, run, folders))}
 
 
 def _complete[Config: RunConfig](spec: TaskSpec[Config], run: Path, folders: Folders) -> str:

@@ -75,7 +75,7 @@ class ExampleMetrics[Config: RunConfig]:
             process calls it, and it returns the same on all of them.
         metrics: function from totals over examples, ``[B, ...]`` for any number ``B`` of resamples,
             to metrics ``[B]``, with the names and in the unit of the task's evaluation. They must
-            be finite if examples are missing, such as all examples of a class.
+            be finite even for totals without the examples of a class.
     """
 
     sums: Callable[[LoadedRun[Config], Folders], ExampleSums]

@@ -87,7 +87,7 @@ class ExampleSums:
         kind: plural noun for the groups, such as ``"photographs"``.
 
     Raises:
-        ValueError: a sum has not one entry for each example, or there are no examples.
+        ValueError: a sum does not have one entry for each example, or there are no examples.
     """
 
     sums: Mapping[str, np.ndarray]
@@ -154,7 +154,7 @@ def group_intervals(
 
     widest = max(groups, *(array[0].size for array in rows[0].values()))
     with warnings.catch_warnings():
-        # Of values that are not finite, which are left out below.
+        # SciPy warns of metrics that are not finite; they are left out below.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found: Any = stats.bootstrap(
             (np.arange(groups),),

@@ -26,7 +26,7 @@ def train(config, folder, folders, operation):
 
 
 def example_sums(run, folders):
-    """Six examples, of which each process computes a part; their mean is the accuracy."""
+    """Six examples, shared by the processes; their mean is the accuracy."""
     del folders
     mean = run.config.width / 10
     values = list(mean * np.array([0.5, 0.7, 0.9, 1.1, 1.3, 1.5], np.float32))

@@ -27,7 +27,7 @@ def width(interval):
 
 
 @pytest.mark.parametrize("count", QUANTILES)
-def test_an_interval_over_seeds_is_that_of_student(count):
+def test_an_interval_over_seeds_has_quantiles_of_students_distribution(count):
     values = np.random.default_rng(count).normal(3, 2, count)
     found = seed_interval(values.tolist())
     half = QUANTILES[count] * values.std(ddof=1) / count**0.5
@@ -40,7 +40,7 @@ def test_one_seed_has_no_interval():
     assert paired_seed_interval([3.0], [2.0]) is None
 
 
-def test_a_paired_interval_is_that_of_the_paired_t_test():
+def test_a_paired_interval_equals_the_interval_of_a_paired_t_test():
     rng = np.random.default_rng(0)
     theirs = rng.normal(20, 5, 4)
     ours = theirs + rng.normal(0.5, 0.1, 4)
@@ -61,7 +61,7 @@ def test_pairs_need_the_same_number_of_seeds():
         paired_seed_interval([1.0, 2.0], [1.0, 2.0, 3.0])
 
 
-def test_an_interval_over_many_groups_is_that_of_the_normal_distribution():
+def test_an_interval_over_many_groups_is_nearly_normal():
     values = np.random.default_rng(0).normal(0.2, 1.5, 800)
     found = group_intervals([mean_sums(values)], [mean_sums(0 * values)], means_of)["score"]
     half = 1.96 * values.std() / 800**0.5
