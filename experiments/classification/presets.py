@@ -6,7 +6,15 @@ from typing import Any
 from experiments.classification.configs import IMAGENET_TRAINING, ClassificationConfig
 from experiments.classification.data_config import DataConfig
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
-from experiments.engine.presets import Catalogue, Experiment, Metric, Preset, Scores
+from experiments.engine.presets import (
+    Catalogue,
+    Comparison,
+    Experiment,
+    Metric,
+    Preset,
+    Scores,
+    compared_with,
+)
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.models.resnet_config import ResNetConfig
 from experiments.resamplers.methods import Downsampler
@@ -199,9 +207,21 @@ EXPERIMENTS = {
         CUTOUTS_CPU,
         (0, 1, 2, 3, 4),
         _EVERY_EPOCH,
+        (
+            *compared_with(CUTOUTS_CPU[0], CUTOUTS_CPU),
+            Comparison("cutouts-cpu-carafe", "cutouts-cpu-strided-wide"),
+        ),
     ),
     "cutouts-table12": Experiment(
-        "Small version of Table 12, cut-out objects", CUTOUTS_TABLE_12, (0, 1, 2), _EVERY_EPOCH
+        "Small version of Table 12, cut-out objects",
+        CUTOUTS_TABLE_12,
+        (0, 1, 2),
+        _EVERY_EPOCH,
+        # With the number of channels of the other tables.
+        compared_with(
+            next(each for each in CUTOUTS_TABLE_12 if each.name == "cutouts-cpu-c16"),
+            CUTOUTS_TABLE_12,
+        ),
     ),
 }
 PRESETS = (

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.classification.configs import ClassificationConfig
+from experiments.classification.example_sums import example_sums
 from experiments.classification.presets import CATALOGUE
 from experiments.classification.task import (
     RUNS,
@@ -19,7 +20,8 @@ from experiments.classification.task import (
 from experiments.data.classes import num_classes
 from experiments.engine.parallel import split
 from experiments.engine.tables.cost import Cost, cost
-from experiments.engine.tables.spec import TaskSpec
+from experiments.engine.tables.spec import ExampleMetrics, TaskSpec
+from experiments.engine.tables.statistics import means_of
 from experiments.engine.tables.step_time import inference_seconds, training_seconds
 
 
@@ -57,4 +59,5 @@ SPEC = TaskSpec(
     cost=cost_of,
     step_seconds=step_seconds,
     resized=resized,
+    examples=ExampleMetrics(example_sums, means_of),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, Num, UInt8
 
 from experiments.classification.batches import (
     ClassificationData,
@@ -118,6 +118,22 @@ def train_step(config: ClassificationConfig, steps_per_epoch: int) -> TaskStep:
     return supervised_step(loss, optimizer, rate, config.training.accumulation)
 
 
+def image_metrics(
+    model: ResNet, state: State, batch: dict[str, jax.Array]
+) -> dict[str, Num[Array, " batch"] | Bool[Array, " batch"]]:
+    """Computes top-1 and top-5 accuracy and the loss of each image of a batch."""
+    logits, label = classify(model, state, batch["image"]), batch["label"]
+    _, five = jax.lax.top_k(logits, 5)  # [B, 5]
+    right = five == label[:, None]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    return {
+        "top1": right[:, 0],
+        "top5": right.any(axis=1),
+        # A single logit of minus infinity leaves the loss finite.
+        "loss": jnp.where(jnp.isfinite(logits).all(axis=1), loss, jnp.nan),
+    }
+
+
 def make_evaluator(
     config: ClassificationConfig, data: ClassificationData, evaluation: EvaluationConfig
 ) -> Evaluator:
@@ -133,17 +149,8 @@ def evaluation_sums(
     """Returns the function of the sums of an :class:`experiments.engine.evaluation.Evaluator`."""
 
     def sums(state: State, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        logits, label = classify(model, state, batch["image"]), batch["label"]
-        _, five = jax.lax.top_k(logits, 5)  # [B, 5]
-        right = five == label[:, None]
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        found = {
-            "top1": right[:, 0],
-            "top5": right.any(axis=1),
-            # A single logit of minus infinity leaves the loss finite.
-            "loss": jnp.where(jnp.isfinite(logits).all(axis=1), loss, jnp.nan),
-            COUNT: jnp.ones_like(batch["weight"]),
-        }
+        found = image_metrics(model, state, batch)
+        found[COUNT] = jnp.ones_like(batch["weight"])
         return {name: weighted_sum(value, batch["weight"]) for name, value in found.items()}
 
     return sums

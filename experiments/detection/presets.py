@@ -18,7 +18,14 @@ from experiments.detection.model.config import (
 )
 from experiments.detection.model.sampler_config import ANCHORS, PROPOSALS
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
-from experiments.engine.presets import Catalogue, Experiment, Metric, Preset, Scores
+from experiments.engine.presets import (
+    Catalogue,
+    Experiment,
+    Metric,
+    Preset,
+    Scores,
+    compared_with,
+)
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet_config import Depth, ResNetConfig
@@ -432,8 +439,18 @@ EXPERIMENTS = {
         f"table{number}": Experiment(f"Table {number}, {title}, COCO", rows)
         for number, (title, rows) in _TABLES.items()
     },
-    "scenes-gpu": Experiment("Small version of Table 4, scenes", SCENES_GPU, _SEEDS),
-    "scenes-cpu": Experiment("Small version of Table 4, scenes of 160 pixels", SCENES_CPU, _SEEDS),
+    "scenes-gpu": Experiment(
+        "Small version of Table 4, scenes",
+        SCENES_GPU,
+        _SEEDS,
+        comparisons=compared_with(SCENES_GPU[0], SCENES_GPU),
+    ),
+    "scenes-cpu": Experiment(
+        "Small version of Table 4, scenes of 160 pixels",
+        SCENES_CPU,
+        _SEEDS,
+        comparisons=compared_with(SCENES_CPU[0], SCENES_CPU),
+    ),
 }
 PRESETS = tuple(row for experiment in EXPERIMENTS.values() for row in experiment.presets)
 CATALOGUE = Catalogue(METRICS, PRESETS, EXPERIMENTS, Operation(checkpoint_every=1000))

@@ -1,5 +1,6 @@
 """Evaluation: means over a dataset, in which each record counts once, on any number of devices."""
 
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -9,14 +10,15 @@ from typing import Any
 import grain
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Num
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int64, Num
 
-from experiments.engine.batch_fields import UNREADABLE
+from experiments.engine.batch_fields import RECORD, UNREADABLE
 from experiments.engine.config import ConfigError, check
 from experiments.engine.distributed import gather_bytes, is_primary
 from experiments.engine.errors import UserError
 from experiments.engine.input import Input, unreadable_records
-from experiments.engine.parallel import AXIS, data_parallel, replicate
+from experiments.engine.parallel import AXIS, data_parallel, join, replicate
 
 # The name of the sum by which all other sums are divided.
 COUNT = "count"
@@ -88,6 +90,64 @@ class Evaluator:
                 "or the network overflows"
             )
         return {**means, UNREADABLE: float(left_out)} if left_out else means
+
+
+def values_of_examples(
+    values: Callable[[Any, Any], dict[str, jax.Array]],
+    state: Any,
+    dataset: grain.MapDataset,
+    workers: int = 0,
+    max_unreadable_records: int = 0,
+) -> tuple[Int64[np.ndarray, " examples"], dict[str, np.ndarray]]:
+    """Computes values of each example of a dataset. Every process must call this.
+
+    Args:
+        values: function from a state and one device's share of a batch to values ``[b, ...]``.
+        state: state on which the values depend.
+        dataset: batches as in :class:`Evaluator`.
+        workers: number of processes that prepare batches; 0 prepares them in threads.
+        max_unreadable_records: the largest allowed number of unreadable records.
+
+    Returns:
+        The number of the record of each example, in ascending order, and the values of the examples
+        by name, float64 ``[N, ...]``, the same on every process. Padding and unreadable records are
+        left out.
+
+    Raises:
+        UnreadableEvaluationError: too many records cannot be read, or no record can.
+        ConfigError: ``dataset`` has no batches, or every example has weight 0.
+    """
+
+    def measured(state: Any, batch: Any) -> tuple[dict[str, jax.Array], jax.Array]:
+        return values(state, batch), batch["weight"]
+
+    check_not_empty(dataset)
+    step, state = data_parallel(measured, per_example=True), replicate(state)
+    parts: list[dict[str, np.ndarray]] = []
+    unreadable: list[int] = []
+    with closing(Input(dataset, workers)) as data:
+        for batch, host in data:
+            unreadable += unreadable_records(host)
+            found, weight = join(step(state, batch))
+            counted = weight > 0
+            part = {name: array[counted].astype(np.float64) for name, array in found.items()}
+            parts.append({RECORD: host[RECORD][counted], **part})
+    check_unreadable(unreadable, any(len(part[RECORD]) for part in parts), max_unreadable_records)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **_joined(parts))
+    gathered = _joined([_arrays(part) for part in gather_bytes(buffer.getvalue())])
+    order = np.argsort(gathered[RECORD])
+    examples = {name: array[order] for name, array in gathered.items()}
+    return examples.pop(RECORD), examples
+
+
+def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _arrays(npz: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(npz), allow_pickle=False) as file:
+        return dict(file)
 
 
 def weighted_sum(

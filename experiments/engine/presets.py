@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from experiments.engine.config import check
 from experiments.engine.settings import Operation, RunConfig
 
 # Scores by the name of the metric, in the unit shown in tables.
@@ -25,6 +26,7 @@ class Metric:
         place: ``"headline"``: the metric has a column in tables, and the column of the paper's
             scores shows it too. ``"column"``: it only has a column of its own. ``"detail"``: tables
             do not show it; help texts, evaluations and JSON do.
+        compared: whether tables of differences show the metric although it is no headline.
     """
 
     name: str
@@ -33,11 +35,17 @@ class Metric:
     digits: int = 2
     factor: float = 1.0
     place: Literal["headline", "column", "detail"] = "headline"
+    compared: bool = False
 
     @property
     def heading(self) -> str:
         """The heading of the metric's column in a table."""
         return f"{self.label}, {self.unit}" if self.unit else self.label
+
+    @property
+    def has_differences(self) -> bool:
+        """Whether tables show the differences of the metric between rows."""
+        return self.compared or self.place == "headline"
 
     def text(self, score: float) -> str:
         """Formats a score in :attr:`unit`, with label and unit: ``top-1 77.46 %``."""
@@ -97,6 +105,31 @@ class Preset[Config]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two rows of a table whose difference the table shows.
+
+    Attributes:
+        preset: name of the preset of a row.
+        baseline: name of the preset that is subtracted.
+        paper: differences of the paper's scores, in the unit shown in tables; the default are the
+            differences of the scores of both presets.
+    """
+
+    preset: str
+    baseline: str
+    paper: Scores = dataclasses.field(default_factory=dict)
+
+
+def compared_with[Config](
+    baseline: Preset[Config], presets: Sequence[Preset[Config]]
+) -> tuple[Comparison, ...]:
+    """Returns the comparisons of a baseline with every other preset of ``presets``."""
+    return tuple(
+        Comparison(preset.name, baseline.name) for preset in presets if preset.name != baseline.name
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment[Config: RunConfig]:
     """Presets that are trained to form one table.
 
@@ -105,12 +138,27 @@ class Experiment[Config: RunConfig]:
         presets: presets of the rows, with different names.
         seeds: default seeds of the runs.
         operation: default operation of the runs; None for the default of the task.
+        comparisons: pairs of rows whose differences the table shows.
     """
 
     title: str
     presets: tuple[Preset[Config], ...]
     seeds: tuple[int, ...] = (0,)
     operation: Operation | None = None
+    comparisons: tuple[Comparison, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ``ConfigError`` for comparisons of presets that are not in the table."""
+        names = [preset.name for preset in self.presets]
+        for each in self.comparisons:
+            pair = [each.preset, each.baseline]
+            different = each.preset != each.baseline
+            check(different and {*pair} <= {*names}, "comparisons", f"two of {names}", pair)
+
+    @property
+    def compared(self) -> set[str]:
+        """The names of the presets that are in a comparison."""
+        return {name for each in self.comparisons for name in (each.preset, each.baseline)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from experiments.inpainting.configs import HoleConfig, InpaintingConfig
 from experiments.inpainting.data.batches import InpaintingData, buckets, evaluation_batches
 from experiments.inpainting.fill import fill, make_generator
 from experiments.inpainting.metrics import METRICS, image_metrics
+from experiments.inpainting.model.generators import Generator
 from experiments.inpainting.pixels import to_unit
 
 IMAGES = "images"
@@ -23,6 +24,21 @@ Metrics = dict[str, float]
 def bucket_names(holes: HoleConfig) -> tuple[str, ...]:
     """Names of the ranges of hole sizes in percent of the image, such as ``"10-20"``."""
     return tuple(f"{low}-{high}" for low, high in buckets(holes))
+
+
+def measured_images(
+    model: Generator, variables: Any, batch: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Computes each of :data:`experiments.inpainting.metrics.METRICS` for the images of a batch.
+
+    Args:
+        model: generator.
+        variables: variables from :func:`experiments.inpainting.fill.variables_of`.
+        batch: share of a batch from
+            :func:`experiments.inpainting.data.batches.evaluation_batches`.
+    """
+    image, mask = to_unit(batch["image"]), batch["mask"].astype(jnp.float32)
+    return image_metrics(fill(model, variables, image, mask), image, mask)
 
 
 def make_evaluator(
@@ -74,8 +90,7 @@ def evaluation_sums(
     names = bucket_names(config.data.holes)
 
     def sums(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        image, mask = to_unit(batch["image"]), batch["mask"].astype(jnp.float32)
-        found = image_metrics(fill(model, variables, image, mask), image, mask)
+        found = measured_images(model, variables, batch)
         weight = batch["weight"]
         found |= {IMAGES: jnp.ones_like(weight)}
         # Examples with weight 0 have bucket -1, whose one-hot encoding is all zeros.

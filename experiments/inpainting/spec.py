@@ -10,15 +10,24 @@ import numpy as np
 from experiments.engine.folders import Folders
 from experiments.engine.parallel import split
 from experiments.engine.tables.cost import Cost, cost
-from experiments.engine.tables.spec import TaskSpec
+from experiments.engine.tables.spec import ExampleMetrics, TaskSpec
+from experiments.engine.tables.statistics import means_of
 from experiments.engine.tables.step_time import inference_seconds, training_seconds
 from experiments.inpainting.adversarial import alternating_step
 from experiments.inpainting.configs import InpaintingConfig
+from experiments.inpainting.example_sums import example_sums
 from experiments.inpainting.fill import fill, make_generator, variables_of
 from experiments.inpainting.pixels import to_unit
 from experiments.inpainting.presets import CATALOGUE
 from experiments.inpainting.report.report import report
 from experiments.inpainting.task import RUNS, initial_state, make_optimizer, train_run
+
+# Losses in the training log, and the titles of their panels.
+_LOSSES = {
+    "reconstruction": "training: reconstruction loss",
+    "adversarial": "training: adversarial loss",
+    "discriminator_loss": "training: discriminator's loss",
+}
 
 
 def cost_of(config: InpaintingConfig) -> Cost:
@@ -74,4 +83,6 @@ SPEC = TaskSpec(
     resized=resized,
     prepare_config=prepare_config,
     report=report,
+    examples=ExampleMetrics(example_sums, means_of),
+    losses=_LOSSES,
 )

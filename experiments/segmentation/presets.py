@@ -4,7 +4,14 @@ import dataclasses
 
 from experiments.data.composed.scenes_config import ScenesConfig
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
-from experiments.engine.presets import Catalogue, Experiment, Metric, Preset, Scores
+from experiments.engine.presets import (
+    Catalogue,
+    Experiment,
+    Metric,
+    Preset,
+    Scores,
+    compared_with,
+)
 from experiments.engine.settings import Operation, TrainingConfig
 from experiments.models.resnet_config import Depth, ResNetConfig
 from experiments.resamplers.methods import Downsampler, Upsampler
@@ -269,8 +276,18 @@ EXPERIMENTS = {
     "table8": Experiment("Table 8, semantic segmentation, ADE20K", TABLE_8),
     "table9": Experiment("Table 9, CARAFE++ in each part of UperNet, ADE20K", TABLE_9),
     "mmseg": Experiment("UperNet with the recipe of mmseg, ADE20K", MMSEG),
-    "scenes-gpu": Experiment("Small version of Table 9, scenes", SCENES_GPU, _SEEDS),
-    "scenes-cpu": Experiment("Small version of Table 9, scenes of 160 pixels", SCENES_CPU, _SEEDS),
+    "scenes-gpu": Experiment(
+        "Small version of Table 9, scenes",
+        SCENES_GPU,
+        _SEEDS,
+        comparisons=compared_with(SCENES_GPU[0], SCENES_GPU),
+    ),
+    "scenes-cpu": Experiment(
+        "Small version of Table 9, scenes of 160 pixels",
+        SCENES_CPU,
+        _SEEDS,
+        comparisons=compared_with(SCENES_CPU[0], SCENES_CPU),
+    ),
 }
 PRESETS = tuple(row for experiment in EXPERIMENTS.values() for row in experiment.presets)
 CATALOGUE = Catalogue(

@@ -8,14 +8,19 @@ from experiments.engine.config import check
 from experiments.engine.distributed import all_agree, is_primary
 from experiments.engine.files import locked
 from experiments.engine.folders import Folders
-from experiments.engine.presets import Preset
+from experiments.engine.monitoring.logs import METRICS as LOG
+from experiments.engine.monitoring.logs import read_metrics
+from experiments.engine.presets import Experiment, Preset
 from experiments.engine.runs import run_folder
 from experiments.engine.settings import Operation, RunConfig
+from experiments.engine.tables.curves import save_difference_curves, save_training_curves
+from experiments.engine.tables.differences import difference_notes, differences_of
+from experiments.engine.tables.example_sums import complete_sums
+from experiments.engine.tables.last_evaluation import Metrics, last_evaluation
 from experiments.engine.tables.results import (
     RESULTS,
-    Metrics,
+    Earlier,
     earlier_runs,
-    last_evaluation,
     read_results,
     write_results,
 )
@@ -60,7 +65,8 @@ def run_experiment[Config: RunConfig](
     once, even if they are in different tables. The table keeps seeds that an earlier call finished.
 
     The folder of the task in ``folders.runs`` then has a folder ``<preset>-seed<n>`` for each run,
-    and a folder ``<name>`` with ``results.json`` and ``table.md``.
+    and a folder ``<name>`` with ``results.json``, ``table.md``, and the figures ``curves.png`` and,
+    if the experiment has comparisons and evaluates during the training, ``differences.png``.
 
     Args:
         spec: spec of the task.
@@ -103,6 +109,7 @@ def run_experiment[Config: RunConfig](
             spec.train(config, folder, folders, operation)
         if is_primary():
             found[preset.name][seed] = last_evaluation(folder)
+    missing = _complete_sums(spec, experiment, seeds, read_results(output / RESULTS), folders)
     if is_primary():
         with locked(output):
             # Read again: another call may have finished other seeds meanwhile.
@@ -112,8 +119,56 @@ def run_experiment[Config: RunConfig](
                 for preset in experiment.presets
             ]
             rows = _rows(spec, experiment.presets, every, folders.runs)
+            differences = differences_of(spec, experiment, rows)
+            of_rows = {run for row in rows for run in row.folders.values()}
+            notes = difference_notes(
+                differences, {run: why for run, why in missing.items() if run in of_rows}
+            )
+            _draw_curves(spec, experiment, rows, output)
             report = spec.report(rows, output, folders) if spec.report else Report()
-            write_results(output, experiment.title, catalogue.metrics, rows, every, report)
+            metrics = catalogue.metrics
+            write_results(
+                output, experiment.title, metrics, rows, every, differences, report, notes
+            )
+
+
+def _complete_sums[Config: RunConfig](
+    spec: TaskSpec[Config],
+    experiment: Experiment[Config],
+    seeds: Sequence[int],
+    earlier: Earlier,
+    folders: Folders,
+) -> dict[Path, str]:
+    """Computes the sums of examples of compared rows; the reasons for sums that are missing.
+
+    Seeds that another call finishes from now on have their sums: it writes them before its results.
+    """
+    if spec.examples is None:
+        return {}
+    runs = dict[Path, None]()
+    compared = experiment.compared
+    for preset in experiment.presets:
+        if preset.name in compared:
+            for seed in sorted({*seeds, *earlier_runs(preset, earlier)}):
+                config = preset.config.with_training(seed=seed)
+                runs[run_folder(config, spec.catalogue.presets, folders.runs)] = None
+    return complete_sums(spec, list(runs), folders)
+
+
+def _draw_curves[Config: RunConfig](
+    spec: TaskSpec[Config],
+    experiment: Experiment[Config],
+    rows: Sequence[Row[Config]],
+    output: Path,
+) -> None:
+    metrics, names = spec.catalogue.metrics, {row.preset.name: row.preset.row for row in rows}
+    logs = {
+        row.preset.name: {seed: read_metrics(run / LOG) for seed, run in row.folders.items()}
+        for row in rows
+    }
+    named = {names[name]: by_seed for name, by_seed in logs.items()}
+    save_training_curves(output / "curves.png", named, metrics, spec.losses)
+    save_difference_curves(output / "differences.png", logs, names, experiment.comparisons, metrics)
 
 
 def _check_not_converted(name: str, folder: Path) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.engine.config import ConfigError, check
+from experiments.engine.config import ConfigError
 from experiments.engine.json_files import is_finite, read_json, write_json
-from experiments.engine.monitoring.logs import EVALUATION, METRICS, read_metrics
 from experiments.engine.presets import Metric, Preset, scores_text
+from experiments.engine.tables.differences import Difference, difference_tables
+from experiments.engine.tables.last_evaluation import Metrics
 from experiments.engine.tables.spec import Report, Row
 from experiments.engine.tables.table import Spread, Table, print_tables, save_tables
 from experiments.engine.text import shown
@@ -21,27 +22,7 @@ ONE_SEED = (
 SEVERAL_SEEDS = "± is the sample standard deviation over the seeds."
 RESULTS, TABLE = "results.json", "table.md"
 
-Metrics = dict[str, float]
 Earlier = dict[str, tuple[Any, dict[int, Metrics]]]
-
-
-def last_evaluation(folder: Path) -> Metrics:
-    """Returns the metrics of the final state of a finished run.
-
-    Raises:
-        ConfigError: the run has not been evaluated.
-        LogError: its log is damaged.
-    """
-    log = read_metrics(folder / METRICS)
-    evaluations = [line for line in log if any(key.startswith(EVALUATION) for key in line)]
-    check(bool(evaluations), str(folder / METRICS), "the log of an evaluated run", log)
-    last = evaluations[-1]
-    # The log has null for a metric that is not finite.
-    return {
-        key.removeprefix(EVALUATION): value
-        for key, value in last.items()
-        if key.startswith(EVALUATION) and value is not None
-    }
 
 
 def read_results(path: Path) -> Earlier:
@@ -80,9 +61,11 @@ def write_results(
     metrics: Sequence[Metric],
     rows: Sequence[Row[Any]],
     every: Sequence[Mapping[int, Metrics]],
+    differences: Sequence[Difference],
     report: Report,
+    difference_notes: Sequence[str] = (),
 ) -> None:
-    """Writes and prints a table and the report of the task.
+    """Writes and prints a table, the differences between its rows, and the report of the task.
 
     Args:
         output: folder of the table.
@@ -90,12 +73,15 @@ def write_results(
         metrics: metrics of the task.
         rows: rows with the runs of the seeds that all rows have.
         every: metrics of all runs of each row, by seed, for the JSON file.
+        differences: differences between rows.
         report: report of the task.
+        difference_notes: lines of text that explain the differences.
     """
     seeds = list(rows[0].runs)
     table = _table(title, rows, metrics)
     note = SEVERAL_SEEDS if len(seeds) > 1 else ONE_SEED
-    tables, notes = (table, *report.tables), (note, *report.notes)
+    tables = (table, *difference_tables(differences, metrics), *report.tables)
+    notes = (note, *difference_notes, *report.notes)
     presets = {
         row.preset.name: {
             "row": row.preset.row,
@@ -108,7 +94,13 @@ def write_results(
         }
         for row, runs in zip(rows, every, strict=True)
     }
-    results = {"title": table.title, "note": note, "seeds": seeds, "presets": presets}
+    results = {
+        "title": table.title,
+        "note": note,
+        "seeds": seeds,
+        "presets": presets,
+        "differences": [difference.plain() for difference in differences],
+    }
     write_json(output / RESULTS, results)
     save_tables(output / TABLE, tables, notes)
     print_tables(tables, [*notes, f"Results: {output}", *report.hints])

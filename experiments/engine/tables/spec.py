@@ -8,9 +8,10 @@ from typing import Any
 from experiments.engine.claim import has_checkpoints, is_finished
 from experiments.engine.folders import Folders
 from experiments.engine.presets import Catalogue, Preset
-from experiments.engine.runs import RunType
+from experiments.engine.runs import LoadedRun, RunType
 from experiments.engine.settings import Operation, RunConfig
 from experiments.engine.tables.cost import Cost
+from experiments.engine.tables.statistics import ExampleSums, MetricsOfTotals
 from experiments.engine.tables.table import Spread, Table
 
 
@@ -66,6 +67,22 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExampleMetrics[Config: RunConfig]:
+    """How metrics follow from sums over examples; see :mod:`experiments.engine.tables.statistics`.
+
+    Attributes:
+        sums: function that evaluates the state of a run and returns the sums of each example. Every
+            process calls it, and it returns the same on all of them.
+        metrics: function from totals over examples, ``[B, ...]`` for any number ``B`` of resamples,
+            to metrics ``[B]``, with the names and in the unit of the task's evaluation. They must
+            be finite even for totals without the examples of a class.
+    """
+
+    sums: Callable[[LoadedRun[Config], Folders], ExampleSums]
+    metrics: MetricsOfTotals
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskSpec[Config: RunConfig]:
     """How the runs of a task are trained, measured and reported.
 
@@ -85,6 +102,10 @@ class TaskSpec[Config: RunConfig]:
         report: function that makes the task's additions to a table, and may also draw it, from the
             rows, the folder of the table and the folders of the command. Only the first process
             calls it.
+        examples: how metrics follow from sums over examples; None if tables show no intervals over
+            examples.
+        losses: values of the training log that are drawn beside the metrics of the evaluations, and
+            the titles of their panels.
     """
 
     catalogue: Catalogue[Config]
@@ -95,3 +116,7 @@ class TaskSpec[Config: RunConfig]:
     resized: Callable[[Config, int], Config]
     prepare_config: Callable[[Config, Path, Folders], Config] = lambda config, *folders: config
     report: Callable[[Sequence[Row[Config]], Path, Folders], Report] | None = None
+    examples: ExampleMetrics[Config] | None = None
+    losses: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: {"loss": "training: loss"}
+    )

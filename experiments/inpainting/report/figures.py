@@ -1,4 +1,4 @@
-"""Figures of inpainting: fills side by side, training curves, and weights of kernels."""
+"""Figures of inpainting: fills side by side, and weights of kernels."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -21,20 +21,6 @@ from experiments.inpainting.pathways import generator_pathways
 from experiments.inpainting.pixels import to_unit, with_white_hole
 from experiments.inpainting.report.examples import Example
 from experiments.source_maps.pathways import sources
-
-# Panels of the training curves: names in the logs, and titles.
-_CURVES = {
-    "reconstruction": "training: reconstruction loss",
-    "adversarial": "training: adversarial loss",
-    "discriminator_loss": "training: discriminator's loss",
-    "eval/psnr_image": "validation: PSNR, dB",
-    "eval/psnr_hole": "validation: hole PSNR, dB",
-    "eval/ssim_hole": "validation: hole SSIM",
-}
-_COLUMNS = 3
-_POINTS_SHOWN = 40
-
-Log = Sequence[Mapping[str, Any]]
 
 
 def save_fills(
@@ -87,60 +73,6 @@ def _hole_psnr(filled: np.ndarray, example: Example) -> float:
     error = filled.astype(np.float64) - example["image"]
     squared = (error**2).mean(-1)[example["mask"][..., 0] > 0].mean()
     return float(min(100.0, 10 * np.log10(255**2 / max(squared, 1e-9))))
-
-
-def save_training_curves(path: Path, logs: Mapping[str, Sequence[Log]]) -> None:
-    """Draws a panel for each metric over steps: thin lines for runs, thick lines for their means.
-
-    Metrics with many entries in the log, such as training losses, are averaged over neighbouring
-    entries. Metrics with a single entry are not drawn.
-
-    Args:
-        path: path of the PNG file.
-        logs: metrics logs of the seeds of each row, by the row's name; at least one.
-    """
-    every = [log for seed_logs in logs.values() for log in seed_logs]
-    names = [name for name in _CURVES if any(len(_points(log, name)[0]) > 1 for log in every)]
-    columns = 2 if len(names) == 4 else max(1, min(_COLUMNS, len(names)))
-    rows = max(1, -(-len(names) // columns))
-    figure = Figure(figsize=(3.7 * columns, 2.7 * rows + 0.35), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, name in zip(grid, names, strict=False):
-        for number, seed_logs in enumerate(logs.values()):
-            _draw_seeds(axes, [_points(log, name) for log in seed_logs], f"C{number}")
-        axes.set_title(_CURVES[name], fontsize=10)
-        axes.set_xlabel("step", fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.3)
-    for axes in grid[len(names) :]:
-        axes.set_axis_off()
-    for number, name in enumerate(logs):
-        grid[0].plot([], [], color=f"C{number}", label=name)
-    figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
-    save_figure(figure, path)
-
-
-def _points(log: Log, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a metric, averaged over neighbours if there are many."""
-    found = [(line["step"], line[name]) for line in log if line.get(name) is not None]
-    points = np.array(found, np.float64).reshape(-1, 2)
-    together = -(-len(points) // _POINTS_SHOWN)
-    if together > 1:
-        points = points[: len(points) // together * together]
-        points = points.reshape(-1, together, 2).mean(axis=1)
-    return points[:, 0], points[:, 1]
-
-
-def _draw_seeds(axes: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], color: str) -> None:
-    runs = [run for run in runs if run[0].size]
-    if not runs:
-        return
-    for steps, values in runs:
-        axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.45 if len(runs) > 1 else 1)
-    if len(runs) > 1:
-        steps = runs[0][0]
-        mean = np.mean([np.interp(steps, *run) for run in runs], axis=0)
-        axes.plot(steps, mean, color=color, linewidth=2)
 
 
 def has_kernels(model: GeneratorConfig) -> bool:

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from experiments.classification.configs import ClassificationConfig
-from experiments.classification.presets import METRICS, PRESETS, SMALL, TABLE_2, TABLE_3, TABLE_12
+from experiments.classification.presets import (
+    CUTOUTS_CPU,
+    EXPERIMENTS,
+    METRICS,
+    PRESETS,
+    SMALL,
+    TABLE_2,
+    TABLE_3,
+    TABLE_12,
+)
 from experiments.classification.task import (
     initial_state,
     make_model,
@@ -45,6 +54,20 @@ def test_equal_rows_of_several_tables_are_one_run():
     assert names[5] == names[8] == "table2-resnet50-carafe"
     assert TABLE_12[2].paper == TABLE_2[1].paper
     assert len({*names}) == len(names) - 1
+
+
+def test_every_small_downsampler_is_compared_with_strides_and_carafe_also_with_wider_ones():
+    pairs = [(each.preset, each.baseline) for each in EXPERIMENTS["cutouts-cpu"].comparisons]
+    strided = "cutouts-cpu-strided"
+    names = [preset.name for preset in CUTOUTS_CPU if preset.name != strided]
+    assert pairs == [(name, strided) for name in names] + [
+        ("cutouts-cpu-carafe", "cutouts-cpu-strided-wide")
+    ]
+
+
+def test_widths_of_the_compressor_are_compared_with_the_default():
+    pairs = [(each.preset, each.baseline) for each in EXPERIMENTS["cutouts-table12"].comparisons]
+    assert pairs == [(f"cutouts-cpu-c{width}", "cutouts-cpu-c16") for width in (4, 8, 32, 64)]
 
 
 def test_the_learning_rate_of_imagenet_equals_that_of_goyal_et_al():

@@ -10,6 +10,7 @@ from experiments.engine.evaluation import (
     Evaluator,
     NonFiniteEvaluationError,
     UnreadableEvaluationError,
+    values_of_examples,
     weighted_sum,
 )
 from experiments.engine.settings import (
@@ -41,6 +42,21 @@ def test_every_record_counts_once():
     evaluate = Evaluator(sums, dataset())
     assert evaluate(jnp.float32(1)) == {"mean": pytest.approx(VALUES.mean())}
     assert evaluate(jnp.float32(3)) == {"mean": pytest.approx(3 * VALUES.mean())}
+
+
+def test_values_of_examples_are_in_the_order_of_the_records():
+    def values(state, batch):
+        x = state * batch["x"]
+        return {"x": x, "matrix": x[:, None, None] * jnp.ones((1, 2, 3))}
+
+    records, found = values_of_examples(values, jnp.float32(2), dataset([3.0]), 0, 1)
+    expected = [2 * value for value in VALUES if value != 3]
+    assert records.tolist() == [0, 1, *range(3, 11)]
+    assert found["x"].tolist() == expected
+    assert found["x"].dtype == np.float64
+    np.testing.assert_array_equal(found["matrix"][:, 1, 2], expected)
+    with pytest.raises(UnreadableEvaluationError, match=r"\[2\]"):
+        values_of_examples(values, jnp.float32(2), dataset([3.0]))
 
 
 def test_padding_may_be_nan():

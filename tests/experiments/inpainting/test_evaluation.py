@@ -1,13 +1,20 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments.engine.evaluation import UnreadableEvaluationError
+from experiments.engine.folders import DataFolders
+from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import EvaluationConfig, TrainingConfig
+from experiments.engine.tables.statistics import means_of
+from experiments.inpainting import example_sums as module
 from experiments.inpainting.configs import DataConfig, HoleConfig, InpaintingConfig
 from experiments.inpainting.data.batches import InpaintingData, buckets, validation_example
 from experiments.inpainting.evaluation import make_evaluator
+from experiments.inpainting.example_sums import example_sums
 from experiments.inpainting.fill import fill, make_generator
 from experiments.inpainting.metrics import METRICS, image_metrics
 from experiments.inpainting.model.generator_config import GeneratorConfig
@@ -90,3 +97,32 @@ def test_unreadable_images_and_buckets_without_images_are_left_out(data, variabl
     assert means == pytest.approx({**expected_means(found), "unreadable": 2}, rel=1e-4)
     with pytest.raises(UnreadableEvaluationError, match=r"^2 .* 1: "):
         make_evaluator(CONFIG, data, evaluation(1))(variables)
+
+
+@pytest.fixture
+def run(data, variables, monkeypatch):
+    """A run whose fifth image cannot be read; its photographs have three, three and one image."""
+    for record, name in zip(data.validation, "aabbbac", strict=True):
+        record["photograph"] = name.encode()
+    data.validation[4]["image"] = b"no image"
+    monkeypatch.setattr(module, "open_data", lambda *_: data)
+    state = {"average": variables}
+    return LoadedRun(CONFIG.with_training(batch_size=4), state, 7)
+
+
+def test_sums_give_the_metrics_of_each_image_and_name_its_photograph(run, data, variables):
+    found = example_sums(run, DataFolders())
+    assert found.groups == [*"aabbac"]
+    assert found.kind == "photographs"
+    expected = metrics_one_by_one(data, variables, (0, 1, 2, 3, 5, 6))
+    for name in METRICS:
+        values = [metrics[name] for _, metrics in expected]
+        assert found.sums[name] == pytest.approx(values, rel=1e-4)
+        assert means_of(found.totals)[name] == pytest.approx(np.mean(values), rel=1e-4)
+
+
+def test_images_of_other_datasets_are_independent(run):
+    places = dataclasses.replace(run.config.data, source="places365_small")
+    run = run._replace(config=dataclasses.replace(run.config, data=places))
+    found = example_sums(run, DataFolders())
+    assert (found.groups, found.kind) == ([*"012356"], "images")

@@ -2,17 +2,21 @@ import dataclasses
 import json
 import statistics
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.engine.config import ConfigError
 from experiments.engine.files import FolderError, locked
 from experiments.engine.folders import Folders
-from experiments.engine.presets import Experiment
+from experiments.engine.presets import Comparison, Experiment
+from experiments.engine.runs import LoadedRun, RunType
 from experiments.engine.settings import Operation
 from experiments.engine.tables.experiment import run_experiment
-from experiments.engine.tables.spec import Report, Row
+from experiments.engine.tables.spec import ExampleMetrics, Report, Row
+from experiments.engine.tables.statistics import ExampleSums, means_of
 from experiments.engine.tables.table import Table
-from tests.experiments.engine.toy_spec import NARROW, WIDE, evaluation_of, toy_spec
+from tests.experiments.engine.toy_spec import NARROW, WIDE, ToyConfig, evaluation_of, toy_spec
 
 
 @pytest.fixture
@@ -272,3 +276,138 @@ def test_a_task_trains_the_prepared_config_and_adds_to_the_report(folders, resul
     assert "A note." in markdown
     assert "A hint." not in markdown
     assert "A hint." in capsys.readouterr().out
+
+
+COMPARED = {
+    "table1": Experiment(
+        "Table 1", (NARROW, WIDE), comparisons=(Comparison("wide", "narrow", {"fps": 1.0}),)
+    )
+}
+
+
+def examples_of(run, folders):
+    """Examples of two photographs; an example of the second one is right in wide networks only."""
+    right = np.array([1.0, 0.0, 0.0, run.config.width - 1.0])
+    return ExampleSums({"accuracy": right, "count": np.ones(4)}, [*"aabb"], "photographs")
+
+
+def finished_spec(seeds_without_checkpoints=()):
+    """A spec whose runs are finished with checkpoints, and have sums of examples."""
+    spec, trained = toy_spec(experiments=COMPARED)
+
+    def train(config, folder, *rest):
+        spec.train(config, folder, *rest)
+        (folder / "finished.json").write_text("{}")
+        if config.training.seed not in seeds_without_checkpoints:
+            (folder / "checkpoints/4").mkdir(parents=True)
+        # The accuracy over the examples.
+        lines = [
+            {"step": step, "eval/accuracy": accuracy}
+            for step, accuracy in ((2, 0.2 * config.width), (4, 0.25 * config.width))
+        ]
+        log = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "metrics.jsonl").write_text(log)
+
+    @dataclasses.dataclass(frozen=True)
+    class Runs(RunType):
+        def load(self, folder, checkpoint="newest"):
+            return LoadedRun(self.load_config(folder), {}, 4)
+
+    runs = Runs(ToyConfig, lambda config: {}, "accuracy")
+    examples = ExampleMetrics(examples_of, means_of)
+    changes = {"train": train, "run_type": runs, "examples": examples}
+    return dataclasses.replace(spec, **changes), trained
+
+
+def test_differences_have_intervals_over_seeds(folders, results, capsys):
+    run_experiment(toy_spec(experiments=COMPARED)[0], "table1", (1, 4), folders)
+    found, markdown = results("table1")
+    (difference,) = found["differences"]
+    assert (difference["preset"], difference["baseline"]) == ("wide", "narrow")
+    assert difference["metrics"].keys() == {"accuracy"}
+    accuracy = difference["metrics"]["accuracy"]
+    assert accuracy["mean"] == pytest.approx(0.1)
+    ends = [accuracy["seeds"]["low"], accuracy["seeds"]["high"]]
+    assert ends == pytest.approx([0.1, 0.1])
+    assert accuracy["groups"] is None
+    assert "Differences in accuracy, %:" in markdown
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| Wide | Narrow |")]
+    assert line == "| Wide | Narrow | +10.0 | +10.0 to +10.0 |"
+    assert "| | minus | difference | over seeds |" in markdown.replace("|  |", "| |")
+    for text in (markdown, capsys.readouterr().out):
+        assert "trained again on the same images" in text
+        assert "other images" not in text
+
+
+def test_one_seed_has_no_interval_over_seeds(folders, results):
+    run_experiment(toy_spec(experiments=COMPARED)[0], "table1", (1,), folders)
+    found, markdown = results("table1")
+    assert found["differences"][0]["metrics"]["accuracy"]["seeds"] is None
+    assert "| Wide | Narrow | +10.0 |" in markdown
+    assert "over seeds" not in markdown
+
+
+def test_differences_have_intervals_over_groups_of_examples(folders, results):
+    spec, _ = finished_spec()
+    run_experiment(spec, "table1", (1, 4), folders)
+    found, markdown = results("table1")
+    (difference,) = found["differences"]
+    assert (difference["groups"], difference["kind_of_groups"]) == (2, "photographs")
+    groups = difference["metrics"]["accuracy"]["groups"]
+    # Only the first photograph, or only the second one.
+    assert groups == pytest.approx({"mean": 0.25, "low": 0.0, "high": 0.5})
+    assert "| +25.0 | +25.0 to +25.0 | +0.0 to +50.0 |" in markdown
+    assert "over 2 photographs" in markdown
+    assert "other images with the same networks" in markdown
+    assert (folders.runs / "toy/narrow-seed1/examples.npz").exists()
+
+
+def test_without_checkpoints_a_table_has_no_interval_over_groups_and_says_so(folders, results):
+    spec, _ = finished_spec(seeds_without_checkpoints=(4,))
+    run_experiment(spec, "table1", (1, 4), folders)
+    found, markdown = results("table1")
+    accuracy = found["differences"][0]["metrics"]["accuracy"]
+    assert accuracy["groups"] is None
+    assert accuracy["seeds"] is not None
+    assert "No interval over groups of images" in markdown
+    assert "wide-seed4: the checkpoint of its last evaluation is missing" in markdown
+    assert "seed1:" not in markdown
+
+
+def test_a_table_is_made_again_with_another_seed_and_without_training(folders, results):
+    spec, trained = finished_spec()
+    for seeds in ((1,), (4, 7)):
+        run_experiment(spec, "table1", seeds, folders)
+    trained.clear()
+    computed = []
+
+    def none(run, folders):
+        computed.append(run)
+
+    spec = dataclasses.replace(spec, examples=ExampleMetrics(none, means_of))
+    run_experiment(spec, "table1", (1,), folders)
+    found, markdown = results("table1")
+    assert found["seeds"] == [1, 4, 7]
+    assert found["differences"][0]["metrics"]["accuracy"]["groups"] is not None
+    assert "seeds 1, 4, 7" in markdown
+    assert not trained
+    assert not computed
+
+
+def test_the_papers_difference_is_given_or_follows_from_the_scores(folders, results):
+    paper = dataclasses.replace(WIDE, paper={"accuracy": 13.5})
+    pairs = (Comparison("wide", "narrow"), Comparison("narrow", "wide", {"accuracy": 7.0}))
+    experiments = {"table1": Experiment("Table 1", (NARROW, paper), comparisons=pairs)}
+    run_experiment(toy_spec(experiments=experiments)[0], "table1", (1,), folders)
+    found, markdown = results("table1")
+    assert "| Wide | Narrow | +10.0 | +1.2 |" in markdown
+    assert "| Narrow | Wide | -10.0 | +7.0 |" in markdown
+    assert found["differences"][0]["paper"]["accuracy"] == pytest.approx(1.2)
+
+
+def test_figures_of_metrics_and_of_differences_over_the_training(folders):
+    spec, _ = finished_spec()
+    run_experiment(spec, "table1", (1, 4), folders)
+    for name in ("curves.png", "differences.png"):
+        with Image.open(folders.runs / "toy/table1" / name) as picture:
+            assert np.asarray(picture).std() > 10

@@ -7,12 +7,7 @@ from PIL import Image
 
 from experiments.inpainting.model.generator_config import GeneratorConfig
 from experiments.inpainting.model.generators import build_generator
-from experiments.inpainting.report.figures import (
-    has_kernels,
-    save_fills,
-    save_kernels,
-    save_training_curves,
-)
+from experiments.inpainting.report.figures import has_kernels, save_fills, save_kernels
 
 CARAFE = GeneratorConfig(width=4, downsampler="carafe", upsampler="carafe", norm="none")
 
@@ -44,19 +39,6 @@ def test_fills_are_between_the_input_and_the_original(tmp_path):
     assert colours(pixels.shape[0] // 3) == [white, green, blue, red]
     assert colours(pixels.shape[0] * 2 // 3)[0] == white  # the upper half of the second example
     assert colours(pixels.shape[0] * 7 // 8) == [blue, red, green, blue]
-
-
-def test_curves_show_each_metric_that_was_logged_more_than_once(tmp_path):
-    training = [{"step": n, "reconstruction": 1 / n, "loss": None} for n in range(1, 200)]
-
-    def width(evaluations):
-        log = training + [{"step": n, "eval/psnr_hole": 10.0 + n} for n in evaluations]
-        save_training_curves(tmp_path / "curves.png", {"without": [log, log], "with": [log]})
-        with Image.open(tmp_path / "curves.png") as picture:
-            assert np.asarray(picture).std() > 10
-            return picture.width
-
-    assert width([199]) < width([100, 199])
 
 
 @pytest.mark.parametrize(

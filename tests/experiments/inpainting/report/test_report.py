@@ -9,9 +9,11 @@ from PIL import Image
 from experiments.engine.folders import Folders
 from experiments.engine.monitoring.logs import read_metrics
 from experiments.engine.optimization_config import OptimizerConfig, ScheduleConfig
-from experiments.engine.presets import Experiment, Preset
+from experiments.engine.presets import Comparison, Experiment, Preset
 from experiments.engine.settings import Operation, TrainingConfig
+from experiments.engine.tables.example_sums import read_sums
 from experiments.engine.tables.experiment import run_experiment
+from experiments.engine.tables.statistics import means_of
 from experiments.inpainting.configs import AdversarialConfig, DataConfig, InpaintingConfig
 from experiments.inpainting.metrics import METRICS
 from experiments.inpainting.model.generator_config import GeneratorConfig
@@ -37,6 +39,8 @@ PRESETS = (
     Preset("tiny", "Tiny", BASELINE, {"psnr_image": 12.34}),
     Preset("tiny-carafe", "Tiny w/ CARAFE++", CARAFE, {"psnr_image": 23.45}),
 )
+PAPER = {"psnr_image": 1.35}
+COMPARISONS = (Comparison("tiny-carafe", "tiny", PAPER),)
 SEEDS = (3, 5)
 RUNS = [f"{preset.name}-seed{seed}" for preset in PRESETS for seed in SEEDS]
 
@@ -59,9 +63,8 @@ def finished(tmp_path_factory, data_folder):
         return SPEC.train(config, folder, *rest)
 
     output = folders.runs / "inpainting"
-    catalogue = dataclasses.replace(
-        CATALOGUE, presets=PRESETS, experiments={"tiny": Experiment("Tiny", PRESETS, SEEDS)}
-    )
+    experiment = Experiment("Tiny", PRESETS, SEEDS, comparisons=COMPARISONS)
+    catalogue = dataclasses.replace(CATALOGUE, presets=PRESETS, experiments={"tiny": experiment})
     spec = dataclasses.replace(SPEC, catalogue=catalogue)
     killed = dataclasses.replace(spec, train=killed_before_the_third)
     with pytest.raises(KilledError):
@@ -95,10 +98,11 @@ def test_finished_runs_are_not_trained_again(finished):
 
 
 @pytest.mark.slow
-def test_results_are_means_spreads_and_gains_over_the_seeds(finished):
+def test_results_are_means_spreads_and_differences_over_the_seeds(finished):
     folders, _ = finished
     output = folders.runs / "inpainting/tiny"
-    results = json.loads((output / "results.json").read_text())["presets"]
+    found = json.loads((output / "results.json").read_text())
+    results = found["presets"]
     baseline, carafe = (evaluations(folders, preset.name) for preset in PRESETS)
     assert baseline[0] != baseline[1]
     for preset, runs in zip(PRESETS, (baseline, carafe), strict=True):
@@ -112,24 +116,41 @@ def test_results_are_means_spreads_and_gains_over_the_seeds(finished):
         params = initial_state(preset.config)["generator"]["params"]
         assert result["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
         assert result["flops"] > 0
-    assert (results["tiny"]["baseline"], results["tiny-carafe"]["baseline"]) == (None, "tiny")
+    (difference,) = found["differences"]
+    assert difference["metrics"].keys() == {"l1_image", "psnr_image", "psnr_hole"}
     pairs = zip(carafe, baseline, strict=True)
     gains = [ours["psnr_hole"] - theirs["psnr_hole"] for ours, theirs in pairs]
-    assert results["tiny-carafe"]["gains"]["psnr_hole"]["mean"] == pytest.approx(np.mean(gains))
+    assert difference["metrics"]["psnr_hole"]["mean"] == pytest.approx(np.mean(gains))
+    # Both validation photographs are drawn, or one of them twice.
+    assert (difference["groups"], difference["kind_of_groups"]) == (2, "photographs")
+    groups = difference["metrics"]["psnr_hole"]["groups"]
+    assert groups["mean"] == pytest.approx(np.mean(gains), abs=1e-5)
+    assert groups["low"] < groups["mean"] < groups["high"]
     table = (output / "table.md").read_text()
     (line,) = [line for line in table.splitlines() if line.endswith("PSNR 23.45 dB |")]
     assert f"| {carafe[0]['images/10-20']:.0f} |" in table
-    # The gain of the same kind of network in the paper.
     (line,) = [line for line in table.splitlines() if "| +1.35 |" in line]
-    assert line.startswith("| Tiny w/ CARAFE++ |")
+    assert line.startswith("| Tiny w/ CARAFE++ | Tiny |")
     assert "sample standard deviation" in table
     images = sum(n for key, n in carafe[0].items() if key.startswith("images/"))
     assert f"{images} validation images of pypi" in table
 
 
 @pytest.mark.slow
+def test_sums_of_examples_give_the_evaluation_in_the_log(finished):
+    folders, _ = finished
+    for preset in PRESETS:
+        for seed, logged in zip(SEEDS, evaluations(folders, preset.name), strict=True):
+            sums = read_sums(folders.runs / f"inpainting/{preset.name}-seed{seed}")
+            means = means_of(sums.totals)
+            assert means.keys() == {*METRICS}
+            for name, mean in means.items():
+                assert mean == pytest.approx(logged[name], rel=1e-5)
+
+
+@pytest.mark.slow
 def test_the_figures_are_written(finished):
-    for name in ("fills.png", "curves.png", "kernels.png"):
+    for name in ("fills.png", "curves.png", "differences.png", "kernels.png"):
         with Image.open(finished[0].runs / "inpainting/tiny" / name) as picture:
             assert min(picture.size) > 300
             assert np.asarray(picture).std() > 10

@@ -1,0 +1,52 @@
+"""The sums of a run's evaluation for each image, for intervals over groups of images."""
+
+import functools
+
+import numpy as np
+
+from experiments.classification.batches import ClassificationData, evaluation_batches, open_data
+from experiments.classification.configs import ClassificationConfig
+from experiments.classification.presets import METRICS
+from experiments.classification.task import image_metrics, make_model
+from experiments.engine.distributed import primary_first
+from experiments.engine.evaluation import COUNT, values_of_examples
+from experiments.engine.folders import DataFolders
+from experiments.engine.runs import LoadedRun
+from experiments.engine.settings import Operation, evaluation_in_training
+from experiments.engine.tables.statistics import ExampleSums
+
+
+def example_sums(run: LoadedRun[ClassificationConfig], folders: DataFolders) -> ExampleSums:
+    """Evaluates a run on its validation images.
+
+    Images of one cut-out object are one group. In the other datasets each image is its own group.
+
+    Args:
+        run: run that was read for evaluation.
+        folders: folders of data.
+
+    Raises:
+        DataError: the dataset is missing or invalid.
+    """
+    config = run.config
+    data = primary_first(lambda: open_data(config.data, folders))
+    evaluation = evaluation_in_training(config.training, Operation())
+    records, values = values_of_examples(
+        functools.partial(image_metrics, make_model(config)),
+        {name: run.state[name] for name in ("params", "model_state")},
+        evaluation_batches(data, config.data, evaluation.batch_size),
+        evaluation.workers,
+        evaluation.max_unreadable_records,
+    )
+    sums = {metric.name: values[metric.name] for metric in METRICS}
+    sums[COUNT] = np.ones(len(records))
+    return ExampleSums(sums, *_groups(data, config, records))
+
+
+def _groups(
+    data: ClassificationData, config: ClassificationConfig, records: np.ndarray
+) -> tuple[list[str], str]:
+    if config.data.source != "cutouts":
+        return [str(record) for record in records], "images"
+    names = [data.validation[int(record)]["cutout"] for record in records]
+    return [name.decode() for name in names], "cut-out objects"

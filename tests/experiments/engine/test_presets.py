@@ -1,0 +1,25 @@
+import pytest
+
+from experiments.engine.config import ConfigError
+from experiments.engine.presets import Comparison, Experiment, Metric, compared_with
+from tests.experiments.engine.toy_spec import NARROW, SAME, WIDE
+
+
+@pytest.mark.parametrize("pair", [("wide", "narow"), ("other", "narrow"), ("wide", "wide")])
+def test_a_comparison_names_two_presets_of_the_table(pair):
+    with pytest.raises(ConfigError, match=rf"comparisons.*'narrow', 'wide'.*{pair[0]}.*{pair[1]}"):
+        Experiment("Table", (NARROW, WIDE), comparisons=(Comparison(*pair),))
+
+
+def test_every_other_preset_is_compared_with_a_baseline():
+    found = compared_with(WIDE, (NARROW, WIDE, SAME))
+    assert found == (Comparison("narrow", "wide"), Comparison("same", "wide"))
+    assert Experiment("Table", (NARROW, WIDE, SAME), comparisons=found[:1]).compared == {
+        *("narrow", "wide")
+    }
+
+
+def test_headlines_have_differences_and_other_metrics_if_they_say_so():
+    assert Metric("a", "a").has_differences
+    assert not Metric("a", "a", place="column").has_differences
+    assert Metric("a", "a", place="column", compared=True).has_differences
