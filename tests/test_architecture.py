@@ -159,8 +159,13 @@ SHARED = {
     "weights": {"engine", "models"},
     "source_maps": {"engine", "resamplers"},
 }
-# Backbones of detection and segmentation were trained to classify.
-BETWEEN_TASKS = {("detection", "classification"), ("segmentation", "classification")}
+# Backbones of detection and segmentation were trained to classify. The pyramid has the loss and the
+# metrics of segmentation.
+BETWEEN_TASKS = {
+    ("detection", "classification"),
+    ("segmentation", "classification"),
+    ("pyramid", "segmentation"),
+}
 
 
 def parts():

@@ -1,7 +1,9 @@
 """Computes the maps of a frozen MobileNetV2 and writes them; see :mod:`.features`."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,11 +97,11 @@ def make_extractor(weights: Path) -> Extract:
     variables = load_mobilenet(weights, shapes)
 
     @jax.jit
-    def extract(images: jax.Array) -> tuple[jax.Array, ...]:
+    def extract(variables: Any, images: jax.Array) -> tuple[jax.Array, ...]:
         maps = model.apply(variables, normalize(images, InputConfig()), method="features")
         return tuple(each.astype(jnp.float16) for each in maps)
 
-    return extract
+    return functools.partial(extract, variables)
 
 
 def _write_group(
