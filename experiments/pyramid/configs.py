@@ -14,7 +14,7 @@ SCENES = ScenesConfig(
     "debian", longer_side=160, training_images=4000, smallest=24, largest=110, max_objects=4
 )
 TRAINING = TrainingConfig(
-    batch_size=16,
+    batch_size=8,
     optimizer=OptimizerConfig(name="adam", learning_rate=2e-3),
     schedule=ScheduleConfig(length=500, warmup=30, decay="cosine"),
 )

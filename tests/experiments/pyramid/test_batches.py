@@ -13,9 +13,7 @@ def taken(features, count, seed=0):
 
 def test_every_image_is_in_each_epoch_with_its_own_maps_and_label(features):
     groups = features.groups["train"]
-    rows = {
-        int(number): group[row] for group in groups for row, number in enumerate(group.numbers)
-    }
+    rows = {int(number): group[row] for group in groups for row, number in enumerate(group.numbers)}
     assert len(rows) == TINY.scenes.training_images
     counts = dict.fromkeys(rows, 0)
     # Epochs of a group continue within a batch, so that the number of batches is exact.

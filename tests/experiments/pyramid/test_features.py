@@ -43,9 +43,7 @@ def backbone():
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_every_image_has_the_maps_of_the_backbone_and_its_label(
-    split, features, folders, backbone
-):
+def test_every_image_has_the_maps_of_the_backbone_and_its_label(split, features, folders, backbone):
     data = open_label_maps(prepare_label_scenes(folders.data_dir, folders.cache, TINY.scenes))
     source, seen = data.source(split), []
     assert features.class_names == CLASS_NAMES
@@ -56,13 +54,9 @@ def test_every_image_has_the_maps_of_the_backbone_and_its_label(
         for row, number in enumerate(group.numbers):
             example, record = group[row], source[int(number)]
             np.testing.assert_array_equal(example["label"], decode_label(record))
-            for found, right in zip(
-                example["maps"], backbone(decode_image(record)), strict=True
-            ):
+            for found, right in zip(example["maps"], backbone(decode_image(record)), strict=True):
                 assert found.dtype == np.float16
-                np.testing.assert_allclose(
-                    found.astype(np.float32), right, rtol=2**-10, atol=2e-3
-                )
+                np.testing.assert_allclose(found.astype(np.float32), right, rtol=2**-10, atol=2e-3)
             seen.append(int(number))
     assert sorted(seen) == list(range(len(source)))
 

@@ -44,9 +44,9 @@ def test_the_folder_of_the_features_is_printed(features, data, call):
 def test_a_run_is_trained_and_evaluated(features, data, call, tmp_path):
     run = tmp_path / "run"
     code, printed, _ = call(
-        *("train", "nearest", "--output", run, *data, *scenes("--config.scenes")),
-        *("--config.training.schedule.length", 2, "--config.training.schedule.warmup", 0),
-        *("--config.training.batch-size", 4),
+        *("train", "nearest", "--output", run, *data, *scenes("--scenes")),
+        *("--training.schedule.length", 2, "--training.schedule.warmup", 0),
+        *("--training.batch-size", 4),
     )
     assert code == 0
     assert "training images: 12, validation images: 6" in printed
