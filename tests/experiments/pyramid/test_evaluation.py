@@ -86,7 +86,7 @@ def test_a_split_without_scenes_is_refused(features):
         def __len__(self):
             return 0
 
-    with pytest.raises(ConfigError, match="dataset.*0"):
+    with pytest.raises(ConfigError, match=r"dataset.*0"):
         PyramidEvaluator(lambda *_: None, Empty(), 0, features.class_names)
 
 

@@ -61,57 +61,75 @@ def test_every_image_has_the_maps_of_the_backbone_and_its_label(split, features,
     assert sorted(seen) == list(range(len(source)))
 
 
-def test_the_last_batch_may_be_smaller(features, folders, monkeypatch, tmp_path):
-    monkeypatch.setattr(writing, "_BATCH", 5)
-    writing.write_features(tmp_path / "small", TINY.scenes, folders, pretrained_mobilenet())
-    assert_equal_files(tmp_path / "small", features.folder)
+@pytest.fixture
+def quick(monkeypatch):
+    """Replaces the backbone by pixels of the image, which need no compilation."""
 
+    def extract(images):
+        return tuple(
+            jnp.asarray(images)[:, ::stride, ::stride].astype(jnp.float16)
+            for stride in (4, 8, 16, 32)
+        )
 
-def assert_equal_files(folder, other):
-    names = sorted(path.name for path in other.iterdir())
-    assert sorted(path.name for path in folder.iterdir()) == names
-    for name in names:
-        if name.endswith(".npy"):
-            found, right = (np.load(each / name) for each in (folder, other))
-            np.testing.assert_allclose(
-                found.astype(np.float32), right.astype(np.float32), rtol=2**-9, atol=2e-3
-            )
-        else:
-            assert (folder / name).read_text() == (other / name).read_text()
+    monkeypatch.setattr(writing, "make_extractor", lambda weights: extract)
 
 
 @pytest.fixture
-def elsewhere(folders, tmp_path):
+def elsewhere(folders, features, tmp_path):
     """Folders with the composed scenes, but without features."""
+    del features  # composed with them
+    home = tmp_path / "data"
+    home.mkdir()
     for name in ("label_maps", "label_scenes"):
-        (tmp_path / name).symlink_to(folders.data_dir / name)
-    return DataFolders(tmp_path, folders.cache)
+        (home / name).symlink_to(folders.data_dir / name)
+    return DataFolders(home, folders.cache)
 
 
-@pytest.mark.parametrize("written", [0, 3, 9])
+def assert_equal_files(folder, other):
+    contents = [{each.name: each.read_bytes() for each in at.iterdir()} for at in (folder, other)]
+    assert len(contents[0]) == 25  # six arrays of two sizes in two splits, and the index
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_files_do_not_depend_on_the_size_of_batches(elsewhere, monkeypatch, tmp_path):
+    for name, size in (("whole", 32), ("parts", 3)):
+        monkeypatch.setattr(writing, "_BATCH", size)
+        writing.write_features(tmp_path / name, TINY.scenes, elsewhere, pretrained_mobilenet())
+    assert_equal_files(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("written", [0, 3, 7, 8])
 def test_a_build_that_is_killed_between_files_starts_again(
-    written, features, elsewhere, monkeypatch
+    written, elsewhere, monkeypatch, tmp_path
 ):
-    saved, save = [], np.save
+    saved = []
 
-    def save_some(*arguments):
-        if len(saved) == written:
-            raise Killed
-        saved.append(arguments)
-        save(*arguments)
+    def killing(save):
+        def save_some(*arguments):
+            if len(saved) == written:
+                raise Killed
+            saved.append(arguments)
+            save(*arguments)
+
+        return save_some
 
     with monkeypatch.context() as patch:
-        patch.setattr(writing.np, "save", save_some)
+        patch.setattr(writing.np, "save", killing(np.save))
+        patch.setattr(writing, "write_json", killing(writing.write_json))
         with pytest.raises(Killed):
             prepare_features(TINY.scenes, elsewhere)
+    assert len(saved) == written
     home = elsewhere.data_dir / "pyramid_features"
     assert [path.name for path in home.iterdir() if not path.name.startswith(".")] == []
     folder = prepare_features(TINY.scenes, elsewhere)
-    assert folder.name == features.folder.name
-    assert_equal_files(folder, features.folder)
+    writing.write_features(tmp_path / "whole", TINY.scenes, elsewhere, pretrained_mobilenet())
+    assert_equal_files(folder, tmp_path / "whole")
     assert {path.name for path in home.iterdir()} == {".lock", folder.name}
 
 
+@pytest.mark.usefixtures("quick")
 def test_two_callers_compute_the_features_once(elsewhere, monkeypatch):
     calls, write = [], reading.write_features
     both = threading.Barrier(2)

@@ -30,7 +30,7 @@ def data(folders):
 def scenes(prefix):
     return [
         *(f"{prefix}.photographs", "pypi", f"{prefix}.longer-side", 96),
-        *(f"{prefix}.training-images", 12, f"{prefix}.validation-images", 6),
+        *(f"{prefix}.training-images", 12, f"{prefix}.validation-images", 14),
         *(f"{prefix}.largest", 48, f"{prefix}.max-objects", 2),
     ]
 
@@ -49,10 +49,10 @@ def test_a_run_is_trained_and_evaluated(features, data, call, tmp_path):
         *("--training.batch-size", 4),
     )
     assert code == 0
-    assert "training images: 12, validation images: 6" in printed
+    assert "training images: 12, validation images: 14" in printed
     code, printed, error = call("evaluate", run, *data, "--batch-size", 4)
     assert (code, error) == (0, "")
-    assert "step 2, 6 scenes of validation:" in printed
+    assert "step 2, 14 scenes of validation:" in printed
     logged = read_metrics(run / "metrics.jsonl")[-1]
     assert f"  mIoU {100 * logged['eval/mIoU']:.2f} %" in printed
     assert f"  mIoU near borders {100 * logged['eval/mIoU_border']:.2f} %" in printed

@@ -74,17 +74,18 @@ def test_the_pathway_is_the_sum_of_upsampled_laterals():
     for row, column in np.ndindex(18, 24):
         for level, each in zip((2, 3, 4, 5), maps, strict=True):
             scale = 2 ** (level - 2)
-            expected[row, column] += 10.0**-level * each[0, row // scale, column // scale, 1]
+            pixel = float(each[0, row // scale, column // scale, 1])
+            expected[row, column] += 10.0**-level * pixel
     np.testing.assert_allclose(found, np.maximum(expected, 0), atol=1e-6)
 
 
 def test_maps_of_other_levels_are_refused():
     model = PyramidNetwork(NEAREST, 3)
-    maps = random_maps(1, 64, 64)
+    maps = map_shapes(1, 64, 64)
     with pytest.raises(ValueError, match="4 maps C2 to C5, got 3"):
-        model.init(jax.random.key(0), maps[1:])
+        jax.eval_shape(model.init, jax.random.key(0), maps[1:])
     with pytest.raises(ValueError, match=r"size.*\(4, 4\).*"):
-        model.init(jax.random.key(0), (maps[0], maps[1], maps[3], maps[2]))
+        jax.eval_shape(model.init, jax.random.key(0), (maps[0], maps[1], maps[3], maps[2]))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from experiments.resamplers.carafe_config import CarafeConfig
 # Sides of which no map is a whole fraction: C2 is 18 x 24, C3 9 x 12, C4 5 x 6, C5 3 x 3.
 TINY = PyramidConfig(
     model=PyramidNetworkConfig(channels=8, carafe=CarafeConfig(compressed_channels=4)),
-    scenes=ScenesConfig("pypi", 96, 12, 6, smallest=24, largest=48, max_objects=2),
+    scenes=ScenesConfig("pypi", 96, 12, 14, smallest=24, largest=48, max_objects=2),
 ).with_training(batch_size=4)
 
 
