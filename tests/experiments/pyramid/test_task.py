@@ -36,7 +36,8 @@ def numbers(folder):
     ]
 
 
-def test_a_run_logs_its_loss_and_ends_with_an_evaluation(run, features):
+@pytest.mark.slow
+def test_a_run_logs_its_loss_and_ends_with_an_evaluation(run):
     lines = numbers(run)
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     last = lines[-1]
@@ -44,6 +45,7 @@ def test_a_run_logs_its_loss_and_ends_with_an_evaluation(run, features):
     assert 0 < last["eval/pixel_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_numbers_and_others_do_not(run, folders, tmp_path):
     arguments = folders.data_dir, folders.cache
     train(tmp_path / "same", *arguments, of_length(4))
@@ -52,6 +54,7 @@ def test_equal_seeds_give_equal_numbers_and_others_do_not(run, folders, tmp_path
     assert numbers(tmp_path / "other")[0]["loss"] != numbers(run)[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_and_resumed_gives_the_same_numbers(
     run, folders, tmp_path, monkeypatch
 ):
@@ -65,6 +68,7 @@ def test_a_run_that_is_interrupted_and_resumed_gives_the_same_numbers(
     assert numbers(tmp_path / "run") == numbers(run)
 
 
+@pytest.mark.slow
 def test_the_matrices_of_the_scenes_of_a_run_give_its_metrics(run, features, folders):
     matrices = scene_matrices(run, folders, EvaluationConfig(batch_size=4))
     assert matrices.whole.shape == (features.count("validation"), 13, 13)
@@ -110,7 +114,7 @@ def test_the_loss_is_the_mean_cross_entropy_at_the_resolution_of_the_labels():
     assert float(sums.metrics["accuracy"]) == ((whole.argmax(-1) == label) & labelled).sum()
 
 
-def test_a_step_trains_every_part_of_the_network_but_the_bias_before_batch_norm():
+def test_every_parameter_has_a_gradient():
     model, state = make_model(TINY), initial_state(TINY)
     label = np.random.default_rng(0).integers(0, 13, (4, 72, 96), np.uint8)
     batch = {"maps": random_maps(4, 72, 96), "label": label}
