@@ -15,7 +15,7 @@ SCENES = ScenesConfig(
 )
 TRAINING = TrainingConfig(
     batch_size=8,
-    optimizer=OptimizerConfig(name="adam", learning_rate=2e-3),
+    optimizer=OptimizerConfig(name="adam", learning_rate=4e-3),
     schedule=ScheduleConfig(length=500, warmup=30, decay="cosine"),
 )
 

@@ -68,7 +68,7 @@ class PyramidNetwork(nn.Module):
                 x,
                 config.upsampler,
                 name=f"upsample_{level}",
-                size=below.shape[1:3],
+                size=(below.shape[1], below.shape[2]),
                 carafe=config.carafe,
                 dtype=self.dtype,
             )
