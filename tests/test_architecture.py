@@ -160,8 +160,13 @@ SHARED = {
     "source_maps": {"engine", "resamplers"},
     "kernel_studies": {"engine", "models", "resamplers"},
 }
-# Backbones of detection and segmentation were trained to classify.
-BETWEEN_TASKS = {("detection", "classification"), ("segmentation", "classification")}
+# Backbones of detection and segmentation were trained to classify. The pyramid has the loss and the
+# metrics of segmentation.
+BETWEEN_TASKS = {
+    ("detection", "classification"),
+    ("segmentation", "classification"),
+    ("pyramid", "segmentation"),
+}
 
 
 def parts():

@@ -1,7 +1,7 @@
 """The loss of the segmentation task: the cross-entropy of each pixel's class."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,39 @@ def reduce_labels(
     return labels
 
 
+class PixelSums(NamedTuple):
+    """Sums over the pixels of a batch that have a class, each float32 ``[]``.
+
+    Attributes:
+        loss: sum of the cross-entropy, in nats.
+        right: number of pixels whose most probable class is right.
+        labelled: number of pixels that have a class.
+    """
+
+    loss: Float[Array, ""]
+    right: Float[Array, ""]
+    labelled: Float[Array, ""]
+
+
+def pixel_sums(
+    logits: Float[Array, "batch height width classes"], labels: UInt8[Array, "batch height width"]
+) -> PixelSums:
+    """Computes the cross-entropy of each pixel's class.
+
+    Args:
+        logits: logits ``[B, H, W, C]``.
+        labels: class of each pixel, ``[B, H, W]``; pixels with
+            :data:`experiments.data.classes.UNLABELLED` are not counted.
+    """
+    labelled = labels != UNLABELLED
+    right = (logits.argmax(-1).astype(labels.dtype) == labels) & labelled
+    return PixelSums(
+        _cross_entropy(logits, labels),
+        right.sum(dtype=jnp.float32),
+        labelled.sum(dtype=jnp.float32),
+    )
+
+
 def _loss(
     model: Segmenter,
     config: LossConfig,
@@ -75,15 +108,12 @@ def _loss(
     else:
         height, width = logits.shape[1:3]
         labels = reduce_labels(labels, (height, width))
-    labelled = labels != UNLABELLED
-    loss = _cross_entropy(logits, labels)
-    right = (logits.argmax(-1).astype(labels.dtype) == labels) & labelled
-    metrics = {"accuracy": right.sum(dtype=jnp.float32)}
+    loss, right, labelled = pixel_sums(logits, labels)
+    metrics = {"accuracy": right}
     if auxiliary is not None:
         metrics["auxiliary"] = _cross_entropy(resize(auxiliary, (height, width)), labels)
         loss = loss + jnp.float32(config.auxiliary_weight) * metrics["auxiliary"]
-    counted = labelled if config.average == "labelled" else jnp.ones_like(labelled)
-    count = counted.sum(dtype=jnp.float32)
+    count = labelled if config.average == "labelled" else jnp.float32(labels.size)
     return LossSums(loss, count, metrics, collections["batch_stats"])
 
 

@@ -1,0 +1,1 @@
+"""A small study of upsamplers: semantic segmentation of scenes on cached features."""

@@ -1,0 +1,99 @@
+"""Presets for small versions of Tables 4, 11, 13 and 14."""
+
+import dataclasses
+from typing import Any
+
+from carafe_jax import Normalizer
+from experiments.engine.presets import Catalogue, Experiment, Metric, Preset
+from experiments.engine.settings import Operation
+from experiments.pyramid.configs import PyramidConfig
+from experiments.pyramid.metric_names import MEAN_IOU_OF_BORDERS
+from experiments.resamplers.methods import Upsampler
+from experiments.segmentation.evaluation.metric_names import (
+    MEAN_IOU,
+    MEAN_IOU_OF_PRESENT,
+    PIXEL_ACCURACY,
+)
+
+PyramidPreset = Preset[PyramidConfig]
+
+METRICS = (
+    Metric(MEAN_IOU, "mIoU", "%", 2, 100),
+    Metric(MEAN_IOU_OF_BORDERS, "mIoU near borders", "%", 2, 100, "column"),
+    Metric(PIXEL_ACCURACY, "P.A.", "%", 2, 100),
+    Metric(MEAN_IOU_OF_PRESENT, "mIoU of the classes that occur", "%", 2, 100, "detail"),
+)
+
+_CONFIG = PyramidConfig()
+# Names of the upsamplers in Table 4.
+_UPSAMPLERS: dict[Upsampler, str] = {
+    "nearest": "Nearest",
+    "bilinear": "Bilinear",
+    "nearest_conv": "Nearest + Conv",
+    "bilinear_conv": "Bilinear + Conv",
+    "deconvolution": "Deconv",
+    "pixel_shuffle": "Pixel Shuffle",
+    "guided": "GUM",
+    "spatial_attention": "Spatial Attention",
+    "carafe": "CARAFE++",
+}
+# The smallest number of channels at which nearest upsampling has at least as many parameters and
+# operations as CARAFE++ at 64 channels.
+_CHANNELS_OF_EQUAL_COST = 89
+
+
+def _preset(name: str, row: str, upsampler: Upsampler, **changes: Any) -> PyramidPreset:
+    model = dataclasses.replace(_CONFIG.model, upsampler=upsampler, **changes)
+    return Preset(
+        name, row, dataclasses.replace(_CONFIG, model=model), paper_note="none: another dataset"
+    )
+
+
+def _carafe(name: str, row: str, **changes: Any) -> PyramidPreset:
+    sizes = dataclasses.replace(_CONFIG.model.carafe, **changes)
+    return _preset(name, f"CARAFE++, {row}", "carafe", carafe=sizes)
+
+
+# Of the paper's values of C_m, 16 to 256 of 256 channels, this table has a quarter.
+_COMPRESSED = (4, 8, 16, 32, 64)
+_SIZES = ((1, 3), (1, 5), (3, 3), (3, 5), (3, 7), (5, 5), (5, 7))
+_NORMALIZERS: dict[Normalizer, str] = {
+    "softmax": "Softmax",
+    "sigmoid": "Sigmoid",
+    "sigmoid_normalized": "Sigmoid Normalized",
+}
+
+TABLE_4 = (
+    *(_preset(method.replace("_", "-"), name, method) for method, name in _UPSAMPLERS.items()),
+    _preset("nearest-wide", "Nearest, wide", "nearest", channels=_CHANNELS_OF_EQUAL_COST),
+)
+TABLE_11 = (
+    *(_carafe(f"c{count}", f"C_m = {count}", compressed_channels=count) for count in _COMPRESSED),
+    _carafe("uncompressed", "no channel compressor", compressed_channels=None),
+)
+TABLE_13 = tuple(
+    _carafe(
+        f"k{encoder}{reassembly}",
+        f"k_encoder = {encoder}, k_reassembly = {reassembly}",
+        encoder_size=encoder,
+        kernel_size=reassembly,
+    )
+    for encoder, reassembly in _SIZES
+)
+TABLE_14 = tuple(
+    _carafe(normalizer.replace("_", "-"), name, normalizer=normalizer)
+    for normalizer, name in _NORMALIZERS.items()
+)
+_SEEDS = (0, 1, 2)
+EXPERIMENTS = {
+    "table4": Experiment(
+        "Small version of Table 4 on cached features, with a widened baseline", TABLE_4, _SEEDS
+    ),
+    "table11": Experiment("Small version of Table 11 on cached features", TABLE_11, _SEEDS),
+    "table13": Experiment("Small version of Table 13 on cached features", TABLE_13, _SEEDS),
+    "table14": Experiment("Small version of Table 14 on cached features", TABLE_14, _SEEDS),
+}
+PRESETS = tuple(row for experiment in EXPERIMENTS.values() for row in experiment.presets)
+CATALOGUE = Catalogue(
+    METRICS, PRESETS, EXPERIMENTS, Operation(checkpoint_every=100, evaluate_every=100)
+)

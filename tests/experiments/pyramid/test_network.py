@@ -1,0 +1,97 @@
+import dataclasses
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.engine.config import ConfigError
+from experiments.pyramid.network import PyramidNetwork
+from experiments.pyramid.network_config import PyramidNetworkConfig
+from experiments.pyramid.presets import PRESETS
+from experiments.pyramid.task import map_shapes
+from experiments.resamplers.methods import Upsampler
+from tests.compilation import jit
+
+NEAREST = PyramidNetworkConfig(channels=8, upsampler="nearest")
+
+
+def random_maps(batch, height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return tuple(
+        rng.normal(size=each.shape).astype(each.dtype) for each in map_shapes(batch, height, width)
+    )
+
+
+def parameters(model, *maps):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *maps)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])), {*shapes["params"]}
+
+
+def test_the_parameters_are_the_documented_ones():
+    model = PyramidNetwork(PyramidNetworkConfig(64, "nearest"), 13)
+    count, _ = parameters(model, map_shapes(1, 64, 64))
+    assert count == 9 * 64**2 + (472 + 10 + 13) * 64 + 13
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_every_preset_has_an_upsampler_between_each_pair_of_levels(preset):
+    config = preset.config.model
+    model = PyramidNetwork(config, 13)
+    for size in ((120, 160), (160, 120)):
+        maps = map_shapes(2, *size)
+        variables = jax.eval_shape(model.init, jax.random.key(0), maps)
+        logits = jax.eval_shape(model.apply, variables, maps)
+        assert logits.shape == (2, size[0] // 4, size[1] // 4, 13)
+        assert logits.dtype == jnp.float32
+    _, names = parameters(model, maps)
+    upsamplers = {name for name in names if name.startswith("upsample_")}
+    has_parameters = config.upsampler not in ("nearest", "bilinear")
+    assert upsamplers == ({"upsample_3", "upsample_4", "upsample_5"} if has_parameters else set())
+
+
+def test_every_upsampler_of_table_4_is_a_preset():
+    assert {preset.config.model.upsampler for preset in PRESETS} == {*get_args(Upsampler)}
+
+
+def test_the_pathway_is_the_sum_of_upsampled_laterals():
+    """With nearest upsampling, one channel and BatchNorm that changes nothing."""
+    model = PyramidNetwork(dataclasses.replace(NEAREST, channels=1), 1)
+    maps = random_maps(1, 72, 96)
+    variables = jax.tree.map(np.zeros_like, jax.device_get(model.init(jax.random.key(0), maps)))
+    params, stats = variables["params"], variables["batch_stats"]
+    for level in (2, 3, 4, 5):
+        params[f"lateral_{level}_conv"]["kernel"][0, 0, 1, 0] = 10.0**-level
+    params["output_conv"]["kernel"][1, 1] = 1
+    params["classifier"]["kernel"][:] = 1
+    for name in params:
+        if name.endswith("_bn"):
+            params[name]["scale"][:] = 1
+            stats[name]["var"][:] = 1 - 1e-5
+    found = jit(model.apply)(variables, maps)[0, ..., 0]
+    expected = np.zeros((18, 24))
+    for row, column in np.ndindex(18, 24):
+        for level, each in zip((2, 3, 4, 5), maps, strict=True):
+            scale = 2 ** (level - 2)
+            pixel = float(each[0, row // scale, column // scale, 1])
+            expected[row, column] += 10.0**-level * pixel
+    np.testing.assert_allclose(found, np.maximum(expected, 0), atol=1e-6)
+
+
+def test_maps_of_other_levels_are_refused():
+    model = PyramidNetwork(NEAREST, 3)
+    maps = map_shapes(1, 64, 64)
+    with pytest.raises(ValueError, match="4 maps C2 to C5, got 3"):
+        jax.eval_shape(model.init, jax.random.key(0), maps[1:])
+    with pytest.raises(ValueError, match=r"size.*\(4, 4\).*"):
+        jax.eval_shape(model.init, jax.random.key(0), (maps[0], maps[1], maps[3], maps[2]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"channels": 0}, "channels.*1.*0"), ({"upsampler": "cubic"}, "upsampler.*nearest.*'cubic'")],
+)
+def test_an_impossible_config_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(NEAREST, **changes)
