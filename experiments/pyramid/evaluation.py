@@ -123,7 +123,10 @@ class PyramidEvaluator:
         with closing(Input(self._dataset, self._workers)) as data:
             pending = None
             for batch, host in data:
-                predicted = self._predict(state, batch), batch["label"], host[RECORD]
+                # An example with weight 0 does not count: padding, and images that a study of
+                # kernels leaves out.
+                numbers = np.where(join(batch["weight"]) > 0, host[RECORD], -1)
+                predicted = self._predict(state, batch), batch["label"], numbers
                 # The host counts the previous batch while the devices work on this one.
                 if pending is not None:
                     broken += _count(*pending, counts)
@@ -153,9 +156,9 @@ def _count(
     near = border_pixels(labels, BORDER)
     broken = []
     for number, is_finite, found, right, border in zip(
-        records.tolist(), finite, classes, labels, near, strict=True
+        map(int, records), finite, classes, labels, near, strict=True
     ):
-        if number < 0:  # padding
+        if number < 0:
             continue
         if not is_finite:
             broken.append(number)

@@ -4,7 +4,14 @@ import dataclasses
 from typing import Any
 
 from carafe_jax import Normalizer
-from experiments.engine.presets import Catalogue, Experiment, Metric, Preset
+from experiments.engine.presets import (
+    Catalogue,
+    Comparison,
+    Experiment,
+    Metric,
+    Preset,
+    compared_with,
+)
 from experiments.engine.settings import Operation
 from experiments.pyramid.configs import PyramidConfig
 from experiments.pyramid.metric_names import MEAN_IOU_OF_BORDERS
@@ -19,7 +26,7 @@ PyramidPreset = Preset[PyramidConfig]
 
 METRICS = (
     Metric(MEAN_IOU, "mIoU", "%", 2, 100),
-    Metric(MEAN_IOU_OF_BORDERS, "mIoU near borders", "%", 2, 100, "column"),
+    Metric(MEAN_IOU_OF_BORDERS, "mIoU near borders", "%", 2, 100, "column", compared=True),
     Metric(PIXEL_ACCURACY, "P.A.", "%", 2, 100),
     Metric(MEAN_IOU_OF_PRESENT, "mIoU of the classes that occur", "%", 2, 100, "detail"),
 )
@@ -49,7 +56,7 @@ def _preset(name: str, row: str, upsampler: Upsampler, **changes: Any) -> Pyrami
     )
 
 
-def _carafe(name: str, row: str, **changes: Any) -> PyramidPreset:
+def _carafe_preset(name: str, row: str, **changes: Any) -> PyramidPreset:
     sizes = dataclasses.replace(_CONFIG.model.carafe, **changes)
     return _preset(name, f"CARAFE++, {row}", "carafe", carafe=sizes)
 
@@ -68,11 +75,14 @@ TABLE_4 = (
     _preset("nearest-wide", "Nearest, wide", "nearest", channels=_CHANNELS_OF_EQUAL_COST),
 )
 TABLE_11 = (
-    *(_carafe(f"c{count}", f"C_m = {count}", compressed_channels=count) for count in _COMPRESSED),
-    _carafe("uncompressed", "no channel compressor", compressed_channels=None),
+    *(
+        _carafe_preset(f"c{count}", f"C_m = {count}", compressed_channels=count)
+        for count in _COMPRESSED
+    ),
+    _carafe_preset("uncompressed", "no channel compressor", compressed_channels=None),
 )
 TABLE_13 = tuple(
-    _carafe(
+    _carafe_preset(
         f"k{encoder}{reassembly}",
         f"k_encoder = {encoder}, k_reassembly = {reassembly}",
         encoder_size=encoder,
@@ -81,19 +91,66 @@ TABLE_13 = tuple(
     for encoder, reassembly in _SIZES
 )
 TABLE_14 = tuple(
-    _carafe(normalizer.replace("_", "-"), name, normalizer=normalizer)
+    _carafe_preset(normalizer.replace("_", "-"), name, normalizer=normalizer)
     for normalizer, name in _NORMALIZERS.items()
 )
+_CONTROLS: dict[Upsampler, str] = {
+    "static_kernels": "Learned kernels without content",
+    "encoded_box": "Box filter + convolutions of CARAFE++",
+}
+_BY_NAME = {preset.name: preset for preset in TABLE_4}
+_NEAREST, _CARAFE = _BY_NAME["nearest"], _BY_NAME["carafe"]
+# Is it the content, or the capacity of the predictor?
+CAPACITY = (
+    _NEAREST,
+    _BY_NAME["nearest-wide"],
+    *(_preset(method.replace("_", "-"), name, method) for method, name in _CONTROLS.items()),
+    _CARAFE,
+)
 _SEEDS = (0, 1, 2)
+
+
+def _with_defaults(presets: tuple[PyramidPreset, ...]) -> PyramidPreset:
+    """Returns the row of CARAFE++ with the sizes of the other tables."""
+    return next(preset for preset in presets if preset.config == _CARAFE.config)
+
+
 EXPERIMENTS = {
     "table4": Experiment(
-        "Small version of Table 4 on cached features, with a widened baseline", TABLE_4, _SEEDS
+        "Small version of Table 4 on cached features, with a widened baseline",
+        TABLE_4,
+        _SEEDS,
+        comparisons=(
+            *compared_with(_NEAREST, TABLE_4),
+            Comparison("carafe", "nearest-wide"),
+            Comparison("carafe", "bilinear"),
+            Comparison("carafe", "deconvolution"),
+        ),
     ),
-    "table11": Experiment("Small version of Table 11 on cached features", TABLE_11, _SEEDS),
-    "table13": Experiment("Small version of Table 13 on cached features", TABLE_13, _SEEDS),
-    "table14": Experiment("Small version of Table 14 on cached features", TABLE_14, _SEEDS),
+    "capacity": Experiment(
+        "CARAFE++ and controls of equal capacity, on cached features",
+        CAPACITY,
+        _SEEDS,
+        comparisons=(
+            *compared_with(_NEAREST, CAPACITY),
+            *(
+                Comparison("carafe", preset.name)
+                for preset in CAPACITY
+                if preset not in (_NEAREST, _CARAFE)
+            ),
+        ),
+    ),
+    **{
+        f"table{number}": Experiment(
+            f"Small version of Table {number} on cached features",
+            presets,
+            _SEEDS,
+            comparisons=compared_with(_with_defaults(presets), presets),
+        )
+        for number, presets in ((11, TABLE_11), (13, TABLE_13), (14, TABLE_14))
+    },
 }
-PRESETS = tuple(row for experiment in EXPERIMENTS.values() for row in experiment.presets)
+PRESETS = tuple({row.name: row for each in EXPERIMENTS.values() for row in each.presets}.values())
 CATALOGUE = Catalogue(
     METRICS, PRESETS, EXPERIMENTS, Operation(checkpoint_every=100, evaluate_every=100)
 )

@@ -8,9 +8,10 @@ import numpy as np
 from experiments.data.classes import num_classes
 from experiments.engine.parallel import split
 from experiments.engine.tables.cost import Cost, cost
-from experiments.engine.tables.spec import TaskSpec
+from experiments.engine.tables.spec import ExampleMetrics, TaskSpec
 from experiments.engine.tables.step_time import inference_seconds, training_seconds
 from experiments.pyramid.configs import PyramidConfig
+from experiments.pyramid.example_sums import example_sums, metrics_of
 from experiments.pyramid.presets import CATALOGUE
 from experiments.pyramid.task import (
     RUNS,
@@ -73,4 +74,5 @@ SPEC = TaskSpec(
     cost=cost_of,
     step_seconds=step_seconds,
     resized=resized,
+    examples=ExampleMetrics(example_sums, metrics_of),
 )

@@ -22,7 +22,8 @@ HELP = {
                      "replace-kernels", "kernel-sums", "compare", "convert"],
     "inpainting": ["train", "train cpu-global-local", "demo", "evaluate", "predict",
                    "replace-kernels", "kernel-sums", "compare", "serve"],
-    "pyramid": ["train", "train carafe", "table4", "features", "evaluate"],
+    "pyramid": ["train", "train carafe", "table4", "features", "evaluate", "replace-kernels",
+                "kernel-sums"],
 }  # fmt: skip
 # Libraries that compute or read training data, and are not needed to prepare data.
 NOT_FOR_DATA = {"flax", "grain", "jax", "optax", "orbax"}

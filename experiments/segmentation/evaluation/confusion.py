@@ -7,7 +7,7 @@ The matrix of several images is the sum of their matrices, exactly.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, Num, UInt8
 
 from experiments.data.classes import UNLABELLED
 from experiments.segmentation.evaluation.metric_names import (
@@ -49,6 +49,21 @@ def confusion_matrix(
     return counts.reshape(classes, classes).astype(np.int64)
 
 
+def intersection_over_union(
+    matrix: Num[np.ndarray, "*batch classes classes"],
+) -> Float[np.ndarray, "*batch classes"]:
+    """Computes the IoU of each class; a class that is neither labelled nor predicted has 0.
+
+    Args:
+        matrix: confusion matrices, ``[..., C, C]``.
+    """
+    intersection = np.diagonal(matrix, axis1=-2, axis2=-1)
+    union = matrix.sum(axis=-2) + matrix.sum(axis=-1) - intersection
+    # The official implementation of UperNet adds 1e-10 to the union.
+    found: np.ndarray = intersection / (union + 1e-10)
+    return found
+
+
 def segmentation_metrics(
     matrix: Int64[np.ndarray, "classes classes"], class_names: Sequence[str]
 ) -> dict[str, float]:
@@ -72,9 +87,7 @@ def segmentation_metrics(
     intersection = matrix.diagonal()
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - intersection
     present = union > 0
-    # The official implementation adds 1e-10 to the union.
-    iou = intersection / (union + 1e-10)
-    metrics = {MEAN_IOU: float(iou.mean())}
+    metrics = {MEAN_IOU: float(intersection_over_union(matrix).mean())}
     if present.any():
         metrics[MEAN_IOU_OF_PRESENT] = float((intersection[present] / union[present]).mean())
     if pixels := int(matrix.sum()):
