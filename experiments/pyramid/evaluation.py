@@ -134,10 +134,10 @@ class PyramidEvaluator:
         if pending is not None:
             broken += _count(*pending, counts)
         parts = [json.loads(part) for part in gather_bytes(json.dumps(broken).encode())]
-        if numbers := sorted(number for part in parts for number in part):
+        if found := sorted(number for part in parts for number in part):
             raise NonFiniteEvaluationError(
-                f"the network must give finite logits, got NaN or infinity for {len(numbers)} "
-                f"scenes, {shown(numbers)}: the parameters are broken, or the network overflows"
+                f"the network must give finite logits, got NaN or infinity for {len(found)} "
+                f"scenes, {shown(found)}: the parameters are broken, or the network overflows"
             )
         gathered = [np.frombuffer(part, np.int64) for part in gather_bytes(counts.tobytes())]
         counts = np.sum(gathered, axis=0).reshape(counts.shape)
