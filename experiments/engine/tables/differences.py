@@ -192,16 +192,15 @@ def difference_notes(
         differences: differences that the tables show.
         missing: reason for each run whose sums of examples are missing.
     """
-    notes = []
-    if any(value.seeds for each in differences for value in each.metrics.values()):
-        notes.append(OVER_SEEDS)
+    over_seeds = any(value.seeds for each in differences for value in each.metrics.values())
+    notes = [OVER_SEEDS] if over_seeds else []
     # The rows of one table are evaluated on the same examples.
     for groups, kind in dict.fromkeys((each.groups, each.kind) for each in differences):
         if groups:
             notes.append(
                 f"The interval over {kind} (95 %, bootstrap over {groups} {kind}) shows how the "
-                "difference varies on other images with the same networks; neither interval covers "
-                "both."
+                "difference varies on other images with the same networks"
+                f"{'; neither interval covers both' if over_seeds else ''}."
             )
     if missing:
         reasons = "; ".join(f"{run.name}: {reason}" for run, reason in missing.items())

@@ -15,6 +15,7 @@ from experiments.pyramid import task
 from experiments.pyramid.evaluate import scene_matrices
 from experiments.pyramid.task import RUNS, initial_state, loss_function, make_model, train_run
 from experiments.segmentation.evaluation.confusion import segmentation_metrics
+from tests.compilation import jit
 from tests.experiments.pyramid.test_network import random_maps
 from tests.experiments.pyramid.tiny import TINY, of_length, train
 
@@ -98,13 +99,13 @@ def test_the_loss_is_the_mean_cross_entropy_at_the_resolution_of_the_labels():
     label = rng.integers(0, 13, (2, 72, 96), np.uint8)
     label[0, :20] = 255
     batch = {"maps": random_maps(2, 72, 96), "label": label}
-    sums = loss_function(model, state["params"], state["model_state"], batch, jax.random.key(0))
-    logits, _ = model.apply(
-        {"params": state["params"], "batch_stats": state["model_state"]},
-        batch["maps"],
-        train=True,
-        mutable=["batch_stats"],
+    key = jax.random.key(0)
+    sums = jit(loss_function, static_argnums=0)(
+        model, state["params"], state["model_state"], batch, key
     )
+    apply = jit(lambda variables, maps: model.apply(variables, maps, True, mutable=["batch_stats"]))
+    variables = {"params": state["params"], "batch_stats": state["model_state"]}
+    logits, _ = apply(variables, batch["maps"])
     whole = np.asarray(jax.image.resize(logits, (2, 72, 96, 13), "bilinear"), np.float64)
     labelled = label != 255
     chosen = np.take_along_axis(whole, np.where(labelled, label, 0)[..., None].astype(int), -1)
@@ -114,6 +115,7 @@ def test_the_loss_is_the_mean_cross_entropy_at_the_resolution_of_the_labels():
     assert float(sums.metrics["accuracy"]) == ((whole.argmax(-1) == label) & labelled).sum()
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient():
     model, state = make_model(TINY), initial_state(TINY)
     label = np.random.default_rng(0).integers(0, 13, (4, 72, 96), np.uint8)
@@ -122,7 +124,7 @@ def test_every_parameter_has_a_gradient():
     def loss(params):
         return loss_function(model, params, state["model_state"], batch, jax.random.key(0)).loss
 
-    gradients = jax.jit(jax.grad(loss))(state["params"])
+    gradients = jit(jax.grad(loss))(state["params"])
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         assert jnp.abs(leaf).max() > 0, path
 
