@@ -10,6 +10,7 @@ import carafe_jax
 from experiments.classification.presets import CATALOGUE as CLASSIFICATION
 from experiments.detection.presets import CATALOGUE as DETECTION
 from experiments.inpainting.presets import CATALOGUE as INPAINTING
+from experiments.pyramid.presets import CATALOGUE as PYRAMID
 from experiments.segmentation.presets import CATALOGUE as SEGMENTATION
 from tests.documents import DOCUMENTS, README, ROOT, examples, expected_output
 from tests.slow import slow
@@ -52,6 +53,7 @@ def test_the_readme_has_an_example_for_each_use():
         ("classification", CLASSIFICATION),
         ("detection", DETECTION),
         ("inpainting", INPAINTING),
+        ("pyramid", PYRAMID),
         ("segmentation", SEGMENTATION),
     ],
 )
