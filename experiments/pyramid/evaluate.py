@@ -7,7 +7,6 @@ from experiments.engine.folders import DataFolders
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.tables.table import Table, print_metrics, print_tables
-from experiments.pyramid.evaluation import SceneMatrices
 from experiments.pyramid.features import Split, open_features
 from experiments.pyramid.presets import METRICS
 from experiments.pyramid.task import RUNS, make_evaluator
@@ -42,34 +41,3 @@ def evaluate(run: Path, split: Split, folders: DataFolders, evaluation: Evaluati
             (name, "absent" if iou is None else f"{100 * iou:.2f}") for name, iou in ious.items()
         )
         print_tables([Table("IoU of each class", ("class", "IoU, %"), rows)])
-
-
-def scene_matrices(
-    run: Path,
-    folders: DataFolders,
-    evaluation: EvaluationConfig,
-    split: Split = "validation",
-) -> SceneMatrices:
-    """Computes the confusion matrices of each scene, for statistics over scenes.
-
-    Args:
-        run: folder of the run.
-        folders: folders of data.
-        evaluation: choice of the checkpoint, batch size and workers.
-        split: split whose scenes are evaluated.
-
-    Returns:
-        Matrices of all pixels and of the pixels near borders, each int64 ``[N, C, C]``, in the
-        order of the scenes in the split, which is the same for all runs on the same scenes.
-
-    Raises:
-        CheckpointError: as in :func:`evaluate`.
-        ConfigError: as in :func:`evaluate`.
-        DataError: as in :func:`evaluate`.
-        WeightsError: as in :func:`evaluate`.
-    """
-    check_batch_size(evaluation.batch_size)
-    loaded = RUNS.load(run, evaluation.checkpoint)
-    features = primary_first(lambda: open_features(loaded.config.scenes, folders))
-    state = {name: loaded.state[name] for name in ("params", "model_state")}
-    return make_evaluator(loaded.config, features, evaluation, split).matrices(state)

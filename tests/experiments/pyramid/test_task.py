@@ -10,11 +10,10 @@ from experiments.engine.errors import Interrupted
 from experiments.engine.folders import Folders
 from experiments.engine.loop import Interruption
 from experiments.engine.monitoring.logs import read_metrics
-from experiments.engine.settings import EvaluationConfig, Operation
+from experiments.engine.settings import Operation
 from experiments.pyramid import task
-from experiments.pyramid.evaluate import scene_matrices
+from experiments.pyramid.example_sums import example_sums, metrics_of
 from experiments.pyramid.task import RUNS, initial_state, loss_function, make_model, train_run
-from experiments.segmentation.evaluation.confusion import segmentation_metrics
 from tests.compilation import jit
 from tests.experiments.pyramid.test_network import random_maps
 from tests.experiments.pyramid.tiny import TINY, of_length, train
@@ -70,12 +69,10 @@ def test_a_run_that_is_interrupted_and_resumed_gives_the_same_numbers(
 
 
 @pytest.mark.slow
-def test_the_matrices_of_the_scenes_of_a_run_give_its_metrics(run, features, folders):
-    matrices = scene_matrices(run, folders, EvaluationConfig(batch_size=4))
-    assert matrices.whole.shape == (features.count("validation"), 13, 13)
+def test_the_sums_of_a_run_give_its_logged_metrics(run, folders):
+    totals = example_sums(RUNS.load(run), folders).totals
     logged = read_metrics(run / "metrics.jsonl")[-1]
-    for name, each in zip(("mIoU", "mIoU_border"), matrices, strict=True):
-        found = segmentation_metrics(each.sum(axis=0), features.class_names)["mIoU"]
+    for name, (found,) in metrics_of({key: sums[None] for key, sums in totals.items()}).items():
         assert logged[f"eval/{name}"] == found
 
 
