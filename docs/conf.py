@@ -74,6 +74,7 @@ PAGE_OF_FILE = {
         "contributing.md#how-to-add-an-implementation"
     ),
     "experiments/README.md": "reproducing.md",
+    "experiments/RESULTS.md": "results.md",
 }
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<path>[^)#:\s]+)?(?P<anchor>#[^)\s]*)?\)")
 

@@ -63,6 +63,29 @@ def test_the_documentation_has_the_command_of_each_table(task, catalogue):
         assert f"python -m experiments.{task} {name}`" in page
 
 
+def anchors(page):
+    """The anchors of the headings of a page, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    words = [re.sub(r"[^\w\s-]", "", heading.lower()) for heading in headings]
+    return {each.strip().replace(" ", "-") for each in words}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md"),
+        *("experiments/README.md", "experiments/RESULTS.md"),
+    ],
+)
+def test_every_link_of_a_page_leads_somewhere(name):
+    page = ROOT / name
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
 def test_the_badges_of_the_readme_say_what_the_package_needs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = {"python": project["requires-python"].removeprefix(">=")}
