@@ -130,10 +130,9 @@ def _with_defaults(presets: tuple[PyramidPreset, ...]) -> PyramidPreset:
     return next(preset for preset in presets if preset.config == _CARAFE.config)
 
 
+# Runs with equal configs have the name of the first preset: a run of `rates` with the rate of a row is
+# a run of the row.
 EXPERIMENTS = {
-    "rates": Experiment(
-        "Learning rates of the rows of table4 and capacity", RATES, (_SEED_OF_RATES,)
-    ),
     "table4": Experiment(
         "Small version of Table 4 on cached features, with a widened baseline",
         TABLE_4,
@@ -167,6 +166,9 @@ EXPERIMENTS = {
         )
         for number, presets in ((11, TABLE_11), (13, TABLE_13), (14, TABLE_14))
     },
+    "rates": Experiment(
+        "Learning rates of the rows of table4 and capacity", RATES, (_SEED_OF_RATES,)
+    ),
 }
 PRESETS = tuple({row.name: row for each in EXPERIMENTS.values() for row in each.presets}.values())
 CATALOGUE = Catalogue(
