@@ -130,8 +130,8 @@ def _with_defaults(presets: tuple[PyramidPreset, ...]) -> PyramidPreset:
     return next(preset for preset in presets if preset.config == _CARAFE.config)
 
 
-# Runs with equal configs have the name of the first preset: a run of `rates` with the rate of a row is
-# a run of the row.
+# Runs with equal configs have the name of the first preset: a run of `rates` with the rate of a row
+# is a run of the row.
 EXPERIMENTS = {
     "table4": Experiment(
         "Small version of Table 4 on cached features, with a widened baseline",
