@@ -23,6 +23,8 @@ from experiments.engine.parallel import AXIS, data_parallel, join, replicate
 # The name of the sum by which all other sums are divided.
 COUNT = "count"
 
+_VALUE = "value/"
+
 
 class UnreadableEvaluationError(UserError, RuntimeError):
     """An evaluation could not read more records than is allowed, or could not read any."""
@@ -134,7 +136,8 @@ def values_of_examples(
             parts.append({RECORD: host[RECORD][counted], **part})
     check_unreadable(unreadable, any(len(part[RECORD]) for part in parts), max_unreadable_records)
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **_joined(parts))
+    # The prefix keeps names apart from the other parameters of savez.
+    np.savez(buffer, **{f"{_VALUE}{name}": array for name, array in _joined(parts).items()})
     gathered = _joined([_arrays(part) for part in gather_bytes(buffer.getvalue())])
     order = np.argsort(gathered[RECORD])
     examples = {name: array[order] for name, array in gathered.items()}
@@ -147,7 +150,7 @@ def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def _arrays(npz: bytes) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(npz), allow_pickle=False) as file:
-        return dict(file)
+        return {name.removeprefix(_VALUE): array for name, array in file.items()}
 
 
 def weighted_sum(
