@@ -136,8 +136,9 @@ def values_of_examples(
             parts.append({RECORD: host[RECORD][counted], **part})
     check_unreadable(unreadable, any(len(part[RECORD]) for part in parts), max_unreadable_records)
     buffer = io.BytesIO()
-    # The prefix keeps names apart from the other parameters of savez.
-    np.savez(buffer, **{f"{_VALUE}{name}": array for name, array in _joined(parts).items()})
+    # Without the prefix, a value named "file" would be another parameter of savez.
+    own: dict[str, Any] = {f"{_VALUE}{name}": array for name, array in _joined(parts).items()}
+    np.savez(buffer, **own)
     gathered = _joined([_arrays(part) for part in gather_bytes(buffer.getvalue())])
     order = np.argsort(gathered[RECORD])
     examples = {name: array[order] for name, array in gathered.items()}

@@ -150,8 +150,8 @@ class Experiment[Config: RunConfig]:
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for rows with equal names, and comparisons of unknown presets."""
         names = [preset.name for preset in self.presets]
-        for each in (names, [preset.row for preset in self.presets]):
-            check(len(set(each)) == len(each), "presets", "presets with different names", each)
+        for found in (names, [preset.row for preset in self.presets]):
+            check(len(set(found)) == len(found), "presets", "with different names", found)
         for each in self.comparisons:
             pair = [each.preset, each.baseline]
             different = each.preset != each.baseline

@@ -150,7 +150,10 @@ def _over_groups(
     first = ours_complete[0]
     groups = len(set(first.groups))
     if groups < LEAST_GROUPS:
-        reason = f"such an interval needs {LEAST_GROUPS} {first.kind} or more, got {groups}"
+        reason = (
+            f"{groups} {first.kind} are too few (an interval over fewer than {LEAST_GROUPS} groups "
+            "would be much too narrow)"
+        )
         return _OverGroups(reasons=(reason,))
     intervals = group_intervals(ours_complete, theirs_complete, spec.examples.metrics)
     return _OverGroups(intervals, groups, first.kind, first.note)

@@ -69,7 +69,7 @@ def write_sums(folder: Path, found: ExampleSums, line: Mapping[str, Any]) -> Non
         found: sums of the state.
         line: line of the state's evaluation in the log. The log may have a later evaluation by now.
     """
-    content = {
+    content: dict[str, Any] = {
         _EVALUATION: np.array(_key(line)),
         _RECORDS: np.array(list(found.records), np.int64),
         _GROUPS: np.array(list(found.groups)),

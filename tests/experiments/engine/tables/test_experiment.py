@@ -385,8 +385,8 @@ def test_two_photographs_have_no_interval_and_a_note_says_why(folders, results):
     found, markdown = results("table1")
     assert found["differences"][0]["metrics"]["accuracy"]["groups"] is None
     assert "over photographs" not in markdown
-    assert "No interval over groups of images: such an interval needs 10 photographs" in markdown
-    assert "got 2." in markdown
+    assert "No interval over groups of images: 2 photographs are too few" in markdown
+    assert "fewer than 10 groups" in markdown
 
 
 def test_rows_of_different_examples_have_no_interval_and_a_note_says_why(folders, results):

@@ -124,7 +124,7 @@ def test_results_are_means_spreads_and_differences_over_the_seeds(finished):
     # There are only two validation photographs.
     assert difference["metrics"]["psnr_hole"]["groups"] is None
     table = (output / "table.md").read_text()
-    assert "needs 10 photographs or more, got 2" in table
+    assert "2 photographs are too few" in table
     (line,) = [line for line in table.splitlines() if line.endswith("PSNR 23.45 dB |")]
     assert f"| {carafe[0]['images/10-20']:.0f} |" in table
     (line,) = [line for line in table.splitlines() if "| +1.35 |" in line]
