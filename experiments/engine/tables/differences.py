@@ -144,8 +144,8 @@ def _over_groups(
                 if sums[run] is None
             )
         )
+    names = f"{row.preset.row} minus {baseline.preset.row}"
     if not same_examples((*ours_complete, *theirs_complete)):
-        names = f"{row.preset.row} minus {baseline.preset.row}"
         return _OverGroups(reasons=(f"{names}: the runs were evaluated on different images",))
     first = ours_complete[0]
     groups = len(set(first.groups))
@@ -156,6 +156,8 @@ def _over_groups(
         )
         return _OverGroups(reasons=(reason,))
     intervals = group_intervals(ours_complete, theirs_complete, spec.examples.metrics)
+    if not intervals:
+        return _OverGroups(reasons=(f"{names}: no metric is finite in all resamples",))
     return _OverGroups(intervals, groups, first.kind, first.note)
 
 

@@ -400,6 +400,18 @@ def test_rows_of_different_examples_have_no_interval_and_a_note_says_why(folders
     assert "Wide minus Narrow: the runs were evaluated on different images" in markdown
 
 
+def test_metrics_that_are_not_finite_have_no_interval_and_a_note_says_why(folders, results):
+    spec, _ = finished_spec()
+    metrics = lambda totals: {"accuracy": np.full(len(totals["count"]), np.nan)}  # noqa: E731
+    # The sums of the runs exist, and only the intervals are computed.
+    run_experiment(spec, "table1", (1,), folders)
+    changed = dataclasses.replace(spec, examples=ExampleMetrics(examples_of, metrics))
+    run_experiment(changed, "table1", (1,), folders)
+    found, markdown = results("table1")
+    assert (found["differences"][0]["groups"], "over photographs" in markdown) == (0, False)
+    assert "Wide minus Narrow: no metric is finite in all resamples" in markdown
+
+
 def test_a_run_that_another_command_finished_without_sums_is_named(folders, results):
     spec, _ = finished_spec()
 
