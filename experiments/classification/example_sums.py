@@ -8,12 +8,15 @@ from experiments.classification.batches import ClassificationData, evaluation_ba
 from experiments.classification.configs import ClassificationConfig
 from experiments.classification.presets import METRICS
 from experiments.classification.task import image_metrics, make_model
+from experiments.data.errors import DataError
 from experiments.engine.distributed import primary_first
 from experiments.engine.evaluation import COUNT, values_of_examples
 from experiments.engine.folders import DataFolders
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import Operation, evaluation_in_training
 from experiments.engine.tables.statistics import ExampleSums
+
+_SHARED_BACKGROUNDS = "Images of different objects may share a photograph as background."
 
 
 def example_sums(run: LoadedRun[ClassificationConfig], folders: DataFolders) -> ExampleSums:
@@ -40,13 +43,15 @@ def example_sums(run: LoadedRun[ClassificationConfig], folders: DataFolders) -> 
     )
     sums = {metric.name: values[metric.name] for metric in METRICS}
     sums[COUNT] = np.ones(len(records))
-    return ExampleSums(sums, *_groups(data, config, records))
-
-
-def _groups(
-    data: ClassificationData, config: ClassificationConfig, records: np.ndarray
-) -> tuple[list[str], str]:
+    numbers = records.tolist()
     if config.data.source != "cutouts":
-        return [str(record) for record in records], "images"
-    names = [data.validation[int(record)]["cutout"] for record in records]
-    return [name.decode() for name in names], "cut-out objects"
+        return ExampleSums(sums, numbers, [str(number) for number in numbers], "images")
+    groups = [_cutout(data, number) for number in numbers]
+    return ExampleSums(sums, numbers, groups, "cut-out objects", _SHARED_BACKGROUNDS)
+
+
+def _cutout(data: ClassificationData, number: int) -> str:
+    record = data.validation[number]
+    if "cutout" not in record:
+        raise DataError(f"validation record {number} must have the field 'cutout', got {[*record]}")
+    return record["cutout"].decode()

@@ -23,6 +23,8 @@ from experiments.engine.parallel import AXIS, data_parallel, join, replicate
 # The name of the sum by which all other sums are divided.
 COUNT = "count"
 
+_VALUE = "value/"
+
 
 class UnreadableEvaluationError(UserError, RuntimeError):
     """An evaluation could not read more records than is allowed, or could not read any."""
@@ -134,7 +136,9 @@ def values_of_examples(
             parts.append({RECORD: host[RECORD][counted], **part})
     check_unreadable(unreadable, any(len(part[RECORD]) for part in parts), max_unreadable_records)
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **_joined(parts))
+    # Without the prefix, a value named "file" would be another parameter of savez.
+    own: dict[str, Any] = {f"{_VALUE}{name}": array for name, array in _joined(parts).items()}
+    np.savez(buffer, **own)
     gathered = _joined([_arrays(part) for part in gather_bytes(buffer.getvalue())])
     order = np.argsort(gathered[RECORD])
     examples = {name: array[order] for name, array in gathered.items()}
@@ -147,7 +151,7 @@ def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def _arrays(npz: bytes) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(npz), allow_pickle=False) as file:
-        return dict(file)
+        return {name.removeprefix(_VALUE): array for name, array in file.items()}
 
 
 def weighted_sum(

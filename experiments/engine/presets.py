@@ -135,7 +135,7 @@ class Experiment[Config: RunConfig]:
 
     Attributes:
         title: title of the table.
-        presets: presets of the rows, with different names.
+        presets: presets of the rows, with different names and descriptions.
         seeds: default seeds of the runs.
         operation: default operation of the runs; None for the default of the task.
         comparisons: pairs of rows whose differences the table shows.
@@ -148,8 +148,10 @@ class Experiment[Config: RunConfig]:
     comparisons: tuple[Comparison, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` for comparisons of presets that are not in the table."""
+        """Raises ``ConfigError`` for rows with equal names, and comparisons of unknown presets."""
         names = [preset.name for preset in self.presets]
+        for found in (names, [preset.row for preset in self.presets]):
+            check(len(set(found)) == len(found), "presets", "with different names", found)
         for each in self.comparisons:
             pair = [each.preset, each.baseline]
             different = each.preset != each.baseline

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 
+from experiments.data.errors import DataError
 from experiments.engine.distributed import primary_first
 from experiments.engine.evaluation import COUNT, values_of_examples
 from experiments.engine.folders import DataFolders
@@ -39,13 +40,16 @@ def example_sums(run: LoadedRun[InpaintingConfig], folders: DataFolders) -> Exam
         evaluation.max_unreadable_records,
     )
     sums = {COUNT: np.ones(len(records)), **values}
-    return ExampleSums(sums, *_groups(data, config, records))
-
-
-def _groups(
-    data: InpaintingData, config: InpaintingConfig, records: np.ndarray
-) -> tuple[list[str], str]:
+    numbers = records.tolist()
     if config.data.images is not None or config.data.source == "places365_small":
-        return [str(record) for record in records], "images"
-    names = [data.validation[int(record)]["photograph"] for record in records]
-    return [name.decode() for name in names], "photographs"
+        return ExampleSums(sums, numbers, [str(number) for number in numbers], "images")
+    return ExampleSums(sums, numbers, [_photograph(data, each) for each in numbers], "photographs")
+
+
+def _photograph(data: InpaintingData, number: int) -> str:
+    record = data.validation[number]
+    if "photograph" not in record:
+        raise DataError(
+            f"validation record {number} must have the field 'photograph', got {[*record]}"
+        )
+    return record["photograph"].decode()

@@ -17,13 +17,17 @@ from experiments.segmentation.evaluation.confusion import intersection_over_unio
 from experiments.segmentation.evaluation.metric_names import MEAN_IOU, PIXEL_ACCURACY
 
 _WHOLE, _BORDER = "whole", "border"
+_COMPOSITIONS = (
+    "Scenes are composed from the same 9 photographs and 58 objects, so the interval shows other "
+    "compositions, not other photographs or objects."
+)
 
 
 def example_sums(run: LoadedRun[PyramidConfig], folders: DataFolders) -> ExampleSums:
     """Computes the confusion matrices of each validation scene; each scene is a group.
 
-    Scenes share objects and photographs with other scenes, so intervals over scenes are somewhat
-    too narrow.
+    Scenes share photographs and objects with other scenes, so intervals over scenes show how
+    metrics vary on other compositions of the same photographs and objects.
 
     Args:
         run: run that was read for evaluation.
@@ -41,7 +45,8 @@ def example_sums(run: LoadedRun[PyramidConfig], folders: DataFolders) -> Example
         _WHOLE: matrices.whole.astype(np.float64),
         _BORDER: matrices.border.astype(np.float64),
     }
-    return ExampleSums(sums, [str(number) for number in range(len(matrices.whole))], "scenes")
+    numbers = range(len(matrices.whole))
+    return ExampleSums(sums, numbers, [str(number) for number in numbers], "scenes", _COMPOSITIONS)
 
 
 def metrics_of(totals: Totals) -> Mapping[str, np.ndarray]:

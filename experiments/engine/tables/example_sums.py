@@ -4,8 +4,9 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,11 @@ from experiments.engine.errors import UserError
 from experiments.engine.files import write_atomically
 from experiments.engine.folders import Folders
 from experiments.engine.settings import RunConfig
-from experiments.engine.tables.last_evaluation import Metrics, last_evaluation, last_evaluation_line
+from experiments.engine.tables.last_evaluation import (
+    Metrics,
+    last_evaluation_line,
+    metrics_of_line,
+)
 from experiments.engine.tables.spec import TaskSpec
 from experiments.engine.tables.statistics import ExampleSums, MetricsOfTotals
 
@@ -28,7 +33,8 @@ _TOLERANCE = 0.02
 # Exceptions that NumPy raises for missing, truncated or altered files.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
-_EVALUATION, _GROUPS, _KIND, _SUM = "evaluation", "groups", "kind", "sum/"
+_EVALUATION, _RECORDS, _GROUPS, _KIND = "evaluation", "records", "groups", "kind"
+_NOTE, _SUM = "note", "sum/"
 
 
 def read_sums(folder: Path) -> ExampleSums | None:
@@ -44,26 +50,35 @@ def read_sums(folder: Path) -> ExampleSums | None:
             (folder / EXAMPLES).open("rb") as stream,
             np.load(stream, allow_pickle=False) as file,
         ):
-            if str(file[_EVALUATION]) != _key(folder):
+            if str(file[_EVALUATION]) != _key(last_evaluation_line(folder)):
                 return None
             sums = {
                 name.removeprefix(_SUM): file[name] for name in file.files if name.startswith(_SUM)
             }
-            return ExampleSums(sums, file[_GROUPS].tolist(), str(file[_KIND]))
+            records, groups = file[_RECORDS].tolist(), file[_GROUPS].tolist()
+            return ExampleSums(sums, records, groups, str(file[_KIND]), str(file[_NOTE]))
     except _DAMAGE:
         return None
 
 
-def write_sums(folder: Path, found: ExampleSums) -> None:
-    """Writes the sums of the final state of a run, atomically, without pickle."""
-    content = {
-        _EVALUATION: np.array(_key(folder)),
+def write_sums(folder: Path, found: ExampleSums, line: Mapping[str, Any]) -> None:
+    """Writes the sums of a state of a run, atomically.
+
+    Args:
+        folder: folder of the run.
+        found: sums of the state.
+        line: line of the state's evaluation in the log. The log may have a later evaluation by now.
+    """
+    content: dict[str, Any] = {
+        _EVALUATION: np.array(_key(line)),
+        _RECORDS: np.array(list(found.records), np.int64),
         _GROUPS: np.array(list(found.groups)),
         _KIND: np.array(found.kind),
+        _NOTE: np.array(found.note),
         **{f"{_SUM}{name}": array for name, array in found.sums.items()},
     }
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **content)
+    np.savez_compressed(buffer, **content)
     write_atomically(folder / EXAMPLES, lambda file: file.write(buffer.getvalue()))
 
 
@@ -90,7 +105,9 @@ def _complete[Config: RunConfig](spec: TaskSpec[Config], run: Path, folders: Fol
     assert spec.examples is not None
     if all_agree(read_sums(run) is not None):
         return ""
-    line = last_evaluation_line(run)
+    # The line is read only once, by one process: another command may train the run further.
+    read, *_ = gather_bytes(json.dumps(last_evaluation_line(run)).encode())
+    line = json.loads(read)
     step = None if line is None else line["step"]
     if not all_agree(step in steps_in(run / CHECKPOINTS)):
         return "the checkpoint of its last evaluation is missing"
@@ -105,10 +122,10 @@ def _complete[Config: RunConfig](spec: TaskSpec[Config], run: Path, folders: Fol
         if jax.process_count() > 1:
             raise  # the other processes may be waiting for this one
         return str(error)
-    if changed := _changed(spec.examples.metrics, found, last_evaluation(run)):
+    if changed := _changed(spec.examples.metrics, found, metrics_of_line(line)):
         return f"evaluated again, it has other values of {', '.join(changed)}"
     if is_primary():
-        write_sums(run, found)
+        write_sums(run, found, line)
     barrier(f"sums of {run.name}")
     return ""
 
@@ -123,5 +140,5 @@ def _changed(metrics: MetricsOfTotals, found: ExampleSums, logged: Metrics) -> l
     ]
 
 
-def _key(folder: Path) -> str:
-    return json.dumps(last_evaluation_line(folder))
+def _key(line: Mapping[str, Any] | None) -> str:
+    return json.dumps(line)

@@ -119,11 +119,8 @@ def run_experiment[Config: RunConfig](
                 for preset in experiment.presets
             ]
             rows = _rows(spec, experiment.presets, every, folders.runs)
-            differences = differences_of(spec, experiment, rows)
-            of_rows = {run for row in rows for run in row.folders.values()}
-            notes = difference_notes(
-                differences, {run: why for run, why in missing.items() if run in of_rows}
-            )
+            differences = differences_of(spec, experiment, rows, missing)
+            notes = difference_notes(differences)
             _draw_curves(spec, experiment, rows, output)
             report = spec.report(rows, output, folders) if spec.report else Report()
             metrics = catalogue.metrics

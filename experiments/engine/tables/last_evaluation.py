@@ -1,5 +1,6 @@
 """The last evaluation of a run, as its log has it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,15 @@ def last_evaluation(folder: Path) -> Metrics:
     if last is None:
         log = read_metrics(folder / METRICS)
         raise ConfigError(f"{folder / METRICS} must be the log of an evaluated run, got {log!r}")
+    return metrics_of_line(last)
+
+
+def metrics_of_line(line: Mapping[str, Any]) -> Metrics:
+    """Returns the metrics in the line of an evaluation in a log."""
     # The log has null for a metric that is not finite.
     return {
         key.removeprefix(EVALUATION): value
-        for key, value in last.items()
+        for key, value in line.items()
         if key.startswith(EVALUATION) and value is not None
     }
 

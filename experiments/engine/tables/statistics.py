@@ -20,6 +20,9 @@ from experiments.engine.evaluation import COUNT
 
 CONFIDENCE = 0.95
 
+# With fewer groups there is no interval over groups.
+LEAST_GROUPS = 10
+
 _RESAMPLES = 9_999
 # Limit of the numbers in an array of a batch of resamples: 32 MiB of float64.
 _NUMBERS_AT_A_TIME = 2**22
@@ -83,30 +86,42 @@ class ExampleSums:
     Attributes:
         sums: contributions by the name of the sum, float64 ``[N, ...]``: values of the metrics and
             ``count``, or a confusion matrix. Examples that an evaluation leaves out are missing.
+        records: number of the record of each example in the dataset, ``N`` integers.
         groups: name of the group of each example, ``N`` names.
         kind: plural noun for the groups, such as ``"photographs"``.
+        note: sentence that says in which way the groups are not independent; empty if they are.
 
     Raises:
-        ValueError: a sum does not have one entry for each example, or there are no examples.
+        ValueError: the sums, records and groups do not have one entry for each example, or there
+            are no examples.
     """
 
     sums: Mapping[str, np.ndarray]
+    records: Sequence[int]
     groups: Sequence[str]
     kind: str
+    note: str = ""
 
     def __post_init__(self) -> None:
         """Raises ``ValueError`` for arrays of another length."""
-        lengths = {name: len(array) for name, array in self.sums.items()}
+        arrays = {**self.sums, "records": self.records}
+        lengths = {name: len(array) for name, array in arrays.items()}
         if not self.groups or set(lengths.values()) != {len(self.groups)}:
             raise ValueError(
-                f"sums must have one entry for each of the {len(self.groups)} examples, at least "
-                f"one, got {lengths}"
+                f"sums and records must have one entry for each of the {len(self.groups)} "
+                f"examples, at least one, got {lengths}"
             )
 
     @property
     def totals(self) -> dict[str, np.ndarray]:
         """The sums over all examples, ``[...]``."""
         return {name: array.sum(axis=0) for name, array in self.sums.items()}
+
+
+def same_examples(runs: Sequence[ExampleSums]) -> bool:
+    """Whether all runs were evaluated on the same records, which are in the same groups."""
+    first, *others = [(list(run.records), list(run.groups), run.kind) for run in runs]
+    return all(each == first for each in others)
 
 
 def means_of(totals: Totals) -> dict[str, np.ndarray]:
@@ -119,10 +134,10 @@ def group_intervals(
 ) -> dict[str, Interval]:
     """Returns the intervals of the differences of metrics between two rows, over groups.
 
-    The sums of each row are averaged over its runs. Then groups are drawn with replacement 9,999
-    times, each time the same groups for both rows, and metrics are computed from the totals over
-    the drawn groups. The ends of the interval are percentiles of the differences (bootstrap with a
-    fixed seed). With few groups, the interval is somewhat too narrow.
+    Groups are drawn with replacement 9,999 times, each time the same groups for all runs of both
+    rows. Metrics are computed from each run's totals over the drawn groups, and averaged over the
+    runs of a row. The ends of the interval are percentiles of the differences (bootstrap with a
+    fixed seed). With few groups, the interval is too narrow.
 
     Args:
         ours: sums of each run of a row.
@@ -131,28 +146,32 @@ def group_intervals(
 
     Returns:
         The intervals by the name of the metric; without metrics that are not finite in a resample,
-        and empty for fewer than two groups. ``mean`` is the difference over all examples.
+        and empty for fewer than ``LEAST_GROUPS`` groups. ``mean`` is the difference between the
+        metrics over all examples, averaged over the runs.
 
     Raises:
         ValueError: the runs have different examples.
     """
-    first, *others = (*ours, *theirs)
-    if any(list(each.groups) != list(first.groups) for each in others):
-        raise ValueError("the runs must have the same examples, got different groups")
-    names, members = np.unique(np.asarray(first.groups), return_inverse=True)
+    if not same_examples((*ours, *theirs)):
+        raise ValueError("the runs must have the same examples, got different records or groups")
+    names, members = np.unique(np.asarray(ours[0].groups), return_inverse=True)
     groups = len(names)
-    if groups < 2:
+    if groups < LEAST_GROUPS:
         return {}
-    rows = [_by_group(row, members, groups) for row in (ours, theirs)]
-    compared = list(_metrics_of(rows[0], np.ones((1, groups)), metrics))
+    rows = [[_by_group(run, members, groups) for run in row] for row in (ours, theirs)]
+    compared = list(_metrics_of(rows[0][0], np.ones((1, groups)), metrics))
+
+    def mean(row: Sequence[Totals], times: np.ndarray) -> np.ndarray:
+        found = [_metrics_of(run, times, metrics) for run in row]
+        return np.mean([[run[name] for name in compared] for run in found], axis=0)
 
     def difference(drawn: np.ndarray, axis: int) -> np.ndarray:
         del axis  # always the last one
         times = _times_drawn(drawn, groups)
-        our, their = (_metrics_of(row, times, metrics) for row in rows)
-        return np.stack([our[name] - their[name] for name in compared])
+        our, their = (mean(row, times) for row in rows)
+        return our - their
 
-    widest = max(groups, *(array[0].size for array in rows[0].values()))
+    widest = max(groups, *(array[0].size for array in rows[0][0].values()))
     with warnings.catch_warnings():
         # SciPy warns of metrics that are not finite; they are left out below.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
@@ -176,13 +195,12 @@ def group_intervals(
     }
 
 
-def _by_group(row: Sequence[ExampleSums], members: np.ndarray, groups: int) -> Totals:
-    """Sums over the examples of each group, averaged over runs: float64 ``[G, ...]``."""
+def _by_group(run: ExampleSums, members: np.ndarray, groups: int) -> Totals:
+    """Sums over the examples of each group: float64 ``[G, ...]``."""
     found = {}
-    for name in row[0].sums:
-        mean = np.mean([run.sums[name] for run in row], axis=0, dtype=np.float64)
-        found[name] = np.zeros((groups, *mean.shape[1:]))
-        np.add.at(found[name], members, mean)
+    for name, array in run.sums.items():
+        found[name] = np.zeros((groups, *array.shape[1:]))
+        np.add.at(found[name], members, array)
     return found
 
 
@@ -194,12 +212,12 @@ def _times_drawn(drawn: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _metrics_of(
-    row: Totals, times: np.ndarray, metrics: MetricsOfTotals
+    run: Totals, times: np.ndarray, metrics: MetricsOfTotals
 ) -> Mapping[str, np.ndarray]:
     totals = {
         name: (times.astype(np.float64) @ array.reshape(len(array), -1)).reshape(
             len(times), *array.shape[1:]
         )
-        for name, array in row.items()
+        for name, array in run.items()
     }
     return metrics(totals)

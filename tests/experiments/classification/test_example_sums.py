@@ -10,6 +10,7 @@ from experiments.classification.batches import ClassificationData, open_data
 from experiments.classification.data_config import DataConfig
 from experiments.classification.example_sums import example_sums
 from experiments.classification.task import initial_state, make_evaluator
+from experiments.data.errors import DataError
 from experiments.engine.folders import DataFolders
 from experiments.engine.runs import LoadedRun
 from experiments.engine.settings import EvaluationConfig
@@ -43,6 +44,7 @@ def test_sums_give_the_evaluation_of_the_run(data):
     del expected["loss"]
     assert means_of(found.totals) == pytest.approx(expected)
     assert (found.groups, found.kind) == ([str(number) for number in range(45)], "images")
+    assert not found.note
 
 
 def test_images_of_one_object_are_a_group(data):
@@ -50,4 +52,14 @@ def test_images_of_one_object_are_a_group(data):
     state = jax.device_get(initial_state(TINY))
     found = example_sums(LoadedRun(cutouts, state, 7), DataFolders())
     assert found.groups == [f"digits/{record['label']}" for record in data.validation]
+    assert found.records == [*range(45)]
     assert found.kind == "cut-out objects"
+    assert "share a photograph" in found.note
+
+
+def test_images_without_the_name_of_their_object_are_an_error(data):
+    cutouts = dataclasses.replace(TINY, data=DataConfig("cutouts", 32, 32))
+    del data.validation[3]["cutout"]
+    state = jax.device_get(initial_state(TINY))
+    with pytest.raises(DataError, match=r"record 3.*'cutout'.*label"):
+        example_sums(LoadedRun(cutouts, state, 7), DataFolders())

@@ -59,6 +59,12 @@ def test_values_of_examples_are_in_the_order_of_the_records():
         values_of_examples(values, jnp.float32(2), dataset([3.0]))
 
 
+def test_values_of_examples_may_have_any_name():
+    """The name of the file is a parameter of the NumPy function that stores the values."""
+    _, found = values_of_examples(lambda state, batch: {"file": batch["x"]}, 0.0, dataset())
+    np.testing.assert_array_equal(found["file"], VALUES)
+
+
 def test_padding_may_be_nan():
     evaluate = Evaluator(lambda state, batch: sums(state / batch["x"], batch), dataset())
     assert evaluate(jnp.float32(2)) == {"mean": pytest.approx(2)}  # the padding gives 2 / 0 * 0

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from experiments.engine.config import ConfigError
@@ -9,6 +11,15 @@ from tests.experiments.engine.toy_spec import NARROW, SAME, WIDE
 def test_a_comparison_names_two_presets_of_the_table(pair):
     with pytest.raises(ConfigError, match=rf"comparisons.*'narrow', 'wide'.*{pair[0]}.*{pair[1]}"):
         Experiment("Table", (NARROW, WIDE), comparisons=(Comparison(*pair),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "repeated"), [({"name": "narrow"}, "'narrow'"), ({"row": "Narrow"}, "'Narrow'")]
+)
+def test_rows_of_a_table_have_different_names(changes, repeated):
+    same = dataclasses.replace(WIDE, **changes)
+    with pytest.raises(ConfigError, match=rf"presets.*{repeated}, {repeated}"):
+        Experiment("Table", (NARROW, same))
 
 
 def test_every_other_preset_is_compared_with_a_baseline():

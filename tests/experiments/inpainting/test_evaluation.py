@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.data.errors import DataError
 from experiments.engine.evaluation import UnreadableEvaluationError
 from experiments.engine.folders import DataFolders
 from experiments.engine.runs import LoadedRun
@@ -113,12 +114,19 @@ def run(data, variables, monkeypatch):
 def test_sums_give_the_metrics_of_each_image_and_name_its_photograph(run, data, variables):
     found = example_sums(run, DataFolders())
     assert found.groups == [*"aabbac"]
+    assert found.records == [0, 1, 2, 3, 5, 6]
     assert found.kind == "photographs"
     expected = metrics_one_by_one(data, variables, (0, 1, 2, 3, 5, 6))
     for name in METRICS:
         values = [metrics[name] for _, metrics in expected]
         assert found.sums[name] == pytest.approx(values, rel=1e-4)
         assert means_of(found.totals)[name] == pytest.approx(np.mean(values), rel=1e-4)
+
+
+def test_images_without_the_name_of_their_photograph_are_an_error(run, data):
+    del data.validation[3]["photograph"]
+    with pytest.raises(DataError, match=r"record 3.*'photograph'.*image"):
+        example_sums(run, DataFolders())
 
 
 def test_images_of_other_datasets_are_independent(run):

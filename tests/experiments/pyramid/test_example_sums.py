@@ -16,6 +16,7 @@ def test_sums_give_the_evaluation_of_the_run(features, folders):
     found = example_sums(LoadedRun(TINY, state, 7), folders)
     scenes = features.count("validation")
     assert (list(found.groups), found.kind) == ([str(n) for n in range(scenes)], "scenes")
+    assert (list(found.records), "58 objects" in found.note) == ([*range(scenes)], True)
     network = {name: state[name] for name in ("params", "model_state")}
     logged = make_evaluator(TINY, features, EvaluationConfig(batch_size=4))(network)
     metrics = metrics_of({name: total[None] for name, total in found.totals.items()})

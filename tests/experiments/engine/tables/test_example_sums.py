@@ -49,7 +49,8 @@ def spec_of(computed, step=4, accuracies=ACCURACIES):
         assert isinstance(folders, Folders)
         computed.append(run.step)
         found = {"accuracy": accuracies, "count": np.ones(4), "matrix": np.ones((4, 2, 2))}
-        return ExampleSums(found, ["sea", "mañana", "sea", "hills"], "photographs")
+        groups = ["sea", "mañana", "sea", "hills"]
+        return ExampleSums(found, [0, 1, 3, 4], groups, "photographs", "All in Málaga.")
 
     metrics = lambda totals: {"accuracy": means_of(totals)["accuracy"]}  # noqa: E731
     runs = FinishedRuns(ToyConfig, lambda config: {}, "accuracy", step)
@@ -63,7 +64,8 @@ def test_sums_are_computed_once_and_kept_without_pickle(run, computed):
     assert computed == [4]
     found = read_sums(run)
     assert found.groups == ["sea", "mañana", "sea", "hills"]
-    assert found.kind == "photographs"
+    assert found.records == [0, 1, 3, 4]
+    assert (found.kind, found.note) == ("photographs", "All in Málaga.")
     assert found.sums.keys() == {"accuracy", "count", "matrix"}
     np.testing.assert_array_equal(found.sums["accuracy"], ACCURACIES)
     assert found.sums["matrix"].shape == (4, 2, 2)
@@ -81,6 +83,20 @@ def test_sums_of_another_state_are_computed_again(run, computed):
     assert read_sums(run) is not None
     # A run of other weights may have as many steps.
     evaluate(run, 6, 0.501)
+    assert read_sums(run) is None
+
+
+def test_sums_of_a_run_that_is_trained_further_meanwhile_are_not_trusted(run, computed):
+    spec = spec_of(computed)
+
+    def sums(loaded, folders):
+        # The next evaluation has nearly the same accuracy.
+        evaluate(run, 6, 0.501)
+        return spec.examples.sums(loaded, folders)
+
+    examples = dataclasses.replace(spec.examples, sums=sums)
+    complete_sums(dataclasses.replace(spec, examples=examples), [run], Folders())
+    assert computed == [4]
     assert read_sums(run) is None
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import statistics
 
@@ -285,13 +286,16 @@ COMPARED = {
 }
 
 
-def examples_of(run, folders):
-    """Examples of two photographs; an example of the second one is right in wide networks only."""
-    right = np.array([1.0, 0.0, 0.0, run.config.width - 1.0])
-    return ExampleSums({"accuracy": right, "count": np.ones(4)}, [*"aabb"], "photographs")
+def examples_of(run, folders, photographs=20, first=0):
+    """Two examples of each photograph; one in four is right, and twice as many in wide networks."""
+    right = np.tile([1.0, 0.0, 0.0, run.config.width - 1.0], photographs // 2)
+    sums = {"accuracy": right, "count": np.ones(2 * photographs)}
+    groups = [str(number // 2) for number in range(2 * photographs)]
+    records = range(first, first + 2 * photographs)
+    return ExampleSums(sums, records, groups, "photographs", "Photographs are of one city.")
 
 
-def finished_spec(seeds_without_checkpoints=()):
+def finished_spec(seeds_without_checkpoints=(), sums=examples_of):
     """A spec whose runs are finished with checkpoints, and have sums of examples."""
     spec, trained = toy_spec(experiments=COMPARED)
 
@@ -314,7 +318,7 @@ def finished_spec(seeds_without_checkpoints=()):
             return LoadedRun(self.load_config(folder), {}, 4)
 
     runs = Runs(ToyConfig, lambda config: {}, "accuracy")
-    examples = ExampleMetrics(examples_of, means_of)
+    examples = ExampleMetrics(sums, means_of)
     changes = {"train": train, "run_type": runs, "examples": examples}
     return dataclasses.replace(spec, **changes), trained
 
@@ -352,14 +356,83 @@ def test_differences_have_intervals_over_groups_of_examples(folders, results):
     run_experiment(spec, "table1", (1, 4), folders)
     found, markdown = results("table1")
     (difference,) = found["differences"]
-    assert (difference["groups"], difference["kind_of_groups"]) == (2, "photographs")
-    groups = difference["metrics"]["accuracy"]["groups"]
-    # Only the first photograph, or only the second one.
-    assert groups == pytest.approx({"mean": 0.25, "low": 0.0, "high": 0.5})
-    assert "| +25.0 | +25.0 to +25.0 | +0.0 to +50.0 |" in markdown
-    assert "over 2 photographs" in markdown
+    assert (difference["groups"], difference["kind_of_groups"]) == (20, "photographs")
+    accuracy = difference["metrics"]["accuracy"]
+    groups = accuracy["groups"]
+    assert groups["mean"] == pytest.approx(accuracy["mean"])
+    # Every second photograph differs by 0.5. The ends are 2.5 % quantiles of a binomial number.
+    assert (groups["low"], groups["high"]) == pytest.approx((6 / 40, 14 / 40))
+    assert "| +25.0 | +25.0 to +25.0 | +15.0 to +35.0 |" in markdown
+    assert "over 20 photographs" in markdown
     assert "other images with the same networks" in markdown
+    assert markdown.count("Photographs are of one city.") == 1
+    assert "No interval" not in markdown
     assert (folders.runs / "toy/narrow-seed1/examples.npz").exists()
+
+
+@pytest.mark.parametrize(("photographs", "too_narrow"), [(20, True), (28, True), (30, False)])
+def test_a_note_says_that_intervals_over_few_groups_are_too_narrow(
+    folders, results, photographs, too_narrow
+):
+    sums = functools.partial(examples_of, photographs=photographs)
+    run_experiment(finished_spec(sums=sums)[0], "table1", (1,), folders)
+    assert ("too narrow: they cover the mean in about 92 %" in results("table1")[1]) == too_narrow
+
+
+def test_two_photographs_have_no_interval_and_a_note_says_why(folders, results):
+    sums = functools.partial(examples_of, photographs=2)
+    run_experiment(finished_spec(sums=sums)[0], "table1", (1, 4), folders)
+    found, markdown = results("table1")
+    assert found["differences"][0]["metrics"]["accuracy"]["groups"] is None
+    assert "over photographs" not in markdown
+    assert "No interval over groups of images: 2 photographs are too few" in markdown
+    assert "fewer than 10 groups" in markdown
+
+
+def test_rows_of_different_examples_have_no_interval_and_a_note_says_why(folders, results):
+    def sums(run, folders):
+        # Both rows lost an image of the same photograph, but not the same image.
+        return examples_of(run, folders, first=run.config.width)
+
+    run_experiment(finished_spec(sums=sums)[0], "table1", (1,), folders)
+    found, markdown = results("table1")
+    assert found["differences"][0]["metrics"]["accuracy"]["groups"] is None
+    assert "Wide minus Narrow: the runs were evaluated on different images" in markdown
+
+
+def test_metrics_that_are_not_finite_have_no_interval_and_a_note_says_why(folders, results):
+    spec, _ = finished_spec()
+    metrics = lambda totals: {"accuracy": np.full(len(totals["count"]), np.nan)}  # noqa: E731
+    # The sums of the runs exist, and only the intervals are computed.
+    run_experiment(spec, "table1", (1,), folders)
+    changed = dataclasses.replace(spec, examples=ExampleMetrics(examples_of, metrics))
+    run_experiment(changed, "table1", (1,), folders)
+    found, markdown = results("table1")
+    assert (found["differences"][0]["groups"], "over photographs" in markdown) == (0, False)
+    assert "Wide minus Narrow: no metric is finite in all resamples" in markdown
+
+
+def test_a_run_that_another_command_finished_without_sums_is_named(folders, results):
+    spec, _ = finished_spec()
+
+    def train(config, *rest):
+        if config.training.seed == 4 and config.width == 2:
+            run_experiment(spec, "table1", (1,), folders)
+        return spec.train(config, *rest)
+
+    def lose_sums(run, given):
+        # The last run of this command; another one loses sums that were complete before.
+        if run.config.training.seed == 4 and run.config.width == 2:
+            (folders.runs / "toy/narrow-seed1/examples.npz").unlink()
+        return examples_of(run, given)
+
+    examples = ExampleMetrics(lose_sums, means_of)
+    changed = dataclasses.replace(spec, train=train, examples=examples)
+    run_experiment(changed, "table1", (4,), folders)
+    found, markdown = results("table1")
+    assert found["seeds"] == [1, 4]
+    assert found["differences"][0]["metrics"]["accuracy"]["groups"] is None
+    assert "narrow-seed1: the sums of its last evaluation are missing" in markdown
 
 
 def test_without_checkpoints_a_table_has_no_interval_over_groups_and_says_so(folders, results):

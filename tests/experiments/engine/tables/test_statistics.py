@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -19,7 +21,11 @@ def mean_sums(values, groups=None):
     """Sums of examples whose metric is the mean of ``values``."""
     groups = range(len(values)) if groups is None else groups
     sums = {"score": np.asarray(values, np.float64), "count": np.ones(len(values))}
-    return ExampleSums(sums, [str(group) for group in groups], "photographs")
+    return example_sums(sums, [str(group) for group in groups], "photographs")
+
+
+def example_sums(sums, groups, kind):
+    return ExampleSums(sums, range(len(groups)), groups, kind)
 
 
 def width(interval):
@@ -90,13 +96,6 @@ def test_both_rows_have_the_same_resamples():
     assert (found.low, found.high) == pytest.approx((0.25, 0.25))
 
 
-def test_runs_of_a_row_are_averaged():
-    first, second = np.random.default_rng(0).normal(size=(2, 30))
-    zero = mean_sums(np.zeros(30))
-    found = group_intervals([mean_sums(first), mean_sums(second)], [zero], means_of)
-    assert found == group_intervals([mean_sums((first + second) / 2)], [zero], means_of)
-
-
 def mean_iou(totals):
     matrix = totals["matrix"]
     right = np.diagonal(matrix, axis1=-2, axis2=-1)
@@ -110,7 +109,7 @@ def test_a_metric_may_be_any_function_of_the_totals():
     matrices = rng.poisson(3, (2, 60, 3, 3)) + 9 * np.eye(3) * rng.random((2, 60, 1, 1))
     groups = rng.integers(0, 12, 60)
     ours, theirs = (
-        ExampleSums({"matrix": each}, [*map(str, groups)], "scenes") for each in matrices
+        example_sums({"matrix": each}, [*map(str, groups)], "scenes") for each in matrices
     )
     found = group_intervals([ours], [theirs], mean_iou)["mIoU"]
 
@@ -128,6 +127,32 @@ def test_a_metric_may_be_any_function_of_the_totals():
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.06 * (high - low))
 
 
+def test_metrics_are_averaged_over_runs():
+    """The mean IoU of two different networks is not the mean IoU of their mean matrix."""
+    rng = np.random.default_rng(0)
+    right, wrong = np.array([[9.0, 1], [1, 2]]), np.array([[2.0, 50], [30, 1]])
+    matrices = [rng.poisson(each, (40, 2, 2)).astype(float) for each in (right, wrong, 5 * right)]
+    groups = [*map(str, range(40))]
+    *ours, theirs = (example_sums({"matrix": each}, groups, "scenes") for each in matrices)
+    found = group_intervals(ours, [theirs], mean_iou)["mIoU"]
+
+    def difference(examples):
+        first, second, baseline = (
+            mean_iou({"matrix": each[examples].sum(0)})["mIoU"] for each in matrices
+        )
+        return (first + second) / 2 - baseline
+
+    printed = difference(np.arange(40))
+    assert found.mean == pytest.approx(printed)
+    assert found.low < printed < found.high
+    of_the_mean = mean_iou({"matrix": matrices[0].sum(0) + matrices[1].sum(0)})["mIoU"]
+    baseline = mean_iou({"matrix": matrices[2].sum(0)})["mIoU"]
+    assert not found.low <= of_the_mean - baseline <= found.high
+    differences = [difference(rng.integers(40, size=40)) for _ in range(2000)]
+    low, high = np.percentile(differences, [2.5, 97.5])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.1 * (high - low))
+
+
 def test_resamples_are_computed_in_batches_of_limited_memory(monkeypatch):
     monkeypatch.setattr(statistics, "_NUMBERS_AT_A_TIME", 1000)
     sizes = []
@@ -136,8 +161,8 @@ def test_resamples_are_computed_in_batches_of_limited_memory(monkeypatch):
         sizes.append(totals["matrix"].size)
         return mean_iou(totals)
 
-    matrices = np.random.default_rng(0).random((4, 7, 7))
-    sums = ExampleSums({"matrix": matrices}, [*"abcd"], "scenes")
+    matrices = np.random.default_rng(0).random((10, 7, 7))
+    sums = example_sums({"matrix": matrices}, [*"abcdefghij"], "scenes")
     group_intervals([sums], [sums], metrics)
     assert max(sizes) <= 1000
     assert sum(sizes) >= 9999 * 49
@@ -148,22 +173,32 @@ def test_a_metric_that_is_not_finite_in_a_resample_has_no_interval():
         with np.errstate(invalid="ignore"):
             return {"whole": totals["score"], "ratio": totals["score"] / totals["score"]}
 
-    sums = mean_sums([0.0, 0.0, 1.0])
+    sums = mean_sums([0.0] * 9 + [1.0])
     assert [*group_intervals([sums], [sums], metrics)] == ["whole"]
 
 
-def test_one_group_has_no_interval():
-    sums = mean_sums([1.0, 2.0], [0, 0])
-    assert group_intervals([sums], [sums], means_of) == {}
+@pytest.mark.parametrize(("groups", "names"), [(1, []), (2, []), (9, []), (10, ["score"])])
+def test_fewer_than_ten_groups_have_no_interval(groups, names):
+    values = np.arange(30.0)
+    sums = mean_sums(values, values.astype(int) % groups)
+    assert [*group_intervals([sums], [sums], means_of)] == names
 
 
 def test_rows_must_have_the_same_examples():
-    ours, theirs = mean_sums([1.0, 2.0, 3.0]), mean_sums([1.0, 2.0, 3.0], [0, 1, 1])
-    with pytest.raises(ValueError, match="same examples"):
-        group_intervals([ours], [theirs], means_of)
+    ours = mean_sums([1.0, 2.0, 3.0])
+    # Groups with the same names may have lost different images.
+    for changes in ({"groups": ["0", "1", "1"]}, {"records": [0, 1, 3]}, {"kind": "scenes"}):
+        theirs = dataclasses.replace(ours, **changes)
+        with pytest.raises(ValueError, match="same examples"):
+            group_intervals([ours], [theirs], means_of)
 
 
 @pytest.mark.parametrize("groups", [[], ["a"], ["a", "b", "c"]])
 def test_every_example_has_sums_and_a_group(groups):
     with pytest.raises(ValueError, match=r"examples.*'count': 2"):
-        ExampleSums({"count": np.ones(2)}, groups, "photographs")
+        example_sums({"count": np.ones(2)}, groups, "photographs")
+
+
+def test_every_example_has_the_number_of_its_record():
+    with pytest.raises(ValueError, match=r"2 examples.*'records': 3"):
+        ExampleSums({"count": np.ones(2)}, range(3), ["a", "b"], "photographs")
