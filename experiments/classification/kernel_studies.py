@@ -16,13 +16,13 @@ from experiments.engine.folders import DataFolders
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.step import State
 from experiments.kernel_studies import border_study, replacement_study
-from experiments.kernel_studies.subject import Subject
+from experiments.kernel_studies.studied_network import StudiedNetwork
 from experiments.models.input_normalization import normalize
 
 
-def subject_of(
+def studied_network(
     config: ClassificationConfig, folders: DataFolders, evaluation: EvaluationConfig
-) -> Subject:
+) -> StudiedNetwork:
     """Returns the network of a config and its validation images.
 
     Args:
@@ -42,7 +42,7 @@ def subject_of(
         x = normalize(batch["image"], model.config.input)
         return collect_reassemblies(model, variables, x)[1]
 
-    return Subject(
+    return StudiedNetwork(
         network_of=lambda state: {name: state[name] for name in ("params", "model_state")},
         reassemblies=reassemblies,
         batches=evaluation_batches(data, config.data, evaluation.batch_size),
@@ -61,7 +61,7 @@ def replace_kernels(
     replacement_study.replace_kernels(
         RUNS,
         runs,
-        lambda config: subject_of(config, folders, evaluation),
+        lambda config: studied_network(config, folders, evaluation),
         METRICS,
         output,
         evaluation,
@@ -73,5 +73,5 @@ def kernel_sums(
 ) -> None:
     """See :func:`experiments.kernel_studies.border_study.measure_borders`."""
     border_study.measure_borders(
-        RUNS, runs, lambda config: subject_of(config, folders, evaluation), output, evaluation
+        RUNS, runs, lambda config: studied_network(config, folders, evaluation), output, evaluation
     )

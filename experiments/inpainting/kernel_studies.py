@@ -21,15 +21,15 @@ from experiments.inpainting.pixels import to_unit
 from experiments.inpainting.presets import METRICS
 from experiments.inpainting.task import RUNS
 from experiments.kernel_studies import border_study, replacement_study
-from experiments.kernel_studies.subject import Subject
+from experiments.kernel_studies.studied_network import StudiedNetwork
 
 
-def subject_of(
+def studied_network(
     config: InpaintingConfig,
     images: Path | None,
     folders: DataFolders,
     evaluation: EvaluationConfig,
-) -> Subject:
+) -> StudiedNetwork:
     """The generator of a config and its validation images with their holes.
 
     With partial convolutions, the kernels are those before they are divided by their sum over valid
@@ -54,7 +54,7 @@ def subject_of(
         image, mask = to_unit(batch["image"]), batch["mask"].astype(jnp.float32)
         return collect_reassemblies(model, variables, image, mask)[1]
 
-    return Subject(
+    return StudiedNetwork(
         network_of=variables_of,
         reassemblies=reassemblies,
         batches=evaluation_batches(data, config.data, evaluation.batch_size),
@@ -74,7 +74,7 @@ def replace_kernels(
     evaluation: EvaluationConfig,
 ) -> None:
     """See :func:`experiments.kernel_studies.replacement_study.replace_kernels`."""
-    make = _subject_maker(images, folders, evaluation)
+    make = _maker(images, folders, evaluation)
     replacement_study.replace_kernels(RUNS, runs, make, METRICS, output, evaluation)
 
 
@@ -86,11 +86,11 @@ def kernel_sums(
     evaluation: EvaluationConfig,
 ) -> None:
     """See :func:`experiments.kernel_studies.border_study.measure_borders`."""
-    make = _subject_maker(images, folders, evaluation)
+    make = _maker(images, folders, evaluation)
     border_study.measure_borders(RUNS, runs, make, output, evaluation)
 
 
-def _subject_maker(
+def _maker(
     images: Path | None, folders: DataFolders, evaluation: EvaluationConfig
-) -> Callable[[InpaintingConfig], Subject]:
-    return lambda config: subject_of(config, images, folders, evaluation)
+) -> Callable[[InpaintingConfig], StudiedNetwork]:
+    return lambda config: studied_network(config, images, folders, evaluation)

@@ -15,8 +15,8 @@ from experiments.engine.tables.results import RESULTS, TABLE
 from experiments.engine.tables.table import Spread, Table, print_tables, save_tables
 from experiments.engine.text import printable
 from experiments.kernel_studies.border_sums import RingSums, ring_sums
-from experiments.kernel_studies.subject import (
-    Subject,
+from experiments.kernel_studies.studied_network import (
+    StudiedNetwork,
     about,
     layer_names,
     load_runs,
@@ -53,7 +53,7 @@ class LayerMeans(NamedTuple):
 def measure_borders[Config: RunConfig](
     run_type: RunType[Config],
     runs: Sequence[Path],
-    subject_of: Callable[[Config], Subject],
+    studied_network: Callable[[Config], StudiedNetwork],
     output: Path,
     evaluation: EvaluationConfig,
 ) -> None:
@@ -62,7 +62,7 @@ def measure_borders[Config: RunConfig](
     Args:
         run_type: properties of the runs of the task.
         runs: folders of one or more runs with CARAFE++, which differ in their seeds only.
-        subject_of: function from the config of the runs to the network and its images.
+        studied_network: function from the config of the runs to the network and its images.
         output: folder for ``results.json`` and ``table.md``.
         evaluation: choice of the checkpoints, and settings of the evaluation.
 
@@ -76,18 +76,18 @@ def measure_borders[Config: RunConfig](
     check_batch_size(evaluation.batch_size)
     loaded = load_runs(run_type, runs, evaluation.checkpoint)
     first, *_ = loaded.values()
-    subject = subject_of(first.config)
-    names = layer_names(subject, first.state, runs)
-    networks = [subject.network_of(run.state) for run in loaded.values()]
-    totals = summed(subject, ring_sums, subject.batches, networks, evaluation)
+    studied = studied_network(first.config)
+    names = layer_names(studied, first.state, runs)
+    networks = [studied.network_of(run.state) for run in loaded.values()]
+    totals = summed(studied, ring_sums, studied.batches, networks, evaluation)
     # Compiled functions return the layers in alphabetical order.
     layers = layer_means([{name: total.sums[name] for name in names} for total in totals])
-    title = title_of("Weight inside the map", subject, totals[0].images, loaded)
+    title = title_of("Weight inside the map", studied, totals[0].images, loaded)
     tables = [border_table(title, layers)]
-    notes = [*NOTES, *notes_of(subject, len(runs), totals[0])]
+    notes = [*NOTES, *notes_of(studied, len(runs), totals[0])]
     results = {
         "runs": about(runs, loaded),
-        "split": subject.split,
+        "split": studied.split,
         "images": totals[0].images,
         "layers": {name: border_json(means) for name, means in layers.items()},
     }

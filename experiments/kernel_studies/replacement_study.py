@@ -21,9 +21,9 @@ from experiments.kernel_studies.mean_kernels import (
     mean_kernels,
 )
 from experiments.kernel_studies.replacement import KINDS, Kind, replaced_kernels
-from experiments.kernel_studies.subject import (
+from experiments.kernel_studies.studied_network import (
     Step,
-    Subject,
+    StudiedNetwork,
     about,
     layer_names,
     load_runs,
@@ -47,7 +47,7 @@ NOTES = (
 def replace_kernels[Config: RunConfig](
     run_type: RunType[Config],
     runs: Sequence[Path],
-    subject_of: Callable[[Config], Subject],
+    studied_network: Callable[[Config], StudiedNetwork],
     metrics: Sequence[Metric],
     output: Path,
     evaluation: EvaluationConfig,
@@ -61,8 +61,8 @@ def replace_kernels[Config: RunConfig](
     Args:
         run_type: properties of the runs of the task.
         runs: folders of one or more runs with CARAFE++, which differ in their seeds only.
-        subject_of: function from the config of the runs to the network and its images.
-        metrics: metrics of the task. Tables show those that are no details.
+        studied_network: function from the config of the runs to the network and its images.
+        metrics: metrics of the task; tables leave out metrics whose place is ``"detail"``.
         output: folder for ``results.json`` and ``table.md``.
         evaluation: choice of the checkpoints, and settings of the evaluation. The share of each
             device of a batch must have at least two images.
@@ -77,28 +77,28 @@ def replace_kernels[Config: RunConfig](
     check_batch_size(evaluation.batch_size)
     loaded = load_runs(run_type, runs, evaluation.checkpoint)
     first, *_ = loaded.values()
-    subject = subject_of(first.config)
-    layers = layer_names(subject, first.state, runs)
-    batches = shuffled_batches(subject.batches, subject.inputs, jax.local_device_count())
-    networks = {name: subject.network_of(run.state) for name, run in loaded.items()}
-    totals = summed(subject, kernel_sums, batches, [*networks.values()], evaluation)
+    studied = studied_network(first.config)
+    layers = layer_names(studied, first.state, runs)
+    batches = shuffled_batches(studied.batches, studied.inputs, jax.local_device_count())
+    networks = {name: studied.network_of(run.state) for name, run in loaded.items()}
+    totals = summed(studied, kernel_sums, batches, [*networks.values()], evaluation)
     means = {name: mean_kernels(total.sums) for name, total in zip(networks, totals, strict=True)}
     found = {
-        kind: _evaluated(kind, subject.evaluator(_adapted(kind), batches), networks, means)
+        kind: _evaluated(kind, studied.evaluator(_adapted(kind), batches), networks, means)
         for kind in KINDS
     }
-    notes = [*NOTES, *notes_of(subject, len(runs), totals[0])]
+    notes = [*NOTES, *notes_of(studied, len(runs), totals[0])]
     small = layers_of_small_maps(totals[0].sums)
     if small:
         notes.append(
             "No pixel of some phase has its whole window in the map, so all pixels count for mean, "
             f"in the layers {', '.join(layer for layer in layers if layer in small)}."
         )
-    title = title_of("Evaluation with replaced kernels", subject, totals[0].images, loaded)
+    title = title_of("Evaluation with replaced kernels", studied, totals[0].images, loaded)
     tables = replacement_tables(title, found, metrics)
     results = {
         "runs": about(runs, loaded),
-        "split": subject.split,
+        "split": studied.split,
         "images": totals[0].images,
         "kernels": {kind: replacement_json(found, kind) for kind in KINDS},
         "mean_kernels": {
@@ -146,11 +146,11 @@ def spreads(found: Mapping[str, Metrics]) -> dict[str, Spread]:
 
 
 def against_own(found: Mapping[Kind, Mapping[str, Metrics]], kind: Kind) -> dict[str, Spread]:
-    """Returns mean and deviation over runs of the difference to the metrics with own kernels.
+    """Returns mean and deviation over runs of the metrics minus the metrics with own kernels.
 
     Args:
         found: metrics by the kind of the kernels and by the name of the run.
-        kind: kind of the kernels, of which the metrics with own kernels are subtracted.
+        kind: kind of the kernels whose metrics are compared with the metrics of own kernels.
     """
     differences = {
         run: {

@@ -10,7 +10,7 @@ from experiments.engine.folders import DataFolders
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.step import State
 from experiments.kernel_studies import border_study, replacement_study
-from experiments.kernel_studies.subject import Subject
+from experiments.kernel_studies.studied_network import StudiedNetwork
 from experiments.pyramid.batches import evaluation_batches
 from experiments.pyramid.configs import PyramidConfig
 from experiments.pyramid.evaluation import PyramidEvaluator
@@ -19,9 +19,9 @@ from experiments.pyramid.presets import METRICS
 from experiments.pyramid.task import RUNS, make_model, predict
 
 
-def subject_of(
+def studied_network(
     config: PyramidConfig, folders: DataFolders, evaluation: EvaluationConfig
-) -> Subject:
+) -> StudiedNetwork:
     """Returns the network of a config and the validation scenes; a batch has scenes of one size.
 
     Args:
@@ -40,7 +40,7 @@ def subject_of(
         variables = {"params": state["params"], "batch_stats": state["model_state"]}
         return collect_reassemblies(model, variables, batch["maps"])[1]
 
-    return Subject(
+    return StudiedNetwork(
         network_of=lambda state: {name: state[name] for name in ("params", "model_state")},
         reassemblies=reassemblies,
         batches=evaluation_batches(features, evaluation.batch_size, "validation"),
@@ -63,7 +63,7 @@ def replace_kernels(
     replacement_study.replace_kernels(
         RUNS,
         runs,
-        lambda config: subject_of(config, folders, evaluation),
+        lambda config: studied_network(config, folders, evaluation),
         METRICS,
         output,
         evaluation,
@@ -75,5 +75,5 @@ def kernel_sums(
 ) -> None:
     """See :func:`experiments.kernel_studies.border_study.measure_borders`."""
     border_study.measure_borders(
-        RUNS, runs, lambda config: subject_of(config, folders, evaluation), output, evaluation
+        RUNS, runs, lambda config: studied_network(config, folders, evaluation), output, evaluation
     )

@@ -10,7 +10,7 @@ from experiments.engine.folders import DataFolders
 from experiments.engine.settings import EvaluationConfig
 from experiments.engine.step import State
 from experiments.kernel_studies import border_study, replacement_study
-from experiments.kernel_studies.subject import Subject
+from experiments.kernel_studies.studied_network import StudiedNetwork
 from experiments.models.input_normalization import normalize
 from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.data.batches import evaluation_batches
@@ -21,9 +21,9 @@ from experiments.segmentation.presets import METRICS
 from experiments.segmentation.task import RUNS, make_model, segment
 
 
-def subject_of(
+def studied_network(
     config: SegmentationConfig, split: Split, folders: DataFolders, evaluation: EvaluationConfig
-) -> Subject:
+) -> StudiedNetwork:
     """The network of a config and the images of a split; each batch has images of one size.
 
     Args:
@@ -44,7 +44,7 @@ def subject_of(
         x = normalize(image, model.config.backbone.input)
         return collect_reassemblies(model, variables, x)[1]
 
-    return Subject(
+    return StudiedNetwork(
         network_of=lambda state: {name: state[name] for name in ("params", "model_state")},
         reassemblies=reassemblies,
         batches=evaluation_batches(data, config.data, evaluation.batch_size, split=split),
@@ -70,7 +70,7 @@ def replace_kernels(
     evaluation: EvaluationConfig,
 ) -> None:
     """See :func:`experiments.kernel_studies.replacement_study.replace_kernels`."""
-    make = _subject_maker(split, folders, evaluation)
+    make = _maker(split, folders, evaluation)
     replacement_study.replace_kernels(RUNS, runs, make, METRICS, output, evaluation)
 
 
@@ -82,11 +82,11 @@ def kernel_sums(
     evaluation: EvaluationConfig,
 ) -> None:
     """See :func:`experiments.kernel_studies.border_study.measure_borders`."""
-    make = _subject_maker(split, folders, evaluation)
+    make = _maker(split, folders, evaluation)
     border_study.measure_borders(RUNS, runs, make, output, evaluation)
 
 
-def _subject_maker(
+def _maker(
     split: Split, folders: DataFolders, evaluation: EvaluationConfig
-) -> Callable[[SegmentationConfig], Subject]:
-    return lambda config: subject_of(config, split, folders, evaluation)
+) -> Callable[[SegmentationConfig], StudiedNetwork]:
+    return lambda config: studied_network(config, split, folders, evaluation)
