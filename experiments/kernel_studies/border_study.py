@@ -1,4 +1,4 @@
-"""Measures how much of the weight of trained reassembly kernels lies inside the map."""
+"""Measures which share of the weight of trained reassembly kernels lies inside the map."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +26,16 @@ from experiments.kernel_studies.studied_network import (
 )
 
 NOTES = (
-    "Weight of a kernel inside the map, the mean over the output pixels whose centre is 0, 1, 2, "
-    "... input pixels away from the border. The last distance of a layer includes all pixels "
-    "further inside, whose windows lie in the map. Weight outside the map is lost.",
-    "box: a kernel of equal weights 1 / k**2 on the same maps.",
+    "Share of the weight of a kernel inside the map, the mean over the output pixels whose centre "
+    "is 0, 1, 2, ... input pixels away from the border. The last distance of a layer includes all "
+    "pixels further inside, whose windows lie in the map. Weight outside the map is lost.",
+    "box: a kernel of equal weights on the same maps.",
 )
 _DIGITS = 3
 
 
 class LayerMeans(NamedTuple):
-    """Mean weight inside the map for each ring of a layer; NaN for a ring without pixels.
+    """Mean share of the weight inside the map for each ring; NaN for a ring without pixels.
 
     Attributes:
         carafe: means of each run, ``[runs, rings]``.
@@ -82,7 +82,7 @@ def measure_borders[Config: RunConfig](
     totals = summed(studied, ring_sums, studied.batches, networks, evaluation)
     # Compiled functions return the layers in alphabetical order.
     layers = layer_means([{name: total.sums[name] for name in names} for total in totals])
-    title = title_of("Weight inside the map", studied, totals[0].images, loaded)
+    title = title_of("Share of the weight inside the map", studied, totals[0].images, loaded)
     tables = [border_table(title, layers)]
     notes = [*NOTES, *notes_of(studied, len(runs), totals[0])]
     results = {
