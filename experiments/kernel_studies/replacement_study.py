@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from experiments.engine.batch_fields import UNREADABLE
 from experiments.engine.json_files import write_json
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.presets import Metric
@@ -24,6 +25,7 @@ from experiments.kernel_studies.replacement import KINDS, Kind, replaced_kernels
 from experiments.kernel_studies.studied_network import (
     Step,
     StudiedNetwork,
+    Totals,
     about,
     layer_names,
     load_runs,
@@ -41,6 +43,8 @@ NOTES = (
     "box: equal weights, with which training starts. Kernels are replaced in all layers at once; "
     "the networks were not trained with them.",
     "Only pixels whose whole window lies in the map count for mean.",
+    "The other image of shuffled may show the same object or a part of the same photograph, which "
+    "makes its kernels more similar than the kernels of an unrelated image.",
 )
 
 
@@ -87,19 +91,20 @@ def replace_kernels[Config: RunConfig](
         kind: _evaluated(kind, studied.evaluator(_adapted(kind), batches), networks, means)
         for kind in KINDS
     }
-    notes = [*NOTES, *notes_of(studied, len(runs), totals[0])]
+    counted = evaluated_images(totals[0], next(iter(found["own"].values())))
+    notes = [*NOTES, *notes_of(studied, len(runs), counted)]
     small = layers_of_small_maps(totals[0].sums)
     if small:
         notes.append(
             "No pixel of some phase has its whole window in the map, so all pixels count for mean, "
             f"in the layers {', '.join(layer for layer in layers if layer in small)}."
         )
-    title = title_of("Evaluation with replaced kernels", studied, totals[0].images, loaded)
+    title = title_of("Evaluation with replaced kernels", studied, counted.images, loaded)
     tables = replacement_tables(title, found, metrics)
     results = {
         "runs": about(runs, loaded),
         "split": studied.split,
-        "images": totals[0].images,
+        "images": counted.images,
         "kernels": {kind: replacement_json(found, kind) for kind in KINDS},
         "mean_kernels": {
             name: {layer: each[layer].tolist() for layer in layers} for name, each in means.items()
@@ -132,6 +137,20 @@ def _evaluated(
         name: evaluate({"network": network, "means": means[name] if kind == "mean" else {}})
         for name, network in networks.items()
     }
+
+
+def evaluated_images(totals: Totals, metrics: Metrics) -> Totals:
+    """Returns totals with the numbers of images that the metrics count.
+
+    The sums over kernels also count images whose label cannot be read.
+
+    Args:
+        totals: sums over kernels.
+        metrics: metrics of a run on the same images.
+    """
+    unreadable = round(metrics.get(UNREADABLE, 0))
+    images = totals.images + totals.unreadable - unreadable
+    return totals._replace(images=images, unreadable=unreadable)
 
 
 def spreads(found: Mapping[str, Metrics]) -> dict[str, Spread]:

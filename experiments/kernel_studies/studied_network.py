@@ -241,7 +241,7 @@ def notes_of(studied: StudiedNetwork, runs: int, totals: Totals) -> list[str]:
     """
     notes = [SEVERAL_SEEDS if runs > 1 else ONE_RUN]
     if totals.unreadable:
-        notes.append(f"{totals.unreadable} images could not be read, and do not count.")
+        notes.append(f"{totals.unreadable} images or labels could not be read, and do not count.")
     alone = studied.images - totals.images - totals.unreadable
     if alone:
         notes.append(f"Images left out because no other image has their size: {alone}.")

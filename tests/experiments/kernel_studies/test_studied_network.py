@@ -10,7 +10,8 @@ from experiments.engine.evaluation import NonFiniteEvaluationError, UnreadableEv
 from experiments.engine.settings import EvaluationConfig
 from experiments.kernel_studies.batches import shuffled_batches
 from experiments.kernel_studies.mean_kernels import kernel_sums, mean_kernels
-from experiments.kernel_studies.studied_network import StudiedNetwork, notes_of, summed
+from experiments.kernel_studies.replacement_study import evaluated_images
+from experiments.kernel_studies.studied_network import StudiedNetwork, Totals, notes_of, summed
 
 DEVICES = 4
 
@@ -58,7 +59,15 @@ def test_sums_are_over_all_images_with_weight_on_all_devices():
     for total, expected in ((once, mean), (twice, 2 * mean)):
         means = mean_kernels(total.sums)["a"]
         np.testing.assert_allclose(means, np.full((1, 1, 9), expected), rtol=1e-6)
-    assert notes_of(studied, 2, once)[1:] == ["1 images could not be read, and do not count."]
+    assert notes_of(studied, 2, once)[1:] == [
+        "1 images or labels could not be read, and do not count."
+    ]
+
+
+def test_images_whose_label_cannot_be_read_do_not_count_for_metrics():
+    totals = Totals(sums={}, images=12, unreadable=1)
+    assert evaluated_images(totals, {"mIoU": 0.5, "unreadable": 3.0}) == Totals({}, 10, 3)
+    assert evaluated_images(Totals({}, 12, 0), {"mIoU": 0.5}) == Totals({}, 12, 0)
 
 
 def test_an_image_that_is_left_out_is_noted():
