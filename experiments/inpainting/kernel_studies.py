@@ -1,7 +1,6 @@
 """Studies of the kernels of trained generators with CARAFE++."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,14 @@ from experiments.inpainting.data.batches import evaluation_batches, open_data
 from experiments.inpainting.evaluation import evaluation_sums
 from experiments.inpainting.fill import make_generator, variables_of
 from experiments.inpainting.pixels import to_unit
-from experiments.inpainting.presets import METRICS
-from experiments.inpainting.task import RUNS
-from experiments.kernel_studies import border_study, replacement_study
 from experiments.kernel_studies.studied_network import StudiedNetwork
 
 
 def studied_network(
     config: InpaintingConfig,
-    images: Path | None,
     folders: DataFolders,
     evaluation: EvaluationConfig,
+    images: Path | None = None,
 ) -> StudiedNetwork:
     """The generator of a config and its validation images with their holes.
 
@@ -37,9 +33,9 @@ def studied_network(
 
     Args:
         config: config of the run.
-        images: folder of images that replaces the run's dataset.
         folders: folders of the data.
         evaluation: settings of the evaluation.
+        images: folder of images that replaces the run's dataset.
 
     Raises:
         DataError: the dataset is missing or damaged.
@@ -64,33 +60,3 @@ def studied_network(
         ),
         images=len(data.validation),
     )
-
-
-def replace_kernels(
-    runs: Sequence[Path],
-    output: Path,
-    images: Path | None,
-    folders: DataFolders,
-    evaluation: EvaluationConfig,
-) -> None:
-    """See :func:`experiments.kernel_studies.replacement_study.replace_kernels`."""
-    make = _maker(images, folders, evaluation)
-    replacement_study.replace_kernels(RUNS, runs, make, METRICS, output, evaluation)
-
-
-def kernel_sums(
-    runs: Sequence[Path],
-    output: Path,
-    images: Path | None,
-    folders: DataFolders,
-    evaluation: EvaluationConfig,
-) -> None:
-    """See :func:`experiments.kernel_studies.border_study.measure_borders`."""
-    make = _maker(images, folders, evaluation)
-    border_study.measure_borders(RUNS, runs, make, output, evaluation)
-
-
-def _maker(
-    images: Path | None, folders: DataFolders, evaluation: EvaluationConfig
-) -> Callable[[InpaintingConfig], StudiedNetwork]:
-    return lambda config: studied_network(config, images, folders, evaluation)

@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.engine.json_files import write_json
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.runs import RunType
 from experiments.engine.settings import EvaluationConfig, RunConfig
-from experiments.engine.tables.results import RESULTS, TABLE
-from experiments.engine.tables.table import Spread, Table, print_tables, save_tables
-from experiments.engine.text import printable
+from experiments.engine.tables.table import Spread, Table
 from experiments.kernel_studies.border_sums import RingSums, ring_sums
+from experiments.kernel_studies.commands import KERNEL_SUMS
+from experiments.kernel_studies.results import StudyFolder
 from experiments.kernel_studies.studied_network import (
     StudiedNetwork,
     about,
@@ -69,7 +68,8 @@ def measure_borders[Config: RunConfig](
     Raises:
         CheckpointError: there is no run of this task in a folder, or it cannot be read.
         ConfigError: configs differ in more than the seed, there is no CARAFE++, or the batch size
-            is not a multiple of the number of devices.
+            is not a multiple of the number of devices; or ``output`` has results of another study.
+        FolderError: ``output`` cannot be created or written to.
         UnreadableEvaluationError: too many images cannot be read, or no image can.
         NonFiniteEvaluationError: kernels are NaN or infinite.
     """
@@ -78,6 +78,8 @@ def measure_borders[Config: RunConfig](
     first, *_ = loaded.values()
     studied = studied_network(first.config)
     names = layer_names(studied, first.state, runs)
+    folder = StudyFolder(output, KERNEL_SUMS, runs, studied.split)
+    folder.check()
     networks = [studied.network_of(run.state) for run in loaded.values()]
     totals = summed(studied, ring_sums, studied.batches, networks, evaluation)
     # Compiled functions return the layers in alphabetical order.
@@ -87,13 +89,10 @@ def measure_borders[Config: RunConfig](
     notes = [*NOTES, *notes_of(studied, len(runs), totals[0])]
     results = {
         "runs": about(runs, loaded),
-        "split": studied.split,
         "images": totals[0].images,
         "layers": {name: border_json(means) for name, means in layers.items()},
     }
-    write_json(output / RESULTS, results)
-    save_tables(output / TABLE, tables, notes)
-    print_tables(tables, [*notes, f"results in {printable(output)}"])
+    folder.write(results, evaluation, tables, notes)
 
 
 def layer_means(sums: Sequence[Mapping[str, RingSums[np.ndarray]]]) -> dict[str, LayerMeans]:

@@ -7,21 +7,21 @@ from typing import Any
 import jax
 
 from experiments.engine.batch_fields import UNREADABLE
-from experiments.engine.json_files import write_json
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.presets import Metric
 from experiments.engine.runs import RunType
 from experiments.engine.settings import EvaluationConfig, RunConfig
-from experiments.engine.tables.results import RESULTS, TABLE, plain
-from experiments.engine.tables.table import Spread, Spreads, Table, print_tables, save_tables
-from experiments.engine.text import printable
+from experiments.engine.tables.results import plain
+from experiments.engine.tables.table import Spread, Spreads, Table
 from experiments.kernel_studies.batches import shuffled_batches
+from experiments.kernel_studies.commands import REPLACE_KERNELS
 from experiments.kernel_studies.mean_kernels import (
     kernel_sums,
     layers_of_small_maps,
     mean_kernels,
 )
 from experiments.kernel_studies.replacement import KINDS, Kind, replaced_kernels
+from experiments.kernel_studies.results import StudyFolder
 from experiments.kernel_studies.studied_network import (
     Step,
     StudiedNetwork,
@@ -74,7 +74,9 @@ def replace_kernels[Config: RunConfig](
     Raises:
         CheckpointError: there is no run of this task in a folder, or it cannot be read.
         ConfigError: configs differ in more than the seed, there is no CARAFE++, or the batch size
-            is too small or not a multiple of the number of devices.
+            is too small or not a multiple of the number of devices; or ``output`` has results of
+            another study.
+        FolderError: ``output`` cannot be created or written to.
         UnreadableEvaluationError: too many images cannot be read, or no image can.
         NonFiniteEvaluationError: a network gives values that are NaN or infinite.
     """
@@ -84,6 +86,8 @@ def replace_kernels[Config: RunConfig](
     studied = studied_network(first.config)
     layers = layer_names(studied, first.state, runs)
     batches = shuffled_batches(studied.batches, studied.inputs, jax.local_device_count())
+    folder = StudyFolder(output, REPLACE_KERNELS, runs, studied.split)
+    folder.check()
     networks = {name: studied.network_of(run.state) for name, run in loaded.items()}
     totals = summed(studied, kernel_sums, batches, [*networks.values()], evaluation)
     means = {name: mean_kernels(total.sums) for name, total in zip(networks, totals, strict=True)}
@@ -103,16 +107,13 @@ def replace_kernels[Config: RunConfig](
     tables = replacement_tables(title, found, metrics)
     results = {
         "runs": about(runs, loaded),
-        "split": studied.split,
         "images": counted.images,
         "kernels": {kind: replacement_json(found, kind) for kind in KINDS},
         "mean_kernels": {
             name: {layer: each[layer].tolist() for layer in layers} for name, each in means.items()
         },
     }
-    write_json(output / RESULTS, results)
-    save_tables(output / TABLE, tables, notes)
-    print_tables(tables, [*notes, f"results in {printable(output)}"])
+    folder.write(results, evaluation, tables, notes)
 
 
 def _adapted(kind: Kind) -> Callable[[Step], Step]:

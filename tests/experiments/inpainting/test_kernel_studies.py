@@ -9,7 +9,7 @@ from PIL import Image
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import EvaluationConfig
 from experiments.inpainting import __main__ as command_line
-from experiments.inpainting import kernel_studies
+from experiments.inpainting import spec
 from experiments.inpainting.data.batches import open_data
 from experiments.inpainting.evaluation import make_evaluator
 from experiments.inpainting.fill import variables_of
@@ -19,6 +19,7 @@ from tests.experiments.inpainting.tiny import TINY
 from tests.experiments.kernel_studies.fake_runs import (
     check_replacements,
     check_sums,
+    load_instead,
     make_runs,
     with_box_kernels,
 )
@@ -36,7 +37,7 @@ def call(call_main):
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder of images, five of which are for validation."""
+    """A folder of 42 images. The validation images are five."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "images"
     folder.mkdir()
@@ -53,7 +54,7 @@ def arguments(tmp_path, images):
 
 def fake(monkeypatch, change=sharpened):
     runs = make_runs(TINY, initial_state, change)
-    monkeypatch.setattr(kernel_studies, "RUNS", runs)
+    load_instead(monkeypatch, spec, runs)
     return runs
 
 
@@ -99,7 +100,7 @@ def test_runs_that_cannot_be_studied_are_named(call, command, arguments, tmp_pat
         return jax.eval_shape(lambda: initial_state(config))
 
     runs = make_runs(TINY, abstract_state)
-    monkeypatch.setattr(kernel_studies, "RUNS", runs)
+    load_instead(monkeypatch, spec, runs)
     plain = dataclasses.replace(
         TINY, model=dataclasses.replace(TINY.model, downsampler="strided", upsampler="nearest")
     )
