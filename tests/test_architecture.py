@@ -158,7 +158,7 @@ SHARED = {
     "models": {"engine", "resamplers"},
     "weights": {"engine", "models"},
     "source_maps": {"engine", "resamplers"},
-    "kernel_studies": {"engine", "models", "resamplers"},
+    "kernel_studies": {"engine"},
 }
 # Backbones of detection and segmentation were trained to classify. The pyramid has the loss and the
 # metrics of segmentation.

@@ -23,6 +23,7 @@ from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.presets import subcommands
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
+from experiments.kernel_studies.commands import MakeStudiedNetwork, study_commands
 
 EVALUATION = EvaluationConfig(batch_size=64)
 
@@ -153,48 +154,11 @@ def _write_weights(run: Path, output: Path, checkpoint: CheckpointChoice | None)
     print(printable(output))
 
 
-def replace_kernels(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    output: Path = FOLDERS.runs / CATALOGUE.task / "replace-kernels",
-    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
-    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
-) -> None:
-    """Evaluates runs whose CARAFE++ layers use other kernels than they predict.
+def load_studied_network() -> MakeStudiedNetwork:
+    """Imports and returns the function that makes the network and images of a study of kernels."""
+    from experiments.classification.kernel_studies import studied_network
 
-    The kernels are those predicted for another image, the mean of the kernels of each layer, or
-    box filters. Tables show the metrics, and how much they change.
-
-    Args:
-        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
-        output: folder for results.json and table.md.
-        folders: folders of data.
-        evaluation: settings of the evaluation.
-    """
-    from experiments.classification import kernel_studies
-
-    kernel_studies.replace_kernels(runs, output, folders, evaluation)
-
-
-def kernel_sums(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    output: Path = FOLDERS.runs / CATALOGUE.task / "kernel-sums",
-    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
-    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
-) -> None:
-    """Measures which part of the weight of kernels lies inside the map, near its border.
-
-    The kernels of each CARAFE++ layer are compared with a box filter. Weight outside the map is
-    lost, so that the map fades at its border.
-
-    Args:
-        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
-        output: folder for results.json and table.md.
-        folders: folders of data.
-        evaluation: settings of the evaluation.
-    """
-    from experiments.classification import kernel_studies
-
-    kernel_studies.kernel_sums(runs, output, folders, evaluation)
+    return studied_network
 
 
 def main() -> None:
@@ -203,8 +167,7 @@ def main() -> None:
         **task_commands(CATALOGUE, load_spec),
         "evaluate": evaluate,
         "predict": predict,
-        "replace-kernels": replace_kernels,
-        "kernel-sums": kernel_sums,
+        **study_commands(CATALOGUE, load_spec, load_studied_network, EVALUATION),
         "convert": convert,
     }
     run_command(CATALOGUE.task, commands)

@@ -1,28 +1,23 @@
 """Studies of the kernels of trained classification networks with CARAFE++."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import jax
 
 from carafe_jax.linen import collect_reassemblies
 from carafe_jax.sources import Reassembly
 from experiments.classification.batches import evaluation_batches, open_data
 from experiments.classification.configs import ClassificationConfig
-from experiments.classification.presets import METRICS
-from experiments.classification.task import RUNS, evaluation_sums, make_model
+from experiments.classification.task import evaluation_sums, make_model
 from experiments.engine.evaluation import Evaluator
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import EvaluationConfig
-from experiments.engine.step import State
-from experiments.kernel_studies import border_study, replacement_study
-from experiments.kernel_studies.subject import Subject
+from experiments.engine.step import State, network_state
+from experiments.kernel_studies.studied_network import StudiedNetwork
 from experiments.models.input_normalization import normalize
 
 
-def subject_of(
+def studied_network(
     config: ClassificationConfig, folders: DataFolders, evaluation: EvaluationConfig
-) -> Subject:
+) -> StudiedNetwork:
     """Returns the network of a config and its validation images.
 
     Args:
@@ -42,8 +37,8 @@ def subject_of(
         x = normalize(batch["image"], model.config.input)
         return collect_reassemblies(model, variables, x)[1]
 
-    return Subject(
-        network_of=lambda state: {name: state[name] for name in ("params", "model_state")},
+    return StudiedNetwork(
+        network_of=network_state,
         reassemblies=reassemblies,
         batches=evaluation_batches(data, config.data, evaluation.batch_size),
         inputs=("image",),
@@ -51,27 +46,4 @@ def subject_of(
             adapt(sums), batches, evaluation.workers, evaluation.max_unreadable_records
         ),
         images=len(data.validation),
-    )
-
-
-def replace_kernels(
-    runs: Sequence[Path], output: Path, folders: DataFolders, evaluation: EvaluationConfig
-) -> None:
-    """See :func:`experiments.kernel_studies.replacement_study.replace_kernels`."""
-    replacement_study.replace_kernels(
-        RUNS,
-        runs,
-        lambda config: subject_of(config, folders, evaluation),
-        METRICS,
-        output,
-        evaluation,
-    )
-
-
-def kernel_sums(
-    runs: Sequence[Path], output: Path, folders: DataFolders, evaluation: EvaluationConfig
-) -> None:
-    """See :func:`experiments.kernel_studies.border_study.measure_borders`."""
-    border_study.measure_borders(
-        RUNS, runs, lambda config: subject_of(config, folders, evaluation), output, evaluation
     )

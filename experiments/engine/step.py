@@ -237,6 +237,15 @@ def initial_state(params: Any, model_state: Any, optimizer: optax.GradientTransf
     return {"params": params, "model_state": model_state, OPTIMIZER: optimizer.init(params)}
 
 
+def network_state(state: State) -> State:
+    """Returns the part of the state of one network that evaluation needs.
+
+    Args:
+        state: state of the network; see :func:`initial_state`.
+    """
+    return {name: state[name] for name in ("params", "model_state")}
+
+
 def draw_variables(module: nn.Module, key: jax.Array, *inputs: Any, **options: Any) -> Any:
     """Draws the variables of a network on the CPU, so that they do not depend on the accelerator.
 

@@ -1,5 +1,6 @@
 """Command line: `python -m experiments.inpainting --help`."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
 from experiments.inpainting.presets import CATALOGUE
+from experiments.kernel_studies.commands import MakeStudiedNetwork, study_commands
 
 if TYPE_CHECKING:
     from experiments.engine.tables.spec import TaskSpec
@@ -147,54 +149,23 @@ def serve(
     serve_page(baseline, carafe, host, port, working_side, full_size, checkpoint)
 
 
-def replace_kernels(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    output: Path = FOLDERS.runs / CATALOGUE.task / "replace-kernels",
-    images: Path | None = None,
-    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
-    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
-) -> None:
-    """Evaluates runs whose CARAFE++ layers use other kernels than they predict.
+@dataclasses.dataclass(frozen=True)
+class StudiedImages:
+    """Images on which kernels are studied.
 
-    The kernels are those predicted for another image, the mean of the kernels of each layer, or
-    box filters. Tables show the metrics, and how much they change.
-
-    Args:
-        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
-        output: folder for results.json and table.md.
+    Attributes:
         images: folder of images that replaces the run's dataset; the validation images among them
             are evaluated.
-        folders: folders of the data.
-        evaluation: settings of the evaluation.
     """
-    from experiments.inpainting import kernel_studies
 
-    kernel_studies.replace_kernels(runs, output, images, folders, evaluation)
+    images: Path | None = None
 
 
-def kernel_sums(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    output: Path = FOLDERS.runs / CATALOGUE.task / "kernel-sums",
-    images: Path | None = None,
-    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
-    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
-) -> None:
-    """Measures which part of the weight of kernels lies inside the map, near its border.
+def load_studied_network() -> MakeStudiedNetwork:
+    """Imports and returns the function that makes the network and images of a study of kernels."""
+    from experiments.inpainting.kernel_studies import studied_network
 
-    The kernels of each CARAFE++ layer are compared with a box filter. Weight outside the map is
-    lost, so that the map fades at its border.
-
-    Args:
-        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
-        output: folder for results.json and table.md.
-        images: folder of images that replaces the run's dataset; the validation images among them
-            are evaluated.
-        folders: folders of the data.
-        evaluation: settings of the evaluation.
-    """
-    from experiments.inpainting import kernel_studies
-
-    kernel_studies.kernel_sums(runs, output, images, folders, evaluation)
+    return studied_network
 
 
 def main() -> None:
@@ -203,8 +174,7 @@ def main() -> None:
         **task_commands(CATALOGUE, load_spec),
         "evaluate": evaluate,
         "predict": predict,
-        "replace-kernels": replace_kernels,
-        "kernel-sums": kernel_sums,
+        **study_commands(CATALOGUE, load_spec, load_studied_network, EVALUATION, StudiedImages()),
         "compare": compare,
         "serve": serve,
     }

@@ -1,7 +1,6 @@
 """Studies of the kernels of trained generators with CARAFE++."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,15 @@ from experiments.inpainting.data.batches import evaluation_batches, open_data
 from experiments.inpainting.evaluation import evaluation_sums
 from experiments.inpainting.fill import make_generator, variables_of
 from experiments.inpainting.pixels import to_unit
-from experiments.inpainting.presets import METRICS
-from experiments.inpainting.task import RUNS
-from experiments.kernel_studies import border_study, replacement_study
-from experiments.kernel_studies.subject import Subject
+from experiments.kernel_studies.studied_network import StudiedNetwork
 
 
-def subject_of(
+def studied_network(
     config: InpaintingConfig,
-    images: Path | None,
     folders: DataFolders,
     evaluation: EvaluationConfig,
-) -> Subject:
+    images: Path | None = None,
+) -> StudiedNetwork:
     """The generator of a config and its validation images with their holes.
 
     With partial convolutions, the kernels are those before they are divided by their sum over valid
@@ -37,9 +33,9 @@ def subject_of(
 
     Args:
         config: config of the run.
-        images: folder of images that replaces the run's dataset.
         folders: folders of the data.
         evaluation: settings of the evaluation.
+        images: folder of images that replaces the run's dataset.
 
     Raises:
         DataError: the dataset is missing or damaged.
@@ -54,7 +50,7 @@ def subject_of(
         image, mask = to_unit(batch["image"]), batch["mask"].astype(jnp.float32)
         return collect_reassemblies(model, variables, image, mask)[1]
 
-    return Subject(
+    return StudiedNetwork(
         network_of=variables_of,
         reassemblies=reassemblies,
         batches=evaluation_batches(data, config.data, evaluation.batch_size),
@@ -64,33 +60,3 @@ def subject_of(
         ),
         images=len(data.validation),
     )
-
-
-def replace_kernels(
-    runs: Sequence[Path],
-    output: Path,
-    images: Path | None,
-    folders: DataFolders,
-    evaluation: EvaluationConfig,
-) -> None:
-    """See :func:`experiments.kernel_studies.replacement_study.replace_kernels`."""
-    make = _subject_maker(images, folders, evaluation)
-    replacement_study.replace_kernels(RUNS, runs, make, METRICS, output, evaluation)
-
-
-def kernel_sums(
-    runs: Sequence[Path],
-    output: Path,
-    images: Path | None,
-    folders: DataFolders,
-    evaluation: EvaluationConfig,
-) -> None:
-    """See :func:`experiments.kernel_studies.border_study.measure_borders`."""
-    make = _subject_maker(images, folders, evaluation)
-    border_study.measure_borders(RUNS, runs, make, output, evaluation)
-
-
-def _subject_maker(
-    images: Path | None, folders: DataFolders, evaluation: EvaluationConfig
-) -> Callable[[InpaintingConfig], Subject]:
-    return lambda config: subject_of(config, images, folders, evaluation)

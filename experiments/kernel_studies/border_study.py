@@ -1,4 +1,4 @@
-"""Measures how much of the weight of trained reassembly kernels lies inside the map."""
+"""Measures which share of the weight of trained reassembly kernels lies inside the map."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -7,16 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.engine.json_files import write_json
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.runs import RunType
 from experiments.engine.settings import EvaluationConfig, RunConfig
-from experiments.engine.tables.results import RESULTS, TABLE
-from experiments.engine.tables.table import Spread, Table, print_tables, save_tables
-from experiments.engine.text import printable
+from experiments.engine.tables.table import Spread, Table
 from experiments.kernel_studies.border_sums import RingSums, ring_sums
-from experiments.kernel_studies.subject import (
-    Subject,
+from experiments.kernel_studies.commands import KERNEL_SUMS
+from experiments.kernel_studies.results import StudyFolder
+from experiments.kernel_studies.studied_network import (
+    StudiedNetwork,
     about,
     layer_names,
     load_runs,
@@ -26,16 +25,16 @@ from experiments.kernel_studies.subject import (
 )
 
 NOTES = (
-    "Weight of a kernel inside the map, the mean over the output pixels whose centre is 0, 1, 2, "
-    "... input pixels away from the border. The last distance of a layer includes all pixels "
-    "further inside, whose windows lie in the map. Weight outside the map is lost.",
-    "box: a kernel of equal weights 1 / k**2 on the same maps.",
+    "Share of the weight of a kernel inside the map, the mean over the output pixels whose centre "
+    "is 0, 1, 2, ... input pixels away from the border. The last distance of a layer includes all "
+    "pixels further inside, whose windows lie in the map. Weight outside the map is lost.",
+    "box: a kernel of equal weights on the same maps.",
 )
 _DIGITS = 3
 
 
 class LayerMeans(NamedTuple):
-    """Mean weight inside the map for each ring of a layer; NaN for a ring without pixels.
+    """Mean share of the weight inside the map for each ring; NaN for a ring without pixels.
 
     Attributes:
         carafe: means of each run, ``[runs, rings]``.
@@ -53,7 +52,7 @@ class LayerMeans(NamedTuple):
 def measure_borders[Config: RunConfig](
     run_type: RunType[Config],
     runs: Sequence[Path],
-    subject_of: Callable[[Config], Subject],
+    studied_network: Callable[[Config], StudiedNetwork],
     output: Path,
     evaluation: EvaluationConfig,
 ) -> None:
@@ -62,38 +61,38 @@ def measure_borders[Config: RunConfig](
     Args:
         run_type: properties of the runs of the task.
         runs: folders of one or more runs with CARAFE++, which differ in their seeds only.
-        subject_of: function from the config of the runs to the network and its images.
+        studied_network: function from the config of the runs to the network and its images.
         output: folder for ``results.json`` and ``table.md``.
         evaluation: choice of the checkpoints, and settings of the evaluation.
 
     Raises:
         CheckpointError: there is no run of this task in a folder, or it cannot be read.
         ConfigError: configs differ in more than the seed, there is no CARAFE++, or the batch size
-            is not a multiple of the number of devices.
+            is not a multiple of the number of devices; or ``output`` has results of another study.
+        FolderError: ``output`` cannot be created or written to.
         UnreadableEvaluationError: too many images cannot be read, or no image can.
         NonFiniteEvaluationError: kernels are NaN or infinite.
     """
     check_batch_size(evaluation.batch_size)
     loaded = load_runs(run_type, runs, evaluation.checkpoint)
     first, *_ = loaded.values()
-    subject = subject_of(first.config)
-    names = layer_names(subject, first.state, runs)
-    networks = [subject.network_of(run.state) for run in loaded.values()]
-    totals = summed(subject, ring_sums, subject.batches, networks, evaluation)
+    studied = studied_network(first.config)
+    names = layer_names(studied, first.state, runs)
+    folder = StudyFolder(output, KERNEL_SUMS, runs, studied.split)
+    folder.check()
+    networks = [studied.network_of(run.state) for run in loaded.values()]
+    totals = summed(studied, ring_sums, studied.batches, networks, evaluation)
     # Compiled functions return the layers in alphabetical order.
     layers = layer_means([{name: total.sums[name] for name in names} for total in totals])
-    title = title_of("Weight inside the map", subject, totals[0].images, loaded)
+    title = title_of("Share of the weight inside the map", studied, totals[0].images, loaded)
     tables = [border_table(title, layers)]
-    notes = [*NOTES, *notes_of(subject, len(runs), totals[0])]
+    notes = [*NOTES, *notes_of(studied, len(runs), totals[0])]
     results = {
         "runs": about(runs, loaded),
-        "split": subject.split,
         "images": totals[0].images,
         "layers": {name: border_json(means) for name, means in layers.items()},
     }
-    write_json(output / RESULTS, results)
-    save_tables(output / TABLE, tables, notes)
-    print_tables(tables, [*notes, f"results in {printable(output)}"])
+    folder.write(results, evaluation, tables, notes)
 
 
 def layer_means(sums: Sequence[Mapping[str, RingSums[np.ndarray]]]) -> dict[str, LayerMeans]:

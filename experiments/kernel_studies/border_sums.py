@@ -1,7 +1,7 @@
-"""How much of the weight of reassembly kernels lies inside the map, by the distance to its border.
+"""Which share of the weight of kernels lies inside the map, by the distance to its border.
 
-Features outside a map count as zero, and the softmax runs over all taps. So a map fades at its
-border, unless the kernels there have their weight inside.
+Features outside a map count as zero, and the normaliser does not know which taps are outside. So a
+map fades at its border, unless the kernels there have their weight inside.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,8 @@ class RingSums[Values](NamedTuple):
     their windows lie in the map.
 
     Attributes:
-        inside: sums of the weight inside the map, ``[rings]``.
-        box: sums of the weight of a box filter inside the map, ``[rings]``; its weights are
-            ``1 / k**2``.
+        inside: sums of the share of a kernel's weight inside the map, ``[rings]``.
+        box: sums of the share of a box filter's weight inside the map, ``[rings]``.
         pixels: numbers of pixels, ``[rings]``.
     """
 
@@ -39,9 +38,10 @@ class RingSums[Values](NamedTuple):
 def ring_sums(
     reassemblies: Sequence[Reassembly], weight: Float[Array, " batch"]
 ) -> dict[str, RingSums[jax.Array]]:
-    """Sums the weight inside the map over pixels and images; all calls of a layer count.
+    """Sums the share of the weight inside the map over pixels and images, for all calls of a layer.
 
-    With several groups, the weight of a pixel is the mean over groups.
+    The weight inside the map is divided by the whole weight of the kernel, which is 1 except with
+    the normaliser ``"sigmoid"``. With several groups, the share of a pixel is the mean over groups.
 
     Args:
         reassemblies: reassemblies of a network on a batch, whose kernels have one batch axis.
@@ -58,9 +58,9 @@ def ring_sums(
         check_images(step, weight)
         geometry = geometry_of(step)
         members = np.eye(geometry.radius + 1, dtype=np.float32)[rings(step)]  # [H', W', rings]
-        box = _inside(step, jnp.full_like(step.kernels[:1], 1 / step.kernel_size**2))
+        box = _share_inside(step, jnp.ones_like(step.kernels[:1]))
         found = RingSums(
-            _by_ring(_inside(step, step.kernels), weight, members),
+            _by_ring(_share_inside(step, step.kernels), weight, members),
             _by_ring(box, weight.sum(keepdims=True), members),
             weight.sum() * members.sum(axis=(0, 1)),
         )
@@ -88,11 +88,11 @@ def rings(step: Reassembly) -> Int[np.ndarray, "out_height out_width"]:
     return np.minimum(np.minimum(rows[:, None], columns[None, :]), geometry.radius)
 
 
-def _inside(step: Reassembly, kernels: jax.Array) -> jax.Array:
-    """The weight of each pixel inside the map, ``[B, H', W']``: the reassembly of ones."""
-    ones = jnp.ones((kernels.shape[0], *step.size, step.groups), kernels.dtype)
-    weights = reassemble(
-        ones,
+def _share_inside(step: Reassembly, kernels: jax.Array) -> jax.Array:
+    """The share of the weight of each pixel inside the map, ``[B, H', W']``."""
+    # The reassembly of ones sums the weights of the taps inside.
+    inside = reassemble(
+        jnp.ones((kernels.shape[0], *step.size, step.groups), kernels.dtype),
         kernels,
         kernel_size=step.kernel_size,
         up=step.up,
@@ -100,7 +100,8 @@ def _inside(step: Reassembly, kernels: jax.Array) -> jax.Array:
         groups=step.groups,
         implementation="xla",
     )
-    return weights.mean(axis=-1)
+    whole = kernels.reshape(*kernels.shape[:-1], step.groups, step.kernel_size**2).sum(axis=-1)
+    return (inside / whole).mean(axis=-1)
 
 
 def _by_ring(inside: jax.Array, weight: jax.Array, members: np.ndarray) -> jax.Array:

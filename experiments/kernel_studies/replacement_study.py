@@ -6,24 +6,26 @@ from typing import Any
 
 import jax
 
-from experiments.engine.json_files import write_json
+from experiments.engine.batch_fields import UNREADABLE
 from experiments.engine.parallel import check_batch_size
 from experiments.engine.presets import Metric
 from experiments.engine.runs import RunType
 from experiments.engine.settings import EvaluationConfig, RunConfig
-from experiments.engine.tables.results import RESULTS, TABLE, plain
-from experiments.engine.tables.table import Spread, Spreads, Table, print_tables, save_tables
-from experiments.engine.text import printable
+from experiments.engine.tables.results import plain
+from experiments.engine.tables.table import Spread, Spreads, Table
 from experiments.kernel_studies.batches import shuffled_batches
+from experiments.kernel_studies.commands import REPLACE_KERNELS
 from experiments.kernel_studies.mean_kernels import (
     kernel_sums,
     layers_of_small_maps,
     mean_kernels,
 )
 from experiments.kernel_studies.replacement import KINDS, Kind, replaced_kernels
-from experiments.kernel_studies.subject import (
+from experiments.kernel_studies.results import StudyFolder
+from experiments.kernel_studies.studied_network import (
     Step,
-    Subject,
+    StudiedNetwork,
+    Totals,
     about,
     layer_names,
     load_runs,
@@ -41,13 +43,15 @@ NOTES = (
     "box: equal weights, with which training starts. Kernels are replaced in all layers at once; "
     "the networks were not trained with them.",
     "Only pixels whose whole window lies in the map count for mean.",
+    "The other image of shuffled may show the same object or a part of the same photograph, which "
+    "makes its kernels more similar than the kernels of an unrelated image.",
 )
 
 
 def replace_kernels[Config: RunConfig](
     run_type: RunType[Config],
     runs: Sequence[Path],
-    subject_of: Callable[[Config], Subject],
+    studied_network: Callable[[Config], StudiedNetwork],
     metrics: Sequence[Metric],
     output: Path,
     evaluation: EvaluationConfig,
@@ -61,8 +65,8 @@ def replace_kernels[Config: RunConfig](
     Args:
         run_type: properties of the runs of the task.
         runs: folders of one or more runs with CARAFE++, which differ in their seeds only.
-        subject_of: function from the config of the runs to the network and its images.
-        metrics: metrics of the task. Tables show those that are no details.
+        studied_network: function from the config of the runs to the network and its images.
+        metrics: metrics of the task; tables leave out metrics whose place is ``"detail"``.
         output: folder for ``results.json`` and ``table.md``.
         evaluation: choice of the checkpoints, and settings of the evaluation. The share of each
             device of a batch must have at least two images.
@@ -70,44 +74,46 @@ def replace_kernels[Config: RunConfig](
     Raises:
         CheckpointError: there is no run of this task in a folder, or it cannot be read.
         ConfigError: configs differ in more than the seed, there is no CARAFE++, or the batch size
-            is too small or not a multiple of the number of devices.
+            is too small or not a multiple of the number of devices; or ``output`` has results of
+            another study.
+        FolderError: ``output`` cannot be created or written to.
         UnreadableEvaluationError: too many images cannot be read, or no image can.
         NonFiniteEvaluationError: a network gives values that are NaN or infinite.
     """
     check_batch_size(evaluation.batch_size)
     loaded = load_runs(run_type, runs, evaluation.checkpoint)
     first, *_ = loaded.values()
-    subject = subject_of(first.config)
-    layers = layer_names(subject, first.state, runs)
-    batches = shuffled_batches(subject.batches, subject.inputs, jax.local_device_count())
-    networks = {name: subject.network_of(run.state) for name, run in loaded.items()}
-    totals = summed(subject, kernel_sums, batches, [*networks.values()], evaluation)
+    studied = studied_network(first.config)
+    layers = layer_names(studied, first.state, runs)
+    batches = shuffled_batches(studied.batches, studied.inputs, jax.local_device_count())
+    folder = StudyFolder(output, REPLACE_KERNELS, runs, studied.split)
+    folder.check()
+    networks = {name: studied.network_of(run.state) for name, run in loaded.items()}
+    totals = summed(studied, kernel_sums, batches, [*networks.values()], evaluation)
     means = {name: mean_kernels(total.sums) for name, total in zip(networks, totals, strict=True)}
     found = {
-        kind: _evaluated(kind, subject.evaluator(_adapted(kind), batches), networks, means)
+        kind: _evaluated(kind, studied.evaluator(_adapted(kind), batches), networks, means)
         for kind in KINDS
     }
-    notes = [*NOTES, *notes_of(subject, len(runs), totals[0])]
+    counted = evaluated_images(totals[0], next(iter(found["own"].values())))
+    notes = [*NOTES, *notes_of(studied, len(runs), counted)]
     small = layers_of_small_maps(totals[0].sums)
     if small:
         notes.append(
             "No pixel of some phase has its whole window in the map, so all pixels count for mean, "
             f"in the layers {', '.join(layer for layer in layers if layer in small)}."
         )
-    title = title_of("Evaluation with replaced kernels", subject, totals[0].images, loaded)
+    title = title_of("Evaluation with replaced kernels", studied, counted.images, loaded)
     tables = replacement_tables(title, found, metrics)
     results = {
         "runs": about(runs, loaded),
-        "split": subject.split,
-        "images": totals[0].images,
+        "images": counted.images,
         "kernels": {kind: replacement_json(found, kind) for kind in KINDS},
         "mean_kernels": {
             name: {layer: each[layer].tolist() for layer in layers} for name, each in means.items()
         },
     }
-    write_json(output / RESULTS, results)
-    save_tables(output / TABLE, tables, notes)
-    print_tables(tables, [*notes, f"results in {printable(output)}"])
+    folder.write(results, evaluation, tables, notes)
 
 
 def _adapted(kind: Kind) -> Callable[[Step], Step]:
@@ -134,6 +140,20 @@ def _evaluated(
     }
 
 
+def evaluated_images(totals: Totals, metrics: Metrics) -> Totals:
+    """Returns totals with the numbers of images that the metrics count.
+
+    The sums over kernels also count images whose label cannot be read.
+
+    Args:
+        totals: sums over kernels.
+        metrics: metrics of a run on the same images.
+    """
+    unreadable = round(metrics.get(UNREADABLE, 0))
+    images = totals.images + totals.unreadable - unreadable
+    return totals._replace(images=images, unreadable=unreadable)
+
+
 def spreads(found: Mapping[str, Metrics]) -> dict[str, Spread]:
     """Returns mean and deviation over runs of the metrics that all runs have.
 
@@ -146,11 +166,11 @@ def spreads(found: Mapping[str, Metrics]) -> dict[str, Spread]:
 
 
 def against_own(found: Mapping[Kind, Mapping[str, Metrics]], kind: Kind) -> dict[str, Spread]:
-    """Returns mean and deviation over runs of the difference to the metrics with own kernels.
+    """Returns mean and deviation over runs of the metrics minus the metrics with own kernels.
 
     Args:
         found: metrics by the kind of the kernels and by the name of the run.
-        kind: kind of the kernels, of which the metrics with own kernels are subtracted.
+        kind: kind of the kernels whose metrics are compared with the metrics of own kernels.
     """
     differences = {
         run: {

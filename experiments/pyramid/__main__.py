@@ -14,7 +14,6 @@ from experiments.data.composed.scenes_config import ScenesConfig
 from experiments.engine.command_line import run_command
 from experiments.engine.commands import (
     DATA,
-    FOLDERS,
     SINGLE_PROCESS,
     WITHOUT_PREFIX,
     Commands,
@@ -23,6 +22,7 @@ from experiments.engine.commands import (
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import EvaluationConfig
+from experiments.kernel_studies.commands import MakeStudiedNetwork, study_commands
 from experiments.pyramid.configs import SCENES
 from experiments.pyramid.presets import CATALOGUE
 
@@ -80,48 +80,11 @@ def evaluate(
     evaluate_run(run, split, folders, evaluation)
 
 
-def replace_kernels(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    output: Path = FOLDERS.runs / CATALOGUE.task / "replace-kernels",
-    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
-    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
-) -> None:
-    """Evaluates runs whose CARAFE++ layers use other kernels than they predict.
+def load_studied_network() -> MakeStudiedNetwork:
+    """Imports and returns the function that makes the network and images of a study of kernels."""
+    from experiments.pyramid.kernel_studies import studied_network
 
-    The kernels are those predicted for another image, the mean of the kernels of each layer, or
-    box filters. Tables show the metrics, and how much they change.
-
-    Args:
-        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
-        output: folder for results.json and table.md.
-        folders: folders of data.
-        evaluation: settings of the evaluation.
-    """
-    from experiments.pyramid import kernel_studies
-
-    kernel_studies.replace_kernels(runs, output, folders, evaluation)
-
-
-def kernel_sums(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    output: Path = FOLDERS.runs / CATALOGUE.task / "kernel-sums",
-    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
-    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
-) -> None:
-    """Measures which part of the weight of kernels lies inside the map, near its border.
-
-    The kernels of each CARAFE++ layer are compared with a box filter. Weight outside the map is
-    lost, so that the map fades at its border.
-
-    Args:
-        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
-        output: folder for results.json and table.md.
-        folders: folders of data.
-        evaluation: settings of the evaluation.
-    """
-    from experiments.pyramid import kernel_studies
-
-    kernel_studies.kernel_sums(runs, output, folders, evaluation)
+    return studied_network
 
 
 def main() -> None:
@@ -130,8 +93,7 @@ def main() -> None:
         **task_commands(CATALOGUE, load_spec),
         "features": features,
         "evaluate": evaluate,
-        "replace-kernels": replace_kernels,
-        "kernel-sums": kernel_sums,
+        **study_commands(CATALOGUE, load_spec, load_studied_network, EVALUATION),
     }
     run_command(CATALOGUE.task, commands)
 

@@ -1,27 +1,23 @@
 """Studies of the kernels of trained pyramids with CARAFE++."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from carafe_jax.linen import collect_reassemblies
 from carafe_jax.sources import Reassembly
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import EvaluationConfig
-from experiments.engine.step import State
-from experiments.kernel_studies import border_study, replacement_study
-from experiments.kernel_studies.subject import Subject
+from experiments.engine.step import State, network_state
+from experiments.kernel_studies.studied_network import StudiedNetwork
 from experiments.pyramid.batches import evaluation_batches
 from experiments.pyramid.configs import PyramidConfig
 from experiments.pyramid.evaluation import PyramidEvaluator
 from experiments.pyramid.features import open_features
-from experiments.pyramid.presets import METRICS
-from experiments.pyramid.task import RUNS, make_model, predict
+from experiments.pyramid.task import make_model, predict
 
 
-def subject_of(
+def studied_network(
     config: PyramidConfig, folders: DataFolders, evaluation: EvaluationConfig
-) -> Subject:
+) -> StudiedNetwork:
     """Returns the network of a config and the validation scenes; a batch has scenes of one size.
 
     Args:
@@ -40,8 +36,8 @@ def subject_of(
         variables = {"params": state["params"], "batch_stats": state["model_state"]}
         return collect_reassemblies(model, variables, batch["maps"])[1]
 
-    return Subject(
-        network_of=lambda state: {name: state[name] for name in ("params", "model_state")},
+    return StudiedNetwork(
+        network_of=network_state,
         reassemblies=reassemblies,
         batches=evaluation_batches(features, evaluation.batch_size, "validation"),
         inputs=("maps",),
@@ -53,27 +49,4 @@ def subject_of(
             evaluation.workers,
         ),
         images=features.count("validation"),
-    )
-
-
-def replace_kernels(
-    runs: Sequence[Path], output: Path, folders: DataFolders, evaluation: EvaluationConfig
-) -> None:
-    """See :func:`experiments.kernel_studies.replacement_study.replace_kernels`."""
-    replacement_study.replace_kernels(
-        RUNS,
-        runs,
-        lambda config: subject_of(config, folders, evaluation),
-        METRICS,
-        output,
-        evaluation,
-    )
-
-
-def kernel_sums(
-    runs: Sequence[Path], output: Path, folders: DataFolders, evaluation: EvaluationConfig
-) -> None:
-    """See :func:`experiments.kernel_studies.border_study.measure_borders`."""
-    border_study.measure_borders(
-        RUNS, runs, lambda config: subject_of(config, folders, evaluation), output, evaluation
     )

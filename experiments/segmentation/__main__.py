@@ -1,5 +1,6 @@
 """Command line: `python -m experiments.segmentation --help`."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from experiments.engine.conversion import FROM, Export, check_left_out, requeste
 from experiments.engine.distributed_config import Distributed
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import CheckpointChoice, EvaluationConfig
+from experiments.kernel_studies.commands import MakeStudiedNetwork, study_commands
 from experiments.segmentation.conversion.library import Library
 from experiments.segmentation.data.config import Split
 from experiments.segmentation.presets import CATALOGUE
@@ -191,52 +193,22 @@ def convert(
         print(*map(printable, output), sep="\n")
 
 
-def replace_kernels(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    output: Path = FOLDERS.runs / CATALOGUE.task / "replace-kernels",
-    split: Split = "validation",
-    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
-    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
-) -> None:
-    """Evaluates runs whose CARAFE++ layers use other kernels than they predict.
+@dataclasses.dataclass(frozen=True)
+class StudiedImages:
+    """Images on which kernels are studied.
 
-    The kernels are those predicted for another image, the mean of the kernels of each layer, or
-    box filters. Tables show the metrics, and how much they change.
-
-    Args:
-        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
-        output: folder for results.json and table.md.
+    Attributes:
         split: split of the images.
-        folders: folders of the data.
-        evaluation: settings of the evaluation.
     """
-    from experiments.segmentation import kernel_studies
 
-    kernel_studies.replace_kernels(runs, output, split, folders, evaluation)
+    split: Split = "validation"
 
 
-def kernel_sums(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    output: Path = FOLDERS.runs / CATALOGUE.task / "kernel-sums",
-    split: Split = "validation",
-    folders: Annotated[DataFolders, WITHOUT_PREFIX] = DATA,
-    evaluation: Annotated[EvaluationConfig, WITHOUT_PREFIX] = EVALUATION,
-) -> None:
-    """Measures which part of the weight of kernels lies inside the map, near its border.
+def load_studied_network() -> MakeStudiedNetwork:
+    """Imports and returns the function that makes the network and images of a study of kernels."""
+    from experiments.segmentation.kernel_studies import studied_network
 
-    The kernels of each CARAFE++ layer are compared with a box filter. Weight outside the map is
-    lost, so that the map fades at its border.
-
-    Args:
-        runs: folders of one or more runs with CARAFE++, whose configs differ only in the seed.
-        output: folder for results.json and table.md.
-        split: split of the images.
-        folders: folders of the data.
-        evaluation: settings of the evaluation.
-    """
-    from experiments.segmentation import kernel_studies
-
-    kernel_studies.kernel_sums(runs, output, split, folders, evaluation)
+    return studied_network
 
 
 def main() -> None:
@@ -245,8 +217,7 @@ def main() -> None:
         **task_commands(CATALOGUE, load_spec),
         "evaluate": evaluate,
         "predict": predict,
-        "replace-kernels": replace_kernels,
-        "kernel-sums": kernel_sums,
+        **study_commands(CATALOGUE, load_spec, load_studied_network, EVALUATION, StudiedImages()),
         "own-region": own_region,
         "compare": compare,
         "convert": convert,

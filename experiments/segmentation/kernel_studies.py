@@ -1,36 +1,35 @@
 """Studies of the kernels of trained segmentation networks with CARAFE++."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from carafe_jax.linen import collect_reassemblies
 from carafe_jax.sources import Reassembly
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import EvaluationConfig
-from experiments.engine.step import State
-from experiments.kernel_studies import border_study, replacement_study
-from experiments.kernel_studies.subject import Subject
+from experiments.engine.step import State, network_state
+from experiments.kernel_studies.studied_network import StudiedNetwork
 from experiments.models.input_normalization import normalize
 from experiments.segmentation.configs import SegmentationConfig
 from experiments.segmentation.data.batches import evaluation_batches
 from experiments.segmentation.data.config import Split
 from experiments.segmentation.data.datasets import open_data
 from experiments.segmentation.evaluation.evaluator import SegmentationEvaluator
-from experiments.segmentation.presets import METRICS
-from experiments.segmentation.task import RUNS, make_model, segment
+from experiments.segmentation.task import make_model, segment
 
 
-def subject_of(
-    config: SegmentationConfig, split: Split, folders: DataFolders, evaluation: EvaluationConfig
-) -> Subject:
+def studied_network(
+    config: SegmentationConfig,
+    folders: DataFolders,
+    evaluation: EvaluationConfig,
+    split: Split = "validation",
+) -> StudiedNetwork:
     """The network of a config and the images of a split; each batch has images of one size.
 
     Args:
         config: config of the run.
-        split: split of the images.
         folders: folders of the data.
         evaluation: settings of the evaluation.
+        split: split of the images.
 
     Raises:
         DataError: the dataset is missing or damaged.
@@ -44,8 +43,8 @@ def subject_of(
         x = normalize(image, model.config.backbone.input)
         return collect_reassemblies(model, variables, x)[1]
 
-    return Subject(
-        network_of=lambda state: {name: state[name] for name in ("params", "model_state")},
+    return StudiedNetwork(
+        network_of=network_state,
         reassemblies=reassemblies,
         batches=evaluation_batches(data, config.data, evaluation.batch_size, split=split),
         inputs=("images",),
@@ -60,33 +59,3 @@ def subject_of(
         images=len(data.source(split)),
         split=split,
     )
-
-
-def replace_kernels(
-    runs: Sequence[Path],
-    output: Path,
-    split: Split,
-    folders: DataFolders,
-    evaluation: EvaluationConfig,
-) -> None:
-    """See :func:`experiments.kernel_studies.replacement_study.replace_kernels`."""
-    make = _subject_maker(split, folders, evaluation)
-    replacement_study.replace_kernels(RUNS, runs, make, METRICS, output, evaluation)
-
-
-def kernel_sums(
-    runs: Sequence[Path],
-    output: Path,
-    split: Split,
-    folders: DataFolders,
-    evaluation: EvaluationConfig,
-) -> None:
-    """See :func:`experiments.kernel_studies.border_study.measure_borders`."""
-    make = _subject_maker(split, folders, evaluation)
-    border_study.measure_borders(RUNS, runs, make, output, evaluation)
-
-
-def _subject_maker(
-    split: Split, folders: DataFolders, evaluation: EvaluationConfig
-) -> Callable[[SegmentationConfig], Subject]:
-    return lambda config: subject_of(config, split, folders, evaluation)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from experiments.classification import __main__ as command_line
-from experiments.classification import kernel_studies
+from experiments.classification import spec
 from experiments.classification.batches import open_data
 from experiments.classification.task import initial_state, make_evaluator
 from experiments.engine.folders import DataFolders
@@ -11,6 +11,7 @@ from tests.experiments.classification.tiny import TINY
 from tests.experiments.kernel_studies.fake_runs import (
     check_replacements,
     check_sums,
+    load_instead,
     make_runs,
     with_box_kernels,
 )
@@ -25,7 +26,7 @@ def call(call_main, monkeypatch, tmp_path, digits_dir):
 
     def call(command, change):
         runs = make_runs(TINY, initial_state, change)
-        monkeypatch.setattr(kernel_studies, "RUNS", runs)
+        load_instead(monkeypatch, spec, runs)
         folders = tmp_path / "a", tmp_path / "b", "--data-dir", digits_dir
         options = "--output", tmp_path / "out", "--batch-size", 64
         return runs, *call_main(command_line.main, command, *folders, *options)

@@ -1,28 +1,31 @@
 import dataclasses
 import functools
+import json
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from carafe_jax.linen import collect_reassemblies
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import EvaluationConfig
 from experiments.inpainting import __main__ as command_line
-from experiments.inpainting import kernel_studies
-from experiments.inpainting.data.batches import open_data
+from experiments.inpainting import spec
+from experiments.inpainting.data.batches import evaluation_batches, open_data
 from experiments.inpainting.evaluation import make_evaluator
-from experiments.inpainting.fill import variables_of
+from experiments.inpainting.fill import make_generator, variables_of
 from experiments.inpainting.metrics import METRICS
+from experiments.inpainting.pixels import to_unit
 from experiments.inpainting.task import initial_state
 from tests.experiments.inpainting.tiny import TINY
 from tests.experiments.kernel_studies.fake_runs import (
     check_replacements,
-    check_sums,
+    load_instead,
     make_runs,
-    with_box_kernels,
 )
 from tests.experiments.source_maps.sown import sharpened
+from tests.kernels import oracle
 
 pytestmark = pytest.mark.usefixtures("few_optimizations")
 
@@ -36,7 +39,7 @@ def call(call_main):
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder of images, five of which are for validation."""
+    """A folder of 42 images. The validation images are five."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "images"
     folder.mkdir()
@@ -51,9 +54,9 @@ def arguments(tmp_path, images):
     return tmp_path / "a", tmp_path / "b", "--images", images, "--output", tmp_path / "out"
 
 
-def fake(monkeypatch, change=sharpened):
-    runs = make_runs(TINY, initial_state, change)
-    monkeypatch.setattr(kernel_studies, "RUNS", runs)
+def fake(monkeypatch):
+    runs = make_runs(TINY, initial_state, sharpened)
+    load_instead(monkeypatch, spec, runs)
     return runs
 
 
@@ -80,11 +83,68 @@ def test_runs_are_evaluated_with_replaced_kernels(call, arguments, images, tmp_p
             np.testing.assert_allclose(np.sum(kernels, axis=-1), 1, rtol=1e-5)
 
 
-def test_the_weight_inside_the_map_is_measured(call, arguments, tmp_path, monkeypatch):
-    fake(monkeypatch, change=with_box_kernels)
+def shares(model, states, batches):
+    """Mean shares of the weight inside the map of each state and layer: at the border, and of all.
+
+    The oracle gives the taps inside the map.
+    """
+    layers = {}
+
+    @jax.jit
+    def kernels_of(variables, image, mask):
+        _, steps = collect_reassemblies(model, variables, to_unit(image), mask)
+        layers.update({step.name: step for step in steps})
+        return {step.name: step.kernels for step in steps}
+
+    def shares_of(variables):
+        found = {}
+        for batch in batches:
+            predicted = kernels_of(variables, batch["image"], np.float32(batch["mask"]))
+            for name, kernels in predicted.items():
+                step = layers[name]
+                kernels = np.float64(kernels)[batch["weight"] > 0]
+                inside = np.zeros(kernels.shape[:3])
+                for (row, column), _, tap in oracle.reads(
+                    step.size, step.kernel_size, step.up, step.down
+                ):
+                    inside[:, row, column] += kernels[:, row, column, tap]
+                found.setdefault(name, []).append(inside / kernels.sum(axis=-1))
+        result = {}
+        for name, parts in found.items():
+            share, step = np.concatenate(parts), layers[name]
+            rows, columns = (
+                np.array([oracle.centre(i, step.up, step.down) for i in range(outputs)])
+                for outputs in share.shape[1:]
+            )
+            last_row, last_column = step.size[0] - 1, step.size[1] - 1
+            row_at_border = (rows == 0) | (rows == last_row)
+            column_at_border = (columns == 0) | (columns == last_column)
+            at_border = row_at_border[:, None] | column_at_border[None, :]
+            result[name] = share[:, at_border].mean(), share.mean()
+        return result
+
+    return [shares_of(variables_of(state)) for state in states]
+
+
+def test_the_share_of_the_weight_inside_the_map_is_measured(
+    call, arguments, images, tmp_path, monkeypatch
+):
+    runs = fake(monkeypatch)
     code, printed, error = call("kernel-sums", *arguments, "--batch-size", 4)
     assert (code, error) == (0, "")
-    results = check_sums(tmp_path / "out", 5, LAYERS, printed)
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["images"] == 5
+    assert list(results["layers"]) == LAYERS
+    config = dataclasses.replace(TINY, data=TINY.data.with_images(images))
+    batches = evaluation_batches(open_data(config.data, DataFolders(tmp_path)), config.data, 4)
+    model = make_generator(TINY)
+    expected = shares(model, [run.state for run in runs.loaded.values()], batches)
+    for name, layer in results["layers"].items():
+        border, every = np.mean([each[name] for each in expected], axis=0)
+        assert layer["carafe"][0]["mean"] == pytest.approx(border, rel=1e-4)
+        assert layer["carafe_all"]["mean"] == pytest.approx(every, rel=1e-4)
+        assert abs(border - layer["box"][0]["mean"]) > 0.01
+        assert name in printed
     down, up = results["layers"].values()
     # Along an axis, a window centred 0, 1 or 2 pixels from the border has 3, 4 or 5 of 5 taps.
     assert down["box"][2]["mean"] == pytest.approx(1)
@@ -99,7 +159,7 @@ def test_runs_that_cannot_be_studied_are_named(call, command, arguments, tmp_pat
         return jax.eval_shape(lambda: initial_state(config))
 
     runs = make_runs(TINY, abstract_state)
-    monkeypatch.setattr(kernel_studies, "RUNS", runs)
+    load_instead(monkeypatch, spec, runs)
     plain = dataclasses.replace(
         TINY, model=dataclasses.replace(TINY.model, downsampler="strided", upsampler="nearest")
     )

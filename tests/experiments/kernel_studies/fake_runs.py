@@ -1,5 +1,6 @@
 """Runs of two seeds that are not trained, and checks of the results of their studies."""
 
+import dataclasses
 import json
 
 import jax
@@ -33,6 +34,17 @@ def make_runs(config, initial_state, change=lambda state: state):
     return FakeRuns(
         **{name: LoadedRun(each, change(initial_state(each)), 7) for name, each in configs.items()}
     )
+
+
+def load_instead(monkeypatch, spec, runs):
+    """Makes the commands of a task load these runs.
+
+    Args:
+        monkeypatch: the fixture of pytest.
+        spec: module of the task's spec.
+        runs: the runs.
+    """
+    monkeypatch.setattr(spec, "SPEC", dataclasses.replace(spec.SPEC, run_type=runs))
 
 
 def with_box_kernels(state):

@@ -2,6 +2,7 @@ import jax
 import numpy as np
 import pytest
 
+from carafe_jax.linen import CARAFE, collect_reassemblies
 from carafe_jax.sources import Reassembly
 from experiments.kernel_studies.border_sums import ring_sums, rings
 from tests.compilation import jit
@@ -16,7 +17,7 @@ def box(size, kernel_size, up, down):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_weights_inside_the_map_are_summed_by_ring(case):
+def test_shares_of_the_weight_inside_the_map_are_summed_by_ring(case):
     size, kernel_size, up, down, groups = case
     step = reassembly(*case)
     weight = np.float32([1, 0, 1])
@@ -24,9 +25,10 @@ def test_weights_inside_the_map_are_summed_by_ring(case):
 
     shape = step.kernels.shape[:3]
     inside, boxes = np.zeros(shape), np.zeros(shape[1:])
+    kernels = np.float64(step.kernels).reshape(*shape, groups, kernel_size**2)  # no sum is 1
+    shares = kernels / kernels.sum(axis=-1, keepdims=True)
     for (row, column), _, tap in oracle.reads(size, kernel_size, up, down):
-        taps = [group * kernel_size**2 + tap for group in range(groups)]
-        inside[:, row, column] += np.float64(step.kernels[:, row, column, taps]).mean(axis=-1)
+        inside[:, row, column] += shares[:, row, column, :, tap].mean(axis=-1)
         boxes[row, column] += 1 / kernel_size**2
     radius = kernel_size // 2
     expected = np.zeros((3, radius + 1))
@@ -45,6 +47,18 @@ def test_a_box_kernel_has_9_of_25_weights_in_a_map_at_its_corner():
     np.testing.assert_allclose(found.inside, [4 * 9 / 25, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(found.box, found.inside, rtol=1e-6)
     np.testing.assert_array_equal(found.pixels, [4, 0, 0])
+
+
+def test_the_kernels_of_sigmoid_have_a_share_inside_the_map():
+    x = np.random.default_rng(0).normal(size=(1, 6, 5, 2)).astype(np.float32)
+    layer = CARAFE(up=2, normalizer="sigmoid")
+    variables = jit(layer.init)(jax.random.key(0), x)
+    zero = jax.tree.map(np.zeros_like, variables)  # all weights are 1/2
+    _, (step,) = collect_reassemblies(layer, zero, x)
+    assert step.kernels.sum(axis=-1).min() == 12.5
+    found = ring_sums((step,), np.ones(1, np.float32))[step.name]
+    np.testing.assert_allclose(found.inside, found.box, rtol=1e-6)
+    np.testing.assert_allclose(found.inside[-1], found.pixels[-1], rtol=1e-6)
 
 
 def test_rings_are_distances_of_centres_in_input_pixels():

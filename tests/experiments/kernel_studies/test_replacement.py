@@ -108,7 +108,6 @@ def test_own_kernels_change_no_bit(case):
     # Neither does a study that has ended.
     with replaced_kernels("box"):
         pass
-    np.testing.assert_array_equal(Network().apply({"params": params}, x[:1]).shape, (1, 16, 12, 4))
     np.testing.assert_allclose(Network().apply({"params": params}, x), without, rtol=1e-4)
 
 

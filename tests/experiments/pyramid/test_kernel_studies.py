@@ -2,11 +2,12 @@ import pytest
 
 from experiments.engine.settings import EvaluationConfig
 from experiments.pyramid import __main__ as command_line
-from experiments.pyramid import kernel_studies
+from experiments.pyramid import spec
 from experiments.pyramid.task import initial_state, make_evaluator
 from tests.experiments.kernel_studies.fake_runs import (
     check_replacements,
     check_sums,
+    load_instead,
     make_runs,
     with_box_kernels,
 )
@@ -23,7 +24,7 @@ def call(call_main, monkeypatch, tmp_path, folders):
 
     def call(command, change):
         runs = make_runs(TINY, initial_state, change)
-        monkeypatch.setattr(kernel_studies, "RUNS", runs)
+        load_instead(monkeypatch, spec, runs)
         data = "--data-dir", folders.data_dir, "--cache", folders.cache
         options = "--output", tmp_path / "out", "--batch-size", 8
         inputs = tmp_path / "a", tmp_path / "b"

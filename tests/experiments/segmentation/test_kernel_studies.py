@@ -3,12 +3,13 @@ import pytest
 from experiments.engine.folders import DataFolders
 from experiments.engine.settings import EvaluationConfig
 from experiments.segmentation import __main__ as command_line
-from experiments.segmentation import kernel_studies
+from experiments.segmentation import spec
 from experiments.segmentation.data.datasets import open_data
 from experiments.segmentation.task import initial_state, make_evaluator
 from tests.experiments.kernel_studies.fake_runs import (
     check_replacements,
     check_sums,
+    load_instead,
     make_runs,
     with_box_kernels,
 )
@@ -24,7 +25,7 @@ def call(call_main, monkeypatch, tmp_path, scenes_dir, cutouts_cache):
 
     def call(command, change, *options):
         runs = make_runs(TINY, initial_state, change)
-        monkeypatch.setattr(kernel_studies, "RUNS", runs)
+        load_instead(monkeypatch, spec, runs)
         folders = tmp_path / "a", tmp_path / "b", "--data-dir", scenes_dir
         options = "--cache", cutouts_cache, "--output", tmp_path / "out", *options
         return runs, *call_main(command_line.main, command, *folders, *options)

@@ -10,7 +10,8 @@ from experiments.engine.evaluation import NonFiniteEvaluationError, UnreadableEv
 from experiments.engine.settings import EvaluationConfig
 from experiments.kernel_studies.batches import shuffled_batches
 from experiments.kernel_studies.mean_kernels import kernel_sums, mean_kernels
-from experiments.kernel_studies.subject import Subject, notes_of, summed
+from experiments.kernel_studies.replacement_study import evaluated_images
+from experiments.kernel_studies.studied_network import StudiedNetwork, Totals, notes_of, summed
 
 DEVICES = 4
 
@@ -27,7 +28,7 @@ def batch(weight, unreadable=()):
     }
 
 
-def subject(*batches):
+def network_on(*batches):
     """A network whose kernels have the value of the image, times its state."""
 
     def reassemblies(state, share):
@@ -36,7 +37,7 @@ def subject(*batches):
         )
         return (Reassembly(kernels=kernels, size=(4, 4), kernel_size=3, up=1, down=1, name="a"),)
 
-    return Subject(
+    return StudiedNetwork(
         network_of=lambda state: state,
         reassemblies=reassemblies,
         batches=grain.MapDataset.source(batches),
@@ -49,7 +50,7 @@ def subject(*batches):
 
 
 def test_sums_are_over_all_images_with_weight_on_all_devices():
-    studied = subject(batch(np.ones(8)), batch([1, 1, 1, 0, 1, 0, 0, 0], unreadable=[3]))
+    studied = network_on(batch(np.ones(8)), batch([1, 1, 1, 0, 1, 0, 0, 0], unreadable=[3]))
     states = [np.float32(1), np.float32(2)]
     batches = shuffled_batches(studied.batches, studied.inputs, DEVICES)
     once, twice = summed(studied, kernel_sums, batches, states, EvaluationConfig())
@@ -58,11 +59,19 @@ def test_sums_are_over_all_images_with_weight_on_all_devices():
     for total, expected in ((once, mean), (twice, 2 * mean)):
         means = mean_kernels(total.sums)["a"]
         np.testing.assert_allclose(means, np.full((1, 1, 9), expected), rtol=1e-6)
-    assert notes_of(studied, 2, once)[1:] == ["1 images could not be read, and do not count."]
+    assert notes_of(studied, 2, once)[1:] == [
+        "1 images or labels could not be read, and do not count."
+    ]
+
+
+def test_images_whose_label_cannot_be_read_do_not_count_for_metrics():
+    totals = Totals(sums={}, images=12, unreadable=1)
+    assert evaluated_images(totals, {"mIoU": 0.5, "unreadable": 3.0}) == Totals({}, 10, 3)
+    assert evaluated_images(Totals({}, 12, 0), {"mIoU": 0.5}) == Totals({}, 12, 0)
 
 
 def test_an_image_that_is_left_out_is_noted():
-    studied = subject(batch([1, 0, 0, 0, 0, 0, 0, 0]), batch(np.ones(8)))
+    studied = network_on(batch([1, 0, 0, 0, 0, 0, 0, 0]), batch(np.ones(8)))
     ten = dataclasses.replace(studied, images=10)
     (found,) = summed(studied, kernel_sums, studied.batches, [np.float32(1)], EvaluationConfig())
     assert (found.images, found.unreadable) == (9, 0)
@@ -72,7 +81,7 @@ def test_an_image_that_is_left_out_is_noted():
 
 
 def test_broken_kernels_and_unreadable_images_are_refused():
-    studied = subject(batch([1, 1, 1, 0, 1, 1, 1, 1], unreadable=[3]))
+    studied = network_on(batch([1, 1, 1, 0, 1, 1, 1, 1], unreadable=[3]))
     arguments = studied, kernel_sums, studied.batches
     with pytest.raises(NonFiniteEvaluationError, match="NaN"):
         summed(*arguments, [np.float32(np.nan)], EvaluationConfig())

@@ -33,7 +33,7 @@ ONE_RUN = "A single run: how much the values differ with the seed is not known."
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class StudiedNetwork:
     """A network and the images on which it is studied.
 
     Attributes:
@@ -104,20 +104,20 @@ def check_seeds(configs: Mapping[str, RunConfig]) -> None:
     check(len(set(seeds)) == len(seeds), "runs", "of different seeds", seeds)
 
 
-def layer_names(subject: Subject, state: Any, runs: Sequence[Path]) -> tuple[str, ...]:
+def layer_names(studied: StudiedNetwork, state: Any, runs: Sequence[Path]) -> tuple[str, ...]:
     """Returns the names of the CARAFE++ layers in the order in which the network calls them.
 
     Args:
-        subject: the network and its images.
+        studied: the network and its images.
         state: state of a run.
         runs: folders of the runs, for the message.
 
     Raises:
         ConfigError: the network has no CARAFE++, or there are no images.
     """
-    check_not_empty(subject.batches)
-    network = jax.eval_shape(subject.network_of, state)
-    found = jax.eval_shape(subject.reassemblies, network, subject.batches[0])
+    check_not_empty(studied.batches)
+    network = jax.eval_shape(studied.network_of, state)
+    found = jax.eval_shape(studied.reassemblies, network, studied.batches[0])
     if not found:
         raise ConfigError(
             "runs must have networks with CARAFE++, got a network without any in "
@@ -141,7 +141,7 @@ class Totals(NamedTuple):
 
 
 def summed(
-    subject: Subject,
+    studied: StudiedNetwork,
     sums: Callable[[Sequence[Reassembly], jax.Array], Any],
     batches: grain.MapDataset,
     states: Sequence[Any],
@@ -150,7 +150,7 @@ def summed(
     """Computes sums of the reassemblies of networks over all images; compiled once.
 
     Args:
-        subject: the network and its images.
+        studied: the network and its images.
         sums: function from the reassemblies of a share of a batch, and the weight of each image, to
             sums over the images of the share.
         batches: batches of the images, with ``weight``.
@@ -168,7 +168,7 @@ def summed(
 
     def total(state: Any, batch: Batch) -> Any:
         weight = batch[WEIGHT]
-        found = sums(subject.reassemblies(state, batch), weight)
+        found = sums(studied.reassemblies(state, batch), weight)
         return jax.lax.psum((found, weight.sum()), AXIS)
 
     step = data_parallel(total)
@@ -215,34 +215,34 @@ def about[Config: RunConfig](
 
 
 def title_of[Config: RunConfig](
-    text: str, subject: Subject, images: int, loaded: Mapping[str, LoadedRun[Config]]
+    text: str, studied: StudiedNetwork, images: int, loaded: Mapping[str, LoadedRun[Config]]
 ) -> str:
     """Returns the title of a table: what it shows, images, seeds and steps.
 
     Args:
         text: what the table shows.
-        subject: the network and its images.
+        studied: the network and its images.
         images: number of the images that count.
         loaded: the runs, by name.
     """
     seeds = ", ".join(str(run.config.training.seed) for run in loaded.values())
     steps = ", ".join(dict.fromkeys(str(run.step) for run in loaded.values()))
     plural = "seeds" if len(loaded) > 1 else "seed"
-    return f"{text}, {images} images of {subject.split}, {plural} {seeds}, step {steps}"
+    return f"{text}, {images} images of {studied.split}, {plural} {seeds}, step {steps}"
 
 
-def notes_of(subject: Subject, runs: int, totals: Totals) -> list[str]:
+def notes_of(studied: StudiedNetwork, runs: int, totals: Totals) -> list[str]:
     """Returns notes on the runs and on the images that do not count.
 
     Args:
-        subject: the network and its images.
+        studied: the network and its images.
         runs: number of runs.
         totals: sums over the images.
     """
     notes = [SEVERAL_SEEDS if runs > 1 else ONE_RUN]
     if totals.unreadable:
-        notes.append(f"{totals.unreadable} images could not be read, and do not count.")
-    alone = subject.images - totals.images - totals.unreadable
+        notes.append(f"{totals.unreadable} images or labels could not be read, and do not count.")
+    alone = studied.images - totals.images - totals.unreadable
     if alone:
         notes.append(f"Images left out because no other image has their size: {alone}.")
     return notes
