@@ -7,8 +7,8 @@ They are not in the paper. Compared with CARAFE++ of the same sizes,
   added to a box filter instead of becoming its kernels.
 
 Both start as a box filter, near which CARAFE++ starts too. With ``normalizer="sigmoid"``, whose
-weights do not sum to 1, all weights of :class:`StaticKernelUpsample` start at 1/2: a box filter times
-``k**2 / 2``. CARAFE++ starts near it.
+weights do not sum to 1, all weights of :class:`StaticKernelUpsample` start at 1/2: a box filter
+times ``k**2 / 2``. CARAFE++ starts near it.
 """
 
 import flax.linen as nn
@@ -58,9 +58,9 @@ class EncodedBoxUpsample(nn.Module):
     """A box filter, plus values that the convolutions of CARAFE++ predict.
 
     The submodule ``kernel_predictor`` is the predictor of CARAFE++. Its ``4 * k**2`` channels
-    become ``k**2`` channels of the upsampled map. They are added to the channels of the box-filtered map;
-    channel ``c`` gets the predicted channel ``c % k**2``. So the layer has the parameters of
-    CARAFE++ and reads the same pixels, but its kernels do not depend on the content.
+    become ``k**2`` channels of the upsampled map. They are added to the channels of the
+    box-filtered map; channel ``c`` gets the predicted channel ``c % k**2``. So the layer has the
+    parameters of CARAFE++ and reads the same pixels, but its kernels do not depend on the content.
 
     Args:
         config: sizes of CARAFE++; the normaliser has no effect.

@@ -41,6 +41,7 @@ def test_the_folder_of_the_features_is_printed(features, data, call):
     assert printed == f"{features.folder}\n"
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_and_evaluated(features, landscapes, call, tmp_path):
     run = tmp_path / "run"
     data = "--data-dir", landscapes.data_dir, "--cache", landscapes.cache

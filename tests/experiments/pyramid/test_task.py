@@ -103,12 +103,14 @@ def test_the_loss_is_the_mean_cross_entropy_at_the_resolution_of_the_labels():
     label[0, :20] = 255
     batch = {"maps": random_maps(2, 72, 96), "label": label}
     key = jax.random.key(0)
-    sums = jit(loss_function, static_argnums=0)(
-        model, state["params"], state["model_state"], batch, key
-    )
-    apply = jit(lambda variables, maps: model.apply(variables, maps, True, mutable=["batch_stats"]))
-    variables = {"params": state["params"], "batch_stats": state["model_state"]}
-    logits, _ = apply(variables, batch["maps"])
+
+    @jit
+    def compute(params, model_state):
+        variables = {"params": params, "batch_stats": model_state}
+        logits, _ = model.apply(variables, batch["maps"], True, mutable=["batch_stats"])
+        return loss_function(model, params, model_state, batch, key), logits
+
+    sums, logits = compute(state["params"], state["model_state"])
     whole = np.asarray(jax.image.resize(logits, (2, 72, 96, 13), "bilinear"), np.float64)
     labelled = label != 255
     chosen = np.take_along_axis(whole, np.where(labelled, label, 0)[..., None].astype(int), -1)
