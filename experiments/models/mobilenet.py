@@ -1,13 +1,14 @@
 """MobileNetV2 (Sandler et al., 2018) as a frozen backbone."""
 
-import functools
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from carafe_jax.convolution import convolve
+
+# Strides and channels of C2 to C5.
+FEATURE_STRIDES = (4, 8, 16, 32)
+FEATURE_CHANNELS = (24, 32, 96, 320)
 
 _STEM = 32
 _HEAD = 1280
@@ -38,7 +39,6 @@ class _ConvBN(nn.Module):
         stride: stride along both axes.
         depthwise: whether each channel has a kernel of its own.
         activates: whether ReLU6 follows the normalisation.
-        dtype: dtype of the computation.
     """
 
     features: int
@@ -46,7 +46,6 @@ class _ConvBN(nn.Module):
     stride: int = 1
     depthwise: bool = False
     activates: bool = True
-    dtype: jax.typing.DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -59,11 +58,10 @@ class _ConvBN(nn.Module):
             feature_group_count=self.features if self.depthwise else 1,
             use_bias=False,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-            dtype=self.dtype,
             conv_general_dilated=convolve,
             name="conv",
         )(x)
-        x = nn.BatchNorm(use_running_average=True, epsilon=1e-5, dtype=self.dtype, name="bn")(x)
+        x = nn.BatchNorm(use_running_average=True, epsilon=1e-5, name="bn")(x)
         return jax.nn.relu6(x) if self.activates else x
 
 
@@ -77,24 +75,21 @@ class InvertedResidual(nn.Module):
         expansion: channels of the depthwise convolution, as a multiple of the input channels.
         features: channels of the result.
         stride: stride of the depthwise convolution, 1 or 2.
-        dtype: dtype of the computation.
     """
 
     expansion: int
     features: int
     stride: int
-    dtype: jax.typing.DTypeLike | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch out_height out_width features"]:
         """Maps ``[B, H, W, C]`` to ``[B, ceil(H / stride), ceil(W / stride), features]``."""
-        layer = functools.partial(_ConvBN, dtype=self.dtype)
         channels = self.expansion * x.shape[-1]
-        y = x if self.expansion == 1 else layer(channels, name="expand")(x)
-        y = layer(channels, 3, self.stride, depthwise=True, name="depthwise")(y)
-        y = layer(self.features, activates=False, name="project")(y)
+        y = x if self.expansion == 1 else _ConvBN(channels, name="expand")(x)
+        y = _ConvBN(channels, 3, self.stride, depthwise=True, name="depthwise")(y)
+        y = _ConvBN(self.features, activates=False, name="project")(y)
         return x + y if self.stride == 1 and x.shape[-1] == self.features else y
 
 
@@ -114,22 +109,14 @@ class MobileNetV2(nn.Module):
     Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018,
     Tables 1 and 2. The epsilon of BatchNorm and the padding of 1 on all sides of the 3x3
     convolutions are torchvision's.
-
-    Args:
-        dtype: dtype of the computation, float32 or bfloat16; the default is the common dtype of
-            input and parameters. Parameters, statistics and logits are float32.
     """
 
-    dtype: jax.typing.DTypeLike | None = None
-
     def setup(self) -> None:
-        self.head = _ConvBN(_HEAD, dtype=self.dtype)
-        self.classifier = nn.Dense(
-            _CLASSES, kernel_init=nn.initializers.normal(0.01), dtype=jnp.float32
-        )
+        self.head = _ConvBN(_HEAD)
+        self.classifier = nn.Dense(_CLASSES, kernel_init=nn.initializers.normal(0.01))
 
     def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch 1000"]:
-        """Maps images to logits of the 1000 classes of ImageNet, ``[B, 1000]`` in float32.
+        """Maps images to logits of the 1000 classes of ImageNet, ``[B, 1000]``.
 
         Args:
             x: normalised RGB images ``[B, H, W, 3]``, of any size; see
@@ -140,7 +127,7 @@ class MobileNetV2(nn.Module):
             ValueError: ``x`` is no batch of images with three channels.
         """
         x = self.head(self.features(x)[-1])
-        return self.classifier(x.mean(axis=(-3, -2), dtype=jnp.float32))
+        return self.classifier(x.mean(axis=(-3, -2)))
 
     @nn.compact
     def features(
@@ -154,21 +141,19 @@ class MobileNetV2(nn.Module):
                 ``InputConfig``.
 
         Returns:
-            Four maps ``[B, ceil(H / s), ceil(W / s), C]`` in the dtype of the computation, with
-            strides ``s`` of 4, 8, 16 and 32 and 24, 32, 96 and 320 channels. They are the outputs
-            of ``block3``, ``block6``, ``block13`` and ``block17``, which no ReLU6 follows.
+            Four maps ``[B, ceil(H / s), ceil(W / s), C]`` with the strides ``s`` of
+            :data:`FEATURE_STRIDES` and the channels of :data:`FEATURE_CHANNELS`. They are the
+            outputs of ``block3``, ``block6``, ``block13`` and ``block17``, which no ReLU6 follows.
 
         Raises:
             ValueError: ``x`` is no batch of images with three channels.
         """
         if x.ndim != 4 or x.shape[-1] != 3:
             raise ValueError(f"x must be [B, H, W, 3], got {x.shape}")
-        x = _ConvBN(_STEM, 3, 2, dtype=self.dtype, name="stem")(x)
+        x = _ConvBN(_STEM, 3, 2, name="stem")(x)
         maps = []
         for index, (expansion, channels, stride) in enumerate(_BLOCKS, 1):
             if stride > 1:
                 maps.append(x)
-            x = InvertedResidual(
-                expansion, channels, stride, dtype=self.dtype, name=f"block{index}"
-            )(x)
+            x = InvertedResidual(expansion, channels, stride, name=f"block{index}")(x)
         return (*maps[1:], x)  # the first map has a stride of 2

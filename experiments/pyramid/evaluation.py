@@ -155,7 +155,7 @@ def _count(
     classes, finite, labels = join((*predicted, label))
     near = border_pixels(labels, BORDER)
     broken = []
-    for number, is_finite, found, right, border in zip(
+    for number, is_finite, predicted_classes, scene_label, border in zip(
         map(int, records), finite, classes, labels, near, strict=True
     ):
         if number < 0:
@@ -163,6 +163,8 @@ def _count(
         if not is_finite:
             broken.append(number)
             continue
-        for part, kept in enumerate((right, np.where(border, right, np.uint8(UNLABELLED)))):
-            counts[part, number] = confusion_matrix(kept, found, counts.shape[-1])
+        for part, kept in enumerate(
+            (scene_label, np.where(border, scene_label, np.uint8(UNLABELLED)))
+        ):
+            counts[part, number] = confusion_matrix(kept, predicted_classes, counts.shape[-1])
     return broken

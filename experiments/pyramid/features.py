@@ -2,8 +2,13 @@
 
 A folder ``<data_dir>/pyramid_features/<scenes>-<digest>`` holds for each split and each size of
 images the maps C2 to C5 of the images in float16, their label maps, and their numbers in the split,
-as ``.npy`` files. The images are neither scaled nor mirrored. The digest is computed from
-everything that determines the files, so that a folder never has to be changed.
+as ``.npy`` files. The images are neither scaled nor mirrored.
+
+The digest is computed from the name of the scenes, which contains their config, from the weights of
+MobileNetV2 and from :data:`experiments.pyramid.features_writing.VERSION`. The files also depend on
+the photographs and cutouts from which scenes are composed, on the code that composes and prepares
+scenes, and on the code of the normalisation and of MobileNetV2. The digest does not contain these,
+so a change of them that changes the files must increase ``VERSION``.
 """
 
 import dataclasses
@@ -19,7 +24,14 @@ from experiments.data.composed.scenes_config import ScenesConfig
 from experiments.data.composed.scenes_writing import write_folder_once
 from experiments.engine.folders import DataFolders
 from experiments.engine.json_files import read_json
-from experiments.pyramid.features_writing import INDEX, VERSION, array_path, write_features
+from experiments.pyramid.features_writing import (
+    INDEX,
+    VERSION,
+    MakeExtractor,
+    array_path,
+    make_extractor,
+    write_features,
+)
 from experiments.weights.public_file import pretrained_mobilenet
 
 Split = Literal["train", "validation"]
@@ -98,7 +110,9 @@ class Features:
         return sum(map(len, self.groups[split]))
 
 
-def prepare_features(scenes: ScenesConfig, folders: DataFolders) -> Path:
+def prepare_features(
+    scenes: ScenesConfig, folders: DataFolders, extractor: MakeExtractor = make_extractor
+) -> Path:
     """Computes the features of all images, unless the folder exists, and returns the folder.
 
     The scenes are composed first, if necessary. If several processes call this function at the same
@@ -107,6 +121,7 @@ def prepare_features(scenes: ScenesConfig, folders: DataFolders) -> Path:
     Args:
         scenes: config of the scenes.
         folders: folders of the datasets, and of the files from which scenes are composed.
+        extractor: function that makes the extractor of the maps from the file of the weights.
 
     Raises:
         DataError: the files from which scenes are composed are missing or damaged; the message
@@ -117,23 +132,27 @@ def prepare_features(scenes: ScenesConfig, folders: DataFolders) -> Path:
     folder = folders.data_dir / "pyramid_features" / f"{scenes.name}-{_digest(scenes, weights)}"
     if not folder.is_dir():
         write_folder_once(
-            folder, lambda unfinished: write_features(unfinished, scenes, folders, weights)
+            folder,
+            lambda unfinished: write_features(unfinished, scenes, folders, weights, extractor),
         )
     return folder
 
 
-def open_features(scenes: ScenesConfig, folders: DataFolders) -> Features:
+def open_features(
+    scenes: ScenesConfig, folders: DataFolders, extractor: MakeExtractor = make_extractor
+) -> Features:
     """Opens the features of all images, after :func:`prepare_features`.
 
     Args:
         scenes: config of the scenes.
         folders: folders of the datasets, and of the files from which scenes are composed.
+        extractor: function that makes the extractor of the maps from the file of the weights.
 
     Raises:
         DataError: as in :func:`prepare_features`.
         WeightsError: as in :func:`prepare_features`.
     """
-    folder = prepare_features(scenes, folders)
+    folder = prepare_features(scenes, folders, extractor)
     index = read_json(folder / INDEX)
     groups = {
         split: tuple(_groups(folder, split, sizes)) for split, sizes in index["sizes"].items()
@@ -151,6 +170,6 @@ def _groups(folder: Path, split: str, sizes: Sequence[Sequence[int]]) -> Iterato
 
 
 def _digest(scenes: ScenesConfig, weights: Path) -> str:
-    """The first digits of a digest of everything that determines the features."""
+    """The first digits of the digest in the name of the folder; see the module."""
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     return hashlib.sha256(f"{VERSION} {scenes.name} {digest}".encode()).hexdigest()[:16]

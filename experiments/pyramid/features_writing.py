@@ -21,19 +21,38 @@ from experiments.engine.folders import DataFolders
 from experiments.engine.json_files import write_json
 from experiments.models.input_config import InputConfig
 from experiments.models.input_normalization import normalize
-from experiments.models.mobilenet import MobileNetV2
+from experiments.models.mobilenet import FEATURE_CHANNELS, FEATURE_STRIDES, MobileNetV2
 from experiments.weights.mobilenets import load_mobilenet
 
-# Change it with everything in this module that changes the files.
+# Part of the digest in the name of a folder. Increase it when the files change because of a change
+# in this module, in the photographs and cutouts of the scenes, in the code that composes and
+# prepares scenes, in the normalisation, or in MobileNetV2.
 VERSION = 1
 INDEX = "index.json"
 
 _SPLITS = ("train", "validation")
-_BATCH = 32
 
 type Extract = Callable[
     [UInt8[np.ndarray, "batch height width 3"]], tuple[Float16[Array, "batch _h _w _c"], ...]
 ]
+
+type MakeExtractor = Callable[[Path], Extract]
+
+
+def map_shapes(batch_size: int, height: int, width: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Returns the shapes of C2 to C5 of images.
+
+    Args:
+        batch_size: number of images.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+    """
+    return tuple(
+        jax.ShapeDtypeStruct(
+            (batch_size, -(-height // stride), -(-width // stride), channels), jnp.float16
+        )
+        for stride, channels in zip(FEATURE_STRIDES, FEATURE_CHANNELS, strict=True)
+    )
 
 
 def array_path(folder: Path, split: str, size: tuple[int, int], name: str) -> Path:
@@ -48,7 +67,14 @@ def array_path(folder: Path, split: str, size: tuple[int, int], name: str) -> Pa
     return folder / f"{split}-{size[0]}x{size[1]}-{name}.npy"
 
 
-def write_features(folder: Path, scenes: ScenesConfig, folders: DataFolders, weights: Path) -> None:
+def write_features(
+    folder: Path,
+    scenes: ScenesConfig,
+    folders: DataFolders,
+    weights: Path,
+    extractor: MakeExtractor,
+    batch_size: int = 32,
+) -> None:
     """Computes and writes the features of all images. A terminal shows the progress.
 
     Args:
@@ -56,6 +82,9 @@ def write_features(folder: Path, scenes: ScenesConfig, folders: DataFolders, wei
         scenes: config of the scenes.
         folders: folders of the datasets, and of the files from which scenes are composed.
         weights: file of a MobileNetV2 of torchvision.
+        extractor: function that makes the extractor of the maps from ``weights``, such as
+            :func:`make_extractor`.
+        batch_size: number of images in a batch of the extractor.
 
     Raises:
         DataError: the files from which scenes are composed are missing or damaged.
@@ -63,7 +92,7 @@ def write_features(folder: Path, scenes: ScenesConfig, folders: DataFolders, wei
         WeightsError: the file of the weights cannot be read or does not match.
     """
     data = open_label_maps(prepare_label_scenes(folders.data_dir, folders.cache, scenes))
-    extract = make_extractor(weights)
+    extract = extractor(weights)
     folder.mkdir(parents=True)
     sizes = {}
     console = Console(stderr=True)
@@ -77,7 +106,8 @@ def write_features(folder: Path, scenes: ScenesConfig, folders: DataFolders, wei
             sizes[split] = sorted(numbers)
             for size in sizes[split]:
                 advance = lambda count, task=task: progress.advance(task, count)  # noqa: E731
-                _write_group(folder, split, size, numbers[size], source, extract, advance)
+                images = np.zeros((batch_size, *size, 3), np.uint8)
+                _write_group(folder, split, images, numbers[size], source, extract, advance)
     write_json(folder / INDEX, {"class_names": list(data.class_names), "sizes": sizes})
 
 
@@ -107,25 +137,25 @@ def make_extractor(weights: Path) -> Extract:
 def _write_group(
     folder: Path,
     split: str,
-    size: tuple[int, int],
+    images: UInt8[np.ndarray, "batch height width 3"],
     numbers: list[int],
     source: Source,
     extract: Extract,
     advance: Callable[[int], None],
 ) -> None:
-    """Writes the arrays of the images of one size."""
-    images = np.zeros((_BATCH, *size, 3), np.uint8)
-    shapes = [each.shape[1:] for each in jax.eval_shape(extract, images)]
+    """Writes the arrays of the images of one size, with ``images`` as the memory of a batch."""
+    batch_size, height, width, _ = images.shape
+    size = height, width
     names = [f"c{level}" for level in range(2, 6)]
     maps = [
         np.lib.format.open_memmap(
-            array_path(folder, split, size, name), "w+", np.float16, (len(numbers), *shape)
+            array_path(folder, split, size, name), "w+", np.float16, each.shape
         )
-        for name, shape in zip(names, shapes, strict=True)
+        for name, each in zip(names, map_shapes(len(numbers), *size), strict=True)
     ]
     labels = np.zeros((len(numbers), *size), np.uint8)
-    for first in range(0, len(numbers), _BATCH):
-        some = numbers[first : first + _BATCH]
+    for first in range(0, len(numbers), batch_size):
+        some = numbers[first : first + batch_size]
         for index, number in enumerate(some):
             record = read_record(source, number)
             images[index] = np.asarray(decode_image(record))

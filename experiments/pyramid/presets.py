@@ -145,7 +145,7 @@ EXPERIMENTS = {
         ),
     ),
     "capacity": Experiment(
-        "CARAFE++ and controls of equal capacity, on cached features",
+        "CARAFE++ and two controls, on cached features",
         CAPACITY,
         _SEEDS,
         comparisons=(

@@ -12,12 +12,12 @@ from experiments.engine.tables.spec import ExampleMetrics, TaskSpec
 from experiments.engine.tables.step_time import inference_seconds, training_seconds
 from experiments.pyramid.configs import PyramidConfig
 from experiments.pyramid.example_sums import example_sums, metrics_of
+from experiments.pyramid.features_writing import map_shapes
 from experiments.pyramid.presets import CATALOGUE
 from experiments.pyramid.task import (
     RUNS,
     initial_state,
     make_model,
-    map_shapes,
     predict,
     train_run,
     train_step,

@@ -29,12 +29,11 @@ from experiments.pyramid.batches import evaluation_batches, training_batches
 from experiments.pyramid.configs import PyramidConfig
 from experiments.pyramid.evaluation import PyramidEvaluator
 from experiments.pyramid.features import Features, Split, open_features
+from experiments.pyramid.features_writing import map_shapes
 from experiments.pyramid.network import PyramidNetwork
 from experiments.resamplers.interpolation import resize
 from experiments.segmentation.losses import pixel_sums
 
-# Channels of C2 to C5 of MobileNetV2.
-_CHANNELS = (24, 32, 96, 320)
 _CLASSES = "classes.json"
 
 Maps = tuple[Float[Array, "batch _h _w _c"], ...]
@@ -43,22 +42,6 @@ Maps = tuple[Float[Array, "batch _h _w _c"], ...]
 def make_model(config: PyramidConfig) -> PyramidNetwork:
     """Returns the network of a config."""
     return PyramidNetwork(config.model, num_classes("label_scenes"), jnp.dtype(config.dtype))
-
-
-def map_shapes(batch_size: int, height: int, width: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Returns the shapes of C2 to C5 of images.
-
-    Args:
-        batch_size: number of images.
-        height: height of the images in pixels.
-        width: width of the images in pixels.
-    """
-    return tuple(
-        jax.ShapeDtypeStruct(
-            (batch_size, -(-height // stride), -(-width // stride), channels), jnp.float16
-        )
-        for stride, channels in zip((4, 8, 16, 32), _CHANNELS, strict=True)
-    )
 
 
 def initial_state(config: PyramidConfig) -> State:

@@ -6,7 +6,9 @@ They are not in the paper. Compared with CARAFE++ of the same sizes,
 - :class:`EncodedBoxUpsample` has the same convolutions and the same parameters, but their result is
   added to a box filter instead of becoming its kernels.
 
-Both start as a box filter, near which CARAFE++ starts too.
+Both start as a box filter, near which CARAFE++ starts too. With ``normalizer="sigmoid"``, whose
+weights do not sum to 1, all weights of :class:`StaticKernelUpsample` start at 1/2: a box filter
+times ``k**2 / 2``. CARAFE++ starts near it.
 """
 
 import flax.linen as nn
@@ -14,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from carafe_jax import carafe, reassemble
+from carafe_jax import reassemble, reassembly_kernels
 from carafe_jax.linen import KernelPredictor
 from experiments.resamplers.carafe_config import CarafeConfig
 from experiments.resamplers.convolutions import depth_to_space
@@ -26,8 +28,8 @@ class StaticKernelUpsample(nn.Module):
     """Upsampling with one learned kernel for each of the 2x2 outputs of an input pixel.
 
     The kernels are the same at every pixel and for every image. They have ``4 * k**2`` parameters,
-    the logits, which start at zero. For each target, the normaliser has ``5 * k**2 + 1`` operations
-    with softmax, and the reassembly ``(2 * k**2 - 1) * C``.
+    the logits, which start at zero. For each target, the reassembly has ``(2 * k**2 - 1) * C``
+    operations. The four kernels are normalised once.
 
     Args:
         config: side of the kernels and normaliser; the other fields have no effect.
@@ -42,17 +44,23 @@ class StaticKernelUpsample(nn.Module):
         """Maps ``[B, H, W, C]`` to ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``."""
         k = self.config.kernel_size
         logits = self.param("logits", nn.initializers.zeros, (_UP**2 * k**2,))
-        everywhere = jnp.broadcast_to(logits, (*x.shape[:-1], logits.size))
-        return carafe(x, everywhere, kernel_size=k, up=_UP, normalizer=self.config.normalizer)
+        kernels = reassembly_kernels(
+            jnp.zeros((1, 1, 1, 1), x.dtype),
+            logits.reshape(1, 1, 1, -1),
+            kernel_size=k,
+            up=_UP,
+            normalizer=self.config.normalizer,
+        )  # [1, 2, 2, k**2]
+        return reassemble(x, jnp.tile(kernels, (*x.shape[:-1], 1)), kernel_size=k, up=_UP)
 
 
 class EncodedBoxUpsample(nn.Module):
     """A box filter, plus values that the convolutions of CARAFE++ predict.
 
-    The submodule ``kernel_predictor`` is that of CARAFE++. Its ``4 * k**2`` channels become
-    ``k**2`` channels of the upsampled map. They are added to the channels of the box-filtered map;
-    channel ``c`` gets the predicted channel ``c % k**2``. So the layer has the parameters of
-    CARAFE++ and reads the same pixels, but its kernels do not depend on the content.
+    The submodule ``kernel_predictor`` is the predictor of CARAFE++. Its ``4 * k**2`` channels
+    become ``k**2`` channels of the upsampled map. They are added to the channels of the
+    box-filtered map; channel ``c`` gets the predicted channel ``c % k**2``. So the layer has the
+    parameters of CARAFE++ and reads the same pixels, but its kernels do not depend on the content.
 
     Args:
         config: sizes of CARAFE++; the normaliser has no effect.

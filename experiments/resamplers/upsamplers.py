@@ -57,7 +57,7 @@ def upsample(
     ``guided``             ``72 * C + 8``                        ``43 * C + 24``
     ``spatial_attention``  ``9 * C + 1``                         ``19 * C + 2``
     ``carafe``             ``C * Cm + Cm + 100 * (9 * Cm + 1)``  see below
-    ``static_kernels``     100                                   126 and ``49 * C``
+    ``static_kernels``     100                                   ``49 * C``
     ``encoded_box``        as ``carafe``                         as ``carafe``, see below
     =====================  ====================================  ==============================
 

@@ -18,16 +18,14 @@ _FIXED = {"stem": "features.0", "head": "features.18", "classifier": "classifier
 
 
 def load_mobilenet(
-    path: Path,
-    variables: PyTree[Float[Array, "..."]],
-    keep: Collection[str] = (),
+    path: Path, variables: PyTree[Float[Array, "..."]]
 ) -> PyTree[Float[Array, "..."]]:
     """Reads the ``state_dict`` of torchvision's ``mobilenet_v2`` into the variables of a model.
 
     Convolutions ``[O, I, H, W]`` become ``[H, W, I, O]``, the classifier ``[out, in]`` becomes
     ``[in, out]``. The counters of PyTorch's BatchNorm are not used. If the model has no classifier
     and no last 1x1 convolution, because its variables were made with ``method="features"``, these
-    arrays of the file are not used. Everything else must match, except for ``keep``. ::
+    arrays of the file are not used. Everything else must match. ::
 
         model = MobileNetV2()
         shapes = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -38,8 +36,6 @@ def load_mobilenet(
             :func:`experiments.weights.public_file.pretrained_mobilenet` returns such a path.
         variables: variables of a :class:`experiments.models.mobilenet.MobileNetV2`, with
             ``"params"`` and ``"batch_stats"``, or their shapes.
-        keep: submodules that keep their values in ``variables``, by PyTorch's names or parts of
-            them, such as ``"classifier"``.
 
     Returns:
         Complete variables with the structure, shapes and dtypes of ``variables``.
@@ -49,7 +45,7 @@ def load_mobilenet(
             arrays that are missing, unexpected or of another shape; see
             :func:`experiments.weights.loading.load`.
     """
-    return load(path, variables, mobilenet_layout({*variables["params"]}), keep).variables
+    return load(path, variables, mobilenet_layout({*variables["params"]})).variables
 
 
 def mobilenet_layout(modules: Collection[str]) -> Layout:

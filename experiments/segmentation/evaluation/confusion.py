@@ -84,17 +84,17 @@ def segmentation_metrics(
           undefined if there are no labelled pixels.
         - ``IoU/<class>`` of each class whose union is not empty.
     """
-    intersection = matrix.diagonal()
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - intersection
-    present = union > 0
-    metrics = {MEAN_IOU: float(intersection_over_union(matrix).mean())}
+    shares = intersection_over_union(matrix)
+    # The classes that are labelled or predicted.
+    present = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
+    metrics = {MEAN_IOU: float(shares.mean())}
     if present.any():
-        metrics[MEAN_IOU_OF_PRESENT] = float((intersection[present] / union[present]).mean())
+        metrics[MEAN_IOU_OF_PRESENT] = float(shares[present].mean())
     if pixels := int(matrix.sum()):
-        metrics[PIXEL_ACCURACY] = int(intersection.sum()) / pixels
+        metrics[PIXEL_ACCURACY] = int(matrix.trace()) / pixels
     details = {
-        iou_name(name): float(part / whole)
-        for name, part, whole in zip(class_names, intersection, union, strict=True)
-        if whole
+        iou_name(name): float(share)
+        for name, share, occurs in zip(class_names, shares, present, strict=True)
+        if occurs
     }
     return {**metrics, **details}

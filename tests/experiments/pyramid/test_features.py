@@ -13,12 +13,12 @@ from experiments.data.record_images import decode_image
 from experiments.engine.folders import DataFolders
 from experiments.models.mobilenet import MobileNetV2
 from experiments.pyramid import features as reading
-from experiments.pyramid import features_writing as writing
 from experiments.pyramid.features import open_features, prepare_features
+from experiments.pyramid.features_writing import make_extractor, map_shapes, write_features
 from experiments.weights.mobilenets import load_mobilenet
 from experiments.weights.public_file import pretrained_mobilenet
 from tests.compilation import jit
-from tests.experiments.pyramid.tiny import TINY
+from tests.experiments.pyramid.tiny import TINY, make_projection
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -27,25 +27,25 @@ class Killed(BaseException):
     """The end of a process, which no code handles."""
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    """MobileNetV2 in float32, normalised as in torchvision."""
+@pytest.mark.slow
+def test_the_maps_are_those_of_mobilenet_on_normalised_images():
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 64, 3), np.uint8)
+    found = make_extractor(pretrained_mobilenet())(images)
     model = MobileNetV2()
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     variables = load_mobilenet(pretrained_mobilenet(), shapes)
     apply = jit(lambda x: model.apply(variables, x, method="features"))
-
-    def maps(image):
-        normalised = (np.asarray(image) / 255 - MEAN) / STD
-        return [each[0] for each in apply(normalised[None].astype(np.float32))]
-
-    return maps
+    expected = apply(((images / 255 - MEAN) / STD).astype(np.float32))
+    for maps, shape, right in zip(found, map_shapes(2, 40, 64), expected, strict=True):
+        assert (maps.shape, maps.dtype) == (shape.shape, shape.dtype)
+        np.testing.assert_allclose(maps.astype(np.float32), right, rtol=2**-10, atol=2e-3)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_every_image_has_the_maps_of_the_backbone_and_its_label(split, features, folders, backbone):
+def test_every_image_has_its_maps_and_its_label(split, features, folders):
     data = open_label_maps(prepare_label_scenes(folders.data_dir, folders.cache, TINY.scenes))
     source, seen = data.source(split), []
+    project = make_projection(None)
     assert features.class_names == CLASS_NAMES
     assert features.count(split) == len(source)
     # Both orientations.
@@ -54,28 +54,16 @@ def test_every_image_has_the_maps_of_the_backbone_and_its_label(split, features,
         for row, number in enumerate(group.numbers):
             example, record = group[row], source[int(number)]
             np.testing.assert_array_equal(example["label"], decode_label(record))
-            for found, right in zip(example["maps"], backbone(decode_image(record)), strict=True):
+            expected = project(np.asarray(decode_image(record))[None])
+            for found, (right,) in zip(example["maps"], expected, strict=True):
                 assert found.dtype == np.float16
-                np.testing.assert_allclose(found.astype(np.float32), right, rtol=2**-10, atol=2e-3)
+                np.testing.assert_array_equal(found, right)
             seen.append(int(number))
     assert sorted(seen) == list(range(len(source)))
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """Replaces the backbone by pixels of the image, which need no compilation."""
-
-    def extract(images):
-        return tuple(
-            jnp.asarray(images)[:, ::stride, ::stride].astype(jnp.float16)
-            for stride in (4, 8, 16, 32)
-        )
-
-    monkeypatch.setattr(writing, "make_extractor", lambda weights: extract)
-
-
-@pytest.fixture
-def elsewhere(folders, features, tmp_path):
+def composed(folders, features, tmp_path):
     """Folders with the composed scenes, but without features."""
     del features  # composed with them
     home = tmp_path / "data"
@@ -91,64 +79,59 @@ def assert_equal_files(folder, other):
     assert contents[0] == contents[1]
 
 
-@pytest.mark.usefixtures("quick")
-def test_the_files_do_not_depend_on_the_size_of_batches(elsewhere, monkeypatch, tmp_path):
-    for name, size in (("whole", 32), ("parts", 3)):
-        monkeypatch.setattr(writing, "_BATCH", size)
-        writing.write_features(tmp_path / name, TINY.scenes, elsewhere, pretrained_mobilenet())
-    assert_equal_files(tmp_path / "whole", tmp_path / "parts")
+def write(folder, folders, **options):
+    weights = pretrained_mobilenet()
+    write_features(folder, TINY.scenes, folders, weights, make_projection, **options)
 
 
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("written", [0, 3, 7, 8])
-def test_a_build_that_is_killed_between_files_starts_again(
-    written, elsewhere, monkeypatch, tmp_path
-):
-    saved = []
+def test_the_files_do_not_depend_on_the_size_of_batches(composed, features, tmp_path):
+    write(tmp_path / "parts", composed, batch_size=3)
+    assert_equal_files(tmp_path / "parts", features.folder)
 
-    def killing(save):
-        def save_some(*arguments):
-            if len(saved) == written:
+
+@pytest.mark.parametrize("batches", [0, 3])
+def test_a_build_that_is_killed_starts_again(batches, composed, features):
+    calls = []
+
+    def make_killing(weights):
+        extract = make_projection(weights)
+
+        def extract_some(images):
+            if len(calls) == batches:
                 raise Killed
-            saved.append(arguments)
-            save(*arguments)
+            calls.append(images)
+            return extract(images)
 
-        return save_some
+        return extract_some
 
-    with monkeypatch.context() as patch:
-        patch.setattr(writing.np, "save", killing(np.save))
-        patch.setattr(writing, "write_json", killing(writing.write_json))
-        with pytest.raises(Killed):
-            prepare_features(TINY.scenes, elsewhere)
-    assert len(saved) == written
-    home = elsewhere.data_dir / "pyramid_features"
+    with pytest.raises(Killed):
+        prepare_features(TINY.scenes, composed, make_killing)
+    assert len(calls) == batches
+    home = composed.data_dir / "pyramid_features"
     assert [path.name for path in home.iterdir() if not path.name.startswith(".")] == []
-    folder = prepare_features(TINY.scenes, elsewhere)
-    writing.write_features(tmp_path / "whole", TINY.scenes, elsewhere, pretrained_mobilenet())
-    assert_equal_files(folder, tmp_path / "whole")
+    folder = prepare_features(TINY.scenes, composed, make_projection)
+    assert_equal_files(folder, features.folder)
     assert {path.name for path in home.iterdir()} == {".lock", folder.name}
 
 
-@pytest.mark.usefixtures("quick")
-def test_two_callers_compute_the_features_once(elsewhere, monkeypatch):
-    calls, write = [], reading.write_features
+def test_two_callers_compute_the_features_once(composed):
+    calls = []
     both = threading.Barrier(2)
 
-    def counted(*arguments):
-        calls.append(arguments)
-        write(*arguments)
+    def counted(weights):
+        calls.append(weights)
+        return make_projection(weights)
 
     def prepare():
         both.wait()
-        prepare_features(TINY.scenes, elsewhere)
+        prepare_features(TINY.scenes, composed, counted)
 
-    monkeypatch.setattr(reading, "write_features", counted)
     threads = [threading.Thread(target=prepare) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(calls) == 1
+    assert calls == [pretrained_mobilenet()]
 
 
 def test_the_folder_depends_on_scenes_weights_and_version(folders, tmp_path, monkeypatch):
@@ -191,6 +174,5 @@ def test_an_example_can_be_changed_without_changing_the_file(features):
     np.testing.assert_array_equal(group[0]["label"], before)
 
 
-def test_opening_again_computes_nothing(features, folders, monkeypatch):
-    monkeypatch.setattr(reading, "write_features", None)
-    assert open_features(TINY.scenes, folders).folder == features.folder
+def test_opening_again_computes_nothing(features, folders):
+    assert open_features(TINY.scenes, folders, None).folder == features.folder

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from experiments.engine.config import ConfigError
+from experiments.pyramid.features_writing import map_shapes
 from experiments.pyramid.network import PyramidNetwork
 from experiments.pyramid.network_config import PyramidNetworkConfig
 from experiments.pyramid.presets import PRESETS
-from experiments.pyramid.task import map_shapes
 from experiments.resamplers.methods import Upsampler
 from tests.compilation import jit
 
@@ -35,23 +35,19 @@ def test_the_parameters_are_the_documented_ones():
     assert count == 9 * 64**2 + (472 + 10 + 13) * 64 + 13
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
-def test_every_preset_has_an_upsampler_between_each_pair_of_levels(preset):
-    config = preset.config.model
-    model = PyramidNetwork(config, 13)
-    for size in ((120, 160), (160, 120)):
-        maps = map_shapes(2, *size)
-        variables = jax.eval_shape(model.init, jax.random.key(0), maps)
-        logits = jax.eval_shape(model.apply, variables, maps)
-        assert logits.shape == (2, size[0] // 4, size[1] // 4, 13)
-        assert logits.dtype == jnp.float32
-    _, names = parameters(model, maps)
-    upsamplers = {name for name in names if name.startswith("upsample_")}
-    has_parameters = config.upsampler not in ("nearest", "bilinear")
+@pytest.mark.parametrize("upsampler", get_args(Upsampler))
+def test_an_upsampler_is_between_each_pair_of_levels(upsampler):
+    model = PyramidNetwork(dataclasses.replace(NEAREST, upsampler=upsampler), 13)
+    maps = map_shapes(2, 120, 160)
+    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), maps)
+    assert logits.shape == (2, 30, 40, 13)
+    assert logits.dtype == jnp.float32
+    upsamplers = {name for name in variables["params"] if name.startswith("upsample_")}
+    has_parameters = upsampler not in ("nearest", "bilinear")
     assert upsamplers == ({"upsample_3", "upsample_4", "upsample_5"} if has_parameters else set())
 
 
-def test_every_upsampler_of_table_4_is_a_preset():
+def test_presets_have_the_upsamplers_of_table_4_and_the_two_controls():
     assert {preset.config.model.upsampler for preset in PRESETS} == {*get_args(Upsampler)}
 
 
@@ -59,7 +55,8 @@ def test_the_pathway_is_the_sum_of_upsampled_laterals():
     """With nearest upsampling, one channel and BatchNorm that changes nothing."""
     model = PyramidNetwork(dataclasses.replace(NEAREST, channels=1), 1)
     maps = random_maps(1, 72, 96)
-    variables = jax.tree.map(np.zeros_like, jax.device_get(model.init(jax.random.key(0), maps)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), maps)
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     params, stats = variables["params"], variables["batch_stats"]
     for level in (2, 3, 4, 5):
         params[f"lateral_{level}_conv"]["kernel"][0, 0, 1, 0] = 10.0**-level

@@ -69,11 +69,15 @@ def test_a_run_that_is_interrupted_and_resumed_gives_the_same_numbers(
 
 
 @pytest.mark.slow
-def test_the_sums_of_a_run_give_its_logged_metrics(run, folders):
-    totals = example_sums(RUNS.load(run), folders).totals
+def test_the_sums_of_a_run_give_its_logged_metrics(run, features, folders):
+    found = example_sums(RUNS.load(run), folders)
+    scenes = features.count("validation")
+    assert (list(found.groups), found.kind) == ([str(n) for n in range(scenes)], "scenes")
     logged = read_metrics(run / "metrics.jsonl")[-1]
-    for name, (found,) in metrics_of({key: sums[None] for key, sums in totals.items()}).items():
-        assert logged[f"eval/{name}"] == found
+    metrics = metrics_of({name: total[None] for name, total in found.totals.items()})
+    assert set(metrics) == {"mIoU", "mIoU_border", "pixel_accuracy"}
+    for name, (value,) in metrics.items():
+        assert logged[f"eval/{name}"] == value
 
 
 @pytest.mark.slow
@@ -91,18 +95,22 @@ def test_a_small_network_overfits_eight_scenes(features, folders, tmp_path, monk
 
 
 def test_the_loss_is_the_mean_cross_entropy_at_the_resolution_of_the_labels():
-    model, state = make_model(TINY), initial_state(TINY)
+    nearest = dataclasses.replace(TINY.model, upsampler="nearest")
+    config = dataclasses.replace(TINY, model=nearest)
+    model, state = make_model(config), initial_state(config)
     rng = np.random.default_rng(0)
     label = rng.integers(0, 13, (2, 72, 96), np.uint8)
     label[0, :20] = 255
     batch = {"maps": random_maps(2, 72, 96), "label": label}
     key = jax.random.key(0)
-    sums = jit(loss_function, static_argnums=0)(
-        model, state["params"], state["model_state"], batch, key
-    )
-    apply = jit(lambda variables, maps: model.apply(variables, maps, True, mutable=["batch_stats"]))
-    variables = {"params": state["params"], "batch_stats": state["model_state"]}
-    logits, _ = apply(variables, batch["maps"])
+
+    @jit
+    def compute(params, model_state):
+        variables = {"params": params, "batch_stats": model_state}
+        logits, _ = model.apply(variables, batch["maps"], True, mutable=["batch_stats"])
+        return loss_function(model, params, model_state, batch, key), logits
+
+    sums, logits = compute(state["params"], state["model_state"])
     whole = np.asarray(jax.image.resize(logits, (2, 72, 96, 13), "bilinear"), np.float64)
     labelled = label != 255
     chosen = np.take_along_axis(whole, np.where(labelled, label, 0)[..., None].astype(int), -1)

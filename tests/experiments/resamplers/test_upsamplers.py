@@ -144,7 +144,7 @@ COSTS = {
     "guided": (72 * C + 8, 43 * C + 24),
     "spatial_attention": (9 * C + 1, 19 * C + 2),
     "carafe": (64 * C + 64 + 100 * (9 * 64 + 1), 49_703),
-    "static_kernels": (100, 126 + 49 * C),
+    "static_kernels": (100, 49 * C),
     "encoded_box": (64 * C + 64 + 100 * (9 * 64 + 1), 49_703 - 126 + C),
 }
 
@@ -163,7 +163,9 @@ def test_cost(method):
         assert products <= found.flops - convolution < 1.01 * products
     else:
         parameters, flops = COSTS[method]
-        assert found == Cost(parameters, outputs * flops)
+        # The softmax of the four static kernels is computed once.
+        once = 4 * 126 if method == "static_kernels" else 0
+        assert found == Cost(parameters, outputs * flops + once)
 
 
 @pytest.mark.parametrize("size", [(27, 6), (24, 6), (26, 4), (26, 7)])

@@ -132,16 +132,3 @@ def test_a_file_of_another_network_says_what_both_are(tmp_path):
     model = r"MobileNetV2 of torchvision \(17 blocks; stem of 3 to 32 channels; 1000 classes\)"
     with pytest.raises(WeightsError, match=rf"file is of ResNet-18 .*, and the model is {model}"):
         load_mobilenet(path, shapes())
-
-
-def test_a_classifier_of_other_classes_can_keep_its_values(state, tmp_path):
-    state = state | {
-        "classifier.1.weight": np.ones((5, 1280), np.float32),
-        "classifier.1.bias": np.ones(5, np.float32),
-    }
-    path = save(state, tmp_path)
-    with pytest.raises(WeightsError, match=r"5 classes\).*`keep` would let \['classifier'\]"):
-        load_mobilenet(path, shapes())
-    variables = load_mobilenet(path, shapes(), keep=("classifier",))
-    assert variables["params"]["classifier"] == shapes()["params"]["classifier"]
-    assert_equal(variables["params"]["stem"]["bn"]["scale"], state["features.0.1.weight"])

