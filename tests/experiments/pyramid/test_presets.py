@@ -18,8 +18,8 @@ def rows(table):
 
 def test_names_and_seeds():
     assert len(BY_NAME) == len(PRESETS)
-    for experiment in EXPERIMENTS.values():
-        assert experiment.seeds == (0, 1, 2)
+    for name, experiment in EXPERIMENTS.items():
+        assert experiment.seeds == ((100,) if name == "rates" else (0, 1, 2))
         distinct = {preset.config for preset in experiment.presets}
         assert len(distinct) == len(experiment.presets)
     assert [metric.name for metric in METRICS][:2] == ["mIoU", "mIoU_border"]
@@ -27,6 +27,8 @@ def test_names_and_seeds():
 
 def test_the_rows_differ_in_the_ablated_field_alone():
     for preset in PRESETS:
+        if "-rate-" in preset.name:
+            continue
         assert preset.config == dataclasses.replace(BASE, model=preset.config.model)
         assert preset.config.model.channels == (89 if preset.name == "nearest-wide" else 64)
     sizes = BASE.model.carafe
@@ -43,6 +45,21 @@ def test_the_rows_differ_in_the_ablated_field_alone():
         for name in ("softmax", "sigmoid", "sigmoid_normalized")
     ]
     assert dataclasses.astuple(sizes) == (16, 3, 5, "softmax")
+
+
+def test_each_row_is_trained_with_four_rates():
+    rates = (0.001, 0.002, 0.004, 0.008)
+    for preset in EXPERIMENTS["rates"].presets:
+        row, rate = preset.name.split("-rate-")
+        optimizer = preset.config.training.optimizer
+        assert optimizer.learning_rate == float(rate)
+        base = BY_NAME[row].config.training
+        optimizer = dataclasses.replace(optimizer, learning_rate=base.optimizer.learning_rate)
+        assert preset.config.with_training(optimizer=optimizer) == BY_NAME[row].config
+    table = [*EXPERIMENTS["table4"].presets, *EXPERIMENTS["capacity"].presets]
+    names = {preset.name for preset in table}
+    assert {each.name.split("-rate-")[0] for each in EXPERIMENTS["rates"].presets} == names
+    assert len(EXPERIMENTS["rates"].presets) == 12 * len(rates)
 
 
 def test_equal_configs_share_a_run():
