@@ -86,7 +86,7 @@ def test_a_small_network_overfits_eight_scenes(features, folders, tmp_path, monk
     few = dataclasses.replace(features, groups={"train": (group,), "validation": (group,)})
     monkeypatch.setattr(task, "open_features", lambda *_: few)
     monkeypatch.setattr(type(few), "count", lambda self, split: 1 + int(group.numbers[-1]))
-    config = of_length(150).with_training(batch_size=8)
+    config = of_length(300).with_training(batch_size=8)
     model = dataclasses.replace(config.model, channels=32)
     train(tmp_path / "run", *dataclasses.astuple(folders), dataclasses.replace(config, model=model))
     last = read_metrics(tmp_path / "run/metrics.jsonl")[-1]
