@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from carafe_jax import reassemble
 from carafe_jax.sources import Reassembly
-from experiments.kernel_studies.geometry import check_images, geometry_of
+from experiments.kernel_studies.geometry import geometry_of, sums_by_layer
 
 
 class RingSums[Values](NamedTuple):
@@ -53,20 +53,18 @@ def ring_sums(
     Raises:
         ValueError: kernels do not have one batch axis of ``B`` images.
     """
-    sums: dict[str, RingSums[jax.Array]] = {}
-    for step in reassemblies:
-        check_images(step, weight)
+
+    def sums_of(step: Reassembly) -> RingSums[jax.Array]:
         geometry = geometry_of(step)
         members = np.eye(geometry.radius + 1, dtype=np.float32)[rings(step)]  # [H', W', rings]
         box = _share_inside(step, jnp.ones_like(step.kernels[:1]))
-        found = RingSums(
+        return RingSums(
             _by_ring(_share_inside(step, step.kernels), weight, members),
             _by_ring(box, weight.sum(keepdims=True), members),
             weight.sum() * members.sum(axis=(0, 1)),
         )
-        earlier = sums.get(step.name)
-        sums[step.name] = found if earlier is None else jax.tree.map(jnp.add, earlier, found)
-    return sums
+
+    return sums_by_layer(reassemblies, weight, sums_of)
 
 
 def rings(step: Reassembly) -> Int[np.ndarray, "out_height out_width"]:

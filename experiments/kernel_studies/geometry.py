@@ -1,6 +1,9 @@
-"""The geometry of a reassembly, and the images of its kernels."""
+"""The geometry of a reassembly, and sums over the images of its kernels."""
+
+from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from carafe_kernels.geometry import Geometry
 
 from carafe_jax.sources import Reassembly
@@ -11,12 +14,35 @@ def geometry_of(step: Reassembly) -> Geometry:
     return Geometry(step.kernel_size, step.up, step.down, step.groups)
 
 
-def check_images(step: Reassembly, weight: jax.Array) -> None:
-    """Checks that a reassembly has the kernels of a batch of images.
+def sums_by_layer[Sums](
+    reassemblies: Sequence[Reassembly],
+    weight: jax.Array,
+    sums_of: Callable[[Reassembly], Sums],
+) -> dict[str, Sums]:
+    """Adds up sums over all calls of each layer.
 
     Args:
-        step: reassembly of a layer.
-        weight: weight of each image, ``[B]``.
+        reassemblies: reassemblies of a network on a batch, whose kernels have one batch axis.
+        weight: weight of each image of the batch, ``[B]``; 0 for padding.
+        sums_of: function from a reassembly to its sums, a pytree of arrays.
+
+    Returns:
+        Sums by the name of the layer.
+
+    Raises:
+        ValueError: kernels do not have one batch axis of ``B`` images.
+    """
+    sums: dict[str, Sums] = {}
+    for step in reassemblies:
+        _check_images(step, weight)
+        found = sums_of(step)
+        earlier = sums.get(step.name)
+        sums[step.name] = found if earlier is None else jax.tree.map(jnp.add, earlier, found)
+    return sums
+
+
+def _check_images(step: Reassembly, weight: jax.Array) -> None:
+    """Checks that a reassembly has the kernels of a batch of images.
 
     Raises:
         ValueError: the kernels do not have one batch axis of ``B`` images.

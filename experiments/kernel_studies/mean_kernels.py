@@ -10,7 +10,7 @@ from carafe_kernels.geometry import Geometry
 from jaxtyping import Array, Float
 
 from carafe_jax.sources import Reassembly
-from experiments.kernel_studies.geometry import check_images, geometry_of
+from experiments.kernel_studies.geometry import geometry_of, sums_by_layer
 
 
 class Sums[Values](NamedTuple):
@@ -52,17 +52,15 @@ def kernel_sums(
     Raises:
         ValueError: kernels do not have one batch axis of ``B`` images.
     """
-    sums: dict[str, KernelSums[jax.Array]] = {}
-    for step in reassemblies:
-        check_images(step, weight)
+
+    def sums_of(step: Reassembly) -> KernelSums[jax.Array]:
         rows, columns = (_phases(geometry_of(step), size) for size in step.size)
-        found = KernelSums(
+        return KernelSums(
             _sums(step.kernels, weight, rows.inner, columns.inner),
             _sums(step.kernels, weight, rows.every, columns.every),
         )
-        earlier = sums.get(step.name)
-        sums[step.name] = found if earlier is None else jax.tree.map(jnp.add, earlier, found)
-    return sums
+
+    return sums_by_layer(reassemblies, weight, sums_of)
 
 
 def mean_kernels(
