@@ -13,6 +13,7 @@ from experiments.engine.presets import (
     Metric,
     Preset,
     Scores,
+    at_learning_rates,
     compared_with,
 )
 from experiments.engine.settings import Operation, TrainingConfig
@@ -195,6 +196,12 @@ CUTOUTS_TABLE_12 = tuple(
     )
     for channels in _TABLE_12
 )
+# All rows of the tables above have one rate. These three show which rates suit them.
+_ROWS_WITH_RATES = ("cutouts-cpu-strided", "cutouts-cpu-max-pool", "cutouts-cpu-carafe")
+CUTOUTS_RATES = at_learning_rates(
+    [preset for preset in CUTOUTS_CPU if preset.name in _ROWS_WITH_RATES],
+    (0.0125, 0.025, 0.05, 0.1),
+)
 # An epoch of 12,000 images in batches of 64.
 _EVERY_EPOCH = Operation(checkpoint_every=187, evaluate_every=187)
 EXPERIMENTS = {
@@ -223,6 +230,12 @@ EXPERIMENTS = {
             CUTOUTS_TABLE_12,
         ),
     ),
+    "cutouts-rates": Experiment(
+        "Learning rates of three rows of cutouts-cpu",
+        CUTOUTS_RATES,
+        (100,),  # which no other table has
+        _EVERY_EPOCH,
+    ),
 }
 PRESETS = (
     *TABLE_2,
@@ -233,6 +246,7 @@ PRESETS = (
     *SMALL,
     *CUTOUTS_CPU,
     *CUTOUTS_TABLE_12,
+    *CUTOUTS_RATES,
 )
 CATALOGUE = Catalogue(
     METRICS,

@@ -163,6 +163,22 @@ class Experiment[Config: RunConfig]:
         return {name for each in self.comparisons for name in (each.preset, each.baseline)}
 
 
+def at_learning_rates[Config: RunConfig](
+    presets: Sequence[Preset[Config]], rates: Sequence[float]
+) -> tuple[Preset[Config], ...]:
+    """Returns every preset with each learning rate, named ``<name>-rate-<rate>``."""
+    return tuple(
+        Preset(
+            f"{preset.name}-rate-{rate}",
+            f"{preset.row}, learning rate {rate}",
+            preset.config.with_learning_rate(rate),
+            paper_note=preset.paper_note,
+        )
+        for preset in presets
+        for rate in rates
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Catalogue[Config: RunConfig]:
     """Everything that a task can train, as its command line shows it.

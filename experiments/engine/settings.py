@@ -58,6 +58,11 @@ class RunConfig:
         """Returns this config with changed fields of ``training``."""
         return dataclasses.replace(self, training=dataclasses.replace(self.training, **changes))
 
+    def with_learning_rate(self, rate: float) -> Self:
+        """Returns this config with another learning rate."""
+        optimizer = dataclasses.replace(self.training.optimizer, learning_rate=rate)
+        return self.with_training(optimizer=optimizer)
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:

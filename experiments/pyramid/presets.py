@@ -10,6 +10,7 @@ from experiments.engine.presets import (
     Experiment,
     Metric,
     Preset,
+    at_learning_rates,
     compared_with,
 )
 from experiments.engine.settings import Operation
@@ -105,23 +106,9 @@ _CONTROL_ROWS = tuple(
 )
 # Is it the content, or the capacity of the predictor?
 CAPACITY = (_NEAREST, _BY_NAME["nearest-wide"], *_CONTROL_ROWS, _CARAFE)
-# Different learning rates suit the rows: with 4e-3, which suits nearest upsampling and CARAFE++,
-# upsamplers with a convolution lose a fifth of their mIoU.
-_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+RATES = at_learning_rates((*TABLE_4, *_CONTROL_ROWS), (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2))
+# No other table has it.
 _SEED_OF_RATES = 100
-
-
-def _with_rate(preset: PyramidPreset, rate: float) -> PyramidPreset:
-    optimizer = dataclasses.replace(preset.config.training.optimizer, learning_rate=rate)
-    return Preset(
-        f"{preset.name}-rate-{rate}",
-        f"{preset.row}, learning rate {rate}",
-        preset.config.with_training(optimizer=optimizer),
-        paper_note=preset.paper_note,
-    )
-
-
-RATES = tuple(_with_rate(preset, rate) for preset in (*TABLE_4, *_CONTROL_ROWS) for rate in _RATES)
 _SEEDS = (0, 1, 2)
 
 

@@ -70,6 +70,18 @@ def test_widths_of_the_compressor_are_compared_with_the_default():
     assert pairs == [(f"cutouts-cpu-c{width}", "cutouts-cpu-c16") for width in (4, 8, 32, 64)]
 
 
+def test_three_rows_are_trained_with_four_rates():
+    found = EXPERIMENTS["cutouts-rates"].presets
+    rates = (0.0125, 0.025, 0.05, 0.1)
+    assert [preset.name for preset in found] == [
+        f"cutouts-cpu-{row}-rate-{rate}"
+        for row in ("strided", "max-pool", "carafe")
+        for rate in rates
+    ]
+    seeds = {seed for each in EXPERIMENTS.values() if each.presets != found for seed in each.seeds}
+    assert not seeds & {*EXPERIMENTS["cutouts-rates"].seeds}
+
+
 def test_the_learning_rate_of_imagenet_equals_that_of_goyal_et_al():
     _, rate = make_optimizer(TABLE_2[0].config, steps_per_epoch=1251)
     epochs = {0: 0.1, 5: 0.4, 29.9: 0.4, 30: 0.04, 60: 0.004, 80: 0.0004}
