@@ -45,7 +45,8 @@ _UPSAMPLERS: dict[Upsampler, str] = {
     "spatial_attention": "Spatial Attention",
     "carafe": "CARAFE++",
 }
-# The learning rates of `rates`, each twice the one before. Neither the first nor the last is best.
+# Different learning rates suit the upsamplers. `rates` tries these, each twice the one before;
+# neither the first nor the last is best.
 _RATES: dict[Upsampler, tuple[float, ...]] = {
     "nearest": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2),
     "bilinear": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2),
@@ -59,7 +60,7 @@ _RATES: dict[Upsampler, tuple[float, ...]] = {
     "static_kernels": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2),
     "encoded_box": (1e-3, 2e-3, 4e-3, 8e-3),
 }
-# Those of the highest mIoU.
+# The learning rates with the highest mIoU, which the tables have.
 _LEARNING_RATES: dict[Upsampler, float] = {
     "nearest": 3.2e-2,
     "bilinear": 3.2e-2,
