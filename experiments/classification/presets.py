@@ -200,7 +200,7 @@ CUTOUTS_TABLE_12 = tuple(
 _ROWS_WITH_RATES = ("cutouts-cpu-strided", "cutouts-cpu-max-pool", "cutouts-cpu-carafe")
 CUTOUTS_RATES = at_learning_rates(
     [preset for preset in CUTOUTS_CPU if preset.name in _ROWS_WITH_RATES],
-    (0.0125, 0.025, 0.05, 0.1),
+    (0.0125, 0.025, 0.05, 0.1, 0.2),
 )
 # An epoch of 12,000 images in batches of 64.
 _EVERY_EPOCH = Operation(checkpoint_every=187, evaluate_every=187)

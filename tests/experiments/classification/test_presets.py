@@ -70,9 +70,9 @@ def test_widths_of_the_compressor_are_compared_with_the_default():
     assert pairs == [(f"cutouts-cpu-c{width}", "cutouts-cpu-c16") for width in (4, 8, 32, 64)]
 
 
-def test_three_rows_are_trained_with_four_rates():
+def test_three_rows_are_trained_with_five_rates():
     found = EXPERIMENTS["cutouts-rates"].presets
-    rates = (0.0125, 0.025, 0.05, 0.1)
+    rates = (0.0125, 0.025, 0.05, 0.1, 0.2)
     assert [preset.name for preset in found] == [
         f"cutouts-cpu-{row}-rate-{rate}"
         for row in ("strided", "max-pool", "carafe")
