@@ -62,14 +62,15 @@ _DIGITS = ClassificationConfig(
         schedule=ScheduleConfig(length=8, unit="epoch", warmup=1, decay="cosine"),
     ),
 )
-# Small enough for many seeds on a CPU.
+# Small enough for many seeds on a CPU. The learning rate is that of `_RATES` with the highest top-1
+# accuracy, to within 0.1 points, for each of three downsamplers.
 _CUTOUTS_CPU = dataclasses.replace(
     _DIGITS,
     data=DataConfig("cutouts", 64, 64, "inception", smallest_area=0.4),
     training=dataclasses.replace(
         _DIGITS.training, schedule=ScheduleConfig(length=4, unit="epoch", warmup=1, decay="cosine")
     ),
-)
+).with_learning_rate(0.1)
 # The smallest width at which strided downsampling has at least as many parameters and operations as
 # CARAFE++ at width 16.
 _WIDTH_OF_EQUAL_COST = 18
@@ -196,11 +197,11 @@ CUTOUTS_TABLE_12 = tuple(
     )
     for channels in _TABLE_12
 )
-# All rows of the tables above have one rate. These three show which rates suit them.
+_RATES = (0.0125, 0.025, 0.05, 0.1, 0.2)
 _ROWS_WITH_RATES = ("cutouts-cpu-strided", "cutouts-cpu-max-pool", "cutouts-cpu-carafe")
 CUTOUTS_RATES = at_learning_rates(
     [preset for preset in CUTOUTS_CPU if preset.name in _ROWS_WITH_RATES],
-    (0.0125, 0.025, 0.05, 0.1, 0.2),
+    _RATES,
 )
 # An epoch of 12,000 images in batches of 64.
 _EVERY_EPOCH = Operation(checkpoint_every=187, evaluate_every=187)
