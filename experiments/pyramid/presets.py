@@ -128,8 +128,8 @@ TABLE_14 = tuple(
     _carafe_preset(normalizer.replace("_", "-"), name, normalizer=normalizer)
     for normalizer, name in _NORMALIZERS.items()
 )
-# Rows of the ablations that the default CARAFE++ beats, which may be because its learning rate does not
-# suit them. `carafe-rates` tries these.
+# Rows of the ablations that the default CARAFE++ beats: perhaps only because its learning rate does
+# not suit them. `carafe-rates` tries these.
 _ABLATED_RATES = {
     "c64": (1e-3, 2e-3, 4e-3, 8e-3),
     "uncompressed": (1e-3, 2e-3, 4e-3, 8e-3),

@@ -11,7 +11,16 @@ from experiments.pyramid.spec import cost_of, resized
 BY_NAME = {preset.name: preset for preset in PRESETS}
 BASE = BY_NAME["carafe"].config
 # Seeds of the tables that have other seeds than 0, 1 and 2.
-SEEDS = {"table4": (0, 1, 2, 3, 4), "capacity": (0, 1, 2, 3, 4), "rates": (100,)}
+SEEDS = {
+    "table4": (0, 1, 2, 3, 4),
+    "capacity": (0, 1, 2, 3, 4),
+    "rates": (100,),
+    "carafe-rates": (100,),
+}
+ROWS_OF_RATES = {
+    "rates": {row.name for name in ("table4", "capacity") for row in EXPERIMENTS[name].presets},
+    "carafe-rates": {"c64", "uncompressed", "k55", "k57", "sigmoid"},
+}
 
 
 def rows(table):
@@ -54,9 +63,9 @@ def test_the_rows_differ_in_the_ablated_field_and_the_learning_rate_of_the_upsam
     assert dataclasses.astuple(sizes) == (16, 3, 5, "softmax")
 
 
-def test_the_rate_of_a_row_has_been_compared_with_its_half_and_its_double():
-    names = {preset.name for name in ("table4", "capacity") for preset in EXPERIMENTS[name].presets}
-    found = {preset.name: preset.config for preset in EXPERIMENTS["rates"].presets}
+@pytest.mark.parametrize(("experiment", "names"), ROWS_OF_RATES.items(), ids=ROWS_OF_RATES)
+def test_the_rate_of_a_row_has_been_compared_with_its_half_and_its_double(experiment, names):
+    found = {preset.name: preset.config for preset in EXPERIMENTS[experiment].presets}
     assert {name.split("-rate-")[0] for name in found} == names
     for name in names:
         rate = BY_NAME[name].config.training.optimizer.learning_rate
