@@ -135,7 +135,7 @@ _ABLATED_RATES = {
     "uncompressed": (1e-3, 2e-3, 4e-3, 8e-3),
     "k55": (1e-3, 2e-3, 4e-3, 8e-3),
     "k57": (1e-3, 2e-3, 4e-3, 8e-3),
-    "sigmoid": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    "sigmoid": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 1.28e-1),
 }
 CARAFE_RATES = tuple(
     each
