@@ -42,7 +42,8 @@ def test_the_rows_differ_in_the_ablated_field_and_the_learning_rate_of_the_upsam
         if "-rate-" in preset.name:
             continue
         rate = preset.config.training.optimizer.learning_rate
-        network = (preset.config.model.upsampler, preset.config.model.channels)
+        ablated = preset.name if preset.name in ROWS_OF_RATES["carafe-rates"] else None
+        network = (preset.config.model.upsampler, preset.config.model.channels, ablated)
         assert rates.setdefault(network, rate) == rate
         base = dataclasses.replace(BASE, model=preset.config.model).with_learning_rate(rate)
         assert preset.config == base
