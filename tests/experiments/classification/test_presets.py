@@ -65,6 +65,20 @@ def test_every_small_downsampler_is_compared_with_strides_and_carafe_also_with_w
     ]
 
 
+def test_larger_images_are_all_that_the_rows_of_96_pixels_change():
+    for preset in EXPERIMENTS["cutouts-96"].presets:
+        small = next(each for each in CUTOUTS_CPU if f"{each.name}-96" == preset.name)
+        data = dataclasses.replace(small.config.data, image_side=96, eval_resize=96)
+        assert preset.config == dataclasses.replace(small.config, data=data)
+    pairs = [(each.preset, each.baseline) for each in EXPERIMENTS["cutouts-96"].comparisons]
+    assert pairs == [
+        ("cutouts-cpu-max-pool-96", "cutouts-cpu-strided-96"),
+        ("cutouts-cpu-carafe-96", "cutouts-cpu-strided-96"),
+        ("cutouts-cpu-strided-wide-96", "cutouts-cpu-strided-96"),
+        ("cutouts-cpu-carafe-96", "cutouts-cpu-strided-wide-96"),
+    ]
+
+
 def test_widths_of_the_compressor_are_compared_with_the_default():
     pairs = [(each.preset, each.baseline) for each in EXPERIMENTS["cutouts-table12"].comparisons]
     assert pairs == [(f"cutouts-cpu-c{width}", "cutouts-cpu-c16") for width in (4, 8, 32, 64)]
