@@ -74,17 +74,19 @@ _LEARNING_RATES: dict[Upsampler, float] = {
     "static_kernels": 3.2e-2,
     "encoded_box": 4e-3,
 }
-# Rows of the ablations that the default CARAFE++ beats: perhaps only because its learning rate does
-# not suit them. `carafe-rates` tries these.
-_ABLATED_RATES = {
+# Rows of the ablations, by name, that the default CARAFE++ beats: perhaps only because its learning
+# rate does not suit them. `carafe-rates` tries these.
+_RATES_OF_ABLATIONS: dict[str, tuple[float, ...]] = {
     "c64": (1e-3, 2e-3, 4e-3, 8e-3),
     "uncompressed": (2e-3, 4e-3, 8e-3),
+    "k13": (2e-3, 4e-3, 8e-3),
+    "k15": (2e-3, 4e-3, 8e-3),
     "k55": (2e-3, 4e-3, 8e-3),
     "k57": (2e-3, 4e-3, 8e-3),
     "sigmoid": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2),
 }
-# Those with another best learning rate than the default CARAFE++.
-_ABLATED_LEARNING_RATES = {"c64": 2e-3, "sigmoid": 3.2e-2}
+# The best of them, where it is not that of the default CARAFE++.
+_LEARNING_RATES_OF_ABLATIONS: dict[str, float] = {"c64": 2e-3, "sigmoid": 3.2e-2}
 # The smallest number of channels at which nearest upsampling has at least as many parameters and
 # operations as CARAFE++ at 64 channels.
 _CHANNELS_OF_EQUAL_COST = 89
@@ -92,7 +94,7 @@ _CHANNELS_OF_EQUAL_COST = 89
 
 def _preset(name: str, row: str, upsampler: Upsampler, **changes: Any) -> PyramidPreset:
     model = dataclasses.replace(_CONFIG.model, upsampler=upsampler, **changes)
-    rate = _ABLATED_LEARNING_RATES.get(name, _LEARNING_RATES[upsampler])
+    rate = _LEARNING_RATES_OF_ABLATIONS.get(name, _LEARNING_RATES[upsampler])
     config = dataclasses.replace(_CONFIG, model=model).with_learning_rate(rate)
     return Preset(name, row, config, paper_note="none: another dataset")
 
@@ -135,10 +137,11 @@ TABLE_14 = tuple(
     _carafe_preset(normalizer.replace("_", "-"), name, normalizer=normalizer)
     for normalizer, name in _NORMALIZERS.items()
 )
+_ABLATIONS = {preset.name: preset for preset in (*TABLE_11, *TABLE_13, *TABLE_14)}
 CARAFE_RATES = tuple(
     each
-    for preset in (*TABLE_11, *TABLE_13, *TABLE_14)
-    for each in at_learning_rates((preset,), _ABLATED_RATES.get(preset.name, ()))
+    for name, rates in _RATES_OF_ABLATIONS.items()
+    for each in at_learning_rates((_ABLATIONS[name],), rates)
 )
 _CONTROLS: dict[Upsampler, str] = {
     "static_kernels": "Learned kernels without content",

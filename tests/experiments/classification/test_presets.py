@@ -61,7 +61,8 @@ def test_every_small_downsampler_is_compared_with_strides_and_carafe_also_with_w
     strided = "cutouts-cpu-strided"
     names = [preset.name for preset in CUTOUTS_CPU if preset.name != strided]
     assert pairs == [(name, strided) for name in names] + [
-        ("cutouts-cpu-carafe", "cutouts-cpu-strided-wide")
+        ("cutouts-cpu-carafe", "cutouts-cpu-strided-wide"),
+        ("cutouts-cpu-carafe", "cutouts-cpu-avg-pool"),
     ]
 
 
@@ -92,6 +93,8 @@ def test_three_rows_are_trained_with_five_rates():
         for row in ("strided", "max-pool", "carafe")
         for rate in rates
     ]
+    rate = CUTOUTS_CPU[0].config.training.optimizer.learning_rate
+    assert {rate / 2, 2 * rate} <= {*rates}
     seeds = {seed for each in EXPERIMENTS.values() if each.presets != found for seed in each.seeds}
     assert not seeds & {*EXPERIMENTS["cutouts-rates"].seeds}
 

@@ -19,7 +19,7 @@ SEEDS = {
 }
 ROWS_OF_RATES = {
     "rates": {row.name for name in ("table4", "capacity") for row in EXPERIMENTS[name].presets},
-    "carafe-rates": {"c64", "uncompressed", "k55", "k57", "sigmoid"},
+    "carafe-rates": {"c64", "uncompressed", "k13", "k15", "k55", "k57", "sigmoid"},
 }
 
 
