@@ -79,8 +79,8 @@ _LEARNING_RATES: dict[Upsampler, float] = {
 _RATES_OF_ABLATIONS: dict[str, tuple[float, ...]] = {
     "c64": (1e-3, 2e-3, 4e-3, 8e-3),
     "uncompressed": (2e-3, 4e-3, 8e-3),
-    "k13": (2e-3, 4e-3, 8e-3, 1.6e-2),
-    "k15": (2e-3, 4e-3, 8e-3, 1.6e-2),
+    "k13": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    "k15": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
     "k55": (2e-3, 4e-3, 8e-3),
     "k57": (2e-3, 4e-3, 8e-3),
     "sigmoid": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2),
@@ -88,8 +88,8 @@ _RATES_OF_ABLATIONS: dict[str, tuple[float, ...]] = {
 # The best of them, where it is not that of the default CARAFE++.
 _LEARNING_RATES_OF_ABLATIONS: dict[str, float] = {
     "c64": 2e-3,
-    "k13": 8e-3,
-    "k15": 8e-3,
+    "k13": 1.6e-2,
+    "k15": 1.6e-2,
     "sigmoid": 3.2e-2,
 }
 # The smallest number of channels at which nearest upsampling has at least as many parameters and
