@@ -215,7 +215,7 @@ EXPERIMENTS = {
         "Learning rates of the rows of table4 and capacity", RATES, (_SEED_OF_RATES,)
     ),
     "carafe-rates": Experiment(
-        "Learning rates of rows of table11, table13 and table14", CARAFE_RATES, (_SEED_OF_RATES,)
+        "Learning rates of ablated rows of CARAFE++", CARAFE_RATES, (_SEED_OF_RATES,)
     ),
 }
 PRESETS = tuple({row.name: row for each in EXPERIMENTS.values() for row in each.presets}.values())
