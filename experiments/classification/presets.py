@@ -200,8 +200,8 @@ CUTOUTS_CPU = (
     _cutouts_cpu("strided-wide", "Conv, wide", width=_WIDTH_OF_EQUAL_COST),
 )
 _BY_ROW = {preset.name.removeprefix("cutouts-cpu-"): preset for preset in CUTOUTS_CPU}
-# Are the maps of images of 64 pixels too small for kernels of 5x5? Nothing else changes, not even the
-# learning rate.
+# Are the maps of images of 64 pixels too small for kernels of 5x5? Only the size of the images
+# changes; the learning rate is the same.
 CUTOUTS_96 = tuple(
     _larger(_BY_ROW[row], 96) for row in ("strided", "max-pool", "carafe", "strided-wide")
 )
