@@ -69,14 +69,17 @@ SMALL = SegmentationConfig(
 def test_a_small_network_overfits_eight_scenes(cutouts_cache, tmp_path, monkeypatch):
     data = open_data(SMALL.data, DataFolders(tmp_path, cutouts_cache))
     height, width = data.sizes["train"].T
-    # Every batch has all images: with batches of few images, running averages would not fit.
+    # Statistics are those of all images, on all devices: running averages of few would not fit.
     landscapes = np.flatnonzero(height < width)[:8]
     assert len(landscapes) == 8
     chosen = [data.train[number] for number in landscapes]
     sizes = dict.fromkeys(data.sizes, data.sizes["train"][landscapes])
     seen = dataclasses.replace(data, train=chosen, validation=chosen, sizes=sizes)
     monkeypatch.setattr(task, "open_data", lambda *_: seen)
-    train(tmp_path / "run", tmp_path, cutouts_cache, SMALL, checkpoint_every=1000)
+    backbone = dataclasses.replace(SMALL.model.backbone, norm="sync_batch")
+    model = dataclasses.replace(SMALL.model, backbone=backbone, norm="sync_batch")
+    config = dataclasses.replace(SMALL, model=model)
+    train(tmp_path / "run", tmp_path, cutouts_cache, config, checkpoint_every=1000)
     last = read_metrics(tmp_path / "run/metrics.jsonl")[-1]
     assert last["step"] == 300
     assert last["eval/mIoU_present"] > 0.9
