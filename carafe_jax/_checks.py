@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from carafe_kernels.geometry import Geometry
+from carafe_kernels.geometry import Geometry, Resize
 from carafe_kernels.normalizers import NORMALIZERS
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -90,12 +90,33 @@ def checked_map(x: Any, geometry: Geometry) -> jax.Array:
     return x
 
 
-def checked_weights(x: Any, weights: Any, geometry: Geometry) -> tuple[jax.Array, jax.Array]:
-    """Returns ``x`` and ``weights`` as arrays, or raises ``ValueError`` if an argument is wrong."""
-    x = checked_map(x, geometry)
-    layout = "[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]"
-    expected = (*map(geometry.output_size, x.shape[-3:-1]), geometry.weight_channels)
-    return x, _checked_operand("weights", weights, layout, expected, x, geometry)
+def checked_weights(
+    x: jax.Array, weights: Any, geometry: Geometry, resize: Resize | None
+) -> jax.Array:
+    """Returns ``weights`` as an array, or raises ``ValueError`` if they do not fit ``x``."""
+    if resize is None:
+        layout = "[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]"
+        size = tuple(map(geometry.output_size, x.shape[-3:-1]))
+    else:
+        layout, size = "[..., *size, groups * kernel_size**2]", resize.size
+    expected = (*size, geometry.weight_channels)
+    return _checked_operand("weights", weights, layout, expected, x, geometry)
+
+
+def checked_offset_logits(
+    offset_logits: Any, geometry: Geometry, resize: Resize | None
+) -> jax.Array | None:
+    """Returns ``offset_logits`` as an array, or raises ``ValueError`` if they do not fit."""
+    if offset_logits is None:
+        return None
+    if resize is None:
+        raise ValueError("offset_logits must be None without size and scale, got an array")
+    layout = "[*size, groups * kernel_size**2]"
+    array = checked_array("offset_logits", offset_logits, layout)
+    expected = (*resize.size, geometry.weight_channels)
+    if array.shape != expected:
+        raise ValueError(f"offset_logits must be {layout} = {expected}, got shape {array.shape}")
+    return array
 
 
 def checked_logits(

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from carafe_kernels.geometry import Resize
 
 from carafe_jax.sources import Reassembly
 
 
-def reassembly_of(layer: Any, name: str, x: jax.Array, kernels: jax.Array) -> Reassembly:
+def reassembly_of(
+    layer: Any, name: str, x: jax.Array, kernels: jax.Array, resize: Resize | None
+) -> Reassembly:
     """Returns the reassembly of ``x`` by a layer ``CARAFE``, of Linen or NNX.
 
     Args:
@@ -21,15 +24,17 @@ def reassembly_of(layer: Any, name: str, x: jax.Array, kernels: jax.Array) -> Re
         name: path of the layer in its model.
         x: input of the layer, ``[..., H, W, C]``.
         kernels: kernels that the layer applies to ``x``.
+        resize: axes of the call, if it has a size or a scale.
     """
     height, width = x.shape[-3:-1]
     return Reassembly(
         kernels=kernels,
         size=(height, width),
         kernel_size=int(layer.kernel_size),
-        up=int(layer.up),
-        down=int(layer.down),
+        up=int(layer.up) if resize is None else 1,
+        down=int(layer.down) if resize is None else 1,
         groups=int(layer.groups),
+        scale=None if resize is None else (resize.rows.scale, resize.columns.scale),
         name=name,
     )
 

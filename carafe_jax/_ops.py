@@ -6,19 +6,28 @@ kernels. Each function checks its arguments. The first two then choose an implem
 the function that defines the derivatives.
 """
 
+import dataclasses
+
 import jax
 from carafe_kernels.choice import choose
-from carafe_kernels.geometry import Geometry
+from carafe_kernels.geometry import Geometry, Resize
 from carafe_kernels.names import Implementation, Normalizer
 from carafe_kernels.normalizers import normalize
 from carafe_kernels.plan import Plan
+from carafe_kernels.resized_kernels import resized_kernels
 from carafe_kernels.sharding import with_common_sharding
 from jaxtyping import Array, Float
 
 from carafe_jax._batch_axes import map_batch_axes
-from carafe_jax._checks import checked_logits, checked_weights
+from carafe_jax._checks import (
+    checked_logits,
+    checked_map,
+    checked_offset_logits,
+    checked_weights,
+)
 from carafe_jax._differentiation import contract
 from carafe_jax._logit_differentiation import reassemble_logits
+from carafe_jax._resizing import Scales, checked_resize
 
 
 def reassemble(
@@ -29,6 +38,8 @@ def reassemble(
     up: int = 1,
     down: int = 1,
     groups: int = 1,
+    size: tuple[int, int] | None = None,
+    scale: Scales | None = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*batch out_height out_width channels"]:
     r"""Reassembles a feature map with one given kernel per output pixel (Eqn. 3).
@@ -42,6 +53,10 @@ def reassemble(
     :math:`r = \lfloor k/2 \rfloor`, and :math:`g(c)` is the group of channel :math:`c`. Pixels
     outside the map count as zero. Sums are computed in float32, or in float64 if an argument is
     float64.
+
+    With a ``size`` or a ``scale`` the map is rescaled by any rational scales :math:`s` of rows and
+    :math:`t` of columns, and the centre is :math:`i = \lfloor i' / s \rfloor` and
+    :math:`j = \lfloor j' / t \rfloor`. The paper has integer scales only.
 
     The function has reverse-mode derivatives of any order, and no forward-mode derivatives
     (``jax.jvp``, ``jax.hessian``).
@@ -66,14 +81,20 @@ def reassemble(
     Args:
         x: feature map ``[..., H, W, C]`` in float16, bfloat16, float32 or float64, with any number
             of batch axes. A batch axis may have size 0.
-        weights: reassembly kernels ``[..., ceil(H * up / down), ceil(W * up / down),
-            groups * k * k]`` with the batch axes of ``x``. The last axis holds the groups one after
-            the other, each with its taps in row-major order. The dtype is float16, bfloat16,
-            float32 or float64, and may differ from the dtype of ``x``.
+        weights: reassembly kernels ``[..., H', W', groups * k * k]`` with the batch axes of ``x``
+            and the size of the result. The last axis holds the groups one after the other, each
+            with its taps in row-major order. The dtype is float16, bfloat16, float32 or float64,
+            and may differ from the dtype of ``x``.
         kernel_size: side ``k`` of a kernel, odd; 5 in the paper.
         up: numerator of the scale, at least 1.
         down: denominator of the scale, at least 1.
         groups: number of channel groups, each with kernels of its own; divides ``C``.
+        size: height and width of the result, in place of ``up`` and ``down``. The scale of the rows
+            is then ``size[0] / H``, and of the columns ``size[1] / W``. To halve an odd map, give
+            the scale: 5 of 9 rows are not half of them.
+        scale: scale of both axes, or of rows and of columns, in place of ``up`` and ``down``:
+            positive integers or :class:`fractions.Fraction`. The result has ``ceil(H * scale)``
+            rows. ``H`` and ``W`` must be known when the call is traced, also with ``size``.
         implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``. ``None`` takes the GPU kernels if
             every GPU of this process has been shown to compute this call correctly and faster with
             them, and JAX's default device is a GPU; otherwise it takes ``"xla"``. The choice is
@@ -81,18 +102,22 @@ def reassemble(
             ``"xla"``.
 
     Returns:
-        The rescaled map ``[..., ceil(H * up / down), ceil(W * up / down), C]`` in the dtype of
-        ``x``.
+        The rescaled map ``[..., H', W', C]`` in the dtype of ``x``. Its size is
+        ``ceil(H * up / down)`` by ``ceil(W * up / down)``, unless ``size`` or ``scale`` is given.
 
     Raises:
         ValueError: an argument has a wrong shape, dtype or value.
         NotImplementedError: the named implementation cannot compute this call.
     """
     geometry = Geometry(kernel_size, up, down, groups)
-    x, weights = checked_weights(x, weights, geometry)
+    x = checked_map(x, geometry)
+    fixed = {"up": geometry.up, "down": geometry.down}
+    geometry, resize = _in_cells(geometry, checked_resize(size, scale, x.shape[-3:-1], fixed))
+    weights = checked_weights(x, weights, geometry, resize)
 
     def run(x: jax.Array, weights: jax.Array) -> jax.Array:
-        return _reassembled(choose(implementation, geometry, x, weights), x, weights)
+        plan = choose(implementation, geometry, x, weights, resize=resize)
+        return _reassembled(plan, x, weights)
 
     return map_batch_axes(run, x, weights)
 
@@ -106,6 +131,9 @@ def carafe(
     down: int = 1,
     groups: int = 1,
     normalizer: Normalizer = "softmax",
+    size: tuple[int, int] | None = None,
+    scale: Scales | None = None,
+    offset_logits: Float[Array, "out_height out_width groups*kernel_size**2"] | None = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*batch out_height out_width channels"]:
     """Normalises predicted logits into kernels and reassembles ``x`` with them (section 3).
@@ -139,6 +167,16 @@ def carafe(
         normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14). It is
             computed over all ``k * k`` taps, so a kernel at the border loses the weight of the taps
             that lie outside the map.
+        size: height and width of the result. ``down`` must be 1, and ``up`` is only the factor of
+            the logits: output ``i'`` of ``H'`` takes the kernel with row
+            ``floor(i' * up * H / H')`` of the ``up * H`` predicted rows of kernels, and in the same
+            way the column. To halve an odd map, give the scale: 5 of 9 rows are not half of them.
+        scale: scale of both axes, or of rows and of columns: positive integers or
+            :class:`fractions.Fraction`. The result has ``ceil(H * scale)`` rows, and output ``i'``
+            takes the kernel with row ``floor(i' * up / scale)``. ``H`` and ``W`` must be known when
+            the call is traced, also with ``size``.
+        offset_logits: values that are added to the logits of each output before the normaliser,
+            ``[H', W', groups * k * k]``; only with ``size`` or ``scale``.
         implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``. ``None`` takes the GPU kernels if
             every GPU of this process has been shown to compute this call correctly and faster with
             them, and JAX's default device is a GPU; otherwise it takes ``"xla"``. The choice is
@@ -146,8 +184,8 @@ def carafe(
             ``"xla"``.
 
     Returns:
-        The rescaled map ``[..., ceil(H * up / down), ceil(W * up / down), C]`` in the dtype of
-        ``x``.
+        The rescaled map ``[..., H', W', C]`` in the dtype of ``x``. Its size is
+        ``ceil(H * up / down)`` by ``ceil(W * up / down)``, unless ``size`` or ``scale`` is given.
 
     Raises:
         ValueError: an argument has a wrong shape, dtype or value.
@@ -155,6 +193,9 @@ def carafe(
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
+
+    resize = checked_resize(size, scale, x.shape[-3:-1], {"down": geometry.down})
+    offset_logits = checked_offset_logits(offset_logits, geometry, resize)
 
     def run(x: jax.Array, logits: jax.Array) -> jax.Array:
         plan = choose(implementation, geometry, x, logits, normalizer)
@@ -164,7 +205,29 @@ def carafe(
         weights = normalize(logits, geometry, plan.size, normalizer)
         return _reassembled(plan, x, weights)
 
-    return map_batch_axes(run, x, logits)
+    def run_resized(x: jax.Array, logits: jax.Array) -> jax.Array:
+        assert resize is not None
+        if offset_logits is None and resize.starts(geometry):
+            height, width = resize.size
+            return run(x, logits)[:, :height, :width]
+        _, logits = with_common_sharding(x, logits, groups, "logits")
+        weights = resized_kernels(logits, geometry, resize, normalizer, offset_logits)
+        in_cells, remaining = _in_cells(geometry, resize)
+        plan = choose(implementation, in_cells, x, weights, resize=remaining)
+        return _reassembled(plan, x, weights)
+
+    return map_batch_axes(run if resize is None else run_resized, x, logits)
+
+
+def _in_cells(geometry: Geometry, resize: Resize | None) -> tuple[Geometry, Resize | None]:
+    """The geometry of a contraction, and the axes if its outputs are not all of the outputs."""
+    if resize is None:
+        return geometry, None
+    in_cells = resize.in_cells(geometry)
+    if in_cells is not None:
+        return in_cells, None
+    whole = dataclasses.replace(geometry, up=resize.largest_up, down=1)
+    return (whole if resize.starts(whole) else geometry), resize
 
 
 def _reassembled(plan: Plan, x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -181,6 +244,9 @@ def reassembly_kernels(
     down: int = 1,
     groups: int = 1,
     normalizer: Normalizer = "softmax",
+    size: tuple[int, int] | None = None,
+    scale: Scales | None = None,
+    offset_logits: Float[Array, "out_height out_width groups*kernel_size**2"] | None = None,
 ) -> Float[Array, "*batch out_height out_width groups*kernel_size**2"]:
     """Returns the kernels that :func:`carafe` applies to ``x``, one per output pixel.
 
@@ -197,19 +263,33 @@ def reassembly_kernels(
         down: denominator of the scale, at least 1.
         groups: number of channel groups, each with kernels of its own; divides ``C``.
         normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14).
+        size: height and width of the result. ``down`` must be 1, and ``up`` is only the factor of
+            the logits: output ``i'`` of ``H'`` takes the kernel with row
+            ``floor(i' * up * H / H')`` of the ``up * H`` predicted rows of kernels, and in the same
+            way the column. To halve an odd map, give the scale: 5 of 9 rows are not half of them.
+        scale: scale of both axes, or of rows and of columns: positive integers or
+            :class:`fractions.Fraction`. The result has ``ceil(H * scale)`` rows, and output ``i'``
+            takes the kernel with row ``floor(i' * up / scale)``. ``H`` and ``W`` must be known when
+            the call is traced, also with ``size``.
+        offset_logits: values that are added to the logits of each output before the normaliser,
+            ``[H', W', groups * k * k]``; only with ``size`` or ``scale``.
 
     Returns:
-        Weights for :func:`reassemble`, ``[..., ceil(H * up / down), ceil(W * up / down),
-        groups * k * k]``, in float32, or in float64 for float64 logits.
+        Weights for :func:`reassemble`, ``[..., H', W', groups * k * k]`` with the size of its
+        result, in float32, or in float64 for float64 logits.
 
     Raises:
         ValueError: an argument has a wrong shape, dtype or value.
     """
     geometry = Geometry(kernel_size, up, down, groups)
     x, logits = checked_logits(x, logits, geometry, normalizer)
+    resize = checked_resize(size, scale, x.shape[-3:-1], {"down": geometry.down})
+    offset_logits = checked_offset_logits(offset_logits, geometry, resize)
 
     def run(x: jax.Array, logits: jax.Array) -> jax.Array:
         _, logits = with_common_sharding(x, logits, groups, "logits")
+        if resize is not None:
+            return resized_kernels(logits, geometry, resize, normalizer, offset_logits)
         return normalize(logits, geometry, (x.shape[1], x.shape[2]), normalizer)
 
     return map_batch_axes(run, x, logits)

@@ -1,4 +1,4 @@
-"""Sizes and initial values of a kernel predictor, for the Linen and the NNX layers.
+"""Sizes and initial values of a layer's predictors, for the Linen and the NNX layers.
 
 The kernel prediction module of section 3.2 is a 1x1 *channel compressor*, a *content encoder* and
 a *kernel normaliser*. The first two are convolutions, which each Flax API builds from the
@@ -8,8 +8,10 @@ specification in this module. The normaliser is part of :func:`carafe_jax.carafe
 import dataclasses
 from typing import Literal
 
-from carafe_kernels.geometry import Geometry, positive_integer
+import numpy as np
+from carafe_kernels.geometry import Geometry, Resize, positive_integer
 from jax.nn import initializers
+from jaxtyping import Float
 
 CompressedChannels = int | None | Literal["auto"]
 
@@ -74,3 +76,26 @@ class PredictorSpec:
         """
         reach = self.encoder_dilation * (self.encoder_size // 2)
         return (reach, reach), (reach, reach)
+
+
+def offsets(resize: Resize, up: int) -> Float[np.ndarray, "out_height out_width 4"] | None:
+    """The inputs of an offset predictor, or ``None`` if no output has an offset.
+
+    At a scale ``s`` output ``i'`` lies at ``u = i' * up / s`` in the field of predicted kernels,
+    and takes the kernel ``floor(u)``. Its offset is ``u - floor(u)``.
+
+    Args:
+        resize: axes of the map.
+        up: factor of the predictor.
+
+    Returns:
+        The offset in rows, the offset in columns, ``1 / s`` of the rows and ``1 / s`` of the
+        columns, ``[H', W', 4]`` in float32.
+    """
+    axes = resize.rows, resize.columns
+    remainders = [axis.remainders(up) for axis in axes]
+    if not any(each.any() for each in remainders):
+        return None
+    constant = [np.full(resize.size, float(1 / axis.scale)) for axis in axes]
+    along = np.meshgrid(*remainders, indexing="ij")
+    return np.stack([*along, *constant], axis=-1).astype(np.float32)

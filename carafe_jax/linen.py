@@ -1,6 +1,7 @@
 """CARAFE++ layers for Flax Linen. :mod:`carafe_jax.nnx` has the same layers for NNX."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from carafe_kernels.geometry import Geometry
+from carafe_kernels.geometry import Geometry, Resize, positive_integer
 from carafe_kernels.names import Implementation, Normalizer
 from flax.core import scope as flax_scope
 from jaxtyping import Array, Float
@@ -17,6 +18,7 @@ from carafe_jax import _predictor as predictor
 from carafe_jax._checks import checked_input
 from carafe_jax._collection import Calls, dropped, reassembly_of
 from carafe_jax._ops import carafe, reassembly_kernels
+from carafe_jax._resizing import Scales, checked_resize
 from carafe_jax.convolution import convolve
 from carafe_jax.sources import Reassembly
 
@@ -119,6 +121,46 @@ class KernelPredictor(_PredictorOptions, kw_only=True):  # type: ignore[call-arg
         return logits
 
 
+class OffsetPredictor(nn.Module, kw_only=True):  # type: ignore[call-arg]
+    """Predicts values to add to logits from the offset of each output in its predicted kernel.
+
+    They are the difference of a network of two layers, ``hidden`` and ``logits``, at the offset and
+    at the offset zero. So they are zero where the offset is.
+
+    Args:
+        features: width of the hidden layer.
+        weight_channels: number of logits of an output, ``groups * kernel_size**2``.
+        dtype: dtype of the computation.
+        param_dtype: dtype of the parameters.
+    """
+
+    features: int
+    weight_channels: int
+    dtype: jax.typing.DTypeLike | None = None
+    param_dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, offsets: Float[Array, "out_height out_width 4"]
+    ) -> Float[Array, "out_height out_width weight_channels"]:
+        """Predicts the values for all outputs, ``[H', W', groups * kernel_size**2]``.
+
+        Args:
+            offsets: offset in rows and in columns, and the reciprocals of both scales.
+        """
+        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        hidden = dense(self.features, name="hidden")
+        at_zero = offsets.at[..., :2].set(0)
+        difference = nn.relu(hidden(offsets)) - nn.relu(hidden(at_zero))
+        logits: jax.Array = dense(
+            self.weight_channels,
+            use_bias=False,
+            kernel_init=predictor.ENCODER_INIT,
+            name="logits",
+        )(difference)
+        return logits
+
+
 class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     """Rescales a feature map by ``up / down`` with kernels predicted from its content.
 
@@ -128,6 +170,12 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     >>> variables = layer.init(jax.random.key(0), x)
     >>> layer.apply(variables, x).shape
     (1, 16, 16, 32)
+
+    A call may give the ``size`` of the result, or a ``scale``, if ``down`` is 1. The parameters are
+    the same for all sizes: ``up`` is then only the number of kernels that are predicted for a pixel
+    along each axis. A layer with ``down`` above 1 predicts one kernel for each cell. The same
+    parameters fit a layer with ``down=1``, which predicts a kernel for each pixel and downsamples
+    with, for example, ``scale=Fraction(1, 2)``.
 
     A mesh may shard the first batch axis of the input. Flax's convolutions merge all batch axes, so
     use ``nn.vmap`` if a mesh shards another one, and gather sharded channels before the layer.
@@ -166,6 +214,10 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14).
         implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``, which chooses one; see
             :func:`carafe_jax.carafe`.
+        offset_features: width of the hidden layer of an ``offset_predictor``. It adds values to the
+            logits of outputs that lie between two predicted kernels, in calls with a ``size`` or
+            ``scale``. They vanish at scales such as ``up`` and ``1 / 2``, where no output does.
+            ``None`` leaves it out. This predictor is not part of the paper.
 
     Raises:
         ValueError: an option or the input is out of range, when the layer is first called.
@@ -173,16 +225,27 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
 
     normalizer: Normalizer = "softmax"
     implementation: Implementation | None = None
+    offset_features: int | None = None
 
     def setup(self) -> None:
         names = {field.name for field in dataclasses.fields(_PredictorOptions)}
         options = {name: getattr(self, name) for name in names - {"parent", "name"}}
         self.kernel_predictor = KernelPredictor(**options)
+        if self.offset_features is not None:
+            self.offset_predictor = OffsetPredictor(
+                features=positive_integer("offset_features", self.offset_features),
+                weight_channels=self.groups * self.kernel_size**2,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+            )
 
     def __call__(
         self,
         x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        scale: Scales | None = None,
     ) -> Float[Array, "*batch out_height out_width channels"]:
         """Rescales a map.
 
@@ -190,20 +253,29 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
             x: feature map ``[..., H, W, C]`` with any number of batch axes.
             use_running_average: whether BatchNorm uses its running averages, as in evaluation. Give
                 it here or as a field.
+            size: height and width of the result, in place of ``up / down``; see
+                :func:`carafe_jax.carafe`.
+            scale: scale of both axes, or of rows and of columns, in place of ``up / down``; see
+                :func:`carafe_jax.carafe`.
 
         Returns:
-            The rescaled map ``[..., ceil(H * up / down), ceil(W * up / down), C]``.
+            The rescaled map ``[..., H', W', C]``. Its size is ``ceil(H * up / down)`` by
+            ``ceil(W * up / down)``, unless ``size`` or ``scale`` is given.
         """
         x, logits = self._predict(x, use_running_average)
-        options = self._reassembly_options()
+        resize = self._resize(x, size, scale)
+        options = self._reassembly_options(resize)
         if self.is_mutable_collection("intermediates"):
-            self._sow(x, reassembly_kernels(x, logits, **options))
+            self._sow(x, reassembly_kernels(x, logits, **options), resize)
         return carafe(x, logits, **options, implementation=self.implementation)
 
     def reassembly_kernels(
         self,
         x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        scale: Scales | None = None,
     ) -> Float[Array, "*batch out_height out_width weight_channels"]:
         """Returns the kernels that the layer applies to ``x``, one per output pixel.
 
@@ -213,17 +285,22 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
             x: feature map ``[..., H, W, C]`` with any number of batch axes.
             use_running_average: whether BatchNorm uses its running averages, as in evaluation. Give
                 it here or as a field.
+            size: height and width of the result, in place of ``up / down``; see
+                :func:`carafe_jax.carafe`.
+            scale: scale of both axes, or of rows and of columns, in place of ``up / down``; see
+                :func:`carafe_jax.carafe`.
 
         Returns:
-            The kernels ``[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]``
-            in float32, or in float64 for float64 logits.
+            The kernels ``[..., H', W', groups * kernel_size**2]`` with the size of the rescaled
+            map, in float32, or in float64 for float64 logits.
         """
         x, logits = self._predict(x, use_running_average)
-        kernels = reassembly_kernels(x, logits, **self._reassembly_options())
-        self._sow(x, kernels)
+        resize = self._resize(x, size, scale)
+        kernels = reassembly_kernels(x, logits, **self._reassembly_options(resize))
+        self._sow(x, kernels, resize)
         return kernels
 
-    def _sow(self, x: jax.Array, kernels: jax.Array | Reassembly) -> None:
+    def _sow(self, x: jax.Array, kernels: jax.Array | Reassembly, resize: Resize | None) -> None:
         """Sows the kernels for ``x``; ``collect_reassemblies`` replaces them by a reassembly."""
         self.sow("intermediates", "reassembly_kernels", kernels)
 
@@ -236,9 +313,25 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         arguments = () if use_running_average is None else (use_running_average,)
         return x, self.kernel_predictor(x, *arguments)
 
-    def _reassembly_options(self) -> dict[str, Any]:
+    def _resize(
+        self, x: jax.Array, size: tuple[int, int] | None, scale: Scales | None
+    ) -> Resize | None:
+        return checked_resize(size, scale, x.shape[-3:-1], {"down": self.down})
+
+    def _reassembly_options(self, resize: Resize | None) -> dict[str, Any]:
+        """The arguments of :func:`carafe_jax.carafe`, but its arrays and implementation."""
         names = ("kernel_size", "up", "down", "groups", "normalizer")
-        return {name: getattr(self, name) for name in names}
+        options = {name: getattr(self, name) for name in names}
+        if self.offset_features is not None and self.is_initializing():
+            self.offset_predictor(jnp.zeros((1, 1, 4)))
+        if resize is None:
+            return options
+        options["scale"] = resize.rows.scale, resize.columns.scale
+        if self.offset_features is not None:
+            offsets = predictor.offsets(resize, self.up)
+            if offsets is not None:
+                options["offset_logits"] = self.offset_predictor(jnp.asarray(offsets))
+        return options
 
 
 def collect_reassemblies(
@@ -297,11 +390,11 @@ def collect_reassemblies(
         if context.method_name == "_predict" and not (sown or layer.is_initializing()):
             raise dropped(name)
         if context.method_name == "_sow" and sown:
-            x, kernels = args
-            reassembly = reassembly_of(layer, name, x, kernels)
+            x, kernels, resize = args
+            reassembly = reassembly_of(layer, name, x, kernels, resize)
             earlier = layer.get_variable("intermediates", "reassembly_kernels", ())
             calls.record(len(earlier), reassembly)
-            args = x, reassembly
+            args = x, reassembly, resize
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
-from carafe_kernels.geometry import Geometry, positive_integer
+from carafe_kernels.geometry import Geometry, Resize, positive_integer
 from carafe_kernels.names import Implementation, Normalizer
 from flax import nnx
 from flax.errors import TraceContextError
@@ -17,6 +17,7 @@ from carafe_jax import _predictor as predictor
 from carafe_jax._checks import check_groups, check_normalizer, checked_input
 from carafe_jax._collection import Calls, dropped, reassembly_of
 from carafe_jax._ops import carafe, reassembly_kernels
+from carafe_jax._resizing import Scales, checked_resize
 from carafe_jax.convolution import convolve
 from carafe_jax.sources import Reassembly
 
@@ -145,15 +146,64 @@ class _Recorder:
     calls: Calls
     name: str
 
-    def record(self, layer: "CARAFE", x: jax.Array, kernels: jax.Array) -> None:
+    def record(
+        self, layer: "CARAFE", x: jax.Array, kernels: jax.Array, resize: Resize | None
+    ) -> None:
         """Records a call, and keeps its kernels in the layer."""
         earlier = layer._collected_kernels.get_value()
-        reassembly = reassembly_of(layer, self.name, x, kernels)
+        reassembly = reassembly_of(layer, self.name, x, kernels, resize)
         try:
             layer._collected_kernels.set_value((*earlier, reassembly))
         except TraceContextError:
             raise dropped(self.name) from None
         self.calls.record(len(earlier), reassembly)
+
+
+class OffsetPredictor(nnx.Module):
+    """Predicts values to add to logits from the offset of each output in its predicted kernel.
+
+    They are the difference of a network of two layers, ``hidden`` and ``logits``, at the offset and
+    at the offset zero. So they are zero where the offset is.
+
+    Args:
+        features: width of the hidden layer.
+        weight_channels: number of logits of an output, ``groups * kernel_size**2``.
+        rngs: random number generators of the initial parameters.
+        dtype: dtype of the computation.
+        param_dtype: dtype of the parameters.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        weight_channels: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jax.typing.DTypeLike | None = None,
+        param_dtype: jax.typing.DTypeLike = jnp.float32,
+    ) -> None:
+        self.hidden = nnx.Linear(4, features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.logits = nnx.Linear(
+            features,
+            weight_channels,
+            use_bias=False,
+            kernel_init=predictor.ENCODER_INIT,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, offsets: Float[Array, "out_height out_width 4"]
+    ) -> Float[Array, "out_height out_width weight_channels"]:
+        """Predicts the values for all outputs, ``[H', W', groups * kernel_size**2]``.
+
+        Args:
+            offsets: offset in rows and in columns, and the reciprocals of both scales.
+        """
+        at_zero = offsets.at[..., :2].set(0)
+        difference = nnx.relu(self.hidden(offsets)) - nnx.relu(self.hidden(at_zero))
+        return self.logits(difference)
 
 
 class CARAFE(nnx.Module):
@@ -164,6 +214,12 @@ class CARAFE(nnx.Module):
     >>> layer = CARAFE(32, up=2, rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((1, 8, 8, 32))).shape
     (1, 16, 16, 32)
+
+    A call may give the ``size`` of the result, or a ``scale``, if ``down`` is 1. The parameters are
+    the same for all sizes: ``up`` is then only the number of kernels that are predicted for a pixel
+    along each axis. A layer with ``down`` above 1 predicts one kernel for each cell. The same
+    parameters fit a layer with ``down=1``, which predicts a kernel for each pixel and downsamples
+    with, for example, ``scale=Fraction(1, 2)``.
 
     A mesh may shard the first batch axis of the input. Flax's convolutions merge all batch axes, so
     use ``nnx.vmap`` if a mesh shards another one, and gather sharded channels before the layer.
@@ -177,6 +233,10 @@ class CARAFE(nnx.Module):
         normalizer: ``"softmax"``, ``"sigmoid"`` or ``"sigmoid_normalized"`` (Table 14).
         implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``, which chooses one; see
             :func:`carafe_jax.carafe`.
+        offset_features: width of the hidden layer of an ``offset_predictor``. It adds values to the
+            logits of outputs that lie between two predicted kernels, in calls with a ``size`` or
+            ``scale``. They vanish at scales such as ``up`` and ``1 / 2``, where no output does.
+            ``None`` leaves it out. This predictor is not part of the paper.
         rngs: random number generators of the initial parameters.
         compressed_channels: output channels of the 1x1 compressor. ``"auto"`` is 64 for upsampling
             and 16 for downsampling, as in the paper; ``None`` leaves the compressor out.
@@ -219,6 +279,7 @@ class CARAFE(nnx.Module):
         groups: int = 1,
         normalizer: Normalizer = "softmax",
         implementation: Implementation | None = None,
+        offset_features: int | None = None,
         rngs: nnx.Rngs,
         **options: Unpack[PredictorOptions],
     ) -> None:
@@ -245,11 +306,23 @@ class CARAFE(nnx.Module):
             rngs=rngs,
             **options,
         )
+        self.offset_predictor: OffsetPredictor | None = nnx.data(None)
+        if offset_features is not None:
+            self.offset_predictor = OffsetPredictor(
+                positive_integer("offset_features", offset_features),
+                geometry.weight_channels,
+                dtype=options.get("dtype"),
+                param_dtype=options.get("param_dtype", jnp.float32),
+                rngs=rngs,
+            )
 
     def __call__(
         self,
         x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        scale: Scales | None = None,
     ) -> Float[Array, "*batch out_height out_width channels"]:
         """Rescales a map.
 
@@ -257,20 +330,29 @@ class CARAFE(nnx.Module):
             x: feature map ``[..., H, W, in_features]`` with any number of batch axes.
             use_running_average: whether BatchNorm uses its running averages. By default it does
                 after ``layer.eval()``.
+            size: height and width of the result, in place of ``up / down``; see
+                :func:`carafe_jax.carafe`.
+            scale: scale of both axes, or of rows and of columns, in place of ``up / down``; see
+                :func:`carafe_jax.carafe`.
 
         Returns:
-            The rescaled map ``[..., ceil(H * up / down), ceil(W * up / down), in_features]``.
+            The rescaled map ``[..., H', W', in_features]``. Its size is ``ceil(H * up / down)`` by
+            ``ceil(W * up / down)``, unless ``size`` or ``scale`` is given.
         """
         x, logits = self._predict(x, use_running_average)
-        options = self._reassembly_options()
+        resize = self._resize(x, size, scale)
+        options = self._reassembly_options(resize)
         if self._recorder is not None:
-            self._recorder.record(self, x, reassembly_kernels(x, logits, **options))
+            self._recorder.record(self, x, reassembly_kernels(x, logits, **options), resize)
         return carafe(x, logits, **options, implementation=self.implementation)
 
     def reassembly_kernels(
         self,
         x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        scale: Scales | None = None,
     ) -> Float[Array, "*batch out_height out_width weight_channels"]:
         """Returns the kernels that the layer applies to ``x``, one per output pixel.
 
@@ -281,15 +363,20 @@ class CARAFE(nnx.Module):
             x: feature map ``[..., H, W, in_features]`` with any number of batch axes.
             use_running_average: whether BatchNorm uses its running averages. By default it does
                 after ``layer.eval()``.
+            size: height and width of the result, in place of ``up / down``; see
+                :func:`carafe_jax.carafe`.
+            scale: scale of both axes, or of rows and of columns, in place of ``up / down``; see
+                :func:`carafe_jax.carafe`.
 
         Returns:
-            The kernels ``[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]``
-            in float32, or in float64 for float64 logits.
+            The kernels ``[..., H', W', groups * kernel_size**2]`` with the size of the rescaled
+            map, in float32, or in float64 for float64 logits.
         """
         x, logits = self._predict(x, use_running_average)
-        kernels = reassembly_kernels(x, logits, **self._reassembly_options())
+        resize = self._resize(x, size, scale)
+        kernels = reassembly_kernels(x, logits, **self._reassembly_options(resize))
         if self._recorder is not None:
-            self._recorder.record(self, x, kernels)
+            self._recorder.record(self, x, kernels, resize)
         return kernels
 
     def _predict(
@@ -301,9 +388,23 @@ class CARAFE(nnx.Module):
         arguments = () if use_running_average is None else (use_running_average,)
         return x, self.kernel_predictor(x, *arguments)
 
-    def _reassembly_options(self) -> dict[str, Any]:
+    def _resize(
+        self, x: jax.Array, size: tuple[int, int] | None, scale: Scales | None
+    ) -> Resize | None:
+        return checked_resize(size, scale, x.shape[-3:-1], {"down": self.down})
+
+    def _reassembly_options(self, resize: Resize | None) -> dict[str, Any]:
+        """The arguments of :func:`carafe_jax.carafe`, but its arrays and implementation."""
         names = ("kernel_size", "up", "down", "groups", "normalizer")
-        return {name: getattr(self, name) for name in names}
+        options = {name: getattr(self, name) for name in names}
+        if resize is None:
+            return options
+        options["scale"] = resize.rows.scale, resize.columns.scale
+        if self.offset_predictor is not None:
+            offsets = predictor.offsets(resize, self.up)
+            if offsets is not None:
+                options["offset_logits"] = self.offset_predictor(jnp.asarray(offsets))
+        return options
 
 
 def collect_reassemblies(

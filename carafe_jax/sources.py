@@ -15,6 +15,7 @@ import functools
 import math
 import numbers
 from collections.abc import Sequence
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +25,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from carafe_jax._checks import checked_array, checked_input
 from carafe_jax._ops import reassemble
+from carafe_jax._resizing import checked_resize
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("kernels",),
-    meta_fields=("size", "kernel_size", "up", "down", "groups", "name"),
+    meta_fields=("size", "kernel_size", "up", "down", "groups", "name", "scale"),
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reassembly:
@@ -38,8 +40,8 @@ class Reassembly:
     The fields are checked by the functions that take a chain.
 
     Attributes:
-        kernels: reassembly kernels ``[..., ceil(H * up / down), ceil(W * up / down),
-            groups * k * k]``, as in :func:`carafe_jax.reassemble`.
+        kernels: reassembly kernels ``[..., H', W', groups * k * k]`` with the size of the output,
+            as in :func:`carafe_jax.reassemble`.
         size: height ``H`` and width ``W`` of the input, in pixels.
         kernel_size: side ``k`` of a kernel, odd.
         up: numerator of the scale.
@@ -47,6 +49,8 @@ class Reassembly:
         groups: number of channel groups, each with kernels of its own.
         name: name of the layer in its model, such as ``"neck/upsample_5"``; empty for a reassembly
             that belongs to no model.
+        scale: scale of rows and of columns, in place of ``up`` and ``down``, which are then 1;
+            ``None`` for a reassembly by ``up / down``.
     """
 
     kernels: Float[Array, "*batch out_height out_width groups*kernel_size**2"]
@@ -56,6 +60,7 @@ class Reassembly:
     down: int
     groups: int = 1
     name: str = ""
+    scale: tuple[Fraction, Fraction] | None = None
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -229,6 +234,7 @@ def _reassemble_chain(chain: Sequence[Reassembly], x: jax.Array) -> jax.Array:
             up=step.up,
             down=step.down,
             groups=step.groups,
+            scale=step.scale,
         )
     return x
 
@@ -275,7 +281,10 @@ def _checked_step(label: str, step: Reassembly) -> Reassembly:
     height, width = (positive_integer(f"size of {label}", pixels) for pixels in step.size)
     layout = "[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]"
     kernels = checked_array(f"kernels of {label}", step.kernels, layout)
-    expected = (*map(geometry.output_size, (height, width)), geometry.weight_channels)
+    fixed = {f"up of {label}": geometry.up, f"down of {label}": geometry.down}
+    resize = checked_resize(None, step.scale, (height, width), fixed)
+    output = map(geometry.output_size, (height, width)) if resize is None else resize.size
+    expected = (*output, geometry.weight_channels)
     if kernels.shape[-3:] != expected:
         raise ValueError(
             f"kernels of {label} must be {layout} with last axes {expected} for size "

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 
 from carafe_kernels.devices import devices_of_process
-from carafe_kernels.geometry import Geometry
+from carafe_kernels.geometry import Geometry, Resize
 from carafe_kernels.implementation import Contract, ImplementationSpec
 from carafe_kernels.names import Normalizer
 from carafe_kernels.plan import Operands, Plan, Results
@@ -49,6 +49,7 @@ def choose(
     x: jax.Array,
     weights: jax.Array,
     normalizer: Normalizer | None = None,
+    resize: Resize | None = None,
 ) -> Plan:
     """Chooses the implementation of a call.
 
@@ -59,6 +60,7 @@ def choose(
         x: feature map ``[B, H, W, C]``.
         weights: weights ``[B, H', W', N]`` or logits of rank 4.
         normalizer: name of the normaliser of the logits, or ``None`` for weights.
+        resize: axes of a reassembly of weights to any size; see :class:`Plan`.
 
     Returns:
         The plan of the call. If ``weights`` are logits and the implementation does not normalise
@@ -70,7 +72,7 @@ def choose(
         NotImplementedError: the named implementation cannot serve this call.
     """
     size = x.shape[1], x.shape[2]
-    plan = Plan(geometry, size, x.dtype, weights.dtype, normalizer, PORTABLE)
+    plan = Plan(geometry, size, x.dtype, weights.dtype, normalizer, PORTABLE, resize=resize)
     plans = [plan] if normalizer is None else [plan, plan.of_weights]
     return _chosen_automatically(plans, x) if name is None else _chosen_by_name(name, plans, x)
 

@@ -7,12 +7,21 @@ pattern repeats: with ``up`` and ``down`` in lowest terms, it repeats after ``up
 in its cell is called its *phase*. Output ``up * q + phase`` of cell ``q`` is centred on source
 ``down * q + centre_offset(phase)``. Implementations compute all cells at once, so that each tap
 reads one shifted view of the whole map.
+
+At any rational scale ``s`` the rule is the same: output ``i'`` is centred on source
+``floor(i' / s)``. For most scales the pattern repeats late or not at all, and :class:`Axis` lists
+the centres instead.
 """
 
 import dataclasses
+import functools
 import math
 import numbers
+from fractions import Fraction
 from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
 
 # A number of pixels: an int, or a symbolic size in an export of jax.export.
 Dimension = Any
@@ -167,3 +176,127 @@ class Geometry:
                 if distance % self.down == 0:
                     readers.append(Reader(phase, tap, distance // self.down))
         return tuple(readers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """An axis that is rescaled by any rational scale ``s``, in integer arithmetic.
+
+    Args:
+        sources: number of sources, at least 1.
+        scale: the scale ``s``, positive.
+    """
+
+    sources: int
+    scale: Fraction
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs, ``ceil(sources * scale)``."""
+        return math.ceil(self.sources * self.scale)
+
+    def centres(self, field_up: int = 1) -> Int[np.ndarray, "outputs"]:
+        """The index on which each output is centred, ``floor(i' * field_up / s)``.
+
+        Args:
+            field_up: number of entries for each source. 1 gives indices of sources. The ``up`` of a
+                kernel predictor gives indices of predicted kernels; their sources are those of the
+                outputs, since ``floor(floor(i' * up / s) / up) = floor(i' / s)``.
+        """
+        step, unit = self._step(field_up)
+        return np.array([index * step // unit for index in range(self.outputs)], int)
+
+    def remainders(self, field_up: int) -> Float[np.ndarray, "outputs"]:
+        """``i' * field_up / s - floor(i' * field_up / s)`` of each output, in ``[0, 1)``."""
+        step, unit = self._step(field_up)
+        return np.array([index * step % unit / unit for index in range(self.outputs)])
+
+    def _step(self, field_up: int) -> tuple[int, int]:
+        # Integers of Python: the floor of a float may be off by one, and int64 may overflow.
+        return (field_up / self.scale).as_integer_ratio()
+
+    def outputs_by_source(self, radius: int = 0) -> Int[np.ndarray, "sources_and_margin slots"]:
+        """The outputs that are centred on each source, in ascending order.
+
+        Args:
+            radius: number of rows to add before the first and after the last source. No output is
+                centred there.
+
+        Returns:
+            One row for each source, as long as the longest. Other rows are filled up with the
+            number of outputs, which is no index of an output.
+        """
+        return outputs_by_index(self.centres(), self.sources, radius)
+
+
+def outputs_by_index(
+    indices: Int[np.ndarray, "outputs"], size: int, radius: int = 0
+) -> Int[np.ndarray, "size_and_margin slots"]:
+    """The positions at which each index stands in a list that does not descend.
+
+    Args:
+        indices: the list, of indices below ``size``.
+        size: number of indices.
+        radius: number of rows to add before the first and after the last index.
+
+    Returns:
+        One row for each index, as long as the longest. Other rows are filled up with the length of
+        the list.
+    """
+    every = np.arange(-radius, size + radius)
+    first = np.searchsorted(indices, every)
+    count = np.searchsorted(indices, every, side="right") - first
+    slots = np.arange(count.max(initial=1))
+    return np.where(slots < count[:, None], first[:, None] + slots, len(indices))
+
+
+# Up to this ``down``, a scale is computed in cells. A program for cells has a term for each pair of
+# phases, the program for listed centres has none.
+_LARGEST_DOWN_OF_CELLS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize:
+    """A map that is rescaled by any rational scales.
+
+    Args:
+        rows: the axis of the rows.
+        columns: the axis of the columns.
+    """
+
+    rows: Axis
+    columns: Axis
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        return self.rows.outputs, self.columns.outputs
+
+    @property
+    def largest_up(self) -> int:
+        """The largest number of outputs that are centred on one source, along any axis."""
+        return max(math.ceil(axis.scale) for axis in (self.rows, self.columns))
+
+    def starts(self, geometry: Geometry) -> bool:
+        """Whether the outputs are the first rows and columns of the outputs of ``geometry``."""
+        return all(_starts(axis, geometry) for axis in (self.rows, self.columns))
+
+    def in_cells(self, geometry: Geometry) -> Geometry | None:
+        """The kernels of ``geometry`` with the ``up`` and ``down`` of both axes, or ``None``.
+
+        ``None`` means that the axes have different scales, or that the cells would be large.
+        """
+        scale = self.rows.scale
+        if self.columns.scale != scale:
+            return None
+        up, down = scale.as_integer_ratio()
+        if up > 1 and down > _LARGEST_DOWN_OF_CELLS:
+            return None
+        return dataclasses.replace(geometry, up=up, down=down)
+
+
+@functools.cache
+def _starts(axis: Axis, geometry: Geometry) -> bool:
+    centres = [geometry.centre(index) for index in range(axis.outputs)]
+    fits = axis.outputs <= geometry.output_size(axis.sources)
+    return bool(fits and np.array_equal(axis.centres(), centres))

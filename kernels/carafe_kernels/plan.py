@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from carafe_kernels.accumulation import accumulator_dtype
-from carafe_kernels.geometry import Dimension, Geometry
+from carafe_kernels.geometry import Dimension, Geometry, Resize
 from carafe_kernels.normalizers import normalized_dtype
 
 Slot = Literal["x", "weights", "logits", "y"]
@@ -31,6 +31,9 @@ class Plan:
             lowered for a platform that the implementation does not serve runs XLA instead;
             otherwise lowering it is an error.
         settings: settings of the implementation when the call was traced.
+        resize: axes of a reassembly to any size; ``None`` if the output is the whole output of
+            ``geometry``. Such a plan is for contractions of weights. ``geometry`` has the scale if
+            the output is the start of its output; otherwise it has ``up = down = 1``.
     """
 
     geometry: Geometry
@@ -41,6 +44,7 @@ class Plan:
     implementation: str
     automatic: bool = False
     settings: Hashable = None
+    resize: Resize | None = None
 
     @property
     def of_weights(self) -> "Plan":
@@ -53,6 +57,19 @@ class Plan:
         """The dtype of sums."""
         return accumulator_dtype(self.x_dtype, self.weights_dtype)
 
+    @property
+    def lists_centres(self) -> bool:
+        """Whether ``resize`` has the centres of the outputs, and not ``geometry``."""
+        return self.resize is not None and not self.resize.starts(self.geometry)
+
+    @property
+    def output_size(self) -> tuple[Dimension, Dimension]:
+        """Height and width of the output ``y``."""
+        if self.resize is not None:
+            return self.resize.size
+        height, width = map(self.geometry.output_size, self.size)
+        return height, width
+
     def dtype(self, slot: Slot) -> np.dtype:
         """The dtype of an operand or result."""
         return self.x_dtype if slot in ("x", "y") else self.weights_dtype
@@ -63,9 +80,8 @@ class Plan:
             case "x":
                 return (*self.size, channels)
             case "y":
-                return (*map(self.geometry.output_size, self.size), channels)
+                return (*self.output_size, channels)
             case "weights":
-                size = map(self.geometry.output_size, self.size)
-                return (*size, self.geometry.weight_channels)
+                return (*self.output_size, self.geometry.weight_channels)
             case "logits":
                 return (*map(self.geometry.cells, self.size), self.geometry.logit_channels)

@@ -71,7 +71,7 @@ def is_proven(
         channels: number of channels of the feature map.
         devices: devices on which the call may run, at least one.
     """
-    if any(device.platform != "gpu" for device in devices):
+    if plan.resize is not None or any(device.platform != "gpu" for device in devices):
         return False
     call = (implementation, plan.geometry, plan.normalizer)
     dtypes = plan.x_dtype.name, plan.weights_dtype.name

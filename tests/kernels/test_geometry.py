@@ -1,8 +1,10 @@
 import dataclasses
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from carafe_kernels.geometry import Geometry
+from carafe_kernels.geometry import Axis, Geometry, Resize
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,3 +105,80 @@ def test_numpy_integers_make_an_equal_geometry():
     assert geometry == Geometry(3, 2, 1, 2)
     assert hash(geometry) == hash(Geometry(3, 2, 1, 2))
     assert {type(value) for value in dataclasses.astuple(geometry)} == {int}
+
+
+# Any scale
+
+
+def random_axes(count, largest):
+    rng = np.random.default_rng(0)
+    for sources, outputs in rng.integers(1, largest, (count, 2)).tolist():
+        yield Axis(sources, Fraction(outputs, sources))
+
+
+def test_centres_of_ten_thousand_sizes_are_exact_and_in_the_map():
+    for axis in random_axes(10_000, 100):
+        expected = [math.floor(index / axis.scale) for index in range(axis.outputs)]
+        assert axis.centres().tolist() == expected
+        assert expected[-1] < axis.sources
+
+
+@pytest.mark.parametrize("up", [1, 2, 3])
+def test_a_kernel_of_the_field_belongs_to_the_source_on_which_its_output_is_centred(up):
+    for axis in random_axes(1000, 60):
+        field = axis.centres(up)
+        assert (field // up).tolist() == axis.centres().tolist()
+        whole = [Fraction(index * up) / axis.scale for index in range(axis.outputs)]
+        assert field.tolist() == [math.floor(position) for position in whole]
+        fractions = [float(position - math.floor(position)) for position in whole]
+        np.testing.assert_allclose(axis.remainders(up), fractions, rtol=1e-12)
+
+
+def test_a_scale_rounds_the_number_of_outputs_up_as_up_and_down_do():
+    rng = np.random.default_rng(0)
+    for sources, up, down in rng.integers(1, 40, (2000, 3)).tolist():
+        axis = Axis(sources, Fraction(up, down))
+        assert axis.outputs == oracle.output_size(sources, up, down)
+        expected = [oracle.centre(index, up, down) for index in range(axis.outputs)]
+        assert axis.centres().tolist() == expected
+
+
+def test_a_float_would_round_some_centres_down_to_the_pixel_before():
+    axis = Axis(100, Fraction(49, 10))
+    in_floats = [math.floor(index / 4.9) for index in range(axis.outputs)]
+    assert axis.centres().tolist() != in_floats
+
+
+def test_every_output_stands_once_beside_the_source_on_which_it_is_centred():
+    for axis in random_axes(300, 40):
+        by_source = axis.outputs_by_source(2)
+        assert by_source.shape[0] == axis.sources + 4
+        assert by_source.shape[1] == math.ceil(axis.outputs / axis.sources)
+        found = {}
+        for source, outputs in enumerate(by_source.tolist(), start=-2):
+            found |= {output: source for output in outputs if output != axis.outputs}
+        assert [found[output] for output in range(axis.outputs)] == axis.centres().tolist()
+
+
+@pytest.mark.parametrize("up", [2, 3])
+def test_a_doubled_map_of_odd_size_starts_like_the_whole(up):
+    for size in range(1, 50):
+        odd = Axis(size, Fraction(2 * size - 1, size))
+        assert Resize(odd, odd).starts(Geometry(5, up=up)) == (up == 2 or size == 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "up_and_down"),
+    [
+        (Fraction(2), Fraction(2), (2, 1)),
+        (Fraction(1, 7), Fraction(1, 7), (1, 7)),
+        (Fraction(7, 4), Fraction(7, 4), (7, 4)),
+        (Fraction(6, 5), Fraction(6, 5), None),
+        (Fraction(2), Fraction(3), None),
+    ],
+)
+def test_only_scales_with_small_cells_are_computed_in_cells(rows, columns, up_and_down):
+    resize = Resize(Axis(10, rows), Axis(10, columns))
+    found = resize.in_cells(Geometry(3, groups=2))
+    expected = up_and_down and Geometry(3, *up_and_down, groups=2)
+    assert found == expected

@@ -24,6 +24,9 @@ def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = Non
     geometry, normalizer = plan.geometry, plan.normalizer
     if reason := device_reason(device):
         return reason
+    if plan.resize is not None:
+        rows, columns = (axis.scale for axis in (plan.resize.rows, plan.resize.columns))
+        return f"it rescales both axes by one integer, up or down, not by {rows} and {columns}"
     reduced = geometry.lowest_terms
     if reduced.up > 1 and reduced.down > 1:
         return f"it rescales by up or by down, not by {reduced.up} / {reduced.down}"

@@ -60,6 +60,29 @@ def sum_in_passes(rows: Sequence[Sequence[jax.Array]]) -> jax.Array:
     return total
 
 
+def number_of_passes(rows: int, columns: int) -> int:
+    """Number of passes of :func:`sum_in_passes` over ``rows`` of terms."""
+    return len(_passes([range(columns)] * rows))
+
+
+def sums_of_products(
+    y: jax.Array, views: Sequence[Sequence[jax.Array]], axis: int
+) -> list[jax.Array]:
+    """Sums ``y`` times each view over an axis, in passes over memory, by row and then by column."""
+    products = [[y * view for view in row] for row in views]
+    # One reduction with many results reads y once, and finds x in the cache.
+    return [
+        total
+        for terms in _passes(products)
+        for total in lax.reduce(
+            tuple(terms),
+            tuple(jnp.zeros((), y.dtype) for _ in terms),
+            lambda a, b: tuple(map(jnp.add, a, b)),
+            dimensions=(axis,),
+        )
+    ]
+
+
 def _concatenate_blocks(blocks: Sequence[Sequence[jax.Array]]) -> jax.Array:
     """Joins blocks ``[b, q, u, r, v, ...]`` along both phase axes. A single block is not copied."""
     rows = [lax.concatenate(list(row), 4) if len(row) > 1 else row[0] for row in blocks]
@@ -116,8 +139,7 @@ def forward(
 
 def passes_of_forward(geometry: Geometry) -> int:
     """Number of passes over the sources for one output phase."""
-    taps = range(geometry.kernel_size)
-    return len(_passes([taps for _ in taps]))
+    return number_of_passes(geometry.kernel_size, geometry.kernel_size)
 
 
 def passes_of_input_gradient(geometry: Geometry) -> int:
@@ -125,7 +147,7 @@ def passes_of_input_gradient(geometry: Geometry) -> int:
     geometry = geometry.lowest_terms
     readers = [geometry.readers(phase) for phase in range(geometry.down)]
     return sum(
-        len(_passes([columns] * len(rows)))
+        number_of_passes(len(rows), len(columns))
         for rows, columns in itertools.product(readers, repeat=2)
     )
 
@@ -222,24 +244,14 @@ def weight_gradient(
         y_block = y_cells[:, :, u_start:u_stop, :, v_start:v_stop, :, channels]
         x_block = sources[..., channels]
         cells = rows.count, columns.count
-        products = [
+        views = [
             [
-                y_block * tap_view(x_block, geometry, cells, (row_offset + n, column_offset + m))
+                tap_view(x_block, geometry, cells, (row_offset + n, column_offset + m))
                 for m in range(geometry.kernel_size)
             ]
             for n in range(geometry.kernel_size)
         ]
-        # One reduction with many results reads y once, and finds x in the cache.
-        return [
-            total
-            for terms in _passes(products)
-            for total in lax.reduce(
-                tuple(terms),
-                tuple(jnp.zeros((), dtype) for _ in terms),
-                lambda a, b: tuple(map(jnp.add, a, b)),
-                dimensions=(6,),
-            )
-        ]
+        return sums_of_products(y_block, views, axis=6)
 
     def block(u: PhaseGroup, v: PhaseGroup) -> jax.Array:
         channels = y_cells.shape[6]

@@ -20,6 +20,14 @@ from carafe_kernels.xla.contractions import (
     weight_gradient,
 )
 from carafe_kernels.xla.loops import input_gradient_in_blocks, weight_gradient_in_blocks
+from carafe_kernels.xla.resizing import (
+    bytes_of_resized_input_gradient,
+    resized_forward,
+    resized_input_gradient,
+    resized_input_gradient_in_blocks,
+    resized_weight_gradient,
+    resized_weight_gradient_in_blocks,
+)
 from carafe_kernels.xla.settings import Settings, settings_of
 
 type Contraction = Callable[[jax.Array, jax.Array], jax.Array]
@@ -49,7 +57,7 @@ def _contracted(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -
         # would keep the output of the forward pass in memory until both are computed.
         second = computed_once(second)
     general = functools.partial(_general_form, plan, result)
-    if result == "weights" and settings_of(plan).channels_at_once:
+    if result == "weights" and not plan.lists_centres and settings_of(plan).channels_at_once:
         in_passes = functools.partial(_weight_gradient_in_passes, plan)
         general = functools.partial(lax.platform_dependent, cpu=in_passes, default=general)
     form_for_images = _form_for_images(plan, result, first, second)
@@ -61,6 +69,13 @@ def _contracted(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -
 
 def _general_form(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> jax.Array:
     dtype = plan.accumulator
+    if plan.resize is not None and plan.lists_centres:
+        resized = {
+            "y": resized_forward,
+            "x": resized_input_gradient,
+            "weights": resized_weight_gradient,
+        }[result]
+        return resized(first, second, plan.geometry, plan.resize, dtype).astype(plan.dtype(result))
     match result:
         case "y":
             out = forward(first, second, plan.geometry, dtype)
@@ -89,6 +104,16 @@ def _form_for_images(
         "dtype": plan.accumulator,
         "result_dtype": plan.dtype(result),
     }
+    if plan.resize is not None and plan.lists_centres:
+        if result == "y" or not _loop_is_faster(plan, settings, result, first, second):
+            return None
+        in_blocks = {
+            "x": resized_input_gradient_in_blocks,
+            "weights": resized_weight_gradient_in_blocks,
+        }[result]
+        return functools.partial(
+            in_blocks, resize=plan.resize, block_bytes=settings.block_bytes, **options
+        )
     if result == "y":
         if not _only_border_is_copied(plan, settings, first):
             return None
@@ -121,7 +146,12 @@ def _loop_is_faster(
     if result == "weights":
         return _weight_gradient_is_a_loop(plan, settings, first)
     y, itemsize = second, plan.accumulator.itemsize
-    read = passes_of_input_gradient(plan.geometry) * y.size * itemsize
+    if plan.resize is not None and plan.lists_centres:
+        read = y.shape[0] * bytes_of_resized_input_gradient(
+            plan.geometry, plan.resize, y.shape[3], plan.accumulator
+        )
+    else:
+        read = passes_of_input_gradient(plan.geometry) * y.size * itemsize
     converted = y.dtype.itemsize < itemsize
     return settings.loops and read > settings.max_read_bytes / (2 if converted else 1)
 

@@ -52,8 +52,8 @@ def input_gradient_in_blocks(
     row_bytes = geometry.up * math.prod(y.shape[2:]) * dtype.itemsize
     # A block also copies the rows that it reads around it, so small blocks copy too much.
     at_least = geometry.kernel_size
-    rows = _rows_of_block(y.shape[0], cells, row_bytes, block_bytes, at_least=at_least)
-    return _in_blocks(block, (weights, y), cells, rows)[:, : size[0]]
+    rows = rows_of_block(y.shape[0], cells, row_bytes, block_bytes, at_least=at_least)
+    return in_blocks(block, (weights, y), cells, rows)[:, : size[0]]
 
 
 def weight_gradient_in_blocks(
@@ -86,14 +86,22 @@ def weight_gradient_in_blocks(
     cells = geometry.cells(x.shape[1])
     lines = geometry.down * math.prod(x.shape[2:]), geometry.up * math.prod(y.shape[2:])
     row_bytes = sum(lines) * dtype.itemsize
-    rows = _rows_of_block(y.shape[0], cells, row_bytes, block_bytes, at_least=2)
-    return _in_blocks(block, (x, y), cells, rows)[:, : y.shape[1]]
+    rows = rows_of_block(y.shape[0], cells, row_bytes, block_bytes, at_least=2)
+    return in_blocks(block, (x, y), cells, rows)[:, : y.shape[1]]
 
 
-def _rows_of_block(
+def rows_of_block(
     batch: int, cells: int, row_bytes: int, block_bytes: int, *, at_least: int
 ) -> int:
-    """Number of rows of cells in a block of approximately ``block_bytes``."""
+    """Number of rows of cells in a block of approximately ``block_bytes``.
+
+    Args:
+        batch: number of images.
+        cells: number of rows of cells.
+        row_bytes: number of bytes in a row of cells.
+        block_bytes: number of bytes in a block.
+        at_least: smallest number of rows in a block.
+    """
     least_blocks = 2 if batch == 1 else 1  # XLA makes no loop of a single step
     rows = max(at_least, block_bytes // max(1, row_bytes))
     rows = -(-cells // max(least_blocks, -(-cells // rows)))
@@ -103,7 +111,7 @@ def _rows_of_block(
     return min(whole, key=lambda n: abs(n - rows), default=rows)
 
 
-def _in_blocks(
+def in_blocks(
     block: Callable[[jax.Array, jax.Array, Rows], jax.Array],
     arrays: tuple[jax.Array, jax.Array],
     cells: int,

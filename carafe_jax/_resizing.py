@@ -1,0 +1,74 @@
+"""The target of a call: a size or a scale, in place of ``up / down``."""
+
+import numbers
+from fractions import Fraction
+from typing import Any
+
+from carafe_kernels.geometry import Axis, Resize, positive_integer
+
+type Scale = Fraction | int
+type Scales = Scale | tuple[Scale, Scale]
+
+
+def checked_resize(
+    size: tuple[int, int] | None,
+    scale: Scales | None,
+    map_size: tuple[Any, Any],
+    fixed: dict[str, int],
+) -> Resize | None:
+    """Returns the axes of a reassembly, or ``None`` if neither ``size`` nor ``scale`` is given.
+
+    Args:
+        size: height and width of the output.
+        scale: scale of both axes, or of rows and of columns.
+        map_size: height and width of the input.
+        fixed: arguments that must be 1 for a ``size`` or ``scale``, by name.
+
+    Raises:
+        ValueError: ``size`` or ``scale`` has a wrong type or value, both are given, an argument in
+            ``fixed`` is not 1, or ``map_size`` is not known.
+    """
+    if size is None and scale is None:
+        return None
+    if size is not None and scale is not None:
+        raise ValueError(f"size must be None if scale is given, got size={size} and scale={scale}")
+    name = "scale" if size is None else "size"
+    for argument, value in fixed.items():
+        if value != 1:
+            raise ValueError(f"{argument} must be 1 if {name} is given, got {value}")
+    if not all(isinstance(side, int) for side in map_size):
+        raise ValueError(
+            f"x must have a known height and width if {name} is given, got size {map_size}"
+        )
+    if size is not None:
+        scales = [
+            Fraction(outputs, sources)
+            for outputs, sources in zip(_checked_size(size), map_size, strict=True)
+        ]
+    else:
+        scales = list(_checked_scales(scale))
+    rows, columns = map(Axis, map_size, scales)
+    return Resize(rows, columns)
+
+
+def _checked_size(size: Any) -> tuple[int, int]:
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise ValueError(f"size must be two integers, height and width, got {size!r}")
+    height, width = (positive_integer("height and width of size", side) for side in size)
+    return height, width
+
+
+def _checked_scales(scale: Any) -> tuple[Fraction, Fraction]:
+    scales = scale if isinstance(scale, tuple | list) else (scale, scale)
+    if len(scales) != 2 or not all(_is_scale(value) for value in scales):
+        raise ValueError(
+            "scale must be a positive integer or fractions.Fraction, or two of them for rows and "
+            f"columns, got {scale!r}; write a decimal number as Fraction('1.7')"
+        )
+    rows, columns = map(Fraction, scales)
+    return rows, columns
+
+
+def _is_scale(value: Any) -> bool:
+    # A float is refused: it is not the number that was written, and 10 * 1.1 would give 12 outputs.
+    return isinstance(value, numbers.Rational) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,377 @@
+"""Reassembly to any size and at any scale, by functions and by both layers."""
+
+import functools
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from jax.test_util import check_grads
+
+import carafe_jax
+from tests.carafe_jax.twins import CHANNELS, SMALL, X, random_map, twins
+from tests.kernels import oracle
+from tests.kernels.errors import naming
+from tests.kernels.sharding import each_axis_type, over_the_batch, run_and_collectives
+from tests.slow import slow
+
+HALF = Fraction(1, 2)
+# Arguments of a call, and the scales of rows and columns that they mean for a map of SIZE.
+SIZE = (5, 6)
+TARGETS = [
+    ({"size": (8, 4)}, (Fraction(8, 5), Fraction(4, 6))),
+    ({"scale": Fraction(17, 10)}, (Fraction(17, 10),) * 2),
+    slow({"scale": (Fraction(7, 3), 1)}, (Fraction(7, 3), Fraction(1))),
+    slow({"scale": HALF}, (HALF, HALF)),
+    slow({"size": (1, 1)}, (Fraction(1, 5), Fraction(1, 6))),
+]
+each_target = pytest.mark.parametrize(("target", "scales"), TARGETS)
+
+
+def random_map_and_logits(up=2, groups=2, kernel_size=3, dtype=np.float32, batch=(2,)):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((*batch, *SIZE, 2 * groups))
+    logits = 2 * rng.standard_normal((*batch, *SIZE, up**2 * groups * kernel_size**2))
+    return jnp.asarray(x, dtype), jnp.asarray(logits, dtype)
+
+
+# carafe, reassemble and reassembly_kernels
+
+
+@each_target
+@pytest.mark.parametrize("up", [2, slow(1), slow(3)])
+def test_each_output_takes_its_kernel_from_the_field_and_reassembles(target, scales, up):
+    x, logits = random_map_and_logits(up)
+    options = {"kernel_size": 3, "groups": 2, "up": up, "normalizer": "sigmoid_normalized"}
+    weights = oracle.resized_kernels(logits, scales, **options)
+    kernels = carafe_jax.reassembly_kernels(x, logits, **options, **target)
+    np.testing.assert_allclose(kernels, weights, rtol=1e-5, atol=1e-6)
+    expected = oracle.reassemble(x, weights, kernel_size=3, groups=2, scales=scales)
+    y = carafe_jax.carafe(x, logits, **options, **target)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    again = carafe_jax.reassemble(x, kernels, kernel_size=3, groups=2, **target)
+    np.testing.assert_allclose(again, y, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "target"),
+    [
+        ({"up": 2}, {"scale": 2}),
+        ({"up": 2}, {"size": (10, 12)}),
+        ({"up": 3}, {"scale": (3, 3)}),
+        ({}, {"size": SIZE}),
+    ],
+)
+def test_at_the_scale_of_the_predictor_the_bits_are_those_of_up(fixed, target):
+    x, logits = random_map_and_logits(fixed.get("up", 1))
+    carafe = functools.partial(carafe_jax.carafe, kernel_size=3, groups=2, **fixed)
+    np.testing.assert_array_equal(carafe(x, logits, **target), carafe(x, logits))
+    kernels = functools.partial(carafe_jax.reassembly_kernels, kernel_size=3, groups=2, **fixed)
+    np.testing.assert_array_equal(kernels(x, logits, **target), kernels(x, logits))
+
+
+@pytest.mark.parametrize("down", [2, slow(3)])
+def test_predicted_per_pixel_and_downsampled_the_bits_are_those_of_every_second_kernel(down):
+    x, logits = random_map_and_logits(up=1)
+    options = {"kernel_size": 3, "groups": 2}
+    y = carafe_jax.carafe(x, logits, **options, scale=Fraction(1, down))
+    expected = carafe_jax.carafe(x, logits[:, ::down, ::down], **options, down=down)
+    np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("size", [(9, 12), (10, 11), (9, 11)])
+def test_an_odd_size_is_the_doubled_map_without_its_last_row_or_column(size):
+    x, logits = random_map_and_logits()
+    options = {"kernel_size": 3, "groups": 2}
+    whole = carafe_jax.carafe(x, logits, **options, up=2)
+    cropped = whole[:, : size[0], : size[1]]
+    y = carafe_jax.carafe(x, logits, **options, up=2, size=size)
+    np.testing.assert_array_equal(y, cropped)
+    kernels = carafe_jax.reassembly_kernels(x, logits, **options, up=2, size=size)
+    y = carafe_jax.reassemble(x, kernels, **options, size=size)
+    np.testing.assert_array_equal(y, cropped)
+
+
+@pytest.mark.parametrize(("up", "down"), [(3, 2), slow(2, 3), slow(5, 4)])
+def test_a_scale_of_given_weights_is_up_and_down(up, down):
+    x, _ = random_map_and_logits()
+    size = [oracle.output_size(n, up, down) for n in SIZE]
+    weights = random_map(2, *size, 2 * 9)
+    options = {"kernel_size": 3, "groups": 2}
+    np.testing.assert_array_equal(
+        carafe_jax.reassemble(x, weights, **options, scale=Fraction(up, down)),
+        carafe_jax.reassemble(x, weights, **options, up=up, down=down),
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "order"), [({"size": (8, 4)}, 1), slow({"scale": Fraction(17, 10)}, 2)]
+)
+def test_gradients_are_those_of_finite_differences(target, order):
+    with jax.enable_x64(True):
+        x, logits = random_map_and_logits(dtype=np.float64)
+        x, logits = x[:1, :3, :4], logits[:1, :3, :4]
+
+        def loss(x, logits):
+            y = carafe_jax.carafe(x, logits, kernel_size=3, groups=2, up=2, **target)
+            return jnp.sum(jnp.sin(y))
+
+        check_grads(jax.jit(loss), (x, logits), order=order, modes=["rev"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", slow("float16"), slow("float64")])
+def test_sums_are_computed_in_float32_and_returned_in_the_dtype_of_the_map(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        x, logits = random_map_and_logits(dtype=dtype)
+        options = {"kernel_size": 3, "groups": 2, "up": 2, "size": (8, 4)}
+        y = carafe_jax.carafe(x, logits, **options)
+        assert y.dtype == dtype
+        wide = "float64" if dtype == "float64" else "float32"
+        expected = carafe_jax.carafe(x.astype(wide), logits.astype(wide), **options)
+        np.testing.assert_array_equal(y, expected.astype(dtype))
+
+
+def test_offset_logits_are_added_before_the_normalizer():
+    x, logits = random_map_and_logits()
+    scales, offset_logits = (Fraction(8, 5), Fraction(4, 6)), random_map(8, 4, 18)
+    options = {"kernel_size": 3, "groups": 2, "up": 2, "normalizer": "softmax"}
+    expected = oracle.resized_kernels(logits, scales, **options, offset_logits=offset_logits)
+    found = carafe_jax.reassembly_kernels(
+        x, logits, **options, size=(8, 4), offset_logits=offset_logits
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    y = carafe_jax.carafe(x, logits, **options, size=(8, 4), offset_logits=offset_logits)
+    expected = oracle.reassemble(x, expected, kernel_size=3, groups=2, scales=scales)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ({"size": (8, 4), "scale": 2}, ("size", "scale", "2")),
+        ({"size": (8, 0)}, ("size", "1", "0")),
+        ({"size": 8}, ("size", "two", "8")),
+        ({"size": (8.0, 4)}, ("size", "8.0")),
+        ({"scale": 1.7}, ("scale", "Fraction", "1.7")),
+        ({"scale": Fraction(-1, 2)}, ("scale", "positive", "-1")),
+        ({"scale": (1, 2, 3)}, ("scale", "two", "3")),
+        ({"scale": True}, ("scale", "True")),
+        ({"size": (8, 4), "down": 2}, ("down", "1", "size", "2")),
+        ({"offset_logits": np.zeros((8, 4, 18), np.float32)}, ("offset_logits", "None")),
+        (
+            {"size": (8, 4), "offset_logits": np.zeros((8, 5, 18), np.float32)},
+            ("offset_logits", "(8, 4, 18)", "(8, 5, 18)"),
+        ),
+    ],
+)
+def test_a_wrong_target_is_refused(arguments, names):
+    x, logits = random_map_and_logits(up=1)
+    logits = logits[:, :3, :3] if "down" in arguments else logits
+    with pytest.raises(ValueError, match=naming(*names)):
+        carafe_jax.carafe(x, logits, kernel_size=3, groups=2, **arguments)
+
+
+def test_weights_of_another_size_and_up_beside_a_size_are_refused():
+    x, weights = random_map(1, 5, 6, 2), random_map(1, 8, 4, 9)
+    with pytest.raises(ValueError, match=naming("weights", "(1, 9, 4, 9)", "(1, 8, 4, 9)")):
+        carafe_jax.reassemble(x, weights, kernel_size=3, size=(9, 4))
+    with pytest.raises(ValueError, match=naming("up", "1", "size", "2")):
+        carafe_jax.reassemble(x, weights, kernel_size=3, up=2, size=(8, 4))
+
+
+def test_the_gpu_kernels_refuse_scales_of_no_common_cell_and_say_why():
+    x, weights = random_map(1, 5, 6, 4), random_map(1, 8, 4, 25)
+    call = functools.partial(carafe_jax.reassemble, x, weights, size=(8, 4))
+    with pytest.raises(NotImplementedError, match=naming("mosaic_gpu", "8/5", "2/3", "xla")):
+        call(implementation="mosaic_gpu")
+    assert call(implementation="xla").shape == (1, 8, 4, 4)
+
+
+# Transformations
+
+
+def jitted_gradients(**target):
+    def loss(x, logits):
+        return jnp.sum(jnp.sin(carafe_jax.carafe(x, logits, kernel_size=3, groups=2, **target)))
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+
+
+def assert_trees_close(found, expected):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected
+    )
+
+
+def test_vmap_pmap_and_checkpoint_compute_what_a_batch_does():
+    x, logits = random_map_and_logits(batch=(4, 2))
+
+    def carafe(x, logits):
+        return carafe_jax.carafe(x, logits, kernel_size=3, groups=2, up=2, size=(8, 4))
+
+    def gradients(function):
+        return jax.jit(jax.grad(lambda *args: jnp.sum(jnp.sin(function(*args))), argnums=(0, 1)))
+
+    expected = carafe(x, logits), gradients(carafe)(x, logits)
+    for transformed in (jax.vmap(carafe), jax.checkpoint(carafe)):
+        found = transformed(x, logits), gradients(transformed)(x, logits)
+        assert_trees_close(found, expected)
+    assert_trees_close(jax.pmap(carafe)(x, logits), expected[0])
+
+
+@each_axis_type
+def test_a_sharded_batch_stays_on_its_devices(axis_type):
+    x, logits = random_map_and_logits(batch=(4,))
+    run = jitted_gradients(up=2, size=(8, 4))
+    expected = run(x, logits)
+    sharding = over_the_batch(axis_type)
+    with jax.set_mesh(sharding.mesh):
+        sharded = jax.device_put((x, logits), sharding)
+        found, kinds = run_and_collectives(run, *sharded)
+    assert kinds <= {"all-reduce"}  # the sum of the loss
+    assert_trees_close(found, expected)
+
+
+def test_shard_map_sums_the_gradient_of_logits_that_all_devices_share():
+    x, logits = random_map_and_logits(batch=(4,))
+    logits = logits[:1]
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+
+    def carafe(x, logits):
+        return carafe_jax.carafe(x, logits, kernel_size=3, groups=2, up=2, size=(8, 4))
+
+    mapped = jax.shard_map(carafe, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))
+
+    def loss(function):
+        return lambda logits: jnp.sum(jnp.sin(function(logits)))
+
+    expected = jax.grad(
+        loss(lambda logits: carafe(x, jnp.broadcast_to(logits, (4, *logits.shape[1:]))))
+    )(logits)
+    found = jax.jit(jax.grad(loss(lambda logits: mapped(x, logits))))(logits)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_call_exports_for_every_batch_size_and_needs_a_known_map_size():
+    x, logits = random_map_and_logits()
+    run = jitted_gradients(up=2, size=(8, 4))
+
+    def shapes(*sizes):
+        return [jax.ShapeDtypeStruct((*sizes, each.shape[3]), each.dtype) for each in (x, logits)]
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = jax.export.deserialize(jax.export.export(run)(*shapes(batch, *SIZE)).serialize())
+    assert_trees_close(exported.call(x, logits), run(x, logits))
+    sizes = jax.export.symbolic_shape("batch, height, width")
+    with pytest.raises(ValueError, match=naming("x", "known", "size", "height")):
+        jax.export.export(run)(*shapes(*sizes))
+
+
+# Layers
+
+
+@pytest.mark.parametrize(
+    ("target", "offset_features"),
+    [({"size": (9, 7)}, None), ({"scale": Fraction(17, 10)}, 3), slow({"scale": HALF}, 3)],
+)
+def test_both_layers_compute_carafe_of_their_logits(target, offset_features):
+    linen, variables, layer = twins(up=2, offset_features=offset_features, **SMALL)
+    y = linen.apply(variables, X, **target)
+    np.testing.assert_allclose(layer(X, **target), y, rtol=1e-5, atol=1e-5)
+    kernels = linen.apply(variables, X, method="reassembly_kernels", **target)
+    np.testing.assert_allclose(layer.reassembly_kernels(X, **target), kernels, rtol=1e-5, atol=1e-6)
+    y_again = carafe_jax.reassemble(X, kernels, kernel_size=3, **target)
+    np.testing.assert_allclose(y_again, y, rtol=1e-5, atol=1e-5)
+    if offset_features is None:
+        logits = layer.kernel_predictor(X)
+        expected = carafe_jax.carafe(X, logits, kernel_size=3, up=2, **target)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_has_the_same_parameters_with_and_without_a_size():
+    layer = carafe_jax.linen.CARAFE(up=2, offset_features=3, **SMALL)
+    key = jax.random.key(0)
+    by_size, by_up = layer.init(key, X, size=(9, 7)), layer.init(key, X)
+    jax.tree.map(np.testing.assert_array_equal, by_size, by_up)
+
+
+def test_parameters_of_a_strided_layer_downsample_in_a_layer_without_stride():
+    strided, variables, _ = twins(down=2, **SMALL)
+    with pytest.raises(ValueError, match=naming("down", "1", "scale", "2")):
+        strided.apply(variables, X, scale=HALF)
+    y = carafe_jax.linen.CARAFE(**SMALL).apply(variables, X, scale=HALF)
+    np.testing.assert_allclose(y, strided.apply(variables, X), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", [{"scale": 2}, {"scale": 1}, {"scale": HALF}, {}], ids=str)
+def test_offsets_vanish_at_the_scale_of_the_predictor_and_at_its_fractions(target):
+    options = {"up": 2, **SMALL}
+    linen, variables, layer = twins(**options)
+    with_offsets, more, layer_with_offsets = twins(**options, offset_features=3)
+    shared = {"params": variables["params"] | {"offset_predictor": random_offset_predictor(more)}}
+    nnx.update(layer_with_offsets, nnx.state(layer))
+    expected = linen.apply(variables, X, **target)
+    np.testing.assert_array_equal(with_offsets.apply(shared, X, **target), expected)
+
+
+def random_offset_predictor(variables):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda each: rng.standard_normal(each.shape, np.float32),
+        variables["params"]["offset_predictor"],
+    )
+
+
+def test_the_offset_predictor_is_a_network_of_two_layers_of_offset_and_scale():
+    linen, variables, _ = twins(up=2, offset_features=3, **SMALL)
+    params = random_offset_predictor(variables)
+    variables = {"params": variables["params"] | {"offset_predictor": params}}
+    size, map_size = (9, 7), X.shape[1:3]
+    found = linen.apply(variables, X, size=size, method="reassembly_kernels")
+    offset_logits = np.zeros((*size, 9))
+
+    def network(*inputs):
+        hidden = np.dot(inputs, params["hidden"]["kernel"]) + params["hidden"]["bias"]
+        return np.maximum(hidden, 0) @ params["logits"]["kernel"]
+
+    scales = [Fraction(n, m) for n, m in zip(size, map_size, strict=True)]
+    for i in range(size[0]):
+        for j in range(size[1]):
+            u, v = (float(2 * index / s % 1) for index, s in zip((i, j), scales, strict=True))
+            reciprocals = [float(1 / s) for s in scales]
+            offset_logits[i, j] = network(u, v, *reciprocals) - network(0, 0, *reciprocals)
+    logits = linen.apply(variables, X, method=lambda layer, x: layer.kernel_predictor(x))
+    expected = oracle.resized_kernels(
+        logits, scales, "softmax", kernel_size=3, up=2, offset_logits=offset_logits
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset_features", [0, 2.5])
+def test_a_wrong_number_of_offset_features_is_refused(offset_features):
+    expected = naming("offset_features", offset_features)
+    with pytest.raises(ValueError, match=expected):
+        carafe_jax.linen.CARAFE(offset_features=offset_features).init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match=expected):
+        carafe_jax.nnx.CARAFE(CHANNELS, offset_features=offset_features, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("api", ["linen", "nnx"])
+def test_collected_reassemblies_have_the_scale_of_the_call(api):
+    linen, variables, layer = twins(up=2, **SMALL)
+    if api == "linen":
+        collect = functools.partial(carafe_jax.linen.collect_reassemblies, linen, variables)
+    else:
+        collect = functools.partial(carafe_jax.nnx.collect_reassemblies, layer)
+    y, (step,) = collect(X, size=(9, 7))
+    assert (step.up, step.down) == (1, 1)
+    assert step.scale == (Fraction(9, 5), Fraction(7, 6))
+    assert step.output_size == (9, 7)
+    chained = carafe_jax.sources.reassemble_chain([step], X)
+    np.testing.assert_allclose(chained, y, rtol=1e-5, atol=1e-5)
+    _, (step,) = collect(X)
+    assert (step.up, step.down, step.scale) == (2, 1, None)
