@@ -13,7 +13,7 @@ type Scales = Scale | tuple[Scale, Scale]
 def checked_resize(
     size: tuple[int, int] | None,
     scale: Scales | None,
-    map_size: tuple[Any, Any],
+    map_size: tuple[Any, ...],
     fixed: dict[str, int],
 ) -> Resize | None:
     """Returns the axes of a reassembly, or ``None`` if neither ``size`` nor ``scale`` is given.
@@ -71,4 +71,5 @@ def _checked_scales(scale: Any) -> tuple[Fraction, Fraction]:
 
 def _is_scale(value: Any) -> bool:
     # A float is refused: it is not the number that was written, and 10 * 1.1 would give 12 outputs.
-    return isinstance(value, numbers.Rational) and not isinstance(value, bool) and value > 0
+    is_rational = isinstance(value, numbers.Rational) and not isinstance(value, bool)
+    return is_rational and value.numerator > 0

@@ -217,9 +217,10 @@ class CARAFE(nnx.Module):
 
     A call may give the ``size`` of the result, or a ``scale``, if ``down`` is 1. The parameters are
     the same for all sizes: ``up`` is then only the number of kernels that are predicted for a pixel
-    along each axis. A layer with ``down`` above 1 predicts one kernel for each cell. The same
-    parameters fit a layer with ``down=1``, which predicts a kernel for each pixel and downsamples
-    with, for example, ``scale=Fraction(1, 2)``.
+    along each axis. A size that is one less than the doubled map, with ``up=2``, crops the doubled
+    map. A layer with ``down`` above 1 predicts one kernel for each cell. Its parameters fit a layer
+    with ``down=1``, which predicts a kernel for each pixel and downsamples with, for example,
+    ``scale=Fraction(1, 2)``.
 
     A mesh may shard the first batch axis of the input. Flax's convolutions merge all batch axes, so
     use ``nnx.vmap`` if a mesh shards another one, and gather sharded channels before the layer.
@@ -340,11 +341,11 @@ class CARAFE(nnx.Module):
             ``ceil(W * up / down)``, unless ``size`` or ``scale`` is given.
         """
         x, logits = self._predict(x, use_running_average)
-        resize = self._resize(x, size, scale)
+        resize, crop = self._target(x, size, scale)
         options = self._reassembly_options(resize)
         if self._recorder is not None:
             self._recorder.record(self, x, reassembly_kernels(x, logits, **options), resize)
-        return carafe(x, logits, **options, implementation=self.implementation)
+        return carafe(x, logits, **options, implementation=self.implementation)[crop]
 
     def reassembly_kernels(
         self,
@@ -373,11 +374,11 @@ class CARAFE(nnx.Module):
             map, in float32, or in float64 for float64 logits.
         """
         x, logits = self._predict(x, use_running_average)
-        resize = self._resize(x, size, scale)
+        resize, crop = self._target(x, size, scale)
         kernels = reassembly_kernels(x, logits, **self._reassembly_options(resize))
         if self._recorder is not None:
             self._recorder.record(self, x, kernels, resize)
-        return kernels
+        return kernels[crop]
 
     def _predict(
         self, x: Float[Array, "*batch height width channels"], use_running_average: bool | None
@@ -388,10 +389,17 @@ class CARAFE(nnx.Module):
         arguments = () if use_running_average is None else (use_running_average,)
         return x, self.kernel_predictor(x, *arguments)
 
-    def _resize(
+    def _target(
         self, x: jax.Array, size: tuple[int, int] | None, scale: Scales | None
-    ) -> Resize | None:
-        return checked_resize(size, scale, x.shape[-3:-1], {"down": self.down})
+    ) -> tuple[Resize | None, Any]:
+        """Returns the axes, or ``None`` for the scale ``up / down``, and an index of the result."""
+        resize = checked_resize(size, scale, x.shape[-3:-1], {"down": self.down})
+        if resize is None:
+            return None, ...
+        if self.offset_predictor is None and resize.starts(Geometry(up=self.up)):
+            height, width = resize.size
+            return None, (..., slice(height), slice(width), slice(None))
+        return resize, ...
 
     def _reassembly_options(self, resize: Resize | None) -> dict[str, Any]:
         """The arguments of :func:`carafe_jax.carafe`, but its arrays and implementation."""

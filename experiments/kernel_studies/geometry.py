@@ -10,7 +10,13 @@ from carafe_jax.sources import Reassembly
 
 
 def geometry_of(step: Reassembly) -> Geometry:
-    """Returns the geometry of a reassembly."""
+    """Returns the geometry of a reassembly.
+
+    Raises:
+        ValueError: the reassembly has a scale of its own, at which outputs have no fixed phases.
+    """
+    if step.scale is not None:
+        raise ValueError(f"scale of {step.name!r} must be None, got {step.scale}")
     return Geometry(step.kernel_size, step.up, step.down, step.groups)
 
 

@@ -94,12 +94,14 @@ def _reassembled(layer: CARAFE, x: jax.Array, *args: Any, **kwargs: Any) -> jax.
     """Does what a call of the layer does, with the kernels that its method returns."""
     x = jnp.asarray(x, layer.dtype)
     kernels = layer.reassembly_kernels(x, *args, **kwargs)
+    target: dict[str, Any] = {name: kwargs.get(name) for name in ("size", "scale")}
+    if all(value is None for value in target.values()):
+        target = {"up": layer.up, "down": layer.down}
     return reassemble(
         x,
         kernels,
+        **target,
         kernel_size=layer.kernel_size,
-        up=layer.up,
-        down=layer.down,
         groups=layer.groups,
         implementation=layer.implementation,
     )

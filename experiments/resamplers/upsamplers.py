@@ -117,7 +117,8 @@ def upsample(
         case "spatial_attention":
             y = SpatialAttentionUpsample(dtype, name=name)(x)
         case "carafe":
-            y = CARAFE(up=2, dtype=dtype, name=name, **dataclasses.asdict(carafe))(x)
+            layer = CARAFE(up=2, dtype=dtype, name=name, **dataclasses.asdict(carafe))
+            y = layer(x, size=(rows, columns))
         case "static_kernels":
             y = StaticKernelUpsample(carafe, name=name)(x)
         case "encoded_box":

@@ -375,3 +375,19 @@ def test_collected_reassemblies_have_the_scale_of_the_call(api):
     np.testing.assert_allclose(chained, y, rtol=1e-5, atol=1e-5)
     _, (step,) = collect(X)
     assert (step.up, step.down, step.scale) == (2, 1, None)
+
+
+@pytest.mark.parametrize("api", ["linen", slow("nnx")])
+def test_a_cropped_call_keeps_the_kernels_of_the_whole_map(api):
+    linen, variables, layer = twins(up=2, **SMALL)
+    if api == "linen":
+        collect = functools.partial(carafe_jax.linen.collect_reassemblies, linen, variables)
+        kernels = linen.apply(variables, X, size=(9, 12), method="reassembly_kernels")
+    else:
+        collect = functools.partial(carafe_jax.nnx.collect_reassemblies, layer)
+        kernels = layer.reassembly_kernels(X, size=(9, 12))
+    y, (step,) = collect(X, size=(9, 12))
+    assert (step.up, step.scale, step.output_size) == (2, None, (10, 12))
+    np.testing.assert_array_equal(kernels, step.kernels[:, :9])
+    whole, _ = collect(X)
+    np.testing.assert_array_equal(y, whole[:, :9])

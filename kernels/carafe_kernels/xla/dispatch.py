@@ -9,6 +9,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from carafe_kernels.axes import merge_axes, split_axis
+from carafe_kernels.geometry import Resize
 from carafe_kernels.plan import Operands, Plan, Results, Slot
 from carafe_kernels.xla.barriers import computed_once
 from carafe_kernels.xla.borders import downsample_in_parts, share_inside
@@ -70,12 +71,8 @@ def _contracted(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -
 def _general_form(plan: Plan, result: Slot, first: jax.Array, second: jax.Array) -> jax.Array:
     dtype = plan.accumulator
     if plan.resize is not None and plan.lists_centres:
-        resized = {
-            "y": resized_forward,
-            "x": resized_input_gradient,
-            "weights": resized_weight_gradient,
-        }[result]
-        return resized(first, second, plan.geometry, plan.resize, dtype).astype(plan.dtype(result))
+        out = _resized(plan, result, first, second, plan.resize)
+        return out.astype(plan.dtype(result))
     match result:
         case "y":
             out = forward(first, second, plan.geometry, dtype)
@@ -84,6 +81,18 @@ def _general_form(plan: Plan, result: Slot, first: jax.Array, second: jax.Array)
         case "weights":
             out = weight_gradient(first, second, plan.geometry, dtype)
     return out.astype(plan.dtype(result))
+
+
+def _resized(
+    plan: Plan, result: Slot, first: jax.Array, second: jax.Array, resize: Resize
+) -> jax.Array:
+    static = (plan.geometry, resize, plan.accumulator)
+    match result:
+        case "y":
+            return resized_forward(first, second, *static)
+        case "x":
+            return resized_input_gradient(first, second, *static)
+    return resized_weight_gradient(first, second, *static)
 
 
 def _weight_gradient_in_passes(plan: Plan, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -107,12 +116,12 @@ def _form_for_images(
     if plan.resize is not None and plan.lists_centres:
         if result == "y" or not _loop_is_faster(plan, settings, result, first, second):
             return None
-        in_blocks = {
-            "x": resized_input_gradient_in_blocks,
-            "weights": resized_weight_gradient_in_blocks,
-        }[result]
+        x_form, w_form = resized_input_gradient_in_blocks, resized_weight_gradient_in_blocks
         return functools.partial(
-            in_blocks, resize=plan.resize, block_bytes=settings.block_bytes, **options
+            x_form if result == "x" else w_form,
+            resize=plan.resize,
+            block_bytes=settings.block_bytes,
+            **options,
         )
     if result == "y":
         if not _only_border_is_copied(plan, settings, first):

@@ -75,12 +75,12 @@ def resized_input_gradient(
         The gradient ``[B, H, W, C]``, or ``rows.count`` rows of it, in ``dtype``.
     """
     k, reach = geometry.kernel_size, 2 * geometry.radius
-    of_rows = resize.rows.outputs_by_source(geometry.radius)  # [H + 2r, u]
+    every_row = resize.rows.outputs_by_source(geometry.radius)  # [H + 2r, u]
     of_columns = resize.columns.outputs_by_source(geometry.radius)  # [W + 2r, v]
-    (_, u_slots), (_, v_slots) = of_rows.shape, of_columns.shape
+    u_slots, v_slots = every_row.shape[1], of_columns.shape[1]
     rows = rows or Span(resize.rows.sources)
     height, width = rows.count, resize.columns.sources
-    of_rows = _part(of_rows, rows, height + reach, resize.rows.outputs)
+    of_rows = _part(every_row, rows, height + reach, resize.rows.outputs)
 
     def sorted_by_source(array: jax.Array) -> jax.Array:
         for axis, slots in ((1, of_rows), (2, of_columns)):
