@@ -6,7 +6,14 @@ __version__ = "0.1.0"
 
 # The names that ``from carafe_jax import *`` imports. Modules are not among them: they would hide
 # Flax's ``linen`` and ``nnx``.
-__all__ = ["Implementation", "Normalizer", "carafe", "reassemble", "reassembly_kernels"]
+__all__ = [
+    "Implementation",
+    "Normalizer",
+    "carafe",
+    "reassemble",
+    "reassembly_kernels",
+    "similarities",
+]
 
 if TYPE_CHECKING:
     from carafe_kernels.names import Implementation, Normalizer
@@ -16,7 +23,7 @@ if TYPE_CHECKING:
     from carafe_jax import linen as linen
     from carafe_jax import nnx as nnx
     from carafe_jax import sources as sources
-    from carafe_jax._ops import carafe, reassemble, reassembly_kernels
+    from carafe_jax._ops import carafe, reassemble, reassembly_kernels, similarities
 else:
     import importlib
 
@@ -29,6 +36,7 @@ else:
         "carafe": "carafe_jax._ops",
         "reassemble": "carafe_jax._ops",
         "reassembly_kernels": "carafe_jax._ops",
+        "similarities": "carafe_jax._ops",
     }
 
     def __getattr__(name):

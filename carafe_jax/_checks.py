@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from carafe_kernels.geometry import Geometry, Resize
+from carafe_kernels.geometry import Dimension, Geometry, Resize
 from carafe_kernels.normalizers import NORMALIZERS
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -94,13 +94,31 @@ def checked_weights(
     x: jax.Array, weights: Any, geometry: Geometry, resize: Resize | None
 ) -> jax.Array:
     """Returns ``weights`` as an array, or raises ``ValueError`` if they do not fit ``x``."""
-    if resize is None:
-        layout = "[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]"
-        size = tuple(map(geometry.output_size, x.shape[-3:-1]))
-    else:
-        layout, size = "[..., *size, groups * kernel_size**2]", resize.size
-    expected = (*size, geometry.weight_channels)
-    return _checked_operand("weights", weights, layout, expected, x, geometry)
+    layout, size = _output(x, geometry, resize)
+    layout, expected = f"[..., {layout}, groups * kernel_size**2]", geometry.weight_channels
+    return _checked_operand("weights", weights, layout, (*size, expected), x, geometry)
+
+
+def checked_queries(
+    x: jax.Array, queries: Any, geometry: Geometry, resize: Resize | None
+) -> jax.Array:
+    """Returns ``queries`` as an array, or raises ``ValueError`` if they do not fit ``x``."""
+    layout, size = _output(x, geometry, resize)
+    layout, expected = f"[..., {layout}, C]", (*size, x.shape[-1])
+    queries = _checked_operand("queries", queries, layout, expected, x, geometry)
+    if queries.dtype != x.dtype:
+        raise ValueError(f"queries must have the dtype {x.dtype} of x, got {queries.dtype}")
+    return queries
+
+
+def _output(
+    x: jax.Array, geometry: Geometry, resize: Resize | None
+) -> tuple[str, tuple[Dimension, Dimension]]:
+    """How errors write the size of the output, and the size."""
+    if resize is not None:
+        return "*size", resize.size
+    height, width = map(geometry.output_size, x.shape[-3:-1])
+    return "ceil(H * up / down), ceil(W * up / down)", (height, width)
 
 
 def checked_offset_logits(

@@ -2,13 +2,15 @@
 
 :func:`reassemble` applies given kernels (Eqn. 3 of the CARAFE++ paper). :func:`carafe` first
 normalises predicted logits into kernels (section 3.2); :func:`reassembly_kernels` returns these
-kernels. Each function checks its arguments. The first two then choose an implementation, and call
-the function that defines the derivatives.
+kernels. :func:`similarities` multiplies two maps as the derivative of a reassembly does. Each
+function checks its arguments. All but :func:`reassembly_kernels` then choose an implementation, and
+call the function that defines the derivatives.
 """
 
 import dataclasses
 
 import jax
+from carafe_kernels.accumulation import accumulator_dtype
 from carafe_kernels.choice import choose
 from carafe_kernels.geometry import Geometry, Resize
 from carafe_kernels.names import Implementation, Normalizer
@@ -23,6 +25,7 @@ from carafe_jax._checks import (
     checked_logits,
     checked_map,
     checked_offset_logits,
+    checked_queries,
     checked_weights,
 )
 from carafe_jax._differentiation import contract
@@ -116,7 +119,7 @@ def reassemble(
     weights = checked_weights(x, weights, geometry, resize)
 
     def run(x: jax.Array, weights: jax.Array) -> jax.Array:
-        plan = choose(implementation, geometry, x, weights, resize=resize)
+        plan = choose(implementation, geometry, x, weights.dtype, resize=resize)
         return _reassembled(plan, x, weights)
 
     return map_batch_axes(run, x, weights)
@@ -198,7 +201,7 @@ def carafe(
     offset_logits = checked_offset_logits(offset_logits, geometry, resize)
 
     def run(x: jax.Array, logits: jax.Array) -> jax.Array:
-        plan = choose(implementation, geometry, x, logits, normalizer)
+        plan = choose(implementation, geometry, x, logits.dtype, normalizer)
         sharded_x, logits = with_common_sharding(x, logits, groups, "logits")
         if plan.normalizer is not None:
             return reassemble_logits(plan, {"x": sharded_x, "logits": logits})
@@ -213,7 +216,7 @@ def carafe(
         _, logits = with_common_sharding(x, logits, groups, "logits")
         weights = resized_kernels(logits, geometry, resize, normalizer, offset_logits)
         in_cells, remaining = _in_cells(geometry, resize)
-        plan = choose(implementation, in_cells, x, weights, resize=remaining)
+        plan = choose(implementation, in_cells, x, weights.dtype, resize=remaining)
         return _reassembled(plan, x, weights)
 
     return map_batch_axes(run if resize is None else run_resized, x, logits)
@@ -295,6 +298,83 @@ def reassembly_kernels(
     return map_batch_axes(run, x, logits)
 
 
+def similarities(
+    x: Float[Array, "*batch height width channels"],
+    queries: Float[Array, "*batch out_height out_width channels"],
+    *,
+    kernel_size: int = 5,
+    up: int = 1,
+    down: int = 1,
+    groups: int = 1,
+    size: tuple[int, int] | None = None,
+    scale: Scales | None = None,
+    implementation: Implementation | None = None,
+) -> Float[Array, "*batch out_height out_width groups*kernel_size**2"]:
+    r"""Returns the inner products of each query with the pixels that its kernel would read.
+
+    .. math::
+        s_{i'j',\,g,\,nk+m} = \sum_{c \in g} q_{i'j'c} \; x_{i+n-r,\,j+m-r,\,c}
+
+    The centre :math:`(i, j)` of each output and the radius :math:`r` are those of
+    :func:`reassemble`. Pixels outside the map count as zero. The products are the derivative of a
+    reassembly of ``x`` with respect to its weights. As logits, they give kernels that depend on two
+    maps, which the paper does not have. Sums are computed in float32, or in float64 for float64
+    maps. The function has reverse-mode derivatives of any order, and arrays may be sharded as in
+    :func:`reassemble`.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.arange(1.0, 4.0).reshape(1, 3, 1)
+    >>> similarities(x, 2 * jnp.ones((1, 3, 1)), kernel_size=3)[0, :, 3:6]  # the middle row of taps
+    Array([[0., 2., 4.],
+           [2., 4., 6.],
+           [4., 6., 0.]], dtype=float32)
+
+    Args:
+        x: feature map ``[..., H, W, C]`` in float16, bfloat16, float32 or float64, with any number
+            of batch axes. A batch axis may have size 0.
+        queries: a vector for each output, ``[..., H', W', C]`` with the batch axes and the dtype of
+            ``x``. Its size is ``ceil(H * up / down)`` by ``ceil(W * up / down)``, unless ``size``
+            or ``scale`` is given.
+        kernel_size: side ``k`` of a kernel, odd.
+        up: numerator of the scale, at least 1.
+        down: denominator of the scale, at least 1.
+        groups: number of channel groups. The products of each group are summed; divides ``C``.
+        size: height and width of ``queries``, in place of ``up`` and ``down``. The scale of the
+            rows is then ``size[0] / H``, and of the columns ``size[1] / W``. To halve an odd map,
+            give the scale: 5 of 9 rows are not half of them.
+        scale: scale of both axes, or of rows and of columns, in place of ``up`` and ``down``:
+            positive integers or :class:`fractions.Fraction`. The result has ``ceil(H * scale)``
+            rows. ``H`` and ``W`` must be known when the call is traced, also with ``size``.
+        implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``. ``None`` takes the GPU kernels if
+            every GPU of this process has been shown to compute this call correctly and faster with
+            them, and JAX's default device is a GPU; otherwise it takes ``"xla"``. The choice is
+            made when the call is traced. A program that is then lowered for another platform runs
+            ``"xla"``.
+
+
+    Returns:
+        The products ``[..., H', W', groups * k * k]`` in float32, or in float64 for float64 maps.
+        The last axis holds the groups one after the other, each with its taps in row-major order.
+
+    Raises:
+        ValueError: an argument has a wrong shape, dtype or value.
+        NotImplementedError: the named implementation cannot compute this call.
+    """
+    geometry = Geometry(kernel_size, up, down, groups)
+    x = checked_map(x, geometry)
+    fixed = {"up": geometry.up, "down": geometry.down}
+    geometry, resize = _in_cells(geometry, checked_resize(size, scale, x.shape[-3:-1], fixed))
+    queries = checked_queries(x, queries, geometry, resize)
+    dtype = accumulator_dtype(x.dtype)
+
+    def run(x: jax.Array, queries: jax.Array) -> jax.Array:
+        plan = choose(implementation, geometry, x, dtype, resize=resize)
+        x, queries = with_common_sharding(x, queries, groups, "map")
+        return contract(plan, "weights", {"x": x, "y": queries})
+
+    return map_batch_axes(run, x, queries)
+
+
 # Their public home, which tracebacks, pickles and the documentation show.
-for _function in (reassemble, carafe, reassembly_kernels):
+for _function in (reassemble, carafe, reassembly_kernels, similarities):
     _function.__module__ = "carafe_jax"

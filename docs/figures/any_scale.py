@@ -18,6 +18,7 @@ Eileen Collins (NASA, public domain), Chelsea the cat by Stefan van der Walt (CC
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,8 @@ def draw(
 ) -> None:
     """Draws the PSNR over the scale, and parts of the results."""
     figure = Figure(figsize=(15, 9.6), dpi=100, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(4, 5))
-    axes = above.subplots()
+    grid = figure.add_gridspec(2, 2 * len(images), height_ratios=(4, 3))
+    axes = figure.add_subplot(grid[0, :])
     bilinear = np.array(curves["bilinear"])
     for name, values in curves.items():
         if name != "bilinear":
@@ -138,15 +139,13 @@ def draw(
     axes.axhline(0, color="grey", lw=1)
     axes.set(xlabel="scale", ylabel="PSNR minus that of bilinear, dB")
     axes.legend()
-    panels = below.subplots(1, len(images) * 2)
-    for number, (scale, results) in enumerate(images.items()):
-        for panel, name in zip(
-            panels[2 * number :], ("bilinear", "CARAFE++, all scales, with offsets"), strict=False
-        ):
-            part = results[name][0, TOP : TOP + SIDE, LEFT : LEFT + SIDE]
-            panel.imshow(np.clip(part, 0, 1), interpolation="nearest")
-            panel.set(xticks=[], yticks=[])
-            panel.set_title(f"{name.split(',')[0]}, scale {scale:g}")
+    drawn = itertools.product(images.items(), ("bilinear", "CARAFE++, all scales, with offsets"))
+    for number, ((scale, results), name) in enumerate(drawn):
+        part = results[name][0, TOP : TOP + SIDE, LEFT : LEFT + SIDE]
+        panel = figure.add_subplot(grid[1, number])
+        panel.imshow(np.clip(part, 0, 1), interpolation="nearest")
+        panel.set(xticks=[], yticks=[])
+        panel.set_title(f"{name.split(',')[0]}, scale {scale:g}")
     figure.savefig(path)
 
 

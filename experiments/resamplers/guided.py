@@ -16,16 +16,14 @@ one 3x3 convolution of the map before upsampling, with two offsets for each of t
 pixel; its kernel starts at zero.
 """
 
-import itertools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.resamplers.checks import checked_map
 from experiments.resamplers.convolutions import depth_to_space
+from experiments.resamplers.sampling import bilinear_positions, sample
 
 
 class GuidedUpsample(nn.Module):
@@ -56,59 +54,5 @@ class GuidedUpsample(nn.Module):
             name="offsets",
         )
         offsets = depth_to_space(convolution(x), 2).astype(jnp.float32)  # [B, 2H, 2W, 2]
-        return sample(x, _centres(x.shape[1], x.shape[2]) + offsets)
-
-
-def sample(
-    x: Float[Array, "batch height width channels"],
-    positions: Float[Array, "batch out_height out_width 2"],
-) -> Float[Array, "batch out_height out_width channels"]:
-    """Interpolates a map bilinearly, in float32.
-
-    Args:
-        x: map ``[B, H, W, C]``.
-        positions: row and column of each target, ``[B, H', W', 2]``, in pixels of ``x`` from the
-            centre of its first pixel. A position outside the map gets the nearest border value, and
-            has no gradient.
-
-    Returns:
-        A map ``[B, H', W', C]`` in the dtype of ``x``.
-
-    Raises:
-        ValueError: ``x`` or ``positions`` has a wrong shape.
-    """
-    x, positions = checked_map("x", x), jnp.asarray(positions)
-    batch, height, width, channels = x.shape
-    if positions.ndim != 4 or positions.shape[0] != batch or positions.shape[-1] != 2:
-        raise ValueError(
-            f"positions must be [B, H', W', 2] with B = {batch}, got {positions.shape}"
-        )
-    # Converted to float32 before the gather, so that its gradient is summed in float32 too.
-    pixels = x.astype(jnp.float32).reshape(batch, height * width, channels)
-    rows = _neighbours(positions[..., 0], height)
-    columns = _neighbours(positions[..., 1], width)
-    terms = []
-    for (row, row_weight), (column, column_weight) in itertools.product(rows, columns):
-        index = (row * width + column).reshape(batch, -1, 1)  # [B, H' * W', 1]
-        corner = jnp.take_along_axis(pixels, index, axis=1, mode="clip")
-        weight = (row_weight * column_weight).reshape(batch, -1, 1)
-        terms.append(weight * corner)
-    y = sum(terms[1:], start=terms[0])
-    return y.reshape(*positions.shape[:3], channels).astype(x.dtype)
-
-
-def _centres(height: int, width: int) -> Float[Array, "1 double_height double_width 2"]:
-    """Returns the positions of the targets for bilinear upsampling."""
-    rows, columns = (np.arange(2 * size, dtype=np.float32) / 2 - 0.25 for size in (height, width))
-    return jnp.asarray(np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)[None])
-
-
-def _neighbours(
-    position: Float[Array, "batch out_height out_width"], size: int
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Returns index and weight of the pixels before and after a position along an axis."""
-    floor = jnp.floor(position)
-    # Clipped before the conversion to integers, which cannot represent all floats.
-    before, after = (jnp.clip(floor + step, 0, size - 1).astype(jnp.int32) for step in (0, 1))
-    weight = position - floor
-    return (before, 1 - weight), (after, weight)
+        positions = bilinear_positions(x.shape[1], x.shape[2])
+        return sample(x, positions + offsets[:, :, :, None])

@@ -15,7 +15,16 @@ Upsampler = Literal[
     "carafe",
     "static_kernels",
     "encoded_box",
+    "dysample",
+    "dysample_plus",
+    "fade",
+    "fade_lite",
+    "sapa",
 ]
+# Upsamplers that read a guide: a map of the size of the result.
+GUIDED: tuple[Upsampler, ...] = ("fade", "fade_lite", "sapa")
+# Upsamplers that mix their result with the guide, which has the channels of the map.
+GATED: tuple[Upsampler, ...] = ("fade", "fade_lite")
 
 
 def unknown_method(method: str, methods: object) -> ValueError:

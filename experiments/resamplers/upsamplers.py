@@ -1,4 +1,6 @@
-"""All upsamplers for maps that keep their channels: those of Tables 4 and 6, and two controls.
+"""All upsamplers for maps that keep their channels.
+
+They are those of Tables 4 and 6, two controls, and upsamplers that were published after CARAFE++.
 
 Call them in a compact method of a Linen module; their parameters become a submodule with the given
 name. If the number of channels changes, as in inpainting, use the convolutions in
@@ -22,9 +24,12 @@ from experiments.resamplers.convolutions import (
     Initializer,
     PixelShuffle,
 )
+from experiments.resamplers.dysample import DySample
+from experiments.resamplers.fade import FADE
 from experiments.resamplers.guided import GuidedUpsample
 from experiments.resamplers.interpolation import bilinear, nearest
-from experiments.resamplers.methods import Upsampler, unknown_method
+from experiments.resamplers.methods import GUIDED, Upsampler, unknown_method
+from experiments.resamplers.sapa import SAPA
 from experiments.resamplers.spatial_attention import SpatialAttentionUpsample
 
 _CARAFE = CarafeConfig()
@@ -36,6 +41,7 @@ def upsample(
     *,
     name: str,
     size: tuple[int, int] | None = None,
+    guide: Float[Array, "batch out_height out_width guide_channels"] | None = None,
     carafe: CarafeConfig = _CARAFE,
     deconvolution_size: int = 3,
     kernel_init: Initializer = LECUN_NORMAL,
@@ -59,12 +65,18 @@ def upsample(
     ``carafe``             ``C * Cm + Cm + 100 * (9 * Cm + 1)``  see below
     ``static_kernels``     100                                   ``49 * C``
     ``encoded_box``        as ``carafe``                         as ``carafe``, see below
+    ``dysample``           ``32 * C``                            ``23 * C + 96``
+    ``dysample_plus``      ``64 * C``                            ``39 * C + 112``
+    ``fade``               ``129 * C + 14490``                   ``212.5 * C + 36248``
+    ``fade_lite``          ``51 * C + 276``                      ``115 * C + 771``
+    ``sapa``               ``68 * C + 64``                       ``137.75 * C + 975``
     =====================  ====================================  ==============================
 
     CARAFE++ of the default sizes, with ``Cm`` of 64, has ``C * Cm / 2 + Cm / 4`` operations of
     the compressor, ``25 * (18 * Cm + 1)`` of the encoder, 126 of the softmax and ``49 * C`` of the
     reassembly. At 256 channels this is 49,703; a 3x3 convolution has 1,179,904, nearest none.
-    ``encoded_box`` has ``C`` for a sum instead of the softmax.
+    ``encoded_box`` has ``C`` for a sum instead of the softmax. The costs of ``fade``, ``fade_lite``
+    and ``sapa`` are for a guide of ``C`` channels.
 
     Args:
         x: map ``[B, H, W, C]``.
@@ -74,11 +86,16 @@ def upsample(
             channels, which become 2x2 pixels. ``"guided"``: bilinear, at learned positions.
             ``"spatial_attention"``: nearest, scaled at each pixel. ``"carafe"``: CARAFE++.
             ``"static_kernels"``: learned kernels without content. ``"encoded_box"``: a box filter,
-            to which the predictor of CARAFE++ adds values.
+            to which the predictor of CARAFE++ adds values. ``"dysample"`` and ``"dysample_plus"``:
+            bilinear, at learned positions of groups. ``"fade"`` and ``"fade_lite"``: kernels from
+            the map and a guide, and a gate. ``"sapa"``: kernels that compare a guide with the map.
         name: name of the submodule, if the method has parameters.
         size: height and width of the result, ``2 * H`` or ``2 * H - 1`` and ``2 * W`` or
             ``2 * W - 1``; an odd size is cropped at the end, to match a map that was halved and
             rounded up. The default is ``(2 * H, 2 * W)``.
+        guide: map of the size of the result, such as the lateral of a pyramid. ``"fade"``,
+            ``"fade_lite"`` and ``"sapa"`` need it; the first two need one with the channels of
+            ``x``. The other methods do not read it.
         carafe: sizes of CARAFE++, and of the last two methods.
         deconvolution_size: side ``k`` of the deconvolution's kernel: 3 in FPN, 2 in the mask head.
         kernel_init: initialiser of the convolution in the methods from ``"nearest_conv"`` to
@@ -96,6 +113,9 @@ def upsample(
     x = checked_map("x", x)
     height, width, channels = x.shape[1:]
     rows, columns = _target_size(height, width, size)
+    if method in GUIDED and (guide is None or guide.shape[1:3] != (rows, columns)):
+        got = "None" if guide is None else f"shape {guide.shape}"
+        raise ValueError(f"guide must be [B, {rows}, {columns}, D] for {method!r}, got {got}")
     if dtype is not None:
         x = x.astype(dtype)
     match method:
@@ -123,6 +143,12 @@ def upsample(
             y = StaticKernelUpsample(carafe, name=name)(x)
         case "encoded_box":
             y = EncodedBoxUpsample(carafe, dtype, name=name)(x)
+        case "dysample" | "dysample_plus":
+            y = DySample(method == "dysample_plus", dtype=dtype, name=name)(x)
+        case "fade" | "fade_lite":
+            y = FADE(method == "fade_lite", dtype, name=name)(x, guide)
+        case "sapa":
+            y = SAPA(dtype, name=name)(x, guide)
         case _:
             raise unknown_method(method, Upsampler)
     return y[:, :rows, :columns].astype(x.dtype)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from carafe_kernels.devices import devices_of_process
 from carafe_kernels.geometry import Geometry, Resize
@@ -47,7 +48,7 @@ def choose(
     name: str | None,
     geometry: Geometry,
     x: jax.Array,
-    weights: jax.Array,
+    weights_dtype: np.dtype,
     normalizer: Normalizer | None = None,
     resize: Resize | None = None,
 ) -> Plan:
@@ -58,12 +59,12 @@ def choose(
             :data:`PORTABLE`.
         geometry: geometry of the reassembly.
         x: feature map ``[B, H, W, C]``.
-        weights: weights ``[B, H', W', N]`` or logits of rank 4.
+        weights_dtype: dtype of the weights or logits.
         normalizer: name of the normaliser of the logits, or ``None`` for weights.
         resize: axes of a reassembly of weights to any size; see :class:`Plan`.
 
     Returns:
-        The plan of the call. If ``weights`` are logits and the implementation does not normalise
+        The plan of the call. For logits, if the implementation does not normalise
         them, the normaliser of the plan is ``None``: then the caller normalises them with
         :func:`carafe_kernels.normalizers.normalize`, and the plan is for the resulting weights.
 
@@ -72,7 +73,7 @@ def choose(
         NotImplementedError: the named implementation cannot serve this call.
     """
     size = x.shape[1], x.shape[2]
-    plan = Plan(geometry, size, x.dtype, weights.dtype, normalizer, PORTABLE, resize=resize)
+    plan = Plan(geometry, size, x.dtype, weights_dtype, normalizer, PORTABLE, resize=resize)
     plans = [plan] if normalizer is None else [plan, plan.of_weights]
     return _chosen_automatically(plans, x) if name is None else _chosen_by_name(name, plans, x)
 

@@ -129,11 +129,13 @@ def with_leading_axes(array: jax.Array, mesh: Any, *leading: MeshAxes) -> jax.Ar
 
 def with_common_sharding(
     x: Float[Array, "batch height width channels"],
-    weights: Float[Array, "batch rows columns kernels"],
+    other: Float[Array, "batch rows columns features"],
     groups: int,
-    role: Literal["weights", "logits"],
-) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch rows columns kernels"]]:
-    """Reshards a feature map and its weights or logits to their common sharding, differentiably.
+    role: Role,
+) -> tuple[
+    Float[Array, "batch height width channels"], Float[Array, "batch rows columns features"]
+]:
+    """Reshards a feature map and another operand to their common sharding, differentiably.
 
     A ``custom_vjp`` of the resharded arrays returns gradients with the common sharding. The
     transpose of the resharding returns them to the sharding of the operands: if an operand was the
@@ -142,18 +144,18 @@ def with_common_sharding(
 
     Args:
         x: feature map ``[B, H, W, C]``.
-        weights: weights or logits of rank 4, with the batch of ``x``.
+        other: weights, logits or another map, with the batch of ``x``.
         groups: number of channel groups.
-        role: whether ``weights`` are weights or logits.
+        role: what ``other`` is.
 
     Returns:
-        ``x`` and ``weights``, resharded.
+        ``x`` and ``other``, resharded.
     """
     roles: tuple[Role, Role] = ("map", role)
-    mesh, common = common_explicit_sharding(roles, (x, weights), x.shape[3], groups)
-    varying = varying_axes(x, weights)
-    x, weights = (
+    mesh, common = common_explicit_sharding(roles, (x, other), x.shape[3], groups)
+    varying = varying_axes(x, other)
+    x, other = (
         resharded(varying_over(array, varying), mesh, common.spec(role))
-        for array, role in zip((x, weights), roles, strict=True)
+        for array, role in zip((x, other), roles, strict=True)
     )
-    return x, weights
+    return x, other

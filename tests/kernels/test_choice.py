@@ -59,7 +59,7 @@ def operator(form, implementation=None, case=CASE):
 def plan_of(form, case=CASE, dtype=np.float32, normalizer="softmax"):
     x, weights = operands(form, case, dtype)
     normalizer = normalizer if form == "carafe" else None
-    return choice.choose(None, Geometry(**case.options), x, weights, normalizer)
+    return choice.choose(None, Geometry(**case.options), x, weights.dtype, normalizer)
 
 
 def chosen(*arguments, **options):
@@ -100,7 +100,9 @@ def test_measured_calls_run_the_kernels_on_an_h100(monkeypatch, form, dtype, opt
         second = second if form == "reassemble" else second.astype(dtype)
         normalizer = None if form == "reassemble" else "softmax"
         geometry = Geometry(**case.options)
-        return choice.choose(None, geometry, x.astype(dtype), second, normalizer).implementation
+        return choice.choose(
+            None, geometry, x.astype(dtype), second.dtype, normalizer
+        ).implementation
 
     have_devices(monkeypatch, H100)
     assert chosen_for() == "mosaic_gpu"
@@ -180,8 +182,8 @@ def test_an_entry_of_the_table_distinguishes_the_dtypes_of_map_and_weights(monke
     have_proven(monkeypatch, case_of(CASE.options, "reassemble", dtypes=dtypes))
     x, weights = operands("reassemble")
     geometry = Geometry(**CASE.options)
-    proven_plan = choice.choose(None, geometry, x.astype("bfloat16"), weights)
-    other_plan = choice.choose(None, geometry, x, weights.astype("bfloat16"))
+    proven_plan = choice.choose(None, geometry, x.astype("bfloat16"), weights.dtype)
+    other_plan = choice.choose(None, geometry, x, weights.astype("bfloat16").dtype)
     assert (proven_plan.implementation, other_plan.implementation) == ("mosaic_gpu", "xla")
 
 

@@ -69,15 +69,23 @@ def nearest(x):
 
 
 def sample(x, positions):
-    """Interpolates bilinearly as a sum over all pixels, at positions clipped to the map."""
+    """Interpolates bilinearly as a sum over all pixels, at positions clipped to the map.
+
+    The positions are [B, H', W', 2], or [B, H', W', groups, 2] for groups of channels.
+    """
     x, positions = np.asarray(x, np.float64), np.asarray(positions, np.float64)
+    if positions.ndim == 4:
+        positions = positions[:, :, :, None]
     height, width, channels = x.shape[1:]
+    groups = positions.shape[3]
+    size = channels // groups
     y = np.zeros((*positions.shape[:3], channels))
-    for b, i, j in itertools.product(*map(range, positions.shape[:3])):
-        row, column = np.clip(positions[b, i, j], 0, (height - 1, width - 1))
+    for b, i, j, g in itertools.product(*map(range, positions.shape[:4])):
+        row, column = np.clip(positions[b, i, j, g], 0, (height - 1, width - 1))
+        members = slice(g * size, (g + 1) * size)
         for p, q in itertools.product(range(height), range(width)):
             weight = max(0, 1 - abs(row - p)) * max(0, 1 - abs(column - q))
-            y[b, i, j] += weight * x[b, p, q]
+            y[b, i, j, members] += weight * x[b, p, q, members]
     return y
 
 

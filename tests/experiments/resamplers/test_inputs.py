@@ -13,10 +13,11 @@ import pytest
 from experiments.resamplers.convolutions import Deconvolution, PixelShuffle, depth_to_space
 from experiments.resamplers.downsamplers import pool
 from experiments.resamplers.dpp import detail_preserving_pool
-from experiments.resamplers.guided import GuidedUpsample, sample
+from experiments.resamplers.dysample import DySample
+from experiments.resamplers.guided import GuidedUpsample
 from experiments.resamplers.interpolation import bilinear, nearest, resize
 from experiments.resamplers.lip import SimplifiedLIP, local_importance_pool
-from experiments.resamplers.methods import Downsampler, Upsampler
+from experiments.resamplers.methods import GUIDED, Downsampler, Upsampler
 from experiments.resamplers.pooling import (
     adaptive_avg_pool,
     avg_pool,
@@ -24,6 +25,7 @@ from experiments.resamplers.pooling import (
     window_mean,
     window_sum,
 )
+from experiments.resamplers.sampling import sample
 from experiments.resamplers.spatial_attention import SpatialAttentionUpsample
 from experiments.resamplers.upsamplers import upsample
 from tests.array_likes import ARRAY_LIKES
@@ -51,6 +53,7 @@ FUNCTIONS = {
 MODULES = {
     "guided": GuidedUpsample(),
     "spatial_attention": SpatialAttentionUpsample(),
+    "dysample": DySample(),
     "lip": SimplifiedLIP(),
 }
 
@@ -65,7 +68,8 @@ class Resample(nn.Module):
         direction, method = self.method.split()
         if direction == "down":
             return pool(x, method, name="resample", dtype=self.dtype)
-        return upsample(x, method, name="resample", dtype=self.dtype, size=self.size)
+        guide = nearest(x) if method in GUIDED and jnp.ndim(x) == 4 else None
+        return upsample(x, method, name="resample", dtype=self.dtype, size=self.size, guide=guide)
 
 
 def random_map(*shape):
@@ -112,7 +116,7 @@ def test_functions_take_what_converts_to_an_array(function, of):
 
 @pytest.mark.parametrize("of", ARRAY_LIKES.values(), ids=ARRAY_LIKES)
 def test_functions_of_several_arrays_take_what_converts_to_an_array(of):
-    x, positions, channels = random_map(1, 3, 2, 4), random_map(1, 2, 3, 2), random_map(4)
+    x, positions, channels = random_map(1, 3, 2, 4), random_map(1, 2, 3, 2, 2), random_map(4)
     for function, arrays in [
         (sample, (x, positions)),
         (local_importance_pool, (x, x)),
@@ -177,7 +181,7 @@ def test_methods_name_a_map_of_another_rank(method):
 def test_functions_of_several_arrays_name_a_map_of_another_rank():
     x, channels = jnp.ones((4, 4, 4)), jnp.ones(4)
     for function, arrays in [
-        (sample, (x, jnp.ones((1, 2, 2, 2)))),
+        (sample, (x, jnp.ones((1, 2, 2, 1, 2)))),
         (local_importance_pool, (x, x)),
         (detail_preserving_pool, (x, channels, channels)),
     ]:
@@ -185,10 +189,16 @@ def test_functions_of_several_arrays_name_a_map_of_another_rank():
             function(*arrays)
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 3, 2), (2, 4, 3, 3), (2, 3, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 4, 3, 1, 2), (2, 4, 3, 1, 3), (2, 4, 3, 2)], ids=str)
 def test_positions_of_another_shape_are_named(shape):
     with pytest.raises(ValueError, match=r"positions must be.*B = 2"):
         sample(jnp.ones((2, 4, 4, 3)), jnp.ones(shape))
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+def test_groups_that_do_not_divide_the_channels_are_named(groups):
+    with pytest.raises(ValueError, match=rf"positions.*3 channels.*{groups}"):
+        sample(jnp.ones((2, 4, 4, 3)), jnp.ones((2, 4, 4, groups, 2)))
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3])
