@@ -73,11 +73,13 @@ class Preset[Config]:
         name: name on the command line, such as ``table2-resnet50-carafe``.
         row: description of the row of a table, such as "ResNet-50 w/ CARAFE++".
         config: config that is trained.
-        paper: scores that the paper gives for this preset.
+        paper: scores that the paper gives for this preset, or a later paper in a ``group``.
         paper_note: remark on these scores, or the reason why there are none.
         measured: scores of a run of this preset.
         measured_note: seeds, date and devices of this run.
         runtime: duration of this run.
+        group: name of the group of rows to which tables assign this row, such as ``"after the
+            paper"``; empty for none.
     """
 
     name: str
@@ -88,19 +90,21 @@ class Preset[Config]:
     measured: Scores = dataclasses.field(default_factory=dict)
     measured_note: str = ""
     runtime: str = "not measured"
+    group: str = ""
 
     def describe(self, task: str, metrics: Sequence[Metric]) -> str:
-        """Returns the help text: command, runtime, the paper's scores and the measured ones.
+        """Returns the help text: command, runtime, the published scores and the measured ones.
 
         Args:
             task: name of the task's package in ``experiments``.
             metrics: metrics of the task.
         """
         paper = scores_text(metrics, self.paper, self.paper_note)
+        source = "Published later" if self.group else "Paper"
         measured = scores_text(metrics, self.measured, self.measured_note)
         return (
             f"{self.row}. Command: python -m experiments.{task} train {self.name}. "
-            f"Runtime: {self.runtime}. Paper: {paper}. Measured: {measured or 'not run yet'}."
+            f"Runtime: {self.runtime}. {source}: {paper}. Measured: {measured or 'not run yet'}."
         )
 
 

@@ -24,7 +24,7 @@ class FPN(nn.Module):
     distribution of Glorot and Bengio. ``i`` is the level, 5 for the last map.
 
     If a map was halved from an odd side, the upsampled map is cropped at its end; for ``"nearest"``
-    this equals interpolation to the odd side.
+    this equals interpolation to the odd side. The lateral is the guide of upsamplers that read one.
 
     The kinds differ in P6. In ``"fpn"`` it consists of every second pixel of P5, as in detectron2.
     mmdet's ``FPN_CARAFE``, with which the authors of CARAFE published their detectors, has a fifth
@@ -83,6 +83,7 @@ class FPN(nn.Module):
                 config.upsampler,
                 name=f"upsample_{lowest + index}",
                 size=below.shape[1:3],
+                guide=below,
                 carafe=config.carafe,
                 kernel_init=_XAVIER_UNIFORM,
                 dtype=self.dtype,

@@ -69,6 +69,7 @@ class PyramidNetwork(nn.Module):
                 config.upsampler,
                 name=f"upsample_{level}",
                 size=(below.shape[1], below.shape[2]),
+                guide=below,
                 carafe=config.carafe,
                 dtype=self.dtype,
             )

@@ -21,10 +21,13 @@ Upsampler = Literal[
     "fade_lite",
     "sapa",
 ]
+UPSAMPLERS: tuple[Upsampler, ...] = get_args(Upsampler)
 # Upsamplers that read a guide: a map of the size of the result.
 GUIDED: tuple[Upsampler, ...] = ("fade", "fade_lite", "sapa")
-# Upsamplers that mix their result with the guide, which has the channels of the map.
+# Upsamplers that mix their result with the guide, which must have the channels of the map.
 GATED: tuple[Upsampler, ...] = ("fade", "fade_lite")
+WITHOUT_GUIDE = tuple(method for method in UPSAMPLERS if method not in GUIDED)
+WITHOUT_GATE = tuple(method for method in UPSAMPLERS if method not in GATED)
 
 
 def unknown_method(method: str, methods: object) -> ValueError:

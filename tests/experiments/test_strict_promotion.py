@@ -41,7 +41,7 @@ from tests.experiments.inpainting.tiny import TINY as INPAINTING
 from tests.experiments.segmentation.tiny import TINY as SEGMENTER
 from tests.slow import slow
 
-PROMOTING_LAYERS = (nn.BatchNorm, nn.InstanceNorm, nn.SpectralNorm)
+PROMOTING_LAYERS = (nn.BatchNorm, nn.InstanceNorm, nn.LayerNorm, nn.SpectralNorm)
 DTYPES = [slow("float32"), "bfloat16"]  # those of configs
 
 

@@ -1,14 +1,13 @@
 """Sizes and choices of a two-stage detector."""
 
 import dataclasses
-from typing import get_args
 
 from experiments.detection.model.anchors import AnchorConfig
 from experiments.engine.config import check, check_at_least
 from experiments.models.fpn_config import FPNConfig
 from experiments.models.resnet_config import ResNetConfig
 from experiments.resamplers.carafe_config import CarafeConfig
-from experiments.resamplers.methods import Upsampler
+from experiments.resamplers.methods import WITHOUT_GUIDE, Upsampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +104,8 @@ class MaskHeadConfig:
         size: side of RoIAlign's output, in bins; the side of masks is twice as long.
         layers: number of 3x3 convolutions before the upsampler.
         features: number of features of the convolutions.
-        upsampler: upsampler between the 3x3 convolutions and the masks (section 4.1, Table 6).
+        upsampler: upsampler between the 3x3 convolutions and the masks (section 4.1, Table 6). It
+            reads no guide: the head has no map of higher resolution.
         carafe: options of the upsampler, if it is CARAFE++.
         class_agnostic: whether the head predicts one mask for each box, instead of one mask for
             each class.
@@ -121,7 +121,7 @@ class MaskHeadConfig:
     def __post_init__(self) -> None:
         """Raises ``ConfigError`` for a field out of range."""
         check_at_least(self, size=1, layers=0, features=1)
-        upsamplers = get_args(Upsampler)
+        upsamplers = WITHOUT_GUIDE
         check(self.upsampler in upsamplers, "upsampler", f"one of {upsamplers}", self.upsampler)
 
 

@@ -76,7 +76,8 @@ def dry_run[Config: RunConfig](
         paper = scores_text(metrics, preset.paper, preset.paper_note)
         lines.append((preset.row, *entries, paper))
     title = experiment.title
+    groups = tuple(preset.group for preset in experiment.presets)
     if time_steps:
         title += f": {batch_size} images a step on {jax.devices()[0].device_kind}"
     if is_primary():
-        print_tables([Table(title, (*headings, "paper"), tuple(lines))])
+        print_tables([Table(title, (*headings, "paper"), tuple(lines), groups=groups)])

@@ -130,7 +130,9 @@ def _table(title: str, rows: Sequence[Row[Any]], metrics: Sequence[Metric]) -> T
     seeds = list(rows[0].runs)
     plural = "seeds" if len(seeds) > 1 else "seed"
     headings = ("", "parameters", "GFLOP", *(metric.heading for metric in shown), "paper")
-    return Table(f"{title}, {plural} {', '.join(map(str, seeds))}", headings, tuple(lines))
+    groups = tuple(row.preset.group for row in rows)
+    title = f"{title}, {plural} {', '.join(map(str, seeds))}"
+    return Table(title, headings, tuple(lines), groups=groups)
 
 
 def _by_seed(runs: Mapping[str, Metrics]) -> dict[int, Metrics]:

@@ -1,9 +1,10 @@
 """Tables of results, for the terminal and as Markdown."""
 
 import dataclasses
+import itertools
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -62,12 +63,20 @@ class Table:
         headings: headings of the columns.
         rows: entries of each row, one for each heading.
         labels: number of leading columns that name the row; the others hold numbers.
+        groups: name of the group of each row, empty for none. A line with the name stands above the
+            first row of a group. Without groups, no row has one.
     """
 
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     labels: int = 1
+    groups: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` unless there is a group for each row, or none at all."""
+        if self.groups and len(self.groups) != len(self.rows):
+            raise ValueError(f"groups must be {len(self.rows)} names, got {self.groups}")
 
     def rich(self) -> RichTable:
         """Returns the table for the terminal."""
@@ -75,7 +84,10 @@ class Table:
         table = RichTable(title=_text(self.title), title_justify="left")
         for number, heading in enumerate(self.headings):
             table.add_column(_text(heading), justify="left" if number < self.labels else "right")
-        for row in self.rows:
+        for group, row in self._lines():
+            if group:
+                table.add_section()
+                table.add_row(_text(group))
             table.add_row(*map(_text, row))
         return table
 
@@ -83,10 +95,21 @@ class Table:
         """Returns the table as Markdown, with a line for the title above it."""
         numbers = len(self.headings) - self.labels
         aligned = (*["---"] * self.labels, *["---:"] * numbers)
-        lines = (map(_escaped, self.headings), aligned, *(map(_escaped, row) for row in self.rows))
+        lines: list[Iterable[str]] = [map(_escaped, self.headings), aligned]
+        for group, row in self._lines():
+            if group:
+                lines.append((f"*{_escaped(group)}*", *[""] * (len(self.headings) - 1)))
+            lines.append(map(_escaped, row))
         return "\n".join(
             [f"{printable(self.title)}:", "", *(f"| {' | '.join(line)} |" for line in lines), ""]
         )
+
+    def _lines(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Each row, with the name of its group if the row is the first of it."""
+        before = ""
+        for group, row in itertools.zip_longest(self.groups, self.rows, fillvalue=""):
+            yield (group if group != before else ""), tuple(row)
+            before = group
 
 
 def print_tables(tables: Sequence[Table], notes: Sequence[str] = ()) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from experiments.inpainting.model.partial_convolution import Masked, MaskedCARAFE, PartialConv
 from experiments.resamplers.convolutions import Deconvolution, PixelShuffle
 from experiments.resamplers.downsamplers import downsampling_convolution
-from experiments.resamplers.methods import Downsampler, Upsampler
+from experiments.resamplers.methods import GUIDED, Downsampler, Upsampler
 from experiments.resamplers.upsamplers import upsample
 
 FeatureMap = jax.Array | Masked
@@ -55,17 +55,25 @@ class ConvBlock(nn.Module):
     activation: Activation | None = nn.relu
 
     @nn.compact
-    def __call__(self, *maps: FeatureMap, use_running_average: bool) -> FeatureMap:
+    def __call__(
+        self, *maps: FeatureMap, use_running_average: bool, guide: FeatureMap | None = None
+    ) -> FeatureMap:
         """Applies the block to the concatenation of one or more maps of one size.
 
         See :func:`fit` for maps whose sizes differ.
+
+        Args:
+            maps: maps of one size.
+            use_running_average: whether BatchNorm uses its running averages.
+            guide: map of the size of the result, for upsamplers that read one.
         """
         masked = [x for x in maps if isinstance(x, Masked)]
         if masked:
             found = self._partial(*masked)
             return Masked(self._finish(found.features, use_running_average), found.mask)
         plain = [x for x in maps if not isinstance(x, Masked)]
-        return self._finish(self._plain(*plain), use_running_average)
+        plain_guide = None if isinstance(guide, Masked) else guide
+        return self._finish(self._plain(*plain, guide=plain_guide), use_running_average)
 
     def _partial(self, *maps: Masked) -> Masked:
         convolution = functools.partial(
@@ -86,7 +94,7 @@ class ConvBlock(nn.Module):
             return convolution()(resampler(x))
         return convolution(strides=1 if self.downsampler is None else 2)(*maps)
 
-    def _plain(self, *maps: jax.Array) -> jax.Array:
+    def _plain(self, *maps: jax.Array, guide: jax.Array | None) -> jax.Array:
         x = jnp.concatenate(maps, axis=-1)
         # These two upsample in the convolution itself. All other resamplers precede a convolution
         # of stride 1 (section 4.3).
@@ -110,7 +118,7 @@ class ConvBlock(nn.Module):
                 x, self.downsampler, convolution, name="resample", dtype=self.options.dtype
             )
         if self.upsampler is not None:
-            x = upsample(x, self.upsampler, name="resample", dtype=self.options.dtype)
+            x = _enlarge_plain(x, self.upsampler, self.options.dtype, name="resample", guide=guide)
         return convolution()(x)
 
     def _finish(self, x: jax.Array, use_running_average: bool) -> jax.Array:
@@ -127,18 +135,38 @@ class ConvBlock(nn.Module):
 
 
 def enlarge(
-    x: FeatureMap, method: Upsampler, dtype: jax.typing.DTypeLike, *, name: str
+    x: FeatureMap,
+    method: Upsampler,
+    dtype: jax.typing.DTypeLike,
+    *,
+    name: str,
+    guide: FeatureMap | None = None,
 ) -> FeatureMap:
     """Doubles a map with an upsampler, and its mask, if it has one.
 
     ``"nearest"`` upsamples the mask in the same way as the map. ``"carafe"`` upsamples the mask
-    with the map's kernels.
+    with the map's kernels. An upsampler that reads a guide upsamples to the size of the guide.
     """
     if not isinstance(x, Masked):
-        return upsample(x, method, name=name, dtype=dtype)
+        assert not isinstance(guide, Masked)
+        return _enlarge_plain(x, method, dtype, name=name, guide=guide)
     if method == "carafe":
         return MaskedCARAFE(up=2, dtype=dtype, name=name)(x)
     return Masked(*(upsample(array, "nearest", name=name) for array in x))
+
+
+def _enlarge_plain(
+    x: jax.Array,
+    method: Upsampler,
+    dtype: jax.typing.DTypeLike,
+    *,
+    name: str,
+    guide: jax.Array | None,
+) -> jax.Array:
+    if method not in GUIDED or guide is None:
+        return upsample(x, method, name=name, dtype=dtype)
+    size = (guide.shape[1], guide.shape[2])
+    return upsample(x, method, name=name, dtype=dtype, size=size, guide=guide)
 
 
 def fit(x: FeatureMap, like: FeatureMap) -> FeatureMap:

@@ -4,7 +4,16 @@ import dataclasses
 from typing import Literal
 
 from experiments.engine.config import check, check_at_least
-from experiments.resamplers.methods import Downsampler, Upsampler
+from experiments.resamplers.methods import WITHOUT_GATE, WITHOUT_GUIDE, Downsampler, Upsampler
+
+_OF_UNET: tuple[Upsampler, ...] = (
+    "nearest",
+    "bilinear",
+    "carafe",
+    "dysample",
+    "dysample_plus",
+    "sapa",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +29,9 @@ class GeneratorConfig:
         downsampler: downsampler between the levels of the encoder. Partial convolutions support
             ``"strided"`` and ``"carafe"``.
         upsampler: upsampler between the levels of the decoder. Partial convolutions support
-            ``"nearest"`` and ``"carafe"``; the U-Net also supports ``"bilinear"``.
+            ``"nearest"`` and ``"carafe"``; the U-Net also supports ``"bilinear"``, ``"dysample"``,
+            ``"dysample_plus"`` and ``"sapa"``. ``"sapa"`` reads the skip connection, whose channels
+            do not fit the gate of ``"fade"`` and ``"fade_lite"``.
         width: number of channels of the first level.
         levels: number of times that the map is halved. Global&Local has 2; the U-Net has 8 for
             512x512 pixels and 7 for 256x256.
@@ -54,9 +65,13 @@ class GeneratorConfig:
             check(fits, "downsampler", "'strided' or 'carafe' with partial convolutions", down)
             fits = up in ("nearest", "carafe")
             check(fits, "upsampler", "'nearest' or 'carafe' with partial convolutions", up)
+        fits = self.upsampler in WITHOUT_GATE
+        check(fits, "upsampler", "one without a gate: skips have other channels", self.upsampler)
+        fits = self.skips or self.upsampler in WITHOUT_GUIDE
+        check(fits, "upsampler", "one without a guide if there are no skips", self.upsampler)
         if self.architecture == "unet":
-            fits = self.upsampler in ("nearest", "bilinear", "carafe")
-            check(fits, "upsampler", "'nearest', 'bilinear' or 'carafe' in a U-Net", self.upsampler)
+            fits = self.upsampler in _OF_UNET
+            check(fits, "upsampler", f"one of {_OF_UNET} in a U-Net", self.upsampler)
             check(self.skips, "skips", "true in a U-Net", self.skips)
         if self.freeze_encoder_norm:
             check(self.norm != "none", "norm", "a BatchNorm, to be frozen", self.norm)

@@ -114,7 +114,7 @@ class GlobalLocal(_Generator):
         for level in range(lowest, 0, -1):
             skip = skips[level - 1]
             up = block(widths[level - 1], upsampler=config.upsampler, name=f"up_{level}")
-            x = fit(up(x, **decode), skip)
+            x = fit(up(x, guide=skip, **decode), skip)
             features = widths[level - 1] if level > 1 else config.width // 2
             maps = (x, skip) if config.skips else (x,)
             x = block(features, name=f"decode_{level}")(*maps, **decode)
@@ -161,7 +161,8 @@ class UNet(_Generator):
         leaky = functools.partial(nn.leaky_relu, negative_slope=0.2)
         for level in range(config.levels, 0, -1):
             skip = skips[level - 1]
-            x = fit(enlarge(x, config.upsampler, self.dtype, name=f"up_{level}"), skip)
+            up = enlarge(x, config.upsampler, self.dtype, name=f"up_{level}", guide=skip)
+            x = fit(up, skip)
             last = level == 1
             decoder = ConvBlock(
                 3 if last else widths[level - 2],

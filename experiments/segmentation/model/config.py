@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from experiments.engine.config import check, check_at_least
 from experiments.models.resnet_config import ResNetConfig
 from experiments.resamplers.carafe_config import CarafeConfig
-from experiments.resamplers.methods import Upsampler
+from experiments.resamplers.methods import UPSAMPLERS, WITHOUT_GATE, Upsampler
 
 Architecture = Literal["upernet", "pspnet", "psanet"]
 PoolingOrder = Literal["resize_first", "convolution_first"]
@@ -25,9 +25,12 @@ class SegmenterConfig:
         backbone: config of the backbone. UperNet uses its four maps, with strides of 4 to 32;
             PSPNet and PSANet use the last map, usually with an output stride of 8.
         channels: number of channels of the convolutions in the head.
-        ppm: upsampler of the pyramid pooling module of UperNet and PSPNet.
-        fpn: upsampler in the top-down pathway of UperNet.
-        fuse: upsampler in the multi-level feature fusion of UperNet.
+        ppm: upsampler of the pyramid pooling module of UperNet and PSPNet. An upsampler with a
+            guide reads the map of the backbone, whose channels do not fit a gate.
+        fpn: upsampler in the top-down pathway of UperNet. An upsampler with a guide reads the
+            lateral.
+        fuse: upsampler in the multi-level feature fusion of UperNet. An upsampler with a guide
+            reads the next finer level, whose channels do not fit a gate.
         carafe: sizes of CARAFE++ as an upsampler in the head.
         pooling_order: order of two steps in the pyramid pooling module. ``"resize_first"``: the
             pooled maps are resized before their 1x1 convolution, as in the official implementation
@@ -59,15 +62,14 @@ class SegmenterConfig:
         """Raises ``ConfigError`` for fields out of range, or upsamplers that the head lacks."""
         choices = {
             "architecture": Architecture,
-            "ppm": Upsampler,
-            "fpn": Upsampler,
-            "fuse": Upsampler,
             "pooling_order": PoolingOrder,
             "norm": Norm,
         }
-        for name, choice in choices.items():
+        allowed = {name: get_args(choice) for name, choice in choices.items()}
+        allowed |= {"ppm": WITHOUT_GATE, "fpn": UPSAMPLERS, "fuse": WITHOUT_GATE}
+        for name, values in allowed.items():
             value = getattr(self, name)
-            check(value in get_args(choice), name, f"one of {get_args(choice)}", value)
+            check(value in values, name, f"one of {values}", value)
         check_at_least(self, channels=1, mask_side=1)
         if self.auxiliary_channels is not None:
             check_at_least(self, auxiliary_channels=1)

@@ -75,6 +75,7 @@ class PyramidPooling(nn.Module):
                     config.ppm,
                     name=f"upsample_{bins}",
                     size=(height, width),
+                    guide=x,
                     carafe=config.carafe,
                     kernel_init=HE_NORMAL,
                     dtype=self.dtype,

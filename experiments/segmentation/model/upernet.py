@@ -73,7 +73,7 @@ class UperNetHead(nn.Module):
         for i in range(_COARSEST - 1, _FINEST - 1, -1):
             lateral = layer(name=f"lateral_{i}")(maps[i - _FINEST], train)
             name = f"fpn_upsample_{i + 1}"
-            total = lateral + self._upsample(total, config.fpn, name, _size(lateral))
+            total = lateral + self._upsample(total, config.fpn, name, lateral)
             levels[i] = layer(3, name=f"output_{i}")(total, train)
         fused = layer(3, name="fusion")(self._joined(levels), train)
         return Classifier(self.num_classes, config.dropout, name="classifier")(fused, train)
@@ -86,20 +86,20 @@ class UperNetHead(nn.Module):
             return jnp.concatenate([resize(levels[i], size) for i in sorted(levels)], axis=-1)
         joined = levels[_COARSEST]
         for i in range(_COARSEST - 1, _FINEST - 1, -1):
-            above = self._upsample(joined, method, f"fuse_upsample_{i + 1}", _size(levels[i]))
+            above = self._upsample(joined, method, f"fuse_upsample_{i + 1}", levels[i])
             joined = jnp.concatenate([levels[i], above], axis=-1)
         return joined
 
-    def _upsample(
-        self, x: jax.Array, method: Upsampler, name: str, size: tuple[int, int]
-    ) -> jax.Array:
+    def _upsample(self, x: jax.Array, method: Upsampler, name: str, guide: jax.Array) -> jax.Array:
+        """Upsamples a map to the size of its guide."""
         if method == "bilinear":
-            return resize(x, size)
+            return resize(x, _size(guide))
         return upsample(
             x,
             method,
             name=name,
-            size=size,
+            size=_size(guide),
+            guide=guide,
             carafe=self.config.carafe,
             kernel_init=HE_NORMAL,
             dtype=self.dtype,

@@ -189,6 +189,8 @@ MODEL, DATA = EVERYTHING.model, EVERYTHING.data
         (MODEL, {"fpn": "cubic"}, "fpn.*bilinear.*'cubic'"),
         (MODEL, {"architecture": "pspnet", "fuse": "carafe"}, "fuse.*bilinear.*'carafe'"),
         (MODEL, {"architecture": "psanet", "ppm": "carafe"}, "ppm.*bilinear.*'carafe'"),
+        (MODEL, {"ppm": "fade"}, "ppm.*'sapa'.*'fade'"),
+        (MODEL, {"fuse": "fade_lite"}, "fuse.*'sapa'.*'fade_lite'"),
         (
             MODEL,
             {"backbone": dataclasses.replace(MODEL.backbone, output_stride=8)},

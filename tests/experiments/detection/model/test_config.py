@@ -38,6 +38,7 @@ PROPOSALS = ProposalConfig(10, 5)
         (MaskHeadConfig(), {"layers": -1}, r"layers.* -1$"),
         (MaskHeadConfig(), {"features": 0}, r"features.* 0$"),
         (MaskHeadConfig(), {"upsampler": "cubic"}, r"upsampler.*'carafe'.*'cubic'"),
+        (MaskHeadConfig(), {"upsampler": "fade"}, r"upsampler.*'dysample'.*'fade'"),
         (DetectorConfig(), {"frozen_stages": -1}, r"frozen_stages.* -1$"),
         (DetectorConfig(), {"frozen_stages": 5}, r"frozen_stages.* 5$"),
         (

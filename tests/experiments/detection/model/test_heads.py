@@ -1,5 +1,3 @@
-from typing import get_args
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ from experiments.detection.model.config import BoxHeadConfig, MaskHeadConfig
 from experiments.detection.model.heads import BoxHead, MaskHead
 from experiments.engine.tables.cost import cost
 from experiments.resamplers.carafe_config import CarafeConfig
-from experiments.resamplers.methods import Upsampler
+from experiments.resamplers.methods import WITHOUT_GUIDE
 from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import random_variables
@@ -77,7 +75,7 @@ def test_the_mask_head_equals_loops(upsampler):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("upsampler", get_args(Upsampler))
+@pytest.mark.parametrize("upsampler", WITHOUT_GUIDE)
 @pytest.mark.parametrize("class_agnostic", [False, True])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_masks_with_every_upsampler(upsampler, class_agnostic, dtype):

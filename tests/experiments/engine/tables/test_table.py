@@ -38,3 +38,26 @@ def test_names_are_not_read_as_markup_or_columns(capsys):
 def test_a_name_that_is_not_utf8_can_be_saved(tmp_path):
     save_tables(tmp_path / "table.md", [Table("runs", ("run", "score"), (("c\udcff", "2"),))])
     assert r"| c\udcff | 2 |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_line_with_its_name_stands_above_each_group(capsys):
+    rows = (("a", "1"), ("b", "2"), ("c", "3"), ("d", "4"))
+    table = Table("runs", ("run", "score"), rows, groups=("", "later", "later", "last"))
+    assert table.markdown().splitlines()[4:] == [
+        "| a | 1 |",
+        "| *later* |  |",
+        "| b | 2 |",
+        "| c | 3 |",
+        "| *last* |  |",
+        "| d | 4 |",
+    ]
+    print_tables([table])
+    printed = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    above = printed.index(next(line for line in printed if line.startswith("later")))
+    assert printed[above - 1].startswith("├")
+    assert printed[above + 1].startswith("b")
+
+
+def test_groups_of_another_number_than_the_rows_are_refused():
+    with pytest.raises(ValueError, match=r"groups.*1.*'a', 'b'"):
+        Table("runs", ("run",), (("c",),), groups=("a", "b"))

@@ -23,6 +23,12 @@ NETWORKS = {
     "unet": GeneratorConfig("unet", "partial", "strided", "nearest", width=2, levels=3),
     "unet-carafe": GeneratorConfig("unet", "partial", "carafe", "carafe", width=2, levels=3),
     "unet-plain": GeneratorConfig("unet", "plain", "max_pool", "bilinear", width=2, levels=3),
+    "global-local-sapa": GeneratorConfig(upsampler="sapa", width=4),
+    "global-local-dysample": GeneratorConfig(upsampler="dysample", width=4),
+    "unet-sapa": GeneratorConfig("unet", "plain", "strided", "sapa", width=4, levels=3),
+    "unet-dysample": GeneratorConfig(
+        "unet", "plain", "strided", "dysample_plus", width=4, levels=3
+    ),
 }
 
 
@@ -39,7 +45,7 @@ def build(config, dtype="float32"):
     return model, scaled_variables(model, *example())
 
 
-FAST = ("global-local-carafe", "partial-carafe", "unet", "unet-plain")
+FAST = ("global-local-carafe", "partial-carafe", "unet", "unet-plain", "unet-sapa")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +164,8 @@ def test_bfloat16_computes_in_half_and_returns_float32():
         ),
         ({"architecture": "unet"}, "upsampler.*'deconvolution'"),
         ({"architecture": "unet", "upsampler": "carafe", "skips": False}, "skips.* False"),
+        ({"upsampler": "fade"}, "upsampler.*gate.*'fade'"),
+        ({"upsampler": "sapa", "skips": False}, "upsampler.*guide.*'sapa'"),
         ({"norm": "none", "freeze_encoder_norm": True}, "norm.*'none'"),
         ({"width": 1}, "width.* 1"),
         ({"levels": 0}, "levels.* 0"),
