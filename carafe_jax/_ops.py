@@ -11,7 +11,7 @@ import dataclasses
 
 import jax
 from carafe_kernels.accumulation import accumulator_dtype
-from carafe_kernels.choice import choose
+from carafe_kernels.choice import PORTABLE, choose
 from carafe_kernels.geometry import Geometry, Resize
 from carafe_kernels.names import Implementation, Normalizer
 from carafe_kernels.normalizers import normalize
@@ -211,8 +211,10 @@ def carafe(
     def run_resized(x: jax.Array, logits: jax.Array) -> jax.Array:
         assert resize is not None
         if offset_logits is None and resize.starts(geometry):
-            height, width = resize.size
-            return run(x, logits)[:, :height, :width]
+            plan = choose(implementation, geometry, x, logits.dtype, normalizer)
+            if plan.implementation != PORTABLE:  # the GPU kernels compute whole cells
+                height, width = resize.size
+                return run(x, logits)[:, :height, :width]
         _, logits = with_common_sharding(x, logits, groups, "logits")
         weights = resized_kernels(logits, geometry, resize, normalizer, offset_logits)
         in_cells, remaining = _in_cells(geometry, resize)

@@ -129,8 +129,8 @@ def draw(
     path: Path,
 ) -> None:
     """Draws the PSNR over the scale, and parts of the results."""
-    figure = Figure(figsize=(15, 9.6), dpi=100, layout="constrained")
-    grid = figure.add_gridspec(2, 2 * len(images), height_ratios=(4, 3))
+    figure = Figure(figsize=(15, 7.8), dpi=100, layout="constrained")
+    grid = figure.add_gridspec(2, 2 * len(images), height_ratios=(2, 1))
     axes = figure.add_subplot(grid[0, :])
     bilinear = np.array(curves["bilinear"])
     for name, values in curves.items():

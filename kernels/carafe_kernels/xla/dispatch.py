@@ -22,7 +22,6 @@ from carafe_kernels.xla.contractions import (
 )
 from carafe_kernels.xla.loops import input_gradient_in_blocks, weight_gradient_in_blocks
 from carafe_kernels.xla.resizing import (
-    bytes_of_resized_input_gradient,
     resized_forward,
     resized_input_gradient,
     resized_input_gradient_in_blocks,
@@ -114,7 +113,8 @@ def _form_for_images(
         "result_dtype": plan.dtype(result),
     }
     if plan.resize is not None and plan.lists_centres:
-        if result == "y" or not _loop_is_faster(plan, settings, result, first, second):
+        # The loop also needs less memory, which grows with the outputs of each source.
+        if result == "y" or not settings.loops:
             return None
         x_form, w_form = resized_input_gradient_in_blocks, resized_weight_gradient_in_blocks
         return functools.partial(
@@ -155,12 +155,7 @@ def _loop_is_faster(
     if result == "weights":
         return _weight_gradient_is_a_loop(plan, settings, first)
     y, itemsize = second, plan.accumulator.itemsize
-    if plan.resize is not None and plan.lists_centres:
-        read = y.shape[0] * bytes_of_resized_input_gradient(
-            plan.geometry, plan.resize, y.shape[3], plan.accumulator
-        )
-    else:
-        read = passes_of_input_gradient(plan.geometry) * y.size * itemsize
+    read = passes_of_input_gradient(plan.geometry) * y.size * itemsize
     converted = y.dtype.itemsize < itemsize
     return settings.loops and read > settings.max_read_bytes / (2 if converted else 1)
 

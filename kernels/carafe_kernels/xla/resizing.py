@@ -17,7 +17,7 @@ from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Geometry, Resize
 from carafe_kernels.xla.barriers import computed_once
 from carafe_kernels.xla.cells import Block, Rows, Span
-from carafe_kernels.xla.contractions import number_of_passes, sum_in_passes, sums_of_products
+from carafe_kernels.xla.contractions import sum_in_passes, sums_of_products
 from carafe_kernels.xla.loops import in_blocks, rows_of_block
 
 
@@ -126,7 +126,9 @@ def resized_weight_gradient(
     Returns:
         The gradient ``[B, H', W', groups * k * k]`` in ``dtype``.
     """
-    sources = _with_border(x, geometry, dtype)
+    # Without the barrier XLA merges the reads with those of the forward pass, and then keeps what
+    # every tap reads in memory.
+    sources, y = lax.optimization_barrier((_with_border(x, geometry, dtype), y))
     return _weight_gradient(sources, y, geometry, resize, dtype, Span(resize.rows.outputs))
 
 
@@ -159,7 +161,8 @@ def resized_input_gradient_in_blocks(
         return part.astype(result_dtype)
 
     height = resize.rows.sources
-    row_bytes = _sorted_elements(resize, y.shape[3]) // height * dtype.itemsize
+    slots = (axis.outputs_by_source().shape[1] for axis in (resize.rows, resize.columns))
+    row_bytes = math.prod(slots) * resize.columns.sources * y.shape[3] * dtype.itemsize
     least = geometry.kernel_size
     rows = rows_of_block(y.shape[0], height, row_bytes, block_bytes, at_least=least)
     return in_blocks(block, (weights, y), height, rows)[:, :height]
@@ -198,21 +201,6 @@ def resized_weight_gradient_in_blocks(
     row_bytes = math.prod(y.shape[2:]) * dtype.itemsize
     rows = rows_of_block(y.shape[0], height, row_bytes, block_bytes, at_least=2)
     return in_blocks(block, (sources, y), height, rows)[:, :height]
-
-
-def bytes_of_resized_input_gradient(
-    geometry: Geometry, resize: Resize, channels: int, dtype: np.dtype
-) -> int:
-    """Number of bytes of the cotangent that :func:`resized_input_gradient` reads for an image."""
-    k = geometry.kernel_size
-    u_slots, v_slots = (axis.outputs_by_source().shape[1] for axis in (resize.rows, resize.columns))
-    passes = number_of_passes(rows=k * u_slots, columns=k * v_slots)
-    return passes * _sorted_elements(resize, channels) * dtype.itemsize
-
-
-def _sorted_elements(resize: Resize, channels: int) -> int:
-    slots = (axis.outputs_by_source().size for axis in (resize.rows, resize.columns))
-    return math.prod(slots) * channels
 
 
 def _weight_gradient(
