@@ -16,6 +16,7 @@ import carafe_jax
 from tests.carafe_jax.twins import CHANNELS, SMALL, X, random_map, twins
 from tests.kernels import oracle
 from tests.kernels.errors import naming
+from tests.kernels.mosaic_gpu_lowering import lowered
 from tests.kernels.sharding import each_axis_type, over_the_batch, run_and_collectives
 from tests.slow import slow
 
@@ -391,3 +392,12 @@ def test_a_cropped_call_keeps_the_kernels_of_the_whole_map(api):
     np.testing.assert_array_equal(kernels, step.kernels[:, :9])
     whole, _ = collect(X)
     np.testing.assert_array_equal(y, whole[:, :9])
+
+
+def test_the_gpu_kernels_compute_the_crop_of_a_doubled_map_from_logits():
+    x = jax.ShapeDtypeStruct((1, 5, 6, 64), jnp.float32)
+    logits = jax.ShapeDtypeStruct((1, 5, 6, 100), jnp.float32)
+    carafe = functools.partial(carafe_jax.carafe, up=2, implementation="mosaic_gpu")
+    assert "carafe_forward" in lowered(functools.partial(carafe, size=(9, 12)), x, logits)
+    with pytest.raises(NotImplementedError, match=naming("mosaic_gpu", "8/5", "xla")):
+        lowered(functools.partial(carafe, size=(8, 12)), x, logits)
