@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Implementation",
     "Normalizer",
+    "Scale",
     "carafe",
     "reassemble",
     "reassembly_kernels",
@@ -16,7 +17,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from carafe_kernels.names import Implementation, Normalizer
+    from carafe_kernels.names import Implementation, Normalizer, Scale
 
     from carafe_jax import convert as convert
     from carafe_jax import convolution as convolution
@@ -33,6 +34,7 @@ else:
     _MODULE_OF_NAME = {
         "Implementation": "carafe_kernels.names",
         "Normalizer": "carafe_kernels.names",
+        "Scale": "carafe_kernels.names",
         "carafe": "carafe_jax._ops",
         "reassemble": "carafe_jax._ops",
         "reassembly_kernels": "carafe_jax._ops",

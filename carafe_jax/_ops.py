@@ -13,7 +13,7 @@ import jax
 from carafe_kernels.accumulation import accumulator_dtype
 from carafe_kernels.choice import PORTABLE, choose
 from carafe_kernels.geometry import Geometry, Resize
-from carafe_kernels.names import Implementation, Normalizer
+from carafe_kernels.names import Implementation, Normalizer, Scale
 from carafe_kernels.normalizers import normalize
 from carafe_kernels.plan import Plan
 from carafe_kernels.resized_kernels import resized_kernels
@@ -30,7 +30,7 @@ from carafe_jax._checks import (
 )
 from carafe_jax._differentiation import contract
 from carafe_jax._logit_differentiation import reassemble_logits
-from carafe_jax._resizing import Scales, checked_resize
+from carafe_jax._resizing import checked_resize
 
 
 def reassemble(
@@ -42,7 +42,7 @@ def reassemble(
     down: int = 1,
     groups: int = 1,
     size: tuple[int, int] | None = None,
-    scale: Scales | None = None,
+    scale: Scale | None = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*batch out_height out_width channels"]:
     r"""Reassembles a feature map with one given kernel per output pixel (Eqn. 3).
@@ -96,7 +96,7 @@ def reassemble(
             is then ``size[0] / H``, and of the columns ``size[1] / W``. To halve an odd map, give
             the scale: 5 of 9 rows are not half of them.
         scale: scale of both axes, or of rows and of columns, in place of ``up`` and ``down``:
-            positive integers or :class:`fractions.Fraction`. The result has ``ceil(H * scale)``
+            positive integers or ``fractions.Fraction``. The result has ``ceil(H * scale)``
             rows. ``H`` and ``W`` must be known when the call is traced, also with ``size``.
         implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``. ``None`` takes the GPU kernels if
             every GPU of this process has been shown to compute this call correctly and faster with
@@ -135,7 +135,7 @@ def carafe(
     groups: int = 1,
     normalizer: Normalizer = "softmax",
     size: tuple[int, int] | None = None,
-    scale: Scales | None = None,
+    scale: Scale | None = None,
     offset_logits: Float[Array, "out_height out_width groups*kernel_size**2"] | None = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*batch out_height out_width channels"]:
@@ -175,7 +175,7 @@ def carafe(
             ``floor(i' * up * H / H')`` of the ``up * H`` predicted rows of kernels, and in the same
             way the column. To halve an odd map, give the scale: 5 of 9 rows are not half of them.
         scale: scale of both axes, or of rows and of columns: positive integers or
-            :class:`fractions.Fraction`. The result has ``ceil(H * scale)`` rows, and output ``i'``
+            ``fractions.Fraction``. The result has ``ceil(H * scale)`` rows, and output ``i'``
             takes the kernel with row ``floor(i' * up / scale)``. ``H`` and ``W`` must be known when
             the call is traced, also with ``size``.
         offset_logits: values that are added to the logits of each output before the normaliser,
@@ -250,7 +250,7 @@ def reassembly_kernels(
     groups: int = 1,
     normalizer: Normalizer = "softmax",
     size: tuple[int, int] | None = None,
-    scale: Scales | None = None,
+    scale: Scale | None = None,
     offset_logits: Float[Array, "out_height out_width groups*kernel_size**2"] | None = None,
 ) -> Float[Array, "*batch out_height out_width groups*kernel_size**2"]:
     """Returns the kernels that :func:`carafe` applies to ``x``, one per output pixel.
@@ -273,7 +273,7 @@ def reassembly_kernels(
             ``floor(i' * up * H / H')`` of the ``up * H`` predicted rows of kernels, and in the same
             way the column. To halve an odd map, give the scale: 5 of 9 rows are not half of them.
         scale: scale of both axes, or of rows and of columns: positive integers or
-            :class:`fractions.Fraction`. The result has ``ceil(H * scale)`` rows, and output ``i'``
+            ``fractions.Fraction``. The result has ``ceil(H * scale)`` rows, and output ``i'``
             takes the kernel with row ``floor(i' * up / scale)``. ``H`` and ``W`` must be known when
             the call is traced, also with ``size``.
         offset_logits: values that are added to the logits of each output before the normaliser,
@@ -309,7 +309,7 @@ def similarities(
     down: int = 1,
     groups: int = 1,
     size: tuple[int, int] | None = None,
-    scale: Scales | None = None,
+    scale: Scale | None = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*batch out_height out_width groups*kernel_size**2"]:
     r"""Returns the inner products of each query with the pixels that its kernel would read.
@@ -345,7 +345,7 @@ def similarities(
             rows is then ``size[0] / H``, and of the columns ``size[1] / W``. To halve an odd map,
             give the scale: 5 of 9 rows are not half of them.
         scale: scale of both axes, or of rows and of columns, in place of ``up`` and ``down``:
-            positive integers or :class:`fractions.Fraction`. The result has ``ceil(H * scale)``
+            positive integers or ``fractions.Fraction``. The result has ``ceil(H * scale)``
             rows. ``H`` and ``W`` must be known when the call is traced, also with ``size``.
         implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``. ``None`` takes the GPU kernels if
             every GPU of this process has been shown to compute this call correctly and faster with

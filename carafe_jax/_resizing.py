@@ -5,14 +5,12 @@ from fractions import Fraction
 from typing import Any
 
 from carafe_kernels.geometry import Axis, Resize, positive_integer
-
-type Scale = Fraction | int
-type Scales = Scale | tuple[Scale, Scale]
+from carafe_kernels.names import Scale
 
 
 def checked_resize(
     size: tuple[int, int] | None,
-    scale: Scales | None,
+    scale: Scale | None,
     map_size: tuple[Any, ...],
     fixed: dict[str, int],
 ) -> Resize | None:

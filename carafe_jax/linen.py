@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from carafe_kernels.geometry import Geometry, Resize, positive_integer
-from carafe_kernels.names import Implementation, Normalizer
+from carafe_kernels.names import Implementation, Normalizer, Scale
 from flax.core import scope as flax_scope
 from jaxtyping import Array, Float
 
@@ -18,7 +18,7 @@ from carafe_jax import _predictor as predictor
 from carafe_jax._checks import checked_input
 from carafe_jax._collection import Calls, dropped, reassembly_of
 from carafe_jax._ops import carafe, reassembly_kernels
-from carafe_jax._resizing import Scales, checked_resize
+from carafe_jax._resizing import checked_resize
 from carafe_jax.convolution import convolve
 from carafe_jax.sources import Reassembly
 
@@ -246,7 +246,7 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         use_running_average: bool | None = None,
         *,
         size: tuple[int, int] | None = None,
-        scale: Scales | None = None,
+        scale: Scale | None = None,
     ) -> Float[Array, "*batch out_height out_width channels"]:
         """Rescales a map.
 
@@ -276,7 +276,7 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         use_running_average: bool | None = None,
         *,
         size: tuple[int, int] | None = None,
-        scale: Scales | None = None,
+        scale: Scale | None = None,
     ) -> Float[Array, "*batch out_height out_width weight_channels"]:
         """Returns the kernels that the layer applies to ``x``, one per output pixel.
 
@@ -315,7 +315,7 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         return x, self.kernel_predictor(x, *arguments)
 
     def _target(
-        self, x: jax.Array, size: tuple[int, int] | None, scale: Scales | None
+        self, x: jax.Array, size: tuple[int, int] | None, scale: Scale | None
     ) -> tuple[Resize | None, Any]:
         """Returns the axes, or ``None`` for the scale ``up / down``, and an index of the result."""
         resize = checked_resize(size, scale, x.shape[-3:-1], {"down": self.down})

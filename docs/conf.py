@@ -58,7 +58,7 @@ napoleon_attr_annotations = False
 nitpicky = True
 # The names of other projects have no target: their inventories would have to be downloaded.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(collections|flax|jax|jaxtyping|numpy)\..*"),
+    (r"py:.*", r"(collections|flax|fractions|jax|jaxtyping|numpy)\..*"),
     # Types as signatures show them.
     (r"py:class", r"Array|DTypeLike|Initializer|Module|NamedSharding|P|PrecisionLike|Rngs|ndarray"),
 ]
