@@ -12,7 +12,7 @@ from experiments.engine.runs import RunType
 from experiments.engine.settings import EvaluationConfig, RunConfig
 from experiments.engine.tables.table import Spread, Table
 from experiments.kernel_studies.border_sums import RingSums, ring_sums
-from experiments.kernel_studies.commands import KERNEL_SUMS
+from experiments.kernel_studies.names import KERNEL_SUMS
 from experiments.kernel_studies.results import StudyFolder
 from experiments.kernel_studies.studied_network import (
     StudiedNetwork,

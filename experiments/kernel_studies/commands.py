@@ -14,11 +14,10 @@ from experiments.engine.commands import DATA, FOLDERS, WITHOUT_PREFIX, Commands,
 from experiments.engine.folders import DataFolders
 from experiments.engine.presets import Catalogue
 from experiments.engine.settings import EvaluationConfig
+from experiments.kernel_studies.names import KERNEL_SUMS, REPLACE_KERNELS
 
 if TYPE_CHECKING:
     from experiments.kernel_studies.studied_network import StudiedNetwork
-
-REPLACE_KERNELS, KERNEL_SUMS = "replace-kernels", "kernel-sums"
 
 # A function of the config of a run, the folders of data and the settings of the evaluation, with
 # the fields of the task's selection of images as keyword arguments.

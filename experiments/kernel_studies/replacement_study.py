@@ -14,12 +14,12 @@ from experiments.engine.settings import EvaluationConfig, RunConfig
 from experiments.engine.tables.results import plain
 from experiments.engine.tables.table import Spread, Spreads, Table
 from experiments.kernel_studies.batches import shuffled_batches
-from experiments.kernel_studies.commands import REPLACE_KERNELS
 from experiments.kernel_studies.mean_kernels import (
     kernel_sums,
     layers_of_small_maps,
     mean_kernels,
 )
+from experiments.kernel_studies.names import REPLACE_KERNELS
 from experiments.kernel_studies.replacement import KINDS, Kind, replaced_kernels
 from experiments.kernel_studies.results import StudyFolder
 from experiments.kernel_studies.studied_network import (

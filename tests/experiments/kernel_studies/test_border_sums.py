@@ -72,3 +72,12 @@ def test_rings_are_distances_of_centres_in_input_pixels():
 def test_kernels_without_one_batch_axis_of_the_images_are_named():
     with pytest.raises(ValueError, match=r"'layer' .*2 images.*\(3, 14, 14, 9\)"):
         ring_sums((reassembly((7, 7), 3, 2, 1, 1),), np.ones(2, np.float32))
+
+
+def test_a_reassembly_without_phases_is_refused():
+    x = np.zeros((1, 6, 5, 2), np.float32)
+    layer = CARAFE(up=2)
+    variables = jit(layer.init)(jax.random.key(0), x)
+    _, (step,) = collect_reassemblies(layer, variables, x, size=(8, 7))
+    with pytest.raises(ValueError, match=r"scale.*4, 3.*7, 5"):
+        rings(step)

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -99,6 +101,31 @@ def test_a_network_has_the_replaced_kernels_in_every_call_of_every_layer(case, k
     found = apply(kind, params, means, (x,))
     assert found.shape == (3, 16, 12, 4)
     np.testing.assert_allclose(found, expected(kind, params, means, x), rtol=1e-4, atol=1e-4)
+
+
+class Resized(nn.Module):
+    """A layer that is called with a size."""
+
+    size: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, x):
+        return CARAFE(**UP, **SHARP, name="up")(x, size=self.size)
+
+
+@pytest.mark.parametrize("size", [(13, 12), (10, 9)])
+def test_a_call_with_a_size_has_the_replaced_kernels(case, size):
+    params, means, x = case
+    model = Resized(size)
+    scales = [Fraction(outputs, n) for outputs, n in zip(size, x.shape[1:3], strict=True)]
+    kernels = np.full((3, *size, 25), 1 / 25)
+    found = apply("box", {"up": params["up"]}, means, (x,), model)
+    expected = oracle.reassemble(x, kernels, 5, scales=scales)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    without = jit(lambda params, x: model.apply({"params": params}, x))({"up": params["up"]}, x)
+    own = apply("shuffled", {"up": params["up"]}, means, (x,), model)
+    assert own.shape == without.shape
+    assert np.abs(own - without).max() > 0.1
 
 
 def test_own_kernels_change_no_bit(case):

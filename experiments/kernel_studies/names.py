@@ -1,0 +1,3 @@
+"""The names of the commands that study kernels."""
+
+REPLACE_KERNELS, KERNEL_SUMS = "replace-kernels", "kernel-sums"
