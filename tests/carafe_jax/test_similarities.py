@@ -57,6 +57,7 @@ def test_they_are_summed_and_returned_in_a_wide_dtype(dtype):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences():
     with jax.enable_x64(True):
         x, queries = operands(Case(3, up=2, size=(2, 3), batch=1), np.float64)

@@ -10,6 +10,7 @@ from tests.experiments.resamplers import loops
 from tests.experiments.resamplers.test_fade import SEGFORMER, random_maps, softmax
 from tests.experiments.variables import scaled_variables
 from tests.kernels import oracle
+from tests.slow import slow
 
 
 def test_six_upsamplers_of_segformer_cost_what_is_published():
@@ -54,7 +55,7 @@ def slow_sapa(params):
     return run
 
 
-@pytest.mark.parametrize("out_size", [(6, 8), (5, 8)])
+@pytest.mark.parametrize("out_size", [(5, 8), slow((6, 8))])
 def test_the_layer_and_its_gradients_equal_the_loop(out_size):
     maps = random_maps(3, 4, 6, out_size)
     layer = SAPA()
