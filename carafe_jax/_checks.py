@@ -93,19 +93,33 @@ def checked_map(x: Any, geometry: Geometry) -> jax.Array:
 def checked_weights(
     x: jax.Array, weights: Any, geometry: Geometry, resize: Resize | None
 ) -> jax.Array:
-    """Returns ``weights`` as an array, or raises ``ValueError`` if they do not fit ``x``."""
-    layout, size = _output(x, geometry, resize)
+    """Returns ``weights`` as an array, or raises ``ValueError`` if they do not fit ``x``.
+
+    Args:
+        x: feature map ``[..., H, W, C]``.
+        weights: the argument.
+        geometry: geometry of the call.
+        resize: axes of the call, if it has a size or a scale.
+    """
+    layout, size, where = _output(x, geometry, resize)
     layout, expected = f"[..., {layout}, groups * kernel_size**2]", geometry.weight_channels
-    return _checked_operand("weights", weights, layout, (*size, expected), x, geometry)
+    return _checked_operand("weights", weights, layout, (*size, expected), x, where)
 
 
 def checked_queries(
     x: jax.Array, queries: Any, geometry: Geometry, resize: Resize | None
 ) -> jax.Array:
-    """Returns ``queries`` as an array, or raises ``ValueError`` if they do not fit ``x``."""
-    layout, size = _output(x, geometry, resize)
+    """Returns ``queries`` as an array, or raises ``ValueError`` if they do not fit ``x``.
+
+    Args:
+        x: feature map ``[..., H, W, C]``.
+        queries: the argument.
+        geometry: geometry of the call.
+        resize: axes of the call, if it has a size or a scale.
+    """
+    layout, size, where = _output(x, geometry, resize)
     layout, expected = f"[..., {layout}, C]", (*size, x.shape[-1])
-    queries = _checked_operand("queries", queries, layout, expected, x, geometry)
+    queries = _checked_operand("queries", queries, layout, expected, x, where)
     if queries.dtype != x.dtype:
         raise ValueError(f"queries must have the dtype {x.dtype} of x, got {queries.dtype}")
     return queries
@@ -113,12 +127,16 @@ def checked_queries(
 
 def _output(
     x: jax.Array, geometry: Geometry, resize: Resize | None
-) -> tuple[str, tuple[Dimension, Dimension]]:
-    """How errors write the size of the output, and the size."""
+) -> tuple[str, tuple[Dimension, Dimension], str]:
+    """How errors write the size of the output, the size, and how errors describe the call."""
     if resize is not None:
-        return "*size", resize.size
+        call = (
+            f"kernel_size={geometry.kernel_size}, groups={geometry.groups} and scale "
+            f"({resize.rows.scale}, {resize.columns.scale})"
+        )
+        return "ceil(H * scale), ceil(W * scale)", resize.size, call
     height, width = map(geometry.output_size, x.shape[-3:-1])
-    return "ceil(H * up / down), ceil(W * up / down)", (height, width)
+    return "ceil(H * up / down), ceil(W * up / down)", (height, width), str(geometry)
 
 
 def checked_offset_logits(
@@ -145,7 +163,7 @@ def checked_logits(
     x = checked_map(x, geometry)
     layout = "[..., ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2]"
     expected = (*map(geometry.cells, x.shape[-3:-1]), geometry.logit_channels)
-    return x, _checked_operand("logits", logits, layout, expected, x, geometry)
+    return x, _checked_operand("logits", logits, layout, expected, x, str(geometry))
 
 
 def _checked_operand(
@@ -154,7 +172,7 @@ def _checked_operand(
     layout: str,
     expected: tuple[int, int, int],
     x: jax.Array,
-    geometry: Geometry,
+    call: str,
 ) -> jax.Array:
     """Returns an array, or raises ``ValueError`` unless it has the expected shape.
 
@@ -164,12 +182,12 @@ def _checked_operand(
         layout: the layout of ``array``, for the error.
         expected: the last three sizes of ``array``.
         x: the feature map ``[..., H, W, C]``.
-        geometry: geometry of the reassembly.
+        call: description of the call, for the error.
     """
     array = checked_array(name, array)
     if array.shape != (*x.shape[:-3], *expected):
         raise ValueError(
             f"{name} must be {layout} = {(*x.shape[:-3], *expected)} for x of shape {x.shape} and "
-            f"{geometry}, got shape {array.shape}"
+            f"{call}, got shape {array.shape}"
         )
     return array

@@ -8,6 +8,7 @@ call the function that defines the derivatives.
 """
 
 import dataclasses
+import functools
 
 import jax
 from carafe_kernels.accumulation import accumulator_dtype
@@ -115,8 +116,9 @@ def reassemble(
     geometry = Geometry(kernel_size, up, down, groups)
     x = checked_map(x, geometry)
     fixed = {"up": geometry.up, "down": geometry.down}
-    geometry, resize = _in_cells(geometry, checked_resize(size, scale, x.shape[-3:-1], fixed))
+    resize = checked_resize(size, scale, x.shape[-3:-1], fixed)
     weights = checked_weights(x, weights, geometry, resize)
+    geometry, resize = _in_cells(geometry, resize)
 
     def run(x: jax.Array, weights: jax.Array) -> jax.Array:
         plan = choose(implementation, geometry, x, weights.dtype, resize=resize)
@@ -179,7 +181,9 @@ def carafe(
             takes the kernel with row ``floor(i' * up / scale)``. ``H`` and ``W`` must be known when
             the call is traced, also with ``size``.
         offset_logits: values that are added to the logits of each output before the normaliser,
-            ``[H', W', groups * k * k]``; only with ``size`` or ``scale``.
+            ``[H', W', groups * k * k]``; only with ``size`` or ``scale``. The dtype is float16,
+            bfloat16, float32 or float64; the sum is computed in float32, or in float64 for float64
+            logits.
         implementation: ``"xla"``, ``"mosaic_gpu"`` or ``None``. ``None`` takes the GPU kernels if
             every GPU of this process has been shown to compute this call correctly and faster with
             them, and JAX's default device is a GPU; otherwise it takes ``"xla"``. The choice is
@@ -208,9 +212,8 @@ def carafe(
         weights = normalize(logits, geometry, plan.size, normalizer)
         return _reassembled(plan, x, weights)
 
-    def run_resized(x: jax.Array, logits: jax.Array) -> jax.Array:
-        assert resize is not None
-        if offset_logits is None and resize.starts(geometry):
+    def run_resized(resize: Resize, x: jax.Array, logits: jax.Array) -> jax.Array:
+        if offset_logits is None and resize.crops(geometry):
             plan = choose(implementation, geometry, x, logits.dtype, normalizer)
             if plan.implementation != PORTABLE:  # the GPU kernels compute whole cells
                 height, width = resize.size
@@ -221,7 +224,8 @@ def carafe(
         plan = choose(implementation, in_cells, x, weights.dtype, resize=remaining)
         return _reassembled(plan, x, weights)
 
-    return map_batch_axes(run if resize is None else run_resized, x, logits)
+    target = run if resize is None else functools.partial(run_resized, resize)
+    return map_batch_axes(target, x, logits)
 
 
 def _in_cells(geometry: Geometry, resize: Resize | None) -> tuple[Geometry, Resize | None]:
@@ -232,7 +236,7 @@ def _in_cells(geometry: Geometry, resize: Resize | None) -> tuple[Geometry, Resi
     if in_cells is not None:
         return in_cells, None
     whole = dataclasses.replace(geometry, up=resize.largest_up, down=1)
-    return (whole if resize.starts(whole) else geometry), resize
+    return (whole if resize.crops(whole) else geometry), resize
 
 
 def _reassembled(plan: Plan, x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -277,7 +281,9 @@ def reassembly_kernels(
             takes the kernel with row ``floor(i' * up / scale)``. ``H`` and ``W`` must be known when
             the call is traced, also with ``size``.
         offset_logits: values that are added to the logits of each output before the normaliser,
-            ``[H', W', groups * k * k]``; only with ``size`` or ``scale``.
+            ``[H', W', groups * k * k]``; only with ``size`` or ``scale``. The dtype is float16,
+            bfloat16, float32 or float64; the sum is computed in float32, or in float64 for float64
+            logits.
 
     Returns:
         Weights for :func:`reassemble`, ``[..., H', W', groups * k * k]`` with the size of its
@@ -353,7 +359,6 @@ def similarities(
             made when the call is traced. A program that is then lowered for another platform runs
             ``"xla"``.
 
-
     Returns:
         The products ``[..., H', W', groups * k * k]`` in float32, or in float64 for float64 maps.
         The last axis holds the groups one after the other, each with its taps in row-major order.
@@ -365,8 +370,9 @@ def similarities(
     geometry = Geometry(kernel_size, up, down, groups)
     x = checked_map(x, geometry)
     fixed = {"up": geometry.up, "down": geometry.down}
-    geometry, resize = _in_cells(geometry, checked_resize(size, scale, x.shape[-3:-1], fixed))
+    resize = checked_resize(size, scale, x.shape[-3:-1], fixed)
     queries = checked_queries(x, queries, geometry, resize)
+    geometry, resize = _in_cells(geometry, resize)
     dtype = accumulator_dtype(x.dtype)
 
     def run(x: jax.Array, queries: jax.Array) -> jax.Array:

@@ -4,7 +4,8 @@ import numbers
 from fractions import Fraction
 from typing import Any
 
-from carafe_kernels.geometry import Axis, Resize, positive_integer
+import jax
+from carafe_kernels.geometry import Axis, Geometry, Resize, positive_integer
 from carafe_kernels.names import Scale
 
 
@@ -49,11 +50,36 @@ def checked_resize(
     return Resize(rows, columns)
 
 
+def layer_target(
+    layer: Any, x: jax.Array, size: tuple[int, int] | None, scale: Scale | None
+) -> tuple[Resize | None, Any]:
+    """Returns what a call of a layer ``CARAFE``, of Linen or NNX, computes.
+
+    Args:
+        layer: the layer.
+        x: input of the layer, ``[..., H, W, C]``.
+        size: argument of the call.
+        scale: argument of the call.
+
+    Returns:
+        The axes of the call, or ``None`` if the map is rescaled by ``up / down``, and the index of
+        the part of the rescaled map that the call returns.
+    """
+    resize = checked_resize(size, scale, x.shape[-3:-1], {"down": layer.down})
+    if resize is None:
+        return None, ...
+    # Then a collected reassembly has the ``up`` of the layer, like those of other calls.
+    if layer.offset_features is None and resize.crops(Geometry(up=layer.up)):
+        height, width = resize.size
+        return None, (..., slice(height), slice(width), slice(None))
+    return resize, ...
+
+
 def _checked_size(size: Any) -> tuple[int, int]:
     if not isinstance(size, tuple | list) or len(size) != 2:
         raise ValueError(f"size must be two integers, height and width, got {size!r}")
-    height, width = (positive_integer("height and width of size", side) for side in size)
-    return height, width
+    height, width = size
+    return positive_integer("height of size", height), positive_integer("width of size", width)
 
 
 def _checked_scales(scale: Any) -> tuple[Fraction, Fraction]:
@@ -63,7 +89,8 @@ def _checked_scales(scale: Any) -> tuple[Fraction, Fraction]:
             "scale must be a positive integer or fractions.Fraction, or two of them for rows and "
             f"columns, got {scale!r}; write a decimal number as Fraction('1.7')"
         )
-    rows, columns = map(Fraction, scales)
+    # Integers of Python: arithmetic with those of NumPy may overflow.
+    rows, columns = (Fraction(int(s.numerator), int(s.denominator)) for s in scales)
     return rows, columns
 
 

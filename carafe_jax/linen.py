@@ -18,7 +18,7 @@ from carafe_jax import _predictor as predictor
 from carafe_jax._checks import checked_input
 from carafe_jax._collection import Calls, dropped, reassembly_of
 from carafe_jax._ops import carafe, reassembly_kernels
-from carafe_jax._resizing import checked_resize
+from carafe_jax._resizing import layer_target
 from carafe_jax.convolution import convolve
 from carafe_jax.sources import Reassembly
 
@@ -48,7 +48,7 @@ class KernelPredictor(_PredictorOptions, kw_only=True):  # type: ignore[call-arg
 
     The predictor is a 1x1 convolution ``channel_compressor``, optionally BatchNorm and ReLU, and a
     convolution ``content_encoder`` of stride ``down``. Its fields are those of :class:`CARAFE`,
-    without ``normalizer`` and ``implementation``.
+    without ``normalizer``, ``implementation`` and ``offset_features``.
     """
 
     def setup(self) -> None:
@@ -150,6 +150,7 @@ class OffsetPredictor(nn.Module, kw_only=True):  # type: ignore[call-arg]
         """
         dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         hidden = dense(self.features, name="hidden")
+        offsets = offsets.astype(self.dtype or self.param_dtype)
         at_zero = offsets.at[..., :2].set(0)
         difference = nn.relu(hidden(offsets)) - nn.relu(hidden(at_zero))
         logits: jax.Array = dense(
@@ -174,9 +175,13 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     A call may give the ``size`` of the result, or a ``scale``, if ``down`` is 1. The parameters are
     the same for all sizes: ``up`` is then only the number of kernels that are predicted for a pixel
     along each axis. A size that is one less than the doubled map, with ``up=2``, crops the doubled
-    map. A layer with ``down`` above 1 predicts one kernel for each cell. Its parameters fit a layer
-    with ``down=1``, which predicts a kernel for each pixel and downsamples with, for example,
+    map; the kernels that such a call keeps for later are those of the whole doubled map. A layer
+    with ``down`` above 1 predicts one kernel for each cell. Its parameters fit a layer with
+    ``down=1``, which predicts a kernel for each pixel and downsamples with, for example,
     ``scale=Fraction(1, 2)``.
+
+    In ``nn.remat`` and ``nn.jit`` of a layer, both are static arguments, with the numbers 3 and 4
+    (``static_argnums=(3, 4)``).
 
     A mesh may shard the first batch axis of the input. Flax's convolutions merge all batch axes, so
     use ``nn.vmap`` if a mesh shards another one, and gather sharded channels before the layer.
@@ -244,7 +249,6 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         self,
         x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
-        *,
         size: tuple[int, int] | None = None,
         scale: Scale | None = None,
     ) -> Float[Array, "*batch out_height out_width channels"]:
@@ -262,9 +266,13 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         Returns:
             The rescaled map ``[..., H', W', C]``. Its size is ``ceil(H * up / down)`` by
             ``ceil(W * up / down)``, unless ``size`` or ``scale`` is given.
+
+        Raises:
+            ValueError: the input, ``size`` or ``scale`` is wrong, both are given, or one is given
+                to a layer with ``down`` above 1.
         """
         x, logits = self._predict(x, use_running_average)
-        resize, crop = self._target(x, size, scale)
+        resize, crop = layer_target(self, x, size, scale)
         options = self._reassembly_options(resize)
         if self.is_mutable_collection("intermediates"):
             self._sow(x, reassembly_kernels(x, logits, **options), resize)
@@ -274,7 +282,6 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         self,
         x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
-        *,
         size: tuple[int, int] | None = None,
         scale: Scale | None = None,
     ) -> Float[Array, "*batch out_height out_width weight_channels"]:
@@ -294,9 +301,13 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         Returns:
             The kernels ``[..., H', W', groups * kernel_size**2]`` with the size of the rescaled
             map, in float32, or in float64 for float64 logits.
+
+        Raises:
+            ValueError: the input, ``size`` or ``scale`` is wrong, both are given, or one is given
+                to a layer with ``down`` above 1.
         """
         x, logits = self._predict(x, use_running_average)
-        resize, crop = self._target(x, size, scale)
+        resize, crop = layer_target(self, x, size, scale)
         kernels = reassembly_kernels(x, logits, **self._reassembly_options(resize))
         self._sow(x, kernels, resize)
         return kernels[crop]
@@ -313,18 +324,6 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         # None is not passed on: summaries of a model would list it among the inputs.
         arguments = () if use_running_average is None else (use_running_average,)
         return x, self.kernel_predictor(x, *arguments)
-
-    def _target(
-        self, x: jax.Array, size: tuple[int, int] | None, scale: Scale | None
-    ) -> tuple[Resize | None, Any]:
-        """Returns the axes, or ``None`` for the scale ``up / down``, and an index of the result."""
-        resize = checked_resize(size, scale, x.shape[-3:-1], {"down": self.down})
-        if resize is None:
-            return None, ...
-        if self.offset_features is None and resize.starts(Geometry(up=self.up)):
-            height, width = resize.size
-            return None, (..., slice(height), slice(width), slice(None))
-        return resize, ...
 
     def _reassembly_options(self, resize: Resize | None) -> dict[str, Any]:
         """The arguments of :func:`carafe_jax.carafe`, but its arrays and implementation."""

@@ -17,7 +17,7 @@ from carafe_jax import _predictor as predictor
 from carafe_jax._checks import check_groups, check_normalizer, checked_input
 from carafe_jax._collection import Calls, dropped, reassembly_of
 from carafe_jax._ops import carafe, reassembly_kernels
-from carafe_jax._resizing import checked_resize
+from carafe_jax._resizing import layer_target
 from carafe_jax.convolution import convolve
 from carafe_jax.sources import Reassembly
 
@@ -42,7 +42,7 @@ class KernelPredictor(nnx.Module):
 
     The predictor is a 1x1 convolution ``channel_compressor``, optionally BatchNorm and ReLU, and a
     convolution ``content_encoder`` of stride ``down``. Its arguments are those of :class:`CARAFE`,
-    without ``normalizer`` and ``implementation``.
+    without ``normalizer``, ``implementation`` and ``offset_features``.
     """
 
     def __init__(
@@ -201,6 +201,7 @@ class OffsetPredictor(nnx.Module):
         Args:
             offsets: offset in rows and in columns, and the reciprocals of both scales.
         """
+        offsets = offsets.astype(self.hidden.dtype or self.hidden.param_dtype)
         at_zero = offsets.at[..., :2].set(0)
         difference = nnx.relu(self.hidden(offsets)) - nnx.relu(self.hidden(at_zero))
         return self.logits(difference)
@@ -218,8 +219,9 @@ class CARAFE(nnx.Module):
     A call may give the ``size`` of the result, or a ``scale``, if ``down`` is 1. The parameters are
     the same for all sizes: ``up`` is then only the number of kernels that are predicted for a pixel
     along each axis. A size that is one less than the doubled map, with ``up=2``, crops the doubled
-    map. A layer with ``down`` above 1 predicts one kernel for each cell. Its parameters fit a layer
-    with ``down=1``, which predicts a kernel for each pixel and downsamples with, for example,
+    map; the kernels that such a call keeps for later are those of the whole doubled map. A layer
+    with ``down`` above 1 predicts one kernel for each cell. Its parameters fit a layer with
+    ``down=1``, which predicts a kernel for each pixel and downsamples with, for example,
     ``scale=Fraction(1, 2)``.
 
     A mesh may shard the first batch axis of the input. Flax's convolutions merge all batch axes, so
@@ -307,6 +309,7 @@ class CARAFE(nnx.Module):
             rngs=rngs,
             **options,
         )
+        self.offset_features = offset_features
         self.offset_predictor: OffsetPredictor | None = nnx.data(None)
         if offset_features is not None:
             self.offset_predictor = OffsetPredictor(
@@ -321,7 +324,6 @@ class CARAFE(nnx.Module):
         self,
         x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
-        *,
         size: tuple[int, int] | None = None,
         scale: Scale | None = None,
     ) -> Float[Array, "*batch out_height out_width channels"]:
@@ -339,9 +341,13 @@ class CARAFE(nnx.Module):
         Returns:
             The rescaled map ``[..., H', W', in_features]``. Its size is ``ceil(H * up / down)`` by
             ``ceil(W * up / down)``, unless ``size`` or ``scale`` is given.
+
+        Raises:
+            ValueError: the input, ``size`` or ``scale`` is wrong, both are given, or one is given
+                to a layer with ``down`` above 1.
         """
         x, logits = self._predict(x, use_running_average)
-        resize, crop = self._target(x, size, scale)
+        resize, crop = layer_target(self, x, size, scale)
         options = self._reassembly_options(resize)
         if self._recorder is not None:
             self._recorder.record(self, x, reassembly_kernels(x, logits, **options), resize)
@@ -351,7 +357,6 @@ class CARAFE(nnx.Module):
         self,
         x: Float[Array, "*batch height width channels"],
         use_running_average: bool | None = None,
-        *,
         size: tuple[int, int] | None = None,
         scale: Scale | None = None,
     ) -> Float[Array, "*batch out_height out_width weight_channels"]:
@@ -372,9 +377,13 @@ class CARAFE(nnx.Module):
         Returns:
             The kernels ``[..., H', W', groups * kernel_size**2]`` with the size of the rescaled
             map, in float32, or in float64 for float64 logits.
+
+        Raises:
+            ValueError: the input, ``size`` or ``scale`` is wrong, both are given, or one is given
+                to a layer with ``down`` above 1.
         """
         x, logits = self._predict(x, use_running_average)
-        resize, crop = self._target(x, size, scale)
+        resize, crop = layer_target(self, x, size, scale)
         kernels = reassembly_kernels(x, logits, **self._reassembly_options(resize))
         if self._recorder is not None:
             self._recorder.record(self, x, kernels, resize)
@@ -388,18 +397,6 @@ class CARAFE(nnx.Module):
         # None is not passed on: summaries of a model would list it among the inputs.
         arguments = () if use_running_average is None else (use_running_average,)
         return x, self.kernel_predictor(x, *arguments)
-
-    def _target(
-        self, x: jax.Array, size: tuple[int, int] | None, scale: Scale | None
-    ) -> tuple[Resize | None, Any]:
-        """Returns the axes, or ``None`` for the scale ``up / down``, and an index of the result."""
-        resize = checked_resize(size, scale, x.shape[-3:-1], {"down": self.down})
-        if resize is None:
-            return None, ...
-        if self.offset_predictor is None and resize.starts(Geometry(up=self.up)):
-            height, width = resize.size
-            return None, (..., slice(height), slice(width), slice(None))
-        return resize, ...
 
     def _reassembly_options(self, resize: Resize | None) -> dict[str, Any]:
         """The arguments of :func:`carafe_jax.carafe`, but its arrays and implementation."""

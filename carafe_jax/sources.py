@@ -279,16 +279,22 @@ def _checked_step(label: str, step: Reassembly) -> Reassembly:
     if not isinstance(step.size, tuple) or len(step.size) != 2:
         raise ValueError(f"size of {label} must be a tuple (height, width), got {step.size!r}")
     height, width = (positive_integer(f"size of {label}", pixels) for pixels in step.size)
-    layout = "[..., ceil(H * up / down), ceil(W * up / down), groups * kernel_size**2]"
+    fixed = {"up": geometry.up, "down": geometry.down}
+    try:
+        resize = checked_resize(None, step.scale, (height, width), fixed)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+    if resize is None:
+        output, rescaled = tuple(map(geometry.output_size, (height, width))), "up / down"
+    else:
+        output, rescaled = resize.size, "scale"
+    layout = f"[..., ceil(H * {rescaled}), ceil(W * {rescaled}), groups * kernel_size**2]"
     kernels = checked_array(f"kernels of {label}", step.kernels, layout)
-    fixed = {f"up of {label}": geometry.up, f"down of {label}": geometry.down}
-    resize = checked_resize(None, step.scale, (height, width), fixed)
-    output = map(geometry.output_size, (height, width)) if resize is None else resize.size
     expected = (*output, geometry.weight_channels)
     if kernels.shape[-3:] != expected:
         raise ValueError(
             f"kernels of {label} must be {layout} with last axes {expected} for size "
-            f"{(height, width)} and {geometry}, got shape {kernels.shape}"
+            f"{(height, width)}, {geometry} and scale {step.scale}, got shape {kernels.shape}"
         )
     return dataclasses.replace(step, kernels=kernels, size=(height, width))
 

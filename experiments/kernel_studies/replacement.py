@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from carafe_jax import reassemble
+from carafe_jax import Scale, reassemble
 from carafe_jax.linen import CARAFE
 
 Kind = Literal["own", "shuffled", "shifted", "mean", "box"]
@@ -90,12 +90,18 @@ def _box_weight(layer: CARAFE) -> float:
     return 0.5 if layer.normalizer == "sigmoid" else 1 / layer.kernel_size**2
 
 
-def _reassembled(layer: CARAFE, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+def _reassembled(
+    layer: CARAFE,
+    x: jax.Array,
+    use_running_average: bool | None = None,
+    size: tuple[int, int] | None = None,
+    scale: Scale | None = None,
+) -> jax.Array:
     """Does what a call of the layer does, with the kernels that its method returns."""
     x = jnp.asarray(x, layer.dtype)
-    kernels = layer.reassembly_kernels(x, *args, **kwargs)
-    target: dict[str, Any] = {name: kwargs.get(name) for name in ("size", "scale")}
-    if all(value is None for value in target.values()):
+    kernels = layer.reassembly_kernels(x, use_running_average, size, scale)
+    target: dict[str, Any] = {"size": size, "scale": scale}
+    if size is None and scale is None:
         target = {"up": layer.up, "down": layer.down}
     return reassemble(
         x,

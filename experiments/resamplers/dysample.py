@@ -57,6 +57,8 @@ class DySample(nn.Module):
             ValueError: ``x`` does not have rank 4, or ``groups`` does not divide its channels.
         """
         x = checked_map("x", x)
+        if self.groups < 1 or x.shape[3] % self.groups:
+            raise ValueError(f"groups must divide {x.shape[3]} channels, got {self.groups}")
         convolution = functools.partial(
             nn.Conv,
             8 * self.groups,  # a row and a column for four targets

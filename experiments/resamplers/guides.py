@@ -24,10 +24,10 @@ def checked_guide(x: jax.Array, guide: Any, *, same_channels: bool = False) -> j
     batch, height, width, channels = guide.shape
     half = (batch, -(-height // 2), -(-width // 2))
     if half != x.shape[:3] or (same_channels and channels != x.shape[3]):
-        expected = f" and {x.shape[3]} channels" if same_channels else ""
+        last = x.shape[3] if same_channels else "D"
         raise ValueError(
-            f"guide must have the batch and double the size of x, or one pixel less,{expected}, "
-            f"got shape {guide.shape} for x of shape {x.shape}"
+            f"guide must be [B, 2 * H, 2 * W, {last}] for x of shape {x.shape}, or one pixel less "
+            f"along an axis, got shape {guide.shape}"
         )
     return guide
 

@@ -68,6 +68,7 @@ class SAPA(nn.Module):
         queries = linear(name="query")(normal_guide)  # [B, H', W', 32]
         keys = linear(name="key")(normal_x)  # [B, H, W, 32]
         size = (guide.shape[1], guide.shape[2])
+        queries = queries.astype(keys.dtype)
         products = similarities(keys, queries, kernel_size=KERNEL_SIZE, size=size)
         kernels = nn.softmax(products)  # [B, H', W', 25] in float32
         return reassemble(x, kernels, kernel_size=KERNEL_SIZE, size=size)

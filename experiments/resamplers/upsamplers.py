@@ -96,7 +96,7 @@ def upsample(
         guide: map of the size of the result, such as the lateral of a pyramid. ``"fade"``,
             ``"fade_lite"`` and ``"sapa"`` need it; the first two need one with the channels of
             ``x``. The other methods do not read it.
-        carafe: sizes of CARAFE++, and of the last two methods.
+        carafe: sizes of CARAFE++, of ``"static_kernels"`` and of ``"encoded_box"``.
         deconvolution_size: side ``k`` of the deconvolution's kernel: 3 in FPN, 2 in the mask head.
         kernel_init: initialiser of the convolution in the methods from ``"nearest_conv"`` to
             ``"pixel_shuffle"``; the other methods have their own.
@@ -108,14 +108,18 @@ def upsample(
 
     Raises:
         ValueError: ``x`` does not have rank 4, ``method`` is unknown, ``size`` is neither the
-            double of the input nor one less, or a size of the method is out of range.
+            double of the input nor one less, or a size of the method is out of range. ``guide`` is
+            missing, or does not fit ``x`` and ``size``.
     """
     x = checked_map("x", x)
     height, width, channels = x.shape[1:]
     rows, columns = _target_size(height, width, size)
-    if method in GUIDED and (guide is None or guide.shape[1:3] != (rows, columns)):
-        got = "None" if guide is None else f"shape {guide.shape}"
-        raise ValueError(f"guide must be [B, {rows}, {columns}, D] for {method!r}, got {got}")
+    if method in GUIDED:
+        if guide is None:
+            raise ValueError(f"guide must be [B, {rows}, {columns}, D] for {method!r}, got None")
+        guide = checked_map("guide", guide)
+        if guide.shape[1:3] != (rows, columns):
+            raise ValueError(f"guide must have the size {(rows, columns)}, got {guide.shape}")
     if dtype is not None:
         x = x.astype(dtype)
     match method:

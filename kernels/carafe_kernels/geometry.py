@@ -250,9 +250,10 @@ def outputs_by_index(
     return np.where(slots < count[:, None], first[:, None] + slots, len(indices))
 
 
-# Up to this ``down``, a scale is computed in cells. A program for cells has a term for each pair of
-# phases, the program for listed centres has none.
-_LARGEST_DOWN_OF_CELLS = 4
+# Up to this integer, a scale and its reciprocal are computed in cells. A program for cells has a
+# term for each tap and pair of phases; fractions and large integers compile faster from lists of
+# centres, and run as fast.
+_LARGEST_FACTOR_OF_CELLS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,9 +278,14 @@ class Resize:
         """The largest number of outputs that are centred on one source, along any axis."""
         return max(math.ceil(axis.scale) for axis in (self.rows, self.columns))
 
-    def starts(self, geometry: Geometry) -> bool:
-        """Whether the outputs are the first rows and columns of the outputs of ``geometry``."""
-        return all(_starts(axis, geometry) for axis in (self.rows, self.columns))
+    def crops(self, geometry: Geometry) -> bool:
+        """Whether the output is that of ``geometry``, or lacks only some of its last outputs.
+
+        Fewer than ``up`` rows and fewer than ``up`` columns may be missing. Each output takes the
+        kernel of the field that ``geometry`` gives it.
+        """
+        axes = self.rows, self.columns
+        return geometry.down == 1 and all(_crops(axis, geometry.up) for axis in axes)
 
     def in_cells(self, geometry: Geometry) -> Geometry | None:
         """The kernels of ``geometry`` with the ``up`` and ``down`` of both axes, or ``None``.
@@ -287,16 +293,14 @@ class Resize:
         ``None`` means that the axes have different scales, or that the cells would be large.
         """
         scale = self.rows.scale
-        if self.columns.scale != scale:
-            return None
         up, down = scale.as_integer_ratio()
-        if up > 1 and down > _LARGEST_DOWN_OF_CELLS:
+        is_small = min(up, down) == 1 and max(up, down) <= _LARGEST_FACTOR_OF_CELLS
+        if self.columns.scale != scale or not is_small:
             return None
         return dataclasses.replace(geometry, up=up, down=down)
 
 
 @functools.cache
-def _starts(axis: Axis, geometry: Geometry) -> bool:
-    centres = [geometry.centre(index) for index in range(axis.outputs)]
-    fits = axis.outputs <= geometry.output_size(axis.sources)
-    return bool(fits and np.array_equal(axis.centres(), centres))
+def _crops(axis: Axis, up: int) -> bool:
+    missing = up * axis.sources - axis.outputs
+    return 0 <= missing < up and np.array_equal(axis.centres(up), np.arange(axis.outputs))

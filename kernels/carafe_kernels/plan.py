@@ -33,7 +33,7 @@ class Plan:
         settings: settings of the implementation when the call was traced.
         resize: axes of a reassembly to any size; ``None`` if the output is the whole output of
             ``geometry``. Such a plan is for contractions of weights. ``geometry`` has the scale if
-            the output is the start of its output; otherwise it has ``up = down = 1``.
+            the output is a crop of its output; otherwise it has ``up = down = 1``.
     """
 
     geometry: Geometry
@@ -60,7 +60,7 @@ class Plan:
     @property
     def lists_centres(self) -> bool:
         """Whether ``resize`` has the centres of the outputs, and not ``geometry``."""
-        return self.resize is not None and not self.resize.starts(self.geometry)
+        return self.resize is not None and not self.resize.crops(self.geometry)
 
     @property
     def output_size(self) -> tuple[Dimension, Dimension]:

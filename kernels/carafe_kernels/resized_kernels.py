@@ -33,12 +33,13 @@ def resized_kernels(
         geometry: geometry of the predictor, with ``down = 1``.
         resize: axes of the map that will be reassembled.
         normalizer: name of the normaliser, a key of :data:`NORMALIZERS`.
-        offset_logits: values ``[H', W', groups * k * k]`` to add to the logits of each output.
+        offset_logits: values ``[H', W', groups * k * k]`` to add to the logits of each output, in
+            the dtype of the result.
 
     Returns:
         Weights ``[B, H', W', groups * k * k]`` in float32, or in float64 for float64 logits.
     """
-    if offset_logits is None and resize.starts(geometry):
+    if offset_logits is None and resize.crops(geometry):
         height, width = resize.size
         sources = resize.rows.sources, resize.columns.sources
         return normalize(logits, geometry, sources, normalizer)[:, :height, :width]

@@ -3,6 +3,7 @@
 import functools
 from fractions import Fraction
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,15 +98,57 @@ def test_an_odd_size_is_the_doubled_map_without_its_last_row_or_column(size):
     np.testing.assert_array_equal(y, cropped)
 
 
+def test_kernels_are_read_from_the_field_at_every_scale_of_small_maps():
+    rng = np.random.default_rng(0)
+    draws = rng.integers(1, 6, (40, 4)).tolist()
+    # Outputs 0 to 2 are centred as those of up=2, but take other kernels; so do both of 1 x 1 maps.
+    for sources, up, numerator, denominator in [(2, 2, 5, 4), (1, 4, 2, 1), *draws]:
+        scale = Fraction(numerator, denominator)
+        x = np.zeros((1, sources, sources, 1), np.float32)
+        logits = rng.standard_normal((1, sources, sources, up**2), np.float32)
+        found = carafe_jax.reassembly_kernels(
+            x, logits, kernel_size=1, up=up, scale=scale, normalizer="sigmoid"
+        )
+        expected = oracle.resized_kernels(logits, (scale, scale), "sigmoid", 1, up)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [np.int8(3), (np.uint8(3), 3), 3, Fraction(3)])
+def test_integers_of_numpy_do_not_overflow(scale):
+    x, logits = jnp.zeros((1, 100, 100, 1)), jnp.zeros((1, 100, 100, 1))
+    shape = jax.eval_shape(
+        lambda x, logits: carafe_jax.carafe(x, logits, kernel_size=1, scale=scale), x, logits
+    )
+    assert shape.shape == (1, 300, 300, 1)
+
+
+@pytest.mark.parametrize("target", [{"scale": Fraction(1, 1000)}, {"size": (60, 50)}])
+def test_large_factors_compile_to_small_programs(target):
+    x, logits = random_map_and_logits(1)
+    run = jitted_gradients(**target)
+    assert len(run.lower(x, logits).as_text()) < 1_000_000
+    if "size" in target:
+        _, (dx, _) = run(x, logits)
+        weights = oracle.resized_kernels(
+            logits, (Fraction(12), Fraction(50, 6)), "softmax", 3, 1, 2
+        )
+        options = {"kernel_size": 3, "groups": 2, "scales": (Fraction(12), Fraction(50, 6))}
+        y = oracle.reassemble(x, weights, **options)
+        expected = oracle.input_gradient(weights, np.cos(y), SIZE, **options)
+        np.testing.assert_allclose(dx, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("up", "down"), [(3, 2), slow(2, 3), slow(5, 4)])
 def test_a_scale_of_given_weights_is_up_and_down(up, down):
     x, _ = random_map_and_logits()
     size = [oracle.output_size(n, up, down) for n in SIZE]
     weights = random_map(2, *size, 2 * 9)
     options = {"kernel_size": 3, "groups": 2}
-    np.testing.assert_array_equal(
+    np.testing.assert_allclose(
         carafe_jax.reassemble(x, weights, **options, scale=Fraction(up, down)),
         carafe_jax.reassemble(x, weights, **options, up=up, down=down),
+        rtol=1e-6,
+        atol=1e-6,
     )
 
 
@@ -178,8 +221,12 @@ def test_a_wrong_target_is_refused(arguments, names):
 
 def test_weights_of_another_size_and_up_beside_a_size_are_refused():
     x, weights = random_map(1, 5, 6, 2), random_map(1, 8, 4, 9)
-    with pytest.raises(ValueError, match=naming("weights", "(1, 9, 4, 9)", "(1, 8, 4, 9)")):
+    with pytest.raises(
+        ValueError, match=naming("weights", "(1, 9, 4, 9)", "scale (9/5, 2/3)", "(1, 8, 4, 9)")
+    ):
         carafe_jax.reassemble(x, weights, kernel_size=3, size=(9, 4))
+    with pytest.raises(ValueError, match=naming("weights", "scale (2, 2)", "(1, 8, 4, 9)")):
+        carafe_jax.reassemble(x, weights, kernel_size=3, scale=2)
     with pytest.raises(ValueError, match=naming("up", "1", "size", "2")):
         carafe_jax.reassemble(x, weights, kernel_size=3, up=2, size=(8, 4))
 
@@ -291,6 +338,39 @@ def test_both_layers_compute_carafe_of_their_logits(target, offset_features):
         logits = layer.kernel_predictor(X)
         expected = carafe_jax.carafe(X, logits, kernel_size=3, up=2, **target)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_size_is_a_static_argument_of_lifted_transformations():
+    linen, variables, _ = twins(up=2, **SMALL)
+    expected = linen.apply(variables, X, size=(9, 7))
+    for lift in (nn.remat, nn.jit):
+        lifted = lift(carafe_jax.linen.CARAFE, static_argnums=(3, 4))(up=2, **SMALL)
+        found = lifted.apply(variables, X, None, (9, 7), None)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", slow("float32")])
+def test_offsets_need_no_promotion(dtype):
+    options = {"up": 2, "offset_features": 3, "param_dtype": dtype, **SMALL}
+    x = jax.ShapeDtypeStruct((1, 5, 6, CHANNELS), dtype)
+    linen = carafe_jax.linen.CARAFE(**options)
+    layer = nnx.eval_shape(lambda: carafe_jax.nnx.CARAFE(CHANNELS, **options, rngs=nnx.Rngs(0)))
+    with jax.numpy_dtype_promotion("strict"):
+        key = jax.random.key(0)
+        y, _ = jax.eval_shape(lambda key, x: linen.init_with_output(key, x, size=(9, 7)), key, x)
+        again = nnx.eval_shape(lambda layer, x: layer(x, size=(9, 7)), layer, x)
+    assert y.dtype == again.dtype == dtype
+
+
+def test_one_pixel_does_not_take_the_kernels_of_all():
+    x = jax.ShapeDtypeStruct((1, 32, 32, 8), jnp.float32)
+    logits = jax.ShapeDtypeStruct((1, 32, 32, 100), jnp.float32)
+    call = functools.partial(carafe_jax.carafe, up=2)
+    flops = [
+        jax.jit(run).lower(x, logits).compile().cost_analysis()["flops"]
+        for run in (call, functools.partial(call, size=(1, 1)))
+    ]
+    assert flops[1] < flops[0] / 20
 
 
 def test_a_layer_has_the_same_parameters_with_and_without_a_size():

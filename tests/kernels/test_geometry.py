@@ -160,24 +160,39 @@ def test_every_output_stands_once_beside_the_source_on_which_it_is_centred():
         assert [found[output] for output in range(axis.outputs)] == axis.centres().tolist()
 
 
+def test_a_crop_lacks_a_few_outputs_and_takes_its_kernels_from_the_field_in_place():
+    rng = np.random.default_rng(0)
+    crops = 0
+    for sources, up, outputs, down in rng.integers(1, 9, (3000, 4)).tolist():
+        axis = Axis(sources, Fraction(outputs, down))
+        in_place = axis.centres(up).tolist() == list(range(axis.outputs))
+        expected = in_place and 0 <= sources * up - axis.outputs < up
+        assert Resize(axis, axis).crops(Geometry(5, up=up)) == expected
+        crops += expected
+    assert crops > 100
+
+
 @pytest.mark.parametrize("up", [2, 3])
-def test_a_doubled_map_of_odd_size_starts_like_the_whole(up):
-    for size in range(1, 50):
-        odd = Axis(size, Fraction(2 * size - 1, size))
-        assert Resize(odd, odd).starts(Geometry(5, up=up)) == (up == 2 or size == 1)
+def test_a_map_without_its_last_row_is_a_crop(up):
+    for size in range(2, 50):
+        odd = Axis(size, Fraction(up * size - 1, size))
+        assert Resize(odd, odd).crops(Geometry(5, up=up))
+        assert not Resize(odd, odd).crops(Geometry(5, up=up, down=2))
+        assert not Resize(odd, odd).crops(Geometry(5, up=up + 1))
 
 
 @pytest.mark.parametrize(
     ("rows", "columns", "up_and_down"),
     [
         (Fraction(2), Fraction(2), (2, 1)),
-        (Fraction(1, 7), Fraction(1, 7), (1, 7)),
-        (Fraction(7, 4), Fraction(7, 4), (7, 4)),
-        (Fraction(6, 5), Fraction(6, 5), None),
+        (Fraction(1, 4), Fraction(1, 4), (1, 4)),
+        (Fraction(1, 5), Fraction(1, 5), None),
+        (Fraction(5), Fraction(5), None),
+        (Fraction(3, 2), Fraction(3, 2), None),
         (Fraction(2), Fraction(3), None),
     ],
 )
-def test_only_scales_with_small_cells_are_computed_in_cells(rows, columns, up_and_down):
+def test_only_small_integers_are_computed_in_cells(rows, columns, up_and_down):
     resize = Resize(Axis(10, rows), Axis(10, columns))
     found = resize.in_cells(Geometry(3, groups=2))
     expected = up_and_down and Geometry(3, *up_and_down, groups=2)

@@ -72,8 +72,7 @@ class ConvBlock(nn.Module):
             found = self._partial(*masked)
             return Masked(self._finish(found.features, use_running_average), found.mask)
         plain = [x for x in maps if not isinstance(x, Masked)]
-        plain_guide = None if isinstance(guide, Masked) else guide
-        return self._finish(self._plain(*plain, guide=plain_guide), use_running_average)
+        return self._finish(self._plain(*plain, guide=guide), use_running_average)
 
     def _partial(self, *maps: Masked) -> Masked:
         convolution = functools.partial(
@@ -94,7 +93,7 @@ class ConvBlock(nn.Module):
             return convolution()(resampler(x))
         return convolution(strides=1 if self.downsampler is None else 2)(*maps)
 
-    def _plain(self, *maps: jax.Array, guide: jax.Array | None) -> jax.Array:
+    def _plain(self, *maps: jax.Array, guide: FeatureMap | None) -> jax.Array:
         x = jnp.concatenate(maps, axis=-1)
         # These two upsample in the convolution itself. All other resamplers precede a convolution
         # of stride 1 (section 4.3).
@@ -148,7 +147,6 @@ def enlarge(
     with the map's kernels. An upsampler that reads a guide upsamples to the size of the guide.
     """
     if not isinstance(x, Masked):
-        assert not isinstance(guide, Masked)
         return _enlarge_plain(x, method, dtype, name=name, guide=guide)
     if method == "carafe":
         return MaskedCARAFE(up=2, dtype=dtype, name=name)(x)
@@ -161,9 +159,9 @@ def _enlarge_plain(
     dtype: jax.typing.DTypeLike,
     *,
     name: str,
-    guide: jax.Array | None,
+    guide: FeatureMap | None,
 ) -> jax.Array:
-    if method not in GUIDED or guide is None:
+    if method not in GUIDED or not isinstance(guide, jax.Array):
         return upsample(x, method, name=name, dtype=dtype)
     size = (guide.shape[1], guide.shape[2])
     return upsample(x, method, name=name, dtype=dtype, size=size, guide=guide)

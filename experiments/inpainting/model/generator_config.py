@@ -4,7 +4,13 @@ import dataclasses
 from typing import Literal
 
 from experiments.engine.config import check, check_at_least
-from experiments.resamplers.methods import WITHOUT_GATE, WITHOUT_GUIDE, Downsampler, Upsampler
+from experiments.resamplers.methods import (
+    UPSAMPLERS,
+    WITHOUT_GATE,
+    WITHOUT_GUIDE,
+    Downsampler,
+    Upsampler,
+)
 
 _OF_UNET: tuple[Upsampler, ...] = (
     "nearest",
@@ -65,6 +71,7 @@ class GeneratorConfig:
             check(fits, "downsampler", "'strided' or 'carafe' with partial convolutions", down)
             fits = up in ("nearest", "carafe")
             check(fits, "upsampler", "'nearest' or 'carafe' with partial convolutions", up)
+        check(self.upsampler in UPSAMPLERS, "upsampler", f"one of {UPSAMPLERS}", self.upsampler)
         fits = self.upsampler in WITHOUT_GATE
         check(fits, "upsampler", "one without a gate: skips have other channels", self.upsampler)
         fits = self.skips or self.upsampler in WITHOUT_GUIDE

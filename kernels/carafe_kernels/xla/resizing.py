@@ -20,6 +20,10 @@ from carafe_kernels.xla.cells import Block, Rows, Span
 from carafe_kernels.xla.contractions import sum_in_passes, sums_of_products
 from carafe_kernels.xla.loops import in_blocks, rows_of_block
 
+# With more outputs of a source than this, the gradient of the map first sums over them in matrix
+# products. The program would otherwise have a term for each tap and output of a source.
+_MOST_SLOTS_OF_TERMS = 16
+
 
 def resized_forward(
     x: Float[Array, "batch height width channels"],
@@ -92,6 +96,17 @@ def resized_input_gradient(
         return computed_once(array)  # [b, H + 2r, u, W + 2r, v, g, n]
 
     w, y = sorted_by_source(weights), sorted_by_source(y)
+    if u_slots * v_slots > _MOST_SLOTS_OF_TERMS:
+        # [b, H + 2r, W + 2r, g, k, c]: for each tap, the sum over the outputs of a source.
+        products = jnp.einsum("bqurvgk,bqurvgc->bqrgkc", w, y, precision=lax.Precision.HIGHEST)
+        taps = [
+            [
+                products[:, reach - n :, reach - m :, :, n * k + m][:, :height, :width]
+                for m in range(k)
+            ]
+            for n in range(k)
+        ]
+        return merge_axes(sum_in_passes(taps), 3)
 
     def term(n: int, u: int, m: int, v: int) -> jax.Array:
         # Tap n reads the source s from the outputs centred on s - n + r, in row s - n + 2r.

@@ -97,5 +97,5 @@ def test_a_gate_of_one_half_and_equal_kernels_average_guide_and_box():
 @pytest.mark.parametrize("shape", [(1, 7, 8, 6), (1, 5, 10, 6), (2, 5, 8, 6), (1, 5, 8, 5)])
 def test_a_guide_of_another_shape_is_refused(shape):
     x = np.zeros((1, 3, 4, 6), np.float32)
-    with pytest.raises(ValueError, match=r"guide.*6 channels.*\(1, 3, 4, 6\)"):
+    with pytest.raises(ValueError, match=r"guide.* 6\] .*\(1, 3, 4, 6\)"):
         jax.eval_shape(FADE().init, jax.random.key(0), x, np.zeros(shape, np.float32))

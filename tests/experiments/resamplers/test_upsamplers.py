@@ -192,3 +192,9 @@ def test_a_size_that_is_not_the_double_is_refused(size):
 def test_an_unknown_method_is_named():
     with pytest.raises(ValueError, match=r"method.*carafe.*'bicubic'"):
         Upsample("bicubic").apply({}, random_map(1, 2, 2, 1))
+
+
+@pytest.mark.parametrize("guide", [None, np.zeros((1, 4, 4, 2)), np.zeros((1, 4, 2))], ids=str)
+def test_a_guide_that_is_missing_or_does_not_fit_is_named(guide):
+    with pytest.raises(ValueError, match=r"guide"):
+        upsample(random_map(1, 2, 3, 2), "sapa", name="resample", guide=guide)

@@ -165,6 +165,7 @@ def test_bfloat16_computes_in_half_and_returns_float32():
         ({"architecture": "unet"}, "upsampler.*'deconvolution'"),
         ({"architecture": "unet", "upsampler": "carafe", "skips": False}, "skips.* False"),
         ({"upsampler": "fade"}, "upsampler.*gate.*'fade'"),
+        ({"upsampler": "cubic"}, "upsampler.*'sapa'.*'cubic'"),
         ({"upsampler": "sapa", "skips": False}, "upsampler.*guide.*'sapa'"),
         ({"norm": "none", "freeze_encoder_norm": True}, "norm.*'none'"),
         ({"width": 1}, "width.* 1"),
