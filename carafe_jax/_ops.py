@@ -233,10 +233,10 @@ def _in_cells(geometry: Geometry, resize: Resize | None) -> tuple[Geometry, Resi
     if resize is None:
         return geometry, None
     in_cells = resize.in_cells(geometry)
-    if in_cells is not None:
-        return in_cells, None
-    whole = dataclasses.replace(geometry, up=resize.largest_up, down=1)
-    return (whole if resize.crops(whole) else geometry), resize
+    if in_cells is None:
+        return dataclasses.replace(geometry, up=1, down=1), resize
+    whole = in_cells.output_size(resize.rows.sources), in_cells.output_size(resize.columns.sources)
+    return in_cells, None if whole == resize.size else resize
 
 
 def _reassembled(plan: Plan, x: jax.Array, weights: jax.Array) -> jax.Array:

@@ -273,11 +273,6 @@ class Resize:
         """Height and width of the output."""
         return self.rows.outputs, self.columns.outputs
 
-    @property
-    def largest_up(self) -> int:
-        """The largest number of outputs that are centred on one source, along any axis."""
-        return max(math.ceil(axis.scale) for axis in (self.rows, self.columns))
-
     def crops(self, geometry: Geometry) -> bool:
         """Whether the output is that of ``geometry``, or lacks only some of its last outputs.
 
@@ -288,14 +283,16 @@ class Resize:
         return geometry.down == 1 and all(_crops(axis, geometry.up) for axis in axes)
 
     def in_cells(self, geometry: Geometry) -> Geometry | None:
-        """The kernels of ``geometry`` with the ``up`` and ``down`` of both axes, or ``None``.
+        """``geometry`` with the ``up`` and ``down`` of both axes, or of a crop; or ``None``.
 
-        ``None`` means that the axes have different scales, or that the cells would be large.
+        ``None`` means that the axes have no common scale that is a small integer or its reciprocal.
         """
-        scale = self.rows.scale
-        up, down = scale.as_integer_ratio()
-        is_small = min(up, down) == 1 and max(up, down) <= _LARGEST_FACTOR_OF_CELLS
-        if self.columns.scale != scale or not is_small:
+        up, down = self.rows.scale.as_integer_ratio()
+        if self.columns.scale != self.rows.scale or min(up, down) > 1:
+            up, down = max(math.ceil(axis.scale) for axis in (self.rows, self.columns)), 1
+            if not self.crops(dataclasses.replace(geometry, up=up, down=down)):
+                return None
+        if max(up, down) > _LARGEST_FACTOR_OF_CELLS:
             return None
         return dataclasses.replace(geometry, up=up, down=down)
 

@@ -122,7 +122,9 @@ def test_integers_of_numpy_do_not_overflow(scale):
     assert shape.shape == (1, 300, 300, 1)
 
 
-@pytest.mark.parametrize("target", [{"scale": Fraction(1, 1000)}, {"size": (60, 50)}])
+@pytest.mark.parametrize(
+    "target", [{"scale": Fraction(1, 1000)}, {"scale": 60}, {"size": (60, 50)}]
+)
 def test_large_factors_compile_to_small_programs(target):
     x, logits = random_map_and_logits(1)
     run = jitted_gradients(**target)

@@ -190,6 +190,8 @@ def test_a_map_without_its_last_row_is_a_crop(up):
         (Fraction(5), Fraction(5), None),
         (Fraction(3, 2), Fraction(3, 2), None),
         (Fraction(2), Fraction(3), None),
+        (Fraction(19, 10), Fraction(2), (2, 1)),  # a crop
+        (Fraction(49, 10), Fraction(5), None),
     ],
 )
 def test_only_small_integers_are_computed_in_cells(rows, columns, up_and_down):
