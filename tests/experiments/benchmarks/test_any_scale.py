@@ -16,6 +16,7 @@ def test_the_nearest_scale_has_the_smallest_ratio(scale, nearest):
     assert nearest_integer(Fraction(scale)) == Fraction(nearest)
 
 
+@pytest.mark.slow
 def test_every_scale_is_timed(monkeypatch):
     monkeypatch.setattr(any_scale, "SCALES", (Fraction("1.3"),))
     monkeypatch.setattr(any_scale, "INTEGERS", (Fraction(1),))

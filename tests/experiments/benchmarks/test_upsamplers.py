@@ -1,3 +1,5 @@
+import pytest
+
 from experiments.benchmarks import upsamplers
 from experiments.benchmarks.timing import Timing
 from experiments.benchmarks.upsamplers import MapShape, Measured, measure
@@ -7,6 +9,7 @@ from tests.experiments.benchmarks.markdown_tables import tables
 SMALL = MapShape("FPN", (1, 3, 4, 8))
 
 
+@pytest.mark.slow
 def test_upsamplers_with_and_without_guide_are_measured():
     found = measure(SMALL, ("nearest", "sapa"), rounds=1)
     assert [*found] == ["nearest", "sapa"]

@@ -11,7 +11,7 @@ from tests.experiments.variables import scaled_variables
 from tests.kernels import oracle
 from tests.slow import slow
 
-each_variant = pytest.mark.parametrize("lite", [False, True])
+each_variant = pytest.mark.parametrize("lite", [False, slow(True)])
 # Sides of the maps that the six upsamplers of SegFormer-B1 double, for images of 512x512 pixels.
 SEGFORMER = (16, 32, 64, 32, 64, 64)
 # Parameters, and multiply-adds in billions, as FADE's README gives them.

@@ -17,8 +17,11 @@ from experiments.resamplers.upsamplers import upsample
 from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import random_variables
+from tests.slow import slow
 
-METHODS = get_args(Upsampler)
+# Variants with the code of another method are slow tests.
+VARIANTS = ("dysample_plus", "fade_lite")
+METHODS = [slow(name) if name in VARIANTS else name for name in get_args(Upsampler)]
 KEY = jax.random.key(0, impl="rbg")
 
 

@@ -45,7 +45,7 @@ def build(config, dtype="float32"):
     return model, scaled_variables(model, *example())
 
 
-FAST = ("global-local-carafe", "partial-carafe", "unet", "unet-plain", "unet-sapa")
+FAST = ("global-local-carafe", "partial-carafe", "unet", "unet-plain")
 
 
 @pytest.mark.parametrize(
