@@ -1,5 +1,6 @@
 """Shared functions of the command lines of all tasks."""
 
+import contextlib
 import os
 import re
 import select
@@ -18,7 +19,8 @@ from experiments.engine.errors import Interrupted, UserError
 from experiments.engine.text import printable
 
 # The exit codes that shells report for programs that were ended by these signals.
-_AFTER_SIGINT, _AFTER_SIGPIPE, _AFTER_SIGTERM = 130, 141, 143
+_AFTER_SIGINT, _AFTER_SIGPIPE = 130, 141
+_AFTER_SIGNAL = 128  # plus its number
 
 _STANDARD_OUTPUT = 1
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -86,11 +88,12 @@ def _run(command: Callable[[], object]) -> None:
         command()
     except KeyboardInterrupt:
         print("interrupted; the run can continue from its last checkpoint", file=sys.stderr)
-        _leave(_AFTER_SIGINT)
+        # The exception may have left threads waiting for each other, and an exit would join them.
+        _exit_at_once(_AFTER_SIGINT)
     except Interrupted as interrupted:
         # All processes end at the same step, so that none has to end another.
         print(interrupted, file=sys.stderr)
-        sys.exit(_AFTER_SIGTERM)
+        sys.exit(_AFTER_SIGNAL + interrupted.received)
     except UserError as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         _leave(2)
@@ -136,9 +139,21 @@ def _leave(code: int) -> NoReturn:
 
 
 def _abort(code: int) -> None:
+    """Ends this process at once if it is one of several; the others notice it, and end too.
+
+    An ordinary exit would take minutes, because JAX would wait for the other processes.
+    """
     # A process that has not imported JAX is not connected to others, and errors of options are
     # reported without that import.
     if "jax" in sys.modules:
-        from experiments.engine.distributed import abort
+        from experiments.engine.distributed import connected
 
-        abort(code)
+        if connected():
+            _exit_at_once(code)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    with contextlib.suppress(OSError):  # the reader may have closed them
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)

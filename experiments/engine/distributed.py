@@ -1,12 +1,6 @@
-"""Training with several processes: how they connect, agree, and stop at SIGTERM."""
+"""Training with several processes: how they connect and agree."""
 
-import contextlib
-import os
-import signal
-import sys
 from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any, Self
 
 import jax
 import numpy as np
@@ -35,6 +29,11 @@ def start(config: Distributed) -> None:
             ) from error
     elif config.coordinator is not None:
         jax.distributed.initialize(config.coordinator, config.processes, config.process, local)
+
+
+def connected() -> bool:
+    """Whether this process is one of several; counting them would start the devices."""
+    return jax.distributed.is_initialized()
 
 
 def is_primary() -> bool:
@@ -83,48 +82,3 @@ def primary_first[Result](make: Callable[[], Result]) -> Result:
         return result
     barrier("primary first")
     return make()
-
-
-def abort(code: int) -> None:
-    """Ends this process at once if it is one of several; the others notice it, and end too.
-
-    An ordinary exit would take minutes, because JAX would wait for the other processes.
-    """
-    if jax.distributed.is_initialized():  # counting the processes would start the devices
-        with contextlib.suppress(OSError):  # the reader may have closed them
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
-
-
-class Interruption:
-    """Records SIGTERM inside a ``with`` block, so that all processes stop after the same step."""
-
-    def __init__(self) -> None:
-        self._noted = False
-        self._previous: Any = None
-
-    def __enter__(self) -> Self:
-        # With several processes the handler of JAX must stay: it passes the signal to the others.
-        if jax.process_count() == 1:
-            self._previous = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._previous)
-
-    def requested(self, step: int) -> bool:
-        """Whether to stop after ``step``; all processes get the same answer for the same step."""
-        if jax.process_count() == 1:
-            return self._noted
-        return bool(multihost_utils.reached_preemption_sync_point(step))
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self._noted = True

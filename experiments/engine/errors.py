@@ -1,5 +1,7 @@
 """Errors that commands report to their users, as opposed to faults of the program."""
 
+import signal
+
 
 class UserError(Exception):
     """An error that the user can correct; commands print it in one line, and exit with code 2."""
@@ -10,4 +12,13 @@ class InputError(UserError, ValueError):
 
 
 class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
-    """The run was asked to stop, and has saved a checkpoint from which it can continue."""
+    """A signal asked the run to stop, and it has saved a checkpoint from which it can continue.
+
+    Args:
+        message: what has been done and saved.
+        received: the signal.
+    """
+
+    def __init__(self, message: str, received: signal.Signals) -> None:
+        super().__init__(message)
+        self.received = received

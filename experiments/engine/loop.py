@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -17,10 +18,11 @@ from experiments.engine import config as configs
 from experiments.engine.batch_fields import RECORD
 from experiments.engine.checkpoints import CHECKPOINTS, Checkpoints, save_state
 from experiments.engine.claim import FINISHED, claimed
-from experiments.engine.distributed import Interruption, is_primary
+from experiments.engine.distributed import is_primary
 from experiments.engine.errors import Interrupted, UserError
 from experiments.engine.evaluation import NonFiniteEvaluationError
 from experiments.engine.input import Input, unreadable_records
+from experiments.engine.interruption import Interruption
 from experiments.engine.json_files import write_json
 from experiments.engine.monitoring.environment import append_environment
 from experiments.engine.monitoring.logs import METRICS, RunLogs, read_metrics
@@ -76,9 +78,10 @@ def train(
     """Trains a task to its last step, from the newest checkpoint in ``folder`` if there is one.
 
     A run that was killed and started again continues with the same batches and gives the same
-    numbers, bit for bit on a CPU. SIGTERM ends it after a checkpoint. A state is saved before it is
-    evaluated: an evaluation that fails or is killed costs no training step, and is done first when
-    the run is started again. ``experiments/README.md`` lists the files that are written.
+    numbers, bit for bit on a CPU. SIGTERM and ctrl-C end it after a checkpoint. A state is saved
+    before it is evaluated: an evaluation that fails or is killed costs no training step, and is
+    done first when the run is started again. ``experiments/README.md`` lists the files that are
+    written.
 
     Args:
         folder: folder of the run; with several processes, it must be visible to all of them.
@@ -103,7 +106,8 @@ def train(
         FolderError: the folder cannot be written to, or another command trains in it.
         LogError: a log of an earlier start is damaged.
         WorkerError: a process that prepares batches was killed.
-        Interrupted: SIGTERM was received; the run is saved.
+        Interrupted: SIGTERM or SIGINT was received; the run is saved.
+        KeyboardInterrupt: SIGINT was received a second time, before the run was saved.
     """
     check_batch_size(training.batch_size, training.accumulation)
     configs.check(task.steps >= 1, "length", "at least one step", task.steps)
@@ -198,18 +202,19 @@ class _Loop:
                 self._finish_steps()
                 self._save(number)
             if stops:
-                self._interrupt(number)
+                self._interrupt(number, stops)
             if evaluates:
                 self._evaluate(number)
         # The last evaluation may take long, and further runs may follow in this process.
-        if self._interruption.requested(last + 1):
-            self._interrupt(last)
+        if stops := self._interruption.requested(last + 1):
+            self._interrupt(last, stops)
         return self._carry.state
 
-    def _interrupt(self, number: int) -> NoReturn:
+    def _interrupt(self, number: int, received: signal.Signals) -> NoReturn:
         raise Interrupted(
-            f"SIGTERM after step {number} of {self._task.steps}; it is saved, and the same command "
-            "continues it"
+            f"{received.name} after step {number} of {self._task.steps}; it is saved, and the same "
+            "command continues it",
+            received,
         )
 
     def _evaluates(self, number: int) -> bool:

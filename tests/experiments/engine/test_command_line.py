@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,8 +72,8 @@ def test_an_error_with_any_file_name_is_printed_in_one_line(monkeypatch, capsys)
         (BrokenPipeError("of another pipe than the output"), 2, True),
         (ValueError("a library's own"), 1, True),
         (ZeroDivisionError("ours"), 1, True),
-        (Interrupted("saved"), 143, False),
-        (KeyboardInterrupt(), 130, False),
+        (Interrupted("saved", signal.SIGTERM), 143, False),
+        (Interrupted("saved", signal.SIGINT), 130, False),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
@@ -83,6 +84,34 @@ def test_other_errors_have_their_own_codes_and_faults_keep_their_traceback(
     assert ended == code
     assert ("Traceback" in printed) == traceback
     assert str(error) in printed
+
+
+INTERRUPTED = """
+import threading
+from experiments.engine.command_line import run_program
+
+def main() -> None:
+    threading.Thread(target=threading.Event().wait).start()
+    print("some output", flush=False)
+    raise KeyboardInterrupt
+
+run_program(main)
+"""
+
+
+def test_after_ctrl_c_a_program_does_not_wait_for_its_threads():
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 130
+    assert ended.stdout == "some output\n"
+    assert "interrupted" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def paths_of(arguments, monkeypatch):

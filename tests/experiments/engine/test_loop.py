@@ -24,9 +24,9 @@ from experiments.engine.checkpoints import (
 )
 from experiments.engine.claim import is_finished
 from experiments.engine.config import ConfigError
-from experiments.engine.distributed import Interruption
 from experiments.engine.errors import Interrupted
 from experiments.engine.evaluation import NonFiniteEvaluationError
+from experiments.engine.interruption import Interruption
 from experiments.engine.loop import NonFiniteLossError, UnreadableRecordsError
 from experiments.engine.monitoring.logs import read_log
 from experiments.engine.step import first_carry
@@ -238,7 +238,8 @@ def test_an_evaluation_prevented_by_sigterm_is_done_after_the_restart(
     evaluated_whole, tmp_path, step, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(Interruption, "requested", lambda self, number: number == step)
+        received = {step: signal.SIGTERM}
+        patch.setattr(Interruption, "requested", lambda self, number: received.get(number))
         with pytest.raises(Interrupted, match=f"SIGTERM after step {step} of 6"):
             run(tmp_path, 6, evaluate=score, **EVALUATED)
     check_goes_on_with_the_evaluation(tmp_path, evaluated_whole, step)
@@ -386,13 +387,36 @@ def test_randomness_differs_by_step_and_device(tmp_path):
     assert len({line["low"] for line in drawn}) == 4
 
 
-def test_sigterm_in_the_last_evaluation_ends_the_program_after_it(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_last_evaluation_ends_the_program_after_it(tmp_path, number, capfd):
     def evaluate(state):
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)
         return {"score": float(state["sum"])}
 
-    with pytest.raises(Interrupted, match="step 3 of 3"):
+    with pytest.raises(Interrupted, match=f"{number.name} after step 3 of 3") as interrupted:
         toy.run(tmp_path, 3, evaluate=evaluate)
+    assert interrupted.value.received == number
+    assert ("ctrl-C again" in capfd.readouterr().err) == (number == signal.SIGINT)
     assert [line["step"] for line in read_log(tmp_path / "metrics.jsonl")][-1] == 3
     # The run is finished; without the signal, further runs of a table would follow.
     toy.run(tmp_path, 3, evaluate=lambda state: {"score": 0.0})
+
+
+@pytest.mark.parametrize("previous", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_second_ctrl_c_ends_the_run_at_once_unless_the_program_ignores_it(tmp_path, previous):
+    def evaluate(state):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return {"score": float(state["sum"])}
+
+    handler = signal.signal(signal.SIGINT, previous)
+    try:
+        ignored = previous == signal.SIG_IGN
+        with contextlib.nullcontext() if ignored else pytest.raises(KeyboardInterrupt):
+            toy.run(tmp_path, 3, evaluate=evaluate)
+        assert signal.getsignal(signal.SIGINT) is previous
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    evaluations = [line for line in read_log(tmp_path / "metrics.jsonl") if "eval/score" in line]
+    assert len(evaluations) == ignored
+    assert steps_in(tmp_path / "checkpoints") == [3]

@@ -1,4 +1,5 @@
 import dataclasses
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 from experiments.engine.config import ConfigError
 from experiments.engine.errors import Interrupted
 from experiments.engine.folders import Folders
-from experiments.engine.loop import Interruption
+from experiments.engine.interruption import Interruption
 from experiments.engine.monitoring.logs import read_metrics
 from experiments.engine.settings import Operation
 from experiments.pyramid import task
@@ -60,7 +61,8 @@ def test_a_run_that_is_interrupted_and_resumed_gives_the_same_numbers(
 ):
     arguments = tmp_path / "run", folders.data_dir, folders.cache, of_length(4)
     with monkeypatch.context() as patch:
-        patch.setattr(Interruption, "requested", lambda self, number: number == 3)
+        received = {3: signal.SIGTERM}
+        patch.setattr(Interruption, "requested", lambda self, number: received.get(number))
         with pytest.raises(Interrupted):
             train(*arguments)
     assert [line["step"] for line in numbers(tmp_path / "run")] == [1, 2, 3]
