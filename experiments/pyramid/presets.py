@@ -1,4 +1,4 @@
-"""Presets for small versions of Tables 4, 11, 13 and 14."""
+"""Presets for small versions of Tables 4, 11, 13 and 14, and for later upsamplers."""
 
 import dataclasses
 from typing import Any
@@ -45,6 +45,14 @@ _UPSAMPLERS: dict[Upsampler, str] = {
     "spatial_attention": "Spatial Attention",
     "carafe": "CARAFE++",
 }
+# Upsamplers that were published after the paper.
+_AFTER_PAPER: dict[Upsampler, str] = {
+    "dysample": "DySample",
+    "dysample_plus": "DySample+",
+    "fade": "FADE",
+    "fade_lite": "FADE-Lite",
+    "sapa": "SAPA-B",
+}
 # Different learning rates suit the upsamplers. `rates` tries these, each twice the one before;
 # neither the first nor the last is best.
 _RATES: dict[Upsampler, tuple[float, ...]] = {
@@ -59,6 +67,11 @@ _RATES: dict[Upsampler, tuple[float, ...]] = {
     "carafe": (2e-3, 4e-3, 8e-3, 1.6e-2),
     "static_kernels": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2),
     "encoded_box": (1e-3, 2e-3, 4e-3, 8e-3),
+    "dysample": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "dysample_plus": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "fade": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "fade_lite": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "sapa": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
 }
 # The learning rates with the highest mIoU, which the tables have.
 _LEARNING_RATES: dict[Upsampler, float] = {
@@ -73,6 +86,11 @@ _LEARNING_RATES: dict[Upsampler, float] = {
     "carafe": 4e-3,
     "static_kernels": 3.2e-2,
     "encoded_box": 4e-3,
+    "dysample": 4e-3,
+    "dysample_plus": 4e-3,
+    "fade": 4e-3,
+    "fade_lite": 4e-3,
+    "sapa": 4e-3,
 }
 # Rows of the ablations, by name, that the default CARAFE++ beats: perhaps only because its learning
 # rate does not suit them. `carafe-rates` tries these.
@@ -159,9 +177,13 @@ _CONTROL_ROWS = tuple(
 )
 # Is it the content, or the capacity of the predictor?
 CAPACITY = (_NEAREST, _BY_NAME["nearest-wide"], *_CONTROL_ROWS, _CARAFE)
+_ROWS_AFTER_PAPER = tuple(
+    _preset(method.replace("_", "-"), name, method) for method, name in _AFTER_PAPER.items()
+)
+AFTER_PAPER = (_NEAREST, _BY_NAME["nearest-wide"], _CARAFE, *_ROWS_AFTER_PAPER)
 RATES = tuple(
     each
-    for preset in (*TABLE_4, *_CONTROL_ROWS)
+    for preset in (*TABLE_4, *_CONTROL_ROWS, *_ROWS_AFTER_PAPER)
     for each in at_learning_rates((preset,), _RATES[preset.config.model.upsampler])
 )
 # No other table has it.
@@ -202,6 +224,15 @@ EXPERIMENTS = {
             ),
         ),
     ),
+    "after-paper": Experiment(
+        "CARAFE++ and upsamplers published after the paper, on cached features",
+        AFTER_PAPER,
+        _MORE_SEEDS,
+        comparisons=(
+            *compared_with(_NEAREST, AFTER_PAPER),
+            *compared_with(_CARAFE, _ROWS_AFTER_PAPER),
+        ),
+    ),
     **{
         f"table{number}": Experiment(
             f"Small version of Table {number} on cached features",
@@ -212,7 +243,7 @@ EXPERIMENTS = {
         for number, presets in ((11, TABLE_11), (13, TABLE_13), (14, TABLE_14))
     },
     "rates": Experiment(
-        "Learning rates of the rows of table4 and capacity", RATES, (_SEED_OF_RATES,)
+        "Learning rates of the rows of table4, capacity and after-paper", RATES, (_SEED_OF_RATES,)
     ),
     "carafe-rates": Experiment(
         "Learning rates of ablated rows of CARAFE++", CARAFE_RATES, (_SEED_OF_RATES,)

@@ -14,11 +14,16 @@ BASE = BY_NAME["carafe"].config
 SEEDS = {
     "table4": (0, 1, 2, 3, 4),
     "capacity": (0, 1, 2, 3, 4),
+    "after-paper": (0, 1, 2, 3, 4),
     "rates": (100,),
     "carafe-rates": (100,),
 }
 ROWS_OF_RATES = {
-    "rates": {row.name for name in ("table4", "capacity") for row in EXPERIMENTS[name].presets},
+    "rates": {
+        row.name
+        for name in ("table4", "capacity", "after-paper")
+        for row in EXPERIMENTS[name].presets
+    },
     "carafe-rates": {"c64", "uncompressed", "k13", "k15", "k55", "k57", "sigmoid"},
 }
 
