@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from carafe_kernels.geometry import Dimension, Geometry, Resize
+from carafe_kernels.geometry import Dimension, Geometry, Resize, positive_integer
 from carafe_kernels.normalizers import NORMALIZERS
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -83,6 +83,29 @@ def checked_input(x: Any, dtype: jax.typing.DTypeLike | None = None) -> jax.Arra
     return x
 
 
+def checked_offset_features(offset_features: Any, down: int) -> int:
+    """Returns an option of a layer that is not ``None``, or raises ``ValueError``."""
+    if down != 1:
+        raise ValueError(
+            f"offset_features must be None if down is above 1, got {offset_features!r} and "
+            f"down={down}"
+        )
+    return positive_integer("offset_features", offset_features)
+
+
+def check_running_average(use_running_average: Any) -> None:
+    """Raises ``ValueError`` unless the argument is ``None`` or a boolean, which may be traced."""
+    value = use_running_average
+    if value is None or isinstance(value, bool):
+        return
+    is_array = isinstance(value, jax.Array | np.ndarray | np.generic)
+    if not is_array or value.shape or value.dtype != bool:
+        raise ValueError(
+            f"use_running_average must be None or a boolean, got {value!r}; give size and scale by "
+            "keyword, or after it"
+        )
+
+
 def checked_map(x: Any, geometry: Geometry) -> jax.Array:
     """Returns ``x`` as an array, or raises ``ValueError`` if it does not fit ``geometry``."""
     x = checked_input(x)
@@ -146,7 +169,10 @@ def checked_offset_logits(
     if offset_logits is None:
         return None
     if resize is None:
-        raise ValueError("offset_logits must be None without size and scale, got an array")
+        raise ValueError(
+            "offset_logits must be None without size and scale, got an object of type "
+            f"{type(offset_logits).__name__}"
+        )
     layout = "[*size, groups * kernel_size**2]"
     array = checked_array("offset_logits", offset_logits, layout)
     expected = (*resize.size, geometry.weight_channels)
@@ -155,15 +181,11 @@ def checked_offset_logits(
     return array
 
 
-def checked_logits(
-    x: Any, logits: Any, geometry: Geometry, normalizer: str
-) -> tuple[jax.Array, jax.Array]:
-    """Returns ``x`` and ``logits`` as arrays, or raises ``ValueError`` if an argument is wrong."""
-    check_normalizer(normalizer)
-    x = checked_map(x, geometry)
+def checked_logits(x: jax.Array, logits: Any, geometry: Geometry) -> jax.Array:
+    """Returns ``logits`` as an array, or raises ``ValueError`` if they do not fit ``x``."""
     layout = "[..., ceil(H / down), ceil(W / down), up**2 * groups * kernel_size**2]"
     expected = (*map(geometry.cells, x.shape[-3:-1]), geometry.logit_channels)
-    return x, _checked_operand("logits", logits, layout, expected, x, str(geometry))
+    return _checked_operand("logits", logits, layout, expected, x, str(geometry))
 
 
 def _checked_operand(

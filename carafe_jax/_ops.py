@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from carafe_jax._batch_axes import map_batch_axes
 from carafe_jax._checks import (
+    check_normalizer,
     checked_logits,
     checked_map,
     checked_offset_logits,
@@ -199,9 +200,10 @@ def carafe(
         NotImplementedError: the named implementation cannot compute this call.
     """
     geometry = Geometry(kernel_size, up, down, groups)
-    x, logits = checked_logits(x, logits, geometry, normalizer)
-
+    check_normalizer(normalizer)
+    x = checked_map(x, geometry)
     resize = checked_resize(size, scale, x.shape[-3:-1], {"down": geometry.down})
+    logits = checked_logits(x, logits, geometry)
     offset_logits = checked_offset_logits(offset_logits, geometry, resize)
 
     def run(x: jax.Array, logits: jax.Array) -> jax.Array:
@@ -293,8 +295,10 @@ def reassembly_kernels(
         ValueError: an argument has a wrong shape, dtype or value.
     """
     geometry = Geometry(kernel_size, up, down, groups)
-    x, logits = checked_logits(x, logits, geometry, normalizer)
+    check_normalizer(normalizer)
+    x = checked_map(x, geometry)
     resize = checked_resize(size, scale, x.shape[-3:-1], {"down": geometry.down})
+    logits = checked_logits(x, logits, geometry)
     offset_logits = checked_offset_logits(offset_logits, geometry, resize)
 
     def run(x: jax.Array, logits: jax.Array) -> jax.Array:

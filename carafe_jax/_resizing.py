@@ -69,7 +69,7 @@ def layer_target(
     if resize is None:
         return None, ...
     # Then a collected reassembly has the ``up`` of the layer, like those of other calls.
-    if layer.offset_features is None and resize.crops(Geometry(up=layer.up)):
+    if resize.crops(Geometry(up=layer.up)):
         height, width = resize.size
         return None, (..., slice(height), slice(width), slice(None))
     return resize, ...
@@ -87,7 +87,7 @@ def _checked_scales(scale: Any) -> tuple[Fraction, Fraction]:
     if len(scales) != 2 or not all(_is_scale(value) for value in scales):
         raise ValueError(
             "scale must be a positive integer or fractions.Fraction, or two of them for rows and "
-            f"columns, got {scale!r}; write a decimal number as Fraction('1.7')"
+            f"columns, not an array, got {scale!r}; write a decimal number as Fraction('1.7')"
         )
     # Integers of Python: arithmetic with those of NumPy may overflow.
     rows, columns = (Fraction(int(s.numerator), int(s.denominator)) for s in scales)

@@ -9,13 +9,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from carafe_kernels.geometry import Geometry, Resize, positive_integer
+from carafe_kernels.geometry import Geometry, Resize
 from carafe_kernels.names import Implementation, Normalizer, Scale
 from flax.core import scope as flax_scope
 from jaxtyping import Array, Float
 
 from carafe_jax import _predictor as predictor
-from carafe_jax._checks import checked_input
+from carafe_jax._checks import check_running_average, checked_input, checked_offset_features
 from carafe_jax._collection import Calls, dropped, reassembly_of
 from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax._resizing import layer_target
@@ -180,8 +180,9 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
     ``down=1``, which predicts a kernel for each pixel and downsamples with, for example,
     ``scale=Fraction(1, 2)``.
 
-    In ``nn.remat`` and ``nn.jit`` of a layer, both are static arguments, with the numbers 3 and 4
-    (``static_argnums=(3, 4)``).
+    In ``nn.remat`` and ``nn.jit`` of a layer, both are static arguments. Give all arguments by
+    position, as in ``nn.remat(CARAFE, static_argnums=(2, 3, 4))(up=2)(x, None, (33, 47), None)``.
+    In ``nn.vmap``, Flax ignores keyword arguments.
 
     A mesh may shard the first batch axis of the input. Flax's convolutions merge all batch axes, so
     use ``nn.vmap`` if a mesh shards another one, and gather sharded channels before the layer.
@@ -222,8 +223,9 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
             :func:`carafe_jax.carafe`.
         offset_features: width of the hidden layer of an ``offset_predictor``. It adds values to the
             logits of outputs that lie between two predicted kernels, in calls with a ``size`` or
-            ``scale``. They vanish at scales such as ``up`` and ``1 / 2``, where no output does.
-            ``None`` leaves it out. This predictor is not part of the paper.
+            ``scale``. They vanish at scales such as ``up`` and ``1 / 2``, where no output does, and
+            in a crop. ``None`` leaves it out, as it must if ``down`` is above 1. This predictor is
+            not part of the paper.
 
     Raises:
         ValueError: an option or the input is out of range, when the layer is first called.
@@ -239,7 +241,7 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         self.kernel_predictor = KernelPredictor(**options)
         if self.offset_features is not None:
             self.offset_predictor = OffsetPredictor(
-                features=positive_integer("offset_features", self.offset_features),
+                features=checked_offset_features(self.offset_features, self.down),
                 weight_channels=self.groups * self.kernel_size**2,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
@@ -320,6 +322,7 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         self, x: Float[Array, "*batch height width channels"], use_running_average: bool | None
     ) -> tuple[jax.Array, jax.Array]:
         """Returns ``x`` in the dtype of the computation, and the logits predicted from it."""
+        check_running_average(use_running_average)
         x = checked_input(x, self.dtype)
         # None is not passed on: summaries of a model would list it among the inputs.
         arguments = () if use_running_average is None else (use_running_average,)

@@ -14,7 +14,13 @@ from flax.errors import TraceContextError
 from jaxtyping import Array, Float
 
 from carafe_jax import _predictor as predictor
-from carafe_jax._checks import check_groups, check_normalizer, checked_input
+from carafe_jax._checks import (
+    check_groups,
+    check_normalizer,
+    check_running_average,
+    checked_input,
+    checked_offset_features,
+)
 from carafe_jax._collection import Calls, dropped, reassembly_of
 from carafe_jax._ops import carafe, reassembly_kernels
 from carafe_jax._resizing import layer_target
@@ -238,8 +244,9 @@ class CARAFE(nnx.Module):
             :func:`carafe_jax.carafe`.
         offset_features: width of the hidden layer of an ``offset_predictor``. It adds values to the
             logits of outputs that lie between two predicted kernels, in calls with a ``size`` or
-            ``scale``. They vanish at scales such as ``up`` and ``1 / 2``, where no output does.
-            ``None`` leaves it out. This predictor is not part of the paper.
+            ``scale``. They vanish at scales such as ``up`` and ``1 / 2``, where no output does, and
+            in a crop. ``None`` leaves it out, as it must if ``down`` is above 1. This predictor is
+            not part of the paper.
         rngs: random number generators of the initial parameters.
         compressed_channels: output channels of the 1x1 compressor. ``"auto"`` is 64 for upsampling
             and 16 for downsampling, as in the paper; ``None`` leaves the compressor out.
@@ -313,7 +320,7 @@ class CARAFE(nnx.Module):
         self.offset_predictor: OffsetPredictor | None = nnx.data(None)
         if offset_features is not None:
             self.offset_predictor = OffsetPredictor(
-                positive_integer("offset_features", offset_features),
+                checked_offset_features(offset_features, geometry.down),
                 geometry.weight_channels,
                 dtype=options.get("dtype"),
                 param_dtype=options.get("param_dtype", jnp.float32),
@@ -393,6 +400,7 @@ class CARAFE(nnx.Module):
         self, x: Float[Array, "*batch height width channels"], use_running_average: bool | None
     ) -> tuple[jax.Array, jax.Array]:
         """Returns ``x`` in the dtype of the computation, and the logits predicted from it."""
+        check_running_average(use_running_average)
         x = checked_input(x, self.dtype)
         # None is not passed on: summaries of a model would list it among the inputs.
         arguments = () if use_running_average is None else (use_running_average,)

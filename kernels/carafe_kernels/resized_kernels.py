@@ -12,11 +12,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Geometry, Resize, outputs_by_index
 from carafe_kernels.normalizers import NORMALIZERS, normalize, normalized_dtype
+from carafe_kernels.sharding import resharded
 
 
 def resized_kernels(
@@ -52,7 +54,10 @@ def resized_kernels(
         indices = tuple(map(int, of_axis.centres(up)))
         field = _select(_Selection(axis, field.shape[axis], indices), field)
     if offset_logits is not None:
-        field += offset_logits[None].astype(field.dtype)
+        # Under explicit sharding both must be sharded over the same axes of a mesh.
+        sharding = jax.typeof(field).sharding
+        spec = PartitionSpec(*sharding.spec[1:])
+        field += resharded(offset_logits, sharding.mesh, spec)[None].astype(field.dtype)
     kernels = split_axis(field, 3, geometry.groups, geometry.taps)
     return merge_axes(NORMALIZERS[normalizer](kernels), 3)
 

@@ -205,7 +205,9 @@ def test_offset_logits_are_added_before_the_normalizer():
         ({"scale": (1, 2, 3)}, ("scale", "two", "3")),
         ({"scale": True}, ("scale", "True")),
         ({"size": (8, 4), "down": 2}, ("down", "1", "size", "2")),
+        ({"scale": np.array(2)}, ("scale", "not an array", "2")),
         ({"offset_logits": np.zeros((8, 4, 18), np.float32)}, ("offset_logits", "None")),
+        ({"offset_logits": 0}, ("offset_logits", "None", "int")),
         (
             {"size": (8, 4), "offset_logits": np.zeros((8, 5, 18), np.float32)},
             ("offset_logits", "(8, 4, 18)", "(8, 5, 18)"),
@@ -214,7 +216,6 @@ def test_offset_logits_are_added_before_the_normalizer():
 )
 def test_a_wrong_target_is_refused(arguments, names):
     x, logits = random_map_and_logits(up=1)
-    logits = logits[:, :3, :3] if "down" in arguments else logits
     with pytest.raises(ValueError, match=naming(*names)):
         carafe_jax.carafe(x, logits, kernel_size=3, groups=2, **arguments)
 
@@ -301,6 +302,29 @@ def test_a_sharded_batch_stays_on_its_devices(axis_type):
         sharded = jax.device_put((x, logits), sharding)
         found, kinds = run_and_collectives(run, *sharded)
     assert kinds <= {"all-reduce"}  # the sum of the loss
+    assert_trees_close(found, expected)
+
+
+@each_axis_type
+def test_offset_logits_may_be_sharded_over_the_axis_of_the_batch(axis_type):
+    x, logits = random_map_and_logits(batch=(4,))
+    offset_logits = random_map(8, 4, 18)
+
+    @jax.jit
+    def run(x, logits, offset_logits):
+        def loss(*operands):
+            x, logits, offset_logits = operands
+            y = carafe_jax.carafe(
+                x, logits, kernel_size=3, groups=2, up=2, size=(8, 4), offset_logits=offset_logits
+            )
+            return jnp.sum(jnp.sin(y))
+
+        return jax.value_and_grad(loss, argnums=(0, 1, 2))(x, logits, offset_logits)
+
+    expected = run(x, logits, offset_logits)
+    sharding = over_the_batch(axis_type)
+    with jax.set_mesh(sharding.mesh):
+        found = run(*jax.device_put((x, logits, offset_logits), sharding))
     assert_trees_close(found, expected)
 
 

@@ -36,13 +36,33 @@ def test_both_layers_compute_carafe_of_their_logits(target, offset_features):
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_size_is_a_static_argument_of_lifted_transformations():
-    linen, variables, _ = twins(up=2, **SMALL)
-    expected = linen.apply(variables, X, size=(9, 7))
+@pytest.mark.parametrize(("batch_norm", "use_running_average"), [(False, None), (True, True)])
+def test_a_size_is_a_static_argument_of_lifted_transformations(batch_norm, use_running_average):
+    options = {"up": 2, "batch_norm": batch_norm, **SMALL}
+    linen, variables, _ = twins(**options)
+    expected = linen.apply(variables, X, use_running_average, size=(9, 7))
     for lift in (nn.remat, nn.jit):
-        lifted = lift(carafe_jax.linen.CARAFE, static_argnums=(3, 4))(up=2, **SMALL)
-        found = lifted.apply(variables, X, None, (9, 7), None)
+        lifted = lift(carafe_jax.linen.CARAFE, static_argnums=(2, 3, 4))(**options)
+        found = lifted.apply(variables, X, use_running_average, (9, 7), None)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [(9, 7), 0, HALF, np.zeros(2, bool)], ids=repr)
+@pytest.mark.parametrize("method", ["__call__", "reassembly_kernels"])
+def test_a_size_in_the_place_of_use_running_average_is_refused(value, method):
+    linen, variables, layer = twins(up=2, **SMALL)
+    with pytest.raises(ValueError, match=naming("use_running_average", repr(value))):
+        linen.apply(variables, X, value, method=method)
+    with pytest.raises(ValueError, match=naming("use_running_average", repr(value))):
+        getattr(layer, method)(X, value)
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), np.array(True), jax.numpy.array(True)])
+def test_use_running_average_may_be_any_boolean(value):
+    linen, variables, layer = twins(up=2, batch_norm=True, **SMALL)
+    expected = linen.apply(variables, X, True)
+    np.testing.assert_array_equal(linen.apply(variables, X, value), expected)
+    np.testing.assert_allclose(layer(X, value), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", slow("float32")])
@@ -73,7 +93,9 @@ def test_parameters_of_a_strided_layer_downsample_in_a_layer_without_stride():
     np.testing.assert_allclose(y, strided.apply(variables, X), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("target", [{"scale": 2}, {"scale": 1}, {"scale": HALF}, {}], ids=str)
+@pytest.mark.parametrize(
+    "target", [{"scale": 2}, {"scale": 1}, {"scale": HALF}, {"size": (9, 11)}, {}], ids=str
+)
 def test_offsets_vanish_at_the_scale_of_the_predictor_and_at_its_fractions(target):
     options = {"up": 2, **SMALL}
     linen, variables, layer = twins(**options)
@@ -124,6 +146,14 @@ def test_a_wrong_number_of_offset_features_is_refused(offset_features):
         carafe_jax.linen.CARAFE(offset_features=offset_features).init(jax.random.key(0), X)
     with pytest.raises(ValueError, match=expected):
         carafe_jax.nnx.CARAFE(CHANNELS, offset_features=offset_features, rngs=nnx.Rngs(0))
+
+
+def test_a_layer_that_predicts_by_cells_has_no_offsets():
+    expected = naming("offset_features", "3", "down", "2")
+    with pytest.raises(ValueError, match=expected):
+        carafe_jax.linen.CARAFE(down=2, offset_features=3).init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match=expected):
+        carafe_jax.nnx.CARAFE(CHANNELS, down=2, offset_features=3, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("api", ["linen", "nnx"])

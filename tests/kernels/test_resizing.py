@@ -108,7 +108,10 @@ def test_contractions_are_those_of_the_definition(geometry, size, out_size):
 
 
 @each_geometry
-@pytest.mark.parametrize(("size", "out_size"), [((13, 3), (17, 4)), slow((17, 4), (13, 3))])
+@pytest.mark.parametrize(
+    ("size", "out_size"),
+    [((13, 3), (17, 4)), slow((17, 4), (13, 3)), ((7, 1), (32, 5)), slow((3, 2), (16, 9))],
+)
 def test_gradients_in_blocks_are_those_of_the_definition(geometry, size, out_size):
     resize = resize_of(size, out_size)
     assert_all_close(geometry, resize, in_blocks(geometry, resize))
@@ -187,3 +190,18 @@ def test_a_program_with_gradients_stores_no_patches(monkeypatch, loops):
     # The patches alone would take 25 times the output.
     most = 1.5 if loops else 3.5
     assert compiled.memory_analysis().temp_size_in_bytes < most * operands
+
+
+@pytest.mark.parametrize("loops", [False, True])
+@pytest.mark.parametrize("side", [1, 2])
+def test_the_gradient_of_a_small_map_stores_no_margin_of_outputs(monkeypatch, loops, side):
+    monkeypatch.setattr(jax, "device_count", lambda platform: 1)
+    x = jax.ShapeDtypeStruct((1, side, side, 64), np.float32)
+    weights = jax.ShapeDtypeStruct((1, 33, 33, 25), np.float32)
+
+    def loss(x, weights):
+        return carafe_jax.reassemble(x, weights, size=(33, 33)).sum()
+
+    with xla.using(loops=loops):
+        compiled = jax.jit(jax.grad(loss)).lower(x, weights).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * 33 * 33 * 64 * 4

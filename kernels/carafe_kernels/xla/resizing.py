@@ -78,35 +78,14 @@ def resized_input_gradient(
     Returns:
         The gradient ``[B, H, W, C]``, or ``rows.count`` rows of it, in ``dtype``.
     """
-    k, reach = geometry.kernel_size, 2 * geometry.radius
-    every_row = resize.rows.outputs_by_source(geometry.radius)  # [H + 2r, u]
-    of_columns = resize.columns.outputs_by_source(geometry.radius)  # [W + 2r, v]
-    u_slots, v_slots = every_row.shape[1], of_columns.shape[1]
     rows = rows or Span(resize.rows.sources)
+    if _has_many_outputs(resize):
+        return _input_gradient_by_products(weights, y, geometry, resize, dtype, rows)
+    k, reach = geometry.kernel_size, 2 * geometry.radius
+    margins = geometry.radius, geometry.radius
+    w = _by_source(weights, geometry, resize, dtype, rows, margins)
+    y = _by_source(y, geometry, resize, dtype, rows, margins)
     height, width = rows.count, resize.columns.sources
-    of_rows = _part(every_row, rows, height + reach, resize.rows.outputs)
-
-    def sorted_by_source(array: jax.Array) -> jax.Array:
-        for axis, slots in ((1, of_rows), (2, of_columns)):
-            # The index that is no output reads a zero.
-            array = jnp.take(array, slots.reshape(-1), axis, mode="fill", fill_value=0)
-        array = split_axis(array.astype(dtype), 2, width + reach, v_slots)
-        array = split_axis(array, 1, height + reach, u_slots)
-        array = split_axis(array, 5, geometry.groups, array.shape[5] // geometry.groups)
-        return computed_once(array)  # [b, H + 2r, u, W + 2r, v, g, n]
-
-    w, y = sorted_by_source(weights), sorted_by_source(y)
-    if u_slots * v_slots > _MOST_SLOTS_OF_TERMS:
-        # [b, H + 2r, W + 2r, g, k, c]: for each tap, the sum over the outputs of a source.
-        products = jnp.einsum("bqurvgk,bqurvgc->bqrgkc", w, y, precision=lax.Precision.HIGHEST)
-        taps = [
-            [
-                products[:, reach - n :, reach - m :, :, n * k + m][:, :height, :width]
-                for m in range(k)
-            ]
-            for n in range(k)
-        ]
-        return merge_axes(sum_in_passes(taps), 3)
 
     def term(n: int, u: int, m: int, v: int) -> jax.Array:
         # Tap n reads the source s from the outputs centred on s - n + r, in row s - n + 2r.
@@ -115,9 +94,9 @@ def resized_input_gradient(
         return w[at][..., n * k + m, None] * y[at]  # [b, H, W, g, c]
 
     terms = [
-        [term(n, u, m, v) for m in range(k) for v in range(v_slots)]
+        [term(n, u, m, v) for m in range(k) for v in range(y.shape[4])]
         for n in range(k)
-        for u in range(u_slots)
+        for u in range(y.shape[2])
     ]
     return merge_axes(sum_in_passes(terms), 3)
 
@@ -180,6 +159,8 @@ def resized_input_gradient_in_blocks(
     row_bytes = math.prod(slots) * resize.columns.sources * y.shape[3] * dtype.itemsize
     least = geometry.kernel_size
     rows = rows_of_block(y.shape[0], height, row_bytes, block_bytes, at_least=least)
+    if _has_many_outputs(resize) and height < 2 * least:
+        rows = height  # the margins of a smaller block would have more rows than the block
     return in_blocks(block, (weights, y), height, rows)[:, :height]
 
 
@@ -218,6 +199,69 @@ def resized_weight_gradient_in_blocks(
     return in_blocks(block, (sources, y), height, rows)[:, :height]
 
 
+def _has_many_outputs(resize: Resize) -> bool:
+    slots = (axis.outputs_by_source().shape[1] for axis in (resize.rows, resize.columns))
+    return math.prod(slots) > _MOST_SLOTS_OF_TERMS
+
+
+def _input_gradient_by_products(
+    weights: jax.Array,
+    y: jax.Array,
+    geometry: Geometry,
+    resize: Resize,
+    dtype: np.dtype,
+    rows: Rows,
+) -> jax.Array:
+    """Computes the gradient of the map: a matrix product for each source, then a sum over taps."""
+    k, radius, reach = geometry.kernel_size, geometry.radius, 2 * geometry.radius
+    # No output is centred outside the map. Sorted, a margin would have as many slots as a source,
+    # so only a block has one, of rows that may be sources. The products are padded instead.
+    margins = 0 if isinstance(rows, Span) else radius, 0
+    w = _by_source(weights, geometry, resize, dtype, rows, margins)
+    y = _by_source(y, geometry, resize, dtype, rows, margins)
+    # [b, H, W, g, k, c]: for each tap, the sum over the outputs of a source.
+    products = jnp.einsum("bqurvgk,bqurvgc->bqrgkc", w, y, precision=lax.Precision.HIGHEST)
+    missing = [(radius - margin, radius - margin) for margin in margins]
+    products = jnp.pad(products, ((0, 0), *missing, (0, 0), (0, 0), (0, 0)))
+    height, width = rows.count, resize.columns.sources
+    taps = [
+        [products[:, reach - n :, reach - m :, :, n * k + m][:, :height, :width] for m in range(k)]
+        for n in range(k)
+    ]
+    return merge_axes(sum_in_passes(taps), 3)
+
+
+def _by_source(
+    array: jax.Array,
+    geometry: Geometry,
+    resize: Resize,
+    dtype: np.dtype,
+    rows: Rows,
+    margins: tuple[int, int],
+) -> jax.Array:
+    """Sorts an array of output size by the source of its centre: ``[b, H, u, W, v, g, n]``.
+
+    Args:
+        array: array of output size, ``[b, H', W', groups * n]``.
+        geometry: size and groups of the kernels.
+        resize: the centres of the outputs.
+        dtype: dtype of the result.
+        rows: rows of sources to take.
+        margins: number of rows to add before and after ``rows``, and of columns before and after
+            the map.
+    """
+    of_rows = resize.rows.outputs_by_source(margins[0])  # [H + 2 * margin, u]
+    of_columns = resize.columns.outputs_by_source(margins[1])
+    height = rows.count + 2 * margins[0]
+    part = _part(of_rows, rows, height, resize.rows.outputs)
+    for axis, slots in ((1, part), (2, of_columns)):
+        # The index that is no output reads a zero.
+        array = jnp.take(array, slots.reshape(-1), axis, mode="fill", fill_value=0)
+    array = split_axis(array.astype(dtype), 2, *of_columns.shape)
+    array = split_axis(array, 1, height, of_rows.shape[1])
+    return computed_once(_by_group(array, geometry, 5))
+
+
 def _weight_gradient(
     sources: jax.Array,
     y: jax.Array,
@@ -244,8 +288,8 @@ def _with_border(x: jax.Array, geometry: Geometry, dtype: np.dtype) -> jax.Array
     return _by_group(x.astype(dtype), geometry)
 
 
-def _by_group(array: jax.Array, geometry: Geometry) -> jax.Array:
-    return split_axis(array, 3, geometry.groups, array.shape[3] // geometry.groups)
+def _by_group(array: jax.Array, geometry: Geometry, axis: int = 3) -> jax.Array:
+    return split_axis(array, axis, geometry.groups, array.shape[axis] // geometry.groups)
 
 
 def _tap_views(
