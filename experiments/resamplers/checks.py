@@ -8,16 +8,18 @@ import jax.numpy as jnp
 
 
 def checked_map(name: str, x: Any) -> jax.Array:
-    """Returns a map as a JAX array.
+    """Returns a map of floats as a JAX array.
 
     Args:
         name: name of the argument, for the message.
         x: JAX or NumPy array, or another object that converts to an array.
 
     Raises:
-        ValueError: ``x`` is not ``[B, H, W, C]``.
+        ValueError: ``x`` is not ``[B, H, W, C]``, or its dtype is not one of floats.
     """
     x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} must have a dtype of floats, got {x.dtype}")
     if x.ndim != 4:
         raise ValueError(f"{name} must be [B, H, W, C], got shape {x.shape}")
     return x

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from carafe_jax.convolution import convolve
-from experiments.resamplers.checks import checked_map
+from experiments.resamplers.checks import checked_integer, checked_map
 from experiments.resamplers.convolutions import depth_to_space
 from experiments.resamplers.sampling import bilinear_positions, sample
 
@@ -54,10 +54,11 @@ class DySample(nn.Module):
         """Maps ``[B, H, W, C]`` to ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``.
 
         Raises:
-            ValueError: ``x`` does not have rank 4, or ``groups`` does not divide its channels.
+            ValueError: ``x`` does not have rank 4 or a dtype of floats, or ``groups`` is not an
+                integer that divides its channels.
         """
         x = checked_map("x", x)
-        if self.groups < 1 or x.shape[3] % self.groups:
+        if x.shape[3] % checked_integer("groups", self.groups, 1):
             raise ValueError(f"groups must divide {x.shape[3]} channels, got {self.groups}")
         convolution = functools.partial(
             nn.Conv,

@@ -46,9 +46,8 @@ def test_an_upsampler_is_between_each_pair_of_levels(upsampler):
     assert upsamplers == ({"upsample_3", "upsample_4", "upsample_5"} if has_parameters else set())
 
 
-def test_presets_have_the_upsamplers_of_table_4_and_the_two_controls():
-    later = {"dysample", "dysample_plus", "fade", "fade_lite", "sapa"}
-    assert {preset.config.model.upsampler for preset in PRESETS} == {*UPSAMPLERS} - later
+def test_presets_have_all_upsamplers():
+    assert {preset.config.model.upsampler for preset in PRESETS} == {*UPSAMPLERS}
 
 
 def test_the_pathway_is_the_sum_of_upsampled_laterals():

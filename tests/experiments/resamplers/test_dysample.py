@@ -9,6 +9,7 @@ from experiments.resamplers.interpolation import bilinear
 from tests.compilation import jit
 from tests.experiments.resamplers import loops
 from tests.experiments.variables import random_variables
+from tests.kernels.errors import naming
 
 PUBLISHED = {False: 32_768, True: 65_536}  # parameters of four upsamplers of 256 channels
 
@@ -83,6 +84,7 @@ def test_the_layer_and_its_gradients_equal_the_loop(dynamic_scope):
     loops.check_gradients(fast, slow_dysample, x, *kernels)
 
 
-def test_channels_that_the_groups_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match=r"groups.*6 channels.*4"):
-        jax.eval_shape(DySample().init, jax.random.key(0), random_map(1, 2, 2, 6))
+@pytest.mark.parametrize(("groups", "names"), [(4, ("6 channels", "4")), (2.0, ("integer", "2.0"))])
+def test_groups_must_be_an_integer_that_divides_the_channels(groups, names):
+    with pytest.raises(ValueError, match=naming("groups", *names)):
+        jax.eval_shape(DySample(groups=groups).init, jax.random.key(0), random_map(1, 2, 2, 6))

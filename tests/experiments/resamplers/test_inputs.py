@@ -137,6 +137,14 @@ def test_upsample_takes_what_converts_to_an_array(of):
         assert y.shape == (1, 6, 4, 4)
 
 
+# A maximum of integers needs no floats.
+@pytest.mark.parametrize("method", sorted({*POOLS, *UPSAMPLERS} - {"down max_pool"}))
+def test_maps_of_integers_are_refused(method):
+    x = jax.ShapeDtypeStruct((1, 4, 6, 4), jnp.uint8)
+    with pytest.raises(ValueError, match=r"x must .*float.*uint8"):
+        jax.eval_shape(Resample(method).init, jax.random.key(0), x)
+
+
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4), (2, 2, 4, 4, 4)], ids=str)
 @pytest.mark.parametrize(
     "function",
