@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,8 +19,7 @@ from experiments.engine.config import check
 from experiments.engine.errors import Interrupted, UserError
 from experiments.engine.text import printable
 
-# The exit codes that shells report for programs that were ended by these signals.
-_AFTER_SIGINT, _AFTER_SIGPIPE = 130, 141
+# The exit code that shells report for a program that was ended by a signal.
 _AFTER_SIGNAL = 128  # plus its number
 
 _STANDARD_OUTPUT = 1
@@ -87,22 +87,24 @@ def _run(command: Callable[[], object]) -> None:
     try:
         command()
     except KeyboardInterrupt:
-        print("interrupted; the run can continue from its last checkpoint", file=sys.stderr)
+        _say("interrupted; the run can continue from its last checkpoint")
         # The exception may have left threads waiting for each other, and an exit would join them.
-        _exit_at_once(_AFTER_SIGINT)
+        _exit_at_once(_AFTER_SIGNAL + signal.SIGINT)
     except Interrupted as interrupted:
         # All processes end at the same step, so that none has to end another.
-        print(interrupted, file=sys.stderr)
+        _say(interrupted)
+        if not _output_is_read():  # ctrl-C also ends the reader, as in ``| tee``
+            _discard_output()
         sys.exit(_AFTER_SIGNAL + interrupted.received)
     except UserError as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
+        _say(f"error: {printable(error)}")
         _leave(2)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and not _output_is_read():
-            _abort(_AFTER_SIGPIPE)
-            _give_up_output(_AFTER_SIGPIPE)
+            _abort(_AFTER_SIGNAL + signal.SIGPIPE)
+            _give_up_output(_AFTER_SIGNAL + signal.SIGPIPE)
         traceback.print_exc()
-        print(f"error: {printable(error)}", file=sys.stderr)
+        _say(f"error: {printable(error)}")
         _leave(2)
     except Exception:
         traceback.print_exc()
@@ -115,16 +117,27 @@ def _flush_output() -> None:
     try:
         print(end="", flush=True)
     except BrokenPipeError:
-        _give_up_output(_AFTER_SIGPIPE)
+        _give_up_output(_AFTER_SIGNAL + signal.SIGPIPE)
     except OSError as error:
-        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        _say(f"error: the output cannot be written: {error.strerror}")
         _give_up_output(2)
 
 
 def _give_up_output(code: int) -> NoReturn:
+    _discard_output()
+    sys.exit(code)
+
+
+def _discard_output() -> None:
     # Otherwise Python would fail again when it flushes at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), _STANDARD_OUTPUT)
-    sys.exit(code)
+
+
+def _say(message: object) -> None:
+    """Prints to standard error, which may be closed or may have lost its reader."""
+    if sys.stderr is not None:  # ``print`` would use the standard output
+        with contextlib.suppress(OSError, ValueError):
+            print(message, file=sys.stderr, flush=True)
 
 
 def _output_is_read() -> bool:
@@ -153,7 +166,8 @@ def _abort(code: int) -> None:
 
 
 def _exit_at_once(code: int) -> NoReturn:
-    with contextlib.suppress(OSError):  # the reader may have closed them
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # A closed stream is None, and the reader of an open one may have ended.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
     os._exit(code)

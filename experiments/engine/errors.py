@@ -16,9 +16,13 @@ class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
 
     Args:
         message: what has been done and saved.
-        received: the signal.
+        received: the signal that was received.
     """
 
     def __init__(self, message: str, received: signal.Signals) -> None:
-        super().__init__(message)
-        self.received = received
+        super().__init__(message, received)
+        self.message, self.received = message, received
+
+    def __str__(self) -> str:
+        """Returns the message."""
+        return self.message

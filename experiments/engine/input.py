@@ -1,12 +1,14 @@
 """The input of a training or an evaluation: batches that are prefetched to the devices."""
 
+import contextlib
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import absl.flags
@@ -18,6 +20,9 @@ from experiments.engine.errors import UserError
 from experiments.engine.parallel import split
 
 _BATCHES_AHEAD = 2
+
+# A terminal and Slurm send these signals to the workers too; the parent saves a checkpoint first.
+_SENT_TO_ALL_PROCESSES = (signal.SIGINT, signal.SIGTERM)
 
 # How grain reports the end of a worker, and the usual causes of some signals that end workers.
 _WORKER_ENDED = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
@@ -57,6 +62,7 @@ class Input:
         )
         self.iterator: grain.DatasetIterator = iter(batches)
         self.seconds_waited = 0.0
+        self._starts_workers = workers > 0
 
     def __iter__(self) -> Self:
         """Returns this iterator."""
@@ -69,6 +75,10 @@ class Input:
             WorkerError: a signal ended a worker, for example because memory ran out.
         """
         began = time.perf_counter()
+        if self._starts_workers:
+            with _signals_to_all_processes_blocked():
+                self.iterator.start_prefetch()  # once; the iterator may have been moved before
+            self._starts_workers = False
         try:
             batch = next(self.iterator)
         except RuntimeError as error:
@@ -98,12 +108,24 @@ def unreadable_records(host: Mapping[str, np.ndarray]) -> list[int]:
     return numbers[numbers >= 0].tolist()
 
 
+@contextlib.contextmanager
+def _signals_to_all_processes_blocked() -> Iterator[None]:
+    """Blocks the signals that workers ignore, until they do so: new processes inherit the mask."""
+    # The start of multiprocessing's resource tracker would end the block.
+    multiprocessing.resource_tracker.ensure_running()
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SENT_TO_ALL_PROCESSES)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 def _follow_parent(worker: int, workers: int) -> None:
     """Runs in a worker, and makes it end when its parent closes it or has ended."""
     del worker, workers
-    # A terminal and Slurm send these signals to all processes; the parent saves a checkpoint first.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _SENT_TO_ALL_PROCESSES:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SENT_TO_ALL_PROCESSES)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,5 +1,7 @@
 """Progress of a training: a bar on a terminal, or a line every 20 seconds in other outputs."""
 
+import os
+import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -13,8 +15,19 @@ from experiments.engine.text import printable
 _SECONDS_BETWEEN_LINES = 20.0
 
 
+class _Console(Console):
+    """A console whose reader may end, such as ``tee`` at ctrl-C: the run goes on without output."""
+
+    def on_broken_pipe(self) -> None:
+        """Discards this output and all later output, instead of ending the program."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class TrainingProgress:
     """Shows step, images/s, remaining time, time spent waiting for data, and the last loss.
+
+    If its reader ends, a training goes on without output.
 
     Args:
         title: name of the run.
@@ -24,7 +37,7 @@ class TrainingProgress:
     """
 
     def __init__(self, title: str, start: int, total: int, visible: bool = True) -> None:
-        self._console = Console(quiet=not visible, markup=False, emoji=False)
+        self._console = _Console(quiet=not visible, markup=False, emoji=False)
         self._title, self._total = printable(title), total
         self._last_line = time.monotonic()
         self._bar = Progress(

@@ -92,16 +92,17 @@ from experiments.engine.command_line import run_program
 
 def main() -> None:
     threading.Thread(target=threading.Event().wait).start()
-    print("some output", flush=False)
+    print("some output")
     raise KeyboardInterrupt
 
 run_program(main)
 """
 
 
-def test_after_ctrl_c_a_program_does_not_wait_for_its_threads():
+@pytest.mark.parametrize("redirection", ["", "2>&-", ">&-", "2>/dev/full"])
+def test_after_ctrl_c_a_program_does_not_wait_for_its_threads(redirection):
     ended = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED],
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", INTERRUPTED],
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
@@ -109,8 +110,8 @@ def test_after_ctrl_c_a_program_does_not_wait_for_its_threads():
         check=False,
     )
     assert ended.returncode == 130
-    assert ended.stdout == "some output\n"
-    assert "interrupted" in ended.stderr
+    assert ended.stdout == ("" if redirection.startswith(">") else "some output\n")
+    assert ("interrupted" in ended.stderr) == ("2>" not in redirection)
     assert "Traceback" not in ended.stderr
 
 

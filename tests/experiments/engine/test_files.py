@@ -3,6 +3,7 @@ import fcntl
 import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,20 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, fail)
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupt_after_the_new_file_is_in_place_is_raised(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+
+    def replace(temporary, target):
+        os.replace(temporary, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, lambda file: file.write(b"text"))
+    assert path.read_text() == "text"
     assert list(tmp_path.iterdir()) == [path]
 
 

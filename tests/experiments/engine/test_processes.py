@@ -135,6 +135,37 @@ def test_ctrl_c_in_one_process_saves_and_ends_them_all(undisturbed, tmp_path, pr
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.3, 1, 3])
+def test_ctrl_c_in_a_terminal_reaches_workers_that_start(tmp_path, delay):
+    run = Run(tmp_path, FOREVER, 1, workers=2)
+    (process,) = run.processes
+    run.wait_for(lambda: len(children_of(process)) >= 2)  # a worker, besides the resource tracker
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    (output,) = run.finish(code=130)
+    assert f"SIGINT after step {latest(tmp_path)} of" in output
+    lines, _ = steps_and_evaluations(tmp_path)
+    assert [line["step"] for line in lines] == list(range(1, latest(tmp_path) + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_run_goes_on_when_the_reader_of_its_output_ends(tmp_path, interrupted):
+    run = Run(tmp_path, FOREVER if interrupted else 40, 1, workers=0)
+    (process,) = run.processes
+    run.wait_for(lambda: latest(tmp_path) > 0)
+    process.stdout.close()
+    if interrupted:
+        before = latest(tmp_path)
+        run.wait_for(lambda: latest(tmp_path) > before + 8)  # evaluations have been reported
+        process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=280) == (130 if interrupted else 0)
+    lines, _ = steps_and_evaluations(tmp_path)
+    assert [line["step"] for line in lines] == list(range(1, latest(tmp_path) + 1))
+    assert interrupted or latest(tmp_path) == 40
+
+
+@pytest.mark.slow
 def test_processes_with_different_configs_do_not_train(tmp_path):
     run = Run(tmp_path, FOREVER, 2, workers=0, note="other")
     outputs = [process.communicate(timeout=280)[0] for process in run.processes]

@@ -22,6 +22,8 @@ def free_port():
 class Processes:
     """All processes of one start of a program in this folder.
 
+    Each process is in a group of its own, as if a terminal had started it.
+
     Args:
         program: name of its module.
         arguments: command-line arguments of each process.
@@ -36,6 +38,7 @@ class Processes:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                start_new_session=True,
             )
             for each in arguments
         ]
