@@ -84,7 +84,11 @@ def checked_input(x: Any, dtype: jax.typing.DTypeLike | None = None) -> jax.Arra
 
 
 def checked_offset_features(offset_features: Any, down: int) -> int:
-    """Returns an option of a layer that is not ``None``, or raises ``ValueError``."""
+    """Returns ``offset_features`` as a Python integer.
+
+    Raises:
+        ValueError: ``down`` is above 1, or ``offset_features`` is not an integer of at least 1.
+    """
     if down != 1:
         raise ValueError(
             f"offset_features must be None if down is above 1, got {offset_features!r} and "
@@ -101,8 +105,8 @@ def check_running_average(use_running_average: Any) -> None:
     is_array = isinstance(value, jax.Array | np.ndarray | np.generic)
     if not is_array or value.shape or value.dtype != bool:
         raise ValueError(
-            f"use_running_average must be None or a boolean, got {value!r}; give size and scale by "
-            "keyword, or after it"
+            f"use_running_average must be None or a boolean, got {value!r}; pass size and scale by "
+            "keyword"
         )
 
 

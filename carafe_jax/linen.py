@@ -182,7 +182,8 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
 
     In ``nn.remat`` and ``nn.jit`` of a layer, both are static arguments. Give all arguments by
     position, as in ``nn.remat(CARAFE, static_argnums=(2, 3, 4))(up=2)(x, None, (33, 47), None)``.
-    In ``nn.vmap``, Flax ignores keyword arguments.
+    ``nn.vmap`` drops keyword arguments without an error, so give all arguments by position there
+    too, with ``in_axes=(0, None, None, None)``.
 
     A mesh may shard the first batch axis of the input. Flax's convolutions merge all batch axes, so
     use ``nn.vmap`` if a mesh shards another one, and gather sharded channels before the layer.
@@ -239,10 +240,11 @@ class CARAFE(_PredictorOptions, kw_only=True):  # type: ignore[call-arg]
         names = {field.name for field in dataclasses.fields(_PredictorOptions)}
         options = {name: getattr(self, name) for name in names - {"parent", "name"}}
         self.kernel_predictor = KernelPredictor(**options)
+        geometry = Geometry(self.kernel_size, self.up, self.down, self.groups)
         if self.offset_features is not None:
             self.offset_predictor = OffsetPredictor(
-                features=checked_offset_features(self.offset_features, self.down),
-                weight_channels=self.groups * self.kernel_size**2,
+                features=checked_offset_features(self.offset_features, geometry.down),
+                weight_channels=geometry.weight_channels,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
             )

@@ -136,8 +136,13 @@ _NORMALIZERS: dict[Normalizer, str] = {
     "sigmoid_normalized": "Sigmoid Normalized",
 }
 
+
+def _rows(names: dict[Upsampler, str]) -> tuple[PyramidPreset, ...]:
+    return tuple(_preset(method.replace("_", "-"), row, method) for method, row in names.items())
+
+
 TABLE_4 = (
-    *(_preset(method.replace("_", "-"), name, method) for method, name in _UPSAMPLERS.items()),
+    *_rows(_UPSAMPLERS),
     _preset("nearest-wide", "Nearest, wide", "nearest", channels=_CHANNELS_OF_EQUAL_COST),
 )
 TABLE_11 = (
@@ -172,14 +177,10 @@ _CONTROLS: dict[Upsampler, str] = {
 }
 _BY_NAME = {preset.name: preset for preset in TABLE_4}
 _NEAREST, _CARAFE = _BY_NAME["nearest"], _BY_NAME["carafe"]
-_CONTROL_ROWS = tuple(
-    _preset(method.replace("_", "-"), name, method) for method, name in _CONTROLS.items()
-)
+_CONTROL_ROWS = _rows(_CONTROLS)
 # Is it the content, or the capacity of the predictor?
 CAPACITY = (_NEAREST, _BY_NAME["nearest-wide"], *_CONTROL_ROWS, _CARAFE)
-_ROWS_AFTER_PAPER = tuple(
-    _preset(method.replace("_", "-"), name, method) for method, name in _AFTER_PAPER.items()
-)
+_ROWS_AFTER_PAPER = _rows(_AFTER_PAPER)
 AFTER_PAPER = (_NEAREST, _BY_NAME["nearest-wide"], _CARAFE, *_ROWS_AFTER_PAPER)
 RATES = tuple(
     each

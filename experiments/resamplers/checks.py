@@ -8,18 +8,18 @@ import jax.numpy as jnp
 
 
 def checked_map(name: str, x: Any) -> jax.Array:
-    """Returns a map of floats as a JAX array.
+    """Returns a map as a JAX array.
 
     Args:
         name: name of the argument, for the message.
         x: JAX or NumPy array, or another object that converts to an array.
 
     Raises:
-        ValueError: ``x`` is not ``[B, H, W, C]``, or its dtype is not one of floats.
+        ValueError: ``x`` is not ``[B, H, W, C]`` or does not have a floating-point dtype.
     """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"{name} must have a dtype of floats, got {x.dtype}")
+        raise ValueError(f"{name} must have a floating-point dtype, got {x.dtype}")
     if x.ndim != 4:
         raise ValueError(f"{name} must be [B, H, W, C], got shape {x.shape}")
     return x
@@ -33,7 +33,8 @@ def checked_pixels(name: str, x: Any) -> jax.Array:
         x: JAX or NumPy array, or another object that converts to an array.
 
     Raises:
-        ValueError: ``x`` is not ``[B, H, W, C]``, or its height or width is 0.
+        ValueError: ``x`` is not ``[B, H, W, C]``, does not have a floating-point dtype, or has a
+            height or width of 0.
     """
     x = checked_map(name, x)
     if 0 in x.shape[1:3]:

@@ -54,8 +54,8 @@ class DySample(nn.Module):
         """Maps ``[B, H, W, C]`` to ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``.
 
         Raises:
-            ValueError: ``x`` does not have rank 4 or a dtype of floats, or ``groups`` is not an
-                integer that divides its channels.
+            ValueError: ``x`` does not have rank 4 or a floating-point dtype, or ``groups`` is not
+                an integer that divides its channels.
         """
         x = checked_map("x", x)
         if x.shape[3] % checked_integer("groups", self.groups, 1):

@@ -62,8 +62,8 @@ class FADE(nn.Module):
                 ``2 * W`` or ``2 * W - 1``.
 
         Raises:
-            ValueError: ``x`` does not have rank 4, or ``guide`` has another batch, size or number
-                of channels.
+            ValueError: ``x`` or ``guide`` does not have rank 4 or a floating-point dtype, or
+                ``guide`` has another batch, size or number of channels.
         """
         x = checked_map("x", x)
         guide = checked_guide(x, guide, same_channels=True)

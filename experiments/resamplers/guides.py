@@ -18,7 +18,8 @@ def checked_guide(x: jax.Array, guide: Any, *, same_channels: bool = False) -> j
         same_channels: whether ``D`` must be ``C``.
 
     Raises:
-        ValueError: the guide has another rank, batch, size or number of channels.
+        ValueError: the guide has another rank, batch, size or number of channels, or does not have
+            a floating-point dtype.
     """
     guide = checked_map("guide", guide)
     batch, height, width, channels = guide.shape

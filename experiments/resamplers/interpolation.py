@@ -19,7 +19,7 @@ def nearest(
         A map ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``.
 
     Raises:
-        ValueError: ``x`` does not have rank 4.
+        ValueError: ``x`` does not have rank 4 or a floating-point dtype.
     """
     x = checked_map("x", x)
     # Repeated, not gathered: then the gradient is a sum instead of a scatter.
@@ -42,7 +42,7 @@ def bilinear(
         A map ``[B, 2 * H, 2 * W, C]`` in the dtype of ``x``.
 
     Raises:
-        ValueError: ``x`` does not have rank 4.
+        ValueError: ``x`` does not have rank 4 or a floating-point dtype.
     """
     x = checked_map("x", x)
     batch, height, width, channels = x.shape
@@ -72,8 +72,8 @@ def resize(
         A map ``[B, h, w, C]`` in the dtype of ``x``.
 
     Raises:
-        ValueError: ``x`` does not have rank 4 or is empty, or ``size`` is not two integers of at
-            least 1.
+        ValueError: ``x`` does not have rank 4 or a floating-point dtype, or is empty; or ``size``
+            is not two integers of at least 1.
     """
     x = checked_pixels("x", x)
     rows, columns = checked_size("size", size)

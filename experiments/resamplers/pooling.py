@@ -78,8 +78,8 @@ def adaptive_avg_pool(
         A map ``[B, h, w, C]`` in the dtype of ``x``.
 
     Raises:
-        ValueError: ``x`` does not have rank 4 or is empty, or ``size`` is not two integers of at
-            least 1.
+        ValueError: ``x`` does not have rank 4 or a floating-point dtype, or is empty; or ``size``
+            is not two integers of at least 1.
     """
     x = checked_pixels("x", x)
     rows, columns = checked_size("size", size)

@@ -56,7 +56,8 @@ class SAPA(nn.Module):
                 ``2 * W`` or ``2 * W - 1``.
 
         Raises:
-            ValueError: ``x`` does not have rank 4, or ``guide`` has another batch or size.
+            ValueError: ``x`` or ``guide`` does not have rank 4 or a floating-point dtype, or
+                ``guide`` has another batch or size.
         """
         x = checked_map("x", x)
         guide = checked_guide(x, guide)

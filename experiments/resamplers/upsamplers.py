@@ -9,9 +9,11 @@ name. If the number of channels changes, as in inpainting, use the convolutions 
 
 import dataclasses
 import operator
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from carafe_jax.linen import CARAFE
@@ -100,28 +102,27 @@ def upsample(
         deconvolution_size: side ``k`` of the deconvolution's kernel: 3 in FPN, 2 in the mask head.
         kernel_init: initialiser of the convolution in the methods from ``"nearest_conv"`` to
             ``"pixel_shuffle"``; the other methods have their own.
-        dtype: dtype of the computation, to which ``x`` is cast. By default convolutions compute in
-            the common dtype of input and parameters, and the result has the dtype of ``x``.
+        dtype: dtype of the computation, to which ``x`` and ``guide`` are cast, also from integers.
+            By default convolutions compute in the common dtype of input and parameters, and the
+            result has the dtype of ``x``.
 
     Returns:
         A map ``[B, *size, C]``.
 
     Raises:
-        ValueError: ``x`` does not have rank 4, ``method`` is unknown, ``size`` is neither the
-            double of the input nor one less, or a size of the method is out of range. ``guide`` is
-            missing, or does not fit ``x`` and ``size``.
+        ValueError: ``x`` does not have rank 4 or a floating-point dtype, ``method`` is unknown,
+            ``size`` is neither the double of the input nor one less, or a size of the method is out
+            of range. ``guide`` is missing, or does not fit ``x`` and ``size``.
     """
-    x = checked_map("x", x)
+    x = checked_map("x", _cast(x, dtype))
     height, width, channels = x.shape[1:]
     rows, columns = _target_size(height, width, size)
     if method in GUIDED:
         if guide is None:
             raise ValueError(f"guide must be [B, {rows}, {columns}, D] for {method!r}, got None")
-        guide = checked_map("guide", guide)
+        guide = checked_map("guide", _cast(guide, dtype))
         if guide.shape[1:3] != (rows, columns):
             raise ValueError(f"guide must have the size {(rows, columns)}, got {guide.shape}")
-    if dtype is not None:
-        x = x.astype(dtype)
     match method:
         case "nearest":
             y = nearest(x)
@@ -156,6 +157,10 @@ def upsample(
         case _:
             raise unknown_method(method, Upsampler)
     return y[:, :rows, :columns].astype(x.dtype)
+
+
+def _cast(x: Any, dtype: jax.typing.DTypeLike | None) -> jax.Array:
+    return jnp.asarray(x) if dtype is None else jnp.asarray(x, dtype)
 
 
 def _target_size(height: int, width: int, size: tuple[int, int] | None) -> tuple[int, int]:

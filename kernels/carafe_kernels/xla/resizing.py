@@ -79,7 +79,7 @@ def resized_input_gradient(
         The gradient ``[B, H, W, C]``, or ``rows.count`` rows of it, in ``dtype``.
     """
     rows = rows or Span(resize.rows.sources)
-    if _has_many_outputs(resize):
+    if _slots(resize) > _MOST_SLOTS_OF_TERMS:
         return _input_gradient_by_products(weights, y, geometry, resize, dtype, rows)
     k, reach = geometry.kernel_size, 2 * geometry.radius
     margins = geometry.radius, geometry.radius
@@ -155,12 +155,12 @@ def resized_input_gradient_in_blocks(
         return part.astype(result_dtype)
 
     height = resize.rows.sources
-    slots = (axis.outputs_by_source().shape[1] for axis in (resize.rows, resize.columns))
-    row_bytes = math.prod(slots) * resize.columns.sources * y.shape[3] * dtype.itemsize
+    slots = _slots(resize)
+    row_bytes = slots * resize.columns.sources * y.shape[3] * dtype.itemsize
     least = geometry.kernel_size
     rows = rows_of_block(y.shape[0], height, row_bytes, block_bytes, at_least=least)
-    if _has_many_outputs(resize) and height < 2 * least:
-        rows = height  # the margins of a smaller block would have more rows than the block
+    if slots > _MOST_SLOTS_OF_TERMS and height < 2 * least:
+        rows = height  # the margins of a smaller block would have about as many rows as the block
     return in_blocks(block, (weights, y), height, rows)[:, :height]
 
 
@@ -199,9 +199,10 @@ def resized_weight_gradient_in_blocks(
     return in_blocks(block, (sources, y), height, rows)[:, :height]
 
 
-def _has_many_outputs(resize: Resize) -> bool:
-    slots = (axis.outputs_by_source().shape[1] for axis in (resize.rows, resize.columns))
-    return math.prod(slots) > _MOST_SLOTS_OF_TERMS
+def _slots(resize: Resize) -> int:
+    """The largest number of outputs of a source."""
+    axes = resize.rows, resize.columns
+    return math.prod(axis.outputs_by_source().shape[1] for axis in axes)
 
 
 def _input_gradient_by_products(
@@ -214,9 +215,10 @@ def _input_gradient_by_products(
 ) -> jax.Array:
     """Computes the gradient of the map: a matrix product for each source, then a sum over taps."""
     k, radius, reach = geometry.kernel_size, geometry.radius, 2 * geometry.radius
-    # No output is centred outside the map. Sorted, a margin would have as many slots as a source,
-    # so only a block has one, of rows that may be sources. The products are padded instead.
-    margins = 0 if isinstance(rows, Span) else radius, 0
+    # No output is centred outside the map, and a sorted margin would have as many slots as the map
+    # has. So the products are padded instead. Only rows around a block are sorted: they may lie in
+    # the map.
+    margins = (0 if isinstance(rows, Span) else radius, 0)
     w = _by_source(weights, geometry, resize, dtype, rows, margins)
     y = _by_source(y, geometry, resize, dtype, rows, margins)
     # [b, H, W, g, k, c]: for each tap, the sum over the outputs of a source.

@@ -68,7 +68,7 @@ class Resample(nn.Module):
         direction, method = self.method.split()
         if direction == "down":
             return pool(x, method, name="resample", dtype=self.dtype)
-        guide = nearest(x) if method in GUIDED and jnp.ndim(x) == 4 else None
+        guide = x.repeat(2, 1).repeat(2, 2) if method in GUIDED and jnp.ndim(x) == 4 else None
         return upsample(x, method, name="resample", dtype=self.dtype, size=self.size, guide=guide)
 
 
@@ -137,12 +137,20 @@ def test_upsample_takes_what_converts_to_an_array(of):
         assert y.shape == (1, 6, 4, 4)
 
 
-# A maximum of integers needs no floats.
+# Max pooling also takes integers.
 @pytest.mark.parametrize("method", sorted({*POOLS, *UPSAMPLERS} - {"down max_pool"}))
 def test_maps_of_integers_are_refused(method):
     x = jax.ShapeDtypeStruct((1, 4, 6, 4), jnp.uint8)
     with pytest.raises(ValueError, match=r"x must .*float.*uint8"):
         jax.eval_shape(Resample(method).init, jax.random.key(0), x)
+
+
+@pytest.mark.parametrize("method", UPSAMPLERS)
+def test_upsample_takes_integers_if_it_has_a_dtype(method):
+    x = jax.ShapeDtypeStruct((1, 4, 6, 4), jnp.uint8)
+    layer = Resample(method, jnp.float32)
+    y, _ = jax.eval_shape(layer.init_with_output, jax.random.key(0), x)
+    assert (y.shape, y.dtype) == ((1, 8, 12, 4), jnp.float32)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4), (2, 2, 4, 4, 4)], ids=str)
