@@ -205,7 +205,7 @@ _TABLE_4: dict[Upsampler, tuple[str, Scores]] = {
     "carafe": ("CARAFE++", _FPN_CARAFE | {"fps": 12.2}),
 }
 # Upsamplers that were published later, with scores from the README files of DySample, FreqFusion
-# and SAPA. In them CARAFE has 38.6.
+# and SAPA. In the last two CARAFE has 38.6.
 _AFTER_TABLE_4: dict[Upsampler, tuple[str, Scores, str]] = {
     "dysample": (
         "DySample",
