@@ -160,6 +160,7 @@ def test_a_pyramid_with_a_fixed_upsampler_has_figures(drawn):
 
 
 @pytest.mark.usefixtures("few_optimizations")
+@pytest.mark.slow
 def test_figures_show_the_kernels_of_the_network(drawn):
     config = with_resamplers("carafe", "carafe")
     state = initial_state(config)

@@ -81,6 +81,7 @@ def test_an_image_of_one_class_has_targets_on_a_grid(drawn):
 
 
 @pytest.mark.usefixtures("few_optimizations")
+@pytest.mark.slow
 def test_figures_show_the_kernels_of_the_network(drawn):
     backbone = dataclasses.replace(TINY.model.backbone, downsampler="carafe")
     model_config = dataclasses.replace(TINY.model, backbone=backbone)
