@@ -1,9 +1,7 @@
 """Shared functions of the command lines of all tasks."""
 
-import contextlib
 import os
 import re
-import select
 import signal
 import sys
 import traceback
@@ -15,6 +13,7 @@ import tyro
 from absl import logging
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from experiments.engine import streams
 from experiments.engine.config import check
 from experiments.engine.errors import Interrupted, UserError
 from experiments.engine.text import printable
@@ -22,7 +21,6 @@ from experiments.engine.text import printable
 # The exit code that shells report for a program that was ended by a signal.
 _AFTER_SIGNAL = 128  # plus its number
 
-_STANDARD_OUTPUT = 1
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _registry = tyro.constructors.ConstructorRegistry()
 
@@ -87,24 +85,24 @@ def _run(command: Callable[[], object]) -> None:
     try:
         command()
     except KeyboardInterrupt:
-        _say("interrupted; the run can continue from its last checkpoint")
+        streams.say("interrupted; the run can continue from its last checkpoint")
         # The exception may have left threads waiting for each other, and an exit would join them.
         _exit_at_once(_AFTER_SIGNAL + signal.SIGINT)
     except Interrupted as interrupted:
         # All processes end at the same step, so that none has to end another.
-        _say(interrupted)
-        if not _output_is_read():  # ctrl-C also ends the reader, as in ``| tee``
-            _discard_output()
+        streams.say(interrupted)
+        if not streams.output_is_read():  # ctrl-C also ends the reader, as in ``| tee``
+            streams.discard_output()
         sys.exit(_AFTER_SIGNAL + interrupted.received)
     except UserError as error:
-        _say(f"error: {printable(error)}")
+        streams.say(f"error: {printable(error)}")
         _leave(2)
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and not _output_is_read():
+        if isinstance(error, BrokenPipeError) and not streams.output_is_read():
             _abort(_AFTER_SIGNAL + signal.SIGPIPE)
             _give_up_output(_AFTER_SIGNAL + signal.SIGPIPE)
         traceback.print_exc()
-        _say(f"error: {printable(error)}")
+        streams.say(f"error: {printable(error)}")
         _leave(2)
     except Exception:
         traceback.print_exc()
@@ -119,31 +117,13 @@ def _flush_output() -> None:
     except BrokenPipeError:
         _give_up_output(_AFTER_SIGNAL + signal.SIGPIPE)
     except OSError as error:
-        _say(f"error: the output cannot be written: {error.strerror}")
+        streams.say(f"error: the output cannot be written: {error.strerror}")
         _give_up_output(2)
 
 
 def _give_up_output(code: int) -> NoReturn:
-    _discard_output()
+    streams.discard_output()
     sys.exit(code)
-
-
-def _discard_output() -> None:
-    # Otherwise Python would fail again when it flushes at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), _STANDARD_OUTPUT)
-
-
-def _say(message: object) -> None:
-    """Prints to standard error, which may be closed or may have lost its reader."""
-    if sys.stderr is not None:  # ``print`` would use the standard output
-        with contextlib.suppress(OSError, ValueError):
-            print(message, file=sys.stderr, flush=True)
-
-
-def _output_is_read() -> bool:
-    poll = select.poll()
-    poll.register(_STANDARD_OUTPUT, 0)
-    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _leave(code: int) -> NoReturn:
@@ -166,8 +146,5 @@ def _abort(code: int) -> None:
 
 
 def _exit_at_once(code: int) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        # A closed stream is None, and the reader of an open one may have ended.
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream.flush()
+    streams.flush()
     os._exit(code)

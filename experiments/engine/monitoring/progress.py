@@ -1,7 +1,5 @@
 """Progress of a training: a bar on a terminal, or a line every 20 seconds in other outputs."""
 
-import os
-import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -10,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.engine.monitoring.speed import Speed
+from experiments.engine.streams import discard_output
 from experiments.engine.text import printable
 
 _SECONDS_BETWEEN_LINES = 20.0
@@ -21,7 +20,7 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Discards this output and all later output, instead of ending the program."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
 
 
 class TrainingProgress:
