@@ -27,15 +27,8 @@ mlir.register_lowering(
 )
 
 
-def _covering_box(transforms, shape):
-    """The box of an array that transforms select.
-
-    The transforms must select exactly a box. Otherwise the interpreter would see other accesses
-    than those of the kernel.
-
-    Returns:
-        The box, its shape, and the selected indices into the box, in the order of the selection.
-    """
+def _selected(transforms, shape):
+    """The flat indices of the elements that transforms select from an array of ``shape``."""
     indices = np.arange(math.prod(shape)).reshape(shape)
     for transform in jax.tree.map(int, transforms):
         match transform:
@@ -54,25 +47,51 @@ def _covering_box(transforms, shape):
                 ]
             case _:
                 raise NotImplementedError(transform)
+    return indices
+
+
+def _box(indices, shape):
+    """The box of an array with exactly the elements of ``indices``, or ``None``.
+
+    Returns:
+        The box, its shape, and the indices into the box, in the order of the selection.
+    """
     slices, sizes, offsets = [], [], []
     for axis in np.unravel_index(indices, shape):
         values, offset = np.unique(axis, return_inverse=True)
         stride = int(values[1] - values[0]) if len(values) > 1 else 1
         if (np.diff(values) != stride).any():
-            raise NotImplementedError(f"{transforms} select no box of {shape}")
+            return None
         slices.append(Slice(int(values[0]), len(values), stride))
         sizes.append(len(values))
         offsets.append(offset.reshape(indices.shape))
     if math.prod(sizes) != indices.size:
-        raise NotImplementedError(f"{transforms} select no box of {shape}")
+        return None
     box = NDIndexer(tuple(slices), tuple(shape), ())
     return (box,), sizes, np.ravel_multi_index(offsets, sizes)
 
 
-def _box(key, transforms):
+def _boxes(key, transforms):
+    """Boxes that together have exactly the elements that transforms select.
+
+    The interpreter must not see other accesses than those of the kernel.
+
+    Returns:
+        The shape of the selection and, for each box, the index of a part of the selection and what
+        :func:`_box` returns for this part.
+    """
     memory = gpu_callbacks._get_shared_memory()
     key = gpu_callbacks.HostAllocationKey.from_array(key)
-    return _covering_box(transforms, memory.buffer_shape_and_dtype(key).shape)
+    shape = memory.buffer_shape_and_dtype(key).shape
+    indices = _selected(transforms, shape)
+    parts, boxes = [()], []
+    while parts:
+        part = parts.pop()
+        if found := _box(indices[part], shape):
+            boxes.append((part, found))
+        else:
+            parts += [(*part, n) for n in range(indices.shape[len(part)])]
+    return indices.shape, boxes
 
 
 def _is_reshaped(transforms):
@@ -89,21 +108,28 @@ def reshaped_references():
     def get_reshaped(token, location, thread, key, transforms, *others, **options):
         if not _is_reshaped(transforms):
             return get(token, location, thread, key, transforms, *others, **options)
-        box, _, indices = _box(key, transforms)
-        token, values = get(token, location, thread, key, box, *others, **options)
-        return token, values.reshape(-1)[indices]
+        shape, boxes = _boxes(key, transforms)
+        values = np.empty(shape)
+        for part, (box, _, indices) in boxes:
+            token, found = get(token, location, thread, key, box, *others, **options)
+            values = values.astype(found.dtype, copy=False)
+            values[part] = found.reshape(-1)[indices]
+        return token, values
 
     @gpu_callbacks.fail_on_exception
     @functools.wraps(swap)
     def swap_reshaped(token, location, thread, key, transforms, value, *others, **options):
         if not _is_reshaped(transforms):
             return swap(token, location, thread, key, transforms, value, *others, **options)
-        box, sizes, indices = _box(key, transforms)
-        values = np.empty(math.prod(sizes), value.dtype)
-        values[indices] = value
-        values = values.reshape(sizes)
-        token, old = swap(token, location, thread, key, box, values, *others, **options)
-        return token, old.reshape(-1)[indices]
+        shape, boxes = _boxes(key, transforms)
+        old = np.empty(shape, value.dtype)
+        for part, (box, sizes, indices) in boxes:
+            values = np.empty(math.prod(sizes), value.dtype)
+            values[indices] = value[part]
+            values = values.reshape(sizes)
+            token, found = swap(token, location, thread, key, box, values, *others, **options)
+            old[part] = found.reshape(-1)[indices]
+        return token, old
 
     with (
         mock.patch.object(gpu_callbacks, "_get", get_reshaped),

@@ -29,22 +29,30 @@ SIDE = 8  # targets of a side of a square, and the width of its patch
 TARGETS = SIDE**2
 CELLS = SIDE // UP  # cells along a side of a square
 K_STEP = 16  # pixels (two rows of a patch) that one matrix instruction multiplies
-_SQUARES = 2  # squares per block; a thread holds the bands of all squares in registers
+SQUARES = 2  # squares per block; a thread holds the bands of all squares in registers
 # Numbers of channels per step. Each is an odd multiple of 16 bytes, so that neighbouring pixels,
 # which are rows of a matrix, lie in different memory banks. More channels need more registers.
 _CHANNELS = tuple(range(88, 0, -16))
 _STEP_COST = 16  # cost of the waits and stores of a step, as a number of channels
 
 
-def bands_reason(problem: Problem) -> str | None:
-    """Why the tensor cores cannot serve a problem; ``None`` if they can."""
-    geometry, groups = problem.geometry, problem.geometry.groups
+def squares_reason(problem: Problem) -> str | None:
+    """Why a problem has no squares whose taps lie in a patch; ``None`` if it has them."""
+    geometry = problem.geometry
     if problem.dtype.itemsize != 2:
         return f"tensor cores multiply 16-bit maps, not {problem.dtype}"
     if (geometry.up, geometry.down) != (UP, 1):
         return f"bands are for up {UP}, not for up {geometry.up} and down {geometry.down}"
     if CELLS + 2 * geometry.radius > SIDE:
         return f"a patch of kernel_size {geometry.kernel_size} is wider than {SIDE} pixels"
+    return None
+
+
+def bands_reason(problem: Problem) -> str | None:
+    """Why the tensor cores cannot compute the forward pass; ``None`` if they can."""
+    geometry, groups = problem.geometry, problem.geometry.groups
+    if reason := squares_reason(problem):
+        return reason
     if groups & (groups - 1):
         return f"the number of groups must be a power of two, not {groups}"
     same_dtype = problem.cells_dtype == problem.dtype
@@ -105,7 +113,7 @@ class BandTile:
 def band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> BandTile:
     """The tile for a problem; raises :class:`TooLargeError` if no tile fits."""
     geometry, groups = problem.geometry, problem.geometry.groups
-    rows = _SQUARES * CELLS
+    rows = SQUARES * CELLS
     map_rows = rows - CELLS + k_steps(geometry) * K_STEP // SIDE
     cells = cell_tile(
         rows,
@@ -125,13 +133,13 @@ def band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> BandTile:
         box, array = (SIDE, SIDE, channels), (*problem.output_size, groups * group_channels)
         nbytes = [
             cells.nbytes,
-            groups * _SQUARES * TARGETS * geometry.taps * jnp.dtype(jnp.float32).itemsize,
+            groups * SQUARES * TARGETS * geometry.taps * jnp.dtype(jnp.float32).itemsize,
             max_slots * map_rows * SIDE * channels * problem.dtype.itemsize,
             math.prod(box) * problem.dtype.itemsize,
         ]
         if not is_one_piece(box, array) and shared_memory(*nbytes) <= SHARED_MEMORY:
             return BandTile(
-                _SQUARES,
+                SQUARES,
                 channels,
                 max_slots,
                 map_rows,

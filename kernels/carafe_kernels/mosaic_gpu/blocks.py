@@ -155,9 +155,9 @@ def pipelined_step(
     slots: int,
     fetch: Callable[[jax.Array, jax.Array], None],
     barrier: Ref,
-    compute: Callable[[jax.Array, jax.Array], None],
-) -> None:
-    """One step of a :func:`pipeline`."""
+    compute: Callable[[jax.Array, jax.Array], Any],
+) -> Any:
+    """One step of a :func:`pipeline`; returns what ``compute`` returns."""
     slot = rem(index, slots)
     if slots > 1:
 
@@ -166,12 +166,14 @@ def pipelined_step(
             fetch(index + 1, 1 - slot)
 
     plgpu.barrier_wait(barrier.at[slot])
-    compute(index, slot)
+    result = compute(index, slot)
     if slots == 1:
 
         @pl.when(index + 1 < steps)
         def _():
             fetch(index + 1, slot)
+
+    return result
 
 
 def pipeline(

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.mosaic_gpu import input_gradient_kernel, weight_gradient_kernel
+from carafe_kernels.mosaic_gpu import input_gradient_kernel
 from carafe_kernels.mosaic_gpu.arrays import (
     cells_from_logits,
     cells_from_weights,
@@ -21,7 +21,7 @@ from carafe_kernels.mosaic_gpu.calls import call_kernels
 from carafe_kernels.mosaic_gpu.launch import launch
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import settings_of
-from carafe_kernels.mosaic_gpu.variants import forward_variant
+from carafe_kernels.mosaic_gpu.variants import forward_variant, weight_gradient_variant
 from carafe_kernels.plan import Operands, Plan, Results
 
 
@@ -60,8 +60,8 @@ def _weight_gradient(plan: Plan, geometry: Geometry, operands: Operands) -> tupl
     settings, x, y = settings_of(plan), operands["x"], operands["y"]
     problem = _problem(plan, geometry, x)
     logits = None if plan.normalizer is None else _cells(problem, operands)
-    work = weight_gradient_kernel.weight_gradient(x, y, logits, problem, settings)
-    (gradient,) = launch("carafe_weight_gradient", settings, work)
+    name, kernel = weight_gradient_variant(problem, settings)
+    (gradient,) = launch(name, settings, kernel(x, y, logits, problem, settings))
     return (_from_cells(gradient, problem, plan.weights_dtype),)
 
 
@@ -70,11 +70,12 @@ def _gradients(plan: Plan, geometry: Geometry, operands: Operands) -> tuple[jax.
     problem = _problem(plan, geometry, x)
     cells = _cells(problem, operands)
     logits = None if plan.normalizer is None else cells
+    _, weight_gradient = weight_gradient_variant(problem, settings)
     dx, gradient = launch(
         "carafe_gradients",
         settings,
         input_gradient_kernel.input_gradient(cells, y, problem, settings),
-        weight_gradient_kernel.weight_gradient(x, y, logits, problem, settings),
+        weight_gradient(x, y, logits, problem, settings),
     )
     return dx, _from_cells(gradient, problem, plan.weights_dtype)
 

@@ -72,13 +72,19 @@ def kernel_layout(boxes: int, rows: int, kernels: int) -> Layout:
     return _parameters(_layout(((boxes, rows, kernels), warp, (1, 1, 1)), THREADS // size))
 
 
-def row_major_layout(shape: tuple[int, ...]) -> Layout:
-    """The layout of an array with one element for each thread, in row-major order."""
+def row_major_layout(shape: tuple[int, ...], without: tuple[int, ...] = ()) -> Layout:
+    """The layout of an array with one element for each thread, in row-major order.
+
+    Args:
+        shape: shape of the array.
+        without: axes that are left out; the layout then broadcasts to the one with all axes.
+    """
     warp, left = [], THREADS // WARPS
     for size in reversed(shape):
         warp.append(min(size, left))
         left //= warp[-1]
-    return _parameters(_layout((shape, tuple(reversed(warp)), (1,) * len(shape))))
+    layout = _layout((shape, tuple(reversed(warp)), (1,) * len(shape)))
+    return _parameters(layout.reduce(without) if without else layout)
 
 
 def matrix_layouts(dtype: np.dtype) -> tuple[Layout, Layout, Layout, Layout]:

@@ -35,6 +35,7 @@ class Settings:
 
     interpret: plgpu.InterpretGPUParams | None = None
     forward: Literal["multiply_add", "bands"] | None = None
+    weight_gradient: Literal["multiply_add", "bands"] | None = None
     gradients: Literal["apart", "together"] | None = None
     automatic_barriers: bool = False
     max_slots: int = MAX_SLOTS

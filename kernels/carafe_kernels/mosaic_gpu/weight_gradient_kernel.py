@@ -20,14 +20,13 @@ from carafe_kernels.mosaic_gpu.arrays import (
     as_words,
     cut_rows_and_columns,
     pad_channels,
-    pad_columns_of_cells,
-    split_parts,
 )
+from carafe_kernels.mosaic_gpu.cell_runs import CopiedRuns
 from carafe_kernels.mosaic_gpu.launch import Work
 from carafe_kernels.mosaic_gpu.layouts import cell_layout
 from carafe_kernels.mosaic_gpu.problem import WORD, Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
-from carafe_kernels.mosaic_gpu.weight_tiling import CellRuns, weight_gradient_tile
+from carafe_kernels.mosaic_gpu.weight_tiling import weight_gradient_tile
 from carafe_kernels.normalizers import tap_logit_gradients
 
 
@@ -53,19 +52,19 @@ def weight_gradient(
     """
     geometry, groups, taps = problem.geometry, problem.geometry.groups, problem.geometry.taps
     tile = weight_gradient_tile(problem)
+    cells = tile.cells
     before, after = geometry.halo
     up, down = geometry.up, geometry.down
     rows, columns = problem.cells
-    row_blocks, column_blocks = up // tile.row_phases, up // tile.column_phases
+    row_blocks, column_blocks = up // cells.row_phases, up // cells.column_phases
     parts = row_blocks * column_blocks
-    grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
-    layout = cell_layout(tile.rows, tile.columns)
-    runs = tile.cells
-    runs_per_block, *_ = tile.cell_shape
+    grid = blocks.Grid(problem.batch, rows, columns, cells.rows, cells.columns)
+    layout = cell_layout(cells.rows, cells.columns)
+    copied = CopiedRuns(cells, settings)
     channels_of_a_word = problem.channels_of_a_word
     words_per_pixel = groups * tile.group_channels // channels_of_a_word
     shift = before if settings.pads_maps else 0
-    copies = down + tile.column_phases
+    copies = down + cells.column_phases
     quad = TMA_ALIGNMENT // WORD  # words per load of a thread
     chunks = -(-tile.group_channels // tile.channels)
 
@@ -74,30 +73,9 @@ def weight_gradient(
         barrier, cell_barrier = barriers
         part = blocks.rem(block, parts)
         b, row, column = grid.position(blocks.div(block, parts))
-        u = blocks.div(part, column_blocks) * tile.row_phases
-        v = blocks.rem(part, column_blocks) * tile.column_phases
-
-        def copies_of_runs(array):
-            """For each run of the block, its slice of the array and its slice of the buffer."""
-            first = blocks.div((u * up + v) * groups, runs.kernels_per_run)
-            for index in range(runs_per_block):
-                own_rows, own_columns = divmod(
-                    index * runs.kernels_per_run, tile.column_phases * groups
-                )
-                run = first + (own_rows * up * groups + own_columns) // runs.kernels_per_run
-                target = cell_tile.at[index]
-                if settings.interpret:  # the interpreter copies any number of elements
-                    units = pl.ds(column, tile.columns)
-                else:
-                    units = pl.ds(blocks.div(column, runs.aligned), tile.columns // runs.aligned)
-                    target = target.reshape(tile.rows, tile.columns // runs.aligned, -1)
-                yield array.at[b, pl.ds(row, tile.rows), run, units], target
-
-        def fetch_logits():
-            for memory, buffer in copies_of_runs(logits[0]):
-                plgpu.copy_gmem_to_smem(
-                    memory, buffer, cell_barrier, oob_mode=plgpu.OOBFillMode.ZEROS
-                )
+        u = blocks.div(part, column_blocks) * cells.row_phases
+        v = blocks.rem(part, column_blocks) * cells.column_phases
+        position = b, row, column, u, v
 
         def fetch(first_word):
             for t in range(down):
@@ -106,20 +84,20 @@ def weight_gradient(
                         b,
                         pl.ds(row - before + shift, tile.source_shape[1]),
                         :,
-                        pl.ds(column - before + shift, tile.columns + before + after),
+                        pl.ds(column - before + shift, cells.columns + before + after),
                         pl.ds(t * words_per_pixel + first_word, tile.pitch),
                     ],
                     x_tile.at[t],
                     barrier,
                     oob_mode=plgpu.OOBFillMode.ZEROS,
                 )
-            for phase in range(tile.column_phases):
+            for phase in range(cells.column_phases):
                 plgpu.copy_gmem_to_smem(
                     y.at[
                         b,
-                        pl.ds(row, tile.rows),
-                        pl.ds(u, tile.row_phases),
-                        pl.ds(column, tile.columns),
+                        pl.ds(row, cells.rows),
+                        pl.ds(u, cells.row_phases),
+                        pl.ds(column, cells.columns),
                         pl.ds((v + phase) * words_per_pixel + first_word, tile.pitch),
                     ],
                     y_tile.at[phase],
@@ -130,9 +108,9 @@ def weight_gradient(
         def source(row_read, column_read, word):
             ref = x_tile.at[
                 column_read.source_phase,
-                pl.ds(before + row_read.cell_shift, tile.rows),
+                pl.ds(before + row_read.cell_shift, cells.rows),
                 row_read.source_phase,
-                pl.ds(before + column_read.cell_shift, tile.columns),
+                pl.ds(before + column_read.cell_shift, cells.columns),
                 word,
             ]
             return blocks.load_words(ref, layout, problem.dtype)
@@ -141,7 +119,7 @@ def weight_gradient(
             ref = y_tile.at[column_phase, :, row_phase, :, word]
             return blocks.load_words(ref, layout, problem.dtype)
 
-        phases = list(itertools.product(range(tile.row_phases), range(tile.column_phases)))
+        phases = list(itertools.product(range(cells.row_phases), range(cells.column_phases)))
         reach = range(geometry.kernel_size)
 
         def add_channels(index, sums):
@@ -175,19 +153,19 @@ def weight_gradient(
             return sums
 
         def add_group(group, _):
-            zeros = plgpu.layout_cast(jnp.zeros((tile.rows, tile.columns), jnp.float32), layout)
-            kernels = tile.row_phases * tile.column_phases
+            zeros = plgpu.layout_cast(jnp.zeros((cells.rows, cells.columns), jnp.float32), layout)
+            kernels = cells.row_phases * cells.column_phases
             sums = blocks.loop(
                 chunks, functools.partial(add_chunk, group), (zeros,) * (kernels * taps)
             )
             if problem.normalizer is not None and tile.shares_memory:
-                fetch_logits()
+                copied.fetch(*logits, cell_tile, cell_barrier, *position)
                 plgpu.barrier_wait(cell_barrier)
             for kernel in range(kernels):
                 store_kernel(kernel * groups + group, sums[kernel * taps : (kernel + 1) * taps])
 
         def store_kernel(kernel, gradients):
-            run, first = blocks.split(kernel, runs.kernels_per_run)
+            run, first = blocks.split(kernel, cells.runs.kernels_per_run)
             refs = [cell_tile.at[run, :, :, first * taps + tap] for tap in range(taps)]
             if problem.normalizer is not None:
                 values = [blocks.load(ref, layout) for ref in refs]
@@ -196,48 +174,32 @@ def weight_gradient(
                 blocks.store(ref, value)
 
         if problem.normalizer is not None and not tile.shares_memory:
-            fetch_logits()
+            copied.fetch(*logits, cell_tile, cell_barrier, *position)
             plgpu.barrier_wait(cell_barrier)
         if groups == 1:
             add_group(0, None)
         else:
             blocks.loop(groups, add_group)
         plgpu.commit_smem()
-        for memory, buffer in copies_of_runs(gradient):
-            plgpu.copy_smem_to_gmem(buffer, memory)
+        copied.store(gradient, cell_tile, *position)
         plgpu.wait_smem_to_gmem(0)
 
-    def finish(gradient):
-        split = problem.batch, rows, runs.runs, runs.padded_columns, runs.entries
-        return gradient.reshape(split)[:, :, :, :columns]
-
-    shape = _in_memory(runs, problem, settings)
     x = cut_rows_and_columns(as_words(pad_channels(x, groups, tile.group_channels)), down)
     y = cut_rows_and_columns(as_words(pad_channels(y, groups, tile.group_channels)), up)
     if settings.pads_maps:
         x = jnp.pad(x, ((0, 0), (before, 0), (0, 0), (before, 0), (0, 0)))
     operands = [x, y]
     if logits is not None:
-        logits = logits if runs.runs == 1 else split_parts(logits, runs.runs)
-        operands.append(pad_columns_of_cells(logits, runs.padded_columns).reshape(shape))
+        operands.append(copied.operand(logits))
     maps = tuple(
         plgpu.SMEM(shape, problem.word_dtype) for shape in (tile.source_shape, tile.output_shape)
     )
-    gradients = plgpu.SMEM(tile.cell_shape, problem.cells_dtype)
     return Work(
         grid.size * parts,
         tuple(operands),
-        jax.ShapeDtypeStruct(shape, problem.cells_dtype),
-        (maps, (gradients,)) if tile.shares_memory else ((*maps, gradients),),
-        (plgpu.Barrier(num_arrivals=copies), plgpu.Barrier(num_arrivals=runs_per_block)),
+        jax.ShapeDtypeStruct(copied.shape, problem.cells_dtype),
+        (maps, (copied.buffer,)) if tile.shares_memory else ((*maps, copied.buffer),),
+        (plgpu.Barrier(num_arrivals=copies), plgpu.Barrier(num_arrivals=copied.copies)),
         run,
-        finish,
+        copied.result,
     )
-
-
-def _in_memory(runs: CellRuns, problem: Problem, settings: Settings) -> tuple[int, ...]:
-    """The shape of the array of runs that copies address."""
-    rows, _ = problem.cells
-    aligned = 1 if settings.interpret else runs.aligned
-    units = runs.padded_columns // aligned
-    return problem.batch, rows, runs.runs, units, aligned * runs.entries

@@ -1,0 +1,151 @@
+"""Tiles of the weight gradient on the tensor cores.
+
+A block computes the same squares of targets as in the forward pass, see
+:mod:`carafe_kernels.mosaic_gpu.band_tiling`. The products of all targets of a square with all
+pixels of its patch are sums over channels, so they are a product of matrices. The gradients of the
+weights are some of these products.
+"""
+
+import dataclasses
+import functools
+import math
+
+from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
+from carafe_kernels.mosaic_gpu.band_tiling import (
+    CELLS,
+    K_STEP,
+    SIDE,
+    SQUARES,
+    UP,
+    squares_reason,
+)
+from carafe_kernels.mosaic_gpu.buffers import (
+    SHARED_MEMORY,
+    TooLargeError,
+    shared_memory,
+    two_blocks_fit,
+)
+from carafe_kernels.mosaic_gpu.cell_runs import RunTile, run_tile
+from carafe_kernels.mosaic_gpu.problem import WORD, Problem
+from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
+
+_CHANNELS = tuple(range(64, 0, -K_STEP))  # numbers of channels per step
+# The products of the second row of phases are read from rows that start this much later.
+FIRST_PRODUCT = CELLS
+_STEP_COST = 16  # cost of the waits of a step, as a number of channels
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightBandTile:
+    """Tile of the weight gradient on the tensor cores.
+
+    Args:
+        cells: buffer for the gradients.
+        channels: number of channels per step, a multiple of :data:`K_STEP`.
+        slots: number of buffers for the maps.
+    """
+
+    cells: RunTile
+    channels: int
+    slots: int
+
+    @property
+    def group_channels(self) -> int:
+        """Number of channels of a group after padding.
+
+        With several groups it is a multiple of ``channels``: a step that reaches beyond its group
+        would add products of the next group.
+        """
+        problem = self.cells.problem
+        alone = problem.geometry.groups == 1
+        multiple = TMA_ALIGNMENT // problem.dtype.itemsize if alone else self.channels
+        return round_up(problem.group_channels, multiple)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps over the channels of a group."""
+        return -(-self.group_channels // self.channels)
+
+    @property
+    def pitch(self) -> int:
+        """Distance in channels between neighbouring pixels of a map in shared memory.
+
+        It is an odd multiple of 16 bytes, so that neighbouring pixels, which are rows of a matrix,
+        lie in different memory banks.
+        """
+        return self.channels + TMA_ALIGNMENT // self.cells.problem.dtype.itemsize
+
+    @property
+    def patch_quarters(self) -> int:
+        """Number of groups of :data:`CELLS` rows that a patch has; the last may be cut."""
+        return -(-(CELLS + 2 * self.cells.problem.geometry.radius) // CELLS)
+
+    @property
+    def source_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the buffers for ``x``, ``[slots, rows, columns, channels]``."""
+        rows = CELLS * (SQUARES - 1 + self.patch_quarters)
+        return self.slots, rows, SIDE, self.pitch
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the buffers for ``y``, ``[slots, rows, columns, channels]``."""
+        return self.slots, SQUARES * SIDE, SIDE, self.pitch
+
+    @property
+    def product_pitch(self) -> int:
+        """Distance between the rows of the products of a square; the first few are not used."""
+        return FIRST_PRODUCT + self.patch_quarters * CELLS * SIDE
+
+    @property
+    def product_rows(self) -> tuple[int, int, int]:
+        """Shape in which the products of a square are read, ``[CELLS, SIDE, 2 * pitch + 1]``.
+
+        A square has :data:`TARGETS` rows of ``product_pitch`` products. From a target to the same
+        target of the next column of cells, and from a pixel to the next, it is twice the pitch and
+        1. In rows of this length, the products with the same tap are in the same column, for all
+        cells of a square.
+        """
+        return CELLS, SIDE, UP * self.product_pitch + 1
+
+    @property
+    def product_shape(self) -> tuple[int, int]:
+        """Shape of the buffer for products, ``[squares, products]``."""
+        return SQUARES, math.prod(self.product_rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Shared memory of a block in bytes."""
+        itemsize = self.cells.problem.dtype.itemsize
+        return shared_memory(
+            math.prod(self.source_shape) * itemsize,
+            math.prod(self.output_shape) * itemsize,
+            math.prod(self.product_shape) * WORD,
+            self.cells.nbytes,
+        )
+
+
+def weight_bands_reason(problem: Problem) -> str | None:
+    """Why the tensor cores cannot compute the weight gradient; ``None`` if they can."""
+    if reason := squares_reason(problem):
+        return reason
+    try:
+        weight_band_tile(problem)
+    except TooLargeError:
+        return f"{problem.geometry} needs more shared memory than a block has"
+    return None
+
+
+@functools.cache
+def weight_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> WeightBandTile:
+    """The tile for a problem; raises :class:`TooLargeError` if no tile fits."""
+    cells = run_tile(problem, SQUARES * CELLS, CELLS, UP, UP)
+
+    def cost(channels: int) -> int:
+        return -(-problem.group_channels // channels) * (channels + _STEP_COST)
+
+    tiles = [WeightBandTile(cells, channels, max_slots) for channels in sorted(_CHANNELS, key=cost)]
+    for fits in (two_blocks_fit, lambda nbytes: nbytes <= SHARED_MEMORY):
+        for tile in tiles:
+            if fits(tile.nbytes) and not cells.is_one_piece:
+                return tile
+    raise TooLargeError
