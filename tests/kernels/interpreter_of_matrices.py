@@ -109,7 +109,7 @@ def reshaped_references():
         if not _is_reshaped(transforms):
             return get(token, location, thread, key, transforms, *others, **options)
         shape, boxes = _boxes(key, transforms)
-        values = np.empty(shape)
+        values = np.zeros(shape)
         for part, (box, _, indices) in boxes:
             token, found = get(token, location, thread, key, box, *others, **options)
             values = values.astype(found.dtype, copy=False)

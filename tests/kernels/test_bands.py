@@ -214,7 +214,7 @@ def test_bands_lower_when_named(geometry, weights_dtype, normalizer, max_slots):
 def test_the_table_chooses_if_no_kernel_is_named():
     case = Geometry(3, 2), "bfloat16", "float32"
     assert "carafe_forward_bands" not in forward_text(*case)
-    with mock.patch.object(variants, "BANDS", frozenset({("bfloat16", 3, 2, 1)})):
+    with mock.patch.dict(variants.BANDS, forward=frozenset({("bfloat16", 3, 2, 1)})):
         assert "carafe_forward_bands" in forward_text(*case)
         assert "carafe_forward_bands" not in forward_text(*case, forward="multiply_add")
         assert "carafe_forward_bands" not in forward_text(Geometry(5, 2), *case[1:])

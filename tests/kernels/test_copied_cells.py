@@ -12,9 +12,18 @@ from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu import copied_cells, tiling
 from carafe_kernels.mosaic_gpu.band_tiling import CELLS, band_tile, bands_reason
 from carafe_kernels.mosaic_gpu.buffers import TooLargeError
+from carafe_kernels.mosaic_gpu.cell_runs import CopiedRuns
 from carafe_kernels.mosaic_gpu.copied_cells import CopiedCells
+from carafe_kernels.mosaic_gpu.input_band_tiling import (
+    LEAD,
+    QUAD,
+    QUADS,
+    input_band_tile,
+    input_bands_reason,
+)
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
+from carafe_kernels.mosaic_gpu.weight_band_tiling import weight_band_tile, weight_bands_reason
 from hypothesis import given, settings
 
 from tests.kernels.test_tiling import problems
@@ -41,23 +50,31 @@ def copied_boxes(copied, row, column):
 
 
 def copied_of(problem, name):
-    """The copies of a kernel, the columns of its blocks, and the halo before them."""
+    """The copies of a kernel, the columns of its blocks, and the columns copied before them."""
     _, before = problem.geometry.halo
     if name == "bands":
-        return CopiedCells(band_tile(problem).cells, 2, 0, Settings()), CELLS, 0
+        return CopiedCells(band_tile(problem).cells, 2, (0, 0), Settings()), CELLS, 0
+    if name == "input gradient, bands":
+        before = problem.geometry.radius, 2 * LEAD
+        copied = CopiedCells(input_band_tile(problem).cells, 2, before, Settings())
+        return copied, QUADS * QUAD, 2 * LEAD
     choose, halo = {
         "forward": (tiling.forward_tile, 0),
         "input gradient": (tiling.input_gradient_tile, before),
     }[name]
     tile = choose(problem)
-    return CopiedCells(tile.cells, problem.geometry.up, halo, Settings()), tile.columns, halo
+    copied = CopiedCells(tile.cells, problem.geometry.up, (halo, halo), Settings())
+    return copied, tile.columns, halo
 
 
-@pytest.mark.parametrize("name", ["forward", "input gradient", "bands"])
+BANDS_REASONS = {"bands": bands_reason, "input gradient, bands": input_bands_reason}
+
+
+@pytest.mark.parametrize("name", ["forward", "input gradient", *BANDS_REASONS])
 @settings(max_examples=100)
 @given(problem=problems)
 def test_copies_start_at_multiples_of_16_bytes(name, problem):
-    if name == "bands" and bands_reason(problem) is not None:
+    if name in BANDS_REASONS and BANDS_REASONS[name](problem) is not None:
         problem = dataclasses.replace(problem, geometry=Geometry(5, 2), dtype=BFLOAT16)
     try:
         copied, columns, halo = copied_of(problem, name)
@@ -86,7 +103,7 @@ def test_cells_are_padded_if_no_tile_is_aligned(geometry, dtype):
     problem = Problem(geometry, 2, (30, 30), 64, jnp.dtype(jnp.float32), dtype, "softmax")
     tile = tiling.input_gradient_tile(problem)
     assert tile.cells.padded_kernels > tile.cells.kernels
-    copied = CopiedCells(tile.cells, geometry.up, geometry.halo[1], Settings())
+    copied = CopiedCells(tile.cells, geometry.up, geometry.halo[1:] * 2, Settings())
     cells = problem.cells
     entries = geometry.up**2 * geometry.taps
     values = np.arange(2 * math.prod(cells) * entries).reshape(2, cells[0], 1, cells[1], entries)
@@ -95,3 +112,18 @@ def test_cells_are_padded_if_no_tile_is_aligned(geometry, dtype):
     padded = found.reshape(2, cells[0], 1, -1, tile.cells.padded_kernels * geometry.taps)
     np.testing.assert_array_equal(padded[:, :, :, : cells[1], :entries], values)
     assert not padded[..., entries:].any()
+
+
+@settings(max_examples=100)
+@given(problem=problems)
+def test_copies_of_the_gradients_of_bands_move_multiples_of_16_bytes(problem):
+    if weight_bands_reason(problem) is not None:
+        problem = dataclasses.replace(problem, geometry=Geometry(5, 2), dtype=BFLOAT16)
+    tile = weight_band_tile(problem).cells
+    copied, runs = CopiedRuns(tile, Settings()), tile.runs
+    assert copied.shape[-1] * runs.dtype.itemsize % ALIGNMENT == 0
+    assert copied.shape[-1] <= 256
+    # Buffers in shared memory start at multiples of 128 bytes.
+    assert math.prod(tile.shape[1:]) * runs.dtype.itemsize % 128 == 0
+    for column in range(0, problem.cells[1], CELLS):
+        assert column % runs.aligned == 0

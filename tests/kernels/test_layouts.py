@@ -56,11 +56,12 @@ def test_kernel_blocks_divide_the_buffer_and_warps_hold_disjoint_kernels(boxes, 
 def test_the_weight_gradient_loads_maps_without_conflicts(geometry, dtype):
     """Four words per lane are 128 words, which take at least four cycles."""
     tile = weight_gradient_tile(problem(geometry, dtype))
-    elements = first_elements(cell_layout(tile.rows, tile.columns), (tile.rows, tile.columns))
+    cells = tile.cells.rows, tile.cells.columns
+    elements = first_elements(cell_layout(*cells), cells)
     for _, _, row_phases, columns, pitch in (tile.source_shape, tile.output_shape):
 
         def address(cell, row_pitch=row_phases * columns * pitch, pitch=pitch):
-            row, column = divmod(cell, tile.columns)
+            row, column = divmod(cell, cells[1])
             return row * row_pitch + column * pitch
 
         assert all_wavefronts(elements, address, QUAD) == 4

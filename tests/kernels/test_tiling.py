@@ -129,25 +129,26 @@ def test_copies_can_move_the_tiles_of_the_weight_gradient(problem):
     except TooLargeError:
         return
     assert tile.nbytes <= SHARED_MEMORY
-    assert tile.rows * tile.columns == THREADS
+    cells, runs = tile.cells, tile.cells.runs
+    assert cells.rows * cells.columns == THREADS
     pixel_bytes = tile.pitch * 4
     assert pixel_bytes // 16 % 2 == 1
-    assert tile.source_shape[1] >= tile.rows + sum(geometry.halo)
+    assert tile.source_shape[1] >= cells.rows + sum(geometry.halo)
     assert math.prod(tile.source_shape[1:]) * 4 % 128 == 0
-    runs = tile.cells
     assert runs.runs * runs.kernels_per_run == geometry.up**2 * geometry.groups
     assert runs.aligned * runs.entries * runs.dtype.itemsize % 16 == 0
     assert runs.aligned * runs.entries <= 256
     assert runs.padded_columns % runs.aligned == 0
     assert runs.padded_columns >= runs.columns
-    assert tile.columns % runs.aligned == 0
-    units = tile.columns // runs.aligned, runs.padded_columns // runs.aligned
+    assert cells.columns % runs.aligned == 0
+    units = cells.columns // runs.aligned, runs.padded_columns // runs.aligned
     box, array = (
         (rows, number, width, runs.aligned * runs.entries)
         for rows, number, width in zip(
-            (tile.rows, problem.cells[0]), (1, runs.runs), units, strict=True
+            (cells.rows, problem.cells[0]), (1, runs.runs), units, strict=True
         )
     )
+    assert not cells.is_one_piece
     assert not is_one_piece(box, array)
 
 
@@ -160,7 +161,7 @@ def test_the_weight_gradient_stores_weights_and_logits_in_the_layout_of_callers(
     normalizer = "softmax" if parts == 1 else None
     for geometry, kernels in ((Geometry(5, 2), 4), (Geometry(3, 2), 4), (Geometry(5, 1, 2), 1)):
         problem = Problem(geometry, 2, (24, 32), 64, *[jnp.dtype(dtype)] * 2, normalizer)
-        runs = weight_gradient_tile(problem).cells
+        runs = weight_gradient_tile(problem).cells.runs
         assert runs.kernels_per_run == (kernels if normalizer else geometry.up)
         assert runs.padded_columns == runs.columns
         assert runs.aligned <= aligned

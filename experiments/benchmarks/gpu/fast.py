@@ -11,6 +11,7 @@ from carafe_kernels import mosaic_gpu
 
 from experiments.benchmarks.calls import operator
 from experiments.benchmarks.cases import Case
+from experiments.benchmarks.gpu import plan
 from experiments.benchmarks.gpu.child import Reporter, one_line
 from experiments.benchmarks.gpu.timing import (
     calls_at_a_time,
@@ -26,10 +27,7 @@ from experiments.benchmarks.kernel_calls import kernel_calls
 
 DEFAULT = "default"
 # Settings of the variants, by the pass that they change.
-VARIANTS: dict[str, dict[str, Mapping[str, Any]]] = {
-    "forward": {"multiply_add": {"forward": "multiply_add"}, "bands": {"forward": "bands"}},
-    "backward": {"apart": {"gradients": "apart"}, "together": {"gradients": "together"}},
-}
+VARIANTS = {"forward": plan.VARIANTS["forward"], "backward": plan.VARIANTS["gradients"]}
 
 
 class Operands(NamedTuple):
@@ -222,10 +220,20 @@ def _difference(found: Any, others: Any) -> jax.Array:
     ]).max()  # fmt: skip
 
 
-def one_kernel(reporter: Reporter, case: Mapping[str, Any], kernel: str) -> str:
-    """Runs a kernel twice, for a profiler."""
+def one_kernel(
+    reporter: Reporter, case: Mapping[str, Any], kernel: str, settings: Mapping[str, Any]
+) -> str:
+    """Runs a kernel twice, for a profiler.
+
+    Args:
+        reporter: reporter that sends messages to the parent process.
+        case: the case in JSON.
+        kernel: name of the kernel.
+        settings: fields of ``mosaic_gpu.Settings`` to change.
+    """
     given = Case.from_json(case)
-    call = kernel_calls(given)[kernel]
+    with mosaic_gpu.using(**settings):
+        call = kernel_calls(given)[kernel]
     operands = _random_set(given.replace(normalizer=None), _key())
     x, kernels, dy = operands.of(given, "backward")
     named = {"x": x, "kernels": kernels, "dy": dy}

@@ -61,15 +61,32 @@ TOY_SEEDS = 1
 INTERPRETER_SLOWNESS = 2
 
 
-# Variants of the kernels besides the default: their settings, and the kernels that they change. See
-# `smoke.calls_of` and `fast.VARIANTS`.
-VARIANTS: dict[str, tuple[dict[str, str], str]] = {
-    "multiply_add": ({"forward": "multiply_add"}, "forward"),
-    "bands": ({"forward": "bands"}, "forward"),
-    "apart": ({"gradients": "apart"}, "gradients"),
-    "together": ({"gradients": "together"}, "gradients"),
+_DX_BANDS, _DW_BANDS = {"input_gradient": "bands"}, {"weight_gradient": "bands"}
+# Variants of the kernels besides the default, by the kernels that they change: `forward`, or
+# `gradients`, which are both gradients of a backward pass. The values are settings.
+VARIANTS: dict[str, dict[str, dict[str, str]]] = {
+    "forward": {
+        "multiply_add": {"forward": "multiply_add"},
+        "bands": {"forward": "bands"},
+    },
+    "gradients": {
+        "apart": {"gradients": "apart"},
+        "together": {"gradients": "together"},
+        "dx-bands": {"gradients": "apart", **_DX_BANDS},
+        "dw-bands": {"gradients": "apart", **_DW_BANDS},
+        "bands-together": {"gradients": "together", **_DX_BANDS, **_DW_BANDS},
+    },
 }
-SMOKED_VARIANTS = ("bands", "together")  # the other variants are the single kernels
+# The other variants are the single kernels.
+SMOKED_VARIANTS = ("bands", "together", "dx-bands", "dw-bands", "bands-together")
+# Kernels whose counters are read: dtype, name and settings.
+COUNTED = {
+    "forward bfloat16": ("bfloat16", "forward", {}),
+    "dx bfloat16": ("bfloat16", "dx", {}),
+    "dx bfloat16, bands": ("bfloat16", "dx", _DX_BANDS),
+    "dw bfloat16, bands": ("bfloat16", "dw", _DW_BANDS),
+    "forward float32": ("float32", "forward", {}),
+}
 
 # Formulations of the operator in PyTorch.
 FORMS = (Form.UNFOLD, Form.COMPILED)
@@ -145,8 +162,13 @@ class Plan:
             cases = [other.to_json() for other in others]
             options = {"cases": cases, "kernel": None, "seeds": self.seeds, "settings": {}}
             yield self.step(SMOKE, name, "smoke", 45, options, cases=cases)
-        for variant in SMOKED_VARIANTS:
-            settings, changed = VARIANTS[variant]
+        smoked = [
+            (variant, settings, changed)
+            for changed, variants in VARIANTS.items()
+            for variant, settings in variants.items()
+            if variant in SMOKED_VARIANTS
+        ]
+        for variant, settings, changed in smoked:
             cases = [one.replace(dtype=dtype).to_json()
                      for one in _both_operators(case) for dtype in self._dtypes]  # fmt: skip
             options = {"cases": cases, "kernel": changed, "seeds": self.seeds, "settings": settings}
@@ -215,7 +237,9 @@ class Plan:
             for one in _both_operators(case)
             if (passes := broken.passes(one))
         ]
-        variants = [each for each in VARIANTS if each not in broken.variants]
+        variants = [
+            each for found in VARIANTS.values() for each in found if each not in broken.variants
+        ]
         if runs:
             options = {"runs": runs, "implementation": implementation,
                        "variants": variants if implementation == "mosaic_gpu" else []}  # fmt: skip
@@ -228,13 +252,13 @@ class Plan:
         if self.interpret:
             return
         up = MAIN["up 2"]
-        for dtype, name in (("bfloat16", "forward"), ("bfloat16", "dx"), ("bfloat16", "dw"),
-                            ("float32", "forward")):  # fmt: skip
+        for label, (dtype, name, settings) in COUNTED.items():
             kernel, case = Kernel("reassemble", name, dtype), up.replace(dtype=dtype)
             if broken.may_run(case, name):
-                command = self.command("one_kernel", 60, {"case": case.to_json(), "kernel": name})
+                options = {"case": case.to_json(), "kernel": name, "settings": settings}
+                command = self.command("one_kernel", 60, options)
                 about = {"kernel": kernel, "case": case.to_json()}
-                yield profilers.counters(WHY, f"ncu {' '.join(kernel)}", command, 60, about,
+                yield profilers.counters(WHY, f"ncu reassemble {label}", command, 60, about,
                                          self.scratch)  # fmt: skip
         options = {"cases": [SMOKE_CASE.to_json()], "kernel": "forward",
                    "seeds": self.seeds[:1], "settings": {}}  # fmt: skip

@@ -39,7 +39,8 @@ def calls_of(case: Case, kernel: str | None) -> dict[str, Calls]:
 
 def single_kernels(settings: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
     """Uses settings, by default the kernels that do not depend on a table of variants."""
-    return mosaic_gpu.using(**{"forward": "multiply_add", "gradients": "apart", **settings})
+    single = dict.fromkeys(("forward", "input_gradient", "weight_gradient"), "multiply_add")
+    return mosaic_gpu.using(**{**single, "gradients": "apart", **settings})
 
 
 def smoke(

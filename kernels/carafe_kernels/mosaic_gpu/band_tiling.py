@@ -48,9 +48,9 @@ def squares_reason(problem: Problem) -> str | None:
     return None
 
 
-def bands_reason(problem: Problem) -> str | None:
-    """Why the tensor cores cannot compute the forward pass; ``None`` if they can."""
-    geometry, groups = problem.geometry, problem.geometry.groups
+def weights_reason(problem: Problem) -> str | None:
+    """Why the weights of a problem cannot be arranged in bands; ``None`` if they can."""
+    groups = problem.geometry.groups
     if reason := squares_reason(problem):
         return reason
     if groups & (groups - 1):
@@ -58,6 +58,14 @@ def bands_reason(problem: Problem) -> str | None:
     same_dtype = problem.cells_dtype == problem.dtype
     if problem.dtype == jnp.float16 and problem.normalizer is None and not same_dtype:
         return f"float16 cannot hold every weight of {problem.cells_dtype}"
+    return None
+
+
+def bands_reason(problem: Problem) -> str | None:
+    """Why the tensor cores cannot compute the forward pass; ``None`` if they can."""
+    geometry = problem.geometry
+    if reason := weights_reason(problem):
+        return reason
     try:
         band_tile(problem)
     except TooLargeError:

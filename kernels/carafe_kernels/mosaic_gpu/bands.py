@@ -46,34 +46,13 @@ class Bands:
     problem: Problem
     tile: BandTile
 
-    def _copied_axes(self) -> dict[str, int]:
-        """Sizes of the axes of a :class:`CellTile` in memory order, without the axis of taps.
-
-        A box may hold only some of the columns or groups, so each of these has two axes: an outer
-        axis over boxes and an inner axis in a box.
-        """
-        cells, boxes = self.tile.cells, self.tile.cells.boxes
-        outer = {"u": UP} if cells.parts > 1 else {}
-        inner = {}
-        axes = {"column": CELLS, "u": UP, "v": UP, "group": self.problem.geometry.groups}
-        for name, size in axes.items():
-            if name in outer:
-                continue
-            box_count = min(size, boxes)
-            boxes //= box_count
-            if name in ("column", "group"):
-                outer[f"outer {name}"] = box_count
-                inner[f"inner {name}"] = size // box_count
-            elif box_count > 1:
-                outer[name] = size
-            else:
-                inner[name] = size
-        return {**outer, "row": self.tile.rows, **inner}
-
     @property
     def scratch(self) -> Any:
         """Shared memory for the arranged weights, in float32."""
-        geometry, sizes = self.problem.geometry, self._copied_axes()
+        geometry, sizes = (
+            self.problem.geometry,
+            self.tile.cells.kernel_axes(UP, self.problem.geometry.groups),
+        )
         shape = (geometry.groups, *(sizes[name] for name in _ARRANGED), geometry.taps)
         return plgpu.SMEM(shape, jnp.float32)
 
@@ -83,7 +62,7 @@ class Bands:
         Each thread stores one kernel, so the threads wait for each other at the end.
         """
         geometry, normalizer = self.problem.geometry, self.problem.normalizer
-        axes = self._copied_axes()
+        axes = self.tile.cells.kernel_axes(UP, geometry.groups)
         copied = cells.reshape(*axes.values(), geometry.taps)
         group_axes = [name for name in axes if name in _ARRANGED]
         order = [_ARRANGED.index(name) for name in group_axes]

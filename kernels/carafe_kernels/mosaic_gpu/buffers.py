@@ -102,6 +102,31 @@ class CellTile:
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def kernel_axes(self, up: int, groups: int) -> dict[str, int]:
+        """Axes of the kernels in the buffer by name, in memory order.
+
+        A box may hold only some of the columns or groups, so each of these has two axes: an outer
+        axis over boxes and an inner axis in a box. There must be no padding, and ``columns`` and
+        ``groups`` must be powers of two times the same odd number.
+        """
+        boxes = self.boxes
+        outer = {"u": up} if self.parts > 1 else {}
+        inner = {}
+        axes = {"column": self.columns, "u": up, "v": up, "group": groups}
+        for name, size in axes.items():
+            if name in outer:
+                continue
+            box_count = min(size, boxes)
+            boxes //= box_count
+            if name in ("column", "group"):
+                outer[f"outer {name}"] = box_count
+                inner[f"inner {name}"] = size // box_count
+            elif box_count > 1:
+                outer[name] = size
+            else:
+                inner[name] = size
+        return {**outer, "row": self.padded_rows, **inner}
+
     def normalized(self) -> "CellTile":
         """The buffer for normalised weights of the same cells, padding included, in float32."""
         return dataclasses.replace(self, rows=self.padded_rows, dtype=np.dtype(np.float32))

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.mosaic_gpu import input_gradient_kernel
 from carafe_kernels.mosaic_gpu.arrays import (
     cells_from_logits,
     cells_from_weights,
@@ -21,7 +20,11 @@ from carafe_kernels.mosaic_gpu.calls import call_kernels
 from carafe_kernels.mosaic_gpu.launch import launch
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import settings_of
-from carafe_kernels.mosaic_gpu.variants import forward_variant, weight_gradient_variant
+from carafe_kernels.mosaic_gpu.variants import (
+    forward_variant,
+    input_gradient_variant,
+    weight_gradient_variant,
+)
 from carafe_kernels.plan import Operands, Plan, Results
 
 
@@ -52,8 +55,8 @@ def _input_gradient(plan: Plan, geometry: Geometry, operands: Operands) -> tuple
     settings, y = settings_of(plan), operands["y"]
     problem = _problem(plan, geometry, y)
     cells = _cells(problem, operands)
-    work = input_gradient_kernel.input_gradient(cells, y, problem, settings)
-    return launch("carafe_input_gradient", settings, work)
+    name, kernel = input_gradient_variant(problem, settings)
+    return launch(name, settings, kernel(cells, y, problem, settings))
 
 
 def _weight_gradient(plan: Plan, geometry: Geometry, operands: Operands) -> tuple[jax.Array, ...]:
@@ -70,11 +73,12 @@ def _gradients(plan: Plan, geometry: Geometry, operands: Operands) -> tuple[jax.
     problem = _problem(plan, geometry, x)
     cells = _cells(problem, operands)
     logits = None if plan.normalizer is None else cells
+    _, input_gradient = input_gradient_variant(problem, settings)
     _, weight_gradient = weight_gradient_variant(problem, settings)
     dx, gradient = launch(
         "carafe_gradients",
         settings,
-        input_gradient_kernel.input_gradient(cells, y, problem, settings),
+        input_gradient(cells, y, problem, settings),
         weight_gradient(x, y, logits, problem, settings),
     )
     return dx, _from_cells(gradient, problem, plan.weights_dtype)

@@ -27,13 +27,13 @@ class CopiedCells:
     Args:
         cells: buffer of a block.
         up: number of output phases of a cell along an axis.
-        before: number of cells of the halo before the tile, along each axis.
+        before: numbers of rows and of columns of cells that are copied before the tile.
         settings: settings of the kernels.
     """
 
     cells: CellTile
     up: int
-    before: int
+    before: tuple[int, int]
     settings: Settings
 
     @property
@@ -41,7 +41,8 @@ class CopiedCells:
         """Rows and columns of zeros before the array, so that no copy starts before it."""
         if not self.settings.pads_maps:
             return 0, 0
-        return self.before, self.before + self.cells.lead
+        rows, columns = self.before
+        return rows, columns + self.cells.lead
 
     @property
     def buffer(self) -> Any:
@@ -87,8 +88,8 @@ class CopiedCells:
             part: index of the part to copy, in units of the parts that the buffer holds.
         """
         copied, padding = self.cells, self._padding
-        first_row = row - self.before + padding[0]
-        first_column = column - self.before - copied.lead + padding[1]
+        first_row = row - self.before[0] + padding[0]
+        first_column = column - self.before[1] - copied.lead + padding[1]
         for index in range(copied.parts * copied.boxes):
             own_part, box = divmod(index, copied.boxes)
             rows = pl.ds(first_row, copied.padded_rows)

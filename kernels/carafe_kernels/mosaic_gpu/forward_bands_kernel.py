@@ -47,7 +47,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
     tile = band_tile(problem, settings.max_slots)
     grid = blocks.Grid(problem.batch, *problem.cells, tile.rows, CELLS)
     bands = Bands(problem, tile)
-    copied = CopiedCells(tile.cells, UP, 0, settings)
+    copied = CopiedCells(tile.cells, UP, (0, 0), settings)
     _, _, right, sums = matrix_layouts(problem.dtype)
     radius, channels = geometry.radius, tile.channels
 

@@ -46,7 +46,7 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
     _, width = problem.output_size
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout, row_layout = channel_layout(tile.rows, tile.words, tile.vector)
-    copied = CopiedCells(tile.cells, up, 0, settings)
+    copied = CopiedCells(tile.cells, up, (0, 0), settings)
     weights = Weights(problem, tile, row_layout)
     # For each row of sources, the row phases of outputs and the rows of taps that read it.
     uses = collections.defaultdict(list)

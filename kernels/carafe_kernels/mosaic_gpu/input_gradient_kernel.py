@@ -51,7 +51,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
     height, width = problem.size
     grid = blocks.Grid(problem.batch, rows, columns, tile.rows, tile.columns)
     layout, row_layout = channel_layout(tile.rows, tile.words, tile.vector)
-    copied = CopiedCells(tile.cells, up, before, settings)
+    copied = CopiedCells(tile.cells, up, (before, before), settings)
     weights = Weights(problem, tile, row_layout)
     shift = (before, before) if settings.pads_maps else (0, 0)
     rows_per_pass = up // tile.passes

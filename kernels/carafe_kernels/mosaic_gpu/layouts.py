@@ -87,13 +87,35 @@ def row_major_layout(shape: tuple[int, ...], without: tuple[int, ...] = ()) -> L
     return _parameters(layout.reduce(without) if without else layout)
 
 
-def matrix_layouts(dtype: np.dtype) -> tuple[Layout, Layout, Layout, Layout]:
-    """Layouts for the tensor cores, where each warp holds 16 of 64 rows.
+def warp_axes_layout(
+    shape: tuple[int, ...], warp_axes: tuple[int, ...], without: tuple[int, ...] = ()
+) -> Layout:
+    """The layout of an array with one element for each thread; each warp has its own indices.
+
+    Args:
+        shape: shape of the array.
+        warp_axes: axes along which each warp has one index.
+        without: axes that are left out; the layout then broadcasts to the one with all axes.
+    """
+    warp = tuple(1 if axis in warp_axes else size for axis, size in enumerate(shape))
+    layout = _layout((shape, warp, (1,) * len(shape)))
+    return _parameters(layout.reduce(without) if without else layout)
+
+
+def matrix_layouts(
+    dtype: np.dtype, row_warps: int = WARPS
+) -> tuple[Layout, Layout, Layout, Layout]:
+    """Layouts for the tensor cores, where a warp holds 16 rows of a product.
+
+    Args:
+        dtype: dtype of the factors.
+        row_warps: number of warps that hold different rows. The others hold different columns, 8 of
+            them each.
 
     Returns:
-        The layouts of the left factor ``[64, 16]``, of its rows ``[64]``, of the right factor
-        ``[16, n]`` and of the sums ``[64, n]``.
+        The layouts of the left factor ``[16 * row_warps, 16]``, of its rows, of the right factor
+        ``[16, n]`` and of the sums ``[16 * row_warps, n]``.
     """
-    layouts = mgpu.MMALayouts(dtype)
+    layouts = mgpu.MMALayouts(dtype, m_warps=row_warps)
     left, right, sums = map(_parameters, (layouts.lhs, layouts.rhs, layouts.acc))
     return left, _parameters(layouts.lhs.reduce((1,))), right, sums

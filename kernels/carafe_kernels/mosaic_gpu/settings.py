@@ -14,6 +14,7 @@ from carafe_kernels.plan import Plan
 from carafe_kernels.scoped import ScopedSettings
 
 MAX_SLOTS = 2
+type Kernel = Literal["multiply_add", "bands"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Settings:
             compiles the kernels for a GPU.
         forward: kernel of the forward pass, ``"multiply_add"`` on the CUDA cores or ``"bands"`` on
             the tensor cores; ``None`` chooses by the problem.
+        input_gradient: kernel of the gradient with respect to the map, like ``forward``.
+        weight_gradient: kernel of the gradient with respect to weights or logits, like ``forward``.
         gradients: ``"apart"`` computes the two gradients in two launches, ``"together"`` in one
             launch, which always computes both; ``None`` chooses by the problem.
         automatic_barriers: whether the compiler adds barriers, to find out if one is missing.
@@ -34,8 +37,9 @@ class Settings:
     """
 
     interpret: plgpu.InterpretGPUParams | None = None
-    forward: Literal["multiply_add", "bands"] | None = None
-    weight_gradient: Literal["multiply_add", "bands"] | None = None
+    forward: Kernel | None = None
+    input_gradient: Kernel | None = None
+    weight_gradient: Kernel | None = None
     gradients: Literal["apart", "together"] | None = None
     automatic_barriers: bool = False
     max_slots: int = MAX_SLOTS

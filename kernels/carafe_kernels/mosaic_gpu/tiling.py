@@ -10,8 +10,6 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import jax.numpy as jnp
-
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu import cost
 from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
@@ -25,7 +23,8 @@ from carafe_kernels.mosaic_gpu.buffers import (
     shared_memory,
     two_blocks_fit,
 )
-from carafe_kernels.mosaic_gpu.layouts import THREADS, kernel_block
+from carafe_kernels.mosaic_gpu.layouts import THREADS
+from carafe_kernels.mosaic_gpu.normalized_cells import normalized_weights
 from carafe_kernels.mosaic_gpu.problem import WORD, Problem
 from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
 
@@ -241,7 +240,7 @@ def _tiles(
             problem.cells_dtype,
             cell_halo,
         )
-        weights = _normalized_weights(cells, problem.normalizer)
+        weights = normalized_weights(cells, problem.normalizer)
         row_shape = (read // passes, (columns + halo) * read, words)
         row_bytes = math.prod(row_shape) * WORD
         map_rows = copied_rows(rows + halo, row_bytes)
@@ -282,15 +281,3 @@ def _tiles(
                 ),
                 cycles,
             )
-
-
-def _normalized_weights(cells: CellTile, normalizer: str | None) -> CellTile | None:
-    """The buffer for normalised weights, or ``None`` if they overwrite the logits.
-
-    They can overwrite float32 logits if each thread normalises a kernel of its own. If two threads
-    normalised the same kernel, one could read what the other has already overwritten.
-    """
-    if normalizer is None:
-        return None
-    in_place = cells.dtype == jnp.float32 and math.prod(kernel_block(*cells.shape[:3])) == THREADS
-    return None if in_place else cells.normalized()

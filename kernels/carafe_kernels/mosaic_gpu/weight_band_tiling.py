@@ -128,6 +128,13 @@ def weight_bands_reason(problem: Problem) -> str | None:
     """Why the tensor cores cannot compute the weight gradient; ``None`` if they can."""
     if reason := squares_reason(problem):
         return reason
+    cells = _cells(problem)
+    if not cells.runs.fits(CELLS):
+        return f"copies cannot move the kernels of {CELLS} columns of {problem.geometry}"
+    if cells.is_one_piece:
+        return (
+            f"a map with {problem.cells[1]} columns of cells is too narrow for {problem.geometry}"
+        )
     try:
         weight_band_tile(problem)
     except TooLargeError:
@@ -138,7 +145,7 @@ def weight_bands_reason(problem: Problem) -> str | None:
 @functools.cache
 def weight_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> WeightBandTile:
     """The tile for a problem; raises :class:`TooLargeError` if no tile fits."""
-    cells = run_tile(problem, SQUARES * CELLS, CELLS, UP, UP)
+    cells = _cells(problem)
 
     def cost(channels: int) -> int:
         return -(-problem.group_channels // channels) * (channels + _STEP_COST)
@@ -146,6 +153,10 @@ def weight_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> WeightBand
     tiles = [WeightBandTile(cells, channels, max_slots) for channels in sorted(_CHANNELS, key=cost)]
     for fits in (two_blocks_fit, lambda nbytes: nbytes <= SHARED_MEMORY):
         for tile in tiles:
-            if fits(tile.nbytes) and not cells.is_one_piece:
+            if fits(tile.nbytes):
                 return tile
     raise TooLargeError
+
+
+def _cells(problem: Problem) -> RunTile:
+    return run_tile(problem, SQUARES * CELLS, CELLS, UP, UP)

@@ -1,4 +1,4 @@
-"""The weights of a tile of cells in shared memory, where logits are normalised."""
+"""The weights of a tile of cells in shared memory."""
 
 import dataclasses
 from typing import Any
@@ -9,10 +9,10 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.mosaic_gpu import blocks
 from carafe_kernels.mosaic_gpu.buffers import CellTile
-from carafe_kernels.mosaic_gpu.layouts import Layout, kernel_block, kernel_layout
+from carafe_kernels.mosaic_gpu.layouts import Layout
+from carafe_kernels.mosaic_gpu.normalized_cells import normalize_cells
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.tiling import Tile
-from carafe_kernels.normalizers import tap_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,27 +49,8 @@ class Weights:
     def wait(self, buffers, barrier) -> None:
         """Waits for the copies, and normalises logits."""
         plgpu.barrier_wait(barrier)
-        normalizer = self.problem.normalizer
-        if normalizer is None:
-            return
-        buffer, target = buffers[0], buffers[-1]
-        boxes, rows, kernels, taps = self.tile.cells.shape
-        size = kernel_block(boxes, rows, kernels)
-        layout = kernel_layout(*size)
-        row_blocks = rows // size[1]
-
-        # A loop with one kernel per thread at a time. If it were unrolled, the compiler would load
-        # several kernels at once, and spill registers.
-        def normalize(index, _):
-            box = blocks.div(index, row_blocks) * size[0]
-            row = blocks.rem(index, row_blocks) * size[1]
-            block = pl.ds(box, size[0]), pl.ds(row, size[1]), slice(None)
-            logits = [blocks.load(buffer.at[*block, tap], layout) for tap in range(taps)]
-            for tap, value in enumerate(tap_weights(logits, normalizer)):
-                blocks.store(target.at[*block, tap], value)
-
-        blocks.loop(boxes // size[0] * row_blocks, normalize)
-        plgpu.commit_smem()
+        if self.problem.normalizer is not None:
+            normalize_cells(self.tile.cells, buffers[0], buffers[-1], self.problem.normalizer)
 
     def load(self, buffers, row: int, column: int, index: tuple[Any, ...]) -> jax.Array:
         """Loads one weight of each row of cells, ``[rows]`` in float32.

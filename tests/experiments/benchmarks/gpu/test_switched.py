@@ -70,8 +70,12 @@ def test_settings_run_where_they_change_the_program(reporter, monkeypatch, case,
         assert text == case
 
 
-def test_bands_have_another_number_of_channels_per_step():
+@pytest.mark.parametrize(
+    ("setting", "kernel"),
+    [("forward", "forward"), ("input_gradient", "dx"), ("weight_gradient", "dw")],
+)
+def test_bands_have_another_number_of_channels_per_step(setting, kernel):
     case = plan.SMOKE_CASE.replace(dtype="bfloat16")
-    alone = channels_of_a_step(case, "forward")
-    with mosaic_gpu.using(forward="bands"):
-        assert channels_of_a_step(case, "forward") != alone
+    alone = channels_of_a_step(case, kernel)
+    with mosaic_gpu.using(**{setting: "bands"}):
+        assert channels_of_a_step(case, kernel) != alone
