@@ -80,7 +80,7 @@ VARIANTS: dict[str, dict[str, dict[str, str]]] = {
 # The other variants are the single kernels.
 SMOKED_VARIANTS = ("bands", "together", "dx-bands", "dw-bands", "bands-together")
 # Kernels whose counters are read: dtype, name and settings.
-COUNTED = {
+COUNTED: dict[str, tuple[str, str, dict[str, str]]] = {
     "forward bfloat16": ("bfloat16", "forward", {}),
     "dx bfloat16": ("bfloat16", "dx", {}),
     "dx bfloat16, bands": ("bfloat16", "dx", _DX_BANDS),
@@ -252,6 +252,7 @@ class Plan:
         if self.interpret:
             return
         up = MAIN["up 2"]
+        options: dict[str, Any]
         for label, (dtype, name, settings) in COUNTED.items():
             kernel, case = Kernel("reassemble", name, dtype), up.replace(dtype=dtype)
             if broken.may_run(case, name):

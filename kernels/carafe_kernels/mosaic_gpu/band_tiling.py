@@ -73,11 +73,6 @@ def bands_reason(problem: Problem) -> str | None:
     return None
 
 
-def parts_of_weights(problem: Problem) -> int:
-    """Number of 16-bit numbers whose sum is a weight: one for weights in the dtype of the maps."""
-    return 1 if problem.normalizer is None and problem.cells_dtype == problem.dtype else 2
-
-
 def k_steps(geometry: Geometry) -> int:
     """Number of matrix instructions along a patch."""
     return -(-(CELLS + 2 * geometry.radius) * SIDE // K_STEP)

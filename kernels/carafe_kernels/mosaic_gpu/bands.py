@@ -22,11 +22,11 @@ from carafe_kernels.mosaic_gpu.band_tiling import (
     UP,
     BandTile,
     k_steps,
-    parts_of_weights,
 )
 from carafe_kernels.mosaic_gpu.blocks import Ref
 from carafe_kernels.mosaic_gpu.layouts import matrix_layouts, row_major_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.mosaic_gpu.weight_parts import split_weights
 from carafe_kernels.normalizers import tap_weights
 
 # Axes of the arranged weights, between the axes of groups and of taps. The columns of cells have
@@ -128,8 +128,5 @@ class Bands:
                 if first_row - CELLS < n <= first_row + K_STEP // SIDE - 1:
                     reads = pixel_row - cell_row == n - first_row
                     band = lax.select(reads, tap_rows[n], band)
-            parts = [band.astype(dtype)]
-            if parts_of_weights(self.problem) > 1:
-                parts.append((band - parts[0].astype(jnp.float32)).astype(dtype))
-            bands.append(parts)
+            bands.append(split_weights(band, self.problem))
         return bands

@@ -11,7 +11,7 @@ import functools
 import math
 
 from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
-from carafe_kernels.mosaic_gpu.band_tiling import UP, parts_of_weights, weights_reason
+from carafe_kernels.mosaic_gpu.band_tiling import UP, weights_reason
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
     CellTile,
@@ -24,6 +24,7 @@ from carafe_kernels.mosaic_gpu.buffers import (
 from carafe_kernels.mosaic_gpu.normalized_cells import normalized_weights
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
+from carafe_kernels.mosaic_gpu.weight_parts import parts_of_weights
 
 QUAD = 4  # sources of a side of a quad, and cells of a strip
 QUADS = 2  # quads of a block

@@ -29,6 +29,7 @@ from carafe_kernels.mosaic_gpu.input_band_tiling import (
 )
 from carafe_kernels.mosaic_gpu.layouts import matrix_layouts, warp_axes_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
+from carafe_kernels.mosaic_gpu.weight_parts import split_weights
 
 # Axes of the part of a band with one row of taps and one strip of each quad.
 _AXES = ("quad", "source", "u", "box", "cell", "v")
@@ -78,7 +79,7 @@ class SourceBands:
             group: channel group.
             cell_row: row of cells, from the first one that the block needs.
         """
-        geometry, dtype = self.problem.geometry, self.problem.dtype
+        geometry = self.problem.geometry
         size, layout = geometry.kernel_size, self._layout
         source, box, cell = (
             plgpu.broadcasted_iota(jnp.int32, self._shape, _AXES.index(name), layout=layout)
@@ -93,11 +94,8 @@ class SourceBands:
                 if abs(offset) < QUAD:
                     tap = self._weights(weights, group, cell_row, strip, n * size + m)
                     value = lax.select(columns == offset, tap, value)
-            high = value.astype(dtype)
-            blocks.store(self._rows_of_taps(bands, 0, n, strip), high)
-            if self.tile.band_shape[0] > 1:
-                low = (value - high.astype(jnp.float32)).astype(dtype)
-                blocks.store(self._rows_of_taps(bands, 1, n, strip), low)
+            for index, part in enumerate(split_weights(value, self.problem)):
+                blocks.store(self._rows_of_taps(bands, index, n, strip), part)
 
     def load(self, bands: Ref, cell_row: jax.Array) -> dict[tuple[int, int], list[jax.Array]]:
         """Loads the bands ``[QUAD**2, STRIP_TARGETS]`` of a row of cells.
