@@ -61,7 +61,6 @@ TOY_SEEDS = 1
 INTERPRETER_SLOWNESS = 2
 
 
-_DX_BANDS, _DW_BANDS = {"input_gradient": "bands"}, {"weight_gradient": "bands"}
 # Variants of the kernels besides the default, by the kernels that they change: `forward`, or
 # `gradients`, which are both gradients of a backward pass. The values are settings.
 VARIANTS: dict[str, dict[str, dict[str, str]]] = {
@@ -72,21 +71,25 @@ VARIANTS: dict[str, dict[str, dict[str, str]]] = {
     "gradients": {
         "apart": {"gradients": "apart"},
         "together": {"gradients": "together"},
-        "dx-bands": {"gradients": "apart", **_DX_BANDS},
-        "dw-bands": {"gradients": "apart", **_DW_BANDS},
-        "bands-together": {"gradients": "together", **_DX_BANDS, **_DW_BANDS},
+        "dx-bands": {"gradients": "apart", "input_gradient": "bands"},
+        "dw-bands": {"gradients": "apart", "weight_gradient": "bands"},
+        "bands-together": {
+            "gradients": "together",
+            "input_gradient": "bands",
+            "weight_gradient": "bands",
+        },
     },
 }
 # The other variants are the single kernels.
 SMOKED_VARIANTS = ("bands", "together", "dx-bands", "dw-bands", "bands-together")
-# Kernels whose counters are read: dtype, name and settings.
-COUNTED: dict[str, tuple[str, str, dict[str, str]]] = {
-    "forward bfloat16": ("bfloat16", "forward", {}),
-    "dx bfloat16": ("bfloat16", "dx", {}),
-    "dx bfloat16, bands": ("bfloat16", "dx", _DX_BANDS),
-    "dw bfloat16, bands": ("bfloat16", "dw", _DW_BANDS),
-    "forward float32": ("float32", "forward", {}),
-}
+# Kernels whose counters are read: dtype, name and variant, which is empty for the default.
+COUNTED = (
+    ("bfloat16", "forward", ""),
+    ("bfloat16", "dx", ""),
+    ("bfloat16", "dx", "dx-bands"),
+    ("bfloat16", "dw", "dw-bands"),
+    ("float32", "forward", ""),
+)
 
 # Formulations of the operator in PyTorch.
 FORMS = (Form.UNFOLD, Form.COMPILED)
@@ -253,14 +256,16 @@ class Plan:
             return
         up = MAIN["up 2"]
         options: dict[str, Any]
-        for label, (dtype, name, settings) in COUNTED.items():
+        gradients = VARIANTS["gradients"]
+        for dtype, name, variant in COUNTED:
             kernel, case = Kernel("reassemble", name, dtype), up.replace(dtype=dtype)
-            if broken.may_run(case, name):
-                options = {"case": case.to_json(), "kernel": name, "settings": settings}
+            if variant not in broken.variants and broken.may_run(case, name):
+                options = {"case": case.to_json(), "kernel": name,
+                           "settings": gradients.get(variant, {})}  # fmt: skip
                 command = self.command("one_kernel", 60, options)
                 about = {"kernel": kernel, "case": case.to_json()}
-                yield profilers.counters(WHY, f"ncu reassemble {label}", command, 60, about,
-                                         self.scratch)  # fmt: skip
+                label = " ".join(filter(None, ("ncu", *kernel, variant)))
+                yield profilers.counters(WHY, label, command, 60, about, self.scratch)
         options = {"cases": [SMOKE_CASE.to_json()], "kernel": "forward",
                    "seeds": self.seeds[:1], "settings": {}}  # fmt: skip
         command = self.command("smoke", 90, options)
