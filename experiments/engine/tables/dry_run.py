@@ -61,9 +61,14 @@ def dry_run[Config: RunConfig](
         entries = [f"{found.parameters:,}", f"{found.flops / 1e9:.4g}"]
         if time_steps:
             if config not in seconds:
-                seconds[config] = spec.step_seconds(config, share_of_process(batch_size))
-                if is_primary():
-                    print(f"{preset.name}: timed", flush=True)
+                training, inference = spec.step_seconds(config, share_of_process(batch_size))
+                seconds[config] = training, inference
+                if is_primary():  # so that these times are not lost if a later row fails
+                    print(
+                        f"{preset.name}: training {1e3 * training:.3g} ms, "
+                        f"inference {1e3 * inference:.3g} ms",
+                        flush=True,
+                    )
             training, inference = seconds[config]
             first = inference if first is None else first
             entries += [

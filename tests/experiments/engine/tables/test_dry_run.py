@@ -50,6 +50,18 @@ def test_timed_steps_give_speed_also_as_a_share_of_the_first_row(capsys):
     assert entries_of(printed, "Wide")[3:-1] == ["1000", "4", "500", "8", "0.50"]
 
 
+def test_times_of_a_row_are_printed_before_the_next_row_runs(capsys):
+    def step_seconds(config, batch_size):
+        if config.width > 1:
+            raise MemoryError
+        return 0.5, 0.25
+
+    spec, _ = toy_spec(step_seconds=step_seconds)
+    with pytest.raises(MemoryError):
+        dry_run(spec, "table1", time_steps=True, batch_size=4)
+    assert "training 500 ms, inference 250 ms" in capsys.readouterr().out
+
+
 def test_a_batch_that_the_devices_cannot_share_is_refused_before_anything_is_built():
     spec, _ = toy_spec(cost=None)
     with pytest.raises(ConfigError, match=r"batch_size.*4.*2"):
