@@ -47,7 +47,7 @@ CASES = (
     case(down=2, normalizer="softmax", channels=16),
 )
 
-# Forward passes for which there are two kernels.
+# Cases for which every contraction has two kernels.
 VARIANTS = (
     case(up=2, dtype="bfloat16"),
     case(up=2, dtype="bfloat16", normalizer="softmax"),

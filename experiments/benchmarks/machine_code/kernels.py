@@ -26,6 +26,10 @@ _VARIANT_INSTRUCTIONS = {
     "selects": "SEL|FSEL|PRMT",
     "barriers": "BAR",
 }
+_MULTIPLY_ADD, _BANDS = (
+    dict.fromkeys(("forward", "input_gradient", "weight_gradient"), kernel)
+    for kernel in ("multiply_add", "bands")
+)
 
 
 @contextlib.contextmanager
@@ -100,24 +104,32 @@ def print_table(title: str, rows: Iterable[_Row]) -> bool:
 def all_kernels(shape: Shape) -> Iterator[_Row]:
     """The three kernels of every case."""
     for case in cases.CASES:
-        with mosaic_gpu.using(forward="multiply_add"):
+        with mosaic_gpu.using(**_MULTIPLY_ADD):
             calls = kernel_calls(case)
         for name, call in calls.items():
             yield cases.label(case), name, compiled(call, case, shape, _INSTRUCTIONS)
 
 
-def forward_variants(shape: Shape) -> Iterator[_Row]:
-    """Both kernels of each forward pass for which there are two."""
+def band_variants(shape: Shape) -> Iterator[_Row]:
+    """Both kernels of each contraction for which there are two."""
     for case in cases.VARIANTS:
-        for variant in ("multiply_add", "bands"):
-            with mosaic_gpu.using(forward=variant):
-                call = kernel_calls(case)["forward"]
-            row = compiled(call, case, shape, _VARIANT_INSTRUCTIONS)
-            yield cases.label(case), f"`{variant}`", row
+        for variant, settings in (("multiply_add", _MULTIPLY_ADD), ("bands", _BANDS)):
+            with mosaic_gpu.using(**settings):
+                calls = kernel_calls(case)
+            for name, call in calls.items():
+                row = compiled(call, case, shape, _VARIANT_INSTRUCTIONS)
+                yield cases.label(case), f"{name}, `{variant}`", row
 
 
 def joint_gradients(shape: Shape) -> Iterator[_Row]:
     """Kernels of both gradients; :func:`all_kernels` has a kernel for each gradient."""
     for case in cases.GRADIENTS:
-        row = compiled(both_gradients(case), case, shape, _INSTRUCTIONS)
+        with mosaic_gpu.using(**_MULTIPLY_ADD):
+            call = both_gradients(case)
+        row = compiled(call, case, shape, _VARIANT_INSTRUCTIONS)
         yield cases.label(case), "`together`", row
+    for case in cases.VARIANTS:
+        with mosaic_gpu.using(**_BANDS):
+            call = both_gradients(case)
+        row = compiled(call, case, shape, _VARIANT_INSTRUCTIONS)
+        yield cases.label(case), "`together`, `bands`", row

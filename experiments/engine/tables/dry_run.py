@@ -65,8 +65,8 @@ def dry_run[Config: RunConfig](
                 seconds[config] = training, inference
                 if is_primary():  # so that these times are not lost if a later row fails
                     print(
-                        f"{preset.name}: training {1e3 * training:.3g} ms, "
-                        f"inference {1e3 * inference:.3g} ms",
+                        f"{preset.name}: training {1e3 * training:.1f} ms, "
+                        f"inference {1e3 * inference:.1f} ms",
                         flush=True,
                     )
             training, inference = seconds[config]

@@ -59,7 +59,7 @@ def test_times_of_a_row_are_printed_before_the_next_row_runs(capsys):
     spec, _ = toy_spec(step_seconds=step_seconds)
     with pytest.raises(MemoryError):
         dry_run(spec, "table1", time_steps=True, batch_size=4)
-    assert "training 500 ms, inference 250 ms" in capsys.readouterr().out
+    assert "training 500.0 ms, inference 250.0 ms" in capsys.readouterr().out
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused_before_anything_is_built():
