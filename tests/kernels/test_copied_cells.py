@@ -15,7 +15,7 @@ from carafe_kernels.mosaic_gpu.buffers import TooLargeError
 from carafe_kernels.mosaic_gpu.cell_runs import CopiedRuns
 from carafe_kernels.mosaic_gpu.copied_cells import CopiedCells
 from carafe_kernels.mosaic_gpu.input_band_tiling import (
-    LEAD,
+    HALO,
     QUAD,
     QUADS,
     input_band_tile,
@@ -28,7 +28,7 @@ from hypothesis import given, settings
 
 from tests.kernels.test_tiling import problems
 
-BFLOAT16 = jnp.dtype(jnp.bfloat16)
+BFLOAT16, FLOAT32 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
 ALIGNMENT = 16  # bytes; a copy that starts elsewhere stops the program with an illegal instruction
 
 
@@ -55,9 +55,9 @@ def copied_of(problem, name):
     if name == "bands":
         return CopiedCells(band_tile(problem).cells, 2, (0, 0), Settings()), CELLS, 0
     if name == "input gradient, bands":
-        before = problem.geometry.radius, 2 * LEAD
+        before = problem.geometry.radius, HALO
         copied = CopiedCells(input_band_tile(problem).cells, 2, before, Settings())
-        return copied, QUADS * QUAD, 2 * LEAD
+        return copied, QUADS * QUAD, HALO
     choose, halo = {
         "forward": (tiling.forward_tile, 0),
         "input gradient": (tiling.input_gradient_tile, before),
@@ -75,7 +75,9 @@ BANDS_REASONS = {"bands": bands_reason, "input gradient, bands": input_bands_rea
 @given(problem=problems)
 def test_copies_start_at_multiples_of_16_bytes(name, problem):
     if name in BANDS_REASONS and BANDS_REASONS[name](problem) is not None:
-        problem = dataclasses.replace(problem, geometry=Geometry(5, 2), dtype=BFLOAT16)
+        problem = dataclasses.replace(
+            problem, geometry=Geometry(5, 2), dtype=BFLOAT16, cells_dtype=FLOAT32
+        )
     try:
         copied, columns, halo = copied_of(problem, name)
     except TooLargeError:

@@ -59,6 +59,8 @@ def random_operands(case, normalizer, dtype, weights_dtype, seed=0):
 def assert_equals_oracle(case, normalizer, dtype, weights_dtype, seed=0, **changes):
     """Compares within one rounding of the results; weights rounded to 16 bits would exceed it."""
     x, weights, dy = random_operands(case, normalizer, dtype, weights_dtype, seed)
+    if normalizer is None and weights_dtype.itemsize == 2 and case.groups == 1:
+        changes["input_gradient"] = "multiply_add"  # bands cannot copy such weights
     with bands(**changes):
         dx, dweights = jax.block_until_ready(jax.vjp(operator(case, normalizer), x, weights)[1](dy))
     assert (dx.dtype, dweights.dtype) == (dtype, weights_dtype)
@@ -325,6 +327,7 @@ def test_the_table_chooses_if_no_kernel_is_named(contraction, result):
         ("input_gradient", Geometry(5, 2, groups=3), "bfloat16", "float32", "not 3"),
         ("input_gradient", Geometry(5, 2, groups=16), "bfloat16", "float32", "shared memory"),
         ("input_gradient", Geometry(5, 2), "float16", "float32", "every weight of float32"),
+        ("input_gradient", Geometry(5, 2), "bfloat16", "bfloat16", "multiple of 16 bytes"),
         ("weight_gradient", Geometry(5, 2, groups=16), "bfloat16", "float32", "shared memory"),
         ("weight_gradient", Geometry(5, 2, groups=8), "bfloat16", "bfloat16", "cannot move"),
     ],

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 
-from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
+from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, aligned_cells, round_up
 from carafe_kernels.mosaic_gpu.band_tiling import UP, weights_reason
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
@@ -30,10 +30,8 @@ QUAD = 4  # sources of a side of a quad, and cells of a strip
 QUADS = 2  # quads of a block
 STRIPS = QUADS + 1
 STRIP_TARGETS = QUAD * UP**2
-# Columns of sources between the first one of a quad and the first one of its strips. Blocks begin
-# this number of columns before a multiple of QUAD, so that strips begin at multiples of QUAD: then
-# every copy of 16-bit weights starts at a multiple of 16 bytes.
-LEAD = 2
+# Columns of cells before a quad whose targets may read it, and with which its strips begin.
+HALO = 2
 # Rows of zeros before and after the rows of a band, in rows of sources: a quad reads a band from up
 # to three rows before its first row to three rows behind its last one.
 MARGIN = QUAD - 1
@@ -137,6 +135,12 @@ def input_bands_reason(problem: Problem) -> str | None:
     """Why the tensor cores cannot compute the input gradient; ``None`` if they can."""
     if reason := weights_reason(problem):
         return reason
+    cells = _cells(problem)
+    if HALO % aligned_cells(cells.kernels * cells.taps, cells.dtype):
+        return (
+            f"copies of {cells.dtype} kernels from {HALO} cells before a multiple of {QUAD} cannot "
+            f"start at a multiple of {TMA_ALIGNMENT} bytes"
+        )
     try:
         input_band_tile(problem)
     except TooLargeError:
@@ -148,14 +152,7 @@ def input_bands_reason(problem: Problem) -> str | None:
 def input_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> InputBandTile:
     """The tile for a problem; raises :class:`TooLargeError` if no tile fits."""
     geometry = problem.geometry
-    cells = cell_tile(
-        QUAD + 2 * geometry.radius,
-        STRIPS * QUAD,
-        problem.parts,
-        UP**2 * geometry.groups // problem.parts,
-        geometry.taps,
-        problem.cells_dtype,
-    )
+    cells = _cells(problem)
     weights = normalized_weights(cells, problem.normalizer)
 
     def tile(channels: int) -> InputBandTile:
@@ -163,8 +160,11 @@ def input_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> InputBandTi
         parts = -(-copies // (_MAX_CHANNELS // channels))
         return InputBandTile(problem, channels, -(-copies // parts), max_slots, cells, weights)
 
-    def cost(tile: InputBandTile) -> int:
-        return tile.blocks_per_group * tile.chunks * (tile.channels + _COPY_COST)
+    def cost(tile: InputBandTile) -> tuple[bool, int]:
+        # XLA pads groups in a copy of the map.
+        pads = geometry.groups > 1 and tile.group_channels > problem.group_channels
+        copies = tile.blocks_per_group * tile.chunks
+        return pads, copies * (tile.channels + _COPY_COST)
 
     def is_valid(tile: InputBandTile) -> bool:
         array = (*problem.size, geometry.groups * tile.group_channels)
@@ -176,3 +176,15 @@ def input_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> InputBandTi
             if fits(each.nbytes):
                 return each
     raise TooLargeError
+
+
+def _cells(problem: Problem) -> CellTile:
+    geometry = problem.geometry
+    return cell_tile(
+        QUAD + 2 * geometry.radius,
+        STRIPS * QUAD,
+        problem.parts,
+        UP**2 * geometry.groups // problem.parts,
+        geometry.taps,
+        problem.cells_dtype,
+    )

@@ -6,8 +6,6 @@ gradient, so the result is the same to the last bit in every run. A gradient tha
 affects all sources of the quads next to it, not only the sources that its target reads.
 """
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -18,7 +16,7 @@ from carafe_kernels.mosaic_gpu.arrays import crop_channels, pad_channels
 from carafe_kernels.mosaic_gpu.band_tiling import UP
 from carafe_kernels.mosaic_gpu.copied_cells import CopiedCells
 from carafe_kernels.mosaic_gpu.input_band_tiling import (
-    LEAD,
+    HALO,
     QUAD,
     QUADS,
     STRIP_TARGETS,
@@ -49,17 +47,14 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
     geometry, groups = problem.geometry, problem.geometry.groups
     tile = input_band_tile(problem, settings.max_slots)
     height, width = problem.size
-    # Cells before the quads of a block, rows and columns; strips begin at multiples of QUAD.
-    before = geometry.radius, 2 * LEAD
-    grid = blocks.Grid(problem.batch, height, width + LEAD, QUAD, QUADS * QUAD)
+    before = geometry.radius, HALO  # rows and columns of cells before the quads of a block
+    grid = blocks.Grid(problem.batch, height, width, QUAD, QUADS * QUAD)
     parts = groups * tile.blocks_per_group
     copied = CopiedCells(tile.cells, UP, before, settings)
     bands = SourceBands(problem, tile)
     _, _, right, sums_layout = matrix_layouts(problem.dtype, row_warps=1)
     steps = tile.cell_rows * tile.chunks
     shift = before if settings.pads_maps else (0, 0)  # so that no copy starts before the map
-    lead = LEAD if settings.pads_maps else 0
-    quads = list(itertools.product(range(tile.chunks), range(QUADS)))
 
     def run(block, operands, x, buffers, barriers):
         (cells, y), (y_tile, x_tile, band_tile, *kernels) = operands, buffers
@@ -123,27 +118,26 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
             normalize_cells(tile.cells, kernels[0], kernels[-1], problem.normalizer)
         zeros = jnp.zeros((QUAD * QUAD, tile.channels), jnp.float32)
         zeros = plgpu.layout_cast(zeros, sums_layout)
-        sums = blocks.loop(tile.cell_rows, add_row, (zeros,) * len(quads))
-        for (chunk, quad), total in zip(quads, sums, strict=True):
-            if quad == 0:
-                plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            blocks.store(x_tile.at[quad].reshape(QUAD * QUAD, tile.channels), total)
-            if quad == QUADS - 1:
-                plgpu.commit_smem()
-                for each in range(QUADS):
-                    plgpu.copy_smem_to_gmem(
-                        x_tile.at[each],
-                        x.at[
-                            b,
-                            pl.ds(row, QUAD),
-                            pl.ds(column - LEAD + lead + each * QUAD, QUAD),
-                            pl.ds(first_channel + chunk * tile.channels, tile.channels),
-                        ],
-                    )
+        sums = blocks.loop(tile.cell_rows, add_row, (zeros,) * (tile.chunks * QUADS))
+        for chunk in range(tile.chunks):
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            for quad, total in enumerate(sums[chunk * QUADS : (chunk + 1) * QUADS]):
+                blocks.store(x_tile.at[quad].reshape(QUAD * QUAD, tile.channels), total)
+            plgpu.commit_smem()
+            for quad in range(QUADS):
+                plgpu.copy_smem_to_gmem(
+                    x_tile.at[quad],
+                    x.at[
+                        b,
+                        pl.ds(row, QUAD),
+                        pl.ds(column + quad * QUAD, QUAD),
+                        pl.ds(first_channel + chunk * tile.channels, tile.channels),
+                    ],
+                )
         plgpu.wait_smem_to_gmem(0)
 
     def finish(x):
-        return crop_channels(x[:, :, lead:], groups, problem.group_channels)
+        return crop_channels(x, groups, problem.group_channels)
 
     y = pad_channels(y, groups, tile.group_channels)
     if settings.pads_maps:
@@ -152,7 +146,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
     return Work(
         grid.size * parts,
         (copied.operand(cells), y),
-        jax.ShapeDtypeStruct((problem.batch, height, lead + width, y.shape[3]), problem.dtype),
+        jax.ShapeDtypeStruct((problem.batch, height, width, y.shape[3]), problem.dtype),
         (
             (
                 plgpu.SMEM(tile.map_shape, problem.dtype),

@@ -19,7 +19,7 @@ from carafe_kernels.mosaic_gpu import blocks
 from carafe_kernels.mosaic_gpu.band_tiling import UP
 from carafe_kernels.mosaic_gpu.blocks import Ref
 from carafe_kernels.mosaic_gpu.input_band_tiling import (
-    LEAD,
+    HALO,
     MARGIN,
     QUAD,
     QUADS,
@@ -33,6 +33,7 @@ from carafe_kernels.mosaic_gpu.weight_parts import split_weights
 
 # Axes of the part of a band with one row of taps and one strip of each quad.
 _AXES = ("quad", "source", "u", "box", "cell", "v")
+_WARP_AXES = (0, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,8 @@ class SourceBands:
 
     @property
     def _layout(self) -> Any:
-        """The layout of :data:`_AXES`: each warp has one column of cells of every strip."""
-        return warp_axes_layout(self._shape, (3, 4))
+        """The layout of :data:`_AXES`: each warp has one quad and one row of phases."""
+        return warp_axes_layout(self._shape, _WARP_AXES)
 
     def clear(self, bands: Ref) -> None:
         """Fills the rows that have no taps with zeros."""
@@ -86,16 +87,20 @@ class SourceBands:
             for name in ("source", "box", "cell")
         )
         columns = source - (box * self.tile.cells_per_box + cell)
+        values = {}
         for n, strip in itertools.product(range(size), range(2)):
             value = plgpu.layout_cast(jnp.zeros(self._shape, jnp.float32), layout)
             for m in range(size):
                 # The target of a cell reads, with column m of its taps, this source minus the cell.
-                offset = m - geometry.radius - LEAD + strip * QUAD
+                offset = m - geometry.radius - HALO + strip * QUAD
                 if abs(offset) < QUAD:
                     tap = self._weights(weights, group, cell_row, strip, n * size + m)
                     value = lax.select(columns == offset, tap, value)
-            for index, part in enumerate(split_weights(value, self.problem)):
-                blocks.store(self._rows_of_taps(bands, index, n, strip), part)
+            values[n, strip] = value
+        # All loads come before the first store, or the compiler would load after each store.
+        for (n, strip), value in values.items():
+            for part, weight in enumerate(split_weights(value, self.problem)):
+                blocks.store(self._rows_of_taps(bands, part, n, strip), weight)
 
     def load(self, bands: Ref, cell_row: jax.Array) -> dict[tuple[int, int], list[jax.Array]]:
         """Loads the bands ``[QUAD**2, STRIP_TARGETS]`` of a row of cells.
@@ -144,7 +149,7 @@ class SourceBands:
         ref = ref.at[*(index.get(name, slice(None)) for name in axes), tap]
         kept = [name for name in axes if name == "strip" or name not in index]
         names = ("strip", "u", "box", "inner column", "v")
-        layout = warp_axes_layout(self._shape, (3, 4), without=(1,))
+        layout = warp_axes_layout(self._shape, _WARP_AXES, without=(1,))
         value = blocks.load(ref.transpose(tuple(map(kept.index, names))), layout)
         value = lax.broadcast_in_dim(value, self._shape, (0, 2, 3, 4, 5))
         return plgpu.layout_cast(value, self._layout)

@@ -147,10 +147,13 @@ def weight_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> WeightBand
     """The tile for a problem; raises :class:`TooLargeError` if no tile fits."""
     cells = _cells(problem)
 
-    def cost(channels: int) -> int:
-        return -(-problem.group_channels // channels) * (channels + _STEP_COST)
+    def cost(tile: WeightBandTile) -> tuple[bool, int]:
+        # XLA pads groups in a copy of both maps, which takes as long as the kernel.
+        pads = problem.geometry.groups > 1 and tile.group_channels > problem.group_channels
+        return pads, tile.steps * (tile.channels + _STEP_COST)
 
-    tiles = [WeightBandTile(cells, channels, max_slots) for channels in sorted(_CHANNELS, key=cost)]
+    tiles = [WeightBandTile(cells, channels, max_slots) for channels in _CHANNELS]
+    tiles.sort(key=cost)
     for fits in (two_blocks_fit, lambda nbytes: nbytes <= SHARED_MEMORY):
         for tile in tiles:
             if fits(tile.nbytes):
