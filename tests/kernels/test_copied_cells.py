@@ -10,20 +10,23 @@ import numpy as np
 import pytest
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu import copied_cells, tiling
-from carafe_kernels.mosaic_gpu.band_tiling import CELLS, band_tile, bands_reason
 from carafe_kernels.mosaic_gpu.buffers import TooLargeError
-from carafe_kernels.mosaic_gpu.cell_runs import CopiedRuns
 from carafe_kernels.mosaic_gpu.copied_cells import CopiedCells
+from carafe_kernels.mosaic_gpu.copied_runs import CopiedRuns
+from carafe_kernels.mosaic_gpu.forward_band_tiling import forward_band_tile, forward_bands_reason
 from carafe_kernels.mosaic_gpu.input_band_tiling import (
-    HALO,
-    QUAD,
-    QUADS,
+    SIDE,
+    SQUARES,
     input_band_tile,
     input_bands_reason,
 )
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
-from carafe_kernels.mosaic_gpu.weight_band_tiling import weight_band_tile, weight_bands_reason
+from carafe_kernels.mosaic_gpu.squares import CELLS
+from carafe_kernels.mosaic_gpu.weight_product_tiling import (
+    weight_product_tile,
+    weight_products_reason,
+)
 from hypothesis import given, settings
 
 from tests.kernels.test_tiling import problems
@@ -53,11 +56,11 @@ def copied_of(problem, name):
     """The copies of a kernel, the columns of its blocks, and the columns copied before them."""
     _, before = problem.geometry.halo
     if name == "bands":
-        return CopiedCells(band_tile(problem).cells, 2, (0, 0), Settings()), CELLS, 0
+        return CopiedCells(forward_band_tile(problem).cells, 2, (0, 0), Settings()), CELLS, 0
     if name == "input gradient, bands":
-        before = problem.geometry.radius, HALO
-        copied = CopiedCells(input_band_tile(problem).cells, 2, before, Settings())
-        return copied, QUADS * QUAD, HALO
+        tile = input_band_tile(problem)
+        copied = CopiedCells(tile.cells, 2, tile.before, Settings())
+        return copied, SQUARES * SIDE, tile.before[1]
     choose, halo = {
         "forward": (tiling.forward_tile, 0),
         "input gradient": (tiling.input_gradient_tile, before),
@@ -67,7 +70,7 @@ def copied_of(problem, name):
     return copied, tile.columns, halo
 
 
-BANDS_REASONS = {"bands": bands_reason, "input gradient, bands": input_bands_reason}
+BANDS_REASONS = {"bands": forward_bands_reason, "input gradient, bands": input_bands_reason}
 
 
 @pytest.mark.parametrize("name", ["forward", "input gradient", *BANDS_REASONS])
@@ -105,7 +108,7 @@ def test_cells_are_padded_if_no_tile_is_aligned(geometry, dtype):
     problem = Problem(geometry, 2, (30, 30), 64, jnp.dtype(jnp.float32), dtype, "softmax")
     tile = tiling.input_gradient_tile(problem)
     assert tile.cells.padded_kernels > tile.cells.kernels
-    copied = CopiedCells(tile.cells, geometry.up, geometry.halo[1:] * 2, Settings())
+    copied = CopiedCells(tile.cells, geometry.up, (geometry.halo[1],) * 2, Settings())
     cells = problem.cells
     entries = geometry.up**2 * geometry.taps
     values = np.arange(2 * math.prod(cells) * entries).reshape(2, cells[0], 1, cells[1], entries)
@@ -118,11 +121,11 @@ def test_cells_are_padded_if_no_tile_is_aligned(geometry, dtype):
 
 @settings(max_examples=100)
 @given(problem=problems)
-def test_copies_of_the_gradients_of_bands_move_multiples_of_16_bytes(problem):
-    if weight_bands_reason(problem) is not None:
+def test_copies_of_weight_gradients_by_products_move_multiples_of_16_bytes(problem):
+    if weight_products_reason(problem) is not None:
         problem = dataclasses.replace(problem, geometry=Geometry(5, 2), dtype=BFLOAT16)
-    tile = weight_band_tile(problem).cells
-    copied, runs = CopiedRuns(tile, Settings()), tile.runs
+    tile = weight_product_tile(problem).cells
+    copied, runs = CopiedRuns(tile, Settings()), tile.layout
     assert copied.shape[-1] * runs.dtype.itemsize % ALIGNMENT == 0
     assert copied.shape[-1] <= 256
     # Buffers in shared memory start at multiples of 128 bytes.

@@ -129,7 +129,7 @@ def test_copies_can_move_the_tiles_of_the_weight_gradient(problem):
     except TooLargeError:
         return
     assert tile.nbytes <= SHARED_MEMORY
-    cells, runs = tile.cells, tile.cells.runs
+    cells, runs = tile.cells, tile.cells.layout
     assert cells.rows * cells.columns == THREADS
     pixel_bytes = tile.pitch * 4
     assert pixel_bytes // 16 % 2 == 1
@@ -161,7 +161,7 @@ def test_the_weight_gradient_stores_weights_and_logits_in_the_layout_of_callers(
     normalizer = "softmax" if parts == 1 else None
     for geometry, kernels in ((Geometry(5, 2), 4), (Geometry(3, 2), 4), (Geometry(5, 1, 2), 1)):
         problem = Problem(geometry, 2, (24, 32), 64, *[jnp.dtype(dtype)] * 2, normalizer)
-        runs = weight_gradient_tile(problem).cells.runs
+        runs = weight_gradient_tile(problem).cells.layout
         assert runs.kernels_per_run == (kernels if normalizer else geometry.up)
         assert runs.padded_columns == runs.columns
         assert runs.aligned <= aligned

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu.arrays import copied_dtype
-from carafe_kernels.mosaic_gpu.band_tiling import band_tile
+from carafe_kernels.mosaic_gpu.forward_band_tiling import forward_band_tile
 from carafe_kernels.mosaic_gpu.input_band_tiling import input_band_tile
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.tiling import forward_tile, input_gradient_tile
-from carafe_kernels.mosaic_gpu.weight_band_tiling import weight_band_tile
+from carafe_kernels.mosaic_gpu.weight_product_tiling import weight_product_tile
 from carafe_kernels.mosaic_gpu.weight_tiling import weight_gradient_tile
 
 from experiments.benchmarks.cases import Case
@@ -25,11 +25,11 @@ def channels_of_a_step(case: Case, kernel: str) -> int:
     problem = _problem(case)
     slots = settings.max_slots
     if kernel in ("dw", "dlogits"):
-        if settings.weight_gradient == "bands":
-            return weight_band_tile(problem, slots).channels
+        if settings.weight_gradient == "products":
+            return weight_product_tile(problem, slots).channels
         return weight_gradient_tile(problem).channels
     if kernel == "forward" and settings.forward == "bands":
-        return band_tile(problem, slots).channels
+        return forward_band_tile(problem, slots).channels
     if kernel == "dx" and settings.input_gradient == "bands":
         return input_band_tile(problem, slots).channels
     tile_of = forward_tile if kernel == "forward" else input_gradient_tile

@@ -71,23 +71,23 @@ VARIANTS: dict[str, dict[str, dict[str, str]]] = {
     "gradients": {
         "apart": {"gradients": "apart"},
         "together": {"gradients": "together"},
-        "dx-bands": {"gradients": "apart", "input_gradient": "bands"},
-        "dw-bands": {"gradients": "apart", "weight_gradient": "bands"},
-        "bands-together": {
-            "gradients": "together",
-            "input_gradient": "bands",
-            "weight_gradient": "bands",
+        "dx_bands": {"gradients": "apart", "input_gradient": "bands"},
+        "dw_products": {"gradients": "apart", "weight_gradient": "products"},
+        "tensor_cores_together": {
+            "gradients": "together", "input_gradient": "bands", "weight_gradient": "products"
         },
     },
-}
+}  # fmt: skip
 # The other variants are the single kernels.
-SMOKED_VARIANTS = ("bands", "together", "dx-bands", "dw-bands", "bands-together")
-# Kernels whose counters are read: dtype, name and variant, which is empty for the default.
+SMOKED_VARIANTS = ("bands", "together", "dx_bands", "dw_products", "tensor_cores_together")
+# Kernels whose counters are read, those that have never been measured first: dtype, name, and
+# variant, which is empty for the default.
 COUNTED = (
+    ("bfloat16", "dx", "dx_bands"),
+    ("bfloat16", "dw", "dw_products"),
     ("bfloat16", "forward", ""),
     ("bfloat16", "dx", ""),
-    ("bfloat16", "dx", "dx-bands"),
-    ("bfloat16", "dw", "dw-bands"),
+    ("bfloat16", "dw", ""),
     ("float32", "forward", ""),
 )
 
@@ -255,20 +255,22 @@ class Plan:
         if self.interpret:
             return
         up = MAIN["up 2"]
-        options: dict[str, Any]
-        gradients = VARIANTS["gradients"]
+        settings = {name: each for found in VARIANTS.values() for name, each in found.items()}
         for dtype, name, variant in COUNTED:
             kernel, case = Kernel("reassemble", name, dtype), up.replace(dtype=dtype)
-            if variant not in broken.variants and broken.may_run(case, name):
-                options = {"case": case.to_json(), "kernel": name,
-                           "settings": gradients.get(variant, {})}  # fmt: skip
-                command = self.command("one_kernel", 60, options)
-                about = {"kernel": kernel, "case": case.to_json()}
-                label = " ".join(filter(None, ("ncu", *kernel, variant)))
-                yield profilers.counters(WHY, label, command, 60, about, self.scratch)
-        options = {"cases": [SMOKE_CASE.to_json()], "kernel": "forward",
-                   "seeds": self.seeds[:1], "settings": {}}  # fmt: skip
-        command = self.command("smoke", 90, options)
+            if variant in broken.variants or not broken.may_run(case, name):
+                continue
+            about = {"kernel": kernel, "case": case.to_json(), "variant": variant}
+            command = self.command("one_kernel", 60, {
+                "case": case.to_json(), "kernel": name,
+                "settings": settings[variant] if variant else {},
+            })  # fmt: skip
+            label = " ".join(filter(None, ("ncu", *kernel, variant)))
+            yield profilers.counters(WHY, label, command, 60, about, self.scratch)
+        command = self.command("smoke", 90, {
+            "cases": [SMOKE_CASE.to_json()], "kernel": "forward", "seeds": self.seeds[:1],
+            "settings": {},
+        })  # fmt: skip
         yield profilers.memory_check(WHY, "memcheck reassemble forward float32", command, 90,
                                      self.scratch)  # fmt: skip
 

@@ -15,7 +15,7 @@ def main() -> None:
     shape = on_one_gpu()
     spilled = [
         kernels.print_table("kernel", kernels.all_kernels(shape)),
-        kernels.print_table("variants", kernels.band_variants(shape)),
+        kernels.print_table("cores", kernels.both_cores(shape)),
         kernels.print_table("both gradients", kernels.joint_gradients(shape)),
     ]
     programs.print_programs(shape)

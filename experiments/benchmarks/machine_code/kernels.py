@@ -26,10 +26,9 @@ _VARIANT_INSTRUCTIONS = {
     "selects": "SEL|FSEL|PRMT",
     "barriers": "BAR",
 }
-_MULTIPLY_ADD, _BANDS = (
-    dict.fromkeys(("forward", "input_gradient", "weight_gradient"), kernel)
-    for kernel in ("multiply_add", "bands")
-)
+# Settings of all contractions on the CUDA cores, and on the tensor cores.
+_CUDA_CORES = dict.fromkeys(("forward", "input_gradient", "weight_gradient"), "multiply_add")
+_TENSOR_CORES = {"forward": "bands", "input_gradient": "bands", "weight_gradient": "products"}
 
 
 @contextlib.contextmanager
@@ -104,32 +103,32 @@ def print_table(title: str, rows: Iterable[_Row]) -> bool:
 def all_kernels(shape: Shape) -> Iterator[_Row]:
     """The three kernels of every case."""
     for case in cases.CASES:
-        with mosaic_gpu.using(**_MULTIPLY_ADD):
+        with mosaic_gpu.using(**_CUDA_CORES):
             calls = kernel_calls(case)
         for name, call in calls.items():
             yield cases.label(case), name, compiled(call, case, shape, _INSTRUCTIONS)
 
 
-def band_variants(shape: Shape) -> Iterator[_Row]:
-    """Both kernels of each contraction for which there are two."""
+def both_cores(shape: Shape) -> Iterator[_Row]:
+    """Each contraction on the CUDA cores and on the tensor cores."""
     for case in cases.VARIANTS:
-        for variant, settings in (("multiply_add", _MULTIPLY_ADD), ("bands", _BANDS)):
+        for cores, settings in (("CUDA", _CUDA_CORES), ("tensor", _TENSOR_CORES)):
             with mosaic_gpu.using(**settings):
                 calls = kernel_calls(case)
             for name, call in calls.items():
                 row = compiled(call, case, shape, _VARIANT_INSTRUCTIONS)
-                yield cases.label(case), f"{name}, `{variant}`", row
+                yield cases.label(case), f"{name}, {cores} cores", row
 
 
 def joint_gradients(shape: Shape) -> Iterator[_Row]:
     """Kernels of both gradients; :func:`all_kernels` has a kernel for each gradient."""
     for case in cases.GRADIENTS:
-        with mosaic_gpu.using(**_MULTIPLY_ADD):
+        with mosaic_gpu.using(**_CUDA_CORES):
             call = both_gradients(case)
         row = compiled(call, case, shape, _VARIANT_INSTRUCTIONS)
         yield cases.label(case), "`together`", row
     for case in cases.VARIANTS:
-        with mosaic_gpu.using(**_BANDS):
+        with mosaic_gpu.using(**_TENSOR_CORES):
             call = both_gradients(case)
         row = compiled(call, case, shape, _VARIANT_INSTRUCTIONS)
-        yield cases.label(case), "`together`, `bands`", row
+        yield cases.label(case), "`together`, tensor cores", row

@@ -105,9 +105,14 @@ class CellTile:
     def kernel_axes(self, up: int, groups: int) -> dict[str, int]:
         """Axes of the kernels in the buffer by name, in memory order.
 
-        A box may hold only some of the columns or groups, so each of these has two axes: an outer
-        axis over boxes and an inner axis in a box. There must be no padding, and ``columns`` and
-        ``groups`` must be powers of two times the same odd number.
+        They are ``row``, ``u``, ``v``, and two axes each for columns of cells and for groups, since
+        a box may hold only some of them: ``outer column`` over boxes and ``inner column`` in a box,
+        ``outer group`` and ``inner group``. ``lead`` must be 0, cells must have no padding, and a
+        box must hold a whole number of the innermost axes.
+
+        Args:
+            up: number of output phases of a cell along an axis.
+            groups: number of groups.
         """
         boxes = self.boxes
         outer = {"u": up} if self.parts > 1 else {}

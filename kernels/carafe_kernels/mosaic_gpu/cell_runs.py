@@ -1,27 +1,13 @@
-"""The layout of logits, and of gradients of weights or logits, in which whole cells are copied."""
+"""Runs: the layout of logits, and of gradients of weights or logits, for copies of whole cells."""
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from carafe_kernels.mosaic_gpu import blocks
-from carafe_kernels.mosaic_gpu.arrays import (
-    MAX_BOX,
-    aligned_cells,
-    pad_columns_of_cells,
-    round_up,
-    split_parts,
-)
-from carafe_kernels.mosaic_gpu.blocks import Ref
+from carafe_kernels.mosaic_gpu.arrays import MAX_BOX, aligned_cells, round_up
 from carafe_kernels.mosaic_gpu.buffers import is_one_piece
 from carafe_kernels.mosaic_gpu.problem import Problem
-from carafe_kernels.mosaic_gpu.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +63,7 @@ class RunTile:
 
     Args:
         problem: problem that the kernel computes.
-        runs: layout of the runs in device memory.
+        layout: layout of the runs in device memory.
         rows: number of rows of cells.
         columns: number of columns of cells.
         row_phases: number of rows of output phases whose kernels the tile holds.
@@ -85,7 +71,7 @@ class RunTile:
     """
 
     problem: Problem
-    runs: CellRuns
+    layout: CellRuns
     rows: int
     columns: int
     row_phases: int
@@ -95,18 +81,32 @@ class RunTile:
     def shape(self) -> tuple[int, int, int, int]:
         """Shape of the buffer, ``[runs, rows, columns, entries]``."""
         kernels = self.row_phases * self.column_phases * self.problem.geometry.groups
-        return kernels // self.runs.kernels_per_run, self.rows, self.columns, self.runs.entries
+        return kernels // self.layout.kernels_per_run, self.rows, self.columns, self.layout.entries
+
+    @property
+    def kernel_axes(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Axes of the kernels of a cell: those over runs, and those of a run."""
+        axes = {
+            "u": self.row_phases,
+            "v": self.column_phases,
+            "group": self.problem.geometry.groups,
+        }
+        over_runs: dict[str, int] = {}
+        while math.prod(axes.values()) > self.layout.kernels_per_run:
+            name = next(iter(axes))
+            over_runs[name] = axes.pop(name)
+        return over_runs, axes
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * self.runs.dtype.itemsize
+        return math.prod(self.shape) * self.layout.dtype.itemsize
 
     @property
     def is_one_piece(self) -> bool:
-        """Whether a store would not be clipped, see :func:`buffers.is_one_piece`."""
-        units, unit = self.columns // self.runs.aligned, self.runs.aligned * self.runs.entries
-        padded_units = self.runs.padded_columns // self.runs.aligned
-        array = self.problem.cells[0], self.runs.runs, padded_units, unit
+        """Whether a store of the tile is not clipped, see :func:`buffers.is_one_piece`."""
+        units, unit = self.columns // self.layout.aligned, self.layout.aligned * self.layout.entries
+        padded_units = self.layout.padded_columns // self.layout.aligned
+        array = self.problem.cells[0], self.layout.runs, padded_units, unit
         return is_one_piece((self.rows, 1, units, unit), array)
 
 
@@ -136,88 +136,3 @@ def run_tile(
         if runs.fits(columns):
             break
     return RunTile(problem, runs, rows, columns, row_phases, column_phases)
-
-
-@dataclasses.dataclass(frozen=True)
-class CopiedRuns:
-    """Copies of the runs of a tile of cells, into and out of shared memory.
-
-    Args:
-        tile: buffer of a block.
-        settings: settings of the kernels.
-    """
-
-    tile: RunTile
-    settings: Settings
-
-    @property
-    def copies(self) -> int:
-        """Number of copies that move a tile."""
-        return self.tile.shape[0]
-
-    @property
-    def buffer(self) -> Any:
-        """The buffer in shared memory."""
-        return plgpu.SMEM(self.tile.shape, self.tile.runs.dtype)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the array in device memory, whose columns are units of cells."""
-        problem, runs = self.tile.problem, self.tile.runs
-        aligned = 1 if self.settings.interpret else runs.aligned
-        units = runs.padded_columns // aligned
-        return problem.batch, problem.cells[0], runs.runs, units, aligned * runs.entries
-
-    def operand(self, cells: jax.Array) -> jax.Array:
-        """Reshapes ``[b, q, 1, r, n]`` to :attr:`shape`."""
-        runs = self.tile.runs
-        if runs.runs > 1:
-            cells = split_parts(cells, runs.runs)
-        return pad_columns_of_cells(cells, runs.padded_columns).reshape(self.shape)
-
-    def result(self, array: jax.Array) -> jax.Array:
-        """Reshapes :attr:`shape` to ``[b, q, runs, r, n]``."""
-        problem, runs = self.tile.problem, self.tile.runs
-        split = *self.shape[:3], runs.padded_columns, runs.entries
-        return array.reshape(split)[:, :, :, : problem.cells[1]]
-
-    def slices(
-        self, array: Ref, buffer: Ref, b, row, column, u: jax.Array | int = 0,
-        v: jax.Array | int = 0,
-    ) -> Iterator[tuple[Ref, Ref]]:  # fmt: skip
-        """For each run of a tile, its slice of the array and its slice of the buffer.
-
-        Args:
-            array: array in device memory, of :attr:`shape`.
-            buffer: buffer in shared memory.
-            b: index of the map.
-            row: row of the first cell.
-            column: column of the first cell.
-            u: first row of output phases.
-            v: first column of output phases.
-        """
-        tile, runs, geometry = self.tile, self.tile.runs, self.tile.problem.geometry
-        up, groups = geometry.up, geometry.groups
-        first = blocks.split((u * up + v) * groups, runs.kernels_per_run)[0]
-        for index in range(self.copies):
-            own_rows, own_columns = divmod(
-                index * runs.kernels_per_run, tile.column_phases * groups
-            )
-            run = first + (own_rows * up * groups + own_columns) // runs.kernels_per_run
-            target = buffer.at[index]
-            if self.settings.interpret:  # the interpreter copies any number of elements
-                units = pl.ds(column, tile.columns)
-            else:
-                units = pl.ds(blocks.div(column, runs.aligned), tile.columns // runs.aligned)
-                target = target.reshape(tile.rows, tile.columns // runs.aligned, -1)
-            yield array.at[b, pl.ds(row, tile.rows), run, units], target
-
-    def fetch(self, array: Ref, buffer: Ref, barrier: Ref, *position: Any) -> None:
-        """Starts to copy a tile into shared memory; ``position`` as for :meth:`slices`."""
-        for memory, target in self.slices(array, buffer, *position):
-            plgpu.copy_gmem_to_smem(memory, target, barrier, oob_mode=plgpu.OOBFillMode.ZEROS)
-
-    def store(self, array: Ref, buffer: Ref, *position: Any) -> None:
-        """Starts to copy a tile into device memory; ``position`` as for :meth:`slices`."""
-        for memory, source in self.slices(array, buffer, *position):
-            plgpu.copy_smem_to_gmem(source, memory)

@@ -14,20 +14,15 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.mosaic_gpu import blocks
 from carafe_kernels.mosaic_gpu.arrays import crop_channels, pad_channels
-from carafe_kernels.mosaic_gpu.band_tiling import (
-    CELLS,
-    K_STEP,
-    SIDE,
-    TARGETS,
-    UP,
-    band_tile,
-)
-from carafe_kernels.mosaic_gpu.bands import Bands
 from carafe_kernels.mosaic_gpu.copied_cells import CopiedCells
+from carafe_kernels.mosaic_gpu.forward_band_tiling import forward_band_tile
 from carafe_kernels.mosaic_gpu.launch import Work
 from carafe_kernels.mosaic_gpu.layouts import matrix_layouts
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
+from carafe_kernels.mosaic_gpu.squares import CELLS, SIDE, TARGETS
+from carafe_kernels.mosaic_gpu.target_bands import TargetBands
+from carafe_kernels.mosaic_gpu.tensor_cores import K_STEP, UP
 
 
 def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings) -> Work:
@@ -37,16 +32,17 @@ def forward(x: jax.Array, cells: jax.Array, problem: Problem, settings: Settings
         x: feature map ``[B, H, W, C]``.
         cells: weights or logits ``[B, q, p, r, n]``, see :mod:`carafe_kernels.mosaic_gpu.arrays`.
         problem: description of the arrays, for which
-            :func:`carafe_kernels.mosaic_gpu.band_tiling.bands_reason` returns ``None``.
+            :func:`carafe_kernels.mosaic_gpu.forward_band_tiling.forward_bands_reason` returns
+            ``None``.
         settings: settings of the kernel.
 
     Returns:
         The work of the kernel. Its result is ``[B, H', W', C]``, in the dtype of ``x``.
     """
     geometry, groups = problem.geometry, problem.geometry.groups
-    tile = band_tile(problem, settings.max_slots)
+    tile = forward_band_tile(problem, settings.max_slots)
     grid = blocks.Grid(problem.batch, *problem.cells, tile.rows, CELLS)
-    bands = Bands(problem, tile)
+    bands = TargetBands(problem, tile)
     copied = CopiedCells(tile.cells, UP, (0, 0), settings)
     _, _, right, sums = matrix_layouts(problem.dtype)
     radius, channels = geometry.radius, tile.channels

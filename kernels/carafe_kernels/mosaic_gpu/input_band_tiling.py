@@ -1,9 +1,9 @@
 """Tiles of the input gradient on the tensor cores.
 
-A *quad* is 4 x 4 sources (input pixels), which are 16 rows of a matrix. A *strip* is 4 cells in a
-row, whose 16 targets (output pixels) are 16 rows of another matrix. In each row of cells that reads
-a quad, all targets that read it lie in two neighbouring strips. A block computes several quads in a
-row.
+The block of an input gradient computes several *source squares*, of 4 x 4 sources (input pixels)
+each, side by side. The sources of a square are 16 rows of a matrix. A *strip* is 4 cells in a row,
+whose 16 targets (output pixels) are 16 rows of another matrix. In each row of cells that reads a
+source square, all targets that read it lie in two neighbouring strips.
 """
 
 import dataclasses
@@ -11,7 +11,6 @@ import functools
 import math
 
 from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, aligned_cells, round_up
-from carafe_kernels.mosaic_gpu.band_tiling import UP, weights_reason
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
     CellTile,
@@ -24,19 +23,28 @@ from carafe_kernels.mosaic_gpu.buffers import (
 from carafe_kernels.mosaic_gpu.normalized_cells import normalized_weights
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
-from carafe_kernels.mosaic_gpu.weight_parts import parts_of_weights
+from carafe_kernels.mosaic_gpu.tensor_cores import (
+    UP,
+    maps_reason,
+    parts_of_weights,
+    weights_reason,
+)
 
-QUAD = 4  # sources of a side of a quad, and cells of a strip
-QUADS = 2  # quads of a block
-STRIPS = QUADS + 1
-STRIP_TARGETS = QUAD * UP**2
-# Columns of cells before a quad whose targets may read it, and with which its strips begin.
-HALO = 2
-# Rows of zeros before and after the rows of a band, in rows of sources: a quad reads a band from up
-# to three rows before its first row to three rows behind its last one.
-MARGIN = QUAD - 1
+SIDE = 4  # sources of a side of a source square
+SOURCES = SIDE**2
+SQUARES = 2  # source squares of a block
+STRIP_CELLS = SIDE
+STRIP_TARGETS = STRIP_CELLS * UP**2
+STRIPS_OF_SQUARE = 2
+STRIPS = SQUARES + STRIPS_OF_SQUARE - 1  # neighbouring squares share a strip
+# The first strip of a source square begins this number of cells before the square. So two strips
+# hold the readers of all kernels with at most this radius.
+BEFORE = 2
+# Rows of taps of a source that do not exist, before and after those that do: a row of cells is
+# multiplied with all rows of a source square, and may be read by one of them only.
+MARGIN = SIDE - 1
 _CHANNELS = (128, 96, 64, 32)  # numbers of channels of a copy, multiples of 8 for each warp
-_MAX_CHANNELS = 256  # channels of a block, whose sums a thread can hold in registers
+_MAX_CHANNELS = 256  # channels of a block, whose sums fit into the registers of a thread
 _COPY_COST = 16  # cost of the waits of a copy, as a number of channels
 
 
@@ -62,6 +70,11 @@ class InputBandTile:
     weights: CellTile | None
 
     @property
+    def block_channels(self) -> int:
+        """Number of channels of a block."""
+        return self.chunks * self.channels
+
+    @property
     def group_channels(self) -> int:
         """Number of channels of a group after padding.
 
@@ -69,14 +82,13 @@ class InputBandTile:
         group would overwrite results of the next group.
         """
         alone = self.problem.geometry.groups == 1
-        itemsize = self.problem.dtype.itemsize
-        multiple = TMA_ALIGNMENT // itemsize if alone else self.channels * self.chunks
+        multiple = TMA_ALIGNMENT // self.problem.dtype.itemsize if alone else self.block_channels
         return round_up(self.problem.group_channels, multiple)
 
     @property
     def blocks_per_group(self) -> int:
         """Number of blocks for the channels of a group."""
-        return -(-self.group_channels // (self.channels * self.chunks))
+        return -(-self.group_channels // self.block_channels)
 
     @property
     def pitch(self) -> int:
@@ -88,19 +100,24 @@ class InputBandTile:
         return self.channels + TMA_ALIGNMENT // self.problem.dtype.itemsize
 
     @property
+    def before(self) -> tuple[int, int]:
+        """Numbers of rows and of columns of cells that are copied before the sources of a block."""
+        return self.problem.geometry.radius, BEFORE
+
+    @property
     def cell_rows(self) -> int:
-        """Number of rows of cells that read a row of quads."""
-        return QUAD + 2 * self.problem.geometry.radius
+        """Number of rows of cells that read the sources of a block."""
+        return SIDE + 2 * self.problem.geometry.radius
 
     @property
     def map_shape(self) -> tuple[int, int, int, int, int]:
         """Shape of the buffers for ``y``, ``[slots, strips, rows, columns, channels]``."""
-        return self.slots, STRIPS, UP, QUAD * UP, self.pitch
+        return self.slots, STRIPS, UP, STRIP_CELLS * UP, self.pitch
 
     @property
     def out_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the buffer for ``x``, ``[quads, rows, columns, channels]``."""
-        return QUADS, QUAD, QUAD, self.channels
+        """Shape of the buffer for ``x``, ``[squares, rows, columns, channels]``."""
+        return SQUARES, SIDE, SIDE, self.channels
 
     @property
     def cells_per_box(self) -> int:
@@ -111,14 +128,15 @@ class InputBandTile:
     def band_shape(self) -> tuple[int, ...]:
         """Shape of the buffer for the bands of a row of cells.
 
-        It is ``[parts, quads, rows, strips * u, boxes, cells of a box, v]``. A row is a source, for
-        each row of taps, and a column is a target. The last of five pairs of a strip and ``u`` is
-        not used: it makes the length of a row an odd multiple of 16 bytes.
+        It is ``[parts of a weight, squares, rows, strips * u, boxes, cells of a box, v]``. There
+        are :data:`SIDE` rows for each row of taps, one for each source in a row of a square. A
+        column is a target. The last of five pairs of a strip and ``u`` is not used: it makes the
+        length of a row an odd multiple of 16 bytes.
         """
-        rows = QUAD * (self.problem.geometry.kernel_size + 2 * MARGIN)
+        rows = SIDE * (self.problem.geometry.kernel_size + 2 * MARGIN)
         per_box = self.cells_per_box
-        parts = parts_of_weights(self.problem)
-        return parts, QUADS, rows, 2 * UP + 1, QUAD // per_box, per_box, UP
+        columns = STRIPS_OF_SQUARE * UP + 1, STRIP_CELLS // per_box, per_box, UP
+        return parts_of_weights(self.problem), SQUARES, rows, *columns
 
     @property
     def nbytes(self) -> int:
@@ -127,50 +145,51 @@ class InputBandTile:
         return shared_memory(
             *(math.prod(shape) * self.problem.dtype.itemsize for shape in shapes),
             self.cells.nbytes,
-            self.weights.nbytes if self.weights else 0,
+            0 if self.weights is None else self.weights.nbytes,
         )
 
 
 def input_bands_reason(problem: Problem) -> str | None:
     """Why the tensor cores cannot compute the input gradient; ``None`` if they can."""
-    if reason := weights_reason(problem):
+    geometry = problem.geometry
+    if reason := maps_reason(problem) or weights_reason(problem):
         return reason
+    if geometry.radius > BEFORE:
+        return f"sources are read from more than {STRIPS_OF_SQUARE} strips with {geometry}"
     cells = _cells(problem)
-    if HALO % aligned_cells(cells.kernels * cells.taps, cells.dtype):
+    if BEFORE % aligned_cells(cells.kernels * cells.taps, cells.dtype):
         return (
-            f"copies of {cells.dtype} kernels from {HALO} cells before a multiple of {QUAD} cannot "
-            f"start at a multiple of {TMA_ALIGNMENT} bytes"
+            f"copies of {cells.dtype} weights, {BEFORE} cells before a block, do not start at a "
+            f"multiple of {TMA_ALIGNMENT} bytes"
         )
     try:
         input_band_tile(problem)
     except TooLargeError:
-        return f"{problem.geometry} needs more shared memory than a block has"
+        return f"{geometry} needs more shared memory than a block has"
     return None
 
 
 @functools.cache
 def input_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> InputBandTile:
     """The tile for a problem; raises :class:`TooLargeError` if no tile fits."""
-    geometry = problem.geometry
+    groups = problem.geometry.groups
     cells = _cells(problem)
     weights = normalized_weights(cells, problem.normalizer)
 
     def tile(channels: int) -> InputBandTile:
         copies = -(-problem.group_channels // channels)
-        parts = -(-copies // (_MAX_CHANNELS // channels))
-        return InputBandTile(problem, channels, -(-copies // parts), max_slots, cells, weights)
+        blocks = -(-copies // (_MAX_CHANNELS // channels))
+        return InputBandTile(problem, channels, -(-copies // blocks), max_slots, cells, weights)
 
     def cost(tile: InputBandTile) -> tuple[bool, int]:
-        # XLA pads groups in a copy of the map.
-        pads = geometry.groups > 1 and tile.group_channels > problem.group_channels
         copies = tile.blocks_per_group * tile.chunks
-        return pads, copies * (tile.channels + _COPY_COST)
+        return problem.pads_groups(tile.group_channels), copies * (tile.channels + _COPY_COST)
 
-    def is_valid(tile: InputBandTile) -> bool:
-        array = (*problem.size, geometry.groups * tile.group_channels)
-        return not is_one_piece((QUAD, QUAD, tile.channels), array)
+    def is_clipped(tile: InputBandTile) -> bool:
+        array = (*problem.size, groups * tile.group_channels)
+        return not is_one_piece((SIDE, SIDE, tile.channels), array)
 
-    tiles = [*filter(is_valid, sorted(map(tile, _CHANNELS), key=cost))]
+    tiles = [*filter(is_clipped, sorted(map(tile, _CHANNELS), key=cost))]
     for fits in (two_blocks_fit, lambda nbytes: nbytes <= SHARED_MEMORY):
         for each in tiles:
             if fits(each.nbytes):
@@ -181,8 +200,8 @@ def input_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> InputBandTi
 def _cells(problem: Problem) -> CellTile:
     geometry = problem.geometry
     return cell_tile(
-        QUAD + 2 * geometry.radius,
-        STRIPS * QUAD,
+        SIDE + 2 * geometry.radius,
+        STRIPS * STRIP_CELLS,
         problem.parts,
         UP**2 * geometry.groups // problem.parts,
         geometry.taps,

@@ -59,3 +59,7 @@ class Problem:
     def parts(self) -> int:
         """Number of parts of a cell: its rows of output phases for weights, 1 for logits."""
         return self.geometry.up if self.normalizer is None else 1
+
+    def pads_groups(self, group_channels: int) -> bool:
+        """Whether XLA copies the maps, to pad each of several groups to ``group_channels``."""
+        return self.geometry.groups > 1 and group_channels > self.group_channels

@@ -14,7 +14,7 @@ from carafe_kernels.plan import Plan
 from carafe_kernels.scoped import ScopedSettings
 
 MAX_SLOTS = 2
-type Kernel = Literal["multiply_add", "bands"]
+MULTIPLY_ADD = "multiply_add"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,20 +26,23 @@ class Settings:
             compiles the kernels for a GPU.
         forward: kernel of the forward pass, ``"multiply_add"`` on the CUDA cores or ``"bands"`` on
             the tensor cores; ``None`` chooses by the problem.
-        input_gradient: kernel of the gradient with respect to the map, like ``forward``.
-        weight_gradient: kernel of the gradient with respect to weights or logits, like ``forward``.
+        input_gradient: kernel of the gradient with respect to the map, ``"multiply_add"`` on the
+            CUDA cores or ``"bands"`` on the tensor cores; ``None`` is ``"multiply_add"``.
+        weight_gradient: kernel of the gradient with respect to weights or logits,
+            ``"multiply_add"`` on the CUDA cores or ``"products"`` of matrices on the tensor cores;
+            ``None`` is ``"multiply_add"``.
         gradients: ``"apart"`` computes the two gradients in two launches, ``"together"`` in one
             launch, which always computes both; ``None`` chooses by the problem.
         automatic_barriers: whether the compiler adds barriers, to find out if one is missing.
-        max_slots: largest number of buffers for the input map; with 1, the data of the next step is
-            not copied in advance.
+        max_slots: largest number of buffers for the maps that a block steps through; with 1, the
+            data of the next step is not copied in advance.
         padded_maps: whether maps are padded in memory, so that no copy starts before an array.
     """
 
     interpret: plgpu.InterpretGPUParams | None = None
-    forward: Kernel | None = None
-    input_gradient: Kernel | None = None
-    weight_gradient: Kernel | None = None
+    forward: Literal["multiply_add", "bands"] | None = None
+    input_gradient: Literal["multiply_add", "bands"] | None = None
+    weight_gradient: Literal["multiply_add", "products"] | None = None
     gradients: Literal["apart", "together"] | None = None
     automatic_barriers: bool = False
     max_slots: int = MAX_SLOTS

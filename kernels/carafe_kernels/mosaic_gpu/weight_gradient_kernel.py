@@ -21,7 +21,7 @@ from carafe_kernels.mosaic_gpu.arrays import (
     cut_rows_and_columns,
     pad_channels,
 )
-from carafe_kernels.mosaic_gpu.cell_runs import CopiedRuns
+from carafe_kernels.mosaic_gpu.copied_runs import CopiedRuns
 from carafe_kernels.mosaic_gpu.launch import Work
 from carafe_kernels.mosaic_gpu.layouts import cell_layout
 from carafe_kernels.mosaic_gpu.problem import WORD, Problem
@@ -165,7 +165,7 @@ def weight_gradient(
                 store_kernel(kernel * groups + group, sums[kernel * taps : (kernel + 1) * taps])
 
         def store_kernel(kernel, gradients):
-            run, first = blocks.split(kernel, cells.runs.kernels_per_run)
+            run, first = blocks.split(kernel, cells.layout.kernels_per_run)
             refs = [cell_tile.at[run, :, :, first * taps + tap] for tap in range(taps)]
             if problem.normalizer is not None:
                 values = [blocks.load(ref, layout) for ref in refs]

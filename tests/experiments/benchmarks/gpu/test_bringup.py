@@ -7,7 +7,7 @@ import time
 import pytest
 
 from experiments.benchmarks.cases import Case
-from experiments.benchmarks.gpu import bringup, plan
+from experiments.benchmarks.gpu import bringup, plan, profilers
 from experiments.benchmarks.gpu.broken import Broken
 from experiments.benchmarks.gpu.children import Finished
 from experiments.benchmarks.gpu.kernels import PASSES
@@ -85,7 +85,26 @@ def test_missing_tools_are_not_a_failure(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert run_with({}, tmp_path / "out") == 0
     assert capsys.readouterr().out.count("ncu is not installed") == len(plan.COUNTED)
-    assert sum(line.startswith("why: ") for line in results(tmp_path / "out")["not_run"]) == 5
+    not_run = results(tmp_path / "out")["not_run"]
+    assert sum(line.startswith("why: ") for line in not_run) == len(plan.COUNTED) + 1
+
+
+def test_counters_are_read_with_the_settings_of_a_variant_unless_it_broke(tmp_path, monkeypatch):
+    monkeypatch.setattr(profilers.shutil, "which", lambda name: name)
+
+    def counted(broken):
+        steps = [*plan.Plan([7], tmp_path).why(broken)]
+        assert steps.pop().name.startswith("memcheck")
+        return {step.name: json.loads(step.command[-1])["options"]["settings"] for step in steps}
+
+    found = counted(Broken())
+    assert len(found) == len(plan.COUNTED)
+    assert found["ncu reassemble dx bfloat16"] == {}
+    assert found["ncu reassemble dx bfloat16 dx_bands"]["input_gradient"] == "bands"
+    assert found["ncu reassemble dw bfloat16 dw_products"]["weight_gradient"] == "products"
+    broken = Broken()
+    broken.variants.add("dx_bands")
+    assert {*found} - {*counted(broken)} == {"ncu reassemble dx bfloat16 dx_bands"}
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -17,6 +17,7 @@ from experiments.benchmarks.calls import operator
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.gpu import child, fast, layers, plan, profilers, right, timing
 from experiments.benchmarks.gpu.outcomes import Outcome, Verdict, parse
+from experiments.benchmarks.kernel_calls import KernelCall
 from tests.experiments.benchmarks.gpu.conftest import RecordingReporter
 
 pytestmark = pytest.mark.slow
@@ -310,3 +311,16 @@ def test_one_process_at_a_time_has_the_device(tmp_path):
     assert order == ["first", "second"]
     first.close()
     second.close()
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_gradient": "products"}])
+def test_one_kernel_runs_with_settings(reporter, monkeypatch, settings):
+    used = []
+
+    def calls(case):
+        used.append(mosaic_gpu.current_settings().weight_gradient)
+        return {"dw": KernelCall(lambda x, dy: x.sum() + dy.sum(), ("x", "dy"))}
+
+    monkeypatch.setattr(fast, "kernel_calls", calls)
+    fast.one_kernel(reporter, plan.TOY["toy"].to_json(), "dw", settings)
+    assert used == [settings.get("weight_gradient")]

@@ -71,11 +71,16 @@ def test_settings_run_where_they_change_the_program(reporter, monkeypatch, case,
 
 
 @pytest.mark.parametrize(
-    ("setting", "kernel"),
-    [("forward", "forward"), ("input_gradient", "dx"), ("weight_gradient", "dw")],
+    ("settings", "kernel"),
+    [
+        ({"forward": "bands"}, "forward"),
+        ({"input_gradient": "bands"}, "dx"),
+        ({"weight_gradient": "products"}, "dw"),
+    ],
+    ids=str,
 )
-def test_bands_have_another_number_of_channels_per_step(setting, kernel):
+def test_tensor_cores_have_another_number_of_channels_per_step(settings, kernel):
     case = plan.SMOKE_CASE.replace(dtype="bfloat16")
     alone = channels_of_a_step(case, kernel)
-    with mosaic_gpu.using(**{setting: "bands"}):
+    with mosaic_gpu.using(**settings):
         assert channels_of_a_step(case, kernel) != alone

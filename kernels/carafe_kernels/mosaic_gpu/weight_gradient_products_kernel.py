@@ -16,20 +16,22 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.mosaic_gpu import blocks
 from carafe_kernels.mosaic_gpu.arrays import pad_channels
-from carafe_kernels.mosaic_gpu.band_tiling import CELLS, K_STEP, SIDE, SQUARES, TARGETS, UP
 from carafe_kernels.mosaic_gpu.blocks import Ref
-from carafe_kernels.mosaic_gpu.cell_runs import CopiedRuns
+from carafe_kernels.mosaic_gpu.copied_runs import CopiedRuns
 from carafe_kernels.mosaic_gpu.launch import Work
 from carafe_kernels.mosaic_gpu.layouts import matrix_layouts, row_major_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import Settings
-from carafe_kernels.mosaic_gpu.weight_band_tiling import FIRST_PRODUCT, weight_band_tile
+from carafe_kernels.mosaic_gpu.squares import CELLS, SIDE, SQUARES, TARGETS
+from carafe_kernels.mosaic_gpu.tensor_cores import K_STEP, UP
+from carafe_kernels.mosaic_gpu.weight_product_tiling import FIRST_PRODUCT, weight_product_tile
 from carafe_kernels.normalizers import tap_logit_gradients
 
 # The targets of a block, one for each thread: squares, rows of cells, row phases, columns of cells,
 # column phases.
 _TARGETS = {"square": SQUARES, "row": CELLS, "u": UP, "column": CELLS, "v": UP}
-_QUARTER = CELLS * SIDE  # pixels of a group of rows of a patch
+_CELLS = ("square", "row", "column")
+_HALF = CELLS * SIDE  # pixels of half a patch
 
 
 def weight_gradient(
@@ -46,7 +48,7 @@ def weight_gradient(
         y: gradient with respect to the output, ``[B, H', W', C]``.
         logits: logits ``[B, q, 1, r, n]`` if the problem has a normaliser, else ``None``.
         problem: description of the arrays, for which
-            :func:`carafe_kernels.mosaic_gpu.weight_band_tiling.weight_bands_reason` returns
+            :func:`carafe_kernels.mosaic_gpu.weight_product_tiling.weight_products_reason` returns
             ``None``.
         settings: settings of the kernel.
 
@@ -55,7 +57,7 @@ def weight_gradient(
         logits are copied and with any number of parts ``p``.
     """
     geometry, groups = problem.geometry, problem.geometry.groups
-    tile = weight_band_tile(problem, settings.max_slots)
+    tile = weight_product_tile(problem, settings.max_slots)
     copied = CopiedRuns(tile.cells, settings)
     grid = blocks.Grid(problem.batch, *problem.cells, SQUARES * CELLS, CELLS)
     left, _, right, total_layout = matrix_layouts(problem.dtype)
@@ -64,7 +66,42 @@ def weight_gradient(
     cell_layout = row_major_layout(targets, without=(2, 4))
     radius, steps = geometry.radius, groups * tile.steps
     shift = radius if settings.pads_maps else 0  # so that no copy starts before the map
-    squares = list(itertools.product(range(SQUARES), range(tile.patch_quarters)))
+    halves = list(itertools.product(range(SQUARES), range(tile.patch_halves)))
+    reach = range(geometry.kernel_size)
+
+    def store_products(total: jax.Array, products: Ref, square: int, half: int) -> None:
+        """Stores the products of a square with half of its patch."""
+        rows = products.at[square, pl.ds(0, TARGETS * tile.product_pitch)]
+        rows = rows.reshape(TARGETS, tile.product_pitch)
+        blocks.store(rows.at[:, pl.ds(FIRST_PRODUCT + half * _HALF, _HALF)], total)
+
+    def load_products(products: Ref, n: int, m: int) -> jax.Array:
+        """Loads the product of every target with the pixel of a tap, of shape :data:`_TARGETS`."""
+        phases = {
+            name: plgpu.broadcasted_iota(jnp.int32, targets, axis, layout=layout)
+            for axis, name in enumerate(_TARGETS)
+            if name in ("u", "v")
+        }
+        result = None
+        for u, v in itertools.product(range(UP), range(UP)):
+            column = FIRST_PRODUCT + v * tile.product_pitch + n * SIDE + m - u * CELLS
+            rows = products.reshape(SQUARES, *tile.product_rows)
+            ref = rows.at[:, :, pl.ds(u * CELLS, CELLS), column]
+            value = lax.broadcast_in_dim(blocks.load(ref, cell_layout), targets, (0, 1, 3))
+            value = plgpu.layout_cast(value, layout)
+            is_phase = (phases["u"] == u) & (phases["v"] == v)
+            result = value if result is None else lax.select(is_phase, value, result)
+        assert result is not None
+        return result
+
+    def kernel_entries(cells: Ref, group: jax.Array | int, tap: int) -> Ref:
+        """The entries of all targets for one group and one tap, of shape :data:`_TARGETS`."""
+        over_runs, in_run = tile.cells.kernel_axes
+        axes = {**over_runs, **{name: _TARGETS[name] for name in _CELLS}, **in_run}
+        ref = cells.reshape(*axes.values(), geometry.taps)
+        ref = ref.at[*(group if name == "group" else slice(None) for name in axes), tap]
+        kept = [name for name in axes if name != "group"]
+        return ref.transpose(tuple(map(kept.index, _TARGETS)))
 
     def run(block, operands, gradient, buffers, barriers):
         (x, y, *logits), (x_tile, y_tile, products, cells) = operands, buffers
@@ -113,19 +150,19 @@ def weight_gradient(
                 ]
                 first = slot * tile.source_shape[1] * SIDE
                 patches = [
-                    load(x_pixels, first + n * _QUARTER, _QUARTER, right, True)
+                    load(x_pixels, first + n * _HALF, _HALF, right, True)
                     for n in range(tile.source_shape[1] // CELLS)
                 ]
-                # The patch of a square starts one quarter below the patch of the square above it.
+                # The patch of a square starts half a patch below the patch of the square above it.
                 sums = [
-                    plgpu.mma(total, outputs[square], patches[square + quarter])
-                    for total, (square, quarter) in zip(sums, squares, strict=True)
+                    plgpu.mma(total, outputs[square], patches[square + half])
+                    for total, (square, half) in zip(sums, halves, strict=True)
                 ]
             plgpu.commit_smem()  # the slot is free once all threads have read it
             return tuple(sums)
 
         def add_group(group, _):
-            zeros = plgpu.layout_cast(jnp.zeros((TARGETS, _QUARTER), jnp.float32), total_layout)
+            zeros = plgpu.layout_cast(jnp.zeros((TARGETS, _HALF), jnp.float32), total_layout)
 
             def step(own_step, sums):
                 index = group * tile.steps + own_step
@@ -133,9 +170,9 @@ def weight_gradient(
                     index, steps, tile.slots, fetch, barrier, lambda _, slot: multiply(sums, slot)
                 )
 
-            sums = blocks.loop(tile.steps, step, (zeros,) * len(squares))
-            for total, (square, quarter) in zip(sums, squares, strict=True):
-                store_products(total, products, square, quarter)
+            sums = blocks.loop(tile.steps, step, (zeros,) * len(halves))
+            for total, (square, half) in zip(sums, halves, strict=True):
+                store_products(total, products, square, half)
             plgpu.commit_smem()
             gradients = [load_products(products, *tap) for tap in itertools.product(reach, reach)]
             refs = [kernel_entries(cells, group, tap) for tap in range(geometry.taps)]
@@ -154,49 +191,6 @@ def weight_gradient(
         plgpu.commit_smem()
         copied.store(gradient, cells, *position)
         plgpu.wait_smem_to_gmem(0)
-
-    reach = range(geometry.kernel_size)
-
-    def store_products(total: jax.Array, products: Ref, square: int, quarter: int) -> None:
-        """Stores the products of a square with a quarter of its patch."""
-        rows = products.at[square, pl.ds(0, TARGETS * tile.product_pitch)]
-        rows = rows.reshape(TARGETS, tile.product_pitch)
-        blocks.store(rows.at[:, pl.ds(FIRST_PRODUCT + quarter * _QUARTER, _QUARTER)], total)
-
-    def load_products(products: Ref, n: int, m: int) -> jax.Array:
-        """Loads the product of every target with the pixel of a tap, of shape :data:`_TARGETS`."""
-        phases = {
-            name: plgpu.broadcasted_iota(jnp.int32, targets, axis, layout=layout)
-            for axis, name in enumerate(_TARGETS)
-            if name in ("u", "v")
-        }
-        result = None
-        for u, v in itertools.product(range(UP), range(UP)):
-            column = FIRST_PRODUCT + v * tile.product_pitch + n * SIDE + m - u * CELLS
-            rows = products.reshape(SQUARES, *tile.product_rows)
-            ref = rows.at[:, :, pl.ds(u * CELLS, CELLS), column]
-            value = lax.broadcast_in_dim(blocks.load(ref, cell_layout), targets, (0, 1, 3))
-            value = plgpu.layout_cast(value, layout)
-            is_phase = (phases["u"] == u) & (phases["v"] == v)
-            result = value if result is None else lax.select(is_phase, value, result)
-        assert result is not None
-        return result
-
-    def kernel_entries(cells: Ref, group: jax.Array | int, tap: int) -> Ref:
-        """The entries of all targets for one group and one tap, of shape :data:`_TARGETS`."""
-        kernels = {"u": UP, "v": UP, "group": groups}
-        names = [*kernels]
-        # A run holds the kernels of the last of these axes.
-        outer = next(
-            n for n in range(len(names) + 1)
-            if math.prod(kernels[name] for name in names[n:]) == tile.cells.runs.kernels_per_run
-        )  # fmt: skip
-        order = [*names[:outer], "square", "row", "column", *names[outer:]]
-        sizes = {**_TARGETS, **kernels}
-        ref = cells.reshape(*(sizes[name] for name in order), geometry.taps)
-        ref = ref.at[*(group if name == "group" else slice(None) for name in order), tap]
-        order.remove("group")
-        return ref.transpose(tuple(order.index(name) for name in _TARGETS))
 
     x, y = (pad_channels(each, groups, tile.group_channels) for each in (x, y))
     if settings.pads_maps:

@@ -1,9 +1,8 @@
 """Tiles of the weight gradient on the tensor cores.
 
-A block computes the same squares of targets as in the forward pass, see
-:mod:`carafe_kernels.mosaic_gpu.band_tiling`. The products of all targets of a square with all
-pixels of its patch are sums over channels, so they are a product of matrices. The gradients of the
-weights are some of these products.
+A block computes :mod:`squares <carafe_kernels.mosaic_gpu.squares>` of targets. The products of all
+targets of a square with all pixels of its patch are sums over channels, so they are a product of
+matrices. The gradients of the weights are some of these products.
 """
 
 import dataclasses
@@ -11,14 +10,6 @@ import functools
 import math
 
 from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
-from carafe_kernels.mosaic_gpu.band_tiling import (
-    CELLS,
-    K_STEP,
-    SIDE,
-    SQUARES,
-    UP,
-    squares_reason,
-)
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
     TooLargeError,
@@ -28,15 +19,17 @@ from carafe_kernels.mosaic_gpu.buffers import (
 from carafe_kernels.mosaic_gpu.cell_runs import RunTile, run_tile
 from carafe_kernels.mosaic_gpu.problem import WORD, Problem
 from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
+from carafe_kernels.mosaic_gpu.squares import CELLS, SIDE, SQUARES, squares_reason
+from carafe_kernels.mosaic_gpu.tensor_cores import K_STEP, UP
 
 _CHANNELS = tuple(range(64, 0, -K_STEP))  # numbers of channels per step
-# The products of the second row of phases are read from rows that start this much later.
+# Unused products at the start of a row: the columns from which products are read begin at -CELLS.
 FIRST_PRODUCT = CELLS
 _STEP_COST = 16  # cost of the waits of a step, as a number of channels
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightBandTile:
+class WeightProductTile:
     """Tile of the weight gradient on the tensor cores.
 
     Args:
@@ -76,14 +69,14 @@ class WeightBandTile:
         return self.channels + TMA_ALIGNMENT // self.cells.problem.dtype.itemsize
 
     @property
-    def patch_quarters(self) -> int:
-        """Number of groups of :data:`CELLS` rows that a patch has; the last may be cut."""
+    def patch_halves(self) -> int:
+        """Number of halves of a patch, of :data:`CELLS` rows each, that taps read."""
         return -(-(CELLS + 2 * self.cells.problem.geometry.radius) // CELLS)
 
     @property
     def source_shape(self) -> tuple[int, int, int, int]:
         """Shape of the buffers for ``x``, ``[slots, rows, columns, channels]``."""
-        rows = CELLS * (SQUARES - 1 + self.patch_quarters)
+        rows = CELLS * (SQUARES - 1 + self.patch_halves)
         return self.slots, rows, SIDE, self.pitch
 
     @property
@@ -94,16 +87,23 @@ class WeightBandTile:
     @property
     def product_pitch(self) -> int:
         """Distance between the rows of the products of a square; the first few are not used."""
-        return FIRST_PRODUCT + self.patch_quarters * CELLS * SIDE
+        return FIRST_PRODUCT + self.patch_halves * CELLS * SIDE
 
     @property
     def product_rows(self) -> tuple[int, int, int]:
         """Shape in which the products of a square are read, ``[CELLS, SIDE, 2 * pitch + 1]``.
 
-        A square has :data:`TARGETS` rows of ``product_pitch`` products. From a target to the same
-        target of the next column of cells, and from a pixel to the next, it is twice the pitch and
-        1. In rows of this length, the products with the same tap are in the same column, for all
-        cells of a square.
+        The products are stored in rows of ``pitch`` (:attr:`product_pitch`), one for each target.
+        Target ``(2 * i + u, 2 * j + v)`` reads pixel ``(i + n, j + m)`` of the patch with tap
+        ``(n, m)``, so this product is at::
+
+            (16 * i + 8 * u + 2 * j + v) * pitch + FIRST_PRODUCT + 8 * (i + n) + j + m
+
+        In rows of ``length = 2 * pitch + 1`` that is::
+
+            (8 * i + 4 * u + j) * length + v * pitch + FIRST_PRODUCT + 8 * n + m - 4 * u
+
+        So the products with one tap of one phase are in one column, for all cells of a square.
         """
         return CELLS, SIDE, UP * self.product_pitch + 1
 
@@ -124,35 +124,34 @@ class WeightBandTile:
         )
 
 
-def weight_bands_reason(problem: Problem) -> str | None:
+def weight_products_reason(problem: Problem) -> str | None:
     """Why the tensor cores cannot compute the weight gradient; ``None`` if they can."""
     if reason := squares_reason(problem):
         return reason
     cells = _cells(problem)
-    if not cells.runs.fits(CELLS):
+    if not cells.layout.fits(CELLS):
         return f"copies cannot move the kernels of {CELLS} columns of {problem.geometry}"
     if cells.is_one_piece:
         return (
             f"a map with {problem.cells[1]} columns of cells is too narrow for {problem.geometry}"
         )
     try:
-        weight_band_tile(problem)
+        weight_product_tile(problem)
     except TooLargeError:
         return f"{problem.geometry} needs more shared memory than a block has"
     return None
 
 
 @functools.cache
-def weight_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> WeightBandTile:
+def weight_product_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> WeightProductTile:
     """The tile for a problem; raises :class:`TooLargeError` if no tile fits."""
     cells = _cells(problem)
 
-    def cost(tile: WeightBandTile) -> tuple[bool, int]:
-        # XLA pads groups in a copy of both maps, which takes as long as the kernel.
-        pads = problem.geometry.groups > 1 and tile.group_channels > problem.group_channels
-        return pads, tile.steps * (tile.channels + _STEP_COST)
+    def cost(tile: WeightProductTile) -> tuple[bool, int]:
+        padded = problem.pads_groups(tile.group_channels)
+        return padded, tile.steps * (tile.channels + _STEP_COST)
 
-    tiles = [WeightBandTile(cells, channels, max_slots) for channels in _CHANNELS]
+    tiles = [WeightProductTile(cells, channels, max_slots) for channels in _CHANNELS]
     tiles.sort(key=cost)
     for fits in (two_blocks_fit, lambda nbytes: nbytes <= SHARED_MEMORY):
         for tile in tiles:

@@ -14,19 +14,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from carafe_kernels.mosaic_gpu import blocks
-from carafe_kernels.mosaic_gpu.band_tiling import (
-    CELLS,
-    K_STEP,
-    SIDE,
-    TARGETS,
-    UP,
-    BandTile,
-    k_steps,
-)
 from carafe_kernels.mosaic_gpu.blocks import Ref
+from carafe_kernels.mosaic_gpu.forward_band_tiling import ForwardBandTile, k_steps
 from carafe_kernels.mosaic_gpu.layouts import matrix_layouts, row_major_layout
 from carafe_kernels.mosaic_gpu.problem import Problem
-from carafe_kernels.mosaic_gpu.weight_parts import split_weights
+from carafe_kernels.mosaic_gpu.squares import CELLS, SIDE, TARGETS
+from carafe_kernels.mosaic_gpu.tensor_cores import K_STEP, UP, split_weights
 from carafe_kernels.normalizers import tap_weights
 
 # Axes of the arranged weights, between the axes of groups and of taps. The columns of cells have
@@ -35,7 +28,7 @@ _ARRANGED = ("row", "u", "outer column", "inner column", "v")
 
 
 @dataclasses.dataclass(frozen=True)
-class Bands:
+class TargetBands:
     """Computes the bands of a block.
 
     Args:
@@ -44,7 +37,7 @@ class Bands:
     """
 
     problem: Problem
-    tile: BandTile
+    tile: ForwardBandTile
 
     @property
     def scratch(self) -> Any:

@@ -1,8 +1,7 @@
 """Tiles of the forward pass on the tensor cores.
 
-A *square* is 8 x 8 targets (output pixels), which are 64 rows of a matrix. All taps of a square lie
-in a patch of the source map that is 8 pixels wide. A block computes several squares below each
-other, whose patches overlap.
+A block computes :mod:`squares <carafe_kernels.mosaic_gpu.squares>` of targets. Their weights are
+bands, which are multiplied with patches.
 """
 
 import dataclasses
@@ -23,53 +22,23 @@ from carafe_kernels.mosaic_gpu.buffers import (
 )
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.mosaic_gpu.settings import MAX_SLOTS
+from carafe_kernels.mosaic_gpu.squares import CELLS, SIDE, SQUARES, TARGETS, squares_reason
+from carafe_kernels.mosaic_gpu.tensor_cores import K_STEP, UP, weights_reason
 
-UP = 2
-SIDE = 8  # targets of a side of a square, and the width of its patch
-TARGETS = SIDE**2
-CELLS = SIDE // UP  # cells along a side of a square
-K_STEP = 16  # pixels (two rows of a patch) that one matrix instruction multiplies
-SQUARES = 2  # squares per block; a thread holds the bands of all squares in registers
 # Numbers of channels per step. Each is an odd multiple of 16 bytes, so that neighbouring pixels,
 # which are rows of a matrix, lie in different memory banks. More channels need more registers.
 _CHANNELS = tuple(range(88, 0, -16))
 _STEP_COST = 16  # cost of the waits and stores of a step, as a number of channels
 
 
-def squares_reason(problem: Problem) -> str | None:
-    """Why a problem has no squares whose taps lie in a patch; ``None`` if it has them."""
-    geometry = problem.geometry
-    if problem.dtype.itemsize != 2:
-        return f"tensor cores multiply 16-bit maps, not {problem.dtype}"
-    if (geometry.up, geometry.down) != (UP, 1):
-        return f"bands are for up {UP}, not for up {geometry.up} and down {geometry.down}"
-    if CELLS + 2 * geometry.radius > SIDE:
-        return f"a patch of kernel_size {geometry.kernel_size} is wider than {SIDE} pixels"
-    return None
-
-
-def weights_reason(problem: Problem) -> str | None:
-    """Why the weights of a problem cannot be arranged in bands; ``None`` if they can."""
-    groups = problem.geometry.groups
-    if reason := squares_reason(problem):
-        return reason
-    if groups & (groups - 1):
-        return f"the number of groups must be a power of two, not {groups}"
-    same_dtype = problem.cells_dtype == problem.dtype
-    if problem.dtype == jnp.float16 and problem.normalizer is None and not same_dtype:
-        return f"float16 cannot hold every weight of {problem.cells_dtype}"
-    return None
-
-
-def bands_reason(problem: Problem) -> str | None:
+def forward_bands_reason(problem: Problem) -> str | None:
     """Why the tensor cores cannot compute the forward pass; ``None`` if they can."""
-    geometry = problem.geometry
-    if reason := weights_reason(problem):
+    if reason := squares_reason(problem) or weights_reason(problem):
         return reason
     try:
-        band_tile(problem)
+        forward_band_tile(problem)
     except TooLargeError:
-        return f"{geometry} needs more shared memory than a block has"
+        return f"{problem.geometry} needs more shared memory than a block has"
     return None
 
 
@@ -79,7 +48,7 @@ def k_steps(geometry: Geometry) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class BandTile:
+class ForwardBandTile:
     """Tile of the forward pass on the tensor cores.
 
     Args:
@@ -113,7 +82,7 @@ class BandTile:
 
 
 @functools.cache
-def band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> BandTile:
+def forward_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> ForwardBandTile:
     """The tile for a problem; raises :class:`TooLargeError` if no tile fits."""
     geometry, groups = problem.geometry, problem.geometry.groups
     rows = SQUARES * CELLS
@@ -141,7 +110,7 @@ def band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> BandTile:
             math.prod(box) * problem.dtype.itemsize,
         ]
         if not is_one_piece(box, array) and shared_memory(*nbytes) <= SHARED_MEMORY:
-            return BandTile(
+            return ForwardBandTile(
                 SQUARES,
                 channels,
                 max_slots,

@@ -12,8 +12,8 @@ import pytest
 from carafe_kernels import mosaic_gpu
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu import variants
-from carafe_kernels.mosaic_gpu.band_tiling import band_tile, bands_reason
 from carafe_kernels.mosaic_gpu.buffers import SHARED_MEMORY, is_one_piece
+from carafe_kernels.mosaic_gpu.forward_band_tiling import forward_band_tile, forward_bands_reason
 from carafe_kernels.mosaic_gpu.problem import Problem
 from carafe_kernels.plan import Plan
 from hypothesis import given, settings
@@ -69,7 +69,8 @@ CASES = [
     (Case(5, up=2, size=(6, 1), batch=1, group_channels=16), "softmax", BFLOAT16, FLOAT32),
     (Case(5, up=2, size=(5, 9), batch=1, group_channels=20), "softmax", BFLOAT16, BFLOAT16),
     (Case(3, up=2, size=(4, 3), batch=1, groups=4), "sigmoid_normalized", BFLOAT16, BFLOAT16),
-    (Case(3, up=2, size=(3, 5), batch=1, groups=2), "sigmoid", FLOAT16, FLOAT32),
+    (Case(3, up=2, size=(3, 5), batch=1, groups=2), "sigmoid", BFLOAT16, FLOAT32),
+    (Case(3, up=2, size=(3, 5), batch=1, groups=2), "softmax", FLOAT16, FLOAT32),
     (Case(3, up=2, size=(2, 2), batch=1, group_channels=280), "sigmoid", BFLOAT16, FLOAT16),
 ]
 
@@ -159,9 +160,9 @@ def test_a_missing_barrier_is_found(missing, channels):
     )
 )
 def test_copies_can_move_the_tiles(problem):
-    if bands_reason(problem):
+    if forward_bands_reason(problem):
         return
-    tile, groups = band_tile(problem), problem.geometry.groups
+    tile, groups = forward_band_tile(problem), problem.geometry.groups
     assert tile.nbytes <= SHARED_MEMORY
     assert tile.channels % 16 == 8
     assert tile.map_rows * 8 * tile.channels * 2 % 128 == 0
@@ -214,7 +215,7 @@ def test_bands_lower_when_named(geometry, weights_dtype, normalizer, max_slots):
 def test_the_table_chooses_if_no_kernel_is_named():
     case = Geometry(3, 2), "bfloat16", "float32"
     assert "carafe_forward_bands" not in forward_text(*case)
-    with mock.patch.dict(variants.BANDS, forward=frozenset({("bfloat16", 3, 2, 1)})):
+    with mock.patch.object(variants, "BANDS", frozenset({("bfloat16", 3, 2, 1)})):
         assert "carafe_forward_bands" in forward_text(*case)
         assert "carafe_forward_bands" not in forward_text(*case, forward="multiply_add")
         assert "carafe_forward_bands" not in forward_text(Geometry(5, 2), *case[1:])
@@ -228,8 +229,8 @@ def test_the_table_chooses_if_no_kernel_is_named():
     ("geometry", "dtype", "weights_dtype", "reason"),
     [
         (Geometry(5, 2), "float32", "float32", "16-bit maps, not float32"),
-        (Geometry(5, 4), "bfloat16", "float32", "not for up 4"),
-        (Geometry(5, 1, 2), "bfloat16", "float32", "not for up 1 and down 2"),
+        (Geometry(5, 4), "bfloat16", "float32", "not up 4"),
+        (Geometry(5, 1, 2), "bfloat16", "float32", "not up 1 and down 2"),
         (Geometry(7, 2), "bfloat16", "float32", "kernel_size 7 is wider than 8 pixels"),
         (Geometry(5, 2, groups=3), "bfloat16", "float32", "groups must be a power of two, not 3"),
         (Geometry(5, 2, groups=16), "bfloat16", "float32", "more shared memory"),
@@ -240,3 +241,12 @@ def test_the_table_chooses_if_no_kernel_is_named():
 def test_bands_that_are_named_refuse_unsupported_calls(geometry, dtype, weights_dtype, reason):
     with pytest.raises(NotImplementedError, match=f"forward 'bands' .*{reason}"):
         forward_text(geometry, dtype, weights_dtype, channels=48, forward="bands")
+
+
+def test_float16_cannot_hold_small_sigmoids():
+    """All weights of a kernel may be tiny, unlike those of kernels whose weights sum to 1."""
+    case = Geometry(5, 2), "float16", "float32"
+    with pytest.raises(NotImplementedError, match="every weight of normalizer 'sigmoid'"):
+        forward_text(*case, normalizer="sigmoid", forward="bands")
+    assert "carafe_forward_bands" not in forward_text(*case, normalizer="sigmoid")
+    assert "carafe_forward_bands" in forward_text(*case, normalizer="softmax")

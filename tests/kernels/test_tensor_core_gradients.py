@@ -16,7 +16,10 @@ from carafe_kernels.mosaic_gpu import variants
 from carafe_kernels.mosaic_gpu.buffers import SHARED_MEMORY, is_one_piece
 from carafe_kernels.mosaic_gpu.input_band_tiling import input_band_tile, input_bands_reason
 from carafe_kernels.mosaic_gpu.problem import Problem
-from carafe_kernels.mosaic_gpu.weight_band_tiling import weight_band_tile, weight_bands_reason
+from carafe_kernels.mosaic_gpu.weight_product_tiling import (
+    weight_product_tile,
+    weight_products_reason,
+)
 from carafe_kernels.plan import Plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,11 +35,12 @@ from tests.kernels.mosaic_gpu_lowering import lowered
 from tests.slow import slow
 
 FLOAT16, BFLOAT16, FLOAT32 = map(jnp.dtype, ("float16", "bfloat16", "float32"))
-BOTH = {"input_gradient": "bands", "weight_gradient": "bands"}
+BANDS, PRODUCTS = {"input_gradient": "bands"}, {"weight_gradient": "products"}
+BOTH = {**BANDS, **PRODUCTS}
 
 
 @contextlib.contextmanager
-def bands(**changes):
+def tensor_cores(**changes):
     options = {"gradients": "apart", **BOTH, **changes}
     with interpreted(), reshaped_references(), mosaic_gpu.using(**options):
         yield
@@ -59,9 +63,7 @@ def random_operands(case, normalizer, dtype, weights_dtype, seed=0):
 def assert_equals_oracle(case, normalizer, dtype, weights_dtype, seed=0, **changes):
     """Compares within one rounding of the results; weights rounded to 16 bits would exceed it."""
     x, weights, dy = random_operands(case, normalizer, dtype, weights_dtype, seed)
-    if normalizer is None and weights_dtype.itemsize == 2 and case.groups == 1:
-        changes["input_gradient"] = "multiply_add"  # bands cannot copy such weights
-    with bands(**changes):
+    with tensor_cores(**changes):
         dx, dweights = jax.block_until_ready(jax.vjp(operator(case, normalizer), x, weights)[1](dy))
     assert (dx.dtype, dweights.dtype) == (dtype, weights_dtype)
     x, weights, dy = (np.float64(array) for array in (x, weights, dy))
@@ -81,16 +83,17 @@ def assert_equals_oracle(case, normalizer, dtype, weights_dtype, seed=0, **chang
 # The sizes are a part of a block, several blocks, and a single row or column. 70 channels are two
 # steps, and 280 are two blocks of the input gradient.
 CASES = [
-    (Case(3, up=2, size=(2, 3), batch=1, group_channels=3), None, BFLOAT16, FLOAT32),
+    (Case(3, up=2, size=(5, 9), batch=1, groups=2, group_channels=12), None, BFLOAT16, FLOAT32),
     (Case(5, up=2, size=(9, 7), group_channels=24), None, BFLOAT16, FLOAT32),
-    (Case(5, up=2, size=(5, 15), batch=1, group_channels=70), None, BFLOAT16, BFLOAT16),
+    (Case(5, up=2, size=(5, 15), batch=1, group_channels=70), None, BFLOAT16, FLOAT32),
     (Case(1, up=2, size=(6, 9), batch=1, group_channels=20), None, BFLOAT16, FLOAT32),
+    # Weights in one part.
     (Case(3, up=2, size=(5, 3), batch=1, groups=2, group_channels=12), None, BFLOAT16, BFLOAT16),
-    (Case(3, up=2, size=(1, 4), batch=1, group_channels=20), None, FLOAT16, FLOAT16),
+    (Case(3, up=2, size=(1, 9), batch=1, groups=2, group_channels=20), None, FLOAT16, FLOAT16),
     (Case(5, up=2, size=(6, 1), batch=1, group_channels=16), "softmax", BFLOAT16, FLOAT32),
     (Case(5, up=2, size=(5, 9), batch=1, group_channels=20), "softmax", BFLOAT16, BFLOAT16),
     (Case(3, up=2, size=(4, 7), batch=1, groups=4), "sigmoid_normalized", BFLOAT16, BFLOAT16),
-    (Case(3, up=2, size=(3, 5), batch=1, groups=2), "sigmoid", FLOAT16, FLOAT32),
+    (Case(3, up=2, size=(3, 5), batch=1, groups=2), "softmax", FLOAT16, FLOAT32),
     (Case(3, up=2, size=(2, 2), batch=1, group_channels=280), "sigmoid", BFLOAT16, FLOAT16),
 ]
 
@@ -105,16 +108,37 @@ def test_equal_the_oracle(case, normalizer, dtype, weights_dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "weights_dtype"),
+    [
+        (Case(5, up=2, size=(5, 9), batch=1, group_channels=20), BFLOAT16),
+        (Case(3, up=2, size=(3, 5), batch=1, groups=3, group_channels=10), FLOAT32),
+    ],
+    ids=str,
+)
+def test_products_serve_weights_that_bands_do_not(case, weights_dtype):
+    assert_equals_oracle(case, None, BFLOAT16, weights_dtype, input_gradient="multiply_add")
+
+
+@pytest.mark.slow
 def test_one_buffer_for_all_steps():
     case = Case(3, up=2, size=(3, 4), batch=1, group_channels=200)
     assert_equals_oracle(case, None, BFLOAT16, FLOAT32, max_slots=1)
 
 
-def test_narrow_maps_have_no_bands_of_the_weight_gradient():
+@pytest.mark.parametrize("tile_of", [input_band_tile, weight_product_tile])
+def test_one_slot_takes_less_memory_than_two(tile_of):
+    problem = Problem(Geometry(5, 2), 1, (9, 9), 256, BFLOAT16, FLOAT32)
+    tiles = tile_of(problem), tile_of(problem, 1)
+    assert [tile.slots for tile in tiles] == [2, 1]
+    assert tiles[1].nbytes < tiles[0].nbytes
+
+
+def test_products_refuse_narrow_maps():
     """A tile of 4 columns would be stored as one piece, and not be clipped."""
     problem = Problem(Geometry(3, 2), 1, (3, 2), 200, BFLOAT16, FLOAT32)
-    assert "2 columns of cells is too narrow" in str(weight_bands_reason(problem))
-    assert weight_bands_reason(dataclasses.replace(problem, size=(3, 4))) is None
+    assert "2 columns of cells is too narrow" in str(weight_products_reason(problem))
+    assert weight_products_reason(dataclasses.replace(problem, size=(3, 4))) is None
 
 
 @pytest.mark.slow
@@ -144,7 +168,7 @@ def test_one_launch_equals_two_launches(normalizer):
     x, weights, dy = random_operands(case, normalizer, BFLOAT16, FLOAT32)
     results = []
     for gradients in ("apart", "together"):
-        with bands(gradients=gradients):
+        with tensor_cores(gradients=gradients):
             pullback = jax.vjp(operator(case, normalizer), x, weights)[1]
             results.append(jax.block_until_ready(pullback(dy)))
     for one, two in zip(*results, strict=True):
@@ -153,10 +177,10 @@ def test_one_launch_equals_two_launches(normalizer):
 
 @pytest.mark.slow
 def test_a_value_that_is_not_finite_stays_near_its_pixel():
-    """It may affect the quads next to the pixel, but neither other rows nor other columns."""
+    """It may affect the source squares next to the pixel, but no other rows or columns."""
     case = Case(5, up=2, size=(16, 25), batch=1, group_channels=8)
     x, weights, dy = random_operands(case, None, BFLOAT16, FLOAT32)
-    with bands():
+    with tensor_cores():
         dx, dweights = jax.vjp(operator(case, None), x, weights)[1](dy.at[0, 16, 24, 0].set(np.inf))
     rows, columns, channels = np.nonzero(~np.isfinite(np.float32(dx[0])))
     assert (set(rows), set(channels)) == (set(range(4, 12)), {0})
@@ -176,7 +200,10 @@ def test_a_value_that_is_not_finite_stays_near_its_pixel():
     ],
 )
 def test_a_missing_barrier_is_found(contraction, missing, channels):
-    """Each case has other shapes, or JAX would reuse the program of an earlier case."""
+    """Each case has other shapes, or JAX would reuse the program of an earlier case.
+
+    The interpreter finds races of threads with copies only, not of threads with each other.
+    """
     case = Case(1, up=2, size=(2, 3), batch=1, group_channels=channels)
     x, weights, dy = random_operands(case, None, BFLOAT16, FLOAT32)
     result, operands = {
@@ -185,7 +212,7 @@ def test_a_missing_barrier_is_found(contraction, missing, channels):
     }[contraction]
 
     def contract():
-        with bands(), mock.patch.object(plgpu, missing):
+        with tensor_cores(), mock.patch.object(plgpu, missing):
             plan = Plan(Geometry(1, 2), case.size, BFLOAT16, FLOAT32, None, "mosaic_gpu",
                         settings=mosaic_gpu.current_settings())  # fmt: skip
             mosaic_gpu.IMPLEMENTATION.contract(plan, (result,), operands)
@@ -232,7 +259,9 @@ def test_copies_can_move_the_tiles_of_the_input_gradient(problem):
     assert groups == 1 or tile.group_channels == tile.blocks_per_group * block_channels
     assert tile.cells.padded_rows >= tile.cell_rows
     assert (tile.cells.lead, tile.cells.padded_kernels) == (0, tile.cells.kernels)
-    assert tile.cells_per_box in (1, 2, 4)
+    assert tile.cells_per_box in (1, 2)
+    if groups > 1 and problem.group_channels % 32 == 0:
+        assert tile.group_channels == problem.group_channels  # not padded
     array = (*problem.size, groups * tile.group_channels)
     assert not is_one_piece((4, 4, tile.channels), array)
 
@@ -240,9 +269,9 @@ def test_copies_can_move_the_tiles_of_the_input_gradient(problem):
 @settings(max_examples=150)
 @given(problems)
 def test_copies_can_move_the_tiles_of_the_weight_gradient(problem):
-    if weight_bands_reason(problem):
+    if weight_products_reason(problem):
         return
-    tile, groups = weight_band_tile(problem), problem.geometry.groups
+    tile, groups = weight_product_tile(problem), problem.geometry.groups
     assert tile.nbytes <= SHARED_MEMORY
     assert tile.pitch % 16 == 8
     assert tile.steps * tile.channels >= tile.group_channels >= problem.group_channels
@@ -261,7 +290,7 @@ def test_a_map_whose_blocks_would_be_one_piece_gets_other_tiles():
 # The choice of the kernels
 
 
-def lowered_text(geometry, dtype, weights_dtype, result, channels=256, normalizer=None, **options):
+def call_of(geometry, dtype, weights_dtype, result, channels=256, normalizer=None, **options):
     settings = mosaic_gpu.Settings(**options)
     dtypes = jnp.dtype(dtype), jnp.dtype(weights_dtype)
     plan = Plan(geometry, (25, 42), *dtypes, normalizer, "mosaic_gpu", settings=settings)
@@ -275,7 +304,16 @@ def lowered_text(geometry, dtype, weights_dtype, result, channels=256, normalize
         slot: jax.ShapeDtypeStruct((2, *plan.shape(slot, channels)), plan.dtype(slot))
         for slot in slots
     }
-    return lowered(functools.partial(mosaic_gpu.IMPLEMENTATION.contract, plan, results), operands)
+    return functools.partial(mosaic_gpu.IMPLEMENTATION.contract, plan, results), operands
+
+
+def lowered_text(*arguments, **options):
+    return lowered(*call_of(*arguments, **options))
+
+
+def traced(*arguments, **options):
+    function, operands = call_of(*arguments, **options)
+    return str(jax.make_jaxpr(function)(operands))
 
 
 @pytest.mark.parametrize(
@@ -290,25 +328,45 @@ def lowered_text(geometry, dtype, weights_dtype, result, channels=256, normalize
 )
 @pytest.mark.parametrize("options", [{}, slow({"max_slots": 1}), slow({"padded_maps": True})])
 @pytest.mark.parametrize("result", ["x", "weights", slow("both")])
-def test_bands_lower_when_named(geometry, weights_dtype, normalizer, options, result):
+def test_kernels_lower_when_named(geometry, weights_dtype, normalizer, options, result):
     text = lowered_text(
         geometry, "bfloat16", weights_dtype, result, normalizer=normalizer, **BOTH, **options
     )
-    names = {"x": "input_gradient_bands", "weights": "weight_gradient_bands", "both": "gradients"}
+    names = {
+        "x": "input_gradient_bands", "weights": "weight_gradient_products", "both": "gradients"
+    }  # fmt: skip
     assert f"carafe_{names[result]}" in text
 
 
+PROBLEM = Problem(Geometry(5, 2), 2, (25, 42), 256, BFLOAT16, FLOAT32)
+
+
 @pytest.mark.parametrize(
-    ("contraction", "result"), [("input_gradient", "x"), ("weight_gradient", "weights")]
+    ("choose", "settings", "name"),
+    [
+        (variants.input_gradient_variant, BANDS, "carafe_input_gradient_bands"),
+        (variants.weight_gradient_variant, PRODUCTS, "carafe_weight_gradient_products"),
+    ],
+    ids=["input_gradient", "weight_gradient"],
 )
-def test_the_table_chooses_if_no_kernel_is_named(contraction, result):
-    case = Geometry(3, 2), "bfloat16", "float32", result
-    name = f"carafe_{contraction}_bands"
-    assert name not in lowered_text(*case)
-    with mock.patch.dict(variants.BANDS, {contraction: frozenset({("bfloat16", 3, 2, 1)})}):
-        assert name in lowered_text(*case)
-        assert name not in lowered_text(*case, **{contraction: "multiply_add"})
-        assert name not in lowered_text(Geometry(5, 2), *case[1:])
+def test_tensor_cores_are_used_only_when_named(choose, settings, name):
+    assert choose(PROBLEM, mosaic_gpu.Settings(**settings))[0] == name
+    others = dict.fromkeys(settings, "multiply_add")
+    for other in (mosaic_gpu.Settings(), mosaic_gpu.Settings(**others)):
+        assert choose(PROBLEM, other)[0] in ("carafe_input_gradient", "carafe_weight_gradient")
+
+
+def test_both_gradients_in_one_launch_use_the_named_kernels():
+    """Each kernel on the tensor cores has matrix products of its own."""
+
+    def products(result, **options):
+        text = traced(Geometry(5, 2), "bfloat16", "float32", result, 64, **options)
+        return text.count(" mma")
+
+    dx, dw = products("x", **BANDS), products("weights", **PRODUCTS)
+    assert 0 < dx != dw > 0
+    for options, expected in [({}, 0), (BANDS, dx), (PRODUCTS, dw), (BOTH, dx + dw)]:
+        assert products("both", **options) == expected
 
 
 @pytest.mark.parametrize(
@@ -319,23 +377,24 @@ def test_the_table_chooses_if_no_kernel_is_named(contraction, result):
             for contraction in BOTH
             for case in [
                 (Geometry(5, 2), "float32", "float32", "16-bit maps, not float32"),
-                (Geometry(5, 4), "bfloat16", "float32", "not for up 4"),
-                (Geometry(5, 1, 2), "bfloat16", "float32", "not for up 1 and down 2"),
-                (Geometry(7, 2), "bfloat16", "float32", "kernel_size 7 is wider than 8 pixels"),
+                (Geometry(5, 4), "bfloat16", "float32", "not up 4"),
+                (Geometry(5, 1, 2), "bfloat16", "float32", "not up 1 and down 2"),
+                (Geometry(5, 2, groups=16), "bfloat16", "float32", "more shared memory"),
             ]
         ),
+        ("input_gradient", Geometry(7, 2), "bfloat16", "float32", "more than 2 strips"),
         ("input_gradient", Geometry(5, 2, groups=3), "bfloat16", "float32", "not 3"),
-        ("input_gradient", Geometry(5, 2, groups=16), "bfloat16", "float32", "shared memory"),
         ("input_gradient", Geometry(5, 2), "float16", "float32", "every weight of float32"),
         ("input_gradient", Geometry(5, 2), "bfloat16", "bfloat16", "multiple of 16 bytes"),
-        ("weight_gradient", Geometry(5, 2, groups=16), "bfloat16", "float32", "shared memory"),
+        ("weight_gradient", Geometry(7, 2), "bfloat16", "float32", "kernel_size 7 is wider"),
         ("weight_gradient", Geometry(5, 2, groups=8), "bfloat16", "bfloat16", "cannot move"),
     ],
     ids=str,
 )
-def test_bands_that_are_named_refuse_unsupported_calls(
+def test_kernels_that_are_named_refuse_unsupported_calls(
     contraction, geometry, dtype, weights_dtype, reason
 ):
     result = "x" if contraction == "input_gradient" else "weights"
-    with pytest.raises(NotImplementedError, match=f"{contraction} 'bands' .*{reason}"):
-        lowered_text(geometry, dtype, weights_dtype, result, channels=48, **{contraction: "bands"})
+    options = {contraction: BOTH[contraction]}
+    with pytest.raises(NotImplementedError, match=f"{contraction} '[a-z]+' .*{reason}"):
+        lowered_text(geometry, dtype, weights_dtype, result, channels=48, **options)
