@@ -212,17 +212,19 @@ def test_bands_lower_when_named(geometry, weights_dtype, normalizer, max_slots):
     assert "carafe_forward_bands" in text
 
 
+def chosen(geometry, **options):
+    problem = Problem(geometry, 2, (25, 42), 48, BFLOAT16, FLOAT32)
+    return variants.forward_variant(problem, mosaic_gpu.Settings(**options))[0]
+
+
 def test_the_table_chooses_if_no_kernel_is_named():
-    case = Geometry(3, 2), "bfloat16", "float32"
-    assert "carafe_forward_bands" not in forward_text(*case)
+    assert chosen(Geometry(3, 2)) == "carafe_forward"
     with mock.patch.object(variants, "BANDS", frozenset({("bfloat16", 3, 2, 1)})):
-        assert "carafe_forward_bands" in forward_text(*case)
-        assert "carafe_forward_bands" not in forward_text(*case, forward="multiply_add")
-        assert "carafe_forward_bands" not in forward_text(Geometry(5, 2), *case[1:])
+        assert chosen(Geometry(3, 2)) == "carafe_forward_bands"
+        assert chosen(Geometry(3, 2), forward="multiply_add") == "carafe_forward"
+        assert chosen(Geometry(5, 2)) == "carafe_forward"
         # The table lists it, but bands do not support three groups.
-        assert "carafe_forward_bands" not in forward_text(
-            Geometry(3, 2, groups=3), *case[1:], channels=48
-        )
+        assert chosen(Geometry(3, 2, groups=3)) == "carafe_forward"
 
 
 @pytest.mark.parametrize(
@@ -245,8 +247,11 @@ def test_bands_that_are_named_refuse_unsupported_calls(geometry, dtype, weights_
 
 def test_float16_cannot_hold_small_sigmoids():
     """All weights of a kernel may be tiny, unlike those of kernels whose weights sum to 1."""
-    case = Geometry(5, 2), "float16", "float32"
+    sigmoid, softmax = (
+        Problem(Geometry(5, 2), 2, (25, 42), 48, FLOAT16, FLOAT32, normalizer)
+        for normalizer in ("sigmoid", "softmax")
+    )
     with pytest.raises(NotImplementedError, match="every weight of normalizer 'sigmoid'"):
-        forward_text(*case, normalizer="sigmoid", forward="bands")
-    assert "carafe_forward_bands" not in forward_text(*case, normalizer="sigmoid")
-    assert "carafe_forward_bands" in forward_text(*case, normalizer="softmax")
+        variants.forward_variant(sigmoid, mosaic_gpu.Settings(forward="bands"))
+    assert variants.forward_variant(sigmoid, mosaic_gpu.Settings())[0] == "carafe_forward"
+    assert variants.forward_variant(softmax, mosaic_gpu.Settings())[0] == "carafe_forward_bands"

@@ -319,10 +319,10 @@ def traced(*arguments, **options):
 @pytest.mark.parametrize(
     ("geometry", "weights_dtype", "normalizer"),
     [
-        (Geometry(5, 2), "float32", None),
         (Geometry(5, 2), "bfloat16", "softmax"),
-        (Geometry(3, 2, groups=2), "float32", "sigmoid"),
-        (Geometry(1, 2, groups=8), "bfloat16", None),
+        slow(Geometry(5, 2), "float32", None),
+        slow(Geometry(3, 2, groups=2), "float32", "sigmoid"),
+        slow(Geometry(1, 2, groups=8), "bfloat16", None),
     ],
     ids=str,
 )

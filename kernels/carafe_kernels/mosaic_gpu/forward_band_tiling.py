@@ -11,7 +11,6 @@ import math
 import jax.numpy as jnp
 
 from carafe_kernels.geometry import Geometry
-from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
     CellTile,
@@ -100,8 +99,7 @@ def forward_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> ForwardBa
         return -(-problem.group_channels // channels) * (channels + _STEP_COST)
 
     for channels in sorted(_CHANNELS, key=cost):
-        multiple = TMA_ALIGNMENT // problem.dtype.itemsize if groups == 1 else channels
-        group_channels = round_up(problem.group_channels, multiple)
+        group_channels = problem.padded_group_channels(channels)
         box, array = (SIDE, SIDE, channels), (*problem.output_size, groups * group_channels)
         nbytes = [
             cells.nbytes,

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 
-from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, aligned_cells, round_up
+from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, aligned_cells
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
     CellTile,
@@ -76,14 +76,8 @@ class InputBandTile:
 
     @property
     def group_channels(self) -> int:
-        """Number of channels of a group after padding.
-
-        With several groups it is a multiple of a block's channels: a block that reaches beyond its
-        group would overwrite results of the next group.
-        """
-        alone = self.problem.geometry.groups == 1
-        multiple = TMA_ALIGNMENT // self.problem.dtype.itemsize if alone else self.block_channels
-        return round_up(self.problem.group_channels, multiple)
+        """Number of channels of a group after padding."""
+        return self.problem.padded_group_channels(self.block_channels)
 
     @property
     def blocks_per_group(self) -> int:

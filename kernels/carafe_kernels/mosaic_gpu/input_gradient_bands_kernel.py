@@ -58,7 +58,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
     shift = tile.before if settings.pads_maps else (0, 0)  # so that no copy starts before the map
 
     def run(block, operands, x, buffers, barriers):
-        (cells, y), (y_tile, x_tile, forward_band_tile, *kernels) = operands, buffers
+        (cells, y), (y_tile, x_tile, band_tile, *kernels) = operands, buffers
         y_barrier, cell_barrier = barriers
         b, row, column = grid.position(blocks.div(block, channel_blocks))
         group, block_of_group = blocks.split(
@@ -85,9 +85,9 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
                 )
 
         def add_row(cell_row, sums):
-            bands.store(kernels[-1], forward_band_tile, group, cell_row)
+            bands.store(kernels[-1], band_tile, group, cell_row)
             plgpu.commit_smem()
-            row_bands = bands.load(forward_band_tile, cell_row)
+            row_bands = bands.load(band_tile, cell_row)
             sums = list(sums)
             for chunk in range(tile.chunks):
                 mine = slice(chunk * SQUARES, (chunk + 1) * SQUARES)
@@ -117,7 +117,7 @@ def input_gradient(cells: jax.Array, y: jax.Array, problem: Problem, settings: S
 
         copied.fetch(cells, kernels[0], cell_barrier, b, row, column)
         fetch(blocks.traced_zero(), jnp.int32(0))
-        bands.clear(forward_band_tile)
+        bands.clear(band_tile)
         plgpu.barrier_wait(cell_barrier)
         if problem.normalizer is not None:
             normalize_cells(tile.cells, kernels[0], kernels[-1], problem.normalizer)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from carafe_kernels.geometry import Geometry
+from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
 
 WORD = 4  # bytes
 
@@ -59,6 +60,16 @@ class Problem:
     def parts(self) -> int:
         """Number of parts of a cell: its rows of output phases for weights, 1 for logits."""
         return self.geometry.up if self.normalizer is None else 1
+
+    def padded_group_channels(self, channels: int) -> int:
+        """Number of channels of a group after padding, for steps of ``channels`` channels.
+
+        It fills a multiple of 16 bytes. With several groups it is a multiple of ``channels``: a
+        step that reaches beyond its group would read or overwrite the next group.
+        """
+        alone = self.geometry.groups == 1
+        multiple = TMA_ALIGNMENT // self.dtype.itemsize if alone else channels
+        return round_up(self.group_channels, multiple)
 
     def pads_groups(self, group_channels: int) -> bool:
         """Whether XLA copies the maps, to pad each of several groups to ``group_channels``."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from carafe_kernels.geometry import Geometry
 from carafe_kernels.mosaic_gpu import cost
-from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
     CellTile,
@@ -103,16 +102,6 @@ _INPUT_GRADIENT_TILES = {
         for rows, vector in ((16, 8), (32, 8), (8, 4), (16, 4), (32, 4))
     ],
 }
-
-
-def _group_channels(problem: Problem, channels: int) -> int:
-    """Number of channels of a group after padding, for steps of ``channels`` channels.
-
-    With several groups it is a multiple of ``channels``: a step that reaches beyond its group would
-    overwrite results of the next group.
-    """
-    multiple = TMA_ALIGNMENT // problem.dtype.itemsize if problem.geometry.groups == 1 else channels
-    return round_up(problem.group_channels, multiple)
 
 
 def _channels_fit(problem: Problem, channels: int) -> bool:
@@ -218,7 +207,7 @@ def _tiles(
     halo = sum(geometry.halo)
     for rows, columns, vector in choices:
         channels = THREADS * vector // rows
-        group_channels = _group_channels(problem, channels)
+        group_channels = problem.padded_group_channels(channels)
         words = channels // problem.channels_of_a_word
         words_per_pixel = geometry.groups * group_channels // problem.channels_of_a_word
         out_shape = (rows, written, columns * written, words)

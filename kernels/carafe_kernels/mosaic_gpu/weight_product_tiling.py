@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 
-from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, round_up
+from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT
 from carafe_kernels.mosaic_gpu.buffers import (
     SHARED_MEMORY,
     TooLargeError,
@@ -44,15 +44,8 @@ class WeightProductTile:
 
     @property
     def group_channels(self) -> int:
-        """Number of channels of a group after padding.
-
-        With several groups it is a multiple of ``channels``: a step that reaches beyond its group
-        would add products of the next group.
-        """
-        problem = self.cells.problem
-        alone = problem.geometry.groups == 1
-        multiple = TMA_ALIGNMENT // problem.dtype.itemsize if alone else self.channels
-        return round_up(problem.group_channels, multiple)
+        """Number of channels of a group after padding."""
+        return self.cells.problem.padded_group_channels(self.channels)
 
     @property
     def steps(self) -> int:
