@@ -71,16 +71,16 @@ def test_settings_run_where_they_change_the_program(reporter, monkeypatch, case,
 
 
 @pytest.mark.parametrize(
-    ("settings", "kernel"),
+    ("settings", "kernel", "channels"),
     [
-        ({"forward": "bands"}, "forward"),
-        ({"input_gradient": "bands"}, "dx"),
-        ({"weight_gradient": "products"}, "dw"),
+        ({"forward": "bands"}, "forward", 320),
+        ({"input_gradient": "bands"}, "dx", 320),
+        ({"weight_gradient": "products"}, "dw", 48),
     ],
     ids=str,
 )
-def test_tensor_cores_have_another_number_of_channels_per_step(settings, kernel):
-    case = plan.SMOKE_CASE.replace(dtype="bfloat16")
+def test_tensor_cores_have_another_number_of_channels_per_step(settings, kernel, channels):
+    case = plan.SMOKE_CASE.replace(dtype="bfloat16", channels=channels)
     alone = channels_of_a_step(case, kernel)
     with mosaic_gpu.using(**settings):
         assert channels_of_a_step(case, kernel) != alone
