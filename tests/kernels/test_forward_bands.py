@@ -15,7 +15,6 @@ from carafe_kernels.mosaic_gpu import variants
 from carafe_kernels.mosaic_gpu.buffers import SHARED_MEMORY, is_one_piece
 from carafe_kernels.mosaic_gpu.forward_band_tiling import forward_band_tile, forward_bands_reason
 from carafe_kernels.mosaic_gpu.problem import Problem
-from carafe_kernels.plan import Plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -25,10 +24,8 @@ from tests.kernels import oracle
 from tests.kernels.cases import Case
 from tests.kernels.interpreter import RaceError, interpreted
 from tests.kernels.interpreter_of_matrices import reshaped_references
-from tests.kernels.mosaic_gpu_lowering import lowered
+from tests.kernels.tensor_cores import BFLOAT16, FLOAT16, FLOAT32, lowered_text, problems
 from tests.slow import slow
-
-FLOAT16, BFLOAT16, FLOAT32 = map(jnp.dtype, ("float16", "bfloat16", "float32"))
 
 
 @contextlib.contextmanager
@@ -142,23 +139,7 @@ def test_a_missing_barrier_is_found(missing, channels):
 
 
 @settings(max_examples=150)
-@given(
-    st.builds(
-        Problem,
-        geometry=st.builds(
-            Geometry,
-            kernel_size=st.sampled_from([1, 3, 5]),
-            up=st.just(2),
-            groups=st.sampled_from([1, 2, 4, 8, 16]),
-        ),
-        batch=st.just(2),
-        size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-        channels=st.integers(1, 40).map(lambda n: 16 * n),
-        dtype=st.sampled_from([FLOAT16, BFLOAT16]),
-        cells_dtype=st.sampled_from([FLOAT16, BFLOAT16, FLOAT32]),
-        normalizer=st.sampled_from([None, "softmax"]),
-    )
-)
+@given(problems)
 def test_copies_can_move_the_tiles(problem):
     if forward_bands_reason(problem):
         return
@@ -178,17 +159,6 @@ def test_copies_can_move_the_tiles(problem):
 # The choice of the kernel
 
 
-def forward_text(geometry, dtype, weights_dtype, channels=256, normalizer=None, **options):
-    settings = mosaic_gpu.Settings(**options)
-    dtypes = jnp.dtype(dtype), jnp.dtype(weights_dtype)
-    plan = Plan(geometry, (25, 42), *dtypes, normalizer, "mosaic_gpu", settings=settings)
-    operands = {
-        slot: jax.ShapeDtypeStruct((2, *plan.shape(slot, channels)), plan.dtype(slot))
-        for slot in ("x", "weights" if normalizer is None else "logits")
-    }
-    return lowered(functools.partial(mosaic_gpu.IMPLEMENTATION.contract, plan, ("y",)), operands)
-
-
 @pytest.mark.parametrize(
     ("geometry", "weights_dtype", "normalizer"),
     [
@@ -201,10 +171,11 @@ def forward_text(geometry, dtype, weights_dtype, channels=256, normalizer=None, 
 )
 @pytest.mark.parametrize("max_slots", [2, slow(1)])
 def test_bands_lower_when_named(geometry, weights_dtype, normalizer, max_slots):
-    text = forward_text(
+    text = lowered_text(
         geometry,
         "bfloat16",
         weights_dtype,
+        "y",
         normalizer=normalizer,
         forward="bands",
         max_slots=max_slots,
@@ -242,7 +213,7 @@ def test_the_table_chooses_if_no_kernel_is_named():
 )
 def test_bands_that_are_named_refuse_unsupported_calls(geometry, dtype, weights_dtype, reason):
     with pytest.raises(NotImplementedError, match=f"forward 'bands' .*{reason}"):
-        forward_text(geometry, dtype, weights_dtype, channels=48, forward="bands")
+        lowered_text(geometry, dtype, weights_dtype, "y", channels=48, forward="bands")
 
 
 def test_float16_cannot_hold_small_sigmoids():

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from carafe_kernels.mosaic_gpu.arrays import aligned_cells, kernels_per_box, round_up
+from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, aligned_cells, kernels_per_box, round_up
 
 # Bytes of shared memory on compute capability 9.0 and 10.0.
 SHARED_MEMORY = 232_448  # limit of one block
@@ -13,6 +15,15 @@ _MULTIPROCESSOR_MEMORY = 233_472  # limit of all blocks of a multiprocessor toge
 _RESERVED = 1024  # reserved by the system, per block
 _COPY_ALIGNMENT = 128  # a copy into shared memory starts at a multiple and moves a multiple
 _BUFFER_ALIGNMENT = 1024  # each buffer takes a multiple
+
+
+@runtime_checkable
+class SizedTile(Protocol):
+    """A tile that states the shared memory of a block."""
+
+    @property
+    def nbytes(self) -> int:
+        """Shared memory of a block in bytes."""
 
 
 class TooLargeError(ValueError):
@@ -30,6 +41,28 @@ def shared_memory(*buffers: int) -> int:
 def two_blocks_fit(nbytes: int) -> bool:
     """Whether two blocks with ``nbytes`` of shared memory each fit on a multiprocessor."""
     return 2 * (nbytes + _RESERVED) <= _MULTIPROCESSOR_MEMORY
+
+
+def first_fitting[Tile: SizedTile](tiles: Sequence[Tile]) -> Tile:
+    """The first tile with which two blocks fit on a multiprocessor, or else one block.
+
+    Raises:
+        TooLargeError: no tile fits.
+    """
+    for fits in (two_blocks_fit, lambda nbytes: nbytes <= SHARED_MEMORY):
+        for tile in tiles:
+            if fits(tile.nbytes):
+                return tile
+    raise TooLargeError
+
+
+def matrix_pitch(channels: int, dtype: np.dtype) -> int:
+    """Distance in channels between neighbouring pixels of ``channels`` channels in shared memory.
+
+    It is an odd multiple of 16 bytes, so that neighbouring pixels, which are rows of a matrix, lie
+    in different memory banks. ``channels`` must fill an even multiple.
+    """
+    return channels + TMA_ALIGNMENT // np.dtype(dtype).itemsize
 
 
 def copied_rows(rows: int, row_bytes: int) -> int:

@@ -1,9 +1,9 @@
 """Tiles of the input gradient on the tensor cores.
 
-The block of an input gradient computes several *source squares*, of 4 x 4 sources (input pixels)
-each, side by side. The sources of a square are 16 rows of a matrix. A *strip* is 4 cells in a row,
-whose 16 targets (output pixels) are 16 rows of another matrix. In each row of cells that reads a
-source square, all targets that read it lie in two neighbouring strips.
+A block computes several *source squares* side by side, of 4 x 4 sources (input pixels) each. The
+sources of a square are 16 rows of a matrix. A *strip* is 4 cells in a row, whose 16 targets (output
+pixels) are 16 rows of another matrix. In each row of cells that reads a source square, all targets
+that read it lie in two neighbouring strips.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ import math
 
 from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT, aligned_cells
 from carafe_kernels.mosaic_gpu.buffers import (
-    SHARED_MEMORY,
     CellTile,
     TooLargeError,
     cell_tile,
+    first_fitting,
     is_one_piece,
+    matrix_pitch,
     shared_memory,
-    two_blocks_fit,
 )
 from carafe_kernels.mosaic_gpu.normalized_cells import normalized_weights
 from carafe_kernels.mosaic_gpu.problem import Problem
@@ -86,12 +86,8 @@ class InputBandTile:
 
     @property
     def pitch(self) -> int:
-        """Distance in channels between neighbouring targets in shared memory.
-
-        It is an odd multiple of 16 bytes, so that neighbouring targets, which are rows of a matrix,
-        lie in different memory banks.
-        """
-        return self.channels + TMA_ALIGNMENT // self.problem.dtype.itemsize
+        """Distance in channels between neighbouring pixels of a map in shared memory."""
+        return matrix_pitch(self.channels, self.problem.dtype)
 
     @property
     def before(self) -> tuple[int, int]:
@@ -183,12 +179,7 @@ def input_band_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> InputBandTi
         array = (*problem.size, groups * tile.group_channels)
         return not is_one_piece((SIDE, SIDE, tile.channels), array)
 
-    tiles = [*filter(is_clipped, sorted(map(tile, _CHANNELS), key=cost))]
-    for fits in (two_blocks_fit, lambda nbytes: nbytes <= SHARED_MEMORY):
-        for each in tiles:
-            if fits(each.nbytes):
-                return each
-    raise TooLargeError
+    return first_fitting([*filter(is_clipped, sorted(map(tile, _CHANNELS), key=cost))])
 
 
 def _cells(problem: Problem) -> CellTile:

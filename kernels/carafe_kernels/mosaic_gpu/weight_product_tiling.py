@@ -9,12 +9,11 @@ import dataclasses
 import functools
 import math
 
-from carafe_kernels.mosaic_gpu.arrays import TMA_ALIGNMENT
 from carafe_kernels.mosaic_gpu.buffers import (
-    SHARED_MEMORY,
     TooLargeError,
+    first_fitting,
+    matrix_pitch,
     shared_memory,
-    two_blocks_fit,
 )
 from carafe_kernels.mosaic_gpu.cell_runs import RunTile, run_tile
 from carafe_kernels.mosaic_gpu.problem import WORD, Problem
@@ -54,12 +53,8 @@ class WeightProductTile:
 
     @property
     def pitch(self) -> int:
-        """Distance in channels between neighbouring pixels of a map in shared memory.
-
-        It is an odd multiple of 16 bytes, so that neighbouring pixels, which are rows of a matrix,
-        lie in different memory banks.
-        """
-        return self.channels + TMA_ALIGNMENT // self.cells.problem.dtype.itemsize
+        """Distance in channels between neighbouring pixels of a map in shared memory."""
+        return matrix_pitch(self.channels, self.cells.problem.dtype)
 
     @property
     def patch_halves(self) -> int:
@@ -146,11 +141,7 @@ def weight_product_tile(problem: Problem, max_slots: int = MAX_SLOTS) -> WeightP
 
     tiles = [WeightProductTile(cells, channels, max_slots) for channels in _CHANNELS]
     tiles.sort(key=cost)
-    for fits in (two_blocks_fit, lambda nbytes: nbytes <= SHARED_MEMORY):
-        for tile in tiles:
-            if fits(tile.nbytes):
-                return tile
-    raise TooLargeError
+    return first_fitting(tiles)
 
 
 def _cells(problem: Problem) -> RunTile:
