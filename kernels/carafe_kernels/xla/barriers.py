@@ -1,5 +1,6 @@
-"""A barrier that keeps XLA for CPUs from computing an array more than once."""
+"""Barriers that keep XLA from computing an array more than once."""
 
+import jax
 from jax import lax
 
 
@@ -12,3 +13,13 @@ def computed_once[Arrays](arrays: Arrays) -> Arrays:
     read it. XLA for GPUs takes this cost into account, so it stays free to fuse.
     """
     return lax.platform_dependent(arrays, cpu=lax.optimization_barrier, default=lambda same: same)
+
+
+def in_one_array(weights: jax.Array) -> jax.Array:
+    """Makes every platform compute weights, or their gradient, into memory as one array.
+
+    The contractions read and compute the weights of one tap at a time. XLA for GPUs would make one
+    array for each tap. It would compute the normaliser in as many kernels as there are taps, and
+    each kernel would read all logits.
+    """
+    return lax.optimization_barrier(weights)

@@ -11,7 +11,7 @@ from jax.custom_batching import custom_vmap
 from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Resize
 from carafe_kernels.plan import Operands, Plan, Results, Slot
-from carafe_kernels.xla.barriers import computed_once
+from carafe_kernels.xla.barriers import computed_once, in_one_array
 from carafe_kernels.xla.borders import downsample_in_parts, share_inside
 from carafe_kernels.xla.contractions import (
     forward,
@@ -45,8 +45,13 @@ def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Arra
     """Computes contractions as :class:`carafe_kernels.implementation.Contract` describes."""
     found = []
     for result in results:
-        first, second = (operands[slot] for slot in _ORDER if slot != result)
-        found.append(computed_once(_contracted(plan, result, first, second)))
+        first, second = (
+            in_one_array(operands[slot]) if slot == "weights" else operands[slot]
+            for slot in _ORDER
+            if slot != result
+        )
+        array = _contracted(plan, result, first, second)
+        found.append(in_one_array(array) if result == "weights" else computed_once(array))
     return tuple(found)
 
 
