@@ -16,10 +16,11 @@ def computed_once[Arrays](arrays: Arrays) -> Arrays:
 
 
 def in_one_array(weights: jax.Array) -> jax.Array:
-    """Makes every platform compute weights, or their gradient, into memory as one array.
+    """Makes a GPU compute weights, or their gradient, into memory as one array.
 
     The contractions read and compute the weights of one tap at a time. XLA for GPUs would make one
-    array for each tap. It would compute the normaliser in as many kernels as there are taps, and
-    each kernel would read all logits.
+    array for each tap. It would divide by the sum of a softmax in as many kernels as there are
+    taps, and each of these kernels would read the exponentials of all taps. XLA for CPUs computes
+    the weights once; there, the barrier would make downsampling slower.
     """
-    return lax.optimization_barrier(weights)
+    return lax.platform_dependent(weights, cpu=lambda same: same, default=lax.optimization_barrier)

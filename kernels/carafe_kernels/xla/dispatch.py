@@ -50,8 +50,8 @@ def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Arra
             for slot in _ORDER
             if slot != result
         )
-        array = _contracted(plan, result, first, second)
-        found.append(in_one_array(array) if result == "weights" else computed_once(array))
+        array = computed_once(_contracted(plan, result, first, second))
+        found.append(in_one_array(array) if result == "weights" else array)
     return tuple(found)
 
 
