@@ -1,5 +1,5 @@
 ## make demo         fill holes in photographs with two networks, in some minutes
-## make test         all tests but the slow ones, in 8 to 12 minutes on two cores
+## make test         all tests but the slow ones, in 7 to 9 minutes on two cores
 ## make test-all     the slow tests, which `make test` leaves out
 ## make test-oldest  operator and layers on the oldest supported JAX and Flax, but the slow tests
 ## make test-torch   ours against PyTorch: networks, crops, operators; takes 6.5 GB for .venv-torch
