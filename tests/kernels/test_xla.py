@@ -1,3 +1,4 @@
+import collections
 import dataclasses
 import math
 import re
@@ -55,14 +56,8 @@ class TestXla(TransformationTests):
         exported = self.exported(case, platforms=["cpu", "cuda", "rocm", "tpu"])
         assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
 
-    @pytest.mark.parametrize("case", [UP, DOWN], ids=["up", "down"])
-    @pytest.mark.parametrize(
-        ("platform", "gradients", "stored"),
-        [("cuda", False, ["weights"]), ("cuda", True, ["weights", "their gradient"]),
-         ("cpu", False, [])],
-    )  # fmt: skip
-    def test_weights_are_one_array_on_a_gpu(self, case, platform, gradients, stored):
-        """Otherwise XLA for GPUs computes their normaliser in a kernel for each tap."""
+    def stored(self, case, platform, *, gradients=False):
+        """The number of barriers for each shape, in a program that is lowered for a platform."""
         operator = self.operator(case)
         shapes = case.operands(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32))
         if gradients:  # alone, because they do not use the result of the forward pass
@@ -70,9 +65,33 @@ class TestXla(TransformationTests):
         else:
             traced = jax.jit(operator).trace(*shapes[:2])
         text = traced.lower(lowering_platforms=(platform,)).as_text()
-        weights = "x".join(map(str, case.weights_shape))
-        barriers = re.findall(rf"optimization_barrier .*tensor<{weights}xf32>", text)
-        assert len(barriers) == len(stored)
+        found = re.findall(r"optimization_barrier .*tensor<([\dx]+)xf32>", text)
+        return collections.Counter(tuple(map(int, shape.split("x"))) for shape in found)
+
+    @pytest.mark.parametrize("case", [UP, DOWN], ids=["up", "down"])
+    @pytest.mark.parametrize("platform", ["cuda", "rocm"])
+    def test_weights_are_one_array_on_a_gpu(self, case, platform):
+        """Otherwise XLA for GPUs computes their normaliser in a kernel for each tap."""
+        assert self.stored(case, platform)[case.weights_shape] == 1
+        # The weights, for the gradient of the map, and their own gradient.
+        assert self.stored(case, platform, gradients=True)[case.weights_shape] == 2
+
+    def test_a_gpu_reads_a_padded_copy_of_a_map_to_upsample(self):
+        """Otherwise it reads one channel at a time, and checks the border at each tap."""
+        copy = (1, 54, 54, 256)
+        assert self.stored(UP, "cuda") == {UP.weights_shape: 1, copy: 1}
+        assert self.stored(UP, "cuda", gradients=True)[copy] == 1
+
+    @pytest.mark.parametrize(
+        "case", [DOWN, Case(5, up=2, down=3, size=(50, 50), batch=1, group_channels=64)], ids=str
+    )
+    def test_a_gpu_copies_no_map_to_downsample(self, case):
+        assert self.stored(case, "cuda") == {case.weights_shape: 1}
+
+    @pytest.mark.parametrize("case", [UP, DOWN], ids=["up", "down"])
+    @pytest.mark.parametrize("platform", ["cpu", "tpu"])
+    def test_weights_are_not_stored_elsewhere(self, case, platform):
+        assert case.weights_shape not in self.stored(case, platform)
 
     @pytest.mark.parametrize("case", [UP, DOWN], ids=["up", "down"])
     @pytest.mark.parametrize("activation", [jax.nn.relu, jnp.tanh, jnp.square])

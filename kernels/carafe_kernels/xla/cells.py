@@ -15,7 +15,7 @@ from jax import lax
 
 from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Dimension, Geometry
-from carafe_kernels.xla.barriers import computed_once
+from carafe_kernels.xla.barriers import computed_once, stored_on_gpu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +107,10 @@ def split_sources(
     # With a large stride no tap reads the last sources, which are cut off.
     size = cells[0] * down, cells[1] * down
     x = _zero_filled(x, rows, columns, down, -geometry.radius, size, dtype)
+    if geometry.up > down:
+        # A GPU then checks no border when it reads a tap, and at integer factors it reads four
+        # channels at once. The copy of a map to downsample would be larger than the output.
+        x = stored_on_gpu(x)
     x = split_axis(split_axis(x, 2, cells[1], down), 1, cells[0], down)
     return split_axis(x, 5, groups, x.shape[5] // groups)
 

@@ -11,7 +11,7 @@ from jax.custom_batching import custom_vmap
 from carafe_kernels.axes import merge_axes, split_axis
 from carafe_kernels.geometry import Resize
 from carafe_kernels.plan import Operands, Plan, Results, Slot
-from carafe_kernels.xla.barriers import computed_once, in_one_array
+from carafe_kernels.xla.barriers import computed_once, stored_on_gpu
 from carafe_kernels.xla.borders import downsample_in_parts, share_inside
 from carafe_kernels.xla.contractions import (
     forward,
@@ -43,15 +43,18 @@ def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = Non
 
 def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
     """Computes contractions as :class:`carafe_kernels.implementation.Contract` describes."""
+    # Contractions read and compute the weights of one tap at a time. XLA for GPUs would make an
+    # array for each tap, and divide by the sum of a softmax in a kernel for each of them. XLA for
+    # CPUs computes the weights once; there, the barrier would make downsampling slower.
     found = []
     for result in results:
         first, second = (
-            in_one_array(operands[slot]) if slot == "weights" else operands[slot]
+            stored_on_gpu(operands[slot]) if slot == "weights" else operands[slot]
             for slot in _ORDER
             if slot != result
         )
         array = computed_once(_contracted(plan, result, first, second))
-        found.append(in_one_array(array) if result == "weights" else array)
+        found.append(stored_on_gpu(array) if result == "weights" else array)
     return tuple(found)
 
 
