@@ -50,7 +50,7 @@ def _measured(geometry: Geometry, channels: tuple[int, int], dtype: str) -> tupl
 
 
 # The calls that ran correctly, and faster than "xla" with and without gradients, on an H100. The
-# times are in kernels/README.md.
+# times are in kernels/README.md. Since then two barriers have changed the programs of "xla".
 TABLE: tuple[Proven, ...] = tuple(
     itertools.chain.from_iterable(
         _measured(geometry, channels, dtype)

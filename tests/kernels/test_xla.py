@@ -56,10 +56,11 @@ class TestXla(TransformationTests):
         exported = self.exported(case, platforms=["cpu", "cuda", "rocm", "tpu"])
         assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
 
-    def stored(self, case, platform, *, gradients=False):
-        """The number of barriers for each shape, in a program that is lowered for a platform."""
+    def stored(self, case, platform, *, dtype=jnp.float32, gradients=False):
+        """The number of barriers for each shape in float32, in a program for a platform."""
         operator = self.operator(case)
-        shapes = case.operands(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32))
+        x, weights, dy = case.operands(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32))
+        shapes = x.update(dtype=dtype), weights, dy.update(dtype=dtype)
         if gradients:  # alone, because they do not use the result of the forward pass
             traced = jax.jit(lambda x, w, dy: jax.vjp(operator, x, w)[1](dy)).trace(*shapes)
         else:
@@ -70,22 +71,34 @@ class TestXla(TransformationTests):
 
     @pytest.mark.parametrize("case", [UP, DOWN], ids=["up", "down"])
     @pytest.mark.parametrize("platform", ["cuda", "rocm"])
-    def test_weights_are_one_array_on_a_gpu(self, case, platform):
-        """Otherwise XLA for GPUs computes their normaliser in a kernel for each tap."""
+    def test_a_gpu_computes_weights_before_it_splits_them_by_tap(self, case, platform):
+        """Otherwise XLA computes their normaliser in a kernel for each tap."""
         assert self.stored(case, platform)[case.weights_shape] == 1
         # The weights, for the gradient of the map, and their own gradient.
         assert self.stored(case, platform, gradients=True)[case.weights_shape] == 2
 
-    def test_a_gpu_reads_a_padded_copy_of_a_map_to_upsample(self):
+    @pytest.mark.parametrize("platform", ["cuda", "rocm"])
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+    def test_a_gpu_reads_a_padded_copy_of_a_map_to_upsample(self, platform, dtype):
         """Otherwise it reads one channel at a time, and checks the border at each tap."""
-        copy = (1, 54, 54, 256)
-        assert self.stored(UP, "cuda") == {UP.weights_shape: 1, copy: 1}
-        assert self.stored(UP, "cuda", gradients=True)[copy] == 1
+        batch, height, width, channels = UP.x_shape
+        border = UP.kernel_size - 1
+        copy = (batch, height + border, width + border, channels)
+        assert self.stored(UP, platform, dtype=dtype) == {UP.weights_shape: 1, copy: 1}
+        assert self.stored(UP, platform, dtype=dtype, gradients=True)[copy] == 1
 
     @pytest.mark.parametrize(
-        "case", [DOWN, Case(5, up=2, down=3, size=(50, 50), batch=1, group_channels=64)], ids=str
+        "case",
+        [
+            dataclasses.replace(UP, kernel_size=1),
+            dataclasses.replace(UP, up=1),
+            dataclasses.replace(UP, up=3, down=2),
+            DOWN,
+        ],
+        ids=str,
     )
-    def test_a_gpu_copies_no_map_to_downsample(self, case):
+    def test_a_gpu_copies_no_other_map(self, case):
+        """The copy would have no border, or be as large as the output, or not be read faster."""
         assert self.stored(case, "cuda") == {case.weights_shape: 1}
 
     @pytest.mark.parametrize("case", [UP, DOWN], ids=["up", "down"])

@@ -31,14 +31,14 @@ class Program(NamedTuple):
 def compiled(case: Case, implementation: str, shape: Shape, *, gradients: bool) -> Program:
     """Compiles the forward pass of an operator, alone or with its gradients."""
     run: Callable[..., Any] = operator(case, implementation)
-    arguments = list(cases.shapes(case, shape).values())
-    run, arguments = (with_gradients(run), arguments) if gradients else (run, arguments[:2])
+    operands = list(cases.shapes(case, shape).values())
+    run, arguments = (with_gradients(run), operands) if gradients else (run, operands[:2])
     program = jax.jit(run).lower(*arguments).compile()
     analysis, text = program.memory_analysis(), program.as_text()
     assert analysis is not None, "the CUDA compiler analyses memory"
     assert text is not None, "the CUDA compiler shows its program"
     entry = text[text.index("ENTRY") :]
-    own = sum(math.prod(a.shape) * a.dtype.itemsize for a in arguments)
+    own = sum(math.prod(a.shape) * a.dtype.itemsize for a in operands)
     return Program(
         ours=len(re.findall(r"custom-call\(.*mosaic_gpu", entry)),
         others=len(re.findall(r" (?:fusion|copy|transpose|pad|slice|convert|reduce)\(", entry)),
@@ -50,7 +50,8 @@ def print_programs(shape: Shape) -> None:
     """Prints the table, with a row for each operator and case."""
     heads = (
         "kernels", "XLA kernels around them", "temporaries / (x+w+y)",
-        "XLA alone: kernels", "temporaries / (x+w+y)", "kernels, forward",
+        "XLA alone: kernels", "XLA alone: temporaries / (x+w+y)",
+        "XLA alone: kernels, forward only",
     )  # fmt: skip
     print("\n| operator and gradients |", " | ".join(heads), "|")
     print("|---" + "|---:" * len(heads) + "|")

@@ -1,4 +1,4 @@
-"""Barriers that keep XLA from computing an array more than once."""
+"""Barriers that make XLA compute an array into memory before other operations use it."""
 
 import jax
 from jax import lax

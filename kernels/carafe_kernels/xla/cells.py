@@ -107,9 +107,9 @@ def split_sources(
     # With a large stride no tap reads the last sources, which are cut off.
     size = cells[0] * down, cells[1] * down
     x = _zero_filled(x, rows, columns, down, -geometry.radius, size, dtype)
-    if geometry.up > down:
-        # A GPU then checks no border when it reads a tap, and at integer factors it reads four
-        # channels at once. The copy of a map to downsample would be larger than the output.
+    if down == 1 and geometry.up > 1 and geometry.radius > 0:
+        # A GPU then checks no border when it reads a tap, and reads four channels at once. The copy
+        # is smaller than the output, unlike that of a map to downsample.
         x = stored_on_gpu(x)
     x = split_axis(split_axis(x, 2, cells[1], down), 1, cells[0], down)
     return split_axis(x, 5, groups, x.shape[5] // groups)

@@ -43,9 +43,10 @@ def supports(plan: Plan, shape: tuple[Any, ...], device: jax.Device | None = Non
 
 def contract(plan: Plan, results: Results, operands: Operands) -> tuple[jax.Array, ...]:
     """Computes contractions as :class:`carafe_kernels.implementation.Contract` describes."""
-    # Contractions read and compute the weights of one tap at a time. XLA for GPUs would make an
-    # array for each tap, and divide by the sum of a softmax in a kernel for each of them. XLA for
-    # CPUs computes the weights once; there, the barrier would make downsampling slower.
+    # Contractions read and compute the weights of one tap at a time, so XLA for GPUs splits weights
+    # into an array for each tap. It would compute a softmax, or its gradient, in the same kernels,
+    # one for each tap. XLA for CPUs computes the weights once; there, the barrier would make
+    # downsampling slower.
     found = []
     for result in results:
         first, second = (
